@@ -1,0 +1,46 @@
+"""patchparity: the Vision Transformer patch embedding, one truth and every framework.
+
+Law of this file: it imports nothing when loaded. The repository root is the package, and pytest imports the `__init__.py` of
+a test's folder under the *folder's* name; an import here would load every module a second time under that name. The public
+names below are therefore lazy (PEP 562) and resolved by their absolute name.
+"""
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it. `dir(patchparity)` and `from patchparity import ...` read this table.
+_PUBLIC = {
+    "PatchParityError": "patchparity.reference.errors",
+    "PatchEmbedSpec": "patchparity.reference.spec",
+    "PatchEmbedWeights": "patchparity.reference.weights",
+    "SequenceLayout": "patchparity.reference.weights",
+    "initialize_weights": "patchparity.reference.weights",
+    "sincos_positions": "patchparity.reference.sequence",
+    "assemble_sequence": "patchparity.reference.sequence",
+    "patchify": "patchparity.reference.patches",
+    "unpatchify": "patchparity.reference.patches",
+    "patch_embed": "patchparity.reference.embed",
+    "patch_embed_gradients": "patchparity.reference.embed",
+    "Backend": "patchparity.backends.base",
+    "Implementation": "patchparity.backends.base",
+    "list_backends": "patchparity.backends.base",
+    "get_backend": "patchparity.backends.base",
+    "list_implementations": "patchparity.backends.base",
+    "save_weights": "patchparity.backends.porting.files",
+    "load_weights": "patchparity.backends.porting.files",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> object:
+    """Import the module that defines a public name, on first use."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'patchparity' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

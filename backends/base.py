@@ -1,0 +1,279 @@
+"""What a backend is: its surface, its implementations, and how backends are found.
+
+Laws: a backend imports its framework inside methods only; it owns the synchronization (nobody else can tell that JAX returns
+before it has computed); arrays come and go in canonical layout, and every layout is an einops pattern that the implementation
+declares.
+"""
+
+import abc
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference.embed import PatchEmbedGradients
+from ..reference.error import ArithmeticModel
+from ..reference.errors import PatchParityError
+from ..reference.spec import PatchEmbedSpec
+from ..reference.weights import PatchEmbedWeights
+from .layouts import NCHW, OIHW
+
+ENTRY_POINT_GROUP = "patchparity.backends"
+Precision = Literal["ieee", "default"]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute the patch embedding: backend + formulation + mode, and the arithmetic it declares.
+
+    Args:
+        backend: name of the backend.
+        formulation: `conv2d`, `linear` (reshape + matmul), ...
+        mode: `eager`, `graph`, `xla`, `jit`, `compile`.
+        image_layout, kernel_layout: einops patterns of `backends.layouts`.
+        dtypes: those it computes in.
+        flush_to_zero: whether it flushes subnormal numbers.
+        output_roundings: how often a 16-bit result is rounded: 1 where the bias is fused, 2 where it is added afterwards.
+        costly_compile: whether the first call takes seconds, so that `check` runs it on one shape unless asked.
+    """
+
+    backend: str
+    formulation: str
+    mode: str
+    image_layout: str = NCHW
+    kernel_layout: str = OIHW
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    flush_to_zero: bool = False
+    output_roundings: int = 1
+    costly_compile: bool = False
+
+    @property
+    def name(self) -> str:
+        """`backend:formulation:mode`, as users write it."""
+        return f"{self.backend}:{self.formulation}:{self.mode}"
+
+    def arithmetic(self, dtype: str) -> ArithmeticModel:
+        """Return the arithmetic model that the implementation declares for a dtype."""
+        return ArithmeticModel.of(np.dtype(dtype), self.flush_to_zero, self.output_roundings)
+
+
+class Computation(abc.ABC):
+    """Something that a device computes: call it, wait for it."""
+
+    @abc.abstractmethod
+    def call(self, inputs: Any) -> Any:
+        """Start the computation on placed inputs and return what the framework returns, maybe before it is computed."""
+
+    @abc.abstractmethod
+    def synchronize(self, outputs: Any) -> None:
+        """Return once `outputs` are computed."""
+
+
+class LoadedEmbedding(Computation):
+    """An implementation with weights loaded, on one device, in one dtype."""
+
+    @abc.abstractmethod
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        """Replace kernel and bias by others of the same shapes; nothing is traced or compiled again."""
+
+    @abc.abstractmethod
+    def place(self, images: NDArray[Any]) -> Any:
+        """Move images `(B, C, H, W)` to the device in the implementation's own layout and dtype."""
+
+    @abc.abstractmethod
+    def fetch(self, outputs: Any) -> NDArray[Any]:
+        """Wait for tokens and return them as a NumPy array `(B, N, D)`."""
+
+    @abc.abstractmethod
+    def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        """Differentiate ⟨tokens, grad_tokens⟩ with the framework's own machinery; images `(B, C, H, W)`, results canonical."""
+
+    def tokens(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Place, call and fetch: images `(B, C, H, W)` to tokens `(B, N, D)`."""
+        return self.fetch(self.call(self.place(images)))
+
+
+class Backend(abc.ABC):
+    """A framework: what it offers here, whether it is installed, and how its implementations are loaded."""
+
+    name: ClassVar[str]
+    """As in implementation names, `--backend` and the name of the extra."""
+    packages: ClassVar[tuple[str, ...]]
+    """Distributions whose versions belong in a record; the first is also the name of the module to import."""
+    implementations: ClassVar[tuple[Implementation, ...]]
+    """Everything it offers, known without importing the framework."""
+
+    @property
+    def extra(self) -> str:
+        """Name of the extra that installs it."""
+        return self.name
+
+    def missing(self) -> str | None:
+        """Say in one sentence why the backend cannot run here and what to install, or None if it can."""
+        if importlib.util.find_spec(self.packages[0]) is None:
+            return f"{self.packages[0]} is not installed: pip install 'patchparity[{self.extra}]'"
+        return None
+
+    def unavailable(self, implementation: Implementation) -> str | None:
+        """Say in one sentence why one implementation cannot run although the backend can, or None if it can."""
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the backend's distributions, those that are installed."""
+        found = {}
+        for package in self.packages:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[package] = importlib.metadata.version(package)
+        return found
+
+    @abc.abstractmethod
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices that it can use here: `cpu`, and `cuda` where there is one."""
+
+    @abc.abstractmethod
+    def environment(self, threads: int) -> dict[str, str]:
+        """Variables that a worker process needs before its interpreter starts, to use exactly `threads` CPU threads."""
+
+    @abc.abstractmethod
+    def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
+        """Hold the framework's precision settings while inside: `ieee` (no TF32, no bf16), or `default` (nothing is touched)."""
+
+    @abc.abstractmethod
+    def load(
+        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> LoadedEmbedding:
+        """Load the canonical weights (kernel and bias) into an implementation."""
+
+    @abc.abstractmethod
+    def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
+        """Return the plain matrix product `(rows, depth) × (depth, columns)` on random data; its `call` takes None."""
+
+    def implementation(self, name: str) -> Implementation:
+        """Find one of the backend's implementations by `backend:formulation:mode`."""
+        for implementation in self.implementations:
+            if implementation.name == name:
+                return implementation
+        raise PatchParityError(
+            f"implementation {name!r} is unknown; {self.name} has {', '.join(i.name for i in self.implementations)}"
+        )
+
+
+@dataclass(frozen=True)
+class BrokenBackend:
+    """A backend from elsewhere that could not be loaded: its name and why."""
+
+    name: str
+    reason: str
+
+
+@functools.cache
+def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
+    """Backends of this folder, then those of the entry-point group; a broken or clashing entry point costs only itself."""
+    found: dict[str, Backend] = {}
+    broken = []
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            backend = getattr(importlib.import_module(f"{__package__}.{module.name}"), "BACKEND", None)
+            if backend is not None:
+                found[backend.name] = backend
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            backend = entry.load()
+            if not isinstance(backend, Backend):
+                raise TypeError(f"{entry.value} is a {type(backend).__name__}, expected a patchparity.Backend")
+            if backend.name in found:
+                raise ValueError(f"a backend named {backend.name!r} exists already")
+        except Exception as error:  # whatever a stranger's module raises must not stop ours
+            broken.append(BrokenBackend(entry.name, f"entry point {entry.name} = {entry.value} failed: {error}"))
+        else:
+            found[backend.name] = backend
+    return found, tuple(broken)
+
+
+def list_backends() -> list[Backend]:
+    """Return every backend, installed or not, without importing any framework; the reference's own (`numpy`) first."""
+    return sorted(_discovered()[0].values(), key=lambda backend: (backend.name != "numpy", backend.name))
+
+
+def list_broken_backends() -> tuple[BrokenBackend, ...]:
+    """Return the entry points that could not be loaded, and why."""
+    return _discovered()[1]
+
+
+def get_backend(name: str) -> Backend:
+    """Return the backend of a name.
+
+    Raises:
+        PatchParityError: an unknown name; the message lists the known ones.
+    """
+    known = _discovered()[0]
+    if name not in known:
+        for entry in list_broken_backends():
+            if entry.name == name:
+                raise PatchParityError(entry.reason)
+        raise PatchParityError(f"backend {name!r} is unknown; expected one of {', '.join(sorted(known))}")
+    return known[name]
+
+
+def list_implementations(
+    backends: list[str] | None = None, implementations: list[str] | None = None
+) -> list[tuple[Backend, Implementation]]:
+    """Return the implementations that a selection names, all where it names none.
+
+    Args:
+        backends: names of backends, or None for all.
+        implementations: names `backend:formulation:mode`; a part may be left out at the end, so `torch:conv2d` means all its modes.
+
+    Raises:
+        PatchParityError: a name that selects nothing.
+    """
+    chosen = [get_backend(name) for name in dict.fromkeys(backends)] if backends else list_backends()
+    rows = [(backend, implementation) for backend in chosen for implementation in backend.implementations]
+    if not implementations:
+        return rows
+    picked: dict[str, tuple[Backend, Implementation]] = {}
+    for wanted in implementations:
+        get_backend(wanted.split(":")[0])
+        matches = [row for row in rows if row[1].name == wanted or row[1].name.startswith(wanted + ":")]
+        if not matches:
+            raise PatchParityError(
+                f"implementation {wanted!r} is unknown; expected one of {', '.join(row[1].name for row in rows)}"
+            )
+        picked.update({row[1].name: row for row in matches})
+    return list(picked.values())
+
+
+@contextlib.contextmanager
+def nothing_held(precision: Precision) -> Iterator[None]:
+    """Serve as `precision` of a backend without precision settings."""
+    check_precision(precision)
+    yield
+
+
+def check_precision(precision: str) -> None:
+    """Raise PatchParityError for a precision that does not exist."""
+    if precision not in get_args(Precision):
+        raise PatchParityError(f"precision {precision!r} is unknown; expected one of {', '.join(get_args(Precision))}")
+
+
+SPIN_FREE_ENVIRONMENT = {
+    # Idle pools that spin take cores from their neighbors: torch and NumPy alternating ran 2 to 3.8 times slower with spinning.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "OPENBLAS_THREAD_TIMEOUT": "4",
+    # glibc returns large blocks to the system at once by default, and every call pays for the page faults (1.34 times on a
+    # convolution of 518-pixel images). These keep blocks up to 1 GiB and trim nothing below it.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""Variables that every worker gets, whatever its framework."""

@@ -1,0 +1,154 @@
+"""NumPy: the reference's own formulation in the dtype under test, and a direct convolution beside it."""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference.embed import PatchEmbedGradients, patch_embed, patch_embed_gradients
+from ..reference.patches import pad_images
+from ..reference.spec import PatchEmbedSpec
+from ..reference.weights import PatchEmbedWeights
+from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, nothing_held
+from .layouts import CANONICAL
+
+
+class _Linear(LoadedEmbedding):
+    """Reshape to (N, P²C) and matmul."""
+
+    def __init__(self, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str) -> None:
+        self.spec = spec
+        self.dtype = np.dtype(dtype)
+        self.assign(weights)
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        self.weights = weights.astype(self.dtype)
+
+    def place(self, images: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(images, self.dtype)
+
+    def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        return patch_embed(inputs, self.weights, self.spec, self.dtype)
+
+    def synchronize(self, outputs: NDArray[Any]) -> None:
+        """NumPy returns when it has computed."""
+
+    def fetch(self, outputs: NDArray[Any]) -> NDArray[Any]:
+        return outputs
+
+    def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        return patch_embed_gradients(images, self.weights, self.spec, grad_tokens, self.dtype)
+
+
+class _DirectConvolution(_Linear):
+    """The convolution's definition, one kernel row at a time: the windows' rows times that row of the kernel, added up."""
+
+    def _rows(self, padded: NDArray[Any]) -> list[tuple[tuple[int, ...], NDArray[Any]]]:
+        """For each offset of the kernel's leading axes, a view `(B, C, *grid, P_w)` of the pixels that it meets."""
+        spec = self.spec
+        *_, patch = spec.patch_size
+        dense = np.lib.stride_tricks.sliding_window_view(padded, patch, axis=-1)
+        *lead_steps, step = spec.stride
+        *lead_grid, columns = spec.grid
+        last = slice(0, (columns - 1) * step + 1, step)
+        rows = []
+        for offset in np.ndindex(*spec.patch_size[:-1]):
+            lead = tuple(slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(offset, lead_grid, lead_steps, strict=True))
+            rows.append((offset, dense[(slice(None), slice(None), *lead, last)]))
+        return rows
+
+    def _flat(self, row: NDArray[Any]) -> NDArray[Any]:
+        """`(B, C, *grid, P_w)` as a matrix `(B·N, P_w·C)`."""
+        axes = self.spec.spatial_axes
+        return row.transpose(0, *range(2, 2 + axes), 2 + axes, 1).reshape(-1, self.spec.patch_size[-1] * self.spec.in_channels)
+
+    def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        spec, kernel = self.spec, self.weights.kernel
+        tokens = np.zeros((inputs.shape[0] * spec.num_patches, spec.embed_dim), self.dtype)
+        for offset, row in self._rows(pad_images(inputs, spec)):
+            tokens += self._flat(row) @ kernel[(slice(None), *offset)].reshape(spec.embed_dim, -1).T
+        if self.weights.bias is not None:
+            tokens += self.weights.bias
+        return tokens.reshape(spec.tokens_shape(inputs.shape[0]))
+
+    def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        spec = self.spec
+        padded = pad_images(images.astype(self.dtype, copy=False), spec)
+        upstream = grad_tokens.reshape(-1, spec.embed_dim)
+        grad_padded = np.zeros_like(padded)
+        grad_kernel = np.zeros_like(self.weights.kernel)
+        patch, step, columns = spec.patch_size[-1], spec.stride[-1], spec.grid[-1]
+        for (offset, row), (_, target) in zip(self._rows(padded), self._rows_of(grad_padded), strict=True):
+            taps = self.weights.kernel[(slice(None), *offset)].reshape(spec.embed_dim, -1)
+            grad_kernel[(slice(None), *offset)] = (upstream.T @ self._flat(row)).reshape(spec.embed_dim, patch, -1)
+            pulled = (upstream @ taps).reshape(images.shape[0], *spec.grid, patch, spec.in_channels)
+            for column in range(patch):
+                target[..., slice(column, column + (columns - 1) * step + 1, step)] += np.moveaxis(pulled[..., column, :], -1, 1)
+        inner = tuple(
+            slice(before, before + size) for (before, _), size in zip(spec.effective_padding, spec.image_size, strict=True)
+        )
+        return PatchEmbedGradients(grad_padded[(slice(None), slice(None), *inner)], grad_kernel, upstream.sum(axis=0))
+
+    def _rows_of(self, padded: NDArray[Any]) -> list[tuple[tuple[int, ...], NDArray[Any]]]:
+        """For each offset of the kernel's leading axes, a writable view `(B, C, *grid[:-1], W')`."""
+        spec = self.spec
+        rows = []
+        for offset in np.ndindex(*spec.patch_size[:-1]):
+            lead = tuple(
+                slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(offset, spec.grid[:-1], spec.stride[:-1], strict=True)
+            )
+            rows.append((offset, padded[(slice(None), slice(None), *lead)]))
+        return rows
+
+
+class _Gemm(Computation):
+    def __init__(self, rows: int, depth: int, columns: int, dtype: str) -> None:
+        generator = np.random.default_rng(0)
+        self.left = generator.standard_normal((rows, depth)).astype(dtype)
+        self.right = generator.standard_normal((depth, columns)).astype(dtype)
+        self.out = np.empty((rows, columns), dtype)
+
+    def call(self, inputs: None) -> NDArray[Any]:
+        return np.matmul(self.left, self.right, out=self.out)
+
+    def synchronize(self, outputs: NDArray[Any]) -> None:
+        """NumPy returns when it has computed."""
+
+
+class NumPyBackend(Backend):
+    """NumPy itself, always installed."""
+
+    name = "numpy"
+    packages = ("numpy",)
+    formulations = {"linear": _Linear, "conv2d": _DirectConvolution}
+    implementations = tuple(
+        Implementation("numpy", formulation, "eager", kernel_layout=CANONICAL) for formulation in formulations
+    )
+
+    def devices(self) -> tuple[str, ...]:
+        """NumPy computes on the CPU."""
+        return ("cpu",)
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """Thread counts of the BLAS libraries that NumPy may be linked with."""
+        names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
+        return dict.fromkeys(names, str(threads))
+
+    def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
+        """NumPy has no precision settings: it is always `ieee`."""
+        return nothing_held(precision)
+
+    def load(
+        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> LoadedEmbedding:
+        """Load the canonical weights as they are."""
+        weights.check_spec(spec)
+        return self.formulations[implementation.formulation](weights, spec, dtype)
+
+    def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
+        """`np.matmul` into a preallocated result."""
+        return _Gemm(rows, depth, columns, dtype)
+
+
+BACKEND = NumPyBackend()

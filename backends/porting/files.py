@@ -1,0 +1,107 @@
+"""The project's own weight files: safetensors with the axis names, the spec and the sequence layout in the metadata.
+
+Writing never leaves a half-written or wrong file: every array is made contiguous (safetensors 0.8.0 writes a transposed view as
+if it were not transposed, safetensors issue 825), the file is read back and compared bit by bit, then moved over the target.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  safetensors finds bfloat16 only once ml_dtypes has registered it
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ...reference.errors import PatchParityError
+from ...reference.spec import PatchEmbedSpec
+from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
+from ..layouts import CANONICAL, with_time_axis
+
+FORMAT = "patchparity.weights/1"
+_NORM_PARTS = ("scale", "shift")
+
+
+def _tensors(weights: PatchEmbedWeights) -> Iterator[tuple[str, NDArray[Any]]]:
+    for entry in dataclasses.fields(weights):
+        value = getattr(weights, entry.name)
+        if isinstance(value, LayerNorm):
+            for part in _NORM_PARTS:
+                yield f"{entry.name}.{part}", getattr(value, part)
+        elif isinstance(value, np.ndarray):
+            yield entry.name, value
+
+
+def _axes(name: str, array: NDArray[Any]) -> str:
+    """Axis names of a tensor, as they stand in the metadata."""
+    if name == "kernel":
+        return with_time_axis(CANONICAL, array.ndim - 2)
+    return {"register_tokens": "R D", "positions": "rows D"}.get(name, "K" if name.startswith("patch_norm") else "D")
+
+
+def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> None:
+    """Write canonical weights to a safetensors file, with the axis names, the spec and the sequence layout in its metadata.
+
+    Args:
+        path: the file; an existing one is replaced, in one step.
+        weights: kernel `(D, P_h, P_w, C)` and whatever else they hold, in any floating-point dtype.
+        spec: sizes that the weights fit.
+
+    Raises:
+        PatchParityError: weights that do not fit the spec, a folder that cannot be written, a file that reads back differently.
+    """
+    weights.check_spec(spec)
+    target = Path(path)
+    tensors = {name: np.ascontiguousarray(array) for name, array in _tensors(weights)}
+    metadata = {
+        "format": FORMAT,
+        "spec": json.dumps(spec.to_dict()),
+        "layout": json.dumps(dataclasses.asdict(weights.layout)),
+        "axes": json.dumps({name: _axes(name, array) for name, array in tensors.items()}),
+    }
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".patchparity-") as folder:
+            draft = Path(folder) / "weights.safetensors"
+            safetensors.numpy.save_file(tensors, draft, metadata)
+            for name, array in safetensors.numpy.load_file(draft).items():
+                if array.dtype != tensors[name].dtype or array.tobytes() != tensors[name].tobytes():
+                    raise PatchParityError(f"{name} reads back differently from {target}: nothing was written")
+            draft.replace(target)
+    except OSError as error:
+        raise PatchParityError(f"cannot write {target}: {error.strerror or error}") from None
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
+    """Read weights that `save_weights` wrote.
+
+    Returns:
+        The weights, in the dtypes of the file, and their spec.
+
+    Raises:
+        PatchParityError: a file that cannot be read, is no safetensors file, or was not written by `save_weights`.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PatchParityError(f"cannot read weights from {path}: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise PatchParityError(
+            f"{path} holds {', '.join(sorted(tensors)) or 'nothing'}, format {metadata.get('format')!r}: expected {FORMAT!r}"
+        )
+    fields: dict[str, Any] = {"layout": SequenceLayout(**json.loads(metadata["layout"]))}
+    for name, array in tensors.items():
+        owner, _, part = name.partition(".")
+        if not part:
+            fields[owner] = array
+        elif part == _NORM_PARTS[0]:
+            fields[owner] = LayerNorm(*(tensors[f"{owner}.{each}"] for each in _NORM_PARTS))
+    weights, spec = PatchEmbedWeights(**fields), PatchEmbedSpec.from_dict(json.loads(metadata["spec"]))
+    weights.check_spec(spec)
+    return weights, spec

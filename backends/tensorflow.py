@@ -1,0 +1,294 @@
+"""TensorFlow: `tf.nn.conv2d`, the Keras `Conv2D` layer and reshape + `tf.matmul`; eager, `tf.function` and XLA."""
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference.embed import PatchEmbedGradients
+from ..reference.spec import PatchEmbedSpec
+from ..reference.weights import PatchEmbedWeights
+from ._windows import channels_last_patches
+from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, check_precision
+from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
+
+Forward = Callable[[Any], Any]
+
+
+def _tensorflow() -> Any:
+    """Import TensorFlow, quietly.
+
+    Its libraries write to file descriptor 2 while they load, before any setting of theirs applies; and its advice against making
+    many `tf.function`s is kept back, for a suite makes many on purpose.
+    """
+    if "tensorflow" not in sys.modules:
+        with _silent_stderr():
+            import tensorflow
+    import tensorflow
+
+    logger = tensorflow.get_logger()
+    if _is_no_retracing_advice not in logger.filters:
+        logger.addFilter(_is_no_retracing_advice)
+    return tensorflow
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Send what C++ code writes to file descriptor 2 nowhere."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _is_no_retracing_advice(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
+
+
+def _pad(images: Any, spec: PatchEmbedSpec) -> Any:
+    """Zeros around images; TensorFlow's own SAME splits them its own way, so padding is always explicit."""
+    if not any(any(pair) for pair in spec.effective_padding):
+        return images
+    return _tensorflow().pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
+
+
+def _add_bias(values: Any, variables: list[Any]) -> Any:
+    return _tensorflow().nn.bias_add(values, variables[1]) if len(variables) == 2 else values
+
+
+def _flat_grid(grid: Any, spec: PatchEmbedSpec) -> Any:
+    return _tensorflow().reshape(grid, (-1, spec.num_patches, spec.embed_dim))
+
+
+def _variables(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
+    tf = _tensorflow()
+    return [tf.Variable(tf.zeros(shape, dtype)) for shape in shapes]
+
+
+def _conv2d(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+    """`tf.nn.conv2d` (`conv3d` for video) with VALID padding, then `tf.nn.bias_add`."""
+    tf = _tensorflow()
+    variables = _variables(shapes, dtype)
+    convolve = tf.nn.conv2d if spec.spatial_axes == 2 else tf.nn.conv3d
+    strides = (1, *spec.stride, 1)
+
+    def forward(images: Any) -> Any:
+        grid = convolve(_pad(images, spec), variables[0], strides, "VALID")
+        return _flat_grid(_add_bias(grid, variables), spec)
+
+    return variables, forward
+
+
+def _keras_conv2d(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+    """`keras.layers.Conv2D` (`Conv3D` for video), channels last."""
+    import keras
+
+    layer_type = keras.layers.Conv2D if spec.spatial_axes == 2 else keras.layers.Conv3D
+    layer = layer_type(
+        spec.embed_dim, spec.patch_size, spec.stride, data_format="channels_last", use_bias=len(shapes) == 2, dtype=dtype
+    )
+    layer.build((None, *spec.padded_size, spec.in_channels))
+    variables = [variable.value for variable in layer.trainable_variables]
+    return variables, lambda images: _flat_grid(layer(_pad(images, spec)), spec)
+
+
+def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+    """Cut into patches, `tf.matmul`, then `tf.nn.bias_add`."""
+    tf = _tensorflow()
+    variables = _variables(shapes, dtype)
+
+    def forward(images: Any) -> Any:
+        patches = channels_last_patches(_pad(images, spec), spec, _Functions)
+        tokens = tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0])
+        return _flat_grid(_add_bias(tokens, variables), spec)
+
+    return variables, forward
+
+
+class _Functions:
+    """The three functions that `channels_last_patches` needs."""
+
+    @staticmethod
+    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
+        return _tensorflow().reshape(array, shape)
+
+    @staticmethod
+    def transpose(array: Any, axes: tuple[int, ...]) -> Any:
+        return _tensorflow().transpose(array, axes)
+
+    @staticmethod
+    def take(array: Any, indices: NDArray[np.int32], axis: int) -> Any:
+        return _tensorflow().gather(array, indices, axis=axis)
+
+
+_MODES: dict[str, Callable[[Any], Callable[[Forward], Forward]]] = {
+    "eager": lambda tf: lambda function: function,
+    "graph": lambda tf: functools.partial(tf.function, autograph=False),
+    "xla": lambda tf: functools.partial(tf.function, autograph=False, jit_compile=True),
+}
+"""How each mode wraps a function; there is no Python control flow on tensors here, so AutoGraph has nothing to do."""
+
+
+class _Embedding(LoadedEmbedding):
+    def __init__(
+        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> None:
+        tf = self.tf = _tensorflow()
+        self.spec, self.implementation, self.dtype = spec, implementation, np.dtype(dtype)
+        self.device = tf.device("GPU:0" if device == "cuda" else "CPU:0")
+        build = TensorFlowBackend.formulations[implementation.formulation][0]
+        arrays = self._arrays(weights)
+        with self.device:
+            self.variables, forward = build(spec, [array.shape for array in arrays], dtype)
+        self.assign(weights)
+
+        def pullback(images: Any, grad_tokens: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                tokens = forward(images)
+            return tape.gradient(tokens, [images, *self.variables], grad_tokens)
+
+        wrap = _MODES[implementation.mode](tf)
+        self.forward, self.pullback = wrap(forward), wrap(pullback)
+
+    def _arrays(self, weights: PatchEmbedWeights) -> list[NDArray[Any]]:
+        arrays = [kernel_to_layout(weights.kernel, self.implementation.kernel_layout)]
+        return arrays if weights.bias is None else [*arrays, weights.bias]
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        for variable, array in zip(self.variables, self._arrays(weights), strict=True):
+            variable.assign(self._tensor(array))
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        with self.device:
+            # A copy on the device: tf.constant keeps small arrays on the host, tf.identity moves them.
+            return self.tf.identity(self.tf.constant(np.array(array, self.dtype, order="C")))
+
+    def place(self, images: NDArray[Any]) -> Any:
+        return self._tensor(images_to_layout(images, self.implementation.image_layout))
+
+    def call(self, inputs: Any) -> Any:
+        with self.device:
+            return self.forward(inputs)
+
+    def synchronize(self, outputs: Any) -> None:
+        """On the CPU an eager call returns when it has computed; a GPU needs `sync_devices`."""
+        if "GPU" in outputs.device:
+            self.tf.test.experimental.sync_devices()
+
+    def fetch(self, outputs: Any) -> NDArray[Any]:
+        return np.asarray(outputs)
+
+    def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        with self.device:
+            found = self.pullback(self.place(images), self._tensor(grad_tokens))
+        image, kernel, *bias = (np.asarray(gradient) for gradient in found)
+        return PatchEmbedGradients(
+            image=images_from_layout(image, self.implementation.image_layout),
+            kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),
+            bias=bias[0] if bias else np.zeros(0, self.dtype),
+        )
+
+
+class _Gemm(Computation):
+    def __init__(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> None:
+        tf = self.tf = _tensorflow()
+        generator = np.random.default_rng(0)
+        with tf.device("GPU:0" if device == "cuda" else "CPU:0"):
+            self.left = tf.identity(tf.constant(generator.standard_normal((rows, depth)).astype(dtype)))
+            self.right = tf.identity(tf.constant(generator.standard_normal((depth, columns)).astype(dtype)))
+        self.product = tf.function(tf.matmul, autograph=False)
+
+    def call(self, inputs: None) -> Any:
+        return self.product(self.left, self.right)
+
+    def synchronize(self, outputs: Any) -> None:
+        if "GPU" in outputs.device:
+            self.tf.test.experimental.sync_devices()
+
+
+class TensorFlowBackend(Backend):
+    """TensorFlow on CPU and CUDA, with the Keras layer that its users call."""
+
+    name = "tensorflow"
+    packages = ("tensorflow", "keras")
+    formulations = {
+        "conv2d": (_conv2d, HWIO),
+        "keras_conv2d": (_keras_conv2d, HWIO),
+        "linear": (_linear, DENSE_CHANNELS_LAST),
+    }
+    implementations = tuple(
+        # oneDNN's and XLA's CPU kernels run with flush-to-zero set. The bias is added after the product.
+        Implementation("tensorflow", formulation, mode, NHWC, layout, flush_to_zero=True, output_roundings=2)
+        for formulation, (_, layout) in formulations.items()
+        for mode in ("eager", "graph", "xla")
+    )
+
+    def __init__(self) -> None:
+        # Read when TensorFlow's library is loaded, and JAX sets it to 1: too talkative, at every float64 operation.
+        if importlib.util.find_spec("tensorflow") is not None:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    def unavailable(self, implementation: Implementation) -> str | None:
+        """The Keras layer is TensorFlow's only while Keras itself runs on TensorFlow."""
+        if implementation.formulation == "keras_conv2d":
+            _tensorflow()
+            import keras
+
+            if keras.backend.backend() != "tensorflow":
+                return f"Keras runs on {keras.backend.backend()} here; set KERAS_BACKEND=tensorflow"
+        return None
+
+    def devices(self) -> tuple[str, ...]:
+        """The CPU, and `cuda` where TensorFlow sees a GPU."""
+        return ("cpu", "cuda") if _tensorflow().config.list_physical_devices("GPU") else ("cpu",)
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """The stock wheel computes in Eigen's pools, which read these and not OpenMP's."""
+        return {
+            "TF_NUM_INTRAOP_THREADS": str(threads),
+            "TF_NUM_INTEROP_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            "KERAS_BACKEND": "tensorflow",
+        }
+
+    @contextlib.contextmanager
+    def precision(self, precision: Precision) -> Iterator[None]:
+        """`ieee` switches TensorFloat-32 off, which is on by default and matters on GPUs alone."""
+        check_precision(precision)
+        if precision == "default":
+            yield
+            return
+        config = _tensorflow().config.experimental
+        kept = config.tensor_float_32_execution_enabled()
+        config.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            config.enable_tensor_float_32_execution(kept)
+
+    def load(
+        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> LoadedEmbedding:
+        """Put the weights into variables, in HWIO or `(K, D)`, and wrap the function for the mode."""
+        weights.check_spec(spec)
+        return _Embedding(implementation, weights, spec, dtype, device)
+
+    def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
+        """`tf.matmul` in a `tf.function`."""
+        return _Gemm(rows, depth, columns, dtype, device)
+
+
+BACKEND = TensorFlowBackend()

@@ -1,0 +1,207 @@
+"""PyTorch: `torch.nn.Conv2d` and reshape + `torch.nn.Linear`, eager and compiled."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference.embed import PatchEmbedGradients
+from ..reference.spec import PatchEmbedSpec
+from ..reference.weights import PatchEmbedWeights
+from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, check_precision
+from .layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
+
+Forward = Callable[[Any], Any]
+
+
+def _pad(spec: PatchEmbedSpec) -> Forward:
+    """Zeros around images, as `torch.nn.functional.pad` takes them: last axis first. Nothing where there are none."""
+    import torch
+
+    if not any(any(pair) for pair in spec.effective_padding):
+        return lambda images: images
+    amounts = [amount for pair in reversed(spec.effective_padding) for amount in pair]
+    return lambda images: torch.nn.functional.pad(images, amounts)
+
+
+def _conv2d(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """`torch.nn.Conv2d` (`Conv3d` for video) with kernel = patch, then flatten(2) and transpose(1, 2)."""
+    import torch
+
+    layer_type = torch.nn.Conv2d if spec.spatial_axes == 2 else torch.nn.Conv3d
+    symmetric = all(before == after for before, after in spec.effective_padding)
+    padding = tuple(before for before, _ in spec.effective_padding) if symmetric else 0
+    pad: Forward = (lambda images: images) if symmetric else _pad(spec)
+    layer = layer_type(spec.in_channels, spec.embed_dim, spec.patch_size, spec.stride, padding=padding, bias=bias)
+    return layer, lambda images: layer(pad(images)).flatten(2).transpose(1, 2)
+
+
+def _linear(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """Patches by strided view, one copy to `(B, N, C·P²)`, then `torch.nn.Linear`."""
+    import torch
+
+    layer = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias)
+    pad, axes = _pad(spec), spec.spatial_axes
+    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
+
+    def forward(images: Any) -> Any:
+        windows = pad(images)
+        for axis in range(axes):
+            windows = windows.unfold(2 + axis, spec.patch_size[axis], spec.stride[axis])
+        return layer(windows.permute(order).reshape(-1, spec.num_patches, spec.patch_values))
+
+    return layer, forward
+
+
+class _Embedding(LoadedEmbedding):
+    def __init__(
+        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> None:
+        import torch
+
+        self.torch, self.spec, self.implementation = torch, spec, implementation
+        self.device, self.dtype = torch.device(device), getattr(torch, dtype)
+        build = TorchBackend.formulations[implementation.formulation][0]
+        self.layer, forward = build(spec, weights.bias is not None)
+        self.layer.to(device=self.device, dtype=self.dtype)
+        self.assign(weights)
+        self.forward = _compiled(forward) if implementation.mode == "compile" else forward
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        with self.torch.no_grad():
+            self.layer.weight.copy_(self._tensor(kernel_to_layout(weights.kernel, self.implementation.kernel_layout)))
+            if weights.bias is not None:
+                self.layer.bias.copy_(self._tensor(weights.bias))
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        # A copy: torch would alias NumPy's memory, and warns about read-only arrays.
+        return self.torch.from_numpy(np.array(array, order="C")).to(device=self.device, dtype=self.dtype)
+
+    def place(self, images: NDArray[Any]) -> Any:
+        return self._tensor(images)
+
+    def call(self, inputs: Any) -> Any:
+        with self.torch.inference_mode():
+            return self.forward(inputs)
+
+    def synchronize(self, outputs: Any) -> None:
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize(self.device)
+
+    def fetch(self, outputs: Any) -> NDArray[Any]:
+        return np.asarray(outputs.cpu().numpy())
+
+    def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        inputs = self._tensor(images).requires_grad_()
+        parameters = list(self.layer.parameters())
+        found = self.torch.autograd.grad(self.forward(inputs), [inputs, *parameters], self._tensor(grad_tokens))
+        image, kernel, *bias = (gradient.detach().cpu().numpy() for gradient in found)
+        return PatchEmbedGradients(
+            image=image,
+            kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),
+            bias=bias[0] if bias else np.zeros(0, image.dtype),
+        )
+
+
+def _compiled(forward: Forward) -> Forward:
+    """`torch.compile` for one shape, in one graph, with an error instead of a silent return to eager after many shapes."""
+    import torch
+    import torch._dynamo
+
+    # Dynamo counts recompilations per code object and every load shares ours; past the limit (8) it would run eagerly, unasked.
+    torch._dynamo.config.recompile_limit = 4096
+    torch._dynamo.config.accumulated_recompile_limit = 65536
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    compiled: Forward = torch.compile(forward, fullgraph=True, dynamic=False)
+    return compiled
+
+
+class _Gemm(Computation):
+    def __init__(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> None:
+        import torch
+
+        self.torch, self.device = torch, torch.device(device)
+        generator = torch.Generator().manual_seed(0)
+        kind = getattr(torch, dtype)
+        self.left = torch.randn(rows, depth, generator=generator).to(self.device, kind)
+        self.right = torch.randn(depth, columns, generator=generator).to(self.device, kind)
+        self.out = torch.empty(rows, columns, dtype=kind, device=self.device)
+
+    def call(self, inputs: None) -> Any:
+        with self.torch.inference_mode():
+            return self.torch.mm(self.left, self.right, out=self.out)
+
+    def synchronize(self, outputs: Any) -> None:
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize(self.device)
+
+
+class TorchBackend(Backend):
+    """PyTorch on CPU and CUDA."""
+
+    name = "torch"
+    packages = ("torch",)
+    formulations = {"conv2d": (_conv2d, OIHW), "linear": (_linear, LINEAR_CHANNELS_FIRST)}
+    implementations = tuple(
+        Implementation("torch", formulation, mode, kernel_layout=layout, costly_compile=mode == "compile")
+        for formulation, (_, layout) in formulations.items()
+        for mode in ("eager", "compile")
+    )
+
+    def unavailable(self, implementation: Implementation) -> str | None:
+        """`torch.compile` generates C++ on the CPU, and needs a compiler for it."""
+        if implementation.mode == "compile" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+            return "torch.compile needs a C++ compiler, and none of c++, g++, clang++ is on the PATH"
+        return None
+
+    def devices(self) -> tuple[str, ...]:
+        """The CPU, and `cuda` where torch sees a GPU."""
+        import torch
+
+        return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """torch's intra-operator pool is OpenMP's, its GEMM oneDNN's or MKL's."""
+        return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+    @contextlib.contextmanager
+    def precision(self, precision: Precision) -> Iterator[None]:
+        """`ieee` switches TF32 and bfloat16 off for convolutions (on by default on CUDA) and matrix products."""
+        import torch
+
+        check_precision(precision)
+        if precision == "default":
+            yield
+            return
+        # The generic setting reaches every operator, but restoring it would not give an operator's own setting back; so each is
+        # set by itself. (The old `allow_tf32` flags must not be touched beside these: torch then refuses to read either.)
+        settings = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+        kept = [setting.fp32_precision for setting in settings]
+        onednn = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul]
+        changed = [setting for setting in onednn if setting.fp32_precision not in ("none", "ieee")]
+        settings += changed
+        kept += [setting.fp32_precision for setting in changed]
+        try:
+            for setting in settings:
+                setting.fp32_precision = "ieee"
+            yield
+        finally:
+            for setting, value in zip(settings, kept, strict=True):
+                setting.fp32_precision = value
+
+    def load(
+        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> LoadedEmbedding:
+        """Build the module and copy the weights into its parameters."""
+        weights.check_spec(spec)
+        return _Embedding(implementation, weights, spec, dtype, device)
+
+    def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
+        """`torch.mm` into a preallocated result."""
+        return _Gemm(rows, depth, columns, dtype, device)
+
+
+BACKEND = TorchBackend()

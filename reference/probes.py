@@ -1,0 +1,300 @@
+"""Inputs whose answer is known: exact probes (tolerance zero), random ones (a bound), and photographs.
+
+Each probe is a full problem (images, weights, token gradient) in the dtype under test, so that the implementation is called
+just as a user calls it. All probes of one spec share its shapes: a compiled implementation is compiled once.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .embed import patch_embed, patch_embed_gradients
+from .error import Gate
+from .errors import PatchParityError
+from .patches import fold
+from .spec import PatchEmbedSpec
+from .weights import PatchEmbedWeights
+
+Direction = Literal["forward", "grad_image", "grad_kernel", "grad_bias"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "grad_image", "grad_kernel", "grad_bias")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What one direction of a probe must give: the value, and what its error is measured against.
+
+    Args:
+        value: float64, canonical shape of the direction: tokens `(B, N, D)`, image, kernel or bias.
+        gauge: same shape, the sum of the absolute values of the terms.
+        terms: how many terms one output adds up.
+        scale: same shape, the root of the sum of the terms' squares.
+        largest_input: largest magnitude among the factors.
+    """
+
+    value: NDArray[np.float64]
+    gauge: NDArray[np.float64]
+    terms: int
+    scale: NDArray[np.float64]
+    largest_input: float
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One problem with a known answer.
+
+    Args:
+        name: as in the results.
+        spec: the sizes.
+        images: `(B, C, H, W)`, in the dtype under test.
+        weights: kernel and bias, in the same dtype.
+        grad_tokens: `(B, N, D)`, the gradient that is sent back.
+        gate: how forward results are judged; gradients too, unless `gradients_exact` says otherwise.
+        gradients: the directions, beside forward, that this probe asks for.
+        fingerprint: whether effective bits may be read from it (zero-mean random data, zero bias).
+        explain: turns a wrong output into a sentence, or None.
+    """
+
+    name: str
+    spec: PatchEmbedSpec
+    images: NDArray[np.generic]
+    weights: PatchEmbedWeights
+    grad_tokens: NDArray[np.generic]
+    gate: Gate
+    gradients: tuple[Direction, ...] = ()
+    fingerprint: bool = False
+    explain: Callable[[NDArray[np.float64]], str] | None = None
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions that this probe judges, forward first."""
+        return ("forward", *self.gradients)
+
+    @functools.cached_property
+    def expectations(self) -> dict[Direction, Expectation]:
+        """The reference's answer for each direction of this probe, computed once."""
+        return expectations(self)
+
+
+def expectations(probe: Probe) -> dict[Direction, Expectation]:
+    """Compute the reference's answer in float64, with gauges and scales, for the probe's directions.
+
+    Gradients have sums of their own: dX adds up D terms for each patch that sees the pixel, dW and db B·N terms.
+    """
+    spec, wide = probe.spec, np.float64
+    images = probe.images.astype(wide)
+    kernel = probe.weights.kernel.astype(wide)
+    bias = np.zeros(spec.embed_dim) if probe.weights.bias is None else probe.weights.bias.astype(wide)
+    gradient = probe.grad_tokens.astype(wide)
+
+    def magnitude(*arrays: NDArray[np.float64]) -> float:
+        return max((float(np.abs(array).max(initial=0)) for array in arrays), default=0.0)
+
+    def derived(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        return patch_embed(change(images), PatchEmbedWeights(change(kernel), change(bias)), spec)
+
+    found: dict[Direction, Expectation] = {
+        "forward": Expectation(
+            value=patch_embed(images, PatchEmbedWeights(kernel, bias), spec),
+            gauge=derived(np.abs),
+            terms=spec.patch_values + 1,
+            scale=np.sqrt(derived(np.square)),
+            largest_input=magnitude(images, kernel),
+        )
+    }
+    if probe.gradients:
+        weights = PatchEmbedWeights(kernel)
+        values = patch_embed_gradients(images, weights, spec, gradient)
+        gauges = patch_embed_gradients(np.abs(images), PatchEmbedWeights(np.abs(kernel)), spec, np.abs(gradient))
+        squares = patch_embed_gradients(images**2, PatchEmbedWeights(kernel**2), spec, gradient**2)
+        sharing = math.prod(math.ceil(patch / step) for patch, step in zip(spec.patch_size, spec.stride, strict=True))
+        rows = gradient.shape[0] * spec.num_patches
+        lengths = {"image": spec.embed_dim * sharing, "kernel": rows, "bias": rows}
+        factors = {"image": (gradient, kernel), "kernel": (gradient, images), "bias": (gradient,)}
+        for name, direction in (("image", "grad_image"), ("kernel", "grad_kernel"), ("bias", "grad_bias")):
+            found[direction] = Expectation(  # type: ignore[index]
+                value=getattr(values, name),
+                gauge=getattr(gauges, name),
+                terms=lengths[name],
+                scale=np.sqrt(getattr(squares, name)),
+                largest_input=magnitude(*factors[name]),
+            )
+    return {direction: found[direction] for direction in probe.directions}
+
+
+def _precision_bits(dtype: DTypeLike) -> int:
+    """Significand bits p of a type, the implicit one among them: 53, 24, 11, 8."""
+    return int(ml_dtypes.finfo(np.dtype(dtype)).nmant) + 1
+
+
+def _selection(spec: PatchEmbedSpec, generator: np.random.Generator, dtype: DTypeLike) -> PatchEmbedWeights:
+    """Identity kernel for any D: row d picks value π(d mod K) of the patch, π a random permutation; bias zero."""
+    K, D = spec.patch_values, spec.embed_dim
+    matrix = np.zeros((D, K), dtype)
+    matrix[np.arange(D), generator.permutation(K)[np.arange(D) % K]] = 1
+    return PatchEmbedWeights(matrix.reshape(spec.kernel_shape), np.zeros(D, dtype))
+
+
+def _no_gradient(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike) -> NDArray[np.generic]:
+    return np.zeros(spec.tokens_shape(batch), dtype)
+
+
+def identity_kernel(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe:
+    """A kernel that only moves values: tokens must equal patches to the last bit, whatever the images.
+
+    Exact because each output is one product with 1 and additions of 0. Fails if a layout is wrong, or if inputs are truncated.
+    """
+    generator = np.random.default_rng(seed)
+    weights = _selection(spec, generator, dtype)
+    images = generator.standard_normal(spec.images_shape(batch)).astype(dtype)
+    return Probe("identity-kernel", spec, images, weights, _no_gradient(spec, batch, dtype), "exact")
+
+
+def one_hot_images(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe:
+    """Images in which each patch holds a single 1: tokens must be rows of the kernel to the last bit.
+
+    Patches that do not overlap get a random place each, in the order of a permutation, so B·N ≥ K patches read the whole kernel.
+    Overlapping ones get a lattice of the patch's own period at a random offset: every window then sees exactly one 1 (at most one
+    at the border). Exact because each output is one product with 1 and additions of 0.
+    """
+    generator = np.random.default_rng(seed)
+    images = np.zeros(spec.images_shape(batch), dtype)
+    if not spec.overlapping:
+        rows = batch * spec.num_patches
+        order = np.concatenate([generator.permutation(spec.patch_values) for _ in range(math.ceil(rows / spec.patch_values))])
+        patches = np.zeros((rows, spec.patch_values), dtype)
+        patches[np.arange(rows), order[:rows]] = 1
+        images = fold(patches.reshape(batch, spec.num_patches, spec.patch_values), spec)
+    else:
+        for image in images:
+            lattice = tuple(slice(int(generator.integers(patch)), None, patch) for patch in spec.patch_size)
+            cells = image[(slice(None), *lattice)]
+            channels = generator.integers(spec.in_channels, size=cells.shape[1:])
+            cells[...] = np.arange(spec.in_channels).reshape(-1, *(1,) * channels.ndim) == channels
+    kernel = generator.standard_normal(spec.kernel_shape).astype(dtype)
+    weights = PatchEmbedWeights(kernel, np.zeros(spec.embed_dim, dtype))
+    return Probe("one-hot-images", spec, images, weights, _no_gradient(spec, batch, dtype), "exact")
+
+
+def bounded_integers(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe:
+    """Small integers: every order of summation gives the same, exact result, forward and backward.
+
+    Derivation: integers up to 2^p are exact in a type of p significand bits. If Σ|x||w| + |b| ≤ 2^p for every output then every
+    partial sum, in whatever order, is such an integer, and nothing is ever rounded. The magnitude m and then the density of
+    nonzero values are lowered until that holds in each direction. Integers up to 2⁸ are exact as TF32 and bfloat16 inputs too:
+    the probe separates a wrong layout from a low precision.
+    """
+    limit = 2 ** min(_precision_bits(dtype), 24)
+    lengths = (
+        spec.patch_values + 1,
+        spec.embed_dim * math.prod(math.ceil(p / s) for p, s in zip(spec.patch_size, spec.stride, strict=True)),
+    )
+    longest = max(*lengths, batch * spec.num_patches)
+    magnitude = max(1, min(8, math.isqrt(limit // longest)))
+    density = min(1.0, limit / (longest * magnitude**2))
+    generator = np.random.default_rng(seed)
+
+    def draw(shape: tuple[int, ...]) -> NDArray[np.generic]:
+        values = generator.integers(-magnitude, magnitude + 1, shape)
+        return np.where(generator.random(shape) < density, values, 0).astype(dtype)
+
+    while True:
+        weights = PatchEmbedWeights(draw(spec.kernel_shape), draw((spec.embed_dim,)))
+        probe = Probe(
+            "bounded-integers",
+            spec,
+            draw(spec.images_shape(batch)),
+            weights,
+            draw(spec.tokens_shape(batch)),
+            "exact",
+            DIRECTIONS[1:],
+        )
+        if all(found.gauge.max(initial=0) <= limit for found in probe.expectations.values()):
+            return probe
+        density /= 2
+
+
+def mantissa_ladder(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe:
+    """Values 1 + 2⁻ᵏ for k up to the type's last bit, each picked by a kernel of ones and zeros: which bits arrive?
+
+    Exact as the identity kernel is. The explanation names the largest k up to which all arrive: 23 in float32, 10 with TF32 inputs,
+    7 with bfloat16 inputs.
+    """
+    generator = np.random.default_rng(seed)
+    bits = _precision_bits(dtype) - 1
+    steps = generator.integers(1, bits + 1, spec.images_shape(batch))
+    images = (1 + np.ldexp(1.0, -steps)).astype(dtype)
+    weights = _selection(spec, generator, dtype)
+    probe = Probe("mantissa-ladder", spec, images, weights, _no_gradient(spec, batch, dtype), "exact")
+
+    def explain(observed: NDArray[np.float64]) -> str:
+        expected = probe.expectations["forward"].value
+        seen = expected != 0
+        wrong = seen & (observed != expected)
+        kept = int(np.round(-np.log2(expected[wrong] - 1)).min()) - 1 if wrong.any() else bits
+        return f"{kept} of {bits} explicit mantissa bits arrive"
+
+    return Probe(probe.name, spec, images, weights, probe.grad_tokens, "exact", explain=explain)
+
+
+def random_normal(
+    spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int, *, scale: float = 1.0, zero_bias: bool = False
+) -> Probe:
+    """Zero-mean normal data: images of std `scale`, kernel of std 1/√K, bias and token gradient of std 1 (bias times `scale`).
+
+    With a bias, the probe is judged by the probabilistic bound, forward and backward; with zero bias its forward error gives the
+    effective bits.
+    """
+    generator = np.random.default_rng(seed)
+    images = (generator.standard_normal(spec.images_shape(batch)) * scale).astype(dtype)
+    kernel = (generator.standard_normal(spec.kernel_shape) / math.sqrt(spec.patch_values)).astype(dtype)
+    bias = (generator.standard_normal(spec.embed_dim) * scale).astype(dtype)
+    grad_tokens = generator.standard_normal(spec.tokens_shape(batch)).astype(dtype)
+    if zero_bias:
+        weights = PatchEmbedWeights(kernel, np.zeros_like(bias))
+        return Probe("random-zero-bias", spec, images, weights, grad_tokens, "probabilistic", fingerprint=True)
+    return Probe("random", spec, images, PatchEmbedWeights(kernel, bias), grad_tokens, "probabilistic", DIRECTIONS[1:])
+
+
+def photograph(spec: PatchEmbedSpec, pixels: NDArray[np.generic], dtype: DTypeLike, seed: int) -> Probe:
+    """A real image, normalized to [−1, 1] as ViT's preprocessing does, with random weights.
+
+    Neighboring pixels agree and their mean is not zero, so only the deterministic bound applies.
+
+    Args:
+        spec: the sizes; C, H and W those of the picture.
+        pixels: shape `(H, W, C)` or `(H, W)`, uint8, or floats in [0, 1].
+        dtype: type under test.
+        seed: of the weights.
+
+    Raises:
+        PatchParityError: a picture that does not fit the spec, or holds NaN or infinity.
+    """
+    channels_last = pixels[..., None] if pixels.ndim == 2 else pixels
+    if channels_last.ndim != 3:
+        raise PatchParityError(f"image of shape {pixels.shape}: expected (H, W) or (H, W, C)")
+    values = channels_last.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise PatchParityError(
+            f"image of shape {pixels.shape} holds {int((~np.isfinite(values)).sum())} NaN or infinite values: expected finite ones"
+        )
+    if np.issubdtype(pixels.dtype, np.integer):
+        values = values / np.iinfo(str(pixels.dtype)).max
+    images = (2 * values - 1).transpose(2, 0, 1)[None].astype(dtype)
+    spec.check_images(images)
+    random = random_normal(spec, 1, dtype, seed)
+    return Probe("photograph", spec, images, random.weights, random.grad_tokens, "deterministic", DIRECTIONS[1:])
+
+
+def standard_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> list[Probe]:
+    """The probes that `check` runs on one shape, all of the same shapes: four exact ones and two random ones."""
+    makers = (identity_kernel, one_hot_images, bounded_integers, mantissa_ladder)
+    probes = [make(spec, batch, dtype, seed + number) for number, make in enumerate(makers)]
+    probes.append(random_normal(spec, batch, dtype, seed + len(makers)))
+    probes.append(random_normal(spec, batch, dtype, seed + len(makers) + 1, zero_bias=True))
+    return probes

@@ -1,0 +1,175 @@
+"""From patch tokens to the sequence that enters the encoder: prefix tokens, positions, masks, norms, token order."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .embed import patch_embed
+from .errors import PatchParityError
+from .patches import patchify
+from .spec import PatchEmbedSpec
+from .weights import LayerNorm, PatchEmbedWeights
+
+
+def sincos_positions(
+    grid: tuple[int, ...],
+    embed_dim: int,
+    *,
+    temperature: float = 10000.0,
+    first_half: Literal["column", "row"] = "column",
+) -> NDArray[np.float64]:
+    """Fixed 2-D sine-cosine position table.
+
+    Each half of the width encodes one coordinate as [sin(x·ω), cos(x·ω)] with ω_i = temperature^(−i / (D/4)).
+
+    Args:
+        grid: `(rows, columns)` of patches.
+        embed_dim: D, a multiple of 4.
+        temperature: base of the frequencies.
+        first_half: the coordinate in the first D/2 channels: `column` as in MAE's original code and MoCo v3, `row` as in
+            transformers' ViTMAE before it swaps the halves.
+
+    Returns:
+        Shape `(rows·columns, D)`, raster order, float64.
+
+    Raises:
+        PatchParityError: a width that is no multiple of 4, or a grid of another rank.
+
+    Source: He et al., "Masked Autoencoders" (2021), `util/pos_embed.py:get_2d_sincos_pos_embed`.
+    """
+    if embed_dim % 4:
+        raise PatchParityError(f"embed_dim={embed_dim}: a 2-D sine-cosine table needs a multiple of 4")
+    if len(grid) != 2:
+        raise PatchParityError(f"grid={grid}: a 2-D sine-cosine table needs (rows, columns)")
+    quarter = embed_dim // 4
+    frequencies = temperature ** (-np.arange(quarter) / quarter)
+    rows, columns = (axis.ravel() for axis in np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij"))
+
+    def encode(coordinate: NDArray[Any]) -> NDArray[np.float64]:
+        angles = np.outer(coordinate, frequencies)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    halves = [encode(columns), encode(rows)]
+    return np.concatenate(halves if first_half == "column" else halves[::-1], axis=1)
+
+
+def layer_norm(values: NDArray[Any], norm: LayerNorm, epsilon: float) -> NDArray[Any]:
+    """Normalize over the last axis: (x − mean)/√(var + ε)·scale + shift, with the biased variance; shape unchanged.
+
+    Source: Ba, Kiros, Hinton, "Layer Normalization" (2016); `torch.nn.LayerNorm`.
+    """
+    centered = values - values.mean(axis=-1, keepdims=True)
+    variance = (centered * centered).mean(axis=-1, keepdims=True)
+    return centered / np.sqrt(variance + epsilon) * norm.scale.astype(values.dtype) + norm.shift.astype(values.dtype)
+
+
+def merge_block_order(grid: tuple[int, ...]) -> NDArray[np.int64]:
+    """Raster index of each token when 2×2 blocks follow one another (Qwen2-VL), shape `(N,)`.
+
+    Raises:
+        PatchParityError: a grid that is not (even, even).
+    """
+    if len(grid) != 2 or grid[0] % 2 or grid[1] % 2:
+        raise PatchParityError(f"grid={grid}: 2x2 merge order needs an even number of rows and of columns")
+    raster = np.arange(grid[0] * grid[1]).reshape(grid[0] // 2, 2, grid[1] // 2, 2)
+    return raster.transpose(0, 2, 1, 3).ravel()
+
+
+def assemble_sequence(
+    tokens: NDArray[Any],
+    weights: PatchEmbedWeights,
+    spec: PatchEmbedSpec,
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[Any]:
+    """Turn patch tokens into the sequence that a transformer's encoder takes.
+
+    In this order: `token_norm`, mask token, positions, token order, prefix tokens (with their own position rows where they have
+    some), `sequence_norm`; each only where the weights have it.
+
+    Args:
+        tokens: shape `(B, N, D)`, what `patch_embed` returns; the computation stays in its dtype.
+        weights: prefix tokens, positions, norms and their `layout`.
+        spec: the sizes (`num_patches` and grid).
+        mask: shape `(B, N)`, True where the mask token replaces a patch token; None for no mask.
+
+    Returns:
+        Shape `(B, num_prefix_tokens + N, D)`.
+
+    Raises:
+        PatchParityError: tokens, mask or positions that do not fit; a mask without a mask token.
+
+    Source: Dosovitskiy et al. (2021), equation 1; the variants are those of timm, transformers, DINOv2, big_vision, CLIP, Qwen2-VL.
+    """
+    weights.check_spec(spec)
+    if tokens.ndim != 3 or tokens.shape[1:] != (spec.num_patches, spec.embed_dim):
+        raise PatchParityError(f"tokens of shape {tokens.shape}: expected (B, {spec.num_patches}, {spec.embed_dim})")
+    batch, dtype, layout = tokens.shape[0], tokens.dtype, weights.layout
+    if weights.token_norm is not None:
+        tokens = layer_norm(tokens, weights.token_norm, layout.norm_epsilon)
+    if mask is not None:
+        if weights.mask_token is None:
+            raise PatchParityError(f"mask of shape {mask.shape} given, but the weights have no mask_token")
+        if mask.shape != tokens.shape[:2]:
+            raise PatchParityError(f"mask of shape {mask.shape}: expected {tokens.shape[:2]}, (B, N)")
+        tokens = np.where(mask[:, :, None], weights.mask_token.astype(dtype), tokens)
+
+    prefix_positions: NDArray[Any] | None = None
+    if weights.positions is not None:
+        positions = weights.positions.astype(dtype)
+        rows = weights.num_positioned_prefix_tokens
+        if layout.prefix_side == "first":
+            prefix_positions, patch_positions = positions[:rows], positions[rows:]
+        else:
+            patch_positions, prefix_positions = positions[: spec.num_patches], positions[spec.num_patches :]
+        tokens = tokens + patch_positions
+    if layout.token_order == "merge-2x2":
+        tokens = tokens[:, merge_block_order(spec.grid)]
+
+    prefix = []
+    row = 0
+    for name in layout.prefix:
+        if not (count := weights.prefix_rows(name)):
+            continue
+        block = np.atleast_2d(getattr(weights, name)).astype(dtype)
+        if prefix_positions is not None and name in layout.positioned:
+            block = block + prefix_positions[row : row + count]
+            row += count
+        prefix.append(np.broadcast_to(block, (batch, count, spec.embed_dim)))
+    parts = [*prefix, tokens] if layout.prefix_side == "first" else [tokens, *prefix]
+    sequence = np.concatenate(parts, axis=1)
+    if weights.sequence_norm is not None:
+        sequence = layer_norm(sequence, weights.sequence_norm, layout.norm_epsilon)
+    return sequence
+
+
+def embed_sequence(
+    images: NDArray[Any],
+    weights: PatchEmbedWeights,
+    spec: PatchEmbedSpec,
+    dtype: DTypeLike = np.float64,
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[Any]:
+    """Images to encoder input in one call: `patch_norm` where there is one, projection, then `assemble_sequence`.
+
+    Args:
+        images: shape `(B, C, H, W)`.
+        weights: all fields.
+        spec: the sizes.
+        dtype: of the whole computation and of the result.
+        mask: as in `assemble_sequence`.
+
+    Returns:
+        Shape `(B, num_prefix_tokens + N, D)`.
+
+    Raises:
+        PatchParityError: shapes that do not fit.
+    """
+    if weights.patch_norm is None:
+        return assemble_sequence(patch_embed(images, weights, spec, dtype), weights, spec, mask)
+    weights.check_spec(spec)
+    patches = layer_norm(patchify(images, spec).astype(dtype), weights.patch_norm, weights.layout.norm_epsilon)
+    tokens = patches @ weights.matrix.astype(dtype).T
+    if weights.bias is not None:
+        tokens = tokens + weights.bias.astype(dtype)
+    return assemble_sequence(tokens, weights, spec, mask)

@@ -1,0 +1,231 @@
+"""The canonical weights, one object that every backend loads, and their seeded initialization."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import PatchParityError
+from .spec import PatchEmbedSpec
+
+PrefixToken = Literal["class_token", "distillation_token", "register_tokens"]
+
+
+@dataclass(frozen=True)
+class SequenceLayout:
+    """How a library builds the encoder's input from patch tokens; the arrays themselves are fields of `PatchEmbedWeights`.
+
+    Args:
+        prefix: order of the prefix tokens in the sequence; those whose array is None are left out.
+        prefix_side: `first` (before the patches; nearly everyone) or `last` (Llama 4 vision).
+        positioned: the prefix tokens that have a row in `positions`. ViT and DeiT: class and distillation token (positions
+            added after the concatenation); DINOv2: not the registers (inserted after the addition); big_vision and DeiT-III:
+            none, `()` (positions added before the concatenation).
+        token_order: `raster`, or `merge-2x2` (Qwen2-VL: the four tokens of each 2×2 block follow one another).
+        norm_epsilon: epsilon of the layer norms (1e-6 in ViT and its descendants; torch's own default is 1e-5).
+
+    Raises:
+        PatchParityError: an option that is none of the above.
+    """
+
+    prefix: tuple[PrefixToken, ...] = ("class_token", "distillation_token", "register_tokens")
+    prefix_side: Literal["first", "last"] = "first"
+    positioned: tuple[PrefixToken, ...] = ("class_token", "distillation_token")
+    token_order: Literal["raster", "merge-2x2"] = "raster"
+    norm_epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", tuple(self.prefix))
+        object.__setattr__(self, "positioned", tuple(self.positioned))
+        allowed = {"prefix_side": ("first", "last"), "token_order": ("raster", "merge-2x2")}
+        for name, options in allowed.items():
+            if getattr(self, name) not in options:
+                raise PatchParityError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(options)}")
+        for name in ("prefix", "positioned"):
+            tokens = getattr(self, name)
+            if len(set(tokens)) != len(tokens) or not set(tokens) <= set(get_args(PrefixToken)):
+                raise PatchParityError(f"{name}={tokens!r}: expected distinct names out of {', '.join(get_args(PrefixToken))}")
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Scale and shift of a layer norm over the last axis, each of shape `(width,)`."""
+
+    scale: NDArray[Any]
+    shift: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PatchEmbedWeights:
+    """The weights of a patch embedding in canonical layout. Only `kernel` is required.
+
+    Args:
+        kernel: shape `(D, P_h, P_w, C)`; `kernel.reshape(D, P_h·P_w·C)` is the matrix W of z = W·flatten(p) + b.
+        bias: shape `(D,)`, or None.
+        class_token, distillation_token: shape `(D,)`, or None.
+        register_tokens: shape `(R, D)`, or None.
+        mask_token: shape `(D,)`, or None; replaces the tokens that a mask selects.
+        positions: shape `(rows, D)`, or None; a row for each prefix token in `layout.positioned` and one for each patch (raster
+            order), prefix rows on the side where the prefix tokens stand.
+        patch_norm: layer norm over the flattened patch (width K), before the projection (vit-pytorch), or None.
+        token_norm: layer norm over each patch token (width D), after the projection (Swin, SegFormer), or None.
+        sequence_norm: layer norm over the finished sequence (width D; CLIP's `ln_pre`), or None.
+        layout: how the sequence is put together.
+
+    Raises:
+        PatchParityError: shapes that cannot belong together.
+    """
+
+    kernel: NDArray[Any]
+    bias: NDArray[Any] | None = None
+    class_token: NDArray[Any] | None = None
+    distillation_token: NDArray[Any] | None = None
+    register_tokens: NDArray[Any] | None = None
+    mask_token: NDArray[Any] | None = None
+    positions: NDArray[Any] | None = None
+    patch_norm: LayerNorm | None = None
+    token_norm: LayerNorm | None = None
+    sequence_norm: LayerNorm | None = None
+    layout: SequenceLayout = field(default_factory=SequenceLayout)
+
+    def __post_init__(self) -> None:
+        if self.kernel.ndim not in (4, 5):
+            raise PatchParityError(f"kernel of shape {self.kernel.shape}: expected (D, P_h, P_w, C), or (D, T, P_h, P_w, C)")
+        D = self.kernel.shape[0]
+        for name in ("bias", "class_token", "distillation_token", "mask_token"):
+            array = getattr(self, name)
+            if array is not None and array.shape != (D,):
+                raise PatchParityError(
+                    f"{name} of shape {array.shape}: expected ({D},), one value for each row of the kernel {self.kernel.shape}"
+                )
+        for name in ("register_tokens", "positions"):
+            array = getattr(self, name)
+            if array is not None and (array.ndim != 2 or array.shape[1] != D):
+                raise PatchParityError(f"{name} of shape {array.shape}: expected (rows, {D})")
+        for name, width in (("patch_norm", self.kernel[0].size), ("token_norm", D), ("sequence_norm", D)):
+            norm = getattr(self, name)
+            if norm is not None and (norm.scale.shape != (width,) or norm.shift.shape != (width,)):
+                raise PatchParityError(f"{name} of shapes {norm.scale.shape} and {norm.shift.shape}: expected ({width},) twice")
+
+    @property
+    def matrix(self) -> NDArray[Any]:
+        """W, shape `(D, K)`, the kernel flattened in the order (row, column, channel)."""
+        return self.kernel.reshape(self.kernel.shape[0], -1)
+
+    def check_spec(self, spec: PatchEmbedSpec) -> None:
+        """Raise PatchParityError unless the kernel has the spec's shape and the positions fit its `num_patches`."""
+        if self.kernel.shape != spec.kernel_shape:
+            raise PatchParityError(
+                f"kernel of shape {self.kernel.shape}: expected {spec.kernel_shape}, (D, *patch, C) of the spec"
+            )
+        if self.positions is not None:
+            expected = spec.num_patches + self.num_positioned_prefix_tokens
+            if self.positions.shape[0] != expected:
+                raise PatchParityError(
+                    f"positions of shape {self.positions.shape}: expected {expected} rows, {self.num_positioned_prefix_tokens} for "
+                    f"prefix tokens and num_patches = {spec.num_patches} for the grid {spec.grid}"
+                )
+
+    def prefix_rows(self, name: PrefixToken) -> int:
+        """Number of rows that one kind of prefix token adds to the sequence (0 where its array is None)."""
+        array = getattr(self, name)
+        return 0 if array is None else int(np.atleast_2d(array).shape[0])
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of class, distillation and register tokens in the sequence."""
+        return sum(self.prefix_rows(name) for name in self.layout.prefix)
+
+    @property
+    def num_positioned_prefix_tokens(self) -> int:
+        """Number of prefix tokens that have a row in `positions`."""
+        return sum(self.prefix_rows(name) for name in self.layout.prefix if name in self.layout.positioned)
+
+    def astype(self, dtype: Any) -> "PatchEmbedWeights":
+        """Return the same weights with every array in `dtype`."""
+        return self._map(lambda array: array.astype(dtype))
+
+    def _map(self, change: Any) -> "PatchEmbedWeights":
+        changed: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, LayerNorm):
+                value = LayerNorm(change(value.scale), change(value.shift))
+            elif isinstance(value, np.ndarray):
+                value = change(value)
+            changed[entry.name] = value
+        return PatchEmbedWeights(**changed)
+
+
+def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], std: float) -> NDArray[np.float64]:
+    """Draw from a normal of standard deviation `std` cut at ±2·`std`, by rejection; shape `shape`, float64.
+
+    Source: `torch.nn.init.trunc_normal_(std=0.02)` as timm and transformers call it, whose cut at ±2 is absolute and so never
+    reached; JAX's and big_vision's initializers cut at ±2 standard deviations, and so does this one.
+    """
+    draws = generator.standard_normal(shape)
+    while (outside := np.abs(draws) > 2).any():
+        draws[outside] = generator.standard_normal(int(outside.sum()))
+    return draws * std
+
+
+INITIALIZER_STD = 0.02
+"""Standard deviation of ViT's initial weights: `initializer_range` of transformers' ViTConfig, timm's `trunc_normal_(std=.02)`."""
+
+
+def initialize_weights(
+    spec: PatchEmbedSpec,
+    seed: int = 0,
+    *,
+    bias: bool = True,
+    class_token: bool = True,
+    distillation_token: bool = False,
+    num_registers: int = 0,
+    positions: Literal["learned", "sincos", "none"] = "learned",
+    layout: SequenceLayout | None = None,
+) -> PatchEmbedWeights:
+    """Initialize weights as ViT does: kernel, tokens and positions truncated normal of std 0.02, bias zero; float32.
+
+    Args:
+        spec: the sizes.
+        seed: of NumPy's PCG64; the same seed gives the same weights on every machine.
+        bias, class_token, distillation_token: whether there is one.
+        num_registers: R, the number of register tokens.
+        positions: `learned` (random rows), `sincos` (fixed 2-D table, zero rows for prefix tokens) or `none`.
+        layout: how the sequence is put together; None means ViT's.
+
+    Returns:
+        Weights with kernel `(D, P_h, P_w, C)`, bias `(D,)`, tokens `(D,)`, registers `(R, D)`, positions `(rows, D)`.
+
+    Source: timm `vision_transformer.init_weights_vit_timm`, transformers `ViTPreTrainedModel._init_weights`.
+    """
+    from .sequence import sincos_positions
+
+    generator = np.random.default_rng(seed)
+    D = spec.embed_dim
+    layout = layout or SequenceLayout()
+
+    def draw(*shape: int) -> NDArray[np.float32]:
+        return truncated_normal(generator, shape, INITIALIZER_STD).astype(np.float32)
+
+    arrays: dict[str, Any] = {"kernel": draw(*spec.kernel_shape), "layout": layout}
+    if bias:
+        arrays["bias"] = np.zeros(D, np.float32)
+    if class_token:
+        arrays["class_token"] = draw(D)
+    if distillation_token:
+        arrays["distillation_token"] = draw(D)
+    if num_registers:
+        arrays["register_tokens"] = draw(num_registers, D)
+    if positions == "none":
+        return PatchEmbedWeights(**arrays)
+    prefix_rows = PatchEmbedWeights(**arrays).num_positioned_prefix_tokens
+    if positions == "sincos":
+        grid_rows = sincos_positions(spec.grid, D).astype(np.float32)
+        arrays["positions"] = np.concatenate([np.zeros((prefix_rows, D), np.float32), grid_rows])
+    elif positions == "learned":
+        arrays["positions"] = draw(prefix_rows + spec.num_patches, D)
+    else:
+        raise PatchParityError(f"positions={positions!r}: expected learned, sincos or none")
+    return PatchEmbedWeights(**arrays)

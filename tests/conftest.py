@@ -1,0 +1,18 @@
+"""Fixtures for every test: the data are random, non-symmetric, non-square, with C != P and B != 1."""
+
+import os
+
+import pytest
+
+# Tests must not depend on a terminal's width or colors.
+os.environ.update(COLUMNS="200", NO_COLOR="1", TERM="dumb")
+os.environ.pop("FORCE_COLOR", None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave `full` tests out unless `-m` asks for them."""
+    if not config.getoption("-m"):
+        skip = pytest.mark.skip(reason="takes minutes: tox run -m full")
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(skip)

@@ -1,0 +1,130 @@
+"""The projection against the second oracle and the direct definition, and its gradients."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, patch_embed, patch_embed_gradients, patchify
+from patchparity.reference.error import gamma
+from patchparity.reference.exact import exact_token_value, integer_tokens, sample_indices
+
+from .problems import SPECS, random_problem, specs
+
+
+def integers(array: np.ndarray) -> np.ndarray:
+    return np.rint(array * 5).astype(np.int64)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_equals_the_second_oracle_on_integers_exactly(spec):
+    images, weights, _ = random_problem(spec)
+    images, kernel, bias = integers(images), integers(weights.kernel), integers(weights.bias)
+    expected = integer_tokens(images, kernel, bias, spec.stride, spec.effective_padding, spec.grid)
+    assert (patch_embed(images, PatchEmbedWeights(kernel, bias), spec) == expected).all()
+
+
+@given(specs())
+def test_equals_the_second_oracle_on_any_spec(spec):
+    images, weights, _ = random_problem(spec)
+    images, kernel, bias = integers(images), integers(weights.kernel), integers(weights.bias)
+    expected = integer_tokens(images, kernel, bias, spec.stride, spec.effective_padding, spec.grid)
+    assert (patch_embed(images, PatchEmbedWeights(kernel, bias), spec) == expected).all()
+
+
+def test_full_size_on_512_sampled_outputs_within_the_theorem():
+    spec = PatchEmbedSpec((64, 96), 16)
+    images, weights, _ = random_problem(spec)
+    tokens = patch_embed(images, weights, spec).reshape(2, *spec.grid, spec.embed_dim)
+    gauge = patch_embed(abs(images), PatchEmbedWeights(abs(weights.kernel), abs(weights.bias)), spec).reshape(tokens.shape)
+    limit = gamma(spec.patch_values + 1, 2.0**-53)
+    indices = sample_indices(tokens.shape, 512, seed=1)
+    assert len(indices) == 512
+    assert {(0, 0, 0, 0), (1, 3, 5, 767)} <= set(indices), "corners are among the samples"
+    for index in indices:
+        exact = exact_token_value(images, weights.kernel, weights.bias, spec.stride, (0, 0), index)
+        assert abs(Fraction(float(tokens[index])) - exact) <= Fraction(limit * float(gauge[index]))
+
+
+def test_the_exact_oracle_sees_a_last_bit():
+    spec = PatchEmbedSpec((4, 6), 2)
+    images, weights, _ = random_problem(spec)
+    before = exact_token_value(images, weights.kernel, weights.bias, (2, 2), (0, 0), (0, 1, 2, 3))
+    images[0, 1, 2, 4] = np.nextafter(images[0, 1, 2, 4], 9)
+    assert exact_token_value(images, weights.kernel, weights.bias, (2, 2), (0, 0), (0, 1, 2, 3)) != before
+
+
+@pytest.mark.parametrize("spec", SPECS[:8], ids=str)
+def test_equals_the_definition_of_a_strided_convolution(spec):
+    """z[row, column, d] = Σ over i, j and the channels of x[c, row·s + i, column·s + j] · w[d, i, j, c]: the channels are summed away."""
+    images, weights, _ = random_problem(spec)
+    padded = np.pad(images, ((0, 0), (0, 0), *spec.effective_padding))
+    tokens = patch_embed(images, weights, spec)
+    for b, row, column, d in sample_indices((2, *spec.grid, spec.embed_dim), 40, seed=0):
+        total = weights.bias[d]
+        for i, j, c in np.ndindex(*spec.patch_size, spec.in_channels):
+            total += padded[b, c, row * spec.stride[0] + i, column * spec.stride[1] + j] * weights.kernel[d, i, j, c]
+        assert total == pytest.approx(tokens[b, row * spec.grid[1] + column, d], abs=1e-12)  # ≤ 150 terms of size 10 in float64
+
+
+def test_where_the_three_channels_went():
+    """A gray kernel applied to a color image sees the sum of the channels: the kernel has a channel axis and sums over it."""
+    spec = PatchEmbedSpec((8, 12), 4, 3, 5)
+    images, weights, _ = random_problem(spec)
+    gray = PatchEmbedWeights(np.repeat(weights.kernel[..., :1], 3, axis=-1), weights.bias)
+    summed = patch_embed(
+        images.sum(axis=1, keepdims=True), PatchEmbedWeights(weights.kernel[..., :1], weights.bias), spec.replace(in_channels=1)
+    )
+    np.testing.assert_allclose(patch_embed(images, gray, spec), summed, atol=1e-12)
+
+
+def test_matrix_form_needs_no_transpose():
+    spec = PatchEmbedSpec((8, 12), (2, 4), 3, 5)
+    images, weights, _ = random_problem(spec)
+    by_hand = np.stack([[weights.matrix @ p + weights.bias for p in sample] for sample in patchify(images, spec)])
+    np.testing.assert_allclose(patch_embed(images, weights, spec), by_hand, atol=1e-12)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_adjoint_identity(spec):
+    """⟨A·x, g⟩ = ⟨x, Aᵀ·g⟩, exactly, on integers; the same for the kernel and the bias, since the map is linear in each."""
+    images, weights, gradient = random_problem(spec)
+    images, kernel, gradient = (integers(a).astype(float) for a in (images, weights.kernel, gradient))
+    zero_bias = PatchEmbedWeights(kernel)
+    found = patch_embed_gradients(images, zero_bias, spec, gradient)
+    inner = (patch_embed(images, zero_bias, spec) * gradient).sum()
+    assert (images * found.image).sum() == inner
+    assert (kernel * found.kernel).sum() == inner
+    assert (found.bias == gradient.sum(axis=(0, 1))).all()
+    assert found.image.shape == images.shape
+    assert found.kernel.shape == kernel.shape
+
+
+def test_dtype_is_that_of_the_whole_computation():
+    spec = PatchEmbedSpec((8, 12), 4)
+    images, weights, _ = random_problem(spec)
+    assert patch_embed(images, weights, spec, np.float32).dtype == np.float32
+    assert patch_embed(images.astype(np.float32), weights, spec).dtype == np.float64
+
+
+def test_no_bias():
+    spec = PatchEmbedSpec((8, 12), 4)
+    images, weights, _ = random_problem(spec)
+    without = patch_embed(images, PatchEmbedWeights(weights.kernel), spec)
+    assert (patch_embed(images, weights, spec) == without + weights.bias).all()
+
+
+def test_zero_batch():
+    spec = PatchEmbedSpec((8, 12), 4)
+    _, weights, _ = random_problem(spec)
+    assert patch_embed(np.zeros((0, 3, 8, 12)), weights, spec).shape == (0, 6, 768)
+
+
+def test_misfits_are_named():
+    spec = PatchEmbedSpec((8, 12), 4, embed_dim=6)
+    images, weights, gradient = random_problem(spec)
+    oihw = PatchEmbedWeights(weights.kernel.transpose(0, 3, 1, 2))
+    with pytest.raises(PatchParityError, match=r"kernel of shape \(6, 3, 4, 4\): expected \(6, 4, 4, 3\)"):
+        patch_embed(images, oihw, spec)
+    with pytest.raises(PatchParityError, match=r"grad_tokens of shape \(2, 6, 5\): expected \(2, 6, 6\)"):
+        patch_embed_gradients(images, weights, spec, gradient[..., :5])

@@ -1,0 +1,118 @@
+"""Sizes: the numbers every ViT user knows, the remainder policies, and the errors."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from patchparity import PatchEmbedSpec, PatchParityError
+
+
+def test_vit_b16_at_224_has_196_patches_of_768_values():
+    spec = PatchEmbedSpec(image_size=224, patch_size=16, in_channels=3, embed_dim=768)
+    assert spec.num_patches == 196
+    assert spec.grid == (14, 14)
+    assert spec.patch_values == 768
+    assert spec.tokens_shape(8) == (8, 196, 768)
+    assert spec.flops(8) == 1_849_688_064  # as torch's FlopCounterMode counts it
+    assert spec.minimum_bytes(8, 4) == 11_996_160
+
+
+@pytest.mark.parametrize(
+    ("image", "patch", "stride", "padding", "remainder", "grid"),
+    [
+        (224, 7, 4, 3, "floor", (56, 56)),  # SegFormer's first stage
+        (224, 5, 2, 0, "floor", (110, 110)),
+        (225, 5, 2, 0, "error", (111, 111)),
+        ((230, 50), 16, None, 0, "floor", (14, 3)),
+        ((230, 50), 16, None, 0, "pad-end", (15, 4)),
+        ((230, 50), 16, None, 0, "same", (15, 4)),
+        (224, 7, 4, 0, "same", (56, 56)),
+        ((3, 40), 16, None, 0, "pad-end", (1, 3)),
+        ((4, 32, 48), (2, 16, 16), None, 0, "error", (2, 2, 3)),
+    ],
+)
+def test_grid(image, patch, stride, padding, remainder, grid):
+    spec = PatchEmbedSpec(image, patch, stride=stride, padding=padding, remainder=remainder)
+    assert spec.grid == grid
+    assert spec.num_patches == np.prod(grid)
+
+
+def test_same_splits_padding_as_tensorflow_does():
+    # research: 224, kernel 7, stride 4 pads (1, 2), where torch's padding 3 pads (3, 3) to the same output shape
+    assert PatchEmbedSpec(224, 7, stride=4, remainder="same").effective_padding == ((1, 2), (1, 2))
+    assert PatchEmbedSpec(224, 7, stride=4, padding=3, remainder="floor").effective_padding == ((3, 3), (3, 3))
+    assert PatchEmbedSpec((230, 224), 16, remainder="pad-end").effective_padding == ((0, 10), (0, 0))
+
+
+@given(
+    size=st.integers(1, 60),
+    patch=st.integers(1, 20),
+    stride=st.integers(1, 20),
+    remainder=st.sampled_from(["floor", "pad-end", "same"]),
+)
+def test_windows_lie_inside_the_padded_image(size, patch, stride, remainder):
+    try:
+        spec = PatchEmbedSpec((size, size + 1), patch, stride=stride, remainder=remainder)
+    except PatchParityError:
+        assert remainder == "floor"
+        assert size < patch
+        return
+    for extent, count, (before, after), image in zip(
+        spec.padded_size, spec.grid, spec.effective_padding, spec.image_size, strict=True
+    ):
+        last_end = (count - 1) * stride + patch
+        assert before >= 0
+        assert after >= 0
+        assert last_end <= extent
+        if remainder == "pad-end":
+            assert last_end >= image, "every pixel up to the end is reached by the windows' span"
+        if remainder == "floor":
+            assert last_end + stride > extent
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            dict(image_size=225, patch_size=16),
+            r"image_size=\(225, 225\) does not divide .* axis 0 is 225, expected for instance 224 or 240",
+        ),
+        (dict(image_size=(224, 8), patch_size=16), r"axis 1 is 8 with padding, smaller than the patch of 16"),
+        (dict(image_size=(1, 2, 3, 4), patch_size=1), r"expected \(H, W\), or \(T, H, W\)"),
+        (dict(image_size=224, patch_size=0), r"patch_size=0: expected an integer >= 1"),
+        (dict(image_size=224, patch_size=16, stride=(1, 2, 3)), r"stride=\(1, 2, 3\)"),
+        (dict(image_size=224, patch_size=16, padding=-1), r"padding=-1"),
+        (dict(image_size=224, patch_size=16, remainder="crop"), r"remainder='crop': expected one of error, floor, pad-end, same"),
+        (dict(image_size=224, patch_size=16, remainder="same", padding=1), r"must be 0"),
+        (dict(image_size=224, patch_size=16, in_channels=0), r"in_channels=0"),
+    ],
+)
+def test_bad_sizes(fields, message):
+    with pytest.raises(PatchParityError, match=message):
+        PatchEmbedSpec(**fields)
+
+
+def test_replace_keeps_patch_and_stride_together():
+    spec = PatchEmbedSpec((32, 48), 16)
+    assert spec.replace(patch_size=8).stride == (8, 8)
+    assert PatchEmbedSpec((33, 49), 5, stride=2).replace(patch_size=3).stride == (2, 2)
+    assert spec.replace(embed_dim=5).embed_dim == 5
+
+
+def test_round_trip_through_plain_data():
+    import json
+
+    spec = PatchEmbedSpec((33, 50), 7, stride=4, padding=((3, 2), (1, 0)), remainder="floor", in_channels=5)
+    assert PatchEmbedSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    with pytest.raises(PatchParityError, match="not a spec"):
+        PatchEmbedSpec.from_dict({"size": 3})
+
+
+def test_images_of_another_shape_are_named():
+    spec = PatchEmbedSpec((32, 48), 16)
+    with pytest.raises(PatchParityError, match=r"images of shape \(2, 32, 48, 3\) have 32 channels, expected 3.*channels last"):
+        spec.check_images(np.zeros((2, 32, 48, 3)))
+    with pytest.raises(PatchParityError, match=r"images of shape \(3, 32, 48\): expected 4 axes"):
+        spec.check_images(np.zeros((3, 32, 48)))
+    with pytest.raises(PatchParityError, match=r"images of shape \(2, 3, 48, 32\): expected \(B, 3, 32, 48\)"):
+        spec.check_images(np.zeros((2, 3, 48, 32)))
