@@ -27,6 +27,11 @@ _PUBLIC = {
     "list_implementations": "patchparity.backends.base",
     "save_weights": "patchparity.backends.porting.files",
     "load_weights": "patchparity.backends.porting.files",
+    "check": "patchparity.bench.conformance",
+    "BenchOptions": "patchparity.bench.session",
+    "benchmark": "patchparity.bench.session",
+    "run": "patchparity.bench.session",
+    "render_report": "patchparity.bench.report.render",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -1,0 +1,1 @@
+"""The report: HTML, Markdown and CSV, all from the record alone."""

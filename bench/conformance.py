@@ -1,0 +1,308 @@
+"""`check`: probes over implementations, each output judged; the results as data and as `check.json`."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Backend, Implementation, LoadedEmbedding, Precision, get_backend, list_broken_backends, list_implementations
+from ..reference.errors import PatchParityError
+from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
+from ..reference.spec import PatchEmbedSpec, Remainder
+from ..reference.verdict import judge
+from .cases import CHECK_CASES, Case
+from .environment import describe_environment
+from .results import write_json
+
+SCHEMA = "patchparity.check/1"
+VERDICTS = ("pass", "fail", "known", "skip", "error")
+DTYPES = ("float32", "float64")
+PHOTOGRAPH_PATCH = 16
+PHOTOGRAPH_WIDTH = 768
+
+Progress = Callable[[int, int, str], None]
+"""Called with units done, units in all, and what comes next."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One verdict; the fields are those of `check.json`, None where one does not apply."""
+
+    implementation: str
+    backend: str
+    formulation: str | None = None
+    mode: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    precision: str | None = None
+    case: str | None = None
+    probe: str | None = None
+    direction: Direction | None = None
+    verdict: Literal["pass", "fail", "known", "skip", "error"] = "pass"
+    bound_ratio: float | None = None
+    effective_bits: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All verdicts of a check, and the environment that they hold for."""
+
+    results: list[CheckResult]
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """Number of results with each verdict."""
+        counts = Counter(result.verdict for result in self.results)
+        return {verdict: counts[cast(Any, verdict)] for verdict in VERDICTS}
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed and nothing ended in an error."""
+        return not (self.summary["fail"] or self.summary["error"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `check.json`."""
+        rows = [dataclasses.asdict(result) for result in self.results]
+        return {"schema": SCHEMA, "environment": self.environment, "summary": self.summary, "results": rows}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `check.json`, in one step.
+
+        Raises:
+            PatchParityError: a file that cannot be written.
+        """
+        write_json(Path(path), self.to_dict())
+
+
+def check(
+    *,
+    backends: list[str] | None = None,
+    implementations: list[str] | None = None,
+    dtypes: list[str] | None = None,
+    devices: list[str] | None = None,
+    image: str | os.PathLike[str] | NDArray[Any] | None = None,
+    remainder: Remainder = "error",
+    every_case: bool = False,
+    precision: Precision = "ieee",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Check implementations against the NumPy reference: exact probes, random ones within a bound, and a photograph.
+
+    Args:
+        backends: names of backends; None for all, of which those not installed give a `skip`. A named one must be installed.
+        implementations: `backend:formulation:mode`, or its beginning; None for all.
+        dtypes: float32 and float64 by default.
+        devices: `cpu`, `cuda`; None for every device that a backend has here.
+        image: a picture of shape `(H, W)` or `(H, W, C)`, as an array or a file (PNG, JPEG, ..., or `.npy`); None for one that
+            scikit-image ships.
+        remainder: what to do with a picture that does not divide into 16×16 patches.
+        every_case: run implementations that take seconds to compile on all shapes, and not on one alone.
+        precision: `ieee`, or `default` for whatever the framework does when nobody asks.
+        seed: of the probes.
+        progress: called before each implementation meets a shape.
+
+    Returns:
+        One result for each implementation, device, dtype, case, probe and direction.
+
+    Raises:
+        PatchParityError: an unknown name, a named backend that is not installed, a picture that cannot be read or does not fit.
+    """
+    for name in backends or []:
+        if reason := get_backend(name).missing():
+            raise PatchParityError(f"backend {name!r} was asked for, but {reason}")
+    for dtype in dtypes or []:
+        if dtype not in DTYPES:
+            raise PatchParityError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
+    rows = list_implementations(backends, implementations)
+    results = [
+        CheckResult(broken.name, broken.name, verdict="error", message=broken.reason) for broken in list_broken_backends() if not backends
+    ]
+    picture, no_picture = _picture(image)
+    cases = [_ProbedCase(case, dtypes or list(DTYPES), seed) for case in CHECK_CASES]
+    if picture is not None:
+        cases.append(_ProbedCase(picture_case(*picture, remainder), dtypes or list(DTYPES), seed, picture[0]))
+
+    plan, skipped = _plan(rows, devices, cases, every_case)
+    results += skipped
+    for done, (backend, implementation, device, case, dtype) in enumerate(plan):
+        if progress:
+            progress(done, len(plan), f"{implementation.name} {dtype} {case.case.name}")
+        results += _check_unit(backend, implementation, device, case, dtype, precision)
+    if progress:
+        progress(len(plan), len(plan), "done")
+    if no_picture:
+        checked = {implementation.name: implementation for _, implementation, *_ in plan}
+        results += [_row(each, probe="photograph", verdict="skip", message=no_picture) for each in checked.values()]
+    return CheckReport(results, describe_environment(list(dict.fromkeys(backend for backend, _ in rows))))
+
+
+class _ProbedCase:
+    """A case with its probes, made once for each dtype and shared by all implementations."""
+
+    def __init__(self, case: Case, dtypes: list[str], seed: int, pixels: NDArray[Any] | None = None) -> None:
+        self.case, self.dtypes, self.seed, self.pixels = case, dtypes, seed, pixels
+        self._cache: dict[str, list[Probe]] = {}
+
+    def probes(self, dtype: str) -> list[Probe]:
+        if dtype not in self._cache:
+            if self.pixels is None:
+                self._cache[dtype] = standard_probes(self.case.spec, self.case.batch, dtype, self.seed)
+            else:
+                self._cache[dtype] = [photograph(self.case.spec, self.pixels, dtype, self.seed)]
+        return self._cache[dtype]
+
+
+def _row(implementation: Implementation, **fields: Any) -> CheckResult:
+    return CheckResult(implementation.name, implementation.backend, implementation.formulation, implementation.mode, **fields)
+
+
+_Unit = tuple[Backend, Implementation, str, _ProbedCase, str]
+
+
+def _plan(
+    rows: list[tuple[Backend, Implementation]], devices: list[str] | None, cases: list[_ProbedCase], every_case: bool
+) -> tuple[list[_Unit], list[CheckResult]]:
+    """Lay out what can run, and give a skip with its reason for what cannot."""
+    plan: list[_Unit] = []
+    skipped = []
+    for backend, implementation in rows:
+        reason = backend.missing() or backend.unavailable(implementation)
+        if reason:
+            skipped.append(_row(implementation, verdict="skip", message=reason))
+            continue
+        present = backend.devices()
+        for device in devices or present:
+            if device not in present:
+                message = f"{backend.name} has no device {device!r} here, only {', '.join(present)}"
+                skipped.append(_row(implementation, device=device, verdict="skip", message=message))
+                continue
+            own_cases = cases if every_case or not implementation.costly_compile else cases[:1]
+            if len(own_cases) < len(cases):
+                message = f"takes seconds to compile for each shape, so only {cases[0].case.name} is checked: --every-case for all"
+                skipped.append(_row(implementation, device=device, verdict="skip", message=message))
+            for case in own_cases:
+                plan += [(backend, implementation, device, case, dtype) for dtype in case.dtypes if dtype in implementation.dtypes]
+    return plan, skipped
+
+
+def _check_unit(
+    backend: Backend, implementation: Implementation, device: str, case: _ProbedCase, dtype: str, precision: Precision
+) -> list[CheckResult]:
+    """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a result too."""
+    place: dict[str, Any] = dict(device=device, dtype=dtype, precision=precision, case=case.case.name)
+    results: list[CheckResult] = []
+    probe: Probe | None = None
+    try:
+        with backend.precision(precision):
+            loaded: LoadedEmbedding | None = None
+            for probe in case.probes(dtype):
+                if loaded is None:
+                    loaded = backend.load(implementation, probe.weights, case.case.spec, dtype, device)
+                else:
+                    loaded.assign(probe.weights)
+                outputs = observe(loaded, probe)
+                for direction in probe.directions:
+                    judged = judge(probe, direction, outputs[direction], implementation.arithmetic(dtype))
+                    results.append(
+                        _row(implementation, **place, probe=probe.name, direction=direction, **dataclasses.asdict(judged))
+                    )
+    except Exception as error:
+        name = probe.name if probe else None
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        results.append(_row(implementation, **place, probe=name, verdict="error", message=f"{type(error).__name__}: {first_line}"))
+    return results
+
+
+def observe(loaded: LoadedEmbedding, probe: Probe) -> dict[Direction, NDArray[Any]]:
+    """Run a loaded implementation on a probe: tokens, and gradients where the probe asks for them, in canonical layout."""
+    outputs: dict[Direction, NDArray[Any]] = {"forward": loaded.tokens(probe.images)}
+    if probe.gradients:
+        found = loaded.gradients(probe.images, probe.grad_tokens)
+        outputs.update(zip(DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True))
+    return outputs
+
+
+def picture_case(pixels: NDArray[Any], name: str, remainder: Remainder) -> Case:
+    """The case that a picture of shape `(H, W)` or `(H, W, C)` makes: ViT-B/16 at the picture's own size.
+
+    Raises:
+        PatchParityError: a picture that does not divide, under `remainder="error"`.
+    """
+    height, width, channels = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
+    try:
+        spec = PatchEmbedSpec((height, width), PHOTOGRAPH_PATCH, channels, PHOTOGRAPH_WIDTH, remainder=remainder)
+    except PatchParityError as error:
+        raise PatchParityError(f"image {name} of shape {pixels.shape}: {error}") from None
+    return Case(name, spec, 1)
+
+
+def _picture(image: str | os.PathLike[str] | NDArray[Any] | None) -> tuple[tuple[NDArray[Any], str] | None, str]:
+    """Return pixels and a name, or None and why there are none."""
+    if isinstance(image, np.ndarray):
+        return (_checked_pixels(image, "array"), "photograph"), ""
+    if image is not None:
+        return (_checked_pixels(read_image(Path(image)), str(image)), f"photograph:{Path(image).name}"), ""
+    try:
+        from skimage import data
+    except ImportError:
+        return None, "scikit-image is not installed, and no --image was given: pip install 'patchparity[images]'"
+    pixels = data.coffee()
+    height, width = (size // PHOTOGRAPH_PATCH * PHOTOGRAPH_PATCH for size in pixels.shape[:2])
+    return (pixels[:height, :width], "photograph:coffee"), ""
+
+
+def _checked_pixels(pixels: NDArray[Any], name: str) -> NDArray[Any]:
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise PatchParityError(f"image {name} of shape {pixels.shape}: expected (H, W) or (H, W, C) with 1, 3 or 4 channels")
+    if not (np.issubdtype(pixels.dtype, np.integer) or np.issubdtype(pixels.dtype, np.floating)):
+        raise PatchParityError(f"image {name} of dtype {pixels.dtype}: expected integers or floats")
+    if not np.isfinite(pixels).all():
+        raise PatchParityError(f"image {name} of shape {pixels.shape} holds {int((~np.isfinite(pixels)).sum())} NaN or infinite values")
+    return pixels
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Read a picture: `.npy` as it is, anything else through Pillow; shape `(H, W)` or `(H, W, C)`.
+
+    Raises:
+        PatchParityError: a file that is absent or no picture, or Pillow missing.
+    """
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        from PIL import Image
+    except ImportError:
+        raise PatchParityError(f"reading {path} needs Pillow: pip install 'patchparity[images]'") from None
+    except (OSError, ValueError) as error:
+        raise PatchParityError(f"cannot read image {path}: {error}") from None
+    try:
+        with Image.open(path) as picture:
+            converted = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
+            return np.asarray(converted)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise PatchParityError(f"cannot read image {path}: {error}") from None
+
+
+def load_check(path: Path) -> dict[str, Any]:
+    """Read `check.json`.
+
+    Raises:
+        PatchParityError: a file that cannot be read, or of another schema.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        if content.get("schema") == SCHEMA:
+            return cast(dict[str, Any], content)
+    raise PatchParityError(f"{path} is no {SCHEMA} file")

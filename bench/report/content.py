@@ -1,0 +1,332 @@
+"""What the report says: tables and curves, from the record alone. How it looks is `render.py`'s concern."""
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..cases import named_case
+from ..statistics import paired_ratio
+
+CSV_FIELDS = (
+    "case",
+    "implementation",
+    "backend",
+    "formulation",
+    "mode",
+    "role",
+    "operation",
+    "device",
+    "dtype",
+    "precision",
+    "threads_requested",
+    "threads_observed",
+    "cache",
+    "median_seconds",
+    "q1_seconds",
+    "q3_seconds",
+    "rounds",
+    "gflops",
+    "gigabytes_per_second",
+    "gemm_fraction",
+    "own_gemm_fraction",
+    "roof_fraction",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "verdict",
+    "bound_ratio",
+    "effective_bits",
+    "first_call_seconds",
+    "load_seconds",
+    "transfer_seconds",
+    "peak_memory_bytes",
+)
+"""Columns of `report.csv`; the values are those of `bench.json`."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: texts, ready to show. `numeric` tells which columns are aligned right; `marks` colors a row by its verdict."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    numeric: frozenset[int] = frozenset()
+    marks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Median seconds of one implementation over batch or image size."""
+
+    name: str
+    x: list[int]
+    seconds: list[float]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Curves over one variable."""
+
+    title: str
+    x_title: str
+    curves: list[Curve]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The whole report."""
+
+    summary: list[tuple[str, str]]
+    tables: list[Table]
+    figures: list[Figure]
+    csv_rows: list[dict[str, Any]]
+
+
+def build_content(bench: dict[str, Any], check: dict[str, Any] | None) -> Content:
+    """Say everything that `bench.json` and, if there is one, `check.json` hold."""
+    entries = sorted(bench["benchmarks"], key=lambda entry: _order(entry["extra_info"]))
+    tables = [] if check is None else _check_tables(check)
+    tables += [_conv_against_linear(entries), *_time_tables(entries), _left_out(bench)]
+    return Content(
+        summary=_summary(bench, check, entries),
+        tables=[table for table in tables if table.rows],
+        figures=[figure for figure in _figures(entries) if figure.curves],
+        csv_rows=[_csv_row(entry) for entry in entries],
+    )
+
+
+_ROLES = ("implementation", "peer", "aa", "ceiling")
+
+
+def _order(info: dict[str, Any]) -> tuple[Any, ...]:
+    case = named_case(info["case"])
+    family = info["case"].rsplit("-", 2)[0]
+    return family, case.spec.image_size, case.batch, info["threads_requested"], info["dtype"], _ROLES.index(info["role"])
+
+
+def _summary(bench: dict[str, Any], check: dict[str, Any] | None, entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    environment = bench["environment"]
+    versions = {name: version for name, version in environment["versions"].items() if version != "not installed"}
+    noise = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
+    lines = []
+    if check is not None:
+        lines.append(("Correctness", ", ".join(f"{count} {verdict}" for verdict, count in check["summary"].items())))
+    wrong = sum(entry["extra_info"]["verdict"] == "fail" for entry in entries) + len(bench["failures"])
+    lines.append(("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped"))
+    if noise:
+        spread = max(abs(info["ratio"] - 1) for info in noise)
+        lines.append(
+            (
+                "Noise floor",
+                f"the same code in two processes differed by up to {100 * spread:.1f}% (A/A rows); smaller differences mean nothing here",
+            )
+        )
+    lines += [
+        ("Machine", f"{environment['processor']}, {environment['cores']} cores, {_gigabytes(environment['memory_bytes'])}"),
+        ("GPU", ", ".join(environment["gpus"]) or "none"),
+        ("BLAS of NumPy", environment["blas"]),
+        ("Software", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Python", f"{environment['python']} on {environment['platform']}"),
+        ("Measured", f"{bench['datetime'][:16].replace('T', ' ')} UTC, preset {bench['options']['preset']}, seed {bench['options']['seed']}"),
+    ]
+    return lines
+
+
+def _gigabytes(size: int | str) -> str:
+    return f"{size / 2**30:.0f} GiB" if isinstance(size, int) else f"memory {size}"
+
+
+def _check_tables(check: dict[str, Any]) -> list[Table]:
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for result in check["results"]:
+        if result["dtype"] and result["verdict"] != "skip":
+            groups[result["implementation"], result["device"], result["dtype"]].append(result)
+    rows, marks = [], []
+    for key, results in groups.items():
+        wrong = sum(result["verdict"] in ("fail", "error") for result in results)
+        ratios = [result["bound_ratio"] for result in results if result["bound_ratio"] is not None]
+        bits = [result["effective_bits"] for result in results if result["effective_bits"] is not None]
+        marks.append("fail" if wrong else "pass")
+        passed = sum(result["verdict"] == "pass" for result in results)
+        rows.append((*key, marks[-1], f"{passed} of {len(results)}", _number(max(ratios, default=None)), _number(min(bits, default=None), ".1f")))
+    verdicts = Table(
+        "Is it right?",
+        "Every implementation against the NumPy reference: exact probes, random ones, a photograph; forward and gradients. The worst "
+        "error is given as a fraction of its bound (above 1 fails); effective bits tell the precision that was delivered.",
+        ("implementation", "device", "dtype", "verdict", "passed", "worst error / bound", "effective bits"),
+        rows,
+        frozenset({4, 5, 6}),
+        marks,
+    )
+    told = [result for result in check["results"] if result["verdict"] in ("fail", "error", "known")]
+    places = [" ".join(filter(None, (result["dtype"], result["case"], result["probe"], result["direction"]))) for result in told]
+    wrong_rows = [(r["implementation"], place, r["verdict"], r["message"]) for r, place in zip(told, places, strict=True)]
+    skipped = {(result["implementation"], result["message"]) for result in check["results"] if result["verdict"] == "skip"}
+    return [
+        verdicts,
+        Table("What is wrong", "", ("implementation", "where", "verdict", "message"), wrong_rows, marks=["fail"] * len(wrong_rows)),
+        Table("Not checked", "", ("implementation", "why"), sorted(skipped), marks=["skip"] * len(skipped)),
+    ]
+
+
+def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
+    blocks: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        info = entry["extra_info"]
+        blocks[info["case"], info["dtype"], info["threads_requested"]].append(entry)
+    tables = []
+    for (name, dtype, threads), members in blocks.items():
+        case = named_case(name)
+        spec = case.spec
+        members.sort(key=lambda entry: (_ROLES.index(entry["extra_info"]["role"]), entry["stats"]["median"]))
+        tables.append(
+            Table(
+                f"{name}, {dtype}, {threads} thread{'s' if threads > 1 else ''}",
+                f"Images {case.batch}×{spec.in_channels}×{'×'.join(map(str, spec.image_size))}, patch {'×'.join(map(str, spec.patch_size))}, "
+                f"stride {'×'.join(map(str, spec.stride))}: {spec.num_patches} tokens of {spec.embed_dim}, "
+                f"{spec.flops(case.batch) / 1e9:.2f} GFLOP.",
+                (
+                    "implementation",
+                    "device",
+                    "role",
+                    "median ms",
+                    "quartiles",
+                    "GFLOP/s",
+                    "GB/s",
+                    "of fastest GEMM",
+                    "of own GEMM",
+                    "time / reference [95%]",
+                    "threads",
+                    "error / bound",
+                    "bits",
+                    "first call ms",
+                ),
+                [_time_row(entry) for entry in members],
+                frozenset(range(3, 14)),
+                [entry["extra_info"]["role"] for entry in members],
+            )
+        )
+    return tables
+
+
+def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
+    info, stats = entry["extra_info"], entry["stats"]
+    interval = info["ratio_interval"]
+    ratio = "" if info["ratio"] is None else f"{info['ratio']:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    asked, seen = info["threads_requested"], info["threads_observed"]
+    return (
+        info["implementation"],
+        info["device"],
+        info["role"],
+        _milliseconds(stats["median"]),
+        f"{_milliseconds(stats['q1'])} to {_milliseconds(stats['q3'])}",
+        f"{info['gflops']:.1f}",
+        f"{info['gigabytes_per_second']:.2f}",
+        _percent(info["gemm_fraction"]),
+        _percent(info["own_gemm_fraction"]),
+        ratio,
+        str(seen) if seen == asked else f"{seen} of {asked}",
+        _number(info["bound_ratio"]),
+        _number(info["effective_bits"], ".1f"),
+        "" if info["first_call_seconds"] is None else _milliseconds(info["first_call_seconds"]),
+    )
+
+
+def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Paired time ratio of every convolution to the linear formulation of the same backend, mode and block; above 1: linear wins."""
+    linear = {}
+    for entry in entries:
+        info = entry["extra_info"]
+        if info["formulation"] == "linear" and info["role"] == "implementation":
+            linear[_pair_key(info)] = entry
+    found = []
+    for entry in entries:
+        info = entry["extra_info"]
+        partner = linear.get(_pair_key(info))
+        if not (info["formulation"] or "").endswith("conv2d") or info["role"] != "implementation" or partner is None:
+            continue
+        own, other = entry["stats"]["data"], partner["stats"]["data"]
+        if len(own) == len(other):
+            ratio, (low, high) = paired_ratio(own, other)
+            found.append({**info, "conv_over_linear": ratio, "low": low, "high": high})
+    return found
+
+
+def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(info[name] for name in ("backend", "mode", "case", "device", "dtype", "threads_requested", "cache"))
+
+
+def _conv_against_linear(entries: list[dict[str, Any]]) -> Table:
+    rows, marks = [], []
+    for info in conv_against_linear(entries):
+        if info["low"] > 1:
+            says = "linear is faster"
+        elif info["high"] < 1:
+            says = "convolution is faster"
+        else:
+            says = "no difference seen"
+        marks.append({"l": "linear", "c": "conv"}.get(says[0], ""))
+        name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}"
+        interval = f"{info['conv_over_linear']:.2f} [{info['low']:.2f}, {info['high']:.2f}]"
+        rows.append((info["case"], info["device"], str(info["threads_requested"]), name, interval, says))
+    return Table(
+        "Convolution or linear?",
+        "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
+        "95% bootstrap interval. Differences below the noise floor above mean nothing.",
+        ("case", "device", "threads", "framework", "conv / linear [95%]", ""),
+        rows,
+        frozenset({2, 4}),
+        marks,
+    )
+
+
+def _figures(entries: list[dict[str, Any]]) -> list[Figure]:
+    """Time over batch and over image size, for each family of cases that varies in one of them alone."""
+    sweeps: dict[tuple[Any, ...], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for entry in entries:
+        info = entry["extra_info"]
+        if info["role"] not in ("implementation", "peer"):
+            continue
+        case = named_case(info["case"])
+        model, size = info["case"].rsplit("-", 2)[:2]
+        place = (info["dtype"], info["threads_requested"])
+        label = info["implementation"] + (f" {info['device']}" if info["device"] != "cpu" else "")
+        median = statistics.median(entry["stats"]["data"])
+        sweeps["batch", f"{model} at {size}", *place][label][case.batch] = median
+        sweeps["image size", f"{model}, batch {case.batch}", *place][label][case.spec.image_size[0]] = median
+    figures = []
+    for (variable, what, dtype, threads), curves in sweeps.items():
+        lines = [Curve(name, sorted(points), [points[x] for x in sorted(points)]) for name, points in curves.items() if len(points) > 1]
+        figures.append(Figure(f"{what}: time over {variable}, {dtype}, {threads} thread{'s' if threads > 1 else ''}", variable, lines))
+    return figures
+
+
+def _left_out(bench: dict[str, Any]) -> Table:
+    rows, marks = [], []
+    for outcome in bench["failures"] + bench["skipped"]:
+        marks.append("skip" if outcome["status"] == "skip" else "fail")
+        rows.append((outcome["implementation"], f"{outcome['case']} on {outcome['device']}", outcome["status"], outcome["message"]))
+    return Table("Not timed", "A time is only given beside a verdict.", ("implementation", "case", "status", "why"), rows, marks=marks)
+
+
+def _csv_row(entry: dict[str, Any]) -> dict[str, Any]:
+    stats, info = entry["stats"], dict(entry["extra_info"])
+    low, high = info["ratio_interval"] or (None, None)
+    info.update(ratio_low=low, ratio_high=high, rounds=stats["rounds"])
+    info.update(median_seconds=stats["median"], q1_seconds=stats["q1"], q3_seconds=stats["q3"])
+    return {name: info.get(name) for name in CSV_FIELDS}
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.0f}%"
+
+
+def _number(value: float | None, form: str = ".2g") -> str:
+    return "" if value is None else format(value, form)

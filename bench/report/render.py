@@ -1,0 +1,102 @@
+"""How the report looks: one self-contained HTML page, Markdown and CSV, from the record alone."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from ...reference.errors import PatchParityError
+from ..conformance import load_check
+from ..results import write_text
+from ..session import load_bench
+from .content import CSV_FIELDS, Content, Figure, Table, build_content
+
+
+def render_report(folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and, if there is one, `check.json`.
+
+    The page opens from disk without a network: scripts, styles and data are inside it.
+
+    Returns:
+        The three files.
+
+    Raises:
+        PatchParityError: no record in the folder, a damaged one, a folder that cannot be written, plotly or jinja2 missing.
+    """
+    source = Path(folder)
+    check_path = source / "check.json"
+    content = build_content(load_bench(source), load_check(check_path) if check_path.exists() else None)
+    pages = {"report.html": to_html(content), "report.md": to_markdown(content), "report.csv": to_csv(content)}
+    for name, text in pages.items():
+        write_text(source / name, text)
+    return [source / name for name in pages]
+
+
+def to_html(content: Content) -> str:
+    """Render the page through `template.html`."""
+    try:
+        import jinja2
+        import plotly.io
+    except ImportError as error:
+        raise PatchParityError(f"the report needs {error.name}: pip install 'patchparity[report]'") from None
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined)
+    options: dict[str, Any] = {"full_html": False, "config": {"displaylogo": False, "responsive": True}}
+    figures = [
+        plotly.io.to_html(_figure(figure), include_plotlyjs=number == 0, default_height="460px", **options)
+        for number, figure in enumerate(content.figures)
+    ]
+    return environment.get_template("template.html").render(content=content, figures=figures)
+
+
+def _figure(figure: Figure) -> Any:
+    import plotly.graph_objects
+
+    dashes = ("solid", "dash", "dot", "dashdot", "longdash")
+    backends = list(dict.fromkeys(curve.name.split(":")[0] for curve in figure.curves))
+    seen: dict[str, int] = {}
+    # Okabe and Ito's palette, which readers with any color vision can tell apart: a color for a framework, a dash for a formulation.
+    palette = ("#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+    lines = []
+    for curve in figure.curves:
+        backend = curve.name.split(":")[0]
+        seen[backend] = seen.get(backend, -1) + 1
+        line = {"color": palette[backends.index(backend) % len(palette)], "dash": dashes[seen[backend] % len(dashes)]}
+        lines.append(
+            plotly.graph_objects.Scatter(x=curve.x, y=[1e3 * s for s in curve.seconds], name=curve.name, mode="lines+markers", line=line)
+        )
+    drawn = plotly.graph_objects.Figure(lines)
+    drawn.update_layout(title=figure.title, template="plotly_white", margin={"l": 60, "r": 20, "t": 50, "b": 50}, hovermode="closest")
+    ticks = sorted({x for curve in figure.curves for x in curve.x})
+    drawn.update_xaxes(title=figure.x_title, type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
+    drawn.update_yaxes(title="median, ms", type="log", dtick="D2", exponentformat="none")
+    return drawn
+
+
+def to_markdown(content: Content) -> str:
+    """Render the same tables as Markdown."""
+    lines = ["# patchparity report", ""]
+    lines += [f"* **{name}:** {text}" for name, text in content.summary]
+    for table in content.tables:
+        lines += ["", f"## {table.title}", ""]
+        if table.note:
+            lines += [table.note, ""]
+        lines += _markdown_table(table)
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(table: Table) -> list[str]:
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = "|" + "|".join("---:" if column in table.numeric else "---" for column in range(len(table.columns))) + "|"
+    return [line(table.columns), rule, *map(line, table.rows)]
+
+
+def to_csv(content: Content) -> str:
+    """Render one line a row, the columns those of `CSV_FIELDS`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(content.csv_rows)
+    return text.getvalue()

@@ -1,0 +1,124 @@
+"""The record: append-only samples and rows, and JSON written in one step."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..reference.errors import PatchParityError
+
+
+def plain(value: Any) -> Any:
+    """Return a value with infinities and NaN as None: JSON has neither, and a parser must not choke on them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file in one step: a reader sees the old content or the new, never half of it.
+
+    Raises:
+        PatchParityError: a file that cannot be written.
+    """
+    write_text(path, json.dumps(plain(content), indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step.
+
+    Raises:
+        PatchParityError: a file that cannot be written.
+    """
+    draft = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8") as file:
+            draft = file.name
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(draft, 0o666 & ~umask)  # a temporary file is private; a report is not
+        os.replace(draft, path)
+    except OSError as error:
+        if draft and os.path.exists(draft):
+            os.unlink(draft)
+        raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def output_folder(path: str | os.PathLike[str]) -> Path:
+    """Make an output folder, or raise PatchParityError where it cannot be made or written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PatchParityError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
+    return folder
+
+
+class Record:
+    """A folder's record: `samples.jsonl`, a line for each sample, and `rows.jsonl`, a line for each finished row.
+
+    Both are only ever appended to. A case counts as measured once its rows are there; samples of an interrupted attempt stay in the
+    file and are told apart by their `attempt`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.samples_path = folder / "samples.jsonl"
+        self.rows_path = folder / "rows.jsonl"
+
+    def clear(self) -> None:
+        """Begin anew."""
+        for path in (self.samples_path, self.rows_path):
+            path.unlink(missing_ok=True)
+
+    def append_samples(self, samples: list[dict[str, Any]]) -> None:
+        """Append samples; on return they are with the operating system, so that a killed process loses none."""
+        self._append(self.samples_path, samples)
+
+    def append_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Append finished rows."""
+        self._append(self.rows_path, rows)
+
+    @staticmethod
+    def _append(path: Path, lines: list[dict[str, Any]]) -> None:
+        with path.open("a+b") as file:
+            content_end = file.seek(0, os.SEEK_END)
+            if content_end:
+                file.seek(content_end - 1)
+                if file.read(1) != b"\n":  # a line that a kill cut short: without this the next one would be glued to it
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write("".join(json.dumps(plain(line)) + "\n" for line in lines).encode())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the finished rows."""
+        return list(_lines(self.rows_path))
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Go through all samples, those of interrupted attempts among them."""
+        return _lines(self.samples_path)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a JSON-lines file; a last line cut short by a kill is left out, a broken one elsewhere is an error."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                return
+            raise PatchParityError(f"{path}, line {number}, is no JSON: the record is damaged there") from None

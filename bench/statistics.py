@@ -1,0 +1,37 @@
+"""Medians and bootstrap intervals of paired samples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 2000
+"""Bootstrap resamples. The ends of a 95% interval are the 50th values from either end of 2000: their own standard error is about a
+seventh of the distance between the 93% and 97% ends, too small to show in three digits."""
+
+CONFIDENCE = 0.95
+
+
+def paired_ratio(seconds: Sequence[float], reference: Sequence[float], seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Ratio of two rows measured in the same rounds: the median over rounds of seconds/reference, and its 95% bootstrap interval.
+
+    Both calls of a round share the machine's state of that moment, so dividing inside the round takes drift out of the ratio.
+
+    Args:
+        seconds, reference: one sample a round, in the order of the rounds.
+        seed: of the resampling.
+
+    Returns:
+        The ratio (above 1: slower than the reference) and the interval's ends (percentile bootstrap over rounds: Efron &
+        Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
+
+    Raises:
+        ValueError: sequences of different length, or empty ones.
+    """
+    if len(seconds) != len(reference) or not len(seconds):
+        raise ValueError(f"{len(seconds)} and {len(reference)} samples: expected as many of one as of the other, and at least one")
+    ratios = np.asarray(seconds, np.float64) / np.asarray(reference, np.float64)
+    picks = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+    medians = np.median(ratios[picks], axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(medians, (tail, 1 - tail))
+    return float(np.median(ratios)), (float(low), float(high))

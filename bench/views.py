@@ -1,0 +1,88 @@
+"""What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
+
+import statistics
+from typing import Any
+
+import numpy as np
+
+from .cases import Case
+from .statistics import paired_ratio
+
+
+def extra_information(
+    outcome: dict[str, Any], block: list[dict[str, Any]], seconds: dict[str, list[float]], case: Case
+) -> dict[str, Any]:
+    """Return `extra_info` of a measured row: its outcome, and what follows from its samples and those of its block.
+
+    Args:
+        outcome: the row, as in `rows.jsonl`.
+        block: all rows of its interleave.
+        seconds: samples of the block's measured rows, by row, in the order of the rounds.
+        case: the sizes.
+
+    Returns:
+        The fields of the README's table; None where one does not apply or is not measured.
+    """
+    own = seconds[outcome["row"]]
+    median = statistics.median(own)
+    backend, *rest = outcome["implementation"].split(":")
+    formulation, mode = (*rest, None)[:2]
+    work = _work(outcome, case)
+    gemms = [row for row in block if row["operation"] == "gemm" and row["row"] in seconds and row["device"] == outcome["device"]]
+    fastest = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
+    own_gemm = next((row for row in gemms if row["backend"] == backend), None)
+    reference = next((row for row in block if row["role"] == "aa"), None)
+    reference_row = None if reference is None else next(
+        (row for row in block if row["implementation"] == reference["implementation"] and row["role"] == "implementation"), None
+    )
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    if reference_row is not None and len(seconds.get(reference_row["row"], [])) == len(own):
+        ratio, interval = paired_ratio(own, seconds[reference_row["row"]])
+    return {
+        "implementation": outcome["implementation"],
+        "backend": backend,
+        "formulation": formulation,
+        "mode": mode,
+        "case": outcome["case"],
+        "batch": case.batch,
+        "device": outcome["device"],
+        "dtype": outcome["dtype"],
+        "precision": outcome["precision"],
+        "threads_requested": outcome["threads_requested"],
+        "threads_observed": outcome.get("threads_observed"),
+        "cores_busy": outcome.get("cores_busy"),
+        "gflops": work["flops"] / median / 1e9,
+        "gigabytes_per_second": work["bytes"] / median / 1e9,
+        "gemm_fraction": _fraction(fastest, own, seconds),
+        "own_gemm_fraction": _fraction(own_gemm, own, seconds),
+        "verdict": outcome.get("verdict"),
+        "bound_ratio": outcome.get("bound_ratio"),
+        "effective_bits": outcome.get("effective_bits"),
+        "operation": outcome["operation"],
+        "cache": outcome["cache"],
+        "roof_fraction": None,
+        "peak_memory_bytes": None,
+        "ratio": ratio,
+        "ratio_interval": None if interval is None else list(interval),
+        "role": outcome["role"],
+        "load_seconds": outcome.get("load_seconds"),
+        "transfer_seconds": outcome.get("transfer_seconds"),
+        "first_call_seconds": outcome.get("first_call_seconds"),
+    }
+
+
+def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, list[float]]) -> float | None:
+    """Median over rounds of the GEMM's seconds over the row's: 1 where the row is as fast as the bare matrix product."""
+    if gemm is None or len(seconds[gemm["row"]]) != len(own):
+        return None
+    return float(np.median(np.asarray(seconds[gemm["row"]]) / np.asarray(own)))
+
+
+def _work(outcome: dict[str, Any], case: Case) -> dict[str, int]:
+    """Operations and least bytes of a row: of the projection, or of the bare matrix product of its shape."""
+    spec, itemsize = case.spec, np.dtype(outcome["dtype"]).itemsize
+    if outcome["operation"] != "gemm":
+        return {"flops": spec.flops(case.batch), "bytes": spec.minimum_bytes(case.batch, itemsize)}
+    rows, depth, columns = case.batch * spec.num_patches, spec.patch_values, spec.embed_dim
+    return {"flops": 2 * rows * depth * columns, "bytes": itemsize * (rows * depth + depth * columns + rows * columns)}

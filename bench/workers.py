@@ -1,0 +1,239 @@
+"""One process for each (backend, device, threads, precision), and what is said to it; the only file that knows execnet.
+
+The environment stands before the worker's interpreter starts: a framework reads it when it is loaded, the allocator before that.
+Workers run and time; they do not judge. A worker that dies or hangs raises `WorkerLost` here and costs its own rows.
+"""
+
+import gc
+import math
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import SPIN_FREE_ENVIRONMENT, Computation, LoadedEmbedding, check_precision, get_backend
+from ..reference.probes import Probe, random_normal
+from ..reference.spec import PatchEmbedSpec
+
+START_SECONDS = 300.0
+"""Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs more."""
+
+CALL_SECONDS = 600.0
+"""Time for one request: `torch.compile` takes up to 30 s for the first graph, a request that takes longer than ten minutes hangs."""
+
+CORE_SLACK = 0.1
+"""Cores above a whole number that do not count as one more thread. TensorFlow keeps a helper thread busy at 0.05 of a core; a second
+thread of a matrix product adds 0.5 and more."""
+
+
+class WorkerLost(Exception):
+    """A worker died, hung, or could not be started; the message says which and how."""
+
+
+class WorkerError(Exception):
+    """A worker lives and could not do one request; the message is the framework's own."""
+
+
+@dataclass(frozen=True)
+class WorkerKey:
+    """What a worker is for. `copy` tells the second process of an A/A pair from the first."""
+
+    backend: str
+    device: str
+    threads: int
+    precision: str
+    copy: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.backend} on {self.device}, {self.threads} thread(s)" + (f", copy {self.copy}" if self.copy else "")
+
+
+class Worker:
+    """The parent's side of one worker process."""
+
+    def __init__(self, key: WorkerKey, python: str = sys.executable) -> None:
+        import execnet
+
+        self.key = key
+        self.environment = {**SPIN_FREE_ENVIRONMENT, **get_backend(key.backend).environment(key.threads)}
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
+        try:
+            self._gateway = execnet.makegateway(f"popen//python=env {settings} {shlex.quote(python)}")
+            self._channel = self._gateway.remote_exec("from patchparity.bench.workers import serve\nserve(channel)")
+        except Exception as error:
+            raise WorkerLost(f"the worker for {key} could not be started: {error}") from error
+        self.lost: str | None = None
+
+    def start(self) -> dict[str, Any]:
+        """Import the framework; return `versions`, `pid` and the `unavailable` reason of the device, if any."""
+        key = self.key
+        return self.request("start", START_SECONDS, backend=key.backend, device=key.device, precision=key.precision)
+
+    def request(self, action: str, timeout: float = CALL_SECONDS, **arguments: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer.
+
+        Raises:
+            WorkerLost: the process died or did not answer in time; it is killed, and every later request says the same.
+            WorkerError: the request failed; the worker goes on.
+        """
+        if self.lost:
+            raise WorkerLost(self.lost)
+        try:
+            self._channel.send((action, arguments))
+            answer: dict[str, Any] = self._channel.receive(timeout)
+        except self._channel.TimeoutError:
+            self.lost = f"the worker for {self.key} did not answer {action!r} within {timeout:.0f} s and was ended"
+        except (EOFError, OSError, self._channel.RemoteError) as error:
+            detail = str(error).strip().splitlines()[-1:] or [""]
+            self.lost = f"the worker for {self.key} died during {action!r} {detail[0]}".rstrip()
+        if self.lost:
+            self.end()
+            raise WorkerLost(self.lost)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def end(self) -> None:
+        """End the process, if need be by force."""
+        process = getattr(self._gateway._io, "popen", None)
+        if self.lost is None:
+            try:
+                self._channel.send(None)
+                self._gateway.exit()
+            except OSError:
+                pass
+        if process is not None:
+            try:
+                process.wait(5)
+            except Exception:
+                process.kill()
+                process.wait()
+
+
+def timing_probe(spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, zero_bias: bool = False) -> Probe:
+    """The problem that is timed, and judged: random data, forward. Parent and worker make the same from the seed."""
+    probe = random_normal(spec, batch, dtype, seed, zero_bias=zero_bias)
+    return Probe(probe.name, spec, probe.images, probe.weights, probe.grad_tokens, probe.gate, (), probe.fingerprint)
+
+
+class _Loaded:
+    """Something to time in a worker: a computation, its placed inputs, and the wall and CPU time that its samples took."""
+
+    def __init__(self, computation: Computation, inputs: Any, repeat: int) -> None:
+        self.computation, self.inputs, self.repeat = computation, inputs, repeat
+        self.wall_seconds = 0.0
+        self.cpu_seconds = 0.0
+
+
+SHORTEST_SAMPLE_SECONDS = 1e-4
+"""A sample repeats its call until it lasts at least this long: the clock resolves 50 ns and reading it costs as much, 0.1%."""
+
+
+class _Server:
+    """The worker's side: one method for each request, plain data in and out."""
+
+    def start(self, backend: str, device: str, precision: str) -> dict[str, Any]:
+        self.backend, self.device = get_backend(backend), device
+        check_precision(precision)
+        devices = self.backend.devices()
+        self.loaded: dict[str, _Loaded] = {}
+        reason = None if device in devices else f"{backend} has no device {device!r} here, only {', '.join(devices)}"
+        if reason is None:
+            self.precision = self.backend.precision(precision)  # type: ignore[arg-type]
+            self.precision.__enter__()  # held for the life of the process
+        return {"versions": self.backend.versions(), "pid": os.getpid(), "unavailable": reason}
+
+    def load(self, row: str, implementation: str, spec: dict[str, Any], batch: int, dtype: str, seed: int) -> dict[str, Any]:
+        """Load an implementation, call it on the timed problem and on its twin without bias; the tokens go back to be judged."""
+        chosen = self.backend.implementation(implementation)
+        if reason := self.backend.unavailable(chosen):
+            return {"unavailable": reason}
+        sizes = PatchEmbedSpec.from_dict(spec)
+        probe, unbiased = (timing_probe(sizes, batch, dtype, seed, zero) for zero in (False, True))
+        started = time.perf_counter()
+        embedding = self.backend.load(chosen, unbiased.weights, sizes, dtype, self.device)
+        loaded_at = time.perf_counter()
+        inputs = embedding.place(unbiased.images)
+        placed_at = time.perf_counter()
+        fingerprint = self._first_tokens(embedding, inputs)
+        first_call = time.perf_counter() - placed_at
+        embedding.assign(probe.weights)
+        inputs = embedding.place(probe.images)
+        tokens = self._first_tokens(embedding, inputs)
+        self.loaded[row] = _Loaded(embedding, inputs, self._repeat(embedding, inputs))
+        return {
+            "tokens": _packed(tokens),
+            "fingerprint": _packed(fingerprint),
+            "load_seconds": loaded_at - started,
+            "transfer_seconds": placed_at - loaded_at,
+            "first_call_seconds": first_call,
+        }
+
+    @staticmethod
+    def _first_tokens(embedding: LoadedEmbedding, inputs: Any) -> NDArray[Any]:
+        return embedding.fetch(embedding.call(inputs))
+
+    def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str) -> dict[str, Any]:
+        """Load the plain matrix product of the same shape."""
+        product = self.backend.gemm(rows, depth, columns, dtype, self.device)
+        product.synchronize(product.call(None))
+        self.loaded[row] = _Loaded(product, None, self._repeat(product, None))
+        return {}
+
+    @staticmethod
+    def _repeat(computation: Computation, inputs: Any) -> int:
+        started = time.perf_counter()
+        computation.synchronize(computation.call(inputs))
+        return max(1, math.ceil(SHORTEST_SAMPLE_SECONDS / (time.perf_counter() - started)))
+
+    def visit(self, row: str) -> dict[str, Any]:
+        """One warm call, then one sample: seconds a call, synchronized."""
+        loaded = self.loaded[row]
+        call, synchronize, inputs = loaded.computation.call, loaded.computation.synchronize, loaded.inputs
+        synchronize(call(inputs))
+        gc.disable()
+        cpu_before, started = time.process_time(), time.perf_counter()
+        for _ in range(loaded.repeat):
+            synchronize(call(inputs))
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_before
+        gc.enable()
+        loaded.wall_seconds += seconds
+        loaded.cpu_seconds += cpu_seconds
+        return {"seconds": seconds / loaded.repeat, "cpu_seconds": cpu_seconds}
+
+    def finish(self, row: str) -> dict[str, Any]:
+        """Drop a row; return the cores that its samples kept busy, and the threads that takes: the cores, rounded up.
+
+        CPU time of all threads over wall time tells how many computed at once. Counting threads would not: JAX and TensorFlow hand
+        work to changing threads of several pools.
+        """
+        loaded = self.loaded.pop(row)
+        cores = loaded.cpu_seconds / loaded.wall_seconds
+        return {"cores_busy": cores, "threads_observed": max(1, math.ceil(cores - CORE_SLACK)), "repeat": loaded.repeat}
+
+
+def _packed(array: NDArray[Any]) -> tuple[bytes, tuple[int, ...], str]:
+    return np.ascontiguousarray(array).tobytes(), array.shape, array.dtype.name
+
+
+def unpacked(packed: tuple[bytes, tuple[int, ...], str]) -> NDArray[Any]:
+    """Return the array that a worker packed."""
+    content, shape, dtype = packed
+    return np.frombuffer(content, np.dtype(dtype)).reshape(shape)
+
+
+def serve(channel: Any) -> None:
+    """Answer requests until None comes; runs in the worker process."""
+    server = _Server()
+    while (request := channel.receive()) is not None:
+        action, arguments = request
+        try:
+            answer = getattr(server, action)(**arguments)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"}
+        channel.send(answer)
