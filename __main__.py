@@ -24,11 +24,16 @@ FINE, FAILED, MISUSED = 0, 1, 2
 
 BackendOption = Annotated[list[str] | None, typer.Option("--backend", help="Only this backend; may be repeated.")]
 ImplementationOption = Annotated[
-    list[str] | None, typer.Option("--implementation", help="Only this one (backend:formulation:mode, or its beginning); may be repeated.")
+    list[str] | None,
+    typer.Option("--implementation", help="Only this one (backend:formulation:mode, or its beginning); may be repeated."),
 ]
 DeviceOption = Annotated[list[str] | None, typer.Option("--device", help="cpu or cuda; may be repeated. Default: all there are.")]
-ImageOption = Annotated[Path | None, typer.Option("--image", help="A picture to check on; by default one that scikit-image ships.")]
-RemainderOption = Annotated[str, typer.Option("--remainder", help="A picture that does not divide by 16: error, floor, pad-end or same.")]
+ImageOption = Annotated[
+    Path | None, typer.Option("--image", help="A picture to check on; by default one that scikit-image ships.")
+]
+RemainderOption = Annotated[
+    str, typer.Option("--remainder", help="A picture that does not divide by 16: error, floor, pad-end or same.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results here.")]
 STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yellow", "known": "cyan"}
 
@@ -61,11 +66,15 @@ def backends_command() -> None:
 def check_command(
     backend: BackendOption = None,
     implementation: ImplementationOption = None,
-    dtype: Annotated[list[str] | None, typer.Option("--dtype", help="float32 or float64; may be repeated. Default: both.")] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", help="float32 or float64; may be repeated. Default: both.")
+    ] = None,
     device: DeviceOption = None,
     image: ImageOption = None,
     remainder: RemainderOption = "error",
-    every_case: Annotated[bool, typer.Option("--every-case", help="Compile torch.compile for every shape, not one alone.")] = False,
+    every_case: Annotated[
+        bool, typer.Option("--every-case", help="Compile torch.compile for every shape, not one alone.")
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Check every implementation against the NumPy reference; exit 1 if one is wrong."""
@@ -94,6 +103,7 @@ ThreadsOption = Annotated[str, typer.Option("--threads", help="CPU threads, one 
 CaseOption = Annotated[list[str] | None, typer.Option("--case", help="A named case instead of the preset's; may be repeated.")]
 RoundsOption = Annotated[int | None, typer.Option("--rounds", help="Samples a row, instead of the preset's.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
+LimitOption = Annotated[float, typer.Option("--call-seconds", help="End a worker that takes longer for one call.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Keep what the folder's record holds, and measure the rest.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the record and the report.")]
 
@@ -108,6 +118,7 @@ def bench_command(
     device: DeviceOption = None,
     rounds: RoundsOption = None,
     seed: SeedOption = 0,
+    call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
     out_folder: OutOption = Path("patchparity-bench"),
     json: JsonOption = None,
@@ -115,7 +126,9 @@ def bench_command(
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
     from .bench.session import benchmark
 
-    options = _bench_options(preset, threads, backend, implementation, case, device, rounds, seed, resume, out_folder)
+    options = _bench_options(
+        preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
+    )
     report = benchmark(options)
     if json:
         _copy(report.folder / "bench.json", json)
@@ -145,6 +158,7 @@ def run_command(
     device: DeviceOption = None,
     rounds: RoundsOption = None,
     seed: SeedOption = 0,
+    call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
     out_folder: OutOption = Path("report"),
 ) -> None:
@@ -152,7 +166,9 @@ def run_command(
     from .bench.progress import progress_bar
     from .bench.session import run
 
-    options = _bench_options(preset, threads, backend, implementation, case, device, rounds, seed, resume, out_folder)
+    options = _bench_options(
+        preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
+    )
     with progress_bar("check") as progress:
         report = run(options, image=image, remainder=_any(remainder), progress=progress)
     print_check(report.check)
@@ -171,6 +187,7 @@ def _bench_options(
     devices: list[str] | None,
     rounds: int | None,
     seed: int,
+    call_seconds: float,
     resume: bool,
     folder: Path,
 ) -> "BenchOptions":
@@ -186,6 +203,7 @@ def _bench_options(
         devices=tuple(devices or ()),
         rounds=rounds,
         seed=seed,
+        call_seconds=call_seconds,
         out=str(folder),
         resume=resume,
     )
@@ -226,7 +244,9 @@ def print_bench(report: "BenchReport") -> None:
     if best:
         out.print(table)
     for outcome in report.content["failures"]:
-        out.print(f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}: {escape(outcome['message'])}")
+        out.print(
+            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}: {escape(outcome['message'])}"
+        )
     for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
         out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
 
@@ -264,7 +284,9 @@ def print_check(report: "CheckReport") -> None:
         wrong = [result for result in results if result.verdict in ("fail", "error")]
         ratios = [result.bound_ratio for result in results if result.bound_ratio is not None]
         bits = [result.effective_bits for result in results if result.effective_bits is not None]
-        verdict = f"[{STYLES['fail']}]fail {len(wrong)}/{len(results)}[/]" if wrong else f"[{STYLES['pass']}]pass {len(results)}[/]"
+        verdict = (
+            f"[{STYLES['fail']}]fail {len(wrong)}/{len(results)}[/]" if wrong else f"[{STYLES['pass']}]pass {len(results)}[/]"
+        )
         worst, fewest = f"{max(ratios):.2g}" if ratios else "", f"{min(bits):.1f}" if bits else ""
         table.add_row(name, device, dtype, verdict, worst, "exact" if fewest == "inf" else fewest)
     if groups:
@@ -272,7 +294,9 @@ def print_check(report: "CheckReport") -> None:
     reported = [result for result in report.results if result.verdict in ("fail", "error")]
     for result in reported[:20]:
         place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))
-        out.print(f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(result.message)}")
+        out.print(
+            f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(result.message)}"
+        )
     if len(reported) > 20:
         out.print(f"... and {len(reported) - 20} more (--json FILE holds them all)")
     skips: dict[str, list[str]] = defaultdict(list)

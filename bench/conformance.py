@@ -13,7 +13,15 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import Backend, Implementation, LoadedEmbedding, Precision, get_backend, list_broken_backends, list_implementations
+from ..backends.base import (
+    Backend,
+    Implementation,
+    LoadedEmbedding,
+    Precision,
+    get_backend,
+    list_broken_backends,
+    list_implementations,
+)
 from ..reference.errors import PatchParityError
 from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
 from ..reference.spec import PatchEmbedSpec, Remainder
@@ -126,7 +134,9 @@ def check(
             raise PatchParityError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
     rows = list_implementations(backends, implementations)
     results = [
-        CheckResult(broken.name, broken.name, verdict="error", message=broken.reason) for broken in list_broken_backends() if not backends
+        CheckResult(broken.name, broken.name, verdict="error", message=broken.reason)
+        for broken in list_broken_backends()
+        if not backends
     ]
     picture, no_picture = _picture(image)
     cases = [_ProbedCase(case, dtypes or list(DTYPES), seed) for case in CHECK_CASES]
@@ -189,10 +199,14 @@ def _plan(
                 continue
             own_cases = cases if every_case or not implementation.costly_compile else cases[:1]
             if len(own_cases) < len(cases):
-                message = f"takes seconds to compile for each shape, so only {cases[0].case.name} is checked: --every-case for all"
+                message = (
+                    f"takes seconds to compile for each shape, so only {cases[0].case.name} is checked: --every-case for all"
+                )
                 skipped.append(_row(implementation, device=device, verdict="skip", message=message))
             for case in own_cases:
-                plan += [(backend, implementation, device, case, dtype) for dtype in case.dtypes if dtype in implementation.dtypes]
+                plan += [
+                    (backend, implementation, device, case, dtype) for dtype in case.dtypes if dtype in implementation.dtypes
+                ]
     return plan, skipped
 
 
@@ -220,7 +234,9 @@ def _check_unit(
     except Exception as error:
         name = probe.name if probe else None
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        results.append(_row(implementation, **place, probe=name, verdict="error", message=f"{type(error).__name__}: {first_line}"))
+        results.append(
+            _row(implementation, **place, probe=name, verdict="error", message=f"{type(error).__name__}: {first_line}")
+        )
     return results
 
 
@@ -269,7 +285,9 @@ def _checked_pixels(pixels: NDArray[Any], name: str) -> NDArray[Any]:
     if not (np.issubdtype(pixels.dtype, np.integer) or np.issubdtype(pixels.dtype, np.floating)):
         raise PatchParityError(f"image {name} of dtype {pixels.dtype}: expected integers or floats")
     if not np.isfinite(pixels).all():
-        raise PatchParityError(f"image {name} of shape {pixels.shape} holds {int((~np.isfinite(pixels)).sum())} NaN or infinite values")
+        raise PatchParityError(
+            f"image {name} of shape {pixels.shape} holds {int((~np.isfinite(pixels)).sum())} NaN or infinite values"
+        )
     return pixels
 
 

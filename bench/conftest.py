@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from patchparity.bench.progress import progress_bar
 from patchparity.bench.results import write_json
 from patchparity.bench.session import BenchOptions, BenchSession

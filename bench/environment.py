@@ -17,7 +17,18 @@ from ..backends.base import Backend
 UNAVAILABLE = "unavailable"
 
 _PREFIXES = ("OMP_", "KMP_", "GOMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "TF_", "XLA_", "JAX_", "PJRT_", "NPROC", "KERAS_")
-_PREFIXES += ("ONEDNN_", "DNNL_", "CUDA_", "CUBLAS_", "NVIDIA_TF32", "MALLOC_", "TORCH_", "PYTORCH_", "PYTHONHASHSEED", "LD_PRELOAD")
+_PREFIXES += (
+    "ONEDNN_",
+    "DNNL_",
+    "CUDA_",
+    "CUBLAS_",
+    "NVIDIA_TF32",
+    "MALLOC_",
+    "TORCH_",
+    "PYTORCH_",
+    "PYTHONHASHSEED",
+    "LD_PRELOAD",
+)
 
 
 def numeric_variables(variables: dict[str, str] | None = None) -> dict[str, str]:

@@ -20,7 +20,13 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Report | None]:
     if not shown:
         yield None
     elif console.is_terminal:
-        columns = (TextColumn(title), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"))
+        columns = (
+            TextColumn(title),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+        )
         with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=console, transient=True) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)

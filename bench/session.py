@@ -22,7 +22,7 @@ from .environment import describe_environment, gpus, usable_cores
 from .results import Record, output_folder
 from .timing import Row, blank_outcome, measure_block
 from .views import extra_information
-from .workers import Worker, WorkerError, WorkerKey, WorkerLost
+from .workers import CALL_SECONDS, Worker, WorkerError, WorkerKey, WorkerLostError, worker_environment
 
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
@@ -43,6 +43,7 @@ class BenchOptions:
         dtypes: float32 by default.
         rounds: samples a row; None means the preset's.
         seed: of data and order.
+        call_seconds: a worker that takes longer than this for one call is ended, and its rows say so.
         out: folder of the record.
         resume: keep what the record holds, and measure the rest.
     """
@@ -56,6 +57,7 @@ class BenchOptions:
     dtypes: tuple[str, ...] = ("float32",)
     rounds: int | None = None
     seed: int = 0
+    call_seconds: float = CALL_SECONDS
     out: str = ""
     resume: bool = False
 
@@ -77,6 +79,8 @@ class BenchOptions:
                 raise PatchParityError(f"device {device!r} is unknown; expected cpu or cuda")
         if self.rounds is not None and self.rounds < 1:
             raise PatchParityError(f"rounds={self.rounds}: expected at least 1")
+        if not self.call_seconds > 0:
+            raise PatchParityError(f"call_seconds={self.call_seconds}: expected more than 0")
 
     def arguments(self) -> list[str]:
         """The options as arguments of pytest, those that differ from the default."""
@@ -102,6 +106,8 @@ class BenchOptions:
             try:
                 if name in ("rounds", "seed"):
                     fields[name] = int(text)
+                elif name == "call_seconds":
+                    fields[name] = float(text)
                 elif name == "resume":
                     fields[name] = text == "True"
                 elif name in ("preset", "out"):
@@ -110,7 +116,7 @@ class BenchOptions:
                     items = tuple(filter(None, text.split(",")))
                     fields[name] = tuple(map(int, items)) if name == "threads" else items
             except ValueError:
-                raise PatchParityError(f"{name}={text!r}: expected integers") from None
+                raise PatchParityError(f"{name}={text!r}: expected numbers") from None
         return cls(**fields)
 
 
@@ -139,7 +145,12 @@ def plan(options: BenchOptions) -> list[Row]:
                     place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads)
                     # The reference takes part in the blocks of every device, on the CPU: it is what ratios are to.
                     rows += [
-                        Row(implementation=each.name, device="cpu" if each.name == reference else device, skip=missing[backend.name], **place)
+                        Row(
+                            implementation=each.name,
+                            device="cpu" if each.name == reference else device,
+                            skip=missing[backend.name],
+                            **place,
+                        )
                         for backend, each in selection
                         if backend.name != "numpy" or device == "cpu" or each.name == reference
                     ]
@@ -231,8 +242,12 @@ class BenchSession:
         ready = [dataclasses.replace(row, skip=row.skip or reasons[row.worker].skip) for row in rows]
         failed = {row.identity: reasons[row.worker].failure for row in rows if not row.skip and reasons[row.worker].failure}
         able = [row for row in ready if row.identity not in failed]
-        outcomes = measure_block(able, self.cases[rows[0].case], self._workers, self.rounds, self.options.seed, keep, self._report(rows))
-        outcomes += [{**blank_outcome(row), "status": "error", "message": failed[row.identity]} for row in rows if row.identity in failed]
+        outcomes = measure_block(
+            able, self.cases[rows[0].case], self._workers, self.rounds, self.options.seed, keep, self._report(rows)
+        )
+        outcomes += [
+            {**blank_outcome(row), "status": "error", "message": failed[row.identity]} for row in rows if row.identity in failed
+        ]
         for outcome in outcomes:
             self.outcomes[outcome["row"]] = {**outcome, "attempt": attempt}
         if self.record:
@@ -246,11 +261,11 @@ class BenchSession:
         if worker is not None and not worker.lost:
             return _Start()
         try:
-            worker = self._workers[key] = Worker(key)
+            worker = self._workers[key] = Worker(key, self.options.call_seconds)
             if reason := worker.start()["unavailable"]:
                 self._unavailable[key] = reason
                 return _Start(skip=reason)
-        except (WorkerLost, WorkerError) as error:
+        except (WorkerLostError, WorkerError) as error:
             return _Start(failure=str(error))
         return _Start()
 
@@ -270,7 +285,7 @@ class BenchSession:
 
     def environment(self) -> dict[str, Any]:
         """The environment of the record, with the variables that each worker was given."""
-        workers = {str(key): worker.environment for key, worker in self._workers.items()}
+        workers = {str(row.worker): worker_environment(row.worker) for row in self.rows if not row.skip}
         names = dict.fromkeys(row.backend for row in self.rows)
         return {**describe_environment([get_backend(name) for name in names]), "workers": workers}
 
@@ -310,13 +325,23 @@ def benchmark(options: BenchOptions) -> BenchReport:
     if not options.resume:
         target.unlink(missing_ok=True)
     here = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", str(here / "test_patch_embed.py"), "-c", str(here / "pytest.ini"), f"--rootdir={here}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(here / "test_patch_embed.py"),
+        "-c",
+        str(here / "pytest.ini"),
+        f"--rootdir={here}",
+    ]
     command += ["-s", "-q", "-p", "pytest_benchmark.plugin", *options.arguments()]
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     with ExitStack() as stack:
         log = stack.enter_context((folder / "bench.log").open("w"))
-        elsewhere = stack.enter_context(tempfile.TemporaryDirectory())  # pytest-benchmark makes its storage folder where it stands
+        elsewhere = stack.enter_context(
+            tempfile.TemporaryDirectory()
+        )  # pytest-benchmark makes its storage folder where it stands
         process = stack.enter_context(subprocess.Popen(command, stdout=log, cwd=elsewhere, env=environment))
         try:
             status = process.wait()
@@ -328,7 +353,9 @@ def benchmark(options: BenchOptions) -> BenchReport:
             raise
     if status not in (0, 1) or not target.exists():
         lines = (folder / "bench.log").read_text().strip().splitlines()
-        raise PatchParityError(f"the benchmark broke down (exit {status}); {folder / 'bench.log'} ends with: {' '.join(lines[-3:])}")
+        raise PatchParityError(
+            f"the benchmark broke down (exit {status}); {folder / 'bench.log'} ends with: {' '.join(lines[-3:])}"
+        )
     return BenchReport(folder, load_bench(folder))
 
 
@@ -342,7 +369,9 @@ def load_bench(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except OSError as error:
-        raise PatchParityError(f"cannot read {path}: {error.strerror or error}; patchparity bench --out {folder} makes it") from None
+        raise PatchParityError(
+            f"cannot read {path}: {error.strerror or error}; patchparity bench --out {folder} makes it"
+        ) from None
     except ValueError:
         raise PatchParityError(f"{path} is no JSON: the file is damaged") from None
     if not isinstance(content, dict) or "benchmarks" not in content or "environment" not in content:

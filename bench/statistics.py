@@ -1,6 +1,7 @@
 """Medians and bootstrap intervals of paired samples."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -28,10 +29,41 @@ def paired_ratio(seconds: Sequence[float], reference: Sequence[float], seed: int
         ValueError: sequences of different length, or empty ones.
     """
     if len(seconds) != len(reference) or not len(seconds):
-        raise ValueError(f"{len(seconds)} and {len(reference)} samples: expected as many of one as of the other, and at least one")
+        raise ValueError(
+            f"{len(seconds)} and {len(reference)} samples: expected as many of one as of the other, and at least one"
+        )
     ratios = np.asarray(seconds, np.float64) / np.asarray(reference, np.float64)
     picks = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
     medians = np.median(ratios[picks], axis=1)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(medians, (tail, 1 - tail))
     return float(np.median(ratios)), (float(low), float(high))
+
+
+SMALLEST_DIFFERENCE = 0.01
+"""Differences below 1% are of no use to anyone choosing an implementation, and are called none."""
+
+LARGEST_NOISE_FOR_SAME = 0.05
+"""Where the noise is above 5%, lying within it does not make two things the same: a difference that matters could hide there."""
+
+Comparison = Literal["faster", "slower", "same", "unsure"]
+
+
+def noise_floor(interval: tuple[float, float]) -> float:
+    """How far from 1 a ratio may be by chance: the farther end of the A/A pair's interval, at least `SMALLEST_DIFFERENCE`."""
+    return max(SMALLEST_DIFFERENCE, *(abs(end - 1) for end in interval))
+
+
+def compare_interval(interval: tuple[float, float], noise: float) -> Comparison:
+    """Judge the interval of a ratio against a noise floor.
+
+    `faster` or `slower` where the whole interval lies outside 1 ± noise; `same` where it lies inside and the noise is small enough to say
+    so; else `unsure`.
+    """
+    low, high = interval
+    if high < 1 - noise:
+        return "faster"
+    if low > 1 + noise:
+        return "slower"
+    inside = 1 - noise <= low and high <= 1 + noise
+    return "same" if inside and noise <= LARGEST_NOISE_FOR_SAME else "unsure"

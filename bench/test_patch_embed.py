@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-
 from patchparity.bench.session import BenchSession
 
 
@@ -14,6 +13,7 @@ class ReplayClock:
         self.now = 0.0
 
     def __call__(self) -> float:
+        """Read the clock; reading sets it back to 0."""
         reading, self.now = self.now, 0.0
         return reading
 

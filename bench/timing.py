@@ -13,7 +13,7 @@ from ..backends.base import get_backend
 from ..reference.probes import Probe
 from ..reference.verdict import judge
 from .cases import Case
-from .workers import Worker, WorkerError, WorkerKey, WorkerLost, timing_probe, unpacked
+from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe, unpacked
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,9 @@ def measure_block(
         on_samples([{**sample, "disturbance": others} for sample in samples])
         live = [row for row in live if outcomes[row.identity]["status"] == "measured"]
     for row in live:
-        outcomes[row.identity].update(_guarded(outcomes[row.identity], lambda row=row: workers[row.worker].request("finish", row=row.key)))  # type: ignore[misc]
+        outcomes[row.identity].update(
+            _guarded(outcomes[row.identity], lambda row=row: workers[row.worker].request("finish", row=row.key))
+        )  # type: ignore[misc]
     return list(outcomes.values())
 
 
@@ -162,7 +164,9 @@ LOADING_SHARE = 0.3
 
 def blank_outcome(row: Row) -> dict[str, Any]:
     """What is known of a row before it is measured, as a line of `rows.jsonl`."""
-    fields: dict[str, Any] = {name: getattr(row, name) for name in ("case", "implementation", "backend", "device", "dtype", "precision")}
+    fields: dict[str, Any] = {
+        name: getattr(row, name) for name in ("case", "implementation", "backend", "device", "dtype", "precision")
+    }
     fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache="warm")
     return {**fields, "status": "skip" if row.skip else "measured", "message": row.skip}
 
@@ -173,7 +177,7 @@ def _guarded(outcome: dict[str, Any], request: Callable[[], dict[str, Any]]) -> 
         return {}
     try:
         answer = request()
-    except (WorkerError, WorkerLost) as error:
+    except (WorkerError, WorkerLostError) as error:
         outcome.update(status="error", message=str(error))
         return {}
     outcome.update(answer.pop("outcome", {}))

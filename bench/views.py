@@ -32,8 +32,13 @@ def extra_information(
     fastest = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
     own_gemm = next((row for row in gemms if row["backend"] == backend), None)
     reference = next((row for row in block if row["role"] == "aa"), None)
-    reference_row = None if reference is None else next(
-        (row for row in block if row["implementation"] == reference["implementation"] and row["role"] == "implementation"), None
+    reference_row = (
+        None
+        if reference is None
+        else next(
+            (row for row in block if row["implementation"] == reference["implementation"] and row["role"] == "implementation"),
+            None,
+        )
     )
     ratio: float | None = None
     interval: tuple[float, float] | None = None

@@ -1,7 +1,7 @@
 """One process for each (backend, device, threads, precision), and what is said to it; the only file that knows execnet.
 
 The environment stands before the worker's interpreter starts: a framework reads it when it is loaded, the allocator before that.
-Workers run and time; they do not judge. A worker that dies or hangs raises `WorkerLost` here and costs its own rows.
+Workers run and time; they do not judge. A worker that dies or hangs raises `WorkerLostError` here and costs its own rows.
 """
 
 import gc
@@ -24,14 +24,15 @@ START_SECONDS = 300.0
 """Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs more."""
 
 CALL_SECONDS = 600.0
-"""Time for one request: `torch.compile` takes up to 30 s for the first graph, a request that takes longer than ten minutes hangs."""
+"""Time for one request, unless an option says otherwise: `torch.compile` takes up to 30 s for the first graph, so what takes longer
+than ten minutes hangs."""
 
 CORE_SLACK = 0.1
 """Cores above a whole number that do not count as one more thread. TensorFlow keeps a helper thread busy at 0.05 of a core; a second
 thread of a matrix product adds 0.5 and more."""
 
 
-class WorkerLost(Exception):
+class WorkerLostError(Exception):
     """A worker died, hung, or could not be started; the message says which and how."""
 
 
@@ -53,36 +54,41 @@ class WorkerKey:
         return f"{self.backend} on {self.device}, {self.threads} thread(s)" + (f", copy {self.copy}" if self.copy else "")
 
 
+def worker_environment(key: WorkerKey) -> dict[str, str]:
+    """The variables that a worker's interpreter is started with."""
+    return {**SPIN_FREE_ENVIRONMENT, **get_backend(key.backend).environment(key.threads)}
+
+
 class Worker:
     """The parent's side of one worker process."""
 
-    def __init__(self, key: WorkerKey, python: str = sys.executable) -> None:
+    def __init__(self, key: WorkerKey, call_seconds: float = CALL_SECONDS, python: str = sys.executable) -> None:
         import execnet
 
-        self.key = key
-        self.environment = {**SPIN_FREE_ENVIRONMENT, **get_backend(key.backend).environment(key.threads)}
-        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
+        self.key, self.call_seconds = key, call_seconds
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in worker_environment(key).items())
         try:
             self._gateway = execnet.makegateway(f"popen//python=env {settings} {shlex.quote(python)}")
             self._channel = self._gateway.remote_exec("from patchparity.bench.workers import serve\nserve(channel)")
         except Exception as error:
-            raise WorkerLost(f"the worker for {key} could not be started: {error}") from error
+            raise WorkerLostError(f"the worker for {key} could not be started: {error}") from error
         self.lost: str | None = None
 
     def start(self) -> dict[str, Any]:
         """Import the framework; return `versions`, `pid` and the `unavailable` reason of the device, if any."""
         key = self.key
-        return self.request("start", START_SECONDS, backend=key.backend, device=key.device, precision=key.precision)
+        return self.request("start", backend=key.backend, device=key.device, precision=key.precision)
 
-    def request(self, action: str, timeout: float = CALL_SECONDS, **arguments: Any) -> dict[str, Any]:
+    def request(self, action: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
 
         Raises:
-            WorkerLost: the process died or did not answer in time; it is killed, and every later request says the same.
+            WorkerLostError: the process died or did not answer in time; it is killed, and every later request says the same.
             WorkerError: the request failed; the worker goes on.
         """
         if self.lost:
-            raise WorkerLost(self.lost)
+            raise WorkerLostError(self.lost)
+        timeout = START_SECONDS if action == "start" else self.call_seconds
         try:
             self._channel.send((action, arguments))
             answer: dict[str, Any] = self._channel.receive(timeout)
@@ -93,7 +99,7 @@ class Worker:
             self.lost = f"the worker for {self.key} died during {action!r} {detail[0]}".rstrip()
         if self.lost:
             self.end()
-            raise WorkerLost(self.lost)
+            raise WorkerLostError(self.lost)
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer

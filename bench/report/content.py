@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cases import named_case
-from ..statistics import paired_ratio
+from ..statistics import compare_interval, noise_floor, paired_ratio
 
 CSV_FIELDS = (
     "case",
@@ -87,7 +87,7 @@ class Content:
 
 def build_content(bench: dict[str, Any], check: dict[str, Any] | None) -> Content:
     """Say everything that `bench.json` and, if there is one, `check.json` hold."""
-    entries = sorted(bench["benchmarks"], key=lambda entry: _order(entry["extra_info"]))
+    entries = bench["benchmarks"]
     tables = [] if check is None else _check_tables(check)
     tables += [_conv_against_linear(entries), *_time_tables(entries), _left_out(bench)]
     return Content(
@@ -99,29 +99,24 @@ def build_content(bench: dict[str, Any], check: dict[str, Any] | None) -> Conten
 
 
 _ROLES = ("implementation", "peer", "aa", "ceiling")
-
-
-def _order(info: dict[str, Any]) -> tuple[Any, ...]:
-    case = named_case(info["case"])
-    family = info["case"].rsplit("-", 2)[0]
-    return family, case.spec.image_size, case.batch, info["threads_requested"], info["dtype"], _ROLES.index(info["role"])
+_ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)"}
 
 
 def _summary(bench: dict[str, Any], check: dict[str, Any] | None, entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
     environment = bench["environment"]
     versions = {name: version for name, version in environment["versions"].items() if version != "not installed"}
-    noise = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
+    floors = noise_floors(entries)
     lines = []
     if check is not None:
         lines.append(("Correctness", ", ".join(f"{count} {verdict}" for verdict, count in check["summary"].items())))
     wrong = sum(entry["extra_info"]["verdict"] == "fail" for entry in entries) + len(bench["failures"])
     lines.append(("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped"))
-    if noise:
-        spread = max(abs(info["ratio"] - 1) for info in noise)
+    if floors:
+        lowest, highest = 100 * min(floors.values()), 100 * max(floors.values())
         lines.append(
             (
-                "Noise floor",
-                f"the same code in two processes differed by up to {100 * spread:.1f}% (A/A rows); smaller differences mean nothing here",
+                "Noise",
+                f"{lowest:.1f}% to {highest:.1f}% by case (A/A rows: the same code in two processes); smaller differences mean nothing here",
             )
         )
     lines += [
@@ -130,7 +125,10 @@ def _summary(bench: dict[str, Any], check: dict[str, Any] | None, entries: list[
         ("BLAS of NumPy", environment["blas"]),
         ("Software", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Python", f"{environment['python']} on {environment['platform']}"),
-        ("Measured", f"{bench['datetime'][:16].replace('T', ' ')} UTC, preset {bench['options']['preset']}, seed {bench['options']['seed']}"),
+        (
+            "Measured",
+            f"{bench['datetime'][:16].replace('T', ' ')} UTC, preset {bench['options']['preset']}, seed {bench['options']['seed']}",
+        ),
     ]
     return lines
 
@@ -151,7 +149,15 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
         bits = [result["effective_bits"] for result in results if result["effective_bits"] is not None]
         marks.append("fail" if wrong else "pass")
         passed = sum(result["verdict"] == "pass" for result in results)
-        rows.append((*key, marks[-1], f"{passed} of {len(results)}", _number(max(ratios, default=None)), _number(min(bits, default=None), ".1f")))
+        rows.append(
+            (
+                *key,
+                marks[-1],
+                f"{passed} of {len(results)}",
+                _number(max(ratios, default=None)),
+                _number(min(bits, default=None), ".1f"),
+            )
+        )
     verdicts = Table(
         "Is it right?",
         "Every implementation against the NumPy reference: exact probes, random ones, a photograph; forward and gradients. The worst "
@@ -167,7 +173,9 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
     skipped = {(result["implementation"], result["message"]) for result in check["results"] if result["verdict"] == "skip"}
     return [
         verdicts,
-        Table("What is wrong", "", ("implementation", "where", "verdict", "message"), wrong_rows, marks=["fail"] * len(wrong_rows)),
+        Table(
+            "What is wrong", "", ("implementation", "where", "verdict", "message"), wrong_rows, marks=["fail"] * len(wrong_rows)
+        ),
         Table("Not checked", "", ("implementation", "why"), sorted(skipped), marks=["skip"] * len(skipped)),
     ]
 
@@ -191,21 +199,20 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
                 (
                     "implementation",
                     "device",
-                    "role",
                     "median ms",
                     "quartiles",
                     "GFLOP/s",
                     "GB/s",
-                    "of fastest GEMM",
+                    "of GEMM",
                     "of own GEMM",
                     "time / reference [95%]",
                     "threads",
-                    "error / bound",
+                    "error/bound",
                     "bits",
-                    "first call ms",
+                    "first ms",
                 ),
                 [_time_row(entry) for entry in members],
-                frozenset(range(3, 14)),
+                frozenset(range(2, 13)),
                 [entry["extra_info"]["role"] for entry in members],
             )
         )
@@ -218,9 +225,8 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
     ratio = "" if info["ratio"] is None else f"{info['ratio']:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
     asked, seen = info["threads_requested"], info["threads_observed"]
     return (
-        info["implementation"],
+        info["implementation"] + _ROLE_NOTES.get(info["role"], ""),
         info["device"],
-        info["role"],
         _milliseconds(stats["median"]),
         f"{_milliseconds(stats['q1'])} to {_milliseconds(stats['q3'])}",
         f"{info['gflops']:.1f}",
@@ -242,6 +248,7 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         info = entry["extra_info"]
         if info["formulation"] == "linear" and info["role"] == "implementation":
             linear[_pair_key(info)] = entry
+    floors = noise_floors(entries)
     found = []
     for entry in entries:
         info = entry["extra_info"]
@@ -251,8 +258,20 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         own, other = entry["stats"]["data"], partner["stats"]["data"]
         if len(own) == len(other):
             ratio, (low, high) = paired_ratio(own, other)
-            found.append({**info, "conv_over_linear": ratio, "low": low, "high": high})
+            noise = floors.get(_block_key(info))
+            says = None if noise is None else compare_interval((low, high), noise)
+            found.append({**info, "conv_over_linear": ratio, "low": low, "high": high, "noise": noise, "comparison": says})
     return found
+
+
+def _block_key(info: dict[str, Any]) -> tuple[str, str, int]:
+    return info["case"], info["dtype"], info["threads_requested"]
+
+
+def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
+    """Noise floor of each block (case, dtype, threads), from its A/A row."""
+    infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
+    return {_block_key(info): noise_floor(tuple(info["ratio_interval"])) for info in infos if info["ratio_interval"]}
 
 
 def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
@@ -262,23 +281,28 @@ def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
 def _conv_against_linear(entries: list[dict[str, Any]]) -> Table:
     rows, marks = [], []
     for info in conv_against_linear(entries):
-        if info["low"] > 1:
-            says = "linear is faster"
-        elif info["high"] < 1:
-            says = "convolution is faster"
-        else:
-            says = "no difference seen"
-        marks.append({"l": "linear", "c": "conv"}.get(says[0], ""))
+        says = {
+            "faster": "convolution is faster",
+            "slower": "linear is faster",
+            "same": "same",
+            "unsure": "unsure",
+            None: "no A/A row",
+        }
+        marks.append("unsure" if info["comparison"] in ("same", "unsure", None) else "")
         name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}"
         interval = f"{info['conv_over_linear']:.2f} [{info['low']:.2f}, {info['high']:.2f}]"
-        rows.append((info["case"], info["device"], str(info["threads_requested"]), name, interval, says))
+        noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
+        rows.append(
+            (info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[info["comparison"]])
+        )
     return Table(
         "Convolution or linear?",
         "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
-        "95% bootstrap interval. Differences below the noise floor above mean nothing.",
-        ("case", "device", "threads", "framework", "conv / linear [95%]", ""),
+        "95% bootstrap interval. It is faster or slower only where the whole interval lies beyond the noise: the farther end of the interval of "
+        "the A/A row, the same code in two processes of that interleave.",
+        ("case", "device", "threads", "framework", "conv / linear [95%]", "noise", "so"),
         rows,
-        frozenset({2, 4}),
+        frozenset({2, 4, 5}),
         marks,
     )
 
@@ -299,8 +323,12 @@ def _figures(entries: list[dict[str, Any]]) -> list[Figure]:
         sweeps["image size", f"{model}, batch {case.batch}", *place][label][case.spec.image_size[0]] = median
     figures = []
     for (variable, what, dtype, threads), curves in sweeps.items():
-        lines = [Curve(name, sorted(points), [points[x] for x in sorted(points)]) for name, points in curves.items() if len(points) > 1]
-        figures.append(Figure(f"{what}: time over {variable}, {dtype}, {threads} thread{'s' if threads > 1 else ''}", variable, lines))
+        lines = [
+            Curve(name, sorted(points), [points[x] for x in sorted(points)]) for name, points in curves.items() if len(points) > 1
+        ]
+        figures.append(
+            Figure(f"{what}: time over {variable}, {dtype}, {threads} thread{'s' if threads > 1 else ''}", variable, lines)
+        )
     return figures
 
 
@@ -308,8 +336,12 @@ def _left_out(bench: dict[str, Any]) -> Table:
     rows, marks = [], []
     for outcome in bench["failures"] + bench["skipped"]:
         marks.append("skip" if outcome["status"] == "skip" else "fail")
-        rows.append((outcome["implementation"], f"{outcome['case']} on {outcome['device']}", outcome["status"], outcome["message"]))
-    return Table("Not timed", "A time is only given beside a verdict.", ("implementation", "case", "status", "why"), rows, marks=marks)
+        rows.append(
+            (outcome["implementation"], f"{outcome['case']} on {outcome['device']}", outcome["status"], outcome["message"])
+        )
+    return Table(
+        "Not timed", "A time is only given beside a verdict.", ("implementation", "case", "status", "why"), rows, marks=marks
+    )
 
 
 def _csv_row(entry: dict[str, Any]) -> dict[str, Any]:
@@ -321,7 +353,7 @@ def _csv_row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+    return format(1e3 * seconds, "#.3g").rstrip(".") if seconds < 1 else f"{1e3 * seconds:.0f}"
 
 
 def _percent(fraction: float | None) -> str:

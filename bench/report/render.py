@@ -40,7 +40,9 @@ def to_html(content: Content) -> str:
         import plotly.io
     except ImportError as error:
         raise PatchParityError(f"the report needs {error.name}: pip install 'patchparity[report]'") from None
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     options: dict[str, Any] = {"full_html": False, "config": {"displaylogo": False, "responsive": True}}
     figures = [
         plotly.io.to_html(_figure(figure), include_plotlyjs=number == 0, default_height="460px", **options)
@@ -63,10 +65,14 @@ def _figure(figure: Figure) -> Any:
         seen[backend] = seen.get(backend, -1) + 1
         line = {"color": palette[backends.index(backend) % len(palette)], "dash": dashes[seen[backend] % len(dashes)]}
         lines.append(
-            plotly.graph_objects.Scatter(x=curve.x, y=[1e3 * s for s in curve.seconds], name=curve.name, mode="lines+markers", line=line)
+            plotly.graph_objects.Scatter(
+                x=curve.x, y=[1e3 * s for s in curve.seconds], name=curve.name, mode="lines+markers", line=line
+            )
         )
     drawn = plotly.graph_objects.Figure(lines)
-    drawn.update_layout(title=figure.title, template="plotly_white", margin={"l": 60, "r": 20, "t": 50, "b": 50}, hovermode="closest")
+    drawn.update_layout(
+        title=figure.title, template="plotly_white", margin={"l": 60, "r": 20, "t": 50, "b": 50}, hovermode="closest"
+    )
     ticks = sorted({x for curve in figure.curves for x in curve.x})
     drawn.update_xaxes(title=figure.x_title, type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
     drawn.update_yaxes(title="median, ms", type="log", dtick="D2", exponentformat="none")

@@ -1,0 +1,168 @@
+"""The contract that every implementation of every backend keeps, those of missing frameworks skipped by name."""
+
+import os
+
+import numpy as np
+import pytest
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, list_backends, list_implementations
+from patchparity.bench.conformance import observe
+from patchparity.reference.error import ArithmeticModel
+from patchparity.reference.probes import standard_probes
+from patchparity.reference.verdict import judge
+
+SPECS = {
+    "image": PatchEmbedSpec((30, 28), (6, 4), 3, 80),
+    "overlap-k5s2": PatchEmbedSpec((11, 15), 5, 3, 16, stride=2),
+    "overlap-k7s4p3": PatchEmbedSpec((32, 40), 7, 3, 16, stride=4, padding=3, remainder="floor"),
+    "gaps": PatchEmbedSpec((9, 13), 2, 3, 8, stride=4, remainder="floor"),
+    "pad-end": PatchEmbedSpec((10, 13), (4, 3), 1, 12, remainder="pad-end"),
+    "same": PatchEmbedSpec((10, 14), 3, 4, 12, stride=2, remainder="same"),
+    "video": PatchEmbedSpec((4, 8, 12), (2, 4, 3), 3, 10),
+}
+EAGER = ("eager", "graph")
+
+
+def implementations(costly: bool = True):
+    """Every implementation, those of a missing framework marked as skipped; on wish without those that compile for seconds."""
+    for backend, implementation in list_implementations():
+        if costly or not implementation.costly_compile:
+            missing = backend.missing()
+            marks = [pytest.mark.skip(reason=missing)] if missing else []
+            yield pytest.param(backend, implementation, id=implementation.name, marks=marks)
+
+
+def problems():
+    """Implementations with shapes and dtypes. Compiling every shape is not what a contract is about: `check` does that."""
+    for parameter in implementations():
+        implementation = parameter.values[1]
+        for shape in SPECS:
+            for dtype in implementation.dtypes:
+                compiled_elsewhere = implementation.mode not in EAGER and shape not in ("image", "video")
+                if compiled_elsewhere or (implementation.costly_compile and (shape, dtype) != ("image", "float32")):
+                    continue
+                yield pytest.param(
+                    *parameter.values, shape, dtype, id=f"{implementation.name}-{shape}-{dtype}", marks=parameter.marks
+                )
+
+
+def backends():
+    for backend in list_backends():
+        missing = backend.missing()
+        yield pytest.param(backend, id=backend.name, marks=[pytest.mark.skip(reason=missing)] if missing else [])
+
+
+def available(backend, implementation):
+    if reason := backend.unavailable(implementation):
+        pytest.skip(reason)
+
+
+def test_required_backends_are_there():
+    """tox names what its environment must hold, so that no environment can pass by skipping its own framework."""
+    required = os.environ.get("PATCHPARITY_REQUIRE", "numpy").split(",")
+    missing = {backend.name: backend.missing() for backend in list_backends()}
+    assert {name: missing[name] for name in required} == dict.fromkeys(required)
+
+
+@pytest.mark.parametrize(("backend", "implementation", "shape", "dtype"), problems())
+def test_right_on_every_probe_forward_and_backward(backend, implementation, shape, dtype):
+    available(backend, implementation)
+    spec = SPECS[shape]
+    loaded = None
+    with backend.precision("ieee"):
+        for probe in standard_probes(spec, 2, dtype, seed=11):
+            if loaded is None:
+                loaded = backend.load(implementation, probe.weights, spec, dtype, "cpu")
+            loaded.assign(probe.weights)
+            for direction, output in observe(loaded, probe).items():
+                assert output.dtype == np.dtype(dtype)
+                verdict = judge(probe, direction, output, implementation.arithmetic(dtype))
+                assert verdict.verdict == "pass", (probe.name, direction, verdict.message)
+
+
+@pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
+def test_no_bias_and_other_batches(backend, implementation):
+    available(backend, implementation)
+    spec = SPECS["image"]
+    probe = standard_probes(spec, 3, "float32", seed=12)[0]
+    weights = PatchEmbedWeights(probe.weights.kernel)
+    loaded = backend.load(implementation, weights, spec, "float32", "cpu")
+    assert (loaded.tokens(probe.images) == probe.expectations["forward"].value).all()
+    assert (loaded.tokens(probe.images[:1]) == probe.expectations["forward"].value[:1]).all()
+    gradients = loaded.gradients(probe.images, np.ones(spec.tokens_shape(3), np.float32))
+    assert gradients.kernel.shape == spec.kernel_shape
+
+
+@pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
+def test_inputs_are_read_and_never_written(backend, implementation):
+    available(backend, implementation)
+    spec = SPECS["image"]
+    probe = standard_probes(spec, 2, "float32", seed=13)[-2]
+    images = probe.images[:, :, ::-1][:, :, ::-1]  # a view with negative strides on the way, and read-only
+    images.flags.writeable = False
+    before = images.copy(), probe.weights.kernel.copy()
+    loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
+    loaded.tokens(images)
+    loaded.gradients(images, probe.grad_tokens)
+    assert (images == before[0]).all()
+    assert (probe.weights.kernel == before[1]).all()
+
+
+@pytest.mark.parametrize(("backend", "implementation"), implementations())
+def test_a_kernel_in_the_wrong_layout_is_refused(backend, implementation):
+    available(backend, implementation)
+    spec = SPECS["image"]
+    oihw = np.zeros((80, 3, 6, 4), np.float32)
+    with pytest.raises(PatchParityError, match=r"kernel of shape \(80, 3, 6, 4\): expected \(80, 6, 4, 3\)"):
+        backend.load(implementation, PatchEmbedWeights(oihw), spec, "float32", "cpu")
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_gemm_devices_versions_and_environment(backend):
+    product = backend.gemm(4, 5, 6, "float32", "cpu")
+    result = product.call(None)
+    product.synchronize(result)
+    assert tuple(result.shape) == (4, 6)
+    assert backend.devices()[0] == "cpu"
+    assert set(backend.versions()) <= set(backend.packages)
+    assert backend.versions()
+    assert any("2" in value for value in backend.environment(2).values())
+    assert backend.environment(2) != backend.environment(1)
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_precision_is_held_and_given_back(backend):
+    with (
+        pytest.raises(PatchParityError, match="precision 'fp8' is unknown; expected one of ieee, default"),
+        backend.precision("fp8"),
+    ):
+        pass
+    before = _precision_state(backend.name)
+    with backend.precision("ieee"):
+        inside = _precision_state(backend.name)
+    assert _precision_state(backend.name) == before
+    if before is not None:
+        assert inside != before, "every framework but NumPy has a default other than ieee"
+    with backend.precision("default"):
+        assert _precision_state(backend.name) == before
+
+
+def _precision_state(name: str):
+    if name == "torch":
+        import torch
+
+        return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    if name == "tensorflow":
+        import tensorflow
+
+        return tensorflow.config.experimental.tensor_float_32_execution_enabled()
+    if name == "jax":
+        import jax
+
+        return jax.config.jax_default_matmul_precision
+    return None
+
+
+def test_models_declare_what_arithmetic_they_use():
+    for _, implementation in list_implementations():
+        assert implementation.arithmetic("float32").accumulate == 2.0**-24
+        assert implementation.arithmetic("float64") == ArithmeticModel.of("float64", implementation.flush_to_zero)

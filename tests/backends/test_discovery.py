@@ -1,0 +1,71 @@
+"""Backends are found in the folder and through entry points; unknown names are errors; a stranger's breakage stays his own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from patchparity import PatchParityError, get_backend, list_backends, list_implementations
+
+from ..fake_backends import install
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code: str, environment: dict[str, str]) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_file_of_the_folder_with_a_backend_is_found():
+    files = {path.stem for path in (ROOT / "backends").glob("*.py") if "\nBACKEND = " in path.read_text()}
+    assert {"numpy", "torch", "tensorflow", "jax"} <= files
+    assert files <= {backend.name for backend in list_backends()}
+    assert list_backends()[0].name == "numpy"
+
+
+def test_implementation_names_are_unique_and_belong_to_their_backend():
+    names = [implementation.name for _, implementation in list_implementations()]
+    assert len(names) == len(set(names))
+    for backend, implementation in list_implementations():
+        assert implementation.backend == backend.name
+        assert backend.implementation(implementation.name) is implementation
+    formulations = {(implementation.backend, implementation.formulation) for _, implementation in list_implementations()}
+    for name in ("numpy", "torch", "tensorflow", "jax"):
+        assert {(name, "conv2d"), (name, "linear")} <= formulations
+
+
+def test_selection():
+    assert {i.name for _, i in list_implementations(["torch"], ["torch:conv2d"])} == {
+        "torch:conv2d:eager",
+        "torch:conv2d:compile",
+    }
+    assert len(list_implementations(["numpy", "numpy"])) == 2
+    with pytest.raises(PatchParityError, match="backend 'tourch' is unknown; expected one of jax, numpy, tensorflow, torch"):
+        get_backend("tourch")
+    with pytest.raises(PatchParityError, match=r"implementation 'torch:conv' is unknown; expected one of .*torch:conv2d:eager"):
+        list_implementations(None, ["torch:conv"])
+    with pytest.raises(PatchParityError, match="implementation 'numpy:linear:xla' is unknown; numpy has numpy:linear:eager"):
+        get_backend("numpy").implementation("numpy:linear:xla")
+
+
+def test_a_missing_framework_names_its_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert get_backend("torch").missing() == "torch is not installed: pip install 'patchparity[torch]'"
+    assert "patchparity[tensorflow]" in get_backend("tensorflow").missing()
+
+
+def test_an_entry_point_adds_a_backend(tmp_path):
+    code = "import patchparity as p; print([b.name for b in p.list_backends()], p.get_backend('wrong').implementations[0].name)"
+    assert python(code, install(tmp_path, "wrong")).endswith("'wrong'] wrong:conv2d:eager")
+
+
+def test_a_broken_or_clashing_entry_point_costs_only_itself(tmp_path):
+    environment = install(tmp_path, "broken", "wrong", "numpy")
+    code = "from patchparity.backends.base import *; print([b.name for b in list_backends()]); print([(b.name, b.reason) for b in list_broken_backends()])"
+    found, broken = python(code, environment).splitlines()
+    assert "'wrong'" in found
+    assert "entry point broken = patchparity_fake_backends:NOT_THERE failed" in broken
+    code = "import patchparity as p\ntry: p.get_backend('broken')\nexcept p.PatchParityError as error: print(error)"
+    assert "entry point broken" in python(code, environment)

@@ -1,0 +1,195 @@
+"""`check`: results and contract, the verdict on a wrong adapter, skips, errors, pictures."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import patchparity
+import pytest
+from patchparity import PatchParityError, check
+from patchparity.bench import conformance
+from patchparity.bench.conformance import CheckReport, CheckResult, load_check
+
+from ..fake_backends import FRAGILE, WRONG
+
+FIELDS = {
+    "implementation", "backend", "formulation", "mode", "device", "dtype", "precision", "case", "probe", "direction", "verdict",
+    "bound_ratio", "effective_bits", "message",
+}  # fmt: skip
+PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def with_fakes(monkeypatch):
+    """Let the fake backends be found, as if an entry point had named them."""
+    from patchparity.backends import base
+
+    found, broken = base._discovered()
+    monkeypatch.setattr(base, "_discovered", lambda: ({**found, "wrong": WRONG, "fragile": FRAGILE}, broken))
+
+
+@pytest.fixture(scope="module")
+def numpy_report() -> CheckReport:
+    return check(backends=["numpy"], image=PIXELS)
+
+
+def test_numpy_passes_everything(numpy_report):
+    assert numpy_report.ok
+    assert numpy_report.summary == {"pass": len(numpy_report.results), "fail": 0, "known": 0, "skip": 0, "error": 0}
+    seen = {
+        name: {getattr(result, name) for result in numpy_report.results}
+        for name in ("dtype", "direction", "probe", "case", "device")
+    }
+    assert seen["dtype"] == {"float32", "float64"}
+    assert seen["direction"] == {"forward", "grad_image", "grad_kernel", "grad_bias"}
+    assert seen["probe"] == {
+        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "random", "random-zero-bias", "photograph",
+    }  # fmt: skip
+    assert len(seen["case"]) == 8
+    assert seen["device"] == {"cpu"}
+
+
+def test_check_json_keeps_its_contract(numpy_report, tmp_path):
+    numpy_report.save(tmp_path / "check.json")
+    content = json.loads((tmp_path / "check.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert content["schema"] == "patchparity.check/1"
+    assert set(content["summary"]) == {"pass", "fail", "known", "skip", "error"}
+    assert all(set(row) == FIELDS for row in content["results"])
+    assert {row["bound_ratio"] is None for row in content["results"]} == {False}
+    assert content["environment"]["versions"]["numpy"] == np.__version__
+    for name in ("processor", "cores", "memory_bytes", "gpus", "blas", "variables", "python", "platform"):
+        assert name in content["environment"]
+    assert load_check(tmp_path / "check.json") == content
+
+
+def test_a_kernel_in_the_wrong_layout_fails_every_probe_but_its_bias(with_fakes):
+    report = check(backends=["wrong"], dtypes=["float32"], image=PIXELS)
+    assert not report.ok
+    verdicts = {}
+    for result in report.results:
+        verdicts.setdefault((result.direction, result.verdict), []).append(result)
+    color = [result for result in verdicts["forward", "fail"] if result.case != "c1-b1"]
+    assert {result.probe for result in color} == {
+        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "random", "random-zero-bias", "photograph",
+    }  # fmt: skip
+    assert all(
+        result.case == "c1-b1" for result in report.results if result.verdict == "pass" and result.direction == "forward"
+    ), "with one channel the two orders are the same"
+    assert ("grad_bias", "fail") not in verdicts
+    assert all(result.message for result in report.results if result.verdict == "fail")
+
+
+def test_what_an_implementation_raises_is_one_error_row_a_shape(with_fakes):
+    report = check(implementations=["fragile:raises"], dtypes=["float64"], image=PIXELS)
+    assert report.summary["error"] == 8
+    assert {result.message for result in report.results} == {"RuntimeError: no kernel image is available"}
+    assert not report.ok
+
+
+def test_missing_frameworks_are_skips_that_name_the_extra(monkeypatch):
+    find_spec = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in ("torch", "tensorflow", "jax") else find_spec(name)
+    )
+    report = check(dtypes=["float32"], image=PIXELS)
+    assert report.ok
+    skipped = {result.implementation: result.message for result in report.results if result.verdict == "skip"}
+    assert "pip install 'patchparity[torch]'" in skipped["torch:conv2d:eager"]
+    assert "pip install 'patchparity[tensorflow]'" in skipped["tensorflow:keras_conv2d:graph"]
+    assert "pip install 'patchparity[jax]'" in skipped["jax:linear:jit"]
+    with pytest.raises(
+        PatchParityError, match=r"backend 'torch' was asked for, but torch is not installed: pip install 'patchparity\[torch\]'"
+    ):
+        check(backends=["torch"])
+
+
+def test_no_default_picture_is_a_skip_that_says_so(monkeypatch):
+    import builtins
+
+    real_import = builtins.__import__
+
+    def without_skimage(name, *arguments, **keywords):
+        if name.startswith("skimage"):
+            raise ImportError(name)
+        return real_import(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without_skimage)
+    report = check(implementations=["numpy:linear:eager"], dtypes=["float32"])
+    (skip,) = [result for result in report.results if result.verdict == "skip"]
+    assert skip.probe == "photograph"
+    assert "patchparity[images]" in skip.message
+
+
+def test_an_absent_device_is_a_skip():
+    report = check(backends=["numpy"], devices=["cuda"], image=PIXELS)
+    assert {(result.verdict, result.message) for result in report.results} == {
+        ("skip", "numpy has no device 'cuda' here, only cpu")
+    }
+
+
+def test_progress_is_told_of_every_unit():
+    told = []
+    check(backends=["numpy"], dtypes=["float32"], image=PIXELS, progress=lambda *news: told.append(news))
+    assert [done for done, _, _ in told] == list(range(17))
+    assert {total for _, total, _ in told} == {16}
+
+
+def test_exact_failures_are_null_in_json_not_infinity(tmp_path):
+    report = CheckReport([CheckResult("a:b:c", "a", verdict="fail", bound_ratio=math.inf, effective_bits=-math.inf)])
+    report.save(tmp_path / "check.json")
+    (row,) = json.loads((tmp_path / "check.json").read_text())["results"]
+    assert row["bound_ratio"] is None
+    assert row["effective_bits"] is None
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (PIXELS[:30], r"image photograph of shape \(30, 48, 3\): .*does not divide .*expected for instance 16 or 32"),
+        (PIXELS[..., :2], r"image array of shape \(32, 48, 2\): expected .* with 1, 3 or 4 channels"),
+        (np.full((32, 48), np.nan), r"image array of shape \(32, 48\) holds 1536 NaN or infinite values"),
+        (PIXELS.astype(complex), "dtype complex128: expected integers or floats"),
+    ],
+)
+def test_pictures_that_do_not_fit(pixels, message):
+    with pytest.raises(PatchParityError, match=message):
+        check(backends=["numpy"], image=pixels)
+
+
+def test_pictures_from_files(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(PIXELS).save(tmp_path / "color.png")
+    image.fromarray(PIXELS).convert("P").save(tmp_path / "palette.png")
+    image.fromarray(PIXELS[..., 0]).save(tmp_path / "gray.png")
+    np.save(tmp_path / "array.npy", PIXELS / 255)
+    assert (conformance.read_image(tmp_path / "color.png") == PIXELS).all()
+    assert conformance.read_image(tmp_path / "palette.png").shape == PIXELS.shape
+    for name, channels in (("gray.png", 1), ("array.npy", 3)):
+        report = check(implementations=["numpy:linear"], dtypes=["float32"], image=tmp_path / name)
+        assert report.ok
+        assert f"photograph:{name}" in {result.case for result in report.results}, channels
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object))
+    for name in ("broken.png", "absent.png", "object.npy"):
+        with pytest.raises(PatchParityError, match="cannot read image"):
+            check(backends=["numpy"], image=tmp_path / name)
+
+
+def test_remainder_lets_any_size_through():
+    for remainder in ("floor", "pad-end", "same"):
+        assert check(backends=["numpy"], dtypes=["float32"], image=PIXELS[:30, :41], remainder=remainder).ok
+
+
+def test_unknown_names():
+    with pytest.raises(PatchParityError, match="dtype 'float8' is unknown; expected one of float32, float64"):
+        check(dtypes=["float8"])
+    with pytest.raises(PatchParityError, match="backend 'theano' is unknown"):
+        check(backends=["theano"])
+
+
+def test_save_names_a_folder_that_cannot_be_written(numpy_report, tmp_path):
+    with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
+        numpy_report.save(tmp_path / "no" / "check.json")
+    with pytest.raises(PatchParityError, match=r"is no patchparity.check/1 file"):
+        load_check(Path(patchparity.__file__))

@@ -1,0 +1,51 @@
+"""The record: nothing half-written, nothing lost to a kill."""
+
+import json
+
+import pytest
+from patchparity import PatchParityError
+from patchparity.bench.results import Record, output_folder, plain, write_json
+
+
+def test_json_is_replaced_in_one_step(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": float("inf"), "y": [float("nan"), 1.5], "z": (1, 2)})
+    assert json.loads(path.read_text()) == {"x": None, "y": [None, 1.5], "z": [1, 2]}
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o077, "readable as other files of the user are"
+    with pytest.raises(TypeError):
+        write_json(path, {"x": object()})
+    assert json.loads(path.read_text())["z"] == [1, 2], "a failure leaves the old file"
+    with pytest.raises(PatchParityError, match="cannot write"):
+        write_json(tmp_path / "none" / "a.json", {})
+
+
+def test_plain_leaves_finite_values_alone():
+    assert plain({"a": 1.0, "b": "inf", "c": None, "d": True}) == {"a": 1.0, "b": "inf", "c": None, "d": True}
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out_and_mended(tmp_path):
+    record = Record(tmp_path)
+    record.append_samples([{"seconds": 1.0}, {"seconds": 2.0}])
+    with record.samples_path.open("a") as file:
+        file.write('{"seconds": 3.')
+    assert [sample["seconds"] for sample in record.samples()] == [1.0, 2.0]
+    record.append_samples([{"seconds": 4.0}])
+    assert [sample["seconds"] for sample in record.samples()] == [1.0, 2.0, 4.0]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    record = Record(tmp_path)
+    record.append_rows([{"row": "a"}])
+    with record.rows_path.open("a") as file:
+        file.write("garbage\n")
+    record.append_rows([{"row": "b"}])
+    with pytest.raises(PatchParityError, match=r"rows.jsonl, line 2, is no JSON"):
+        record.rows()
+
+
+def test_output_folder(tmp_path):
+    assert output_folder(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PatchParityError, match=r"output folder .*file cannot be written"):
+        output_folder(tmp_path / "file")

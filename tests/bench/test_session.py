@@ -1,0 +1,238 @@
+"""The benchmark as users run it: the record's contract, resumption, lost workers, and a hostile configuration."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("execnet")
+
+from patchparity import BenchOptions, PatchParityError, benchmark
+from patchparity.bench.environment import usable_cores
+from patchparity.bench.session import BenchSession, load_bench, plan
+from patchparity.bench.views import extra_information
+from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
+
+from ..fake_backends import install
+
+EXTRA_INFO = {
+    "implementation", "backend", "formulation", "mode", "case", "device", "dtype", "precision", "threads_requested", "threads_observed",
+    "gflops", "gigabytes_per_second", "gemm_fraction", "own_gemm_fraction", "bound_ratio", "effective_bits", "operation", "cache",
+    "roof_fraction", "peak_memory_bytes", "ratio", "ratio_interval", "role",
+}  # fmt: skip
+SMALL = dict(cases=("vit-ti32-224-b2",), backends=("numpy",), threads=(1,), rounds=4)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return benchmark(BenchOptions(**SMALL, out=str(tmp_path_factory.mktemp("bench"))))
+
+
+def test_bench_json_keeps_its_contract(report):
+    content = json.loads((report.folder / "bench.json").read_text())
+    assert report.ok
+    assert {"machine_info", "commit_info", "benchmarks", "datetime", "version", "environment"} <= set(content)
+    names = {entry["extra_info"]["implementation"] for entry in content["benchmarks"]}
+    assert names == {"numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm"}
+    for entry in content["benchmarks"]:
+        info, stats = entry["extra_info"], entry["stats"]
+        assert set(info) >= EXTRA_INFO
+        assert len(stats["data"]) == stats["rounds"] == 4
+        assert stats["median"] > 0
+        assert info["threads_requested"] == 1
+        assert info["threads_observed"] == 1
+        assert info["gflops"] == pytest.approx(2 * 2 * 49 * 3072 * 192 / stats["median"] / 1e9)
+        if info["role"] == "implementation":
+            assert info["bound_ratio"] < 0.3
+            assert 20 < info["effective_bits"] < 24
+            assert 0 < info["gemm_fraction"] == info["own_gemm_fraction"]
+    roles = [entry["extra_info"]["role"] for entry in content["benchmarks"]]
+    assert sorted(roles) == ["aa", "ceiling", "implementation", "implementation"]
+    assert content["machine_info"]["node"] == ""
+    assert content["environment"]["workers"]["numpy on cpu, 1 thread(s)"]["OPENBLAS_NUM_THREADS"] == "1"
+    assert "OMP_WAIT_POLICY" in content["environment"]["workers"]["numpy on cpu, 1 thread(s), copy 1"]
+
+
+def test_every_number_is_a_sample_of_the_record(report):
+    samples = [json.loads(line) for line in (report.folder / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 4 * 4
+    assert {"case", "implementation", "round", "order", "generation", "cache", "seconds", "disturbance"} <= set(samples[0])
+    for entry in report.content["benchmarks"]:
+        mine = sorted((s for s in samples if s["row"] == entry["params"]["identity"]), key=lambda s: s["round"])
+        assert [sample["seconds"] for sample in mine] == entry["stats"]["data"], "replayed to the last bit"
+    for number in range(4):
+        assert sorted(s["order"] for s in samples if s["round"] == number) == [0, 1, 2, 3], "every row once a round"
+    orders = {tuple(s["row"] for s in sorted(samples, key=lambda s: s["order"]) if s["round"] == number) for number in range(4)}
+    assert len(orders) > 1, "in an order that changes"
+
+
+def test_resume_measures_only_what_is_missing(report, tmp_path):
+    for name in ("samples.jsonl", "rows.jsonl"):
+        (tmp_path / name).write_text((report.folder / name).read_text())
+    more = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b2", "vit-ti32-224-b1")}, out=str(tmp_path), resume=True)
+    resumed = benchmark(more)
+    by_case = {case: [e for e in resumed.content["benchmarks"] if e["extra_info"]["case"] == case] for case in more.cases}
+    kept = {e["params"]["identity"]: e["stats"]["data"] for e in by_case["vit-ti32-224-b2"]}
+    assert kept == {e["params"]["identity"]: e["stats"]["data"] for e in report.content["benchmarks"]}
+    assert len(by_case["vit-ti32-224-b1"]) == 4
+    assert benchmark(BenchOptions(**SMALL, out=str(tmp_path))).content["benchmarks"], "without --resume a folder is begun anew"
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 16
+
+
+def test_a_kill_in_the_middle_leaves_a_record_to_resume_from(tmp_path):
+    options = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b1", "vit-b16-224-b8"), "rounds": 400}, out=str(tmp_path))
+    code = f"import patchparity; patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    while not ((tmp_path / "bench.json").exists() and (tmp_path / "samples.jsonl").read_text().count('"vit-b16-224-b8"') > 20):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = load_bench(tmp_path)
+    assert {entry["extra_info"]["case"] for entry in first["benchmarks"]} == {"vit-ti32-224-b1"}
+    resumed = benchmark(
+        BenchOptions(**{**options.__dict__, "cases": ("vit-ti32-224-b1", "vit-b16-224-b8"), "rounds": 4, "resume": True})
+    )
+    lengths = {entry["extra_info"]["case"]: len(entry["stats"]["data"]) for entry in resumed.content["benchmarks"]}
+    assert lengths == {"vit-ti32-224-b1": 400, "vit-b16-224-b8": 4}, (
+        "the finished case is kept, the interrupted one measured anew"
+    )
+
+
+def test_a_hostile_configuration_changes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -n auto --benchmark-disable -k nothing\n")
+    (tmp_path / "conftest.py").write_text("raise RuntimeError('must not be loaded')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--collect-only")
+    assert len(benchmark(BenchOptions(**SMALL, out="out")).content["benchmarks"]) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "conftest.py", "out"}
+
+
+def test_fragile_implementations_cost_their_own_rows(tmp_path):
+    environment = install(tmp_path, "fragile", "wrong")
+    options = BenchOptions(cases=("vit-ti32-224-b1", "vit-ti32-224-b2"), backends=("numpy", "fragile", "wrong"), threads=(1,), rounds=3,
+                           call_seconds=3.0, out=str(tmp_path / "out"))  # fmt: skip
+    code = f"import patchparity; print(patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r})).ok)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "False", done.stderr
+    content = load_bench(tmp_path / "out")
+    measured = {entry["extra_info"]["implementation"] for entry in content["benchmarks"]}
+    assert {"numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm"} <= measured
+    assert not measured & {"fragile:raises:eager", "fragile:dies:eager", "fragile:hangs:eager", "wrong:conv2d:eager"}
+    messages = {(row["case"], row["implementation"]): row["message"] for row in content["failures"]}
+    for case in options.cases:
+        assert "RuntimeError: no kernel image is available" in messages[case, "fragile:raises:eager"]
+        assert "not timed, for it is wrong" in messages[case, "wrong:conv2d:eager"]
+        lost = messages[case, "fragile:dies:eager"] + messages[case, "fragile:hangs:eager"]
+        assert "died during" in lost or "did not answer" in lost, "in the second case too: a new worker was started for it"
+
+
+def test_workers_die_and_hang_with_a_sentence():
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
+    assert worker.start()["unavailable"] is None
+    with pytest.raises(WorkerError, match="PatchParityError: implementation 'numpy:x:y' is unknown"):
+        worker.request("load", row="r", implementation="numpy:x:y", spec={}, batch=1, dtype="float32", seed=0)
+    os.kill(worker.start()["pid"], signal.SIGSTOP)
+    with pytest.raises(WorkerLostError, match=r"numpy on cpu, 1 thread.* did not answer 'visit' within 1 s and was ended"):
+        worker.request("visit", row="r")
+    with pytest.raises(WorkerLostError, match="did not answer"):
+        worker.request("visit", row="r")
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    os.kill(worker.start()["pid"], signal.SIGKILL)
+    with pytest.raises(WorkerLostError, match="died during 'visit'"):
+        worker.request("visit", row="r")
+
+
+def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    channel = worker._gateway.remote_exec(
+        "import os, sys\nprint('noise'); os.write(1, b'more noise'); sys.stdout.flush()\nchannel.send(1)"
+    )
+    assert channel.receive(10) == 1
+    assert worker.start()["unavailable"] is None
+    worker.end()
+
+
+def test_an_unavailable_device_is_a_skip(tmp_path):
+    content = benchmark(BenchOptions(**{**SMALL, "backends": ("numpy",)}, devices=("cpu", "cuda"), out=str(tmp_path))).content
+    assert content["failures"] == []
+    assert {entry["extra_info"]["device"] for entry in content["benchmarks"]} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(threads=(0,)), r"threads=0: expected 1 to \d+"),
+        (dict(threads=(10_000,)), r"threads=10000: expected 1 to \d+, the cores"),
+        (dict(preset="fast"), "preset 'fast' is unknown"),
+        (dict(cases=("vit-b16",)), "case 'vit-b16' is unknown"),
+        (dict(backends=("theano",)), "backend 'theano' is unknown"),
+        (dict(implementations=("numpy:fft",)), "implementation 'numpy:fft' is unknown"),
+        (dict(devices=("tpu",)), "device 'tpu' is unknown; expected cpu or cuda"),
+        (dict(dtypes=("int8",)), "dtype 'int8' is unknown"),
+        (dict(rounds=0), "rounds=0: expected at least 1"),
+        (dict(call_seconds=0.0), "call_seconds=0.0"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(changed, message, tmp_path):
+    with pytest.raises(PatchParityError, match=message):
+        benchmark(BenchOptions(**{**SMALL, **changed}, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_travel_as_text_and_back():
+    options = BenchOptions(**SMALL, seed=3, call_seconds=7.5, out="/tmp/x y", resume=True)
+    texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in options.arguments())
+    assert BenchOptions.parse(texts) == options
+    with pytest.raises(PatchParityError, match="threads='two': expected numbers"):
+        BenchOptions.parse({"threads": "two"})
+
+
+def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
+    rows = plan(BenchOptions(cases=("vit-b16-224",), implementations=("torch:conv2d:eager",), threads=(1,)))
+    assert [(row.implementation, row.role) for row in rows] == [
+        ("numpy:linear:eager", "implementation"),
+        ("torch:conv2d:eager", "implementation"),
+        ("numpy:gemm", "ceiling"),
+        ("torch:gemm", "ceiling"),
+        ("numpy:linear:eager", "aa"),
+    ]
+    assert len({row.identity for row in rows}) == 5
+    assert not any("compile" in row.implementation for row in plan(BenchOptions(preset="quick")))
+    assert any("compile" in row.implementation for row in plan(BenchOptions(preset="full")))
+    assert {row.threads for row in plan(BenchOptions())} == {usable_cores()}
+
+
+def test_fractions_and_ratios_are_paired_by_round():
+    session = BenchSession(BenchOptions(**SMALL))
+    linear, conv, gemm, copy = (row.identity for row in session.rows)
+    drift = [1.0, 3.0, 2.0, 5.0]
+    seconds = {
+        linear: [2 * d for d in drift],
+        conv: [4 * d for d in drift],
+        gemm: [1 * d for d in drift],
+        copy: [2 * d for d in drift],
+    }
+    from patchparity.bench.timing import blank_outcome
+
+    outcomes = [blank_outcome(row) for row in session.rows]
+    info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"]) for outcome in outcomes]
+    assert [entry["ratio"] for entry in info] == [1.0, 2.0, 0.5, 1.0]
+    assert [entry["gemm_fraction"] for entry in info] == [0.5, 0.25, 1.0, 0.5]
+    assert info[1]["ratio_interval"] == [2.0, 2.0]
+
+
+def test_damaged_or_foreign_records_are_named(tmp_path):
+    with pytest.raises(PatchParityError, match=r"cannot read .*bench.json: No such file.*patchparity bench --out"):
+        load_bench(tmp_path)
+    (tmp_path / "bench.json").write_text("{")
+    with pytest.raises(PatchParityError, match="is no JSON"):
+        load_bench(tmp_path)
+    (tmp_path / "bench.json").write_text("{}")
+    with pytest.raises(PatchParityError, match="was not written by patchparity bench"):
+        load_bench(tmp_path)

@@ -1,0 +1,100 @@
+"""Paired ratios, their intervals, comparisons, and the named cases."""
+
+import numpy as np
+import pytest
+from patchparity import PatchParityError
+from patchparity.bench.cases import CHECK_CASES, PRESETS, VIT_PATCHES, VIT_WIDTHS, named_case, preset
+from patchparity.bench.statistics import compare_interval, noise_floor, paired_ratio
+
+
+def test_pairing_takes_drift_out():
+    """A machine that halves its speed in the middle hides a 10% difference from medians, not from paired ratios."""
+    generator = np.random.default_rng(0)
+    drift = np.where(np.arange(40) < 20, 1.0, 2.0) * generator.lognormal(0, 0.2, 40)
+    ratio, (low, high) = paired_ratio(1.1 * drift * generator.lognormal(0, 0.01, 40), drift)
+    assert ratio == pytest.approx(1.1, rel=0.01)
+    assert 1.08 < low <= ratio <= high < 1.12
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for number in range(400):
+        ratio = generator.lognormal(0, 0.1, 24)
+        low, high = paired_ratio(ratio, np.ones(24), seed=number)[1]
+        covered += low <= 1 <= high
+    # 95% of 400 is 380, its standard deviation 4.4; the percentile bootstrap of a median of 24 is known to cover 93 to 96%.
+    assert 360 <= covered <= 397
+
+
+def test_ratio_is_seeded_and_refuses_unpaired_rows():
+    assert paired_ratio([1, 2, 4], [1, 1, 1]) == paired_ratio([1, 2, 4], [1, 1, 1])
+    with pytest.raises(ValueError, match="2 and 1 samples"):
+        paired_ratio([1, 2], [1])
+    with pytest.raises(ValueError, match="0 and 0"):
+        paired_ratio([], [])
+
+
+@pytest.mark.parametrize(
+    ("interval", "noise", "expected"),
+    [
+        ((0.80, 0.90), 0.02, "faster"),
+        ((1.10, 1.20), 0.02, "slower"),
+        ((0.99, 1.01), 0.02, "same"),
+        ((0.97, 1.10), 0.02, "unsure"),
+        ((0.95, 1.20), 0.30, "unsure"),  # inside a noise of 30%: nothing is known, least of all that they are the same
+        ((1.03, 1.04), 0.035, "unsure"),
+    ],
+)
+def test_comparison(interval, noise, expected):
+    assert compare_interval(interval, noise) == expected
+
+
+def test_noise_floor_is_the_farther_end():
+    assert noise_floor((0.9, 1.02)) == pytest.approx(0.1)
+    assert noise_floor((0.999, 1.001)) == 0.01
+
+
+def test_named_cases():
+    case = named_case("vit-b16-224-b8")
+    assert (case.name, case.batch, case.spec.num_patches, case.spec.embed_dim) == ("vit-b16-224-b8", 8, 196, 768)
+    assert named_case("vit-b16-224").name == "vit-b16-224-b1"
+    assert named_case("vit-l14-518").spec.grid == (37, 37)
+    assert named_case("vit-so400m14-384").spec.num_patches == 729, "SigLIP So400m/14 at 384 has 27×27 tokens"
+    assert named_case("sam-b16-1024").spec.num_patches == 4096
+    assert named_case("swin-t4-224").spec.num_patches == 3136
+    assert named_case("segformer-k7s4p3-224").spec.grid == (56, 56)
+    assert named_case("overlap-k5s2-225").spec.grid == (111, 111)
+
+
+@pytest.mark.parametrize("name", ["", "vit", "vit-x16-224", "vit-b16", "vit-b16-224-b0", "vit-b15-224", "resnet50"])
+def test_unknown_cases(name):
+    with pytest.raises(PatchParityError, match="is unknown; expected for instance vit-b16-224"):
+        named_case(name)
+
+
+def test_a_case_that_does_not_divide():
+    with pytest.raises(PatchParityError, match="does not divide"):
+        named_case("vit-b16-225")
+
+
+def test_presets_name_cases_that_exist_and_cover_what_they_promise():
+    for chosen in PRESETS.values():
+        cases = [named_case(name) for name in chosen.cases]
+        assert [case.name for case in cases] == list(chosen.cases), "names are canonical"
+    full = " ".join(PRESETS["full"].cases)
+    assert all(f"vit-{size}" in full for size in VIT_WIDTHS)
+    assert all(any(f"{patch}-" in name for name in PRESETS["full"].cases) for patch in VIT_PATCHES)
+    assert all(name in full for name in ("sam-b16-1024", "swin-t4-224", "-518-", "overlap-k5s2", "segformer-k7s4p3"))
+    with pytest.raises(PatchParityError, match="preset 'fast' is unknown; expected one of smoke, quick, full"):
+        preset("fast")
+
+
+def test_check_shapes_are_what_a_layout_mistake_cannot_hide_in():
+    assert {case.spec.in_channels for case in CHECK_CASES} >= {1, 3, 4}
+    assert {case.batch for case in CHECK_CASES} >= {1, 2, 3}
+    for case in CHECK_CASES[:-1]:
+        assert case.spec.in_channels not in case.spec.patch_size, "C = P would make OIHW and OHWI alike"
+        assert case.spec.grid[0] != case.spec.grid[1]
+        assert case.spec.image_size[0] != case.spec.image_size[1]
+        assert case.spec.embed_dim >= case.spec.patch_values

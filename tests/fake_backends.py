@@ -1,0 +1,81 @@
+"""Backends that are wrong in a known way, installed for a test as a stranger would install one: through the entry-point group."""
+
+import os
+import time
+from pathlib import Path
+
+from patchparity.backends.base import Implementation
+from patchparity.backends.numpy import NumPyBackend
+from patchparity.reference.weights import PatchEmbedWeights
+
+
+class _Fake(NumPyBackend):
+    """NumPy's linear formulation under another name, with something done to it."""
+
+    def load(self, implementation, weights, spec, dtype, device):
+        loaded = super().load(self.like, weights, spec, dtype, device)
+        return self.spoil(loaded, implementation.formulation)
+
+    like = Implementation("numpy", "linear", "eager")
+
+    def spoil(self, loaded, formulation):
+        return loaded
+
+
+class WrongBackend(_Fake):
+    """Reads the kernel in the order (C, Ph, Pw) where it is kept as (Ph, Pw, C): the classic port."""
+
+    name = "wrong"
+    implementations = (Implementation("wrong", "conv2d", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        assign = loaded.assign
+
+        def misread(weights: PatchEmbedWeights) -> None:
+            shape = weights.kernel.shape
+            assign(PatchEmbedWeights(weights.kernel.transpose(0, 3, 1, 2).reshape(shape), weights.bias))
+
+        loaded.assign = misread
+        misread(loaded.weights)
+        return loaded
+
+
+class FragileBackend(_Fake):
+    """Raises, dies or hangs when called."""
+
+    name = "fragile"
+    implementations = tuple(Implementation("fragile", what, "eager") for what in ("fine", "raises", "dies", "hangs"))
+
+    def spoil(self, loaded, formulation):
+        call = loaded.call
+        calls = []
+
+        def broken(inputs):
+            calls.append(1)
+            if formulation == "raises":
+                raise RuntimeError("no kernel image is available\nfor execution on the device")
+            if formulation == "dies" and len(calls) > 4:
+                os._exit(3)
+            if formulation == "hangs" and len(calls) > 4:
+                time.sleep(3600)
+            return call(inputs)
+
+        loaded.call = broken
+        return loaded
+
+
+WRONG = WrongBackend()
+FRAGILE = FragileBackend()
+
+
+def install(folder: Path, *names: str) -> dict[str, str]:
+    """Lay a distribution with this file's backends into a folder; return the environment in which it is found."""
+    module = "patchparity_fake_backends"
+    (folder / f"{module}.py").write_text(Path(__file__).read_text())
+    metadata = folder / f"{module}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    entries = {"wrong": "WRONG", "fragile": "FRAGILE", "broken": "NOT_THERE", "numpy": "WRONG"}
+    lines = "\n".join(f"{name} = {module}:{entries[name]}" for name in names)
+    (metadata / "entry_points.txt").write_text(f"[patchparity.backends]\n{lines}\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}

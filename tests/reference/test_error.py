@@ -1,0 +1,172 @@
+"""Bounds and effective bits: what a correct sum may err, in every order, and what lower precision really delivers."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from patchparity.reference.error import (
+    ArithmeticModel,
+    bound_ratio,
+    effective_bits,
+    effective_bits_floor,
+    error_bound,
+    gamma,
+    unit_roundoff,
+)
+
+FLOAT32 = ArithmeticModel.of(np.float32)
+
+
+def sum_in_order(terms: np.ndarray, order: str) -> np.ndarray:
+    """Sum the last axis in float32, one rounding at a time."""
+    terms = terms.astype(np.float32)
+    if order == "pairwise":
+        while terms.shape[-1] > 1:
+            if terms.shape[-1] % 2:
+                terms = np.concatenate([terms, np.zeros_like(terms[..., :1])], axis=-1)
+            terms = terms[..., ::2] + terms[..., 1::2]
+        return terms[..., 0]
+    if order == "sorted":
+        terms = np.take_along_axis(terms, np.argsort(-abs(terms), axis=-1), axis=-1)
+    if order == "reversed":
+        terms = terms[..., ::-1]
+    return np.add.accumulate(terms, axis=-1, dtype=np.float32)[..., -1]
+
+
+def dot(x: np.ndarray, w: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A float32 product of rows in one order; returns it, the float64 value and the gauge."""
+    x32, w32 = x.astype(np.float32), w.astype(np.float32)
+    exact = x32.astype(np.float64) * w32.astype(np.float64)
+    return sum_in_order(x32 * w32, order).astype(np.float64), exact.sum(-1), abs(exact).sum(-1)
+
+
+@pytest.mark.parametrize("order", ["sequential", "reversed", "pairwise", "sorted"])
+@pytest.mark.parametrize("data", ["normal", "positive", "constant", "flat times flat"])
+def test_no_correct_sum_in_any_order_exceeds_the_deterministic_bound(order, data):
+    generator = np.random.default_rng(0)
+    K = 3072
+    x, w = generator.standard_normal((2, 40, K))
+    if data != "normal":
+        x, w = abs(x), abs(w)
+    if data in ("constant", "flat times flat"):
+        x = np.full_like(x, 0.1)
+    if data == "flat times flat":
+        w = np.full_like(w, 0.3)
+    computed, value, gauge = dot(x, w, order)
+    bound = error_bound(value, gauge, K, FLOAT32, "deterministic", 5.0)
+    assert bound_ratio(computed, value, bound)[0] <= 1
+
+
+def test_constant_data_break_the_probabilistic_bound_so_it_must_not_gate_them():
+    """Research: 43 808 equal rows, summed sequentially, exceed λ√n·u·A: the gate is for zero-mean data alone."""
+    n = 43_808
+    terms = np.full((1, n), np.float32(0.1))
+    computed = np.add.accumulate(terms, axis=-1, dtype=np.float32)[..., -1].astype(np.float64)
+    value = terms.astype(np.float64).sum(-1)
+    ratio = {
+        gate: bound_ratio(computed, value, error_bound(value, abs(value), n, FLOAT32, gate, 1.0))[0]
+        for gate in ("probabilistic", "deterministic")
+    }
+    assert ratio["probabilistic"] > 1
+    assert ratio["deterministic"] <= 1
+
+
+@pytest.mark.parametrize("order", ["sequential", "pairwise"])
+@pytest.mark.parametrize("K", [48, 768, 3072])
+def test_zero_mean_data_stay_within_a_fraction_of_the_probabilistic_bound(order, K):
+    computed, value, gauge = dot(*np.random.default_rng(1).standard_normal((2, 400, K)), order)
+    ratio, _ = bound_ratio(computed, value, error_bound(value, gauge, K, FLOAT32, "probabilistic", 5.0))
+    # A sequential sum's error has rms √(n/6)·u of √n·A/n..., at most a quarter of λ√n·u·A even at the largest of 400.
+    assert ratio < 0.25
+
+
+@given(st.integers(1, 10_000), st.sampled_from([np.float16, ml_dtypes.bfloat16, np.float32, np.float64]))
+def test_gamma_grows_and_ends_at_infinity(terms, dtype):
+    u = unit_roundoff(dtype)
+    assert gamma(terms, u) >= terms * u
+    assert gamma(terms, u) <= gamma(terms + 1, u)
+    assert gamma(math.ceil(1 / u), u) == math.inf
+
+
+def test_unit_roundoffs():
+    assert [unit_roundoff(d) for d in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)] == [
+        2.0**-53,
+        2.0**-24,
+        2.0**-11,
+        2.0**-8,
+    ]
+
+
+def rounded(values: np.ndarray, bits: int) -> np.ndarray:
+    """Round float32 values to `bits` explicit mantissa bits, to nearest."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(np.ldexp(mantissa, bits + 1)), exponent - bits - 1).astype(np.float32)
+
+
+def random_product(K: int, change=lambda a: a):
+    generator = np.random.default_rng(K)
+    x = generator.standard_normal((128, K)).astype(np.float32)
+    w = (generator.standard_normal((96, K)) / math.sqrt(K)).astype(np.float32)
+    computed = change(x) @ change(w).T
+    wide_x, wide_w = x.astype(np.float64), w.astype(np.float64)
+    return computed.astype(np.float64), wide_x @ wide_w.T, np.sqrt(wide_x**2 @ (wide_w**2).T)
+
+
+@pytest.mark.parametrize("K", [48, 768, 12288])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda a: rounded(a, 10), 11.7),  # TF32, and float16 in range
+        (lambda a: a.astype(np.float16).astype(np.float32), 11.7),
+        (lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), 8.7),
+    ],
+    ids=["tf32", "float16", "bfloat16"],
+)
+def test_effective_bits_name_the_input_precision_at_every_length(K, change, expected):
+    bits = effective_bits(*random_product(K, change))
+    assert bits == pytest.approx(expected, abs=0.1)  # the research's table varies by 0.05 over K
+    assert bits < effective_bits_floor(K + 1, FLOAT32), "declared float32, delivered less: that must fail"
+
+
+@pytest.mark.parametrize("K", [48, 768, 12288])
+def test_effective_bits_of_float32_are_above_the_floor(K):
+    bits = effective_bits(*random_product(K))
+    assert 20.5 < bits < 24
+    assert bits > effective_bits_floor(K + 1, FLOAT32)
+
+
+@pytest.mark.parametrize("K", [48, 768, 12288])
+def test_even_a_sequential_sum_is_above_the_floor(K):
+    generator = np.random.default_rng(3)
+    x, w = (
+        generator.standard_normal((2, 2000, K)).astype(np.float32)
+        if K < 12288
+        else generator.standard_normal((2, 300, K)).astype(np.float32)
+    )
+    computed, value, _ = dot(x, w, "sequential")
+    scale = np.sqrt((x.astype(np.float64) ** 2 * w.astype(np.float64) ** 2).sum(-1))
+    assert effective_bits(computed, value, scale) > effective_bits_floor(K + 1, FLOAT32)
+
+
+def test_degenerate_values():
+    zero = np.zeros(3)
+    assert bound_ratio(zero, zero, zero) == (0.0, (0,))
+    assert bound_ratio(zero + 1e-30, zero, zero)[0] == math.inf
+    assert bound_ratio(np.array([np.nan]), np.ones(1), np.ones(1))[0] == math.inf
+    assert bound_ratio(np.zeros(0), np.zeros(0), np.zeros(0)) == (0.0, ())
+    assert effective_bits(zero, zero, zero) == math.inf
+    assert effective_bits(np.array([np.inf]), np.ones(1), np.ones(1)) == -math.inf
+
+
+def test_models_of_narrow_types_and_flushing():
+    half = ArithmeticModel.of(np.float16, output_roundings=2)
+    assert (half.accumulate, half.output, half.output_roundings) == (2.0**-24, 2.0**-11, 2)
+    assert ArithmeticModel.of(np.float32).smallest == 2.0**-150
+    assert ArithmeticModel.of(np.float32, flush_to_zero=True).smallest == 2.0**-126
+    value = np.ones(1)
+    plain = error_bound(value, value, 10, FLOAT32, "deterministic", 1.0)
+    assert error_bound(value, value, 10, half, "deterministic", 1.0) > plain + 2.0**-10
+    assert (error_bound(value, value, 10, FLOAT32, "exact", 1.0) == 0).all()
