@@ -80,7 +80,10 @@ def check_command(
     """Check every implementation against the NumPy reference; exit 1 if one is wrong."""
     from .bench.conformance import check
     from .bench.progress import progress_bar
+    from .bench.results import require_writable
 
+    if json:
+        require_writable(json)
     with progress_bar("check") as progress:
         report = check(
             backends=backend,
@@ -124,8 +127,11 @@ def bench_command(
     json: JsonOption = None,
 ) -> None:
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
+    from .bench.results import require_writable
     from .bench.session import benchmark
 
+    if json:
+        require_writable(json)
     options = _bench_options(
         preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
     )

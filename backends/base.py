@@ -12,7 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from ..reference.embed import PatchEmbedGradients
 from ..reference.error import ArithmeticModel
-from ..reference.errors import PatchParityError
+from ..reference.errors import PatchParityError, require_choice
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .layouts import NCHW, OIHW
 
 ENTRY_POINT_GROUP = "patchparity.backends"
 Precision = Literal["ieee", "default"]
+DTYPES = ("float32", "float64")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -216,11 +218,10 @@ def get_backend(name: str) -> Backend:
         PatchParityError: an unknown name; the message lists the known ones.
     """
     known = _discovered()[0]
-    if name not in known:
-        for entry in list_broken_backends():
-            if entry.name == name:
-                raise PatchParityError(entry.reason)
-        raise PatchParityError(f"backend {name!r} is unknown; expected one of {', '.join(sorted(known))}")
+    for entry in list_broken_backends():
+        if entry.name == name and name not in known:
+            raise PatchParityError(entry.reason)
+    require_choice("backend", name, sorted(known))
     return known[name]
 
 
@@ -261,8 +262,22 @@ def nothing_held(precision: Precision) -> Iterator[None]:
 
 def check_precision(precision: str) -> None:
     """Raise PatchParityError for a precision that does not exist."""
-    if precision not in get_args(Precision):
-        raise PatchParityError(f"precision {precision!r} is unknown; expected one of {', '.join(get_args(Precision))}")
+    require_choice("precision", precision, get_args(Precision))
+
+
+def check_place(dtypes: Iterable[str], devices: Iterable[str]) -> None:
+    """Raise PatchParityError for a dtype or device that no implementation knows."""
+    for dtype in dtypes:
+        require_choice("dtype", dtype, DTYPES)
+    for device in devices:
+        require_choice("device", device, DEVICES)
+
+
+def require_installed(backends: Iterable[str]) -> None:
+    """Raise PatchParityError for a backend that was asked for by name and is not installed."""
+    for name in backends:
+        if reason := get_backend(name).missing():
+            raise PatchParityError(f"backend {name!r} was asked for, but {reason}")
 
 
 SPIN_FREE_ENVIRONMENT = {

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from ..reference.errors import PatchParityError
+from ..reference.errors import PatchParityError, require_choice
 from ..reference.spec import PatchEmbedSpec
 
 VIT_WIDTHS = {"ti": 192, "s": 384, "b": 768, "l": 1024, "h": 1280, "so400m": 1152}
@@ -128,6 +128,5 @@ most), `full` holds every named model."""
 
 def preset(name: str) -> Preset:
     """Return a preset, or raise PatchParityError that names the presets."""
-    if name not in PRESETS:
-        raise PatchParityError(f"preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
+    require_choice("preset", name, PRESETS)
     return PRESETS[name]

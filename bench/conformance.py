@@ -8,21 +8,23 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import (
+    DTYPES,
     Backend,
     Implementation,
     LoadedEmbedding,
     Precision,
-    get_backend,
+    check_place,
     list_broken_backends,
     list_implementations,
+    require_installed,
 )
-from ..reference.errors import PatchParityError
+from ..reference.errors import PatchParityError, require_choice
 from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
 from ..reference.spec import PatchEmbedSpec, Remainder
 from ..reference.verdict import judge
@@ -32,7 +34,6 @@ from .results import write_json
 
 SCHEMA = "patchparity.check/1"
 VERDICTS = ("pass", "fail", "known", "skip", "error")
-DTYPES = ("float32", "float64")
 PHOTOGRAPH_PATCH = 16
 PHOTOGRAPH_WIDTH = 768
 
@@ -126,12 +127,9 @@ def check(
     Raises:
         PatchParityError: an unknown name, a named backend that is not installed, a picture that cannot be read or does not fit.
     """
-    for name in backends or []:
-        if reason := get_backend(name).missing():
-            raise PatchParityError(f"backend {name!r} was asked for, but {reason}")
-    for dtype in dtypes or []:
-        if dtype not in DTYPES:
-            raise PatchParityError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
+    require_installed(backends or [])
+    check_place(dtypes or [], devices or [])
+    require_choice("remainder", remainder, get_args(Remainder))
     rows = list_implementations(backends, implementations)
     results = [
         CheckResult(broken.name, broken.name, verdict="error", message=broken.reason)

@@ -52,6 +52,17 @@ def write_text(path: Path, text: str) -> None:
         raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def require_writable(path: Path) -> None:
+    """Raise PatchParityError unless a file can be written here: asked before the work that it is to hold."""
+    if path.is_dir():
+        raise PatchParityError(f"cannot write {path}: it is a folder")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def output_folder(path: str | os.PathLike[str]) -> Path:
     """Make an output folder, or raise PatchParityError where it cannot be made or written."""
     folder = Path(path)

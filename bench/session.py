@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backends.base import get_backend, list_implementations
+from ..backends.base import check_place, get_backend, list_implementations, require_installed
 from ..reference.errors import PatchParityError
 from .cases import Case, named_case, preset
 from .conformance import CheckReport, check
@@ -68,15 +68,8 @@ class BenchOptions:
         for threads in self.threads:
             if not 1 <= threads <= cores:
                 raise PatchParityError(f"threads={threads}: expected 1 to {cores}, the cores that this process may use")
-        for name in self.backends:
-            if reason := get_backend(name).missing():
-                raise PatchParityError(f"backend {name!r} was asked for, but {reason}")
-        for dtype in self.dtypes:
-            if dtype not in ("float32", "float64"):
-                raise PatchParityError(f"dtype {dtype!r} is unknown; expected float32 or float64")
-        for device in self.devices:
-            if device not in ("cpu", "cuda"):
-                raise PatchParityError(f"device {device!r} is unknown; expected cpu or cuda")
+        require_installed(self.backends)
+        check_place(self.dtypes, self.devices)
         if self.rounds is not None and self.rounds < 1:
             raise PatchParityError(f"rounds={self.rounds}: expected at least 1")
         if not self.call_seconds > 0:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from .errors import PatchParityError
+from .errors import PatchParityError, require_choice
 
 Remainder = Literal["error", "floor", "pad-end", "same"]
 """What happens when the windows do not cover the image exactly.
@@ -85,8 +85,7 @@ class PatchEmbedSpec:
         set_field(self, "stride", self.patch_size if stride is None else _sizes(stride, axes, "stride", 1))
         set_field(self, "padding", _paddings(padding, axes))
         set_field(self, "remainder", remainder)
-        if remainder not in get_args(Remainder):
-            raise PatchParityError(f"remainder={remainder!r}: expected one of {', '.join(get_args(Remainder))}")
+        require_choice("remainder", remainder, get_args(Remainder))
         if remainder == "same" and any(any(pair) for pair in self.padding):
             raise PatchParityError(f"padding={self.padding}: remainder='same' computes the padding itself, so it must be 0")
         self._check_fit()

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import PatchParityError
+from .errors import PatchParityError, require_choice
 from .spec import PatchEmbedSpec
 
 PrefixToken = Literal["class_token", "distillation_token", "register_tokens"]
@@ -40,8 +40,7 @@ class SequenceLayout:
         object.__setattr__(self, "positioned", tuple(self.positioned))
         allowed = {"prefix_side": ("first", "last"), "token_order": ("raster", "merge-2x2")}
         for name, options in allowed.items():
-            if getattr(self, name) not in options:
-                raise PatchParityError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(options)}")
+            require_choice(name, getattr(self, name), options)
         for name in ("prefix", "positioned"):
             tokens = getattr(self, name)
             if len(set(tokens)) != len(tokens) or not set(tokens) <= set(get_args(PrefixToken)):
@@ -202,6 +201,7 @@ def initialize_weights(
     """
     from .sequence import sincos_positions
 
+    require_choice("positions", positions, ("learned", "sincos", "none"))
     generator = np.random.default_rng(seed)
     D = spec.embed_dim
     layout = layout or SequenceLayout()
@@ -224,8 +224,6 @@ def initialize_weights(
     if positions == "sincos":
         grid_rows = sincos_positions(spec.grid, D).astype(np.float32)
         arrays["positions"] = np.concatenate([np.zeros((prefix_rows, D), np.float32), grid_rows])
-    elif positions == "learned":
-        arrays["positions"] = draw(prefix_rows + spec.num_patches, D)
     else:
-        raise PatchParityError(f"positions={positions!r}: expected learned, sincos or none")
+        arrays["positions"] = draw(prefix_rows + spec.num_patches, D)
     return PatchEmbedWeights(**arrays)

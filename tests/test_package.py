@@ -90,9 +90,14 @@ def test_extras_hold_lower_bounds_and_all_holds_every_extra():
 
 
 def tracked_copy(target: Path) -> Path:
-    """Copy what a clone would hold, without version control's own files."""
-    skip = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "report")
-    shutil.copytree(ROOT, target, ignore=skip)
+    """Copy what a clone would hold: no hidden folders, no build products, no reports at the root."""
+    products = {"build", "dist", "report", "report-full", "patchparity-bench"}
+
+    def skipped(folder: str, names: list[str]) -> set[str]:
+        at_root = products if Path(folder) == ROOT else set()
+        return {name for name in names if name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info") or name in at_root}
+
+    shutil.copytree(ROOT, target, ignore=skipped)
     return target
 
 

@@ -173,7 +173,7 @@ def test_an_unavailable_device_is_a_skip(tmp_path):
         (dict(cases=("vit-b16",)), "case 'vit-b16' is unknown"),
         (dict(backends=("theano",)), "backend 'theano' is unknown"),
         (dict(implementations=("numpy:fft",)), "implementation 'numpy:fft' is unknown"),
-        (dict(devices=("tpu",)), "device 'tpu' is unknown; expected cpu or cuda"),
+        (dict(devices=("tpu",)), "device 'tpu' is unknown; expected one of cpu, cuda"),
         (dict(dtypes=("int8",)), "dtype 'int8' is unknown"),
         (dict(rounds=0), "rounds=0: expected at least 1"),
         (dict(call_seconds=0.0), "call_seconds=0.0"),

@@ -82,7 +82,10 @@ def test_windows_lie_inside_the_padded_image(size, patch, stride, remainder):
         (dict(image_size=224, patch_size=0), r"patch_size=0: expected an integer >= 1"),
         (dict(image_size=224, patch_size=16, stride=(1, 2, 3)), r"stride=\(1, 2, 3\)"),
         (dict(image_size=224, patch_size=16, padding=-1), r"padding=-1"),
-        (dict(image_size=224, patch_size=16, remainder="crop"), r"remainder='crop': expected one of error, floor, pad-end, same"),
+        (
+            dict(image_size=224, patch_size=16, remainder="crop"),
+            r"remainder 'crop' is unknown; expected one of error, floor, pad-end, same",
+        ),
         (dict(image_size=224, patch_size=16, remainder="same", padding=1), r"must be 0"),
         (dict(image_size=224, patch_size=16, in_channels=0), r"in_channels=0"),
     ],

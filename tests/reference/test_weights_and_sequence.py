@@ -154,9 +154,9 @@ def test_other_errors():
         sincos_positions((3, 5), 18)
     with pytest.raises(PatchParityError, match=r"grid=\(3, 4\)"):
         merge_block_order((3, 4))
-    with pytest.raises(PatchParityError, match="prefix_side='middle'"):
+    with pytest.raises(PatchParityError, match="prefix_side 'middle' is unknown; expected one of first, last"):
         SequenceLayout(prefix_side="middle")
     with pytest.raises(PatchParityError, match="expected distinct names"):
         SequenceLayout(prefix=("cls",))
-    with pytest.raises(PatchParityError, match="positions='rope'"):
+    with pytest.raises(PatchParityError, match="positions 'rope' is unknown"):
         initialize_weights(SPEC, positions="rope")

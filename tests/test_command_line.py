@@ -1,0 +1,160 @@
+"""The command line: tables, exit status, and one sentence for each mistake of a user."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+
+from .fake_backends import install
+
+
+def patchparity(*arguments: str, environment: dict[str, str] | None = None, cwd=None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "patchparity", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "report"
+    image = folder.parent / "photo.npy"
+    import numpy as np
+
+    np.save(image, np.random.default_rng(0).random((48, 32, 3)))
+    arguments = ("--backend", "numpy", "--case", "vit-ti32-224", "--case", "vit-ti32-224-b2", "--rounds", "4", "--threads", "1")
+    return patchparity("run", *arguments, "--image", image, "--out", folder), folder
+
+
+def test_run_does_the_main_job(finished_run):
+    pytest.importorskip("plotly")
+    done, folder = finished_run
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in folder.iterdir()}
+    assert {"check.json", "bench.json", "samples.jsonl", "report.html", "report.md", "report.csv"} <= names
+    assert "numpy:linear:eager" in done.stdout
+    assert "Fastest of each framework" in done.stdout
+    assert (
+        "vit-ti32-224-b2, 1 thread\n" in done.stdout.replace(" \n", "\n").replace("  ", "")
+        or "vit-ti32-224-b2, 1 thread" in done.stdout
+    )
+    assert json.loads((folder / "check.json").read_text())["summary"]["fail"] == 0
+    assert len(json.loads((folder / "bench.json").read_text())["benchmarks"]) == 8
+
+
+def test_the_report_is_self_contained_and_holds_every_row(finished_run):
+    pytest.importorskip("plotly")
+    _, folder = finished_run
+    page = (folder / "report.html").read_text()
+    head = page[: page.index("plotly.js v")] if "plotly.js v" in page else page
+    for needle in ('src="http', "src='http", 'href="http', "@import"):
+        assert needle not in head
+    assert "cdn.plot.ly" not in page.replace("https://cdn.plot.ly/un/", "")  # a map source inside plotly.js, used by maps alone
+    text = (folder / "report.md").read_text()
+    for needle in (
+        "Is it right?",
+        "Convolution or linear?",
+        "vit-ti32-224-b1",
+        "vit-ti32-224-b2",
+        "numpy:gemm (ceiling)",
+        "(A/A copy)",
+    ):
+        assert needle in page
+        assert needle in text
+    assert "time over batch" in page
+    lines = (folder / "report.csv").read_text().splitlines()
+    assert len(lines) == 1 + 8
+    assert lines[0].startswith("case,implementation,backend")
+
+
+def test_report_needs_the_record_alone(finished_run, tmp_path):
+    pytest.importorskip("plotly")
+    _, folder = finished_run
+    (tmp_path / "bench.json").write_text((folder / "bench.json").read_text())
+    done = patchparity("report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Is it right?" not in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.csv").read_text() == (folder / "report.csv").read_text()
+
+
+def test_backends_lists_all_and_how_to_get_them():
+    done = patchparity("backends")
+    assert done.returncode == 0
+    for name in ("numpy", "torch", "tensorflow", "jax"):
+        assert name in done.stdout
+
+
+def test_check_exits_1_on_a_wrong_adapter_and_says_what_is_wrong(tmp_path):
+    environment = install(tmp_path, "wrong")
+    done = patchparity(
+        "check", "--backend", "wrong", "--dtype", "float32", "--json", tmp_path / "c.json", environment=environment
+    )
+    assert done.returncode == 1
+    assert "fail" in done.stdout
+    assert "wrong:conv2d:eager" in done.stdout
+    assert "are outside the exact result" in done.stdout.replace("\n", " ")
+    assert json.loads((tmp_path / "c.json").read_text())["summary"]["fail"] > 0
+
+
+def test_a_wrong_adapter_is_not_timed(tmp_path):
+    environment = install(tmp_path, "wrong")
+    done = patchparity("bench", "--backend", "wrong", "--preset", "smoke", "--out", tmp_path / "o", environment=environment)
+    assert done.returncode == 1
+    assert "not timed, for it is wrong" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("check", "--backend", "theano"), "error: backend 'theano' is unknown; expected one of"),
+        (("check", "--implementation", "numpy:fft"), "error: implementation 'numpy:fft' is unknown"),
+        (("check", "--dtype", "int8"), "error: dtype 'int8' is unknown"),
+        (("check", "--backend", "numpy", "--image", "absent.png"), "error: cannot read image absent.png"),
+        (
+            ("check", "--backend", "numpy", "--remainder", "crop"),
+            "error: remainder 'crop' is unknown; expected one of error, floor, pad-end, same",
+        ),
+        (
+            ("check", "--backend", "numpy", "--device", "cpu", "--json", "no/such/folder/c.json"),
+            "error: cannot write no/such/folder/c.json",
+        ),
+        (("bench", "--preset", "fast"), "error: preset 'fast' is unknown; expected one of smoke, quick, full"),
+        (("bench", "--threads", "two"), "error: threads='two': expected numbers"),
+        (("bench", "--threads", "999"), "error: threads=999: expected 1 to"),
+        (("bench", "--case", "vit-b16-225"), "error: image_size=(225, 225) does not divide into patches of (16, 16)"),
+        (("bench", "--case", "alexnet"), "error: case 'alexnet' is unknown"),
+        (("run", "--out", "/proc/nowhere"), "error: output folder /proc/nowhere cannot be written"),
+        (
+            ("report", "nowhere"),
+            "error: cannot read nowhere/bench.json: No such file or directory; patchparity bench --out nowhere makes it",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_2(arguments, message, tmp_path):
+    done = patchparity(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_traceback_on_demand(tmp_path):
+    done = patchparity("--traceback", "check", "--backend", "theano")
+    assert "Traceback" in done.stderr
+
+
+def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
+    import importlib
+
+    from patchparity import PatchParityError
+
+    command_line = importlib.import_module("patchparity.__main__")
+    monkeypatch.setattr("patchparity.bench.conformance.check", lambda **_: pytest.fail("worked first"))
+    monkeypatch.setattr("patchparity.bench.session.benchmark", lambda _: pytest.fail("worked first"))
+    for command in (command_line.check_command, command_line.bench_command):
+        with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
+            command(json=tmp_path / "no" / "c.json")
+        with pytest.raises(PatchParityError, match="it is a folder"):
+            command(json=tmp_path)

@@ -1,0 +1,56 @@
+"""The README is true: two commands, an API example that runs, options and fields that exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_two_commands_are_one_line_each_and_go_through_tox():
+    main_job, tests = blocks("sh")[:2]
+    for command in (main_job, tests):
+        assert len(command.strip().splitlines()) == 1
+        assert "tox run" in command
+    assert main_job.strip().endswith("tox run -e report")
+
+
+def test_ci_calls_the_test_command():
+    script = (ROOT / ".ci" / "run").read_text()
+    (extract,) = re.findall(r"\$\((awk .*)\)$", script, re.MULTILINE)
+    found = subprocess.run(["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found == blocks("sh")[1]
+
+
+def test_the_python_example_runs(tmp_path):
+    (example,) = blocks("python")[:1]
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["backends", "check", "bench", "report", "run"])
+def test_every_option_named_in_the_readme_exists(command):
+    help_text = subprocess.run(
+        [sys.executable, "-m", "patchparity", command, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for line in re.findall(rf"^patchparity {command}(.*)$", README, re.MULTILINE):
+        for option in re.findall(r"--[a-z-]+", line.split("#")[0]):
+            assert option in help_text, (command, option)
+
+
+def test_every_field_of_the_contract_is_documented():
+    from patchparity.bench.conformance import CheckResult
+
+    for name in CheckResult.__dataclass_fields__:
+        assert f"`{name}`" in README, name
+    session = pytest.importorskip("patchparity.bench.session")
+    for name in session.BenchOptions.__dataclass_fields__:
+        assert name in README or name in ("cases", "backends", "implementations", "dtypes", "devices", "call_seconds"), name
