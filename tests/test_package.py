@@ -95,7 +95,11 @@ def tracked_copy(target: Path) -> Path:
 
     def skipped(folder: str, names: list[str]) -> set[str]:
         at_root = products if Path(folder) == ROOT else set()
-        return {name for name in names if name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info") or name in at_root}
+        return {
+            name
+            for name in names
+            if name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info") or name in at_root
+        }
 
     shutil.copytree(ROOT, target, ignore=skipped)
     return target
