@@ -105,9 +105,16 @@ def tracked_copy(target: Path) -> Path:
     return target
 
 
+def package_files(folder: Path) -> set[str]:
+    """Files that code needs at run time, by their place in a folder."""
+    kinds = {".py", ".html", ".css", ".ini", ".toml", ".typed"}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in kinds}
+
+
 @pytest.mark.install
 def test_wheel_installs_in_a_fresh_environment_and_runs_from_another_folder(tmp_path):
     source = tracked_copy(tmp_path / "source")
+    shipped = package_files(source)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_CONSTRAINT"))}
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "dist", source], check=True, env=environment
@@ -133,16 +140,7 @@ def test_wheel_installs_in_a_fresh_environment_and_runs_from_another_folder(tmp_
         check=True,
         env=environment,
     ).stdout.strip()
-    installed = {
-        path.relative_to(listed).as_posix()
-        for path in Path(listed).rglob("*")
-        if path.suffix in {".py", ".html", ".css", ".ini", ".toml", ".typed"}
-    }
-    shipped = {
-        path.relative_to(source).as_posix()
-        for path in source.rglob("*")
-        if path.suffix in {".py", ".html", ".css", ".ini", ".toml", ".typed"}
-    }
+    installed = package_files(Path(listed))
     left_out = {name for name in shipped - installed if not name.startswith("tests/")}
     assert left_out <= {"pyproject.toml", "tox.ini"}
 
