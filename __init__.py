@@ -20,6 +20,8 @@ _PUBLIC = {
     "unpatchify": "patchparity.reference.patches",
     "patch_embed": "patchparity.reference.embed",
     "patch_embed_gradients": "patchparity.reference.embed",
+    "diagnose": "patchparity.reference.diagnosis",
+    "negative_controls": "patchparity.reference.controls",
     "Backend": "patchparity.backends.base",
     "Implementation": "patchparity.backends.base",
     "list_backends": "patchparity.backends.base",
@@ -28,9 +30,9 @@ _PUBLIC = {
     "save_weights": "patchparity.backends.porting.files",
     "load_weights": "patchparity.backends.porting.files",
     "check": "patchparity.bench.conformance",
-    "BenchOptions": "patchparity.bench.session",
-    "benchmark": "patchparity.bench.session",
-    "run": "patchparity.bench.session",
+    "BenchOptions": "patchparity.bench.plan",
+    "benchmark": "patchparity.bench.job",
+    "run": "patchparity.bench.job",
     "render_report": "patchparity.bench.report.render",
 }
 

@@ -2,6 +2,8 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +16,15 @@ from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
     from .bench.conformance import CheckReport, CheckResult
-    from .bench.session import BenchOptions, BenchReport
+    from .bench.job import BenchReport
+    from .bench.plan import BenchOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 FINE, FAILED, MISUSED = 0, 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 BackendOption = Annotated[list[str] | None, typer.Option("--backend", help="Only this backend; may be repeated.")]
 ImplementationOption = Annotated[
@@ -29,7 +33,7 @@ ImplementationOption = Annotated[
 ]
 DeviceOption = Annotated[list[str] | None, typer.Option("--device", help="cpu or cuda; may be repeated. Default: all there are.")]
 ImageOption = Annotated[
-    Path | None, typer.Option("--image", help="A picture to check on; by default one that scikit-image ships.")
+    Path | None, typer.Option("--image", help="A picture (PNG, JPEG, ..., or .npy); default: one that scikit-image ships.")
 ]
 RemainderOption = Annotated[
     str, typer.Option("--remainder", help="A picture that does not divide by 16: error, floor, pad-end or same.")
@@ -38,8 +42,21 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the resul
 STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yellow", "known": "cyan"}
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from . import __version__
+
+        out.print(f"patchparity {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False) -> None:
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Is my patch embedding right, is it fast, and how do I move its weights?"""
 
 
@@ -55,7 +72,7 @@ def backends_command() -> None:
             names[implementation.formulation].append(implementation.mode)
         described = ", ".join(f"{formulation} ({' '.join(modes)})" for formulation, modes in names.items())
         missing = backend.missing()
-        versions = " ".join(backend.versions().values())
+        versions = "\n".join(f"{name} {version}" for name, version in backend.versions().items())
         table.add_row(backend.name, versions, described, escape(missing) if missing else "[green]ready[/]")
     for broken in list_broken_backends():
         table.add_row(broken.name, "", "", f"[red]{escape(broken.reason)}[/]")
@@ -75,15 +92,25 @@ def check_command(
     every_case: Annotated[
         bool, typer.Option("--every-case", help="Compile torch.compile for every shape, not one alone.")
     ] = False,
+    controls: Annotated[
+        bool, typer.Option("--negative-controls", help="Instead, make every known mistake: the verdicts must reject each.")
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Check every implementation against the NumPy reference; exit 1 if one is wrong."""
-    from .bench.conformance import check
+    from .bench.conformance import check, check_controls
     from .bench.progress import progress_bar
     from .bench.results import require_writable
 
     if json:
         require_writable(json)
+    if controls:
+        with progress_bar("controls") as progress:
+            controlled = check_controls(progress=progress)
+        if json:
+            controlled.save(json)
+        print_controls(controlled)
+        raise typer.Exit(FINE if controlled.ok else FAILED)
     with progress_bar("check") as progress:
         report = check(
             backends=backend,
@@ -99,6 +126,49 @@ def check_command(
         report.save(json)
     print_check(report)
     raise typer.Exit(FINE if report.ok else FAILED)
+
+
+@app.command("diagnose")
+def diagnose_command(
+    images: Annotated[Path, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")],
+    weights: Annotated[Path, typer.Option("--weights", help="A file with kernel and, if there is one, bias.")],
+    tokens: Annotated[Path, typer.Option("--tokens", help="What the implementation gave for these images and weights.")],
+    kernel_layout: Annotated[
+        str, typer.Option(help="oihw, hwio, ohwi, linear-chw, linear-hwc, dense-chw or dense-hwc.")
+    ] = "oihw",
+    image_layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    patch_size: Annotated[int | None, typer.Option(help="Needed where the kernel is a matrix.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Default: the patch size.")] = None,
+    padding: Annotated[int, typer.Option(help="Zeros on each side.")] = 0,
+    remainder: Annotated[str, typer.Option(help="Images that do not divide: error, floor, pad-end or same.")] = "floor",
+    json: JsonOption = None,
+) -> None:
+    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; exit 1 if it is wrong."""
+    from .backends.porting.arrays import read_array, read_problem
+    from .bench.results import require_writable, write_json
+    from .reference.diagnosis import diagnose
+
+    if json:
+        require_writable(json)
+    problem = read_problem(
+        images,
+        weights,
+        kernel_layout=kernel_layout,
+        image_layout=image_layout,
+        patch_size=patch_size,
+        stride=stride,
+        padding=padding,
+        remainder=_any(remainder),
+    )
+    found = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
+    if json:
+        write_json(json, found.to_dict())
+    out.print(f"{found.status}: {escape(found.explanation)}", soft_wrap=True)
+    if found.mend:
+        out.print(f"mend: {escape(found.mend)}", soft_wrap=True)
+    for other in found.also:
+        out.print(f"also possible: {escape(' and '.join(other))}")
+    raise typer.Exit(FINE if found.correct else FAILED)
 
 
 PresetOption = Annotated[str, typer.Option("--preset", help="smoke, quick or full.")]
@@ -127,15 +197,16 @@ def bench_command(
     json: JsonOption = None,
 ) -> None:
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
+    from .bench.job import benchmark
     from .bench.results import require_writable
-    from .bench.session import benchmark
 
     if json:
         require_writable(json)
     options = _bench_options(
         preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
     )
-    report = benchmark(options)
+    with _interruptible():
+        report = benchmark(options)
     if json:
         _copy(report.folder / "bench.json", json)
     print_bench(report)
@@ -169,19 +240,31 @@ def run_command(
     out_folder: OutOption = Path("report"),
 ) -> None:
     """Do the main job: check, bench, and a report; exit 1 if anything failed."""
+    from .bench.job import run
     from .bench.progress import progress_bar
-    from .bench.session import run
 
     options = _bench_options(
         preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
     )
-    with progress_bar("check") as progress:
+    with _interruptible(), progress_bar("check") as progress:
         report = run(options, image=image, remainder=_any(remainder), progress=progress)
     print_check(report.check)
     print_bench(report.bench)
     for file in report.files:
         out.print(str(file))
+    wrong = report.check.summary["fail"] + report.check.summary["error"] + len(report.bench.content["failures"])
+    out.print("[green]fine: nothing failed[/]" if report.ok else f"[bold red]{wrong} results failed[/]: they are listed above")
     raise typer.Exit(FINE if report.ok else FAILED)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """On Ctrl-C, say that what was measured is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("interrupted; finished cases are kept: the same command with --resume goes on")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _bench_options(
@@ -197,7 +280,7 @@ def _bench_options(
     resume: bool,
     folder: Path,
 ) -> "BenchOptions":
-    from .bench.session import BenchOptions
+    from .bench.plan import BenchOptions
 
     given = BenchOptions.parse({"threads": threads})
     return BenchOptions(
@@ -222,20 +305,14 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def print_bench(report: "BenchReport") -> None:
-    """Print, for each case, the fastest formulation of each framework, then what failed."""
-    table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "time/reference [95%]"))
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for entry in report.content["benchmarks"]:
-        info = entry["extra_info"]
-        if info["role"] != "implementation":
-            continue
-        key = (info["case"], info["threads_requested"], info["dtype"], info["device"], info["backend"])
-        if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
-            best[key] = entry
+    """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
+    from .bench.views import disturbed_cases, fastest, ratio_text
+
+    table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
+    best = fastest(report.content["benchmarks"])
     last = None
     for (case, threads, *_), entry in best.items():
         info = entry["extra_info"]
-        interval = info["ratio_interval"]
         name = f"{case}, {threads} thread{'s' if threads > 1 else ''}"
         if name != last:
             table.add_row(f"[bold]{name}[/]")
@@ -244,11 +321,15 @@ def print_bench(report: "BenchReport") -> None:
             f"{1e3 * entry['stats']['median']:.3g}",
             f"{info['gflops']:.1f}",
             "" if info["gemm_fraction"] is None else f"{100 * info['gemm_fraction']:.0f}%",
-            "" if interval is None else f"{info['ratio']:.2f} \\[{interval[0]:.2f}, {interval[1]:.2f}]",
+            "" if info["ratio"] is None else escape(ratio_text(info["ratio"], info["ratio_interval"])),
         )
         last = name
     if best:
         out.print(table)
+    for case, cores in disturbed_cases(report.content["benchmarks"]).items():
+        out.print(
+            f"[yellow]disturbed[/] {case}: others kept {cores:.1f} of {report.content['environment']['cores']} cores busy; measure again"
+        )
     for outcome in report.content["failures"]:
         out.print(
             f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}: {escape(outcome['message'])}"
@@ -277,6 +358,31 @@ def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
     for name in numbers:
         table.add_column(escape(name), no_wrap=True, justify="right")
     return table
+
+
+def print_controls(report: "CheckReport") -> None:
+    """Print the kill table: for each mistake, in how many problems of each dtype it was rejected, and what may survive and why."""
+    dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
+    table = _table("Kill table: rejected of made", ("mistake",), tuple(dtypes))
+    cells: dict[str, dict[str, list[CheckResult]]] = defaultdict(lambda: defaultdict(list))
+    for result in report.results:
+        cells[result.mistake or ""][result.dtype or ""].append(result)
+    for mistake, by_dtype in cells.items():
+        row = []
+        for dtype in dtypes:
+            results = by_dtype[dtype]
+            killed = sum(bool(result.killed_by) for result in results)
+            style = (
+                "fail" if any(result.verdict == "fail" for result in results) else "known" if killed < len(results) else "pass"
+            )
+            row.append(f"[{STYLES[style]}]{killed}/{len(results)}[/]" if results else "")
+        table.add_row(mistake, *row)
+    out.print(table)
+    for message in dict.fromkeys(
+        f"{result.mistake} in {result.dtype}: {result.message}" for result in report.results if result.message
+    ):
+        out.print(escape(message))
+    out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
 
 
 def print_check(report: "CheckReport") -> None:

@@ -30,14 +30,16 @@ class Case:
 CHECK_CASES = (
     Case("c3-b3", PatchEmbedSpec((30, 28), (6, 4), 3, 80), 3),
     Case("c1-b1", PatchEmbedSpec((24, 40), (4, 8), 1, 40), 1),
-    Case("c4-b2", PatchEmbedSpec((35, 24), (5, 3), 4, 64), 2),
+    Case("c4-b5", PatchEmbedSpec((35, 24), (5, 3), 4, 64), 5),
+    Case("gaps-p3s5", PatchEmbedSpec((19, 27), 3, 4, 40, stride=5, remainder="pad-end"), 2),
     Case("overlap-k5s2", PatchEmbedSpec((17, 23), 5, 3, 80, stride=2), 2),
     Case("overlap-k7s4p3", PatchEmbedSpec((32, 40), 7, 3, 160, stride=4, padding=3, remainder="floor"), 2),
     Case("pad-same-k3s2", PatchEmbedSpec((16, 22), 3, 4, 40, stride=2, remainder="same"), 2),
     Case("vit-b16-224", PatchEmbedSpec(224, 16, 3, 768), 2),
 )
-"""The shapes of `check`: batch 1 and more, image and patch not square, C of 1, 3 and 4 and never equal to P, overlapping, and
-TensorFlow's uneven SAME padding. D ≥ K wherever that is small, so that the identity kernel reads every value of a patch."""
+"""The shapes of `check`: batch 1 and more, image and patch not square, C of 1, 3 and 4 and never equal to P, overlapping, gaps
+between patches, padding at the end, and TensorFlow's uneven SAME padding.
+D ≥ K wherever that is small, so that the identity kernel reads every value of a patch."""
 
 _FIXED = {
     "sam-b16-1024": PatchEmbedSpec(1024, 16, 3, 768),
@@ -59,14 +61,15 @@ def named_case(name: str) -> Case:
     Raises:
         PatchParityError: a name that is none of these.
     """
-    model, _, batch = re.fullmatch(r"(.+?)(-b(\d+))?", name).groups() if name else ("", None, None)  # type: ignore[union-attr]
+    parts = re.fullmatch(r"(.+?)(?:-b([1-9]\d*))?", name)
+    model, batch = parts.groups() if parts else ("", None)
     spec = _FIXED.get(model)
     if spec is None and (found := _VIT.fullmatch(model)):
         size, patch, image = found.groups()
         # SigLIP's So400m/14 reads 384 pixels with the last 6 left out, as a VALID convolution does.
         remainder = "floor" if size == "so400m" else "error"
         spec = PatchEmbedSpec(int(image), int(patch), 3, VIT_WIDTHS[size], remainder=remainder)
-    if spec is None or batch == "0":
+    if spec is None:
         expected = ", ".join(("vit-b16-224", "vit-l14-518", *_FIXED))
         raise PatchParityError(f"case {name!r} is unknown; expected for instance {expected}, each with -bN for a batch of N")
     return Case(f"{model}-b{batch or 1}", spec, int(batch or 1))
@@ -91,7 +94,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32)
 _SIZES = (224, 384, 512)
 
 PRESETS = {
-    "smoke": Preset(("vit-ti16-224-b1",), rounds=5, costly_compile=False),
+    "smoke": Preset(("vit-ti16-224-b1",), rounds=8, costly_compile=False),
     "quick": Preset(
         (
             *(f"vit-b16-224-b{batch}" for batch in (1, 4, 8)),

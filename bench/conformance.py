@@ -24,6 +24,8 @@ from ..backends.base import (
     list_implementations,
     require_installed,
 )
+from ..backends.porting.arrays import read_array
+from ..reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ..reference.errors import PatchParityError, require_choice
 from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
 from ..reference.spec import PatchEmbedSpec, Remainder
@@ -59,6 +61,8 @@ class CheckResult:
     bound_ratio: float | None = None
     effective_bits: float | None = None
     message: str = ""
+    mistake: str | None = None
+    killed_by: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,15 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `check.json`."""
-        rows = [dataclasses.asdict(result) for result in self.results]
+        # The fields of the negative controls belong to these alone.
+        rows = [
+            {
+                name: value
+                for name, value in dataclasses.asdict(result).items()
+                if value is not None or name not in ("mistake", "killed_by")
+            }
+            for result in self.results
+        ]
         return {"schema": SCHEMA, "environment": self.environment, "summary": self.summary, "results": rows}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -142,6 +154,9 @@ def check(
         cases.append(_ProbedCase(picture_case(*picture, remainder), dtypes or list(DTYPES), seed, picture[0]))
 
     plan, skipped = _plan(rows, devices, cases, every_case)
+    for device in devices or []:
+        if not any(place == device for _, _, place, _, _ in plan):
+            raise PatchParityError(f"device {device!r} was asked for, but no backend that is installed and selected has it here")
     results += skipped
     for done, (backend, implementation, device, case, dtype) in enumerate(plan):
         if progress:
@@ -153,6 +168,37 @@ def check(
         checked = {implementation.name: implementation for _, implementation, *_ in plan}
         results += [_row(each, probe="photograph", verdict="skip", message=no_picture) for each in checked.values()]
     return CheckReport(results, describe_environment(list(dict.fromkeys(backend for backend, _ in rows))))
+
+
+def check_controls(*, dtypes: list[str] | None = None, seed: int = 0, progress: Progress | None = None) -> CheckReport:
+    """Check the verdicts themselves: make every known mistake on the probes, at every dtype, scale and K; each must be rejected.
+
+    Args:
+        dtypes: float32, float64, bfloat16 and float16 by default.
+        seed: of the probes.
+        progress: told of every problem that is done.
+
+    Returns:
+        One result for each mistake on each problem, with `mistake` and `killed_by`: `pass` where it was rejected, `known` where it may
+        survive (`message` says why), `fail` where it survived.
+
+    Raises:
+        PatchParityError: an unknown dtype.
+    """
+    for dtype in dtypes or []:
+        require_choice("dtype", dtype, CONTROL_DTYPES)
+    kinds = tuple(dtypes or CONTROL_DTYPES)
+    problems = [(case, dtype) for case in CONTROL_SPECS for dtype in kinds]
+    results = []
+    for control in negative_controls(kinds, seed=seed):
+        verdict: Literal["pass", "known", "fail"] = "pass" if control.killed_by else "known" if control.exemption else "fail"
+        place = dict(device="cpu", dtype=control.dtype, case=f"{control.case} scale={control.scale:g}", direction="forward")
+        message = {"known": control.exemption, "fail": f"{control.mistake} went unnoticed", "pass": ""}[verdict]
+        row = CheckResult("numpy:mistake", "numpy", "mistake", None, **place, verdict=verdict, message=message)  # type: ignore[arg-type]
+        results.append(dataclasses.replace(row, mistake=control.mistake, killed_by=control.killed_by))
+        if progress:
+            progress(problems.index((control.case, control.dtype)), len(problems), f"{control.case} {control.dtype}")
+    return CheckReport(results, describe_environment([]))
 
 
 class _ProbedCase:
@@ -168,6 +214,8 @@ class _ProbedCase:
                 self._cache[dtype] = standard_probes(self.case.spec, self.case.batch, dtype, self.seed)
             else:
                 self._cache[dtype] = [photograph(self.case.spec, self.pixels, dtype, self.seed)]
+            for probe in self._cache[dtype]:
+                _ = probe.expectations  # the truth, before any implementation has touched the data
         return self._cache[dtype]
 
 
@@ -225,9 +273,10 @@ def _check_unit(
                     loaded.assign(probe.weights)
                 outputs = observe(loaded, probe)
                 for direction in probe.directions:
-                    judged = judge(probe, direction, outputs[direction], implementation.arithmetic(dtype))
+                    judged = [judge(probe, direction, output, implementation.arithmetic(dtype)) for output in outputs[direction]]
+                    worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))
                     results.append(
-                        _row(implementation, **place, probe=probe.name, direction=direction, **dataclasses.asdict(judged))
+                        _row(implementation, **place, probe=probe.name, direction=direction, **dataclasses.asdict(worst))
                     )
     except Exception as error:
         name = probe.name if probe else None
@@ -238,12 +287,18 @@ def _check_unit(
     return results
 
 
-def observe(loaded: LoadedEmbedding, probe: Probe) -> dict[Direction, NDArray[Any]]:
-    """Run a loaded implementation on a probe: tokens, and gradients where the probe asks for them, in canonical layout."""
-    outputs: dict[Direction, NDArray[Any]] = {"forward": loaded.tokens(probe.images)}
+def observe(loaded: LoadedEmbedding, probe: Probe) -> dict[Direction, list[NDArray[Any]]]:
+    """Run a loaded implementation on a probe, in canonical layout: tokens of two calls, and gradients where the probe asks for them.
+
+    Two calls, because a cache, a buffer that is used again or a compiled second path can be wrong where the first call was right.
+    """
+    placed = loaded.place(probe.images)
+    outputs: dict[Direction, list[NDArray[Any]]] = {"forward": [np.array(loaded.fetch(loaded.call(placed))) for _ in range(2)]}
     if probe.gradients:
         found = loaded.gradients(probe.images, probe.grad_tokens)
-        outputs.update(zip(DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True))
+        outputs.update(
+            {name: [array] for name, array in zip(DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True)}
+        )
     return outputs
 
 
@@ -277,16 +332,31 @@ def _picture(image: str | os.PathLike[str] | NDArray[Any] | None) -> tuple[tuple
 
 
 def _checked_pixels(pixels: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return a picture as uint8, uint16, or floats in [0, 1]; integers of other types that fit one of the first two are taken for it."""
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
         raise PatchParityError(f"image {name} of shape {pixels.shape}: expected (H, W) or (H, W, C) with 1, 3 or 4 channels")
-    if not (np.issubdtype(pixels.dtype, np.integer) or np.issubdtype(pixels.dtype, np.floating)):
+    if pixels.dtype == bool:
+        return pixels.astype(np.float32)
+    if np.issubdtype(pixels.dtype, np.integer):
+        low, high = int(pixels.min()), int(pixels.max())
+        if low < 0 or high > np.iinfo(np.uint16).max:
+            raise PatchParityError(f"image {name} holds integers from {low} to {high}: expected 0 to 255, or 0 to 65535")
+        narrow = np.uint8 if high <= np.iinfo(np.uint8).max and pixels.dtype != np.uint16 else np.uint16
+        return pixels.astype(narrow)
+    if not np.issubdtype(pixels.dtype, np.floating):
         raise PatchParityError(f"image {name} of dtype {pixels.dtype}: expected integers or floats")
     if not np.isfinite(pixels).all():
         raise PatchParityError(
             f"image {name} of shape {pixels.shape} holds {int((~np.isfinite(pixels)).sum())} NaN or infinite values"
         )
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise PatchParityError(f"image {name} holds floats from {pixels.min():.4g} to {pixels.max():.4g}: expected 0 to 1")
     return pixels
+
+
+_PLAIN_MODES = ("L", "RGB", "RGBA", "I;16", "I;16L", "I;16B", "I", "F")
+"""Pillow's modes whose values are kept; all others (palettes, bits, LA, CMYK) are converted to RGB, which loses nothing of them."""
 
 
 def read_image(path: Path) -> NDArray[Any]:
@@ -295,19 +365,21 @@ def read_image(path: Path) -> NDArray[Any]:
     Raises:
         PatchParityError: a file that is absent or no picture, or Pillow missing.
     """
+    if path.suffix in (".npy", ".npz", ".safetensors"):
+        return read_array(path, "image")
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
         from PIL import Image
     except ImportError:
         raise PatchParityError(f"reading {path} needs Pillow: pip install 'patchparity[images]'") from None
-    except (OSError, ValueError) as error:
-        raise PatchParityError(f"cannot read image {path}: {error}") from None
     try:
         with Image.open(path) as picture:
-            converted = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
-            return np.asarray(converted)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+            return np.asarray(picture if picture.mode in _PLAIN_MODES else picture.convert("RGB"))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow raises SyntaxError on broken chunks
         raise PatchParityError(f"cannot read image {path}: {error}") from None
 
 
@@ -317,8 +389,8 @@ def load_check(path: Path) -> dict[str, Any]:
     Raises:
         PatchParityError: a file that cannot be read, or of another schema.
     """
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_text())
-        if content.get("schema") == SCHEMA:
-            return cast(dict[str, Any], content)
+        if isinstance(content, dict) and content.get("schema") == SCHEMA:
+            return content
     raise PatchParityError(f"{path} is no {SCHEMA} file")

@@ -1,14 +1,20 @@
 """pytest-benchmark's side of the benchmark: options, one test a row, and `bench.json` written anew after every block."""
 
+import ctypes
 import dataclasses
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from patchparity.bench.plan import BenchOptions
 from patchparity.bench.progress import progress_bar
 from patchparity.bench.results import write_json
-from patchparity.bench.session import BenchOptions, BenchSession
+from patchparity.bench.session import BenchSession
 from patchparity.bench.timing import Row
 from patchparity.reference.errors import PatchParityError
 
@@ -20,6 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("patchparity")
     for field in dataclasses.fields(BenchOptions):
         group.addoption(f"--patchparity-{field.name}", default=None, help=f"see BenchOptions.{field.name}; lists with commas")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End when the command that started this process is gone, however it went: nobody would be left to read the results."""
+    if os.environ.pop("PATCHPARITY_END_WITH_PARENT", "") and sys.platform == "linux":
+        death_signal = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>; SIGINT lets the session write what it has and end its workers
+        ctypes.CDLL(None).prctl(death_signal, signal.SIGINT)
 
 
 def _session(config: pytest.Config) -> BenchSession:
@@ -93,6 +106,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     if session is None:
         return
     output_json["environment"] = session.environment()
+    output_json["planned"] = len(session.rows)
     output_json["options"] = {**dataclasses.asdict(session.options), "out": "", "rounds": session.rounds}
     told = {"fail": "failures", "error": "failures", "skip": "skipped"}
     for name in ("failures", "skipped"):

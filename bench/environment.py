@@ -31,10 +31,15 @@ _PREFIXES += (
 )
 
 
+_PRIVATE = ("TF_CONFIG", "TF_CLI", "JAX_COORDINATOR", "TORCH_HOME", "KERAS_HOME", "CUDA_HOME", "CUDA_PATH")
+"""Variables of those prefixes that name hosts or folders and change no number."""
+
+
 def numeric_variables(variables: dict[str, str] | None = None) -> dict[str, str]:
     """The environment variables that change how frameworks compute, and nothing else of a user's environment."""
     source = os.environ if variables is None else variables
-    return {name: value for name, value in sorted(source.items()) if name.startswith(_PREFIXES) and not name.startswith("TF_CLI")}
+    told = {name: value for name, value in sorted(source.items()) if name.startswith(_PREFIXES) and not name.startswith(_PRIVATE)}
+    return {name: re.sub(r"(?<![\w.])[~/][^\s,:;]*", "(path)", value) for name, value in told.items()}
 
 
 def processor_name() -> str:

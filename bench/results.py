@@ -4,10 +4,13 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..backends.porting.files import usual_mode
 from ..reference.errors import PatchParityError
 
 
@@ -32,20 +35,24 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step.
+    """Write a text file in one step; a link is followed, and what is no regular file (a pipe, /dev/null) is written to as it is.
 
     Raises:
         PatchParityError: a file that cannot be written.
     """
+    target = path.resolve()
     draft = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8") as file:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+            return
+        with tempfile.NamedTemporaryFile(
+            "w", dir=target.parent, prefix=f".{target.name}-", delete=False, encoding="utf-8"
+        ) as file:
             draft = file.name
             file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)  # a temporary file is private; a report is not
-        os.replace(draft, path)
+        os.chmod(draft, usual_mode())
+        os.replace(draft, target)
     except OSError as error:
         if draft and os.path.exists(draft):
             os.unlink(draft)
@@ -54,10 +61,13 @@ def write_text(path: Path, text: str) -> None:
 
 def require_writable(path: Path) -> None:
     """Raise PatchParityError unless a file can be written here: asked before the work that it is to hold."""
-    if path.is_dir():
+    target = path.resolve()
+    if target.is_dir():
         raise PatchParityError(f"cannot write {path}: it is a folder")
+    if target.exists() and not target.is_file():
+        return
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent):
+        with tempfile.NamedTemporaryFile(dir=target.parent):
             pass
     except OSError as error:
         raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
@@ -75,6 +85,41 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+PRODUCTS = ("samples.jsonl", "rows.jsonl", "bench.json", "bench.log", "check.json", "report.html", "report.md", "report.csv")
+"""What bench and run leave in a folder."""
+
+
+def set_aside(folder: Path) -> None:
+    """Move what an earlier run left in a folder into a folder of its own beside it: a new record is begun, none is lost or mixed."""
+    left = [folder / name for name in PRODUCTS if (folder / name).exists()]
+    if left:
+        previous = Path(tempfile.mkdtemp(prefix=time.strftime("previous-%Y%m%dT%H%M%S-"), dir=folder))
+        for path in left:
+            path.rename(previous / path.name)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one run alone, where the system can lock folders.
+
+    Raises:
+        PatchParityError: another run is writing to it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise PatchParityError(f"another run is writing to {folder}: wait for it, or choose another folder") from None
+    finally:
+        os.close(handle)
+
+
 class Record:
     """A folder's record: `samples.jsonl`, a line for each sample, and `rows.jsonl`, a line for each finished row.
 
@@ -85,11 +130,6 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self.samples_path = folder / "samples.jsonl"
         self.rows_path = folder / "rows.jsonl"
-
-    def clear(self) -> None:
-        """Begin anew."""
-        for path in (self.samples_path, self.rows_path):
-            path.unlink(missing_ok=True)
 
     def append_samples(self, samples: list[dict[str, Any]]) -> None:
         """Append samples; on return they are with the operating system, so that a killed process loses none."""

@@ -148,13 +148,11 @@ def measure_block(
                 identity = {"case": row.case, "row": row.identity, "implementation": row.implementation, "role": row.role}
                 place = {"round": number, "order": order, "generation": 0, "cache": "warm"}
                 samples.append({**identity, **place, "seconds": answer["seconds"]})
-        others = disturbance.cores(2 * cpu_seconds)  # a visit's warm call takes what its timed one takes
+        others = disturbance.cores(cpu_seconds)
         on_samples([{**sample, "disturbance": others} for sample in samples])
         live = [row for row in live if outcomes[row.identity]["status"] == "measured"]
     for row in live:
-        outcomes[row.identity].update(
-            _guarded(outcomes[row.identity], lambda row=row: workers[row.worker].request("finish", row=row.key))
-        )  # type: ignore[misc]
+        _guarded(outcomes[row.identity], lambda row=row: _finish(row, case, workers[row.worker], seed))  # type: ignore[misc]
     return list(outcomes.values())
 
 
@@ -197,6 +195,18 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     verdict = _verdict(row, case, seed, answer)
     seconds = {name: answer[name] for name in ("load_seconds", "transfer_seconds", "first_call_seconds")}
     return {"outcome": {**seconds, **verdict}}
+
+
+def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
+    """Take a row's last words: threads, and tokens that must still be right after everything that was timed."""
+    answer = worker.request("finish", row=row.key)
+    tokens = answer.pop("tokens", None)
+    if tokens is not None:
+        model = get_backend(row.backend).implementation(row.implementation).arithmetic(row.dtype)
+        judged = judge(_truth(case, row.dtype, seed)[0], "forward", unpacked(tokens), model)
+        if judged.verdict == "fail":
+            answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {judged.message}")
+    return {"outcome": answer}
 
 
 @functools.lru_cache(maxsize=1)

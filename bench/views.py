@@ -1,6 +1,7 @@
 """What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,11 @@ from .statistics import paired_ratio
 
 
 def extra_information(
-    outcome: dict[str, Any], block: list[dict[str, Any]], seconds: dict[str, list[float]], case: Case
+    outcome: dict[str, Any],
+    block: list[dict[str, Any]],
+    seconds: dict[str, list[float]],
+    case: Case,
+    disturbance: list[float],
 ) -> dict[str, Any]:
     """Return `extra_info` of a measured row: its outcome, and what follows from its samples and those of its block.
 
@@ -19,6 +24,7 @@ def extra_information(
         block: all rows of its interleave.
         seconds: samples of the block's measured rows, by row, in the order of the rounds.
         case: the sizes.
+        disturbance: cores that others kept busy, round by round; empty where the system does not tell.
 
     Returns:
         The fields of the README's table; None where one does not apply or is not measured.
@@ -71,6 +77,8 @@ def extra_information(
         "ratio": ratio,
         "ratio_interval": None if interval is None else list(interval),
         "role": outcome["role"],
+        "disturbance": statistics.median(disturbance) if disturbance else None,
+        "seed": outcome.get("seed"),
         "load_seconds": outcome.get("load_seconds"),
         "transfer_seconds": outcome.get("transfer_seconds"),
         "first_call_seconds": outcome.get("first_call_seconds"),
@@ -91,3 +99,34 @@ def _work(outcome: dict[str, Any], case: Case) -> dict[str, int]:
         return {"flops": spec.flops(case.batch), "bytes": spec.minimum_bytes(case.batch, itemsize)}
     rows, depth, columns = case.batch * spec.num_patches, spec.patch_values, spec.embed_dim
     return {"flops": 2 * rows * depth * columns, "bytes": itemsize * (rows * depth + depth * columns + rows * columns)}
+
+
+def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The fastest implementation of each backend, by (case, threads, dtype, device, backend), in the record's order."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in benchmarks:
+        info = entry["extra_info"]
+        if info["role"] == "implementation":
+            key = (info["case"], info["threads_requested"], info["dtype"], info["device"], info["backend"])
+            if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
+                best[key] = entry
+    return best
+
+
+DISTURBED_CORES = 0.25
+"""Cores that others keep busy, in the median round, from which a case is called disturbed. Idle machines show 0.05 to 0.15 here."""
+
+
+def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
+    """Cases that a neighbor disturbed, and how many cores it kept busy."""
+    found: dict[str, float] = {}
+    for entry in benchmarks:
+        info = entry["extra_info"]
+        if (info["disturbance"] or 0) > DISTURBED_CORES:
+            found[info["case"]] = max(found.get(info["case"], 0.0), info["disturbance"])
+    return found
+
+
+def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
+    """A ratio with its interval, as tables show it; without one where the rounds were too few."""
+    return f"{ratio:.2f}" if interval is None else f"{ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"

@@ -4,6 +4,7 @@ The environment stands before the worker's interpreter starts: a framework reads
 Workers run and time; they do not judge. A worker that dies or hangs raises `WorkerLostError` here and costs its own rows.
 """
 
+import dataclasses
 import gc
 import math
 import os
@@ -26,6 +27,9 @@ START_SECONDS = 300.0
 CALL_SECONDS = 600.0
 """Time for one request, unless an option says otherwise: `torch.compile` takes up to 30 s for the first graph, so what takes longer
 than ten minutes hangs."""
+
+END_SECONDS = 2.0
+"""Time for a worker to end by itself before it is killed; it has nothing to save."""
 
 CORE_SLACK = 0.1
 """Cores above a whole number that do not count as one more thread. TensorFlow keeps a helper thread busy at 0.05 of a core; a second
@@ -93,7 +97,7 @@ class Worker:
             self._channel.send((action, arguments))
             answer: dict[str, Any] = self._channel.receive(timeout)
         except self._channel.TimeoutError:
-            self.lost = f"the worker for {self.key} did not answer {action!r} within {timeout:.0f} s and was ended"
+            self.lost = f"the worker for {self.key} did not answer {action!r} within {timeout:g} s and was ended"
         except (EOFError, OSError, self._channel.RemoteError) as error:
             detail = str(error).strip().splitlines()[-1:] or [""]
             self.lost = f"the worker for {self.key} died during {action!r} {detail[0]}".rstrip()
@@ -115,7 +119,7 @@ class Worker:
                 pass
         if process is not None:
             try:
-                process.wait(5)
+                process.wait(END_SECONDS)
             except Exception:
                 process.kill()
                 process.wait()
@@ -124,7 +128,7 @@ class Worker:
 def timing_probe(spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, zero_bias: bool = False) -> Probe:
     """The problem that is timed, and judged: random data, forward. Parent and worker make the same from the seed."""
     probe = random_normal(spec, batch, dtype, seed, zero_bias=zero_bias)
-    return Probe(probe.name, spec, probe.images, probe.weights, probe.grad_tokens, probe.gate, (), probe.fingerprint)
+    return dataclasses.replace(probe, gradients=())
 
 
 class _Loaded:
@@ -166,11 +170,11 @@ class _Server:
         loaded_at = time.perf_counter()
         inputs = embedding.place(unbiased.images)
         placed_at = time.perf_counter()
-        fingerprint = self._first_tokens(embedding, inputs)
+        fingerprint = self._tokens(embedding, inputs)
         first_call = time.perf_counter() - placed_at
         embedding.assign(probe.weights)
         inputs = embedding.place(probe.images)
-        tokens = self._first_tokens(embedding, inputs)
+        tokens = self._tokens(embedding, inputs)
         self.loaded[row] = _Loaded(embedding, inputs, self._repeat(embedding, inputs))
         return {
             "tokens": _packed(tokens),
@@ -181,7 +185,7 @@ class _Server:
         }
 
     @staticmethod
-    def _first_tokens(embedding: LoadedEmbedding, inputs: Any) -> NDArray[Any]:
+    def _tokens(embedding: LoadedEmbedding, inputs: Any) -> NDArray[Any]:
         return embedding.fetch(embedding.call(inputs))
 
     def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str) -> dict[str, Any]:
@@ -198,9 +202,10 @@ class _Server:
         return max(1, math.ceil(SHORTEST_SAMPLE_SECONDS / (time.perf_counter() - started)))
 
     def visit(self, row: str) -> dict[str, Any]:
-        """One warm call, then one sample: seconds a call, synchronized."""
+        """One warm call, then one sample: seconds a call, synchronized; and the CPU time of both, which is not a neighbor's."""
         loaded = self.loaded[row]
         call, synchronize, inputs = loaded.computation.call, loaded.computation.synchronize, loaded.inputs
+        visit_before = time.process_time()
         synchronize(call(inputs))
         gc.disable()
         cpu_before, started = time.process_time(), time.perf_counter()
@@ -210,17 +215,20 @@ class _Server:
         gc.enable()
         loaded.wall_seconds += seconds
         loaded.cpu_seconds += cpu_seconds
-        return {"seconds": seconds / loaded.repeat, "cpu_seconds": cpu_seconds}
+        return {"seconds": seconds / loaded.repeat, "cpu_seconds": time.process_time() - visit_before}
 
     def finish(self, row: str) -> dict[str, Any]:
-        """Drop a row; return the cores that its samples kept busy, and the threads that takes: the cores, rounded up.
+        """Drop a row; return the cores that its samples kept busy, the threads that takes, and the tokens of one more call.
 
-        CPU time of all threads over wall time tells how many computed at once. Counting threads would not: JAX and TensorFlow hand
-        work to changing threads of several pools.
+        CPU time of all threads over wall time tells how many computed at once; rounded up, that is the threads it takes. Counting
+        threads would not tell: JAX and TensorFlow hand work to changing threads of several pools.
         """
         loaded = self.loaded.pop(row)
         cores = loaded.cpu_seconds / loaded.wall_seconds
-        return {"cores_busy": cores, "threads_observed": max(1, math.ceil(cores - CORE_SLACK)), "repeat": loaded.repeat}
+        told = {"cores_busy": cores, "threads_observed": max(1, math.ceil(cores - CORE_SLACK)), "repeat": loaded.repeat}
+        if isinstance(loaded.computation, LoadedEmbedding):
+            told["tokens"] = _packed(self._tokens(loaded.computation, loaded.inputs))
+        return told
 
 
 def _packed(array: NDArray[Any]) -> tuple[bytes, tuple[int, ...], str]:

@@ -4,6 +4,7 @@ Each probe is a full problem (images, weights, token gradient) in the dtype unde
 just as a user calls it. All probes of one spec share its shapes: a compiled implementation is compiled once.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from .embed import patch_embed, patch_embed_gradients
 from .error import Gate
 from .errors import PatchParityError
 from .patches import fold
+from .sequence import assemble_sequence
 from .spec import PatchEmbedSpec
-from .weights import PatchEmbedWeights
+from .weights import PatchEmbedWeights, initialize_weights
 
 Direction = Literal["forward", "grad_image", "grad_kernel", "grad_bias"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "grad_image", "grad_kernel", "grad_bias")
@@ -56,6 +58,7 @@ class Probe:
         grad_tokens: `(B, N, D)`, the gradient that is sent back.
         gate: how forward results are judged; gradients too, unless `gradients_exact` says otherwise.
         gradients: the directions, beside forward, that this probe asks for.
+        to_sequence: whether the output is the sequence (prefix tokens and positions added) instead of the tokens.
         fingerprint: whether effective bits may be read from it (zero-mean random data, zero bias).
         explain: turns a wrong output into a sentence, or None.
     """
@@ -67,8 +70,15 @@ class Probe:
     grad_tokens: NDArray[np.generic]
     gate: Gate
     gradients: tuple[Direction, ...] = ()
+    to_sequence: bool = False
     fingerprint: bool = False
     explain: Callable[[NDArray[np.float64]], str] | None = None
+
+    def __post_init__(self) -> None:
+        # An implementation must not be able to change the problem that it is judged by.
+        for array in (self.images, self.weights.kernel, self.weights.bias, self.grad_tokens):
+            if array is not None:
+                array.flags.writeable = False
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -77,7 +87,7 @@ class Probe:
 
     @functools.cached_property
     def expectations(self) -> dict[Direction, Expectation]:
-        """The reference's answer for each direction of this probe, computed once."""
+        """The reference's answer for each direction of this probe, computed once; asked for before any implementation is called."""
         return expectations(self)
 
 
@@ -96,13 +106,14 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
         return max((float(np.abs(array).max(initial=0)) for array in arrays), default=0.0)
 
     def derived(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
-        return patch_embed(change(images), PatchEmbedWeights(change(kernel), change(bias)), spec)
+        tokens = patch_embed(change(images), PatchEmbedWeights(change(kernel), change(bias)), spec)
+        return assemble_sequence(tokens, probe.weights.astype(wide).map(change), spec) if probe.to_sequence else tokens
 
     found: dict[Direction, Expectation] = {
         "forward": Expectation(
-            value=patch_embed(images, PatchEmbedWeights(kernel, bias), spec),
+            value=derived(np.positive),
             gauge=derived(np.abs),
-            terms=spec.patch_values + 1,
+            terms=spec.patch_values + 1 + probe.to_sequence,
             scale=np.sqrt(derived(np.square)),
             largest_input=magnitude(images, kernel),
         )
@@ -239,7 +250,48 @@ def mantissa_ladder(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: in
         kept = int(np.round(-np.log2(expected[wrong] - 1)).min()) - 1 if wrong.any() else bits
         return f"{kept} of {bits} explicit mantissa bits arrive"
 
-    return Probe(probe.name, spec, images, weights, probe.grad_tokens, "exact", explain=explain)
+    return dataclasses.replace(probe, explain=explain)
+
+
+def wide_range(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe:
+    """Powers of two from 2⁻³⁰ to 2³⁰, moved by a kernel of ones and zeros: does the range of the type arrive?
+
+    Exact as the identity kernel is. float16 ends at 2¹⁵ and 2⁻²⁴, so inputs that pass through it are lost, where their mantissas would
+    not show it. A type of less range gets its own normal range.
+    """
+    info = ml_dtypes.finfo(np.dtype(dtype))
+    lowest, highest = max(-30, int(info.minexp)), min(30, int(info.maxexp) - 1)
+    generator = np.random.default_rng(seed)
+    exponents = generator.integers(lowest, highest + 1, spec.images_shape(batch))
+    images = (np.ldexp(1.0, exponents) * generator.choice((-1, 1), exponents.shape)).astype(dtype)
+    return Probe("wide-range", spec, images, _selection(spec, generator, dtype), _no_gradient(spec, batch, dtype), "exact")
+
+
+def swamping(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe | None:
+    """Small integers between a large term early in the sum and its negative late in it: does the accumulator keep them?
+
+    Exact in any order by the derivation of `bounded_integers`: with the large term 2^(p−2), p the accumulator's significand bits
+    (24 for 16-bit types), Σ|x||w| stays below 2^p. The result, at most 99 but where padding hides one of the large terms, is rounded to
+    the output's type once. An accumulator of fewer bits swallows the ones: their number is odd, so that no coarser grid holds it.
+    Images are flat, so it tells nothing of layouts. None for patches of fewer than 12 values, which have no middle.
+
+    Source: Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor cores" (PeerJ CS 7:e330, 2021).
+    """
+    if spec.patch_values < 12:
+        return None
+    generator = np.random.default_rng(seed)
+    K, D = spec.patch_values, spec.embed_dim
+    large = 2.0 ** min(max(_precision_bits(dtype), 24) - 2, int(ml_dtypes.finfo(np.dtype(dtype)).maxexp) - 2)
+    third = K // 3
+    matrix = np.zeros((D, K))
+    middle = np.arange(third, K - third)
+    for row in matrix:
+        row[generator.choice(middle, min(99, len(middle) // 2 * 2 - 1), replace=False)] = 1
+    matrix[np.arange(D), generator.integers(0, third, D)] = large
+    matrix[np.arange(D), generator.integers(K - third, K, D)] = -large
+    images = np.ones(spec.images_shape(batch)) * generator.choice((-1, 1), (batch, *(1,) * (1 + spec.spatial_axes)))
+    weights = PatchEmbedWeights(matrix.reshape(spec.kernel_shape).astype(dtype), np.zeros(D, dtype))
+    return Probe("swamping", spec, images.astype(dtype), weights, _no_gradient(spec, batch, dtype), "exact")
 
 
 def random_normal(
@@ -259,6 +311,19 @@ def random_normal(
         weights = PatchEmbedWeights(kernel, np.zeros_like(bias))
         return Probe("random-zero-bias", spec, images, weights, grad_tokens, "probabilistic", fingerprint=True)
     return Probe("random", spec, images, PatchEmbedWeights(kernel, bias), grad_tokens, "probabilistic", DIRECTIONS[1:])
+
+
+def random_sequence(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int, *, scale: float = 1.0) -> Probe:
+    """Zero-mean normal data with a class token, two registers and positions, all of std `scale`: what enters the encoder is judged."""
+    base = random_normal(spec, batch, dtype, seed, scale=scale)
+    generator = np.random.default_rng([seed, 1])
+    drawn = initialize_weights(spec, num_registers=2)
+    tokens = {
+        name: (generator.standard_normal(getattr(drawn, name).shape) * scale).astype(dtype)
+        for name in ("class_token", "register_tokens", "positions")
+    }
+    weights = PatchEmbedWeights(base.weights.kernel, base.weights.bias, **tokens)
+    return Probe("random-sequence", spec, base.images, weights, base.grad_tokens, "probabilistic", to_sequence=True)
 
 
 def photograph(spec: PatchEmbedSpec, pixels: NDArray[np.generic], dtype: DTypeLike, seed: int) -> Probe:
@@ -291,10 +356,38 @@ def photograph(spec: PatchEmbedSpec, pixels: NDArray[np.generic], dtype: DTypeLi
     return Probe("photograph", spec, images, random.weights, random.grad_tokens, "deterministic", DIRECTIONS[1:])
 
 
+def exact_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> list[Probe]:
+    """The probes of tolerance zero that fit a spec, all of the same shapes."""
+    makers = (identity_kernel, one_hot_images, bounded_integers, mantissa_ladder, wide_range, swamping)
+    probes = [_telling(make, spec, batch, dtype, seed + number) for number, make in enumerate(makers)]
+    return [probe for probe in probes if probe is not None]
+
+
+DRAWS = 100
+"""Draws of a probe before its all-zero outputs are accepted: where a window sees one pixel in nine, 100 draws miss it with
+probability (8/9)^100 = 8e-6."""
+
+
+def _telling(
+    make: Callable[[PatchEmbedSpec, int, DTypeLike, int], Probe | None],
+    spec: PatchEmbedSpec,
+    batch: int,
+    dtype: DTypeLike,
+    seed: int,
+) -> Probe | None:
+    """Draw a probe until its outputs are not all zero: an implementation that returns zeros would pass it."""
+    for draw in range(DRAWS):
+        probe = make(spec, batch, dtype, seed + 1000 * draw)
+        if probe is None or all(found.value.any() for found in probe.expectations.values()):
+            return probe
+    return probe
+
+
+def random_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int, *, scale: float = 1.0) -> list[Probe]:
+    """The two random probes, with a bias and without, images and bias of std `scale`."""
+    return [random_normal(spec, batch, dtype, seed + 100 + zero, scale=scale, zero_bias=bool(zero)) for zero in (0, 1)]
+
+
 def standard_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> list[Probe]:
-    """The probes that `check` runs on one shape, all of the same shapes: four exact ones and two random ones."""
-    makers = (identity_kernel, one_hot_images, bounded_integers, mantissa_ladder)
-    probes = [make(spec, batch, dtype, seed + number) for number, make in enumerate(makers)]
-    probes.append(random_normal(spec, batch, dtype, seed + len(makers)))
-    probes.append(random_normal(spec, batch, dtype, seed + len(makers) + 1, zero_bias=True))
-    return probes
+    """The probes that `check` runs on one shape: the exact ones and the random ones."""
+    return [*exact_probes(spec, batch, dtype, seed), *random_probes(spec, batch, dtype, seed)]

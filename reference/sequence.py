@@ -27,8 +27,8 @@ def sincos_positions(
         grid: `(rows, columns)` of patches.
         embed_dim: D, a multiple of 4.
         temperature: base of the frequencies.
-        first_half: the coordinate in the first D/2 channels: `column` as in MAE's original code and MoCo v3, `row` as in
-            transformers' ViTMAE before it swaps the halves.
+        first_half: the coordinate in the first D/2 channels: `column` as in MAE's original code, `row` as in MoCo v3 (and in
+            transformers' ViTMAE before it swaps the halves).
 
     Returns:
         Shape `(rows·columns, D)`, raster order, float64.

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, SupportsIndex, get_args
 
 from .errors import PatchParityError, require_choice
 
@@ -19,17 +20,24 @@ between both ends with the odd one at the end (https://www.tensorflow.org/api_do
 
 def _sizes(value: int | Iterable[int], axes: int, name: str, minimum: int) -> tuple[int, ...]:
     """One integer, or one for each spatial axis, as a tuple; anything else is an error that names it."""
-    sizes = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(sizes) != axes or not all(isinstance(size, int) and size >= minimum for size in sizes):
+    try:
+        sizes = (operator.index(value),) * axes if isinstance(value, SupportsIndex) else tuple(operator.index(n) for n in value)
+    except TypeError:
+        sizes = ()
+    if len(sizes) != axes or not all(size >= minimum for size in sizes):
         raise PatchParityError(f"{name}={value!r}: expected an integer >= {minimum}, or {axes} of them, one for each image axis")
     return sizes
 
 
 def _paddings(value: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """One integer, one for each axis, or (before, after) for each axis, as (before, after) pairs."""
-    per_axis = (value,) * axes if isinstance(value, int) else tuple(value)
-    pairs = tuple((entry, entry) if isinstance(entry, int) else tuple(entry) for entry in per_axis)
-    if len(pairs) != axes or not all(len(pair) == 2 and all(isinstance(n, int) and n >= 0 for n in pair) for pair in pairs):
+    try:
+        per_axis = (value,) * axes if isinstance(value, SupportsIndex) else tuple(value)
+        pairs = tuple((entry, entry) if isinstance(entry, SupportsIndex) else tuple(entry) for entry in per_axis)
+        pairs = tuple(tuple(operator.index(n) for n in pair) for pair in pairs)
+    except TypeError:
+        pairs = ()
+    if len(pairs) != axes or not all(len(pair) == 2 and all(n >= 0 for n in pair) for pair in pairs):
         raise PatchParityError(
             f"padding={value!r}: expected an integer >= 0, or an integer or (before, after) for each of {axes} axes"
         )
@@ -75,7 +83,7 @@ class PatchEmbedSpec:
         remainder: Remainder = "error",
     ) -> None:
         set_field = object.__setattr__
-        axes = 2 if isinstance(image_size, int) else len(image_size := tuple(image_size))
+        axes = 2 if isinstance(image_size, SupportsIndex) else len(tuple(image_size)) if isinstance(image_size, Iterable) else 0
         if axes not in (2, 3):
             raise PatchParityError(f"image_size={image_size!r}: expected (H, W), or (T, H, W) for video")
         set_field(self, "image_size", _sizes(image_size, axes, "image_size", 1))
@@ -130,7 +138,8 @@ class PatchEmbedSpec:
             if self.remainder == "same":
                 counts.append(math.ceil(size / step))
             elif self.remainder == "pad-end":
-                counts.append(max(0, math.ceil((padded - patch) / step)) + 1)
+                # Windows until the end is covered, but none that would begin behind it (stride > patch) and see zeros alone.
+                counts.append(min(max(0, math.ceil((padded - patch) / step)) + 1, math.ceil(padded / step)))
             else:
                 counts.append((padded - patch) // step + 1)
         return tuple(counts)
@@ -186,13 +195,19 @@ class PatchEmbedSpec:
 
     def minimum_bytes(self, batch: int, itemsize: int) -> int:
         """Bytes that any formulation must move at `itemsize` bytes a value: read image, kernel and bias once, write tokens once."""
-        values = (
-            math.prod(self.images_shape(batch))
-            + math.prod(self.kernel_shape)
-            + self.embed_dim
-            + math.prod(self.tokens_shape(batch))
-        )
+        pixels = batch * self.in_channels * math.prod(self._seen_extents())
+        values = pixels + math.prod(self.kernel_shape) + self.embed_dim + math.prod(self.tokens_shape(batch))
         return itemsize * values
+
+    def _seen_extents(self) -> list[int]:
+        """Pixels along each axis that some window sees: fewer than there are, where the rest is left out or between strides."""
+        extents = []
+        for size, patch, step, (before, _), count in zip(
+            self.image_size, self.patch_size, self.stride, self.effective_padding, self.grid, strict=True
+        ):
+            seen = {start * step + offset - before for start in range(count) for offset in range(patch)}
+            extents.append(sum(0 <= place < size for place in seen))
+        return extents
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed; `stride` follows a changed `patch_size` unless it is given."""

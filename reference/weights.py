@@ -1,5 +1,6 @@
 """The canonical weights, one object that every backend loads, and their seeded initialization."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -38,6 +39,8 @@ class SequenceLayout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", tuple(self.prefix))
         object.__setattr__(self, "positioned", tuple(self.positioned))
+        if not isinstance(self.norm_epsilon, float | int):
+            raise PatchParityError(f"norm_epsilon={self.norm_epsilon!r}: expected a number")
         allowed = {"prefix_side": ("first", "last"), "token_order": ("raster", "merge-2x2")}
         for name, options in allowed.items():
             require_choice(name, getattr(self, name), options)
@@ -55,7 +58,7 @@ class LayerNorm:
     shift: NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchEmbedWeights:
     """The weights of a patch embedding in canonical layout. Only `kernel` is required.
 
@@ -107,6 +110,17 @@ class PatchEmbedWeights:
             if norm is not None and (norm.scale.shape != (width,) or norm.shift.shape != (width,)):
                 raise PatchParityError(f"{name} of shapes {norm.scale.shape} and {norm.shift.shape}: expected ({width},) twice")
 
+    def __repr__(self) -> str:
+        """Shapes and dtypes, not values."""
+        shown = []
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, np.ndarray):
+                shown.append(f"{entry.name}={value.dtype.name}{list(value.shape)}")
+            elif value is not None and entry.name != "layout":
+                shown.append(f"{entry.name}=LayerNorm[{value.scale.shape[0]}]")
+        return f"PatchEmbedWeights({', '.join(shown)})"
+
     @property
     def matrix(self) -> NDArray[Any]:
         """W, shape `(D, K)`, the kernel flattened in the order (row, column, channel)."""
@@ -143,9 +157,10 @@ class PatchEmbedWeights:
 
     def astype(self, dtype: Any) -> "PatchEmbedWeights":
         """Return the same weights with every array in `dtype`."""
-        return self._map(lambda array: array.astype(dtype))
+        return self.map(lambda array: array.astype(dtype))
 
-    def _map(self, change: Any) -> "PatchEmbedWeights":
+    def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> "PatchEmbedWeights":
+        """Return the same weights with `change` applied to every array; shapes must stay."""
         changed: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)

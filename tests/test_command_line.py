@@ -104,9 +104,33 @@ def test_a_wrong_adapter_is_not_timed(tmp_path):
     assert "not timed, for it is wrong" in done.stdout.replace("\n", " ")
 
 
+def test_diagnose_names_the_mistake_and_its_mend(tmp_path):
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    images = generator.random((2, 3, 32, 48)).astype(np.float32)
+    kernel = generator.standard_normal((20, 3, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    np.savez(tmp_path / "weights.npz", kernel=kernel)
+    patches = images.reshape(2, 3, 4, 8, 6, 8).transpose(0, 2, 4, 1, 3, 5).reshape(2, 24, -1)
+    hwio_read_as_oihw = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)).reshape(20, -1)
+    outputs = {"right": patches @ kernel.reshape(20, -1).T, "wrong": patches @ hwio_read_as_oihw.T}
+    files = ("--images", tmp_path / "images.npy", "--weights", tmp_path / "weights.npz")
+    for name, tokens in outputs.items():
+        np.save(tmp_path / f"{name}.npy", tokens)
+    right = patchparity("diagnose", *files, "--tokens", tmp_path / "right.npy")
+    assert (right.returncode, right.stdout) == (0, "correct: the output is correct\n")
+    wrong = patchparity("diagnose", *files, "--tokens", tmp_path / "wrong.npy", "--json", tmp_path / "d.json")
+    assert wrong.returncode == 1
+    assert "mend: the kernel was read as HWIO; transpose it with (3, 2, 0, 1)" in wrong.stdout
+    told = json.loads((tmp_path / "d.json").read_text())
+    assert (told["correct"], told["status"], told["mistakes"]) == (False, "unique", ["kernel-hwio-as-oihw"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("diagnose", "--images", "i.npy", "--weights", "w.npz", "--tokens", "t.npy"), "error: cannot read arrays from i.npy"),
         (("check", "--backend", "theano"), "error: backend 'theano' is unknown; expected one of"),
         (("check", "--implementation", "numpy:fft"), "error: implementation 'numpy:fft' is unknown"),
         (("check", "--dtype", "int8"), "error: dtype 'int8' is unknown"),
@@ -152,7 +176,7 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
 
     command_line = importlib.import_module("patchparity.__main__")
     monkeypatch.setattr("patchparity.bench.conformance.check", lambda **_: pytest.fail("worked first"))
-    monkeypatch.setattr("patchparity.bench.session.benchmark", lambda _: pytest.fail("worked first"))
+    monkeypatch.setattr("patchparity.bench.job.benchmark", lambda _: pytest.fail("worked first"))
     for command in (command_line.check_command, command_line.bench_command):
         with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
             command(json=tmp_path / "no" / "c.json")

@@ -9,8 +9,9 @@ import tomllib
 import venv
 from pathlib import Path
 
-import patchparity
 import pytest
+
+import patchparity
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("torch", "tensorflow", "jax", "keras")

@@ -51,6 +51,6 @@ def test_every_field_of_the_contract_is_documented():
 
     for name in CheckResult.__dataclass_fields__:
         assert f"`{name}`" in README, name
-    session = pytest.importorskip("patchparity.bench.session")
+    session = pytest.importorskip("patchparity.bench.plan")
     for name in session.BenchOptions.__dataclass_fields__:
         assert name in README or name in ("cases", "backends", "implementations", "dtypes", "devices", "call_seconds"), name

@@ -24,6 +24,7 @@ from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..layouts import CANONICAL, with_time_axis
 
 FORMAT = "patchparity.weights/1"
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 _NORM_PARTS = ("scale", "shift")
 
 
@@ -44,6 +45,13 @@ def _axes(name: str, array: NDArray[Any]) -> str:
     return {"register_tokens": "R D", "positions": "rows D"}.get(name, "K" if name.startswith("patch_norm") else "D")
 
 
+def usual_mode() -> int:
+    """Permissions that a new file of this user gets; temporary files are private, and what replaces them must not be."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> None:
     """Write canonical weights to a safetensors file, with the axis names, the spec and the sequence layout in its metadata.
 
@@ -56,8 +64,11 @@ def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec:
         PatchParityError: weights that do not fit the spec, a folder that cannot be written, a file that reads back differently.
     """
     weights.check_spec(spec)
-    target = Path(path)
-    tensors = {name: np.ascontiguousarray(array) for name, array in _tensors(weights)}
+    target = Path(path).resolve()
+    tensors = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for name, array in _tensors(weights)}
+    for name, array in tensors.items():
+        if array.dtype.name not in DTYPES:
+            raise PatchParityError(f"{name} is of dtype {array.dtype}: expected one of {', '.join(DTYPES)}")
     metadata = {
         "format": FORMAT,
         "spec": json.dumps(spec.to_dict()),
@@ -71,6 +82,7 @@ def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec:
             for name, array in safetensors.numpy.load_file(draft).items():
                 if array.dtype != tensors[name].dtype or array.tobytes() != tensors[name].tobytes():
                     raise PatchParityError(f"{name} reads back differently from {target}: nothing was written")
+            draft.chmod(usual_mode())
             draft.replace(target)
     except OSError as error:
         raise PatchParityError(f"cannot write {target}: {error.strerror or error}") from None
@@ -92,16 +104,38 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, Patch
     except (OSError, safetensors.SafetensorError) as error:
         raise PatchParityError(f"cannot read weights from {path}: {error}") from None
     if metadata.get("format") != FORMAT:
-        raise PatchParityError(
-            f"{path} holds {', '.join(sorted(tensors)) or 'nothing'}, format {metadata.get('format')!r}: expected {FORMAT!r}"
-        )
-    fields: dict[str, Any] = {"layout": SequenceLayout(**json.loads(metadata["layout"]))}
-    for name, array in tensors.items():
-        owner, _, part = name.partition(".")
-        if not part:
-            fields[owner] = array
-        elif part == _NORM_PARTS[0]:
-            fields[owner] = LayerNorm(*(tensors[f"{owner}.{each}"] for each in _NORM_PARTS))
-    weights, spec = PatchEmbedWeights(**fields), PatchEmbedSpec.from_dict(json.loads(metadata["spec"]))
+        held = ", ".join(sorted(tensors)) or "nothing"
+        raise PatchParityError(f"{path} holds {held}, format {metadata.get('format')!r}: expected {FORMAT!r}")
+    try:
+        spec = PatchEmbedSpec.from_dict(json.loads(metadata["spec"]))
+        layout = SequenceLayout(**json.loads(metadata["layout"]))
+        weights = PatchEmbedWeights(**_fields(tensors), layout=layout)
+    except PatchParityError as error:
+        raise PatchParityError(f"{path} is damaged: {error}") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise PatchParityError(f"{path} is damaged: {type(error).__name__} {error}") from None
     weights.check_spec(spec)
     return weights, spec
+
+
+def _fields(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Group tensors into the fields of PatchEmbedWeights; a norm is two tensors.
+
+    Raises:
+        PatchParityError: a tensor that is no field, half a norm, or numbers that are no floats.
+    """
+    norms = {"patch_norm", "token_norm", "sequence_norm"}
+    names = {entry.name for entry in dataclasses.fields(PatchEmbedWeights)} - norms - {"layout"}
+    expected = {*names, *(f"{norm}.{part}" for norm in norms for part in _NORM_PARTS)}
+    fields: dict[str, Any] = {}
+    for name, array in tensors.items():
+        owner, _, part = name.partition(".")
+        partners = [f"{owner}.{each}" for each in _NORM_PARTS] if part else [name]
+        if name not in expected or not set(partners) <= set(tensors):
+            raise PatchParityError(
+                f"tensor {name!r} is unknown, or its partner is missing: expected {', '.join(sorted(expected))}"
+            )
+        if array.dtype.name not in DTYPES:
+            raise PatchParityError(f"{name} is of dtype {array.dtype}: expected one of {', '.join(DTYPES)}")
+        fields[owner] = LayerNorm(*(tensors[each] for each in partners)) if part else array
+    return fields

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cases import named_case
 from ..statistics import compare_interval, noise_floor, paired_ratio
+from ..views import disturbed_cases, fastest, ratio_text
 
 CSV_FIELDS = (
     "case",
@@ -89,7 +90,7 @@ def build_content(bench: dict[str, Any], check: dict[str, Any] | None) -> Conten
     """Say everything that `bench.json` and, if there is one, `check.json` hold."""
     entries = bench["benchmarks"]
     tables = [] if check is None else _check_tables(check)
-    tables += [_conv_against_linear(entries), *_time_tables(entries), _left_out(bench)]
+    tables = [_fastest(entries), *tables, _left_out(bench), _conv_against_linear(entries), *_time_tables(entries)]
     return Content(
         summary=_summary(bench, check, entries),
         tables=[table for table in tables if table.rows],
@@ -119,6 +120,9 @@ def _summary(bench: dict[str, Any], check: dict[str, Any] | None, entries: list[
                 f"{lowest:.1f}% to {highest:.1f}% by case (A/A rows: the same code in two processes); smaller differences mean nothing here",
             )
         )
+    if disturbed := disturbed_cases(entries):
+        told = ", ".join(f"{case} ({cores:.1f} cores)" for case, cores in disturbed.items())
+        lines.append(("Disturbed", f"others kept cores busy while these were measured, so measure them again: {told}"))
     lines += [
         ("Machine", f"{environment['processor']}, {environment['cores']} cores, {_gigabytes(environment['memory_bytes'])}"),
         ("GPU", ", ".join(environment["gpus"]) or "none"),
@@ -145,8 +149,6 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
     rows, marks = [], []
     for key, results in groups.items():
         wrong = sum(result["verdict"] in ("fail", "error") for result in results)
-        ratios = [result["bound_ratio"] for result in results if result["bound_ratio"] is not None]
-        bits = [result["effective_bits"] for result in results if result["effective_bits"] is not None]
         marks.append("fail" if wrong else "pass")
         passed = sum(result["verdict"] == "pass" for result in results)
         rows.append(
@@ -154,8 +156,8 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
                 *key,
                 marks[-1],
                 f"{passed} of {len(results)}",
-                _number(max(ratios, default=None)),
-                _number(min(bits, default=None), ".1f"),
+                _worst(results),
+                _fewest_bits(results),
             )
         )
     verdicts = Table(
@@ -178,6 +180,25 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
         ),
         Table("Not checked", "", ("implementation", "why"), sorted(skipped), marks=["skip"] * len(skipped)),
     ]
+
+
+def _fastest(entries: list[dict[str, Any]]) -> Table:
+    rows = []
+    for (case, threads, dtype, device, _), entry in fastest(entries).items():
+        info = entry["extra_info"]
+        ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
+        place = (case, str(threads), dtype, device, info["implementation"])
+        rows.append(
+            (*place, _milliseconds(entry["stats"]["median"]), f"{info['gflops']:.1f}", _percent(info["gemm_fraction"]), ratio)
+        )
+    return Table(
+        "Who is fastest?",
+        "The fastest formulation of each framework, with its fraction of the machine's fastest same-shape matrix product (a convolution "
+        "that never writes its patches out can pass it) and its time over that of the NumPy reference.",
+        ("case", "threads", "dtype", "device", "implementation", "median ms", "GFLOP/s", "of GEMM", "time / reference [95%]"),
+        rows,
+        frozenset({1, 5, 6, 7, 8}),
+    )
 
 
 def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
@@ -219,10 +240,25 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
     return tables
 
 
+def _worst(results: list[dict[str, Any]]) -> str:
+    """Largest error over bound. A failure without one broke an exact probe, or a shape: no fraction of a bound says how far."""
+    if any(result["verdict"] == "fail" and result["bound_ratio"] is None for result in results):
+        return "∞"
+    return _number(max((result["bound_ratio"] for result in results if result["bound_ratio"] is not None), default=None))
+
+
+def _fewest_bits(results: list[dict[str, Any]]) -> str:
+    """Fewest effective bits; `exact` where the fingerprint probe showed no error at all, which JSON cannot write as a number."""
+    probes = [result for result in results if result["probe"] == "random-zero-bias" and result["direction"] == "forward"]
+    bits = [result["effective_bits"] for result in probes if result["effective_bits"] is not None]
+    if bits or not probes:
+        return _number(min(bits, default=None), ".1f")
+    return "exact" if all(result["verdict"] == "pass" for result in probes) else ""
+
+
 def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
     info, stats = entry["extra_info"], entry["stats"]
-    interval = info["ratio_interval"]
-    ratio = "" if info["ratio"] is None else f"{info['ratio']:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
     asked, seen = info["threads_requested"], info["threads_observed"]
     return (
         info["implementation"] + _ROLE_NOTES.get(info["role"], ""),
@@ -257,10 +293,10 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         own, other = entry["stats"]["data"], partner["stats"]["data"]
         if len(own) == len(other):
-            ratio, (low, high) = paired_ratio(own, other)
+            ratio, interval = paired_ratio(own, other)
             noise = floors.get(_block_key(info))
-            says = None if noise is None else compare_interval((low, high), noise)
-            found.append({**info, "conv_over_linear": ratio, "low": low, "high": high, "noise": noise, "comparison": says})
+            says = None if noise is None or interval is None else compare_interval(interval, noise)
+            found.append({**info, "conv_over_linear": ratio, "interval": interval, "noise": noise, "comparison": says})
     return found
 
 
@@ -290,7 +326,7 @@ def _conv_against_linear(entries: list[dict[str, Any]]) -> Table:
         }
         marks.append("unsure" if info["comparison"] in ("same", "unsure", None) else "")
         name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}"
-        interval = f"{info['conv_over_linear']:.2f} [{info['low']:.2f}, {info['high']:.2f}]"
+        interval = ratio_text(info["conv_over_linear"], info["interval"])
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
         rows.append(
             (info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[info["comparison"]])

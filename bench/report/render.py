@@ -8,8 +8,8 @@ from typing import Any
 
 from ...reference.errors import PatchParityError
 from ..conformance import load_check
+from ..job import load_bench
 from ..results import write_text
-from ..session import load_bench
 from .content import CSV_FIELDS, Content, Figure, Table, build_content
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from patchparity import PatchParityError, get_backend, list_backends, list_implementations
 
 from ..fake_backends import install

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from patchparity import PatchEmbedSpec, PatchParityError
 from patchparity.backends.layouts import (
     KERNEL_LAYOUTS,

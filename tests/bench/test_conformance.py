@@ -4,10 +4,13 @@ import json
 import math
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
-import patchparity
 import pytest
+
+import patchparity
 from patchparity import PatchParityError, check
+from patchparity.backends.base import Implementation
 from patchparity.bench import conformance
 from patchparity.bench.conformance import CheckReport, CheckResult, load_check
 
@@ -44,9 +47,10 @@ def test_numpy_passes_everything(numpy_report):
     assert seen["dtype"] == {"float32", "float64"}
     assert seen["direction"] == {"forward", "grad_image", "grad_kernel", "grad_bias"}
     assert seen["probe"] == {
-        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "random", "random-zero-bias", "photograph",
+        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "swamping", "random",
+        "random-zero-bias", "photograph",
     }  # fmt: skip
-    assert len(seen["case"]) == 8
+    assert len(seen["case"]) == 9
     assert seen["device"] == {"cpu"}
 
 
@@ -69,20 +73,25 @@ def test_a_kernel_in_the_wrong_layout_fails_every_probe_but_its_bias(with_fakes)
     verdicts = {}
     for result in report.results:
         verdicts.setdefault((result.direction, result.verdict), []).append(result)
-    color = [result for result in verdicts["forward", "fail"] if result.case != "c1-b1"]
+    color = [result for result in verdicts["forward", "fail"] if result.case != "c1-b1" and result.probe != "swamping"]
     assert {result.probe for result in color} == {
-        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "random", "random-zero-bias", "photograph",
+        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "random", "random-zero-bias", "photograph",
     }  # fmt: skip
-    assert all(
-        result.case == "c1-b1" for result in report.results if result.verdict == "pass" and result.direction == "forward"
-    ), "with one channel the two orders are the same"
+    blind = [
+        result
+        for result in report.results
+        if result.verdict == "pass" and result.direction == "forward" and result.case != "c1-b1"
+    ]
+    assert {result.probe for result in blind} <= {"swamping"}, (
+        "with one channel the orders are the same; flat images show no layout"
+    )
     assert ("grad_bias", "fail") not in verdicts
     assert all(result.message for result in report.results if result.verdict == "fail")
 
 
 def test_what_an_implementation_raises_is_one_error_row_a_shape(with_fakes):
     report = check(implementations=["fragile:raises"], dtypes=["float64"], image=PIXELS)
-    assert report.summary["error"] == 8
+    assert report.summary["error"] == 9
     assert {result.message for result in report.results} == {"RuntimeError: no kernel image is available"}
     assert not report.ok
 
@@ -121,18 +130,62 @@ def test_no_default_picture_is_a_skip_that_says_so(monkeypatch):
     assert "patchparity[images]" in skip.message
 
 
-def test_an_absent_device_is_a_skip():
-    report = check(backends=["numpy"], devices=["cuda"], image=PIXELS)
-    assert {(result.verdict, result.message) for result in report.results} == {
-        ("skip", "numpy has no device 'cuda' here, only cpu")
-    }
+def test_a_device_that_is_asked_for_and_absent_is_a_misuse():
+    with pytest.raises(
+        PatchParityError, match="device 'cuda' was asked for, but no backend that is installed and selected has it here"
+    ):
+        check(backends=["numpy"], devices=["cuda"], image=PIXELS)
+    with pytest.raises(PatchParityError, match="device 'tpu' is unknown; expected one of cpu, cuda"):
+        check(backends=["numpy"], devices=["tpu"])
+
+
+class InPlaceBackend(type(WRONG).__base__):
+    """Rounds its inputs to bfloat16 in place, where they lie."""
+
+    name = "in-place"
+    implementations = (Implementation("in-place", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        call = loaded.call
+
+        def rounded(inputs):
+            inputs[...] = inputs.astype(ml_dtypes.bfloat16)
+            return call(inputs)
+
+        loaded.call = rounded
+        return loaded
+
+
+class ForgetfulBackend(type(WRONG).__base__):
+    """Right on the first call after weights were assigned, zero afterwards."""
+
+    name = "forgetful"
+    implementations = (Implementation("forgetful", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        call, assign, calls = loaded.call, loaded.assign, []
+        loaded.call = lambda inputs: call(inputs) * inputs.dtype.type(not calls.append(1) and len(calls) == 1)
+        loaded.assign = lambda weights: (calls.clear(), assign(weights))
+        return loaded
+
+
+@pytest.mark.parametrize("backend", [InPlaceBackend(), ForgetfulBackend()], ids=lambda backend: backend.name)
+def test_no_implementation_can_change_the_problem_or_be_right_once(backend, monkeypatch):
+    from patchparity.backends import base
+
+    found, broken = base._discovered()
+    monkeypatch.setattr(base, "_discovered", lambda: ({"numpy": found["numpy"], backend.name: backend}, broken))
+    report = check(dtypes=["float32"], image=PIXELS)
+    verdicts = {name: {r.verdict for r in report.results if r.backend == name} for name in ("numpy", backend.name)}
+    assert verdicts["numpy"] == {"pass"}, "what runs later is judged by the same truth"
+    assert verdicts[backend.name] & {"fail", "error"}
 
 
 def test_progress_is_told_of_every_unit():
     told = []
     check(backends=["numpy"], dtypes=["float32"], image=PIXELS, progress=lambda *news: told.append(news))
-    assert [done for done, _, _ in told] == list(range(17))
-    assert {total for _, total, _ in told} == {16}
+    assert [done for done, _, _ in told] == list(range(19))
+    assert {total for _, total, _ in told} == {18}
 
 
 def test_exact_failures_are_null_in_json_not_infinity(tmp_path):
@@ -150,6 +203,9 @@ def test_exact_failures_are_null_in_json_not_infinity(tmp_path):
         (PIXELS[..., :2], r"image array of shape \(32, 48, 2\): expected .* with 1, 3 or 4 channels"),
         (np.full((32, 48), np.nan), r"image array of shape \(32, 48\) holds 1536 NaN or infinite values"),
         (PIXELS.astype(complex), "dtype complex128: expected integers or floats"),
+        (PIXELS / 128, r"image array holds floats from 0 to 1.99\d*: expected 0 to 1"),
+        (PIXELS.astype(int) - 5, "image array holds integers from -5 to 250: expected 0 to 255, or 0 to 65535"),
+        (PIXELS[:0], r"image array of shape \(0, 48, 3\)"),
     ],
 )
 def test_pictures_that_do_not_fit(pixels, message):
@@ -169,11 +225,24 @@ def test_pictures_from_files(tmp_path):
         report = check(implementations=["numpy:linear"], dtypes=["float32"], image=tmp_path / name)
         assert report.ok
         assert f"photograph:{name}" in {result.case for result in report.results}, channels
+    wide = np.random.default_rng(1).integers(0, 65536, (32, 48), dtype=np.uint16)
+    image.fromarray(wide).save(tmp_path / "wide.png")
+    assert (conformance.read_image(tmp_path / "wide.png") == wide).all(), "16-bit pictures keep their values"
+    image.fromarray((PIXELS[..., 0] / 255).astype(np.float32)).save(tmp_path / "float.tiff")
+    assert conformance.read_image(tmp_path / "float.tiff").max() > 0.9
     (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "empty.npy").write_bytes(b"")
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object))
-    for name in ("broken.png", "absent.png", "object.npy"):
-        with pytest.raises(PatchParityError, match="cannot read image"):
+    for name in ("broken.png", "absent.png", "object.npy", "empty.npy"):
+        with pytest.raises(PatchParityError, match="cannot read"):
             check(backends=["numpy"], image=tmp_path / name)
+
+
+def test_integers_of_any_type_are_the_picture_that_they_hold():
+    for kind in (np.int64, np.int32, np.uint16):
+        pixels, _ = conformance._picture(PIXELS.astype(kind))[0]
+        assert (pixels == PIXELS).all()
+        assert pixels.dtype == (np.uint16 if kind == np.uint16 else np.uint8)
 
 
 def test_remainder_lets_any_size_through():
@@ -193,3 +262,15 @@ def test_save_names_a_folder_that_cannot_be_written(numpy_report, tmp_path):
         numpy_report.save(tmp_path / "no" / "check.json")
     with pytest.raises(PatchParityError, match=r"is no patchparity.check/1 file"):
         load_check(Path(patchparity.__file__))
+
+
+def test_negative_controls_are_results_with_mistake_and_killers(tmp_path):
+    report = conformance.check_controls(dtypes=["bfloat16"])
+    assert report.ok
+    report.save(tmp_path / "controls.json")
+    content = json.loads((tmp_path / "controls.json").read_text())
+    assert all(set(row) == FIELDS | {"mistake", "killed_by"} for row in content["results"])
+    assert {row["verdict"] for row in content["results"]} == {"pass", "known"}
+    assert all(row["message"] for row in content["results"] if row["verdict"] == "known")
+    with pytest.raises(PatchParityError, match="dtype 'int8' is unknown"):
+        conformance.check_controls(dtypes=["int8"])

@@ -1,8 +1,12 @@
 """The record: nothing half-written, nothing lost to a kill."""
 
 import json
+import os
+import stat
+import threading
 
 import pytest
+
 from patchparity import PatchParityError
 from patchparity.bench.results import Record, output_folder, plain, write_json
 
@@ -18,6 +22,18 @@ def test_json_is_replaced_in_one_step(tmp_path):
     assert json.loads(path.read_text())["z"] == [1, 2], "a failure leaves the old file"
     with pytest.raises(PatchParityError, match="cannot write"):
         write_json(tmp_path / "none" / "a.json", {})
+
+
+def test_links_are_followed_and_devices_are_written_to_not_replaced(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_json(tmp_path / "link.json", {})
+    assert (tmp_path / "link.json").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=(tmp_path / "pipe").read_text)
+    reader.start()
+    write_json(tmp_path / "pipe", {})
+    reader.join()
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_plain_leaves_finite_values_alone():

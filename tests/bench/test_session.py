@@ -1,11 +1,14 @@
 """The benchmark as users run it: the record's contract, resumption, lost workers, and a hostile configuration."""
 
+import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +17,9 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.bench.environment import usable_cores
-from patchparity.bench.session import BenchSession, load_bench, plan
+from patchparity.bench.job import load_bench
+from patchparity.bench.plan import plan
+from patchparity.bench.session import BenchSession
 from patchparity.bench.views import extra_information
 from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
@@ -71,37 +76,120 @@ def test_every_number_is_a_sample_of_the_record(report):
     assert len(orders) > 1, "in an order that changes"
 
 
-def test_resume_measures_only_what_is_missing(report, tmp_path):
+def copied_record(report, folder) -> None:
     for name in ("samples.jsonl", "rows.jsonl"):
-        (tmp_path / name).write_text((report.folder / name).read_text())
-    more = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b2", "vit-ti32-224-b1")}, out=str(tmp_path), resume=True)
-    resumed = benchmark(more)
-    by_case = {case: [e for e in resumed.content["benchmarks"] if e["extra_info"]["case"] == case] for case in more.cases}
-    kept = {e["params"]["identity"]: e["stats"]["data"] for e in by_case["vit-ti32-224-b2"]}
-    assert kept == {e["params"]["identity"]: e["stats"]["data"] for e in report.content["benchmarks"]}
-    assert len(by_case["vit-ti32-224-b1"]) == 4
-    assert benchmark(BenchOptions(**SMALL, out=str(tmp_path))).content["benchmarks"], "without --resume a folder is begun anew"
+        (folder / name).write_text((report.folder / name).read_text())
+
+
+def data_of(content) -> dict[str, list[float]]:
+    return {entry["params"]["identity"]: entry["stats"]["data"] for entry in content["benchmarks"]}
+
+
+def test_resume_measures_only_what_is_missing(report, tmp_path):
+    copied_record(report, tmp_path)
+    other_case = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b1",)}, out=str(tmp_path), resume=True)
+    both = data_of(benchmark(other_case).content)
+    assert len(both) == 8, "the case that the record holds is kept although it was not asked for again"
+    assert data_of(report.content).items() <= both.items()
+    assert data_of(benchmark(other_case).content) == both, "nothing is left to measure"
+
+
+def test_resume_measures_a_block_anew_where_it_cannot_be_kept(tmp_path):
+    """With other rows, or another number of rounds, no row of the block keeps old samples beside new ones."""
+    narrow = {**SMALL, "implementations": ("numpy:linear:eager",)}
+    first = benchmark(BenchOptions(**narrow, out=str(tmp_path)))
+    assert len(first.content["benchmarks"]) == 3
+    wider = benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
+    assert len(wider.content["benchmarks"]) == 4
+    assert not set(map(tuple, data_of(first.content).values())) & set(map(tuple, data_of(wider.content).values()))
+    narrower = benchmark(BenchOptions(**narrow, out=str(tmp_path), resume=True))
+    assert data_of(narrower.content) == data_of(wider.content), "what the record holds beside is kept"
+    longer = benchmark(BenchOptions(**{**SMALL, "rounds": 7}, out=str(tmp_path), resume=True))
+    assert {len(data) for data in data_of(longer.content).values()} == {7}
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "rows.jsonl"])
+def test_a_block_that_lost_a_line_is_measured_anew(report, tmp_path, name):
+    copied_record(report, tmp_path)
+    lines = (tmp_path / name).read_text().splitlines()[:-1]
+    (tmp_path / name).write_text("".join(line + "\n" for line in lines))
+    mended = benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
+    assert len(mended.content["benchmarks"]) == 4
+    assert not set(map(tuple, data_of(report.content).values())) & set(map(tuple, data_of(mended.content).values()))
+
+
+def test_a_new_run_sets_the_old_record_aside(report, tmp_path):
+    copied_record(report, tmp_path)
+    (tmp_path / "check.json").write_text("{}")
+    benchmark(BenchOptions(**SMALL, out=str(tmp_path)))
+    (previous,) = tmp_path.glob("previous-*")
+    assert (previous / "samples.jsonl").read_text() == (report.folder / "samples.jsonl").read_text()
+    assert not (tmp_path / "check.json").exists(), "verdicts of another run must not stand above these times"
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 16
 
 
-def test_a_kill_in_the_middle_leaves_a_record_to_resume_from(tmp_path):
-    options = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b1", "vit-b16-224-b8"), "rounds": 400}, out=str(tmp_path))
+def test_bench_json_is_made_again_from_the_record(report, tmp_path):
+    copied_record(report, tmp_path)
+    assert data_of(load_bench(tmp_path)) == data_of(report.content)
+    (tmp_path / "bench.json").write_text("{")
+    assert data_of(load_bench(tmp_path)) == data_of(report.content)
+
+
+def test_a_kill_in_the_middle_leaves_a_record_to_resume_from_and_no_process(tmp_path):
+    options = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b1", "vit-b16-224-b8"), "rounds": 150}, out=str(tmp_path))
     code = f"import patchparity; patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     while not ((tmp_path / "bench.json").exists() and (tmp_path / "samples.jsonl").read_text().count('"vit-b16-224-b8"') > 20):
         assert process.poll() is None
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
+    for _ in range(100):
+        if not running_below(tmp_path):
+            break
+        time.sleep(0.2)
+    assert not running_below(tmp_path), "children end with their parent"
     first = load_bench(tmp_path)
     assert {entry["extra_info"]["case"] for entry in first["benchmarks"]} == {"vit-ti32-224-b1"}
-    resumed = benchmark(
-        BenchOptions(**{**options.__dict__, "cases": ("vit-ti32-224-b1", "vit-b16-224-b8"), "rounds": 4, "resume": True})
-    )
+    resumed = benchmark(dataclasses.replace(options, resume=True))
     lengths = {entry["extra_info"]["case"]: len(entry["stats"]["data"]) for entry in resumed.content["benchmarks"]}
-    assert lengths == {"vit-ti32-224-b1": 400, "vit-b16-224-b8": 4}, (
-        "the finished case is kept, the interrupted one measured anew"
+    assert lengths == {"vit-ti32-224-b1": 150, "vit-b16-224-b8": 150}
+    kept = {name: data for name, data in data_of(resumed.content).items() if "ti32" in name}
+    assert kept == data_of(first), "the finished case is kept"
+
+
+def running_below(folder) -> list[str]:
+    """Command lines of processes that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return [line for line in found if f"--patchparity-out={folder}" in line]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    from patchparity.bench.results import locked
+
+    with locked(tmp_path), pytest.raises(PatchParityError, match="another run is writing to"), locked(tmp_path):
+        pass
+
+
+def test_a_run_that_breaks_down_is_no_success(tmp_path):
+    """A limit on file sizes stands in for a full disk."""
+    options = BenchOptions(**{**SMALL, "rounds": 40}, out=str(tmp_path))
+    code = f"import patchparity; patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r}))"
+    limited = subprocess.run(
+        ["bash", "-c", f"ulimit -f 4; exec {sys.executable} -c {shlex.quote(code)}"], capture_output=True, text=True, check=False
     )
+    assert limited.returncode != 0
+    assert "the benchmark broke down (exit" in limited.stderr
+
+
+def test_below_six_rounds_there_is_no_interval(report):
+    assert all(entry["extra_info"]["ratio_interval"] is None for entry in report.content["benchmarks"])
+    assert all(entry["extra_info"]["ratio"] is not None for entry in report.content["benchmarks"])
 
 
 def test_a_hostile_configuration_changes_nothing(tmp_path, monkeypatch):
@@ -158,12 +246,6 @@ def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
     worker.end()
 
 
-def test_an_unavailable_device_is_a_skip(tmp_path):
-    content = benchmark(BenchOptions(**{**SMALL, "backends": ("numpy",)}, devices=("cpu", "cuda"), out=str(tmp_path))).content
-    assert content["failures"] == []
-    assert {entry["extra_info"]["device"] for entry in content["benchmarks"]} == {"cpu"}
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -177,6 +259,8 @@ def test_an_unavailable_device_is_a_skip(tmp_path):
         (dict(dtypes=("int8",)), "dtype 'int8' is unknown"),
         (dict(rounds=0), "rounds=0: expected at least 1"),
         (dict(call_seconds=0.0), "call_seconds=0.0"),
+        (dict(call_seconds=float("inf")), "call_seconds=inf"),
+        (dict(seed=-1), "seed=-1: expected an integer of at least 0"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(changed, message, tmp_path):
@@ -221,10 +305,10 @@ def test_fractions_and_ratios_are_paired_by_round():
     from patchparity.bench.timing import blank_outcome
 
     outcomes = [blank_outcome(row) for row in session.rows]
-    info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"]) for outcome in outcomes]
+    info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"], [0.0]) for outcome in outcomes]
     assert [entry["ratio"] for entry in info] == [1.0, 2.0, 0.5, 1.0]
     assert [entry["gemm_fraction"] for entry in info] == [0.5, 0.25, 1.0, 0.5]
-    assert info[1]["ratio_interval"] == [2.0, 2.0]
+    assert info[1]["ratio_interval"] is None
 
 
 def test_damaged_or_foreign_records_are_named(tmp_path):

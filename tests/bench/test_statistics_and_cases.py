@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from patchparity import PatchParityError
 from patchparity.bench.cases import CHECK_CASES, PRESETS, VIT_PATCHES, VIT_WIDTHS, named_case, preset
 from patchparity.bench.statistics import compare_interval, noise_floor, paired_ratio
@@ -67,7 +68,9 @@ def test_named_cases():
     assert named_case("overlap-k5s2-225").spec.grid == (111, 111)
 
 
-@pytest.mark.parametrize("name", ["", "vit", "vit-x16-224", "vit-b16", "vit-b16-224-b0", "vit-b15-224", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["", "vit", "vit-x16-224", "vit-b16", "vit-b16-224-b0", "vit-b16-224-b00", "vit-b15-224", "resnet50", "vit\nx"]
+)
 def test_unknown_cases(name):
     with pytest.raises(PatchParityError, match="is unknown; expected for instance vit-b16-224"):
         named_case(name)

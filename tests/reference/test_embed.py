@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from hypothesis import given
+
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, patch_embed, patch_embed_gradients, patchify
 from patchparity.reference.error import gamma
 from patchparity.reference.exact import exact_token_value, integer_tokens, sample_indices

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given
+
 from patchparity import PatchEmbedSpec, PatchParityError, patchify, unpatchify
 from patchparity.reference.patches import fold
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, patch_embed
 from patchparity.reference.error import ArithmeticModel
 from patchparity.reference.probes import photograph, random_normal, standard_probes
@@ -74,6 +75,8 @@ MISTAKES = {
 @pytest.mark.parametrize("spec", [SPEC, OVERLAPPING], ids=["tiled", "overlapping"])
 def test_a_wrong_layout_is_rejected_by_every_probe(mistake, spec):
     for probe in standard_probes(spec, 2, "float32", seed=2):
+        if probe.name == "swamping":  # its images are flat: it looks at the accumulator, not at layouts
+            continue
         verdict = judge(probe, "forward", MISTAKES[mistake](probe), FLOAT32)
         assert verdict.verdict == "fail", (mistake, probe.name)
         assert "values are outside" in verdict.message or "effective bits" in verdict.message

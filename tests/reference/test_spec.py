@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from patchparity import PatchEmbedSpec, PatchParityError
 
 
@@ -28,6 +29,7 @@ def test_vit_b16_at_224_has_196_patches_of_768_values():
         ((230, 50), 16, None, 0, "same", (15, 4)),
         (224, 7, 4, 0, "same", (56, 56)),
         ((3, 40), 16, None, 0, "pad-end", (1, 3)),
+        (8, 2, 4, 0, "pad-end", (2, 2)),  # a third window would begin behind the image
         ((4, 32, 48), (2, 16, 16), None, 0, "error", (2, 2, 3)),
     ],
 )
@@ -35,6 +37,19 @@ def test_grid(image, patch, stride, padding, remainder, grid):
     spec = PatchEmbedSpec(image, patch, stride=stride, padding=padding, remainder=remainder)
     assert spec.grid == grid
     assert spec.num_patches == np.prod(grid)
+
+
+def test_least_bytes_count_only_pixels_that_are_seen():
+    spec = PatchEmbedSpec((9, 13), 2, 3, 4, stride=4, remainder="floor")  # 2 × 3 windows, 4 × 6 of 9 × 13 pixels
+    assert spec.minimum_bytes(5, 4) == 4 * (5 * 3 * 4 * 6 + 4 * 12 + 4 + 5 * 6 * 4)
+    assert PatchEmbedSpec((8, 6), 2, 3, 4, padding=2).minimum_bytes(1, 1) == 3 * 48 + 48 + 4 + 30 * 4, "padding is not read"
+
+
+def test_numpy_integers_are_integers_and_floats_are_not():
+    assert PatchEmbedSpec(np.int64(8), np.int32(4)).grid == (2, 2)
+    for sizes in ((8.0, 4), (None, 4), (8, "4"), ((8, 8.0), 4)):
+        with pytest.raises(PatchParityError, match="expected"):
+            PatchEmbedSpec(*sizes)
 
 
 def test_same_splits_padding_as_tensorflow_does():
@@ -64,7 +79,8 @@ def test_windows_lie_inside_the_padded_image(size, patch, stride, remainder):
         assert before >= 0
         assert after >= 0
         assert last_end <= extent
-        if remainder == "pad-end":
+        assert (count - 1) * stride - before < image, "no window begins behind the image"
+        if remainder == "pad-end" and stride <= patch:
             assert last_end >= image, "every pixel up to the end is reached by the windows' span"
         if remainder == "floor":
             assert last_end + stride > extent

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+
 from patchparity import (
     PatchEmbedSpec,
     PatchEmbedWeights,
@@ -85,3 +86,53 @@ def test_errors(tmp_path):
         load_weights(tmp_path / "foreign.safetensors")
     with pytest.raises(PatchParityError, match="expected"):
         save_weights(tmp_path / "w.safetensors", full_weights(), SPEC.replace(embed_dim=21))
+    with pytest.raises(PatchParityError, match="kernel is of dtype int32: expected one of float64, float32, float16, bfloat16"):
+        save_weights(tmp_path / "w.safetensors", full_weights(np.int32), SPEC)
+
+
+def test_big_endian_weights_keep_their_values(tmp_path):
+    weights = full_weights(">f4")
+    save_weights(tmp_path / "w.safetensors", weights, SPEC)
+    assert (load_weights(tmp_path / "w.safetensors")[0].kernel == weights.kernel).all()
+
+
+def test_a_new_file_has_the_usual_permissions_and_a_link_stays_one(tmp_path):
+    (tmp_path / "plain").write_text("")
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "real.safetensors")
+    save_weights(tmp_path / "link.safetensors", full_weights(), SPEC)
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert (tmp_path / "real.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_weights_show_shapes_not_values():
+    text = repr(full_weights())
+    assert "kernel=float32[20, 6, 4, 3]" in text
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensors, metadata: metadata.pop("spec"),
+        lambda tensors, metadata: metadata.pop("layout"),
+        lambda tensors, metadata: metadata.update(layout="[1]"),
+        lambda tensors, metadata: metadata.update(layout='{"order": 1}'),
+        lambda tensors, metadata: metadata.update(layout='{"norm_epsilon": "abc"}'),
+        lambda tensors, metadata: metadata.update(spec="{"),
+        lambda tensors, metadata: metadata.update(spec="[" * 100_000),
+        lambda tensors, metadata: tensors.pop("kernel"),
+        lambda tensors, metadata: tensors.pop("token_norm.scale"),
+        lambda tensors, metadata: tensors.update({"class_token.foo": np.zeros(2, np.float32)}),
+        lambda tensors, metadata: tensors.update(layout=np.zeros(2, np.float32)),
+        lambda tensors, metadata: tensors.update(bias=np.zeros(20, np.int32)),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, damage):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, full_weights(), SPEC)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    damage(tensors, metadata)
+    safetensors.numpy.save_file(tensors, path, metadata)
+    with pytest.raises(PatchParityError, match="is damaged"):
+        load_weights(path)

@@ -1,0 +1,134 @@
+"""Arrays from files that a user brings: `.npy`, `.npz` and safetensors; nothing is ever unpickled."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  safetensors and NumPy know bfloat16 only once ml_dtypes has registered it
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from ...reference.errors import PatchParityError, require_choice
+from ...reference.spec import PatchEmbedSpec, Remainder
+from ...reference.weights import PatchEmbedWeights
+from ..layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_from_layout, kernel_from_layout
+from .files import FORMAT, load_weights
+
+IMAGE_LAYOUTS = {"nchw": NCHW, "nhwc": NHWC}
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Read all arrays of a file by name; the one array of a `.npy` file is called `array`.
+
+    Raises:
+        PatchParityError: a file that cannot be read, of another kind, or with objects in it.
+    """
+    source = Path(path)
+    try:
+        if source.suffix == ".safetensors":
+            with safetensors.safe_open(source, framework="numpy") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        if source.suffix not in (".npy", ".npz"):
+            raise PatchParityError(f"{source}: expected a file named .npy, .npz or .safetensors")
+        loaded = np.load(source, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"array": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        if isinstance(error, PatchParityError):
+            raise
+        raise PatchParityError(f"cannot read arrays from {source}: {error}") from None
+
+
+def read_array(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
+    """Read one array: the file's only one, or the one of that name.
+
+    Raises:
+        PatchParityError: as `read_arrays`; several arrays, none of them of that name; an array that is no array of numbers.
+    """
+    arrays = read_arrays(path)
+    if len(arrays) != 1 and name not in arrays:
+        raise PatchParityError(
+            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}: expected one array, or one called {name!r}"
+        )
+    array = arrays[name] if name in arrays else next(iter(arrays.values()))
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype.name == "bfloat16") or np.iscomplexobj(array):
+        raise PatchParityError(f"{name} in {path} is of dtype {array.dtype}: expected real numbers")
+    return array
+
+
+def read_problem(
+    images: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
+    *,
+    kernel_layout: str = "oihw",
+    image_layout: str = "nchw",
+    patch_size: int | tuple[int, ...] | None = None,
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    remainder: Remainder = "floor",
+) -> tuple[NDArray[Any], PatchEmbedWeights, PatchEmbedSpec]:
+    """Read images and weights from files and bring them into canonical layout.
+
+    Args:
+        images: file with images in `image_layout`.
+        weights: file with `kernel` in `kernel_layout` and, if there is one, `bias`; or a file that `save_weights` wrote, which knows
+            its own layout and sizes.
+        kernel_layout: a name of `backends.layouts.KERNEL_LAYOUTS`: oihw, hwio, ohwi, linear-chw, linear-hwc, dense-chw, dense-hwc.
+        image_layout: nchw or nhwc.
+        patch_size: needed where the kernel is a matrix, which does not show it.
+        stride: None means the patch size.
+        padding: zeros on each side.
+        remainder: for images that do not divide; `floor` is what a convolution without padding does.
+
+    Returns:
+        Images `(B, C, H, W)`, canonical weights, and the spec.
+
+    Raises:
+        PatchParityError: files that cannot be read, an unknown layout, shapes that cannot belong together.
+    """
+    require_choice("kernel layout", kernel_layout, KERNEL_LAYOUTS)
+    require_choice("image layout", image_layout, IMAGE_LAYOUTS)
+    pixels = read_array(images, "images")
+    if pixels.ndim != 4:
+        raise PatchParityError(f"images of shape {pixels.shape}: expected 4 axes, {IMAGE_LAYOUTS[image_layout]}")
+    canonical_images = images_from_layout(pixels, IMAGE_LAYOUTS[image_layout])
+    if _is_ours(weights):
+        loaded, spec = load_weights(weights)
+        return canonical_images, loaded, spec.replace(image_size=canonical_images.shape[2:])
+    arrays = read_arrays(weights)
+    if "kernel" not in arrays:
+        raise PatchParityError(f"{weights} holds {', '.join(sorted(arrays)) or 'nothing'}: expected an array called 'kernel'")
+    kernel = arrays["kernel"]
+    pattern = KERNEL_LAYOUTS[kernel_layout]
+    embed_dim, patch = _kernel_sizes(kernel, pattern, patch_size)
+    spec = PatchEmbedSpec(canonical_images.shape[2:], patch, canonical_images.shape[1], embed_dim, stride, padding, remainder)
+    return canonical_images, PatchEmbedWeights(kernel_from_layout(kernel, pattern, spec), arrays.get("bias")), spec
+
+
+def _is_ours(path: str | os.PathLike[str]) -> bool:
+    if Path(path).suffix != ".safetensors":
+        return False
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PatchParityError(f"cannot read weights from {path}: {error}") from None
+
+
+def _kernel_sizes(kernel: NDArray[Any], pattern: str, patch_size: Any) -> tuple[int, Any]:
+    """D and the patch size, read from the kernel's shape as far as that shows them."""
+    names = pattern.split() if "(" not in pattern else (["D", "K"] if pattern.startswith("D") else ["K", "D"])
+    if kernel.ndim != len(names):
+        raise PatchParityError(f"kernel of shape {kernel.shape}: expected {len(names)} axes, {pattern}")
+    sizes = dict(zip(names, kernel.shape, strict=True))
+    if "K" not in sizes:
+        return sizes["D"], (sizes["Ph"], sizes["Pw"])
+    if patch_size is None:
+        raise PatchParityError(
+            f"kernel of shape {kernel.shape}: a matrix does not show the patch size; give it with --patch-size"
+        )
+    return sizes["D"], patch_size

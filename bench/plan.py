@@ -1,0 +1,150 @@
+"""What a benchmark measures: options, and the rows that follow from them."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..backends.base import check_place, get_backend, list_implementations, require_installed
+from ..reference.errors import PatchParityError
+from .cases import named_case, preset
+from .environment import gpus, usable_cores
+from .timing import Row
+from .workers import CALL_SECONDS
+
+REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
+"""What ratios are to: the reference's own formulation."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure. Every field is an option of `patchparity bench` and, as `--patchparity-FIELD`, of `pytest bench`.
+
+    Args:
+        preset: `smoke`, `quick` or `full`.
+        cases: names of cases instead of the preset's.
+        backends, implementations: as in `check`; none means all.
+        threads: CPU threads to ask for; none means all cores.
+        devices: `cpu`, `cuda`; none means all that are found.
+        dtypes: float32 by default.
+        rounds: samples a row; None means the preset's.
+        seed: of data and order.
+        call_seconds: a worker that takes longer than this for one call is ended, and its rows say so.
+        out: folder of the record.
+        resume: keep what the record holds, and measure the rest.
+        replay: measure nothing: tell again what the record holds.
+    """
+
+    preset: str = "smoke"
+    cases: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    implementations: tuple[str, ...] = ()
+    threads: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ("float32",)
+    rounds: int | None = None
+    seed: int = 0
+    call_seconds: float = CALL_SECONDS
+    out: str = ""
+    resume: bool = False
+    replay: bool = False
+
+    def check(self) -> None:
+        """Raise PatchParityError for anything unknown or impossible, before any work is done."""
+        plan(self)
+        cores = usable_cores()
+        for threads in self.threads:
+            if not 1 <= threads <= cores:
+                raise PatchParityError(f"threads={threads}: expected 1 to {cores}, the cores that this process may use")
+        require_installed(self.backends)
+        check_place(self.dtypes, self.devices)
+        if self.rounds is not None and self.rounds < 1:
+            raise PatchParityError(f"rounds={self.rounds}: expected at least 1")
+        if not 0 < self.call_seconds < math.inf:
+            raise PatchParityError(f"call_seconds={self.call_seconds}: expected a finite number above 0")
+        if self.seed < 0:
+            raise PatchParityError(f"seed={self.seed}: expected an integer of at least 0")
+        if "cuda" in self.devices and not gpus():
+            raise PatchParityError("device 'cuda' was asked for, but no NVIDIA GPU is seen here (nvidia-smi)")
+
+    def arguments(self) -> list[str]:
+        """The options as arguments of pytest, those that differ from the default."""
+        given = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                given.append(f"--patchparity-{field.name}={text}")
+        return given
+
+    @classmethod
+    def parse(cls, texts: dict[str, str | None]) -> "BenchOptions":
+        """Build options from the texts of pytest's options.
+
+        Raises:
+            PatchParityError: a text that is no number where one is expected.
+        """
+        fields: dict[str, Any] = {}
+        for name, text in texts.items():
+            if text is None:
+                continue
+            try:
+                if name in ("rounds", "seed"):
+                    fields[name] = int(text)
+                elif name == "call_seconds":
+                    fields[name] = float(text)
+                elif name in ("resume", "replay"):
+                    fields[name] = text == "True"
+                elif name in ("preset", "out"):
+                    fields[name] = text
+                else:
+                    items = tuple(filter(None, text.split(",")))
+                    fields[name] = tuple(map(int, items)) if name == "threads" else items
+            except ValueError:
+                raise PatchParityError(f"{name}={text!r}: expected numbers") from None
+        return cls(**fields)
+
+
+def plan(options: BenchOptions) -> list[Row]:
+    """Lay out every row, block by block: in each the implementations, their frameworks' GEMMs, and the A/A copy.
+
+    Raises:
+        PatchParityError: an unknown preset, case, backend or implementation.
+    """
+    if options.replay:
+        return []
+    chosen = preset(options.preset)
+    selection = list_implementations(list(options.backends) or None, list(options.implementations) or None)
+    if not options.implementations and not chosen.costly_compile:
+        selection = [(backend, each) for backend, each in selection if not each.costly_compile]
+    reference = REFERENCE_IMPLEMENTATION
+    if reference not in {each.name for _, each in selection}:
+        numpy = get_backend("numpy")
+        selection.insert(0, (numpy, numpy.implementation(reference)))
+    cases = [named_case(name) for name in options.cases or chosen.cases]
+    devices = options.devices or (("cpu", "cuda") if gpus() else ("cpu",))
+    missing = {backend.name: backend.missing() or "" for backend in dict.fromkeys(backend for backend, _ in selection)}
+    rows = []
+    for case in cases:
+        for device in devices:
+            for dtype in options.dtypes:
+                for threads in options.threads or (usable_cores(),):
+                    place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads)
+                    # The reference takes part in the blocks of every device, on the CPU: it is what ratios are to.
+                    rows += [
+                        Row(
+                            implementation=each.name,
+                            device="cpu" if each.name == reference else device,
+                            skip=missing[backend.name],
+                            **place,
+                        )
+                        for backend, each in selection
+                        if backend.name != "numpy" or device == "cpu" or each.name == reference
+                    ]
+                    rows += [
+                        Row(implementation=f"{name}:gemm", device=device, operation="gemm", role="ceiling", skip=reason, **place)
+                        for name, reason in missing.items()
+                        if name != "numpy" or device == "cpu"
+                    ]
+                    rows.append(Row(implementation=reference, device="cpu", role="aa", **place))
+    return list(dict.fromkeys(rows))

@@ -1,0 +1,74 @@
+"""What a record holds already: whole blocks, each of one attempt, that may be kept or must be measured anew."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from .results import Record
+from .timing import Row
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RecordedBlock:
+    """One block of a record.
+
+    Args:
+        rows: its rows, as they were planned.
+        outcomes: what became of them, by identity.
+        samples: their samples, by identity, in the order of the rounds.
+        whole: whether every measured row has every one of its rounds, from the attempt that its outcome is of, and no row ended in an
+            error.
+    """
+
+    rows: list[Row]
+    outcomes: dict[str, Outcome]
+    samples: dict[str, list[dict[str, Any]]]
+    whole: bool
+
+    def answers(self, planned: list[Row], rounds: int, seed: int) -> bool:
+        """Whether it may stand for a planned block: whole, of the same rounds and seed, with every planned row.
+
+        A row that was skipped because its framework was missing does not answer one that can be measured now.
+        """
+        recorded = {row.identity: row for row in self.rows}
+        same = all((outcome["rounds"], outcome["seed"]) == (rounds, seed) for outcome in self.outcomes.values())
+        held = all(row.identity in recorded and (row.skip or not recorded[row.identity].skip) for row in planned)
+        return self.whole and same and held
+
+
+def recorded_blocks(record: Record) -> dict[tuple[str, str, int], RecordedBlock]:
+    """Read a record's blocks; of several attempts at a block the last one that ended counts.
+
+    Raises:
+        PatchParityError: a damaged record.
+    """
+    outcomes: dict[tuple[str, str, int], dict[str, Outcome]] = defaultdict(dict)
+    for outcome in record.rows():
+        block = outcomes[outcome["case"], outcome["dtype"], outcome["threads_requested"]]
+        if any(other["attempt"] != outcome["attempt"] for other in block.values()):
+            block.clear()
+        block[outcome["row"]] = outcome
+    samples: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for sample in record.samples():
+        samples[sample["row"], sample["attempt"]][sample["round"]] = sample
+    return {key: _block(found, samples) for key, found in outcomes.items()}
+
+
+def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> RecordedBlock:
+    kept, whole = {}, True
+    for name, outcome in found.items():
+        rounds = samples[name, outcome["attempt"]]
+        if outcome["status"] == "measured":
+            kept[name] = [rounds[number] for number in sorted(rounds)]
+            timed = all(isinstance(sample["seconds"], float) for sample in kept[name])
+            whole = whole and sorted(rounds) == list(range(outcome["rounds"])) and timed
+        whole = whole and outcome["status"] != "error" and len(found) == outcome["rows_of_block"]
+    return RecordedBlock([_row(outcome) for outcome in found.values()], found, kept, whole)
+
+
+def _row(outcome: Outcome) -> Row:
+    names = ("case", "implementation", "device", "dtype", "precision", "operation", "role")
+    skip = outcome["message"] if outcome["planned_skip"] else ""
+    return Row(**{name: outcome[name] for name in names}, threads=outcome["threads_requested"], skip=skip)

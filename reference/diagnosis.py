@@ -1,0 +1,253 @@
+"""Which mistake explains an output? Every mistake of the catalogue, then every pair, is made on purpose and compared."""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .error import ArithmeticModel, bound_ratio, effective_bits, error_bound
+from .errors import PatchParityError
+from .mistakes import CATALOGUE, Array, Mistake, Pipeline
+from .patches import patchify
+from .spec import PatchEmbedSpec
+from .weights import PatchEmbedWeights
+
+Explanation = tuple[str, ...]
+
+NEAR = 0.05
+"""Relative rms distance from which a candidate is looked at closely. bfloat16 inputs move an output by 0.004 of its rms, float16 sums
+by 0.02 at K = 12288; a wrong layout moves it by 1.1 to 1.4. (The bound decides; this only saves its cost.)"""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong with an output.
+
+    Args:
+        correct: whether it lies within the bound of the correct one.
+        status: `correct`; `unique` (one simplest explanation); `tied` (several equally simple ones); `unknown`.
+        mistakes: ids of the simplest explanation, in the order in which they act; empty if correct or unknown.
+        also: the others that explain it as well.
+        explanation: a sentence.
+        mend: a line, empty if there is nothing to mend or nothing known.
+        evidence: what was measured: shapes, error over bound, effective bits, and for an unknown one what can be proved.
+    """
+
+    correct: bool
+    status: Literal["correct", "unique", "tied", "unknown"]
+    mistakes: Explanation = ()
+    also: tuple[Explanation, ...] = ()
+    explanation: str = ""
+    mend: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as plain data, ready for JSON."""
+        return {
+            "correct": self.correct,
+            "status": self.status,
+            "mistakes": list(self.mistakes),
+            "also": [list(each) for each in self.also],
+            "explanation": self.explanation,
+            "mend": self.mend,
+            "evidence": self.evidence,
+        }
+
+
+def diagnose(images: NDArray[Any], weights: PatchEmbedWeights, tokens: NDArray[Any], spec: PatchEmbedSpec) -> Diagnosis:
+    """Say which known mistake, or which pair of mistakes, explains an output.
+
+    Args:
+        images: shape `(B, C, H, W)`.
+        weights: canonical. Where they hold prefix tokens or positions and `tokens` has as many rows as the whole sequence, the
+            output is taken for the sequence.
+        tokens: what the implementation gave, any shape; judged at the precision of its dtype, by the deterministic bound.
+        spec: the sizes.
+
+    Raises:
+        PatchParityError: images or weights that do not fit the spec; an output with no values.
+    """
+    spec.check_images(images)
+    weights.check_spec(spec)
+    if not tokens.size:
+        raise PatchParityError(f"tokens of shape {tokens.shape}: there is nothing to diagnose")
+    sequence_rows = spec.num_patches + weights.num_prefix_tokens
+    extended = weights.num_prefix_tokens > 0 or weights.positions is not None
+    to_sequence = extended and (tokens.ndim < 2 or sequence_rows in tokens.shape[1:])
+    # The pattern of the mistake is in the values, not in their type: all candidates are computed from the same rounded data.
+    search = _Search(Pipeline(images, weights, spec, to_sequence), tokens)
+    evidence = {"shape": list(tokens.shape), "expected_shape": list(search.correct.shape), "dtype": tokens.dtype.name}
+    if search.explains(search.pipeline, search.correct):
+        return Diagnosis(True, "correct", explanation="the output is correct", evidence={**evidence, **search.measure()})
+    for explain in (search.singles, search.arithmetic, search.pairs):
+        if found := explain():
+            return _told(found, {**evidence, **search.measure()})
+    evidence.update(search.measure(), **search.provable())
+    return Diagnosis(False, "unknown", explanation=_unknown(evidence), evidence=evidence)
+
+
+def _told(found: list[Explanation], evidence: dict[str, Any]) -> Diagnosis:
+    first, *others = found
+    mistakes = [CATALOGUE[name] for name in first]
+    explanation = "; and ".join(mistake.explanation for mistake in mistakes)
+    mend = "; then ".join(mistake.mend for mistake in mistakes)
+    return Diagnosis(False, "tied" if others else "unique", first, tuple(others), explanation, mend, evidence)
+
+
+class _Search:
+    """Makes mistakes and compares; the candidate's product is kept, since most pairs share one with others."""
+
+    def __init__(self, pipeline: Pipeline, observed: Array) -> None:
+        self.pipeline = pipeline
+        self.observed = observed.astype(np.float64)
+        self.model = ArithmeticModel.of(observed.dtype if observed.dtype != np.float64 else np.float64)
+        self.narrow = observed.dtype
+        self.correct = pipeline.run(np.float64)
+        self.finite = bool(np.isfinite(self.observed).all())
+        self.rms = math.sqrt(float(np.mean(self.observed**2))) if self.finite else math.inf
+
+    def explains(self, candidate: Pipeline, value: Array | None = None) -> bool:
+        """Whether the observed output lies within the deterministic bound of a candidate's."""
+        if not self.finite:
+            return False
+        quick = candidate.run(np.float32) if value is None else value
+        if quick.shape != self.observed.shape:
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = math.sqrt(float(np.mean((quick - self.observed) ** 2)))
+        if not distance <= NEAR * self.rms:
+            return False
+        exact = candidate.run(np.float64) if value is None else value
+        return self._ratio(candidate, exact) <= 1
+
+    def _ratio(self, candidate: Pipeline, value: Array) -> float:
+        gauge = _gauge(candidate)
+        largest = max(float(np.abs(candidate.images).max(initial=0)), float(np.abs(candidate.weights.kernel).max(initial=0)))
+        terms = self.pipeline.spec.patch_values + 2  # the products, the bias, and a position
+        return bound_ratio(self.observed, value, error_bound(value, gauge, terms, self.model, "deterministic", largest))[0]
+
+    def singles(self) -> list[Explanation]:
+        """All single mistakes that explain the output."""
+        made = ((mistake, mistake.apply(self.pipeline)) for mistake in CATALOGUE.values())
+        return [(mistake.id,) for mistake, candidate in made if candidate is not None and self.explains(candidate)]
+
+    def arithmetic(self) -> list[Explanation]:
+        """Lower precisions whose errors are of the observed size, and as evenly spread.
+
+        Their rounding depends on hardware and order of summation, so that no output of theirs can be foretold to the last bit.
+        """
+        if self.correct.shape != self.observed.shape or not self.finite:
+            return []
+        error = np.abs(self.observed - self.correct)
+        size = math.sqrt(float(np.mean(error**2)))
+        # Of a normal distribution half lies within 0.67 of its rms; where a few values are wrong, half of them are right.
+        if not size or float(np.median(error)) < 0.3 * size:
+            return []
+        found: list[Explanation] = []
+        for mistake in CATALOGUE.values():
+            candidate = mistake.apply(self.pipeline) if mistake.stage == "arithmetic" else None
+            if candidate is not None:
+                made = math.sqrt(float(np.mean((candidate.run(np.float64) - self.correct) ** 2)))
+                # Truncation instead of rounding doubles an error; an order of summation changes it less.
+                if made and 0.5 <= size / made <= 2:
+                    found.append((mistake.id,))
+        return found
+
+    def pairs(self) -> list[Explanation]:
+        """All pairs of mistakes that explain the output, in the order in which they act; both orders within a stage."""
+        found: list[Explanation] = []
+        for first, second in _ordered_pairs():
+            half_way = first.apply(self.pipeline)
+            candidate = None if half_way is None else second.apply(half_way)
+            if candidate is not None and self._possible(candidate) and self.explains(candidate):
+                found.append((first.id, second.id))
+        return found
+
+    def _possible(self, candidate: Pipeline) -> bool:
+        """Whether a candidate's number of values can be right; decided without computing it. Prefix tokens may or may not be added."""
+        spec, batch = candidate.spec, candidate.images.shape[0]
+        rows = {spec.num_patches, spec.num_patches + candidate.weights.num_prefix_tokens}
+        return self.observed.size in {batch * count * spec.embed_dim for count in rows}
+
+    def measure(self) -> dict[str, Any]:
+        """Error over bound, and effective bits, against the correct output; None where the shapes differ."""
+        if self.correct.shape != self.observed.shape or not self.finite:
+            return {"bound_ratio": None, "effective_bits": None}
+        squares = _gauge(self.pipeline, np.square)
+        bits = effective_bits(self.observed, self.correct, np.sqrt(squares))
+        ratio = self._ratio(self.pipeline, self.correct)
+        return {"bound_ratio": ratio if math.isfinite(ratio) else None, "effective_bits": bits if math.isfinite(bits) else None}
+
+    def provable(self) -> dict[str, Any]:
+        """What can be said of an output that nothing explains: finite or not, which tokens and channels differ, affine or not."""
+        found: dict[str, Any] = {"finite": self.finite}
+        if self.correct.shape != self.observed.shape or not self.finite:
+            return found
+        terms = self.pipeline.spec.patch_values + 2
+        largest = float(np.abs(self.pipeline.images).max(initial=0))
+        bound = error_bound(self.correct, _gauge(self.pipeline), terms, self.model, "deterministic", largest)
+        wrong = np.abs(self.observed - self.correct) > bound
+        for name, axes in (("images", (1, 2)), ("tokens", (0, 2)), ("channels", (0, 1))):
+            touched = np.flatnonzero(wrong.any(axis=axes))
+            found[f"wrong_{name}"] = touched.tolist() if touched.size < wrong.any(axis=axes).size else "all"
+        found["affine"] = self._affine()
+        return found
+
+    def _affine(self) -> bool | None:
+        """Whether the output is some affine map of the patches; None where there are too few patches to tell."""
+        X = patchify(self.pipeline.images, self.pipeline.spec).reshape(-1, self.pipeline.spec.patch_values).astype(np.float64)
+        X = np.concatenate([X, np.ones((len(X), 1))], axis=1)
+        spare = len(X) - np.linalg.matrix_rank(X)
+        if self.pipeline.to_sequence or spare < 1:
+            return None
+        Y = self.observed.reshape(len(X), -1)
+        residual = Y - X @ np.linalg.lstsq(X, Y, rcond=None)[0]
+        # Of an affine map's rounding errors, rms at most √K·u·|y|, a least-squares fit leaves the most.
+        allowed = math.sqrt(X.shape[1]) * self.model.accumulate + self.model.output + self.model.inputs
+        return bool(np.sqrt(np.mean(residual**2)) <= 4 * allowed * self.rms)
+
+
+def _gauge(candidate: Pipeline, change: Any = np.abs) -> Array:
+    """Run the candidate on the sizes of its terms: |X||W|ᵀ + |b|, rearranged as its tokens are (or squares, for effective bits)."""
+    plain = Pipeline(
+        change(candidate.images.astype(np.float64)),
+        candidate.weights.astype(np.float64).map(change),
+        candidate.spec,
+        candidate.to_sequence,
+        token_steps=candidate.token_steps,
+    )
+    return plain.run(np.float64)
+
+
+_STAGES = ("images", "kernel", "bias", "sizes", "arithmetic", "tokens", "sequence")
+
+
+def _ordered_pairs() -> list[tuple[Mistake, Mistake]]:
+    """Pairs of different mistakes that one program can make: in the order of the stages, within one in both orders."""
+    pairs: list[tuple[Mistake, Mistake]] = []
+    for first, second in itertools.permutations(CATALOGUE.values(), 2):
+        earlier, later = _STAGES.index(first.stage), _STAGES.index(second.stage)
+        possible = earlier < later or (earlier == later and first.stage != "arithmetic")
+        if possible and not (first.reshapes and second.stage in ("tokens", "sequence")):
+            pairs.append((first, second))
+    return pairs
+
+
+def _unknown(evidence: dict[str, Any]) -> str:
+    if evidence["shape"] != evidence["expected_shape"]:
+        return f"no known mistake explains an output of shape {tuple(evidence['shape'])}; expected {tuple(evidence['expected_shape'])}"
+    if not evidence["finite"]:
+        return "no known mistake explains it; the output holds NaN or infinite values"
+    places = [
+        f"{name} {evidence[f'wrong_{name}'][:8]}"
+        for name in ("images", "tokens", "channels")
+        if evidence[f"wrong_{name}"] != "all"
+    ]
+    where = f"only {' and '.join(places)} are wrong" if places else "values are wrong everywhere"
+    affine = {True: ", and it is an affine map of the patches", False: ", and it is no affine map of the patches", None: ""}[
+        evidence["affine"]
+    ]
+    return f"no known mistake, and no pair of them, explains the output: {where}{affine}"
