@@ -26,8 +26,8 @@ Gate = Literal["exact", "probabilistic", "deterministic"]
 
 LAMBDA = 4.0
 """λ of the probabilistic bound. Theorem 3.1 of Higham & Mary fails for one component with probability at most 2·exp(−λ²/2)·n, very
-pessimistically; the worst that correct CPU backends reach on our zero-mean probes is 0.15 of the bound at λ = 4 (tests record
-it), so λ = 4 leaves a factor of six, while TF32 inputs exceed it eleven times over at K = 768."""
+pessimistically; the worst that correct CPU backends reach on our zero-mean probes is 0.18 of the bound at λ = 4, at K = 48, so
+λ = 4 leaves a factor of five, while TF32 inputs exceed it eleven times over at K = 768."""
 
 
 def unit_roundoff(dtype: DTypeLike) -> float:
