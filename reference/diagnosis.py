@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from .error import ArithmeticModel, bound_ratio, effective_bits, error_bound
 from .errors import PatchParityError
-from .mistakes import CATALOGUE, Array, Mistake, Pipeline
+from .mistakes import CATALOGUE, Mistake
 from .patches import patchify
+from .pipeline import Array, Pipeline
 from .spec import PatchEmbedSpec
 from .weights import PatchEmbedWeights
 

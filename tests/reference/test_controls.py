@@ -13,7 +13,8 @@ from patchparity.reference.controls import (
     survivors,
 )
 from patchparity.reference.error import ArithmeticModel
-from patchparity.reference.mistakes import CATALOGUE, Pipeline, round_to_bits
+from patchparity.reference.mistakes import CATALOGUE
+from patchparity.reference.pipeline import Pipeline, round_to_bits
 from patchparity.reference.probes import exact_probes, random_probes, random_sequence
 from patchparity.reference.verdict import judge
 

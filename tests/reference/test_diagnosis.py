@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from patchparity import PatchEmbedSpec, PatchParityError, diagnose, initialize_weights
-from patchparity.reference.mistakes import CATALOGUE, Pipeline
+from patchparity.reference.mistakes import CATALOGUE
+from patchparity.reference.pipeline import Pipeline
 
 SPECS = {
     "tokens": (PatchEmbedSpec((30, 36), 6, 3, 40), False),
