@@ -13,7 +13,7 @@ _PUBLIC = {
     "PatchEmbedSpec": "patchparity.reference.spec",
     "PatchEmbedWeights": "patchparity.reference.weights",
     "SequenceLayout": "patchparity.reference.weights",
-    "initialize_weights": "patchparity.reference.weights",
+    "initialize_weights": "patchparity.reference.initialize",
     "sincos_positions": "patchparity.reference.sequence",
     "assemble_sequence": "patchparity.reference.sequence",
     "patchify": "patchparity.reference.patches",
@@ -31,7 +31,7 @@ _PUBLIC = {
     "load_weights": "patchparity.backends.porting.files",
     "check": "patchparity.bench.conformance",
     "BenchOptions": "patchparity.bench.plan",
-    "benchmark": "patchparity.bench.job",
+    "benchmark": "patchparity.bench.harness",
     "run": "patchparity.bench.job",
     "render_report": "patchparity.bench.report.render",
 }

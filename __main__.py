@@ -16,7 +16,7 @@ from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
     from .bench.conformance import CheckReport, CheckResult
-    from .bench.job import BenchReport
+    from .bench.harness import BenchReport
     from .bench.plan import BenchOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -197,7 +197,7 @@ def bench_command(
     json: JsonOption = None,
 ) -> None:
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
-    from .bench.job import benchmark
+    from .bench.harness import benchmark
     from .bench.results import require_writable
 
     if json:

@@ -1,142 +1,16 @@
-"""The jobs that a user asks for: `benchmark`, and `run`, the main job; pytest-benchmark is run around the session."""
+"""The main job: check, benchmark, report."""
 
-import dataclasses
-import importlib.util
-import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..reference.errors import PatchParityError
 from .conformance import CheckReport, check
+from .harness import BenchReport, measure_into, require_modules
 from .plan import BenchOptions
+from .report.render import render_report
 from .results import locked, output_folder, set_aside
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """The folder of a record, and what is in it."""
-
-    folder: Path
-    content: dict[str, Any]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every row that could run was measured and is right."""
-        return not self.content["failures"]
-
-
-def benchmark(options: BenchOptions) -> BenchReport:
-    """Measure every implementation over cases and write `bench.json` and `samples.jsonl` to the folder `options.out`.
-
-    pytest-benchmark runs in a process of its own with its own configuration, so that no pytest.ini, plugin or variable of the
-    user's changes what it does; progress goes to stderr. Without `options.resume`, what an earlier run left in the folder is moved
-    into a folder `previous-...` inside it.
-
-    Raises:
-        PatchParityError: anything unknown or impossible in the options, a folder that cannot be written or that another run writes
-            to, the extra `bench` missing, a run that broke down.
-    """
-    options.check()
-    require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
-    folder = output_folder(options.out or ".")
-    with locked(folder):
-        if not options.resume:
-            set_aside(folder)
-        return _measured(options, folder)
-
-
-def _measured(options: BenchOptions, folder: Path) -> BenchReport:
-    """Run pytest-benchmark on a folder that is held, and read what it wrote."""
-    options = dataclasses.replace(options, out=str(folder.resolve()))
-    here = Path(__file__).parent
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        str(here / "test_patch_embed.py"),
-        "-c",
-        str(here / "pytest.ini"),
-        f"--rootdir={here}",
-    ]
-    command += ["-s", "-q", "-p", "pytest_benchmark.plugin", *options.arguments()]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
-    environment.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PATCHPARITY_END_WITH_PARENT="1")
-    log_path = folder / "bench.log"
-    with ExitStack() as stack:
-        log = stack.enter_context(log_path.open("w"))
-        elsewhere = stack.enter_context(
-            tempfile.TemporaryDirectory()
-        )  # pytest-benchmark makes its storage folder where it stands
-        process = subprocess.Popen(command, stdout=log, stderr=None, cwd=elsewhere, env=environment)
-        try:
-            status = process.wait()
-        except BaseException:
-            # On Ctrl-C the same signal has reached pytest, which writes what it has and ends its workers.
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            process.kill()
-            process.wait()
-            raise
-    content = _read_bench(folder) if status in (0, 1) and (folder / "bench.json").exists() else None
-    told = 0 if content is None else sum(len(content[kind]) for kind in ("benchmarks", "failures", "skipped"))
-    if content is None or told != content["planned"] or (status and not content["failures"]):
-        lines = [
-            line
-            for line in log_path.read_text(errors="replace").splitlines()
-            if line.startswith(("E  ", "ERROR", "INTERNALERROR"))
-        ]
-        reason = lines[0].removeprefix("E").strip() if lines else "no reason was given"
-        raise PatchParityError(f"the benchmark broke down (exit {status}): {reason}; {log_path} holds the whole story")
-    return BenchReport(folder, content)
-
-
-def require_modules(extra: str, names: tuple[str, ...]) -> None:
-    """Raise PatchParityError where a module of an extra is missing: asked before the work, not after it."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise PatchParityError(f"{name} is not installed: pip install 'patchparity[{extra}]'")
-
-
-def load_bench(folder: Path) -> dict[str, Any]:
-    """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples and rows of the record.
-
-    Raises:
-        PatchParityError: a folder without a record, or one that patchparity did not write.
-    """
-    try:
-        return _read_bench(folder)
-    except PatchParityError:
-        if not (folder / "rows.jsonl").exists():
-            raise
-    require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
-    with locked(folder):
-        return _measured(BenchOptions(replay=True), folder).content
-
-
-def _read_bench(folder: Path) -> dict[str, Any]:
-    path = folder / "bench.json"
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except OSError as error:
-        raise PatchParityError(
-            f"cannot read {path}: {error.strerror or error}; patchparity bench --out {folder} makes it"
-        ) from None
-    except (ValueError, RecursionError):
-        raise PatchParityError(f"{path} is no JSON: the file is damaged") from None
-    if not isinstance(content, dict) or not {"benchmarks", "environment", "failures", "skipped", "options", "planned"} <= set(
-        content
-    ):
-        raise PatchParityError(f"{path} was not written by patchparity bench")
-    return content
 
 
 @dataclass(frozen=True)
@@ -171,8 +45,6 @@ def run(
     Raises:
         PatchParityError: as `check`, `benchmark` and `render_report`.
     """
-    from .report.render import render_report
-
     options.check()
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     require_modules("report", ("plotly", "jinja2"))
@@ -189,5 +61,5 @@ def run(
             progress=progress,
         )
         checked.save(folder / "check.json")
-        measured = _measured(options, folder)
+        measured = measure_into(options, folder)
         return RunReport(checked, measured, render_report(folder))

@@ -18,10 +18,11 @@ from numpy.typing import DTypeLike, NDArray
 from .embed import patch_embed, patch_embed_gradients
 from .error import Gate
 from .errors import PatchParityError
+from .initialize import initialize_weights
 from .patches import fold
 from .sequence import assemble_sequence
 from .spec import PatchEmbedSpec
-from .weights import PatchEmbedWeights, initialize_weights
+from .weights import PatchEmbedWeights
 
 Direction = Literal["forward", "grad_image", "grad_kernel", "grad_bias"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "grad_image", "grad_kernel", "grad_bias")

@@ -176,7 +176,7 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
 
     command_line = importlib.import_module("patchparity.__main__")
     monkeypatch.setattr("patchparity.bench.conformance.check", lambda **_: pytest.fail("worked first"))
-    monkeypatch.setattr("patchparity.bench.job.benchmark", lambda _: pytest.fail("worked first"))
+    monkeypatch.setattr("patchparity.bench.harness.benchmark", lambda _: pytest.fail("worked first"))
     for command in (command_line.check_command, command_line.bench_command):
         with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
             command(json=tmp_path / "no" / "c.json")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...reference.errors import PatchParityError
 from ..conformance import load_check
-from ..job import load_bench
+from ..harness import load_bench
 from ..results import write_text
 from .content import CSV_FIELDS, Content, Figure, Table, build_content
 

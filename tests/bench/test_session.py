@@ -17,7 +17,7 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.bench.environment import usable_cores
-from patchparity.bench.job import load_bench
+from patchparity.bench.harness import load_bench
 from patchparity.bench.plan import plan
 from patchparity.bench.session import BenchSession
 from patchparity.bench.views import extra_information
