@@ -73,11 +73,12 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
         elsewhere = stack.enter_context(
             tempfile.TemporaryDirectory()
         )  # pytest-benchmark makes its storage folder where it stands
-        process = subprocess.Popen(command, stdout=log, stderr=None, cwd=elsewhere, env=environment)
+        # In a session of its own, so that Ctrl-C reaches it once, through us, and its workers through it.
+        process = subprocess.Popen(command, stdout=log, cwd=elsewhere, env=environment, start_new_session=True)
         try:
             status = process.wait()
         except BaseException:
-            # On Ctrl-C the same signal has reached pytest, which writes what it has and ends its workers.
+            # pytest writes what it has and ends its workers.
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(30)

@@ -79,3 +79,14 @@ def install(folder: Path, *names: str) -> dict[str, str]:
     lines = "\n".join(f"{name} = {module}:{entries[name]}" for name in names)
     (metadata / "entry_points.txt").write_text(f"[patchparity.backends]\n{lines}\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
+def running_below(folder) -> list[str]:
+    """Command lines of processes that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return [line for line in found if f"--patchparity-out={folder}" in line]

@@ -1,14 +1,16 @@
 """The command line: tables, exit status, and one sentence for each mistake of a user."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 pytest.importorskip("pytest_benchmark")
 
-from .fake_backends import install
+from .fake_backends import install, running_below
 
 
 def patchparity(*arguments: str, environment: dict[str, str] | None = None, cwd=None) -> subprocess.CompletedProcess:
@@ -182,3 +184,17 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
             command(json=tmp_path / "no" / "c.json")
         with pytest.raises(PatchParityError, match="it is a folder"):
             command(json=tmp_path)
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "patchparity", "bench", "--preset", "smoke", "--backend", "numpy", "--rounds", "100000"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "samples.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted; finished cases are kept: the same command with --resume goes on" in told.replace("\n", " ")
+    assert "Traceback" not in told
+    assert not running_below(tmp_path)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +22,7 @@ from patchparity.bench.session import BenchSession
 from patchparity.bench.views import extra_information
 from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
-from ..fake_backends import install
+from ..fake_backends import install, running_below
 
 EXTRA_INFO = {
     "implementation", "backend", "formulation", "mode", "case", "device", "dtype", "precision", "threads_requested", "threads_observed",
@@ -156,17 +155,6 @@ def test_a_kill_in_the_middle_leaves_a_record_to_resume_from_and_no_process(tmp_
     assert lengths == {"vit-ti32-224-b1": 150, "vit-b16-224-b8": 150}
     kept = {name: data for name, data in data_of(resumed.content).items() if "ti32" in name}
     assert kept == data_of(first), "the finished case is kept"
-
-
-def running_below(folder) -> list[str]:
-    """Command lines of processes that name a folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().decode(errors="replace"))
-        except OSError:
-            continue
-    return [line for line in found if f"--patchparity-out={folder}" in line]
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
