@@ -243,7 +243,11 @@ def list_implementations(
         return rows
     picked: dict[str, tuple[Backend, Implementation]] = {}
     for wanted in implementations:
-        get_backend(wanted.split(":")[0])
+        owner = get_backend(wanted.split(":")[0])
+        if owner not in chosen:
+            raise PatchParityError(
+                f"implementation {wanted!r} was asked for, but only backend {', '.join(b.name for b in chosen)}"
+            )
         matches = [row for row in rows if row[1].name == wanted or row[1].name.startswith(wanted + ":")]
         if not matches:
             raise PatchParityError(

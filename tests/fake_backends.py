@@ -64,6 +64,15 @@ class FragileBackend(_Fake):
         return loaded
 
 
+class AbsentBackend(_Fake):
+    """Needs a framework that is not installed."""
+
+    name = "absent"
+    packages = ("no_such_framework",)
+    implementations = (Implementation("absent", "conv2d", "eager"), Implementation("absent", "linear", "eager"))
+
+
+ABSENT = AbsentBackend()
 WRONG = WrongBackend()
 FRAGILE = FragileBackend()
 
@@ -75,7 +84,7 @@ def install(folder: Path, *names: str) -> dict[str, str]:
     metadata = folder / f"{module}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    entries = {"wrong": "WRONG", "fragile": "FRAGILE", "broken": "NOT_THERE", "numpy": "WRONG"}
+    entries = {"absent": "ABSENT", "wrong": "WRONG", "fragile": "FRAGILE", "broken": "NOT_THERE", "numpy": "WRONG"}
     lines = "\n".join(f"{name} = {module}:{entries[name]}" for name in names)
     (metadata / "entry_points.txt").write_text(f"[patchparity.backends]\n{lines}\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}

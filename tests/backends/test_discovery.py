@@ -43,6 +43,9 @@ def test_selection():
         "torch:conv2d:compile",
     }
     assert len(list_implementations(["numpy", "numpy"])) == 2
+    assert {i.backend for _, i in list_implementations(None, ["torch"])} == {"torch"}
+    with pytest.raises(PatchParityError, match="implementation 'jax:linear' was asked for, but only backend numpy"):
+        list_implementations(["numpy"], ["jax:linear"])
     with pytest.raises(PatchParityError, match="backend 'tourch' is unknown; expected one of jax, numpy, tensorflow, torch"):
         get_backend("tourch")
     with pytest.raises(PatchParityError, match=r"implementation 'torch:conv' is unknown; expected one of .*torch:conv2d:eager"):

@@ -208,6 +208,25 @@ def test_fragile_implementations_cost_their_own_rows(tmp_path):
         assert "died during" in lost or "did not answer" in lost, "in the second case too: a new worker was started for it"
 
 
+def test_a_missing_framework_is_rows_that_say_how_to_get_it(tmp_path):
+    environment = install(tmp_path, "absent")
+    options = BenchOptions(
+        cases=("vit-ti32-224-b1",), implementations=("numpy", "absent"), threads=(1,), rounds=3, out=str(tmp_path / "o")
+    )
+    code = f"import patchparity; print(patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r})).ok)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "True", "what is not installed is no failure"
+    content = load_bench(tmp_path / "o")
+    skipped = {row["implementation"]: row["message"] for row in content["skipped"]}
+    assert set(skipped) == {"absent:conv2d:eager", "absent:linear:eager", "absent:gemm"}
+    assert set(skipped.values()) == {"no_such_framework is not installed: pip install 'patchparity[absent]'"}
+    assert len(content["benchmarks"]) == 4
+    asked = dataclasses.replace(options, backends=("absent",), implementations=())
+    code = f"import patchparity; patchparity.benchmark(patchparity.BenchOptions(**{asked.__dict__!r}))"
+    refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "backend 'absent' was asked for, but no_such_framework is not installed" in refused.stderr
+
+
 def test_workers_die_and_hang_with_a_sentence():
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
     assert worker.start()["unavailable"] is None
