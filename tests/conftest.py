@@ -2,7 +2,12 @@
 
 import os
 
+import hypothesis
 import pytest
+
+# Seeds are fixed, and no test has a time limit: the machine may be a slow one.
+hypothesis.settings.register_profile("patchparity", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("patchparity")
 
 # Tests must not depend on a terminal's width or colors.
 os.environ.update(COLUMNS="200", NO_COLOR="1", TERM="dumb")

@@ -192,7 +192,7 @@ def test_a_hostile_configuration_changes_nothing(tmp_path, monkeypatch):
 def test_fragile_implementations_cost_their_own_rows(tmp_path):
     environment = install(tmp_path, "fragile", "wrong")
     options = BenchOptions(cases=("vit-ti32-224-b1", "vit-ti32-224-b2"), backends=("numpy", "fragile", "wrong"), threads=(1,), rounds=3,
-                           call_seconds=3.0, out=str(tmp_path / "out"))  # fmt: skip
+                           call_seconds=6.0, out=str(tmp_path / "out"))  # fmt: skip
     code = f"import patchparity; print(patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r})).ok)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "False", done.stderr
