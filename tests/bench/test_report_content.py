@@ -1,0 +1,82 @@
+"""What the report says of a record: comparisons that the record supports, and nothing it does not."""
+
+import copy
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("execnet")
+
+from patchparity import BenchOptions, benchmark
+from patchparity.bench.report.content import build_content, conv_against_linear
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    options = BenchOptions(
+        cases=("vit-ti32-224-b1",), backends=("numpy",), threads=(1,), rounds=8, out=str(tmp_path_factory.mktemp("r"))
+    )
+    return benchmark(options).content
+
+
+def with_seconds(record, changes, device="cpu"):
+    """The record with some rows' samples replaced; `changes` maps (implementation, role) to seconds."""
+    changed = copy.deepcopy(record)
+    for entry in changed["benchmarks"]:
+        info = entry["extra_info"]
+        if seconds := changes.get((info["implementation"], info["role"])):
+            entry["stats"].update(data=seconds, median=sorted(seconds)[len(seconds) // 2])
+        if info["role"] == "aa":
+            info["ratio_interval"] = [0.99, 1.02]
+        elif info["role"] == "implementation":
+            info["device"] = device
+    return changed
+
+
+DRIFT = [1.0, 1.3, 0.9, 1.1, 1.6, 1.0, 1.2, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("factor", "says"), [(1.5, "slower"), (0.5, "faster"), (1.0, "same"), (1.021, "slower"), (1.015, "same")]
+)
+def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says):
+    seconds = {
+        ("numpy:linear:eager", "implementation"): DRIFT,
+        ("numpy:conv2d:eager", "implementation"): [factor * d for d in DRIFT],
+    }
+    (found,) = conv_against_linear(with_seconds(record, seconds)["benchmarks"])
+    assert found["conv_over_linear"] == pytest.approx(factor)
+    assert found["noise"] == pytest.approx(0.02)
+    assert found["comparison"] == says
+
+
+def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
+    seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
+    (found,) = conv_against_linear(with_seconds(record, seconds, device="cuda")["benchmarks"])
+    assert (found["noise"], found["comparison"]) == (None, None)
+
+
+def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
+    changed = copy.deepcopy(record)
+    for entry in changed["benchmarks"]:
+        entry["extra_info"]["disturbance"] = 0.9
+    changed["failures"] = [dict(implementation="x:y:z", case="c", device="cpu", status="error", message="it died")]
+    result = dict(implementation="x:y:z", device="cpu", dtype="float32", case="c", probe="identity-kernel", direction="forward")
+    rows = [
+        {**result, "verdict": "fail", "bound_ratio": None, "effective_bits": None, "message": "m"},
+        {**result, "verdict": "pass", "bound_ratio": 0.1, "effective_bits": None, "message": ""},
+    ]
+    content = build_content(changed, {"summary": {"pass": 1, "fail": 1}, "results": rows})
+    told = dict(content.summary)
+    assert "vit-ti32-224-b1 (0.9 cores)" in told["Disturbed"]
+    tables = {table.title: table.rows for table in content.tables}
+    assert tables["Is it right?"][0][3:6] == ("fail", "1 of 2", "∞"), "the worst error is not that of what passed"
+    assert ("x:y:z", "c on cpu", "error", "it died") in tables["Not timed"]
+    assert content.tables[0].title == "Who is fastest?"
+
+
+def test_a_quiet_record_says_nothing_of_disturbance(record):
+    changed = copy.deepcopy(record)
+    for entry in changed["benchmarks"]:
+        entry["extra_info"]["disturbance"] = 0.1
+    assert "Disturbed" not in dict(build_content(changed, None).summary)
