@@ -18,14 +18,18 @@ class RecordedBlock:
         rows: its rows, as they were planned.
         outcomes: what became of them, by identity.
         samples: their samples, by identity, in the order of the rounds.
-        whole: whether every measured row has every one of its rounds, from the attempt that its outcome is of, and no row ended in an
-            error.
+        complete: whether every row is there, and every measured one has all its rounds, from the attempt that its outcome is of.
     """
 
     rows: list[Row]
     outcomes: dict[str, Outcome]
     samples: dict[str, list[dict[str, Any]]]
-    whole: bool
+    complete: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is complete and no row ended in an error: there is nothing left to try."""
+        return self.complete and all(outcome["status"] != "error" for outcome in self.outcomes.values())
 
     def answers(self, planned: list[Row], rounds: int, seed: int) -> bool:
         """Whether it may stand for a planned block: whole, of the same rounds and seed, with every planned row.
@@ -57,15 +61,15 @@ def recorded_blocks(record: Record) -> dict[tuple[str, str, int], RecordedBlock]
 
 
 def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> RecordedBlock:
-    kept, whole = {}, True
+    kept, complete = {}, True
     for name, outcome in found.items():
         rounds = samples[name, outcome["attempt"]]
         if outcome["status"] == "measured":
             kept[name] = [rounds[number] for number in sorted(rounds)]
             timed = all(isinstance(sample["seconds"], float) for sample in kept[name])
-            whole = whole and sorted(rounds) == list(range(outcome["rounds"])) and timed
-        whole = whole and outcome["status"] != "error" and len(found) == outcome["rows_of_block"]
-    return RecordedBlock([_row(outcome) for outcome in found.values()], found, kept, whole)
+            complete = complete and sorted(rounds) == list(range(outcome["rounds"])) and timed
+        complete = complete and len(found) == outcome["rows_of_block"]
+    return RecordedBlock([_row(outcome) for outcome in found.values()], found, kept, complete)
 
 
 def _row(outcome: Outcome) -> Row:

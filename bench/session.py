@@ -59,14 +59,13 @@ class BenchSession:
         kept: list[Row] = []
         for key, recorded in recorded_blocks(self.record).items():
             planned = blocks.get(key, [])
-            if recorded.answers(planned, self.rounds, self.options.seed) or (
-                not planned and (recorded.whole or self.options.replay)
-            ):
+            finished = recorded.complete if self.options.replay else recorded.whole
+            if recorded.answers(planned, self.rounds, self.options.seed) or (not planned and finished):
                 self.outcomes.update(recorded.outcomes)
                 self.samples.update(recorded.samples)
                 kept += recorded.rows
                 blocks.pop(key, None)
-            else:
+            elif not self.options.replay:
                 blocks[key] = list({row.identity: row for row in (*recorded.rows, *planned)}.values())
         return kept + [row for rows in blocks.values() for row in rows]
 

@@ -134,6 +134,20 @@ def test_bench_json_is_made_again_from_the_record(report, tmp_path):
     assert data_of(load_bench(tmp_path)) == data_of(report.content)
 
 
+def test_a_record_made_again_tells_of_errors_and_leaves_out_what_is_incomplete(report, tmp_path):
+    copied_record(report, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows[1].update(status="error", message="it died")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = load_bench(tmp_path)
+    assert len(content["benchmarks"]) == 3
+    assert [row["message"] for row in content["failures"]] == ["it died"]
+    (tmp_path / "bench.json").unlink()
+    (tmp_path / "samples.jsonl").unlink()
+    with pytest.raises(PatchParityError, match="the benchmark broke down"):
+        load_bench(tmp_path)
+
+
 def test_a_kill_in_the_middle_leaves_a_record_to_resume_from_and_no_process(tmp_path):
     options = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b1", "vit-b16-224-b8"), "rounds": 150}, out=str(tmp_path))
     code = f"import patchparity; patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r}))"
