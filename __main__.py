@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import rich.box
 import typer
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .bench.conformance import CheckReport, CheckResult
     from .bench.harness import BenchReport
     from .bench.plan import BenchOptions
+    from .reference.spec import Remainder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, emoji=False)
@@ -118,7 +119,7 @@ def check_command(
             dtypes=dtype,
             devices=device,
             image=image,
-            remainder=_any(remainder),
+            remainder=cast("Remainder", remainder),
             every_case=every_case,
             progress=progress,
         )
@@ -158,7 +159,7 @@ def diagnose_command(
         patch_size=patch_size,
         stride=stride,
         padding=padding,
-        remainder=_any(remainder),
+        remainder=cast("Remainder", remainder),
     )
     found = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
     if json:
@@ -247,7 +248,7 @@ def run_command(
         preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
     )
     with _interruptible(), progress_bar("check") as progress:
-        report = run(options, image=image, remainder=_any(remainder), progress=progress)
+        report = run(options, image=image, remainder=cast("Remainder", remainder), progress=progress)
     print_check(report.check)
     print_bench(report.bench)
     for file in report.files:
@@ -336,11 +337,6 @@ def print_bench(report: "BenchReport") -> None:
         )
     for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
         out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
-
-
-def _any(value: Any) -> Any:
-    """Pass a string on to a function that checks it itself."""
-    return value
 
 
 def escape(text: str) -> str:

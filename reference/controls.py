@@ -1,6 +1,5 @@
 """Negative controls: every mistake of the catalogue is made on the probes, and the verdicts must reject it. The kill table."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -119,14 +118,3 @@ def _killed(mistake: str, probe: Probe, dtype: str) -> tuple[str, bool] | None:
             return None
         output = wrong.run(dtype)
     return probe.name, judge(probe, "forward", output, ArithmeticModel.of(dtype)).verdict == "fail"
-
-
-def survivors(controls: Iterable[Control]) -> list[Control]:
-    """The cells in which a mistake went unnoticed although it may not."""
-    return [control for control in controls if not control.ok]
-
-
-def kill_rate(controls: list[Control]) -> float:
-    """Share of the cells without an exemption that were rejected; NaN where there are none."""
-    counted = [control for control in controls if not control.exemption]
-    return sum(bool(control.killed_by) for control in counted) / len(counted) if counted else math.nan

@@ -52,7 +52,6 @@ class ArithmeticModel:
         output_roundings: how often the result is rounded to that type (1 with a fused bias, 2 where the bias is added after).
         smallest: magnitude below which a result may be lost: half the smallest subnormal under IEEE rules, the smallest normal
             where subnormals are flushed to zero.
-        margin_terms: rounding steps beyond those of the sum itself, as in compensated or split accumulation.
     """
 
     accumulate: float
@@ -60,7 +59,6 @@ class ArithmeticModel:
     output: float = 0.0
     output_roundings: int = 0
     smallest: float = 0.0
-    margin_terms: int = 0
 
     @classmethod
     def of(cls, dtype: DTypeLike, flush_to_zero: bool = False, output_roundings: int = 1) -> "ArithmeticModel":
@@ -107,7 +105,7 @@ def error_bound(
         return np.zeros_like(expected)
 
     def accumulation(roundoff: float) -> float:
-        certain = gamma(terms + model.margin_terms, roundoff)
+        certain = gamma(terms, roundoff)
         return certain if gate == "deterministic" else min(certain, LAMBDA * math.sqrt(terms) * roundoff)
 
     factor = accumulation(model.accumulate) + 2 * model.inputs + model.inputs**2 + accumulation(2.0**-53)

@@ -53,4 +53,4 @@ def test_every_field_of_the_contract_is_documented():
         assert f"`{name}`" in README, name
     session = pytest.importorskip("patchparity.bench.plan")
     for name in session.BenchOptions.__dataclass_fields__:
-        assert name in README or name in ("cases", "backends", "implementations", "dtypes", "devices", "call_seconds"), name
+        assert re.search(rf"\b{name}\b", README), name

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,7 @@ EXTRA_INFO = {
     "gflops", "gigabytes_per_second", "gemm_fraction", "own_gemm_fraction", "bound_ratio", "effective_bits", "operation", "cache",
     "roof_fraction", "peak_memory_bytes", "ratio", "ratio_interval", "role",
 }  # fmt: skip
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SMALL = dict(cases=("vit-ti32-224-b2",), backends=("numpy",), threads=(1,), rounds=4)
 
 
@@ -46,6 +48,7 @@ def test_bench_json_keeps_its_contract(report):
     for entry in content["benchmarks"]:
         info, stats = entry["extra_info"], entry["stats"]
         assert set(info) >= EXTRA_INFO
+        assert [name for name in info if f"`{name}`" not in README] == [], "every field is documented"
         assert len(stats["data"]) == stats["rounds"] == 4
         assert stats["median"] > 0
         assert info["threads_requested"] == 1
