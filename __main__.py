@@ -15,6 +15,7 @@ from rich.table import Table
 from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
+    from .backends.base import Precision
     from .bench.conformance import CheckReport, CheckResult
     from .bench.harness import BenchReport
     from .bench.plan import BenchOptions
@@ -85,7 +86,12 @@ def check_command(
     backend: BackendOption = None,
     implementation: ImplementationOption = None,
     dtype: Annotated[
-        list[str] | None, typer.Option("--dtype", help="float32 or float64; may be repeated. Default: both.")
+        list[str] | None,
+        typer.Option("--dtype", help="float32, float64, bfloat16 or float16; may be repeated. Default: all."),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option("--precision", help="Of float32: ieee, tf32, bf16 or default; may be repeated. Default: ieee and default."),
     ] = None,
     device: DeviceOption = None,
     image: ImageOption = None,
@@ -117,6 +123,7 @@ def check_command(
             backends=backend,
             implementations=implementation,
             dtypes=dtype,
+            precisions=cast("list[Precision] | None", precision),
             devices=device,
             image=image,
             remainder=cast("Remainder", remainder),
@@ -386,7 +393,8 @@ def print_check(report: "CheckReport") -> None:
     groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
     for result in report.results:
         if result.verdict in ("pass", "fail", "known", "error") and result.dtype:
-            groups[result.implementation, result.device or "", result.dtype].append(result)
+            held = "" if result.precision in (None, "ieee", "default") else f" {result.precision}"
+            groups[result.implementation, result.device or "", result.dtype + held].append(result)
     table = _table("Check", ("implementation", "device", "dtype", "verdict"), ("error/bound", "bits"))
     for (name, device, dtype), results in groups.items():
         wrong = [result for result in results if result.verdict in ("fail", "error")]

@@ -7,6 +7,7 @@ declares.
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
@@ -27,8 +28,11 @@ from ..reference.weights import PatchEmbedWeights
 from .layouts import NCHW, OIHW
 
 ENTRY_POINT_GROUP = "patchparity.backends"
-Precision = Literal["ieee", "default"]
-DTYPES = ("float32", "float64")
+Precision = Literal["ieee", "tf32", "bf16", "default"]
+"""How float32 is computed: as it is, with inputs rounded to TF32 or bfloat16, or however the framework does when nobody asks."""
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+INPUT_ROUNDOFF: dict[str, float] = {"tf32": 2.0**-11, "bf16": 2.0**-8}
+"""Unit roundoff of the inputs in the reduced float32 precisions: 10 and 7 explicit mantissa bits, rounded to nearest."""
 DEVICES = ("cpu", "cuda")
 
 
@@ -44,6 +48,8 @@ class Implementation:
         dtypes: those it computes in.
         flush_to_zero: whether it flushes subnormal numbers.
         output_roundings: how often a 16-bit result is rounded: 1 where the bias is fused, 2 where it is added afterwards.
+        narrow_gradients: whether parts of a gradient's sum are kept in the 16-bit type (bias sums, overlapping patches, images).
+        default_on_cuda: what `default` means for float32 on a GPU, as the framework documents it; on the CPU it is `ieee` everywhere.
         costly_compile: whether the first call takes seconds, so that `check` runs it on one shape unless asked.
     """
 
@@ -52,9 +58,11 @@ class Implementation:
     mode: str
     image_layout: str = NCHW
     kernel_layout: str = OIHW
-    dtypes: tuple[str, ...] = ("float32", "float64")
+    dtypes: tuple[str, ...] = DTYPES
     flush_to_zero: bool = False
     output_roundings: int = 1
+    narrow_gradients: bool = True
+    default_on_cuda: Precision = "ieee"
     costly_compile: bool = False
 
     @property
@@ -62,9 +70,21 @@ class Implementation:
         """`backend:formulation:mode`, as users write it."""
         return f"{self.backend}:{self.formulation}:{self.mode}"
 
-    def arithmetic(self, dtype: str) -> ArithmeticModel:
-        """Return the arithmetic model that the implementation declares for a dtype."""
-        return ArithmeticModel.of(np.dtype(dtype), self.flush_to_zero, self.output_roundings)
+    def arithmetic(self, dtype: str, precision: Precision = "ieee", device: str = "cpu") -> ArithmeticModel:
+        """Return the arithmetic model that the implementation declares for a dtype at a precision on a device.
+
+        Precision settings are about float32 alone. Tensor cores, which compute TF32, bfloat16 and float16 on GPUs, truncate where others
+        round to nearest: their accumulator's roundoff is twice as large (Fasi, Higham, Mikaitis, Pranesh, PeerJ CS 7:e330, 2021).
+        """
+        if precision == "default":
+            precision = self.default_on_cuda if device == "cuda" else "ieee"
+        inputs = INPUT_ROUNDOFF.get(precision, 0.0) if dtype == "float32" else 0.0
+        model = ArithmeticModel.of(np.dtype(dtype), self.flush_to_zero, self.output_roundings)
+        gradients = model.output if self.narrow_gradients else 0.0
+        truncating = device == "cuda" and (inputs or model.output)
+        return dataclasses.replace(
+            model, inputs=inputs, gradients=gradients, accumulate=model.accumulate * (2 if truncating else 1)
+        )
 
 
 class Computation(abc.ABC):
@@ -128,6 +148,13 @@ class Backend(abc.ABC):
         """Say in one sentence why one implementation cannot run although the backend can, or None if it can."""
         return None
 
+    def lacks(self, precision: Precision, device: str) -> str | None:
+        """Say in one sentence why the framework has no such float32 precision on a device, or None if it has.
+
+        Having a setting does not mean that it is honored: what was delivered is measured.
+        """
+        return None
+
     def versions(self) -> dict[str, str]:
         """Versions of the backend's distributions, those that are installed."""
         found = {}
@@ -146,7 +173,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
-        """Hold the framework's precision settings while inside: `ieee` (no TF32, no bf16), or `default` (nothing is touched)."""
+        """Hold the framework's precision settings while inside: `ieee` (no TF32, no bf16), `tf32`, `bf16`, or `default` (untouched)."""
 
     @abc.abstractmethod
     def load(
@@ -262,6 +289,11 @@ def nothing_held(precision: Precision) -> Iterator[None]:
     """Serve as `precision` of a backend without precision settings."""
     check_precision(precision)
     yield
+
+
+def only_ieee(name: str, precision: Precision) -> str | None:
+    """Serve as `lacks` of a backend without precision settings."""
+    return None if precision in ("ieee", "default") else f"{name} has no {precision} mode: it computes float32 as it is"
 
 
 def check_precision(precision: str) -> None:

@@ -133,6 +133,10 @@ class _Gemm(Computation):
         self.jax.block_until_ready(outputs)
 
 
+PRECISION_NAMES = {"ieee": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}
+"""JAX's own names for the precisions."""
+
+
 class JaxBackend(Backend):
     """JAX on CPU and CUDA."""
 
@@ -141,7 +145,7 @@ class JaxBackend(Backend):
     formulations = {"conv2d": (_conv2d, HWIO), "linear": (_linear, DENSE_CHANNELS_LAST)}
     implementations = tuple(
         # XLA sets flush-to-zero on the CPU (jax issue 16200, "working as intended"). Bias is added after the product.
-        Implementation("jax", formulation, "jit", NHWC, layout, flush_to_zero=True, output_roundings=2)
+        Implementation("jax", formulation, "jit", NHWC, layout, flush_to_zero=True, output_roundings=2, default_on_cuda="tf32")
         for formulation, (_, layout) in formulations.items()
     )
 
@@ -162,14 +166,17 @@ class JaxBackend(Backend):
 
     @contextlib.contextmanager
     def precision(self, precision: Precision) -> Iterator[None]:
-        """`ieee` sets `jax_default_matmul_precision` to `highest`, which governs convolutions too."""
+        """Set `jax_default_matmul_precision`, which governs convolutions too: `highest`, `tensorfloat32` or `bfloat16`.
+
+        Not `F32_F32_F32`, which the documentation recommends: convolutions silently lower it to DEFAULT (a test shows it).
+        """
         import jax
 
         check_precision(precision)
         if precision == "default":
             yield
         else:
-            with jax.default_matmul_precision("highest"):
+            with jax.default_matmul_precision(PRECISION_NAMES[precision]):
                 yield
 
     def load(

@@ -10,7 +10,7 @@ from ..reference.embed import PatchEmbedGradients, patch_embed, patch_embed_grad
 from ..reference.patches import pad_images
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, nothing_held
+from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, nothing_held, only_ieee
 from .layouts import CANONICAL
 
 
@@ -20,16 +20,18 @@ class _Linear(LoadedEmbedding):
     def __init__(self, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str) -> None:
         self.spec = spec
         self.dtype = np.dtype(dtype)
+        # NumPy has no BLAS for 16-bit types: they are computed in float32 and rounded once.
+        self.work = self.dtype if self.dtype in (np.float32, np.float64) else np.dtype(np.float32)
         self.assign(weights)
 
     def assign(self, weights: PatchEmbedWeights) -> None:
-        self.weights = weights.astype(self.dtype)
+        self.weights = weights.astype(self.dtype).astype(self.work)
 
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(images, self.dtype)
 
     def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        return patch_embed(inputs, self.weights, self.spec, self.dtype)
+        return patch_embed(inputs, self.weights, self.spec, self.work).astype(self.dtype, copy=False)
 
     def synchronize(self, outputs: NDArray[Any]) -> None:
         """NumPy returns when it has computed."""
@@ -38,7 +40,10 @@ class _Linear(LoadedEmbedding):
         return outputs
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
-        return patch_embed_gradients(images, self.weights, self.spec, grad_tokens, self.dtype)
+        return self._rounded(patch_embed_gradients(images, self.weights, self.spec, grad_tokens, self.work))
+
+    def _rounded(self, gradients: PatchEmbedGradients) -> PatchEmbedGradients:
+        return PatchEmbedGradients(*(array.astype(self.dtype, copy=False) for array in vars(gradients).values()))
 
 
 class _DirectConvolution(_Linear):
@@ -65,17 +70,17 @@ class _DirectConvolution(_Linear):
 
     def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
         spec, kernel = self.spec, self.weights.kernel
-        tokens = np.zeros((inputs.shape[0] * spec.num_patches, spec.embed_dim), self.dtype)
-        for offset, row in self._rows(pad_images(inputs, spec)):
+        tokens = np.zeros((inputs.shape[0] * spec.num_patches, spec.embed_dim), self.work)
+        for offset, row in self._rows(pad_images(inputs.astype(self.work, copy=False), spec)):
             tokens += self._flat(row) @ kernel[(slice(None), *offset)].reshape(spec.embed_dim, -1).T
         if self.weights.bias is not None:
             tokens += self.weights.bias
-        return tokens.reshape(spec.tokens_shape(inputs.shape[0]))
+        return tokens.reshape(spec.tokens_shape(inputs.shape[0])).astype(self.dtype, copy=False)
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         spec = self.spec
-        padded = pad_images(images.astype(self.dtype, copy=False), spec)
-        upstream = grad_tokens.reshape(-1, spec.embed_dim)
+        padded = pad_images(images.astype(self.work, copy=False), spec)
+        upstream = grad_tokens.reshape(-1, spec.embed_dim).astype(self.work, copy=False)
         grad_padded = np.zeros_like(padded)
         grad_kernel = np.zeros_like(self.weights.kernel)
         patch, step, columns = spec.patch_size[-1], spec.stride[-1], spec.grid[-1]
@@ -88,7 +93,8 @@ class _DirectConvolution(_Linear):
         inner = tuple(
             slice(before, before + size) for (before, _), size in zip(spec.effective_padding, spec.image_size, strict=True)
         )
-        return PatchEmbedGradients(grad_padded[(slice(None), slice(None), *inner)], grad_kernel, upstream.sum(axis=0))
+        found = PatchEmbedGradients(grad_padded[(slice(None), slice(None), *inner)], grad_kernel, upstream.sum(axis=0))
+        return self._rounded(found)
 
     def _rows_of(self, padded: NDArray[Any]) -> list[tuple[tuple[int, ...], NDArray[Any]]]:
         """For each offset of the kernel's leading axes, a writable view `(B, C, *grid[:-1], W')`."""
@@ -123,7 +129,8 @@ class NumPyBackend(Backend):
     packages = ("numpy",)
     formulations = {"linear": _Linear, "conv2d": _DirectConvolution}
     implementations = tuple(
-        Implementation("numpy", formulation, "eager", kernel_layout=CANONICAL) for formulation in formulations
+        Implementation("numpy", formulation, "eager", kernel_layout=CANONICAL, narrow_gradients=False)
+        for formulation in formulations
     )
 
     def devices(self) -> tuple[str, ...]:
@@ -134,6 +141,10 @@ class NumPyBackend(Backend):
         """Thread counts of the BLAS libraries that NumPy may be linked with."""
         names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
         return dict.fromkeys(names, str(threads))
+
+    def lacks(self, precision: Precision, device: str) -> str | None:
+        """NumPy hands float32 to a BLAS that computes it as it is."""
+        return only_ieee("NumPy", precision)
 
     def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
         """NumPy has no precision settings: it is always `ieee`."""

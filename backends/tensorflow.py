@@ -230,7 +230,9 @@ class TensorFlowBackend(Backend):
     }
     implementations = tuple(
         # oneDNN's and XLA's CPU kernels run with flush-to-zero set. The bias is added after the product.
-        Implementation("tensorflow", formulation, mode, NHWC, layout, flush_to_zero=True, output_roundings=2)
+        Implementation(
+            "tensorflow", formulation, mode, NHWC, layout, flush_to_zero=True, output_roundings=2, default_on_cuda="tf32"
+        )
         for formulation, (_, layout) in formulations.items()
         for mode in ("eager", "graph", "xla")
     )
@@ -264,16 +266,20 @@ class TensorFlowBackend(Backend):
             "KERAS_BACKEND": "tensorflow",
         }
 
+    def lacks(self, precision: Precision, device: str) -> str | None:
+        """There is a switch for TensorFloat-32 and none for bfloat16 in float32."""
+        return "TensorFlow has no bf16 mode for float32" if precision == "bf16" else None
+
     @contextlib.contextmanager
     def precision(self, precision: Precision) -> Iterator[None]:
-        """`ieee` switches TensorFloat-32 off, which is on by default and matters on GPUs alone."""
+        """Switch TensorFloat-32, which is on by default and matters on GPUs alone."""
         check_precision(precision)
         if precision == "default":
             yield
             return
         config = _tensorflow().config.experimental
         kept = config.tensor_float_32_execution_enabled()
-        config.enable_tensor_float_32_execution(False)
+        config.enable_tensor_float_32_execution(precision == "tf32")
         try:
             yield
         finally:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,6 +57,26 @@ def _linear(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     return layer, forward
 
 
+def _tensor(array: NDArray[Any]) -> Any:
+    """A copy of a NumPy array as a tensor; bfloat16, which torch does not take from NumPy, travels as its bits."""
+    import torch
+
+    copied = np.array(array, order="C")
+    if copied.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(copied)
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    """A tensor as a NumPy array, bfloat16 by its bits."""
+    import torch
+
+    plain = tensor.detach().cpu()
+    if plain.dtype == torch.bfloat16:
+        return np.asarray(plain.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return np.asarray(plain.numpy())
+
+
 class _Embedding(LoadedEmbedding):
     def __init__(
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
@@ -78,7 +99,7 @@ class _Embedding(LoadedEmbedding):
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         # A copy: torch would alias NumPy's memory, and warns about read-only arrays.
-        return self.torch.from_numpy(np.array(array, order="C")).to(device=self.device, dtype=self.dtype)
+        return _tensor(array).to(device=self.device, dtype=self.dtype)
 
     def place(self, images: NDArray[Any]) -> Any:
         return self._tensor(images)
@@ -92,13 +113,13 @@ class _Embedding(LoadedEmbedding):
             self.torch.cuda.synchronize(self.device)
 
     def fetch(self, outputs: Any) -> NDArray[Any]:
-        return np.asarray(outputs.cpu().numpy())
+        return _array(outputs)
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         inputs = self._tensor(images).requires_grad_()
         parameters = list(self.layer.parameters())
         found = self.torch.autograd.grad(self.forward(inputs), [inputs, *parameters], self._tensor(grad_tokens))
-        image, kernel, *bias = (gradient.detach().cpu().numpy() for gradient in found)
+        image, kernel, *bias = map(_array, found)
         return PatchEmbedGradients(
             image=image,
             kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),
@@ -146,7 +167,15 @@ class TorchBackend(Backend):
     packages = ("torch",)
     formulations = {"conv2d": (_conv2d, OIHW), "linear": (_linear, LINEAR_CHANNELS_FIRST)}
     implementations = tuple(
-        Implementation("torch", formulation, mode, kernel_layout=layout, costly_compile=mode == "compile")
+        Implementation(
+            "torch",
+            formulation,
+            mode,
+            kernel_layout=layout,
+            # cuDNN's convolutions may use TF32 unless told not to, matrix products not (docs, "Numerical accuracy").
+            default_on_cuda="tf32" if formulation == "conv2d" else "ieee",
+            costly_compile=mode == "compile",
+        )
         for formulation, (_, layout) in formulations.items()
         for mode in ("eager", "compile")
     )
@@ -167,30 +196,46 @@ class TorchBackend(Backend):
         """torch's intra-operator pool is OpenMP's, its GEMM oneDNN's or MKL's."""
         return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
+    def lacks(self, precision: Precision, device: str) -> str | None:
+        """cuDNN and cuBLAS know TF32 and no bfloat16 mode for float32; oneDNN on the CPU takes both."""
+        return "torch has no bf16 mode for float32 on CUDA" if (precision, device) == ("bf16", "cuda") else None
+
     @contextlib.contextmanager
     def precision(self, precision: Precision) -> Iterator[None]:
-        """`ieee` switches TF32 and bfloat16 off for convolutions (on by default on CUDA) and matrix products."""
+        """Set TF32 and bfloat16 for convolutions (TF32 by default on CUDA) and matrix products, each operator by itself.
+
+        The generic setting reaches every operator, but restoring it would not give an operator's own setting back. The old `allow_tf32`
+        flags must not be touched beside these: torch then refuses to read either. `ieee` also keeps float16 and bfloat16 products from
+        adding up in their own type.
+        """
         import torch
 
         check_precision(precision)
         if precision == "default":
             yield
             return
-        # The generic setting reaches every operator, but restoring it would not give an operator's own setting back; so each is
-        # set by itself. (The old `allow_tf32` flags must not be touched beside these: torch then refuses to read either.)
-        settings = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
-        kept = [setting.fp32_precision for setting in settings]
+        cuda = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
         onednn = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul]
-        changed = [setting for setting in onednn if setting.fp32_precision not in ("none", "ieee")]
-        settings += changed
-        kept += [setting.fp32_precision for setting in changed]
+        wanted = [(setting, "ieee" if precision == "bf16" else precision) for setting in cuda]
+        # oneDNN's are `none` (the same as ieee) unless somebody set them; writing `ieee` there would not be undone by `none`.
+        wanted += [
+            (setting, precision) for setting in onednn if precision != "ieee" or setting.fp32_precision not in ("none", "ieee")
+        ]
+        kept = [(setting, setting.fp32_precision) for setting, _ in wanted]
+        matmul = torch.backends.cuda.matmul
+        flags = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+        allowed = {name: getattr(matmul, name) for name in flags}
         try:
-            for setting in settings:
-                setting.fp32_precision = "ieee"
+            for setting, value in wanted:
+                setting.fp32_precision = value
+            for name in flags:
+                setattr(matmul, name, False)
             yield
         finally:
-            for setting, value in zip(settings, kept, strict=True):
+            for setting, value in kept:
                 setting.fp32_precision = value
+            for name, value in allowed.items():
+                setattr(matmul, name, value)
 
     def load(
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str

@@ -20,6 +20,7 @@ from ..backends.base import (
     LoadedEmbedding,
     Precision,
     check_place,
+    check_precision,
     list_broken_backends,
     list_implementations,
     require_installed,
@@ -61,6 +62,8 @@ class CheckResult:
     bound_ratio: float | None = None
     effective_bits: float | None = None
     message: str = ""
+    declared: str | None = None
+    delivered: str | None = None
     mistake: str | None = None
     killed_by: tuple[str, ...] | None = None
 
@@ -114,7 +117,7 @@ def check(
     image: str | os.PathLike[str] | NDArray[Any] | None = None,
     remainder: Remainder = "error",
     every_case: bool = False,
-    precision: Precision = "ieee",
+    precisions: list[Precision] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> CheckReport:
@@ -123,13 +126,14 @@ def check(
     Args:
         backends: names of backends; None for all, of which those not installed give a `skip`. A named one must be installed.
         implementations: `backend:formulation:mode`, or its beginning; None for all.
-        dtypes: float32 and float64 by default.
+        dtypes: float32, float64, bfloat16 and float16 by default, those that an implementation has.
         devices: `cpu`, `cuda`; None for every device that a backend has here.
         image: a picture of shape `(H, W)` or `(H, W, C)`, as an array or a file (PNG, JPEG, ..., or `.npy`); None for one that
             scikit-image ships.
         remainder: what to do with a picture that does not divide into 16×16 patches.
         every_case: run implementations that take seconds to compile on all shapes, and not on one alone.
-        precision: `ieee`, or `default` for whatever the framework does when nobody asks.
+        precisions: of float32: `ieee`, `tf32`, `bf16`, or `default` for whatever the framework does when nobody asks. None means `ieee` on
+            everything and `default` on the first shape (on all of them on a GPU, where it differs).
         seed: of the probes.
         progress: called before each implementation meets a shape.
 
@@ -141,6 +145,8 @@ def check(
     """
     require_installed(backends or [])
     check_place(dtypes or [], devices or [])
+    for precision in precisions or []:
+        check_precision(precision)
     require_choice("remainder", remainder, get_args(Remainder))
     rows = list_implementations(backends, implementations)
     results = [
@@ -153,12 +159,12 @@ def check(
     if picture is not None:
         cases.append(_ProbedCase(picture_case(*picture, remainder), dtypes or list(DTYPES), seed, picture[0]))
 
-    plan, skipped = _plan(rows, devices, cases, every_case)
+    plan, skipped = _plan(rows, devices, cases, every_case, precisions)
     for device in devices or []:
-        if not any(place == device for _, _, place, _, _ in plan):
+        if not any(place == device for _, _, place, *_ in plan):
             raise PatchParityError(f"device {device!r} was asked for, but no backend that is installed and selected has it here")
     results += skipped
-    for done, (backend, implementation, device, case, dtype) in enumerate(plan):
+    for done, (backend, implementation, device, case, dtype, precision) in enumerate(plan):
         if progress:
             progress(done, len(plan), f"{implementation.name} {dtype} {case.case.name}")
         results += _check_unit(backend, implementation, device, case, dtype, precision)
@@ -223,11 +229,18 @@ def _row(implementation: Implementation, **fields: Any) -> CheckResult:
     return CheckResult(implementation.name, implementation.backend, implementation.formulation, implementation.mode, **fields)
 
 
-_Unit = tuple[Backend, Implementation, str, _ProbedCase, str]
+NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
+"""Shapes on which 16-bit types are checked unless every case is asked for: what they add to float32, roundings, does not depend on it."""
+
+_Unit = tuple[Backend, Implementation, str, _ProbedCase, str, Precision]
 
 
 def _plan(
-    rows: list[tuple[Backend, Implementation]], devices: list[str] | None, cases: list[_ProbedCase], every_case: bool
+    rows: list[tuple[Backend, Implementation]],
+    devices: list[str] | None,
+    cases: list[_ProbedCase],
+    every_case: bool,
+    precisions: list[Precision] | None,
 ) -> tuple[list[_Unit], list[CheckResult]]:
     """Lay out what can run, and give a skip with its reason for what cannot."""
     plan: list[_Unit] = []
@@ -249,18 +262,45 @@ def _plan(
                     f"takes seconds to compile for each shape, so only {cases[0].case.name} is checked: --every-case for all"
                 )
                 skipped.append(_row(implementation, device=device, verdict="skip", message=message))
-            for case in own_cases:
-                plan += [
-                    (backend, implementation, device, case, dtype) for dtype in case.dtypes if dtype in implementation.dtypes
-                ]
+            for precision in precisions or get_args(Precision):
+                wanted = precisions or precision in ("ieee", "default")
+                if wanted and (reason := backend.lacks(precision, device)):
+                    skipped.append(_row(implementation, device=device, precision=precision, verdict="skip", message=reason))
+                elif wanted:
+                    units = [(case, dtype) for case in own_cases for dtype in case.dtypes if dtype in implementation.dtypes]
+                    plan += [
+                        (backend, implementation, device, case, dtype, precision)
+                        for case, dtype in units
+                        if _belongs(case, dtype, precision, device, cases[0], every_case, precisions)
+                    ]
     return plan, skipped
+
+
+def _belongs(
+    case: _ProbedCase,
+    dtype: str,
+    precision: Precision,
+    device: str,
+    first: _ProbedCase,
+    every_case: bool,
+    precisions: list[Precision] | None,
+) -> bool:
+    """Whether a shape, dtype and precision are part of a check: not all combinations tell something new."""
+    narrow = dtype in ("bfloat16", "float16")
+    if narrow and not every_case and case.case.name not in NARROW_CASES:
+        return False
+    if precision == "ieee":
+        return True
+    # The other precisions are about float32 alone; on the CPU `default` is checked on one shape unless it is asked for.
+    return dtype == "float32" and (precisions is not None or device != "cpu" or every_case or case is first)
 
 
 def _check_unit(
     backend: Backend, implementation: Implementation, device: str, case: _ProbedCase, dtype: str, precision: Precision
 ) -> list[CheckResult]:
     """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a result too."""
-    place: dict[str, Any] = dict(device=device, dtype=dtype, precision=precision, case=case.case.name)
+    model = implementation.arithmetic(dtype, precision, device)
+    place: dict[str, Any] = dict(device=device, dtype=dtype, precision=precision, case=case.case.name, declared=model.name)
     results: list[CheckResult] = []
     probe: Probe | None = None
     try:
@@ -273,7 +313,7 @@ def _check_unit(
                     loaded.assign(probe.weights)
                 outputs = observe(loaded, probe)
                 for direction in probe.directions:
-                    judged = [judge(probe, direction, output, implementation.arithmetic(dtype)) for output in outputs[direction]]
+                    judged = [judge(probe, direction, output, model) for output in outputs[direction]]
                     worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))
                     results.append(
                         _row(implementation, **place, probe=probe.name, direction=direction, **dataclasses.asdict(worst))

@@ -202,7 +202,7 @@ def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     answer = worker.request("finish", row=row.key)
     tokens = answer.pop("tokens", None)
     if tokens is not None:
-        model = get_backend(row.backend).implementation(row.implementation).arithmetic(row.dtype)
+        model = get_backend(row.backend).implementation(row.implementation).arithmetic(row.dtype, row.precision, row.device)  # type: ignore[arg-type]
         judged = judge(_truth(case, row.dtype, seed)[0], "forward", unpacked(tokens), model)
         if judged.verdict == "fail":
             answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {judged.message}")
@@ -219,7 +219,7 @@ def _truth(case: Case, dtype: str, seed: int) -> tuple[Probe, Probe]:
 def _verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
     """Judge the very configuration that will be timed, on the timed data and on its twin without bias."""
     implementation = get_backend(row.backend).implementation(row.implementation)
-    model = implementation.arithmetic(row.dtype)
+    model = implementation.arithmetic(row.dtype, row.precision, row.device)  # type: ignore[arg-type]
     timed, unbiased = _truth(case, row.dtype, seed)
     judged = judge(timed, "forward", unpacked(answer["tokens"]), model)
     fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), model)

@@ -50,6 +50,8 @@ class ArithmeticModel:
         inputs: unit roundoff to which inputs are rounded first (TF32, bf16 math modes); 0 where they are used as they are.
         output: unit roundoff of the result's type where it is coarser than the accumulator; 0 where it is the same.
         output_roundings: how often the result is rounded to that type (1 with a fused bias, 2 where the bias is added after).
+        gradients: unit roundoff of the sums of gradients where it is coarser than `accumulate`: frameworks split these sums (over images,
+            tokens, overlapping patches) and keep the parts in the 16-bit type; 0 where it is the same.
         smallest: magnitude below which a result may be lost: half the smallest subnormal under IEEE rules, the smallest normal
             where subnormals are flushed to zero.
     """
@@ -59,6 +61,16 @@ class ArithmeticModel:
     output: float = 0.0
     output_roundings: int = 0
     smallest: float = 0.0
+    gradients: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The arithmetic in words, as `delivered_arithmetic` words what it finds."""
+        if self.inputs:
+            return INPUT_NAMES.get(self.inputs, f"inputs of roundoff {self.inputs:.2g}")
+        if self.output:
+            return f"{TYPE_NAMES.get(self.output, 'narrow')} {ROUNDED[min(self.output_roundings, 2)]}"
+        return "float64" if self.accumulate <= 2.0**-53 else "float32"
 
     @classmethod
     def of(cls, dtype: DTypeLike, flush_to_zero: bool = False, output_roundings: int = 1) -> "ArithmeticModel":
@@ -75,6 +87,11 @@ class ArithmeticModel:
         )
 
 
+INPUT_NAMES = {2.0**-11: "TF32 inputs", 2.0**-8: "bfloat16 inputs"}
+TYPE_NAMES = {2.0**-11: "float16", 2.0**-8: "bfloat16"}
+ROUNDED = {0: "not rounded", 1: "rounded once", 2: "rounded twice"}
+
+
 def error_bound(
     expected: NDArray[np.float64],
     gauge: NDArray[np.float64],
@@ -82,13 +99,15 @@ def error_bound(
     model: ArithmeticModel,
     gate: Gate,
     largest_input: float,
+    partial: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Componentwise bound on |observed − expected|, for an `expected` computed in float64 by the reference.
 
     The sum of: input rounding (2u_in + u_in²)·A (Blanchard, Higham, Lopez, Mary, Pranesh, SIAM J. Sci. Comput. 42(3), 2020);
     accumulation λ√n·u·A or γ_n·A, whichever applies (γ_n is a theorem, so the smaller of the two under the probabilistic gate);
     underflow, n·(2 + largest)·η, since each product and each sum may lose η and each flushed operand η times its partner; the
-    same accumulation at float64 for the reference itself; and the output roundings, r·u_out/(1 − u_out) of the result.
+    same accumulation at float64 for the reference itself; and the output
+    roundings, each u_out/(1 − u_out) of what is rounded.
 
     Args:
         expected: any shape, float64.
@@ -97,6 +116,8 @@ def error_bound(
         model: the declared arithmetic.
         gate: `probabilistic`, `deterministic`, or `exact` (zero everywhere).
         largest_input: the largest magnitude among the factors of the products.
+        partial: same shape, the size of what is rounded before the last rounding (the product without its bias, which can be large where
+            the result is small); None where it is the result itself.
 
     Returns:
         Bounds of the same shape as `expected`, float64.
@@ -111,7 +132,10 @@ def error_bound(
     factor = accumulation(model.accumulate) + 2 * model.inputs + model.inputs**2 + accumulation(2.0**-53)
     bound = factor * gauge + terms * (2 + largest_input) * model.smallest
     if model.output:
-        bound = bound + model.output_roundings * model.output / (1 - model.output) * (np.abs(expected) + bound)
+        rounding = model.output / (1 - model.output)
+        earlier = np.abs(expected) if partial is None else partial
+        bound = bound + (model.output_roundings - 1) * rounding * (earlier + bound)
+        bound = bound + rounding * (np.abs(expected) + bound)
     return bound
 
 
@@ -152,3 +176,41 @@ def effective_bits_floor(terms: int, model: ArithmeticModel) -> float:
     """
     variance = terms * model.accumulate**2 + 2 * model.inputs**2 + model.output_roundings * model.output**2
     return -0.5 * math.log2(variance)
+
+
+SPLIT_BITS, TF32_BITS, BFLOAT16_BITS = 16.5, 10.2, 7.2
+"""Borders between arithmetics on the fingerprint probe. A product split into three bfloat16 ones gives 17.8 bits, TF32 or float16 inputs
+11.7, bfloat16 inputs 8.7 (9.7, 3.0 and more apart; truncating instead of rounding costs one bit at most): halfway between these, and one
+and a half below the last."""
+
+
+def delivered_arithmetic(bits: float, terms: int) -> str:
+    """Name the arithmetic of a float32 output by its effective bits on the fingerprint probe, whatever was declared.
+
+    Args:
+        bits: what `effective_bits` returned.
+        terms: n, the number of terms of one output; a sequential float32 sum loses ½·log₂ n bits.
+    """
+    if bits >= min(effective_bits_floor(terms, ArithmeticModel(2.0**-24)), 17.2):
+        return "float32"
+    if bits >= SPLIT_BITS:
+        return "a split bfloat16x3 product"
+    if bits >= TF32_BITS:
+        return "TF32 or float16 inputs"
+    return "bfloat16 inputs" if bits >= BFLOAT16_BITS else "less than bfloat16 inputs, or a wrong result"
+
+
+ONE_ROUNDING_FRACTION = 0.9
+"""Share of correctly rounded results above which a 16-bit output was rounded once. Rounded once from a float32 sum, a result is another
+than the correctly rounded one only where the sum's error crosses a rounding border: with rms 2⁻²¹ of the result against a spacing of 2⁻¹⁰
+(float16) or 2⁻⁷ that is one in 500 or fewer; where a bias of the same size is added after a first rounding, two in seven are."""
+
+
+def correctly_rounded_fraction(observed: NDArray[np.generic], expected: NDArray[np.float64]) -> float:
+    """Share of 16-bit results that equal the exact result rounded once: how many roundings there were.
+
+    Args:
+        observed: float16 or bfloat16, any shape, of random data with a bias of the products' size.
+        expected: same shape, float64, the reference's result for the already rounded inputs.
+    """
+    return float(np.mean(observed == expected.astype(observed.dtype))) if observed.size else 1.0

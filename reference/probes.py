@@ -38,6 +38,7 @@ class Expectation:
         terms: how many terms one output adds up.
         scale: same shape, the root of the sum of the terms' squares.
         largest_input: largest magnitude among the factors.
+        partial: same shape, the size of the result before its bias is added, or None where nothing is added to it.
     """
 
     value: NDArray[np.float64]
@@ -45,6 +46,7 @@ class Expectation:
     terms: int
     scale: NDArray[np.float64]
     largest_input: float
+    partial: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,8 @@ class Probe:
         gradients: the directions, beside forward, that this probe asks for.
         to_sequence: whether the output is the sequence (prefix tokens and positions added) instead of the tokens.
         fingerprint: whether effective bits may be read from it (zero-mean random data, zero bias).
+        short: whether images, kernel and gradient have 8 significand bits at most, so that rounding them to TF32 or bfloat16 changes nothing
+            and an exact probe stays exact for an implementation that declares to do so.
         explain: turns a wrong output into a sentence, or None.
     """
 
@@ -73,6 +77,7 @@ class Probe:
     gradients: tuple[Direction, ...] = ()
     to_sequence: bool = False
     fingerprint: bool = False
+    short: bool = False
     explain: Callable[[NDArray[np.float64]], str] | None = None
 
     def __post_init__(self) -> None:
@@ -110,13 +115,15 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
         tokens = patch_embed(change(images), PatchEmbedWeights(change(kernel), change(bias)), spec)
         return assemble_sequence(tokens, probe.weights.astype(wide).map(change), spec) if probe.to_sequence else tokens
 
+    value = derived(np.positive)
     found: dict[Direction, Expectation] = {
         "forward": Expectation(
-            value=derived(np.positive),
+            value=value,
             gauge=derived(np.abs),
             terms=spec.patch_values + 1 + probe.to_sequence,
             scale=np.sqrt(derived(np.square)),
             largest_input=magnitude(images, kernel),
+            partial=None if probe.to_sequence else np.abs(value - bias),
         )
     }
     if probe.gradients:
@@ -225,6 +232,7 @@ def bounded_integers(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: i
             draw(spec.tokens_shape(batch)),
             "exact",
             DIRECTIONS[1:],
+            short=True,
         )
         if all(found.gauge.max(initial=0) <= limit for found in probe.expectations.values()):
             return probe
@@ -265,7 +273,8 @@ def wide_range(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) ->
     generator = np.random.default_rng(seed)
     exponents = generator.integers(lowest, highest + 1, spec.images_shape(batch))
     images = (np.ldexp(1.0, exponents) * generator.choice((-1, 1), exponents.shape)).astype(dtype)
-    return Probe("wide-range", spec, images, _selection(spec, generator, dtype), _no_gradient(spec, batch, dtype), "exact")
+    weights = _selection(spec, generator, dtype)
+    return Probe("wide-range", spec, images, weights, _no_gradient(spec, batch, dtype), "exact", short=True)
 
 
 def swamping(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe | None:
@@ -292,7 +301,7 @@ def swamping(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> P
     matrix[np.arange(D), generator.integers(K - third, K, D)] = -large
     images = np.ones(spec.images_shape(batch)) * generator.choice((-1, 1), (batch, *(1,) * (1 + spec.spatial_axes)))
     weights = PatchEmbedWeights(matrix.reshape(spec.kernel_shape).astype(dtype), np.zeros(D, dtype))
-    return Probe("swamping", spec, images.astype(dtype), weights, _no_gradient(spec, batch, dtype), "exact")
+    return Probe("swamping", spec, images.astype(dtype), weights, _no_gradient(spec, batch, dtype), "exact", short=True)
 
 
 def random_normal(
@@ -389,6 +398,15 @@ def random_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int,
     return [random_normal(spec, batch, dtype, seed + 100 + zero, scale=scale, zero_bias=bool(zero)) for zero in (0, 1)]
 
 
+SCALES = (1e-3, 1e3)
+"""Standard deviations of the random images beside 1: fixed tolerances are wrong in opposite ways at these. Both, and their products with
+kernels of std 1/√K, lie within float16's normal range."""
+
+
 def standard_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> list[Probe]:
-    """The probes that `check` runs on one shape: the exact ones and the random ones."""
-    return [*exact_probes(spec, batch, dtype, seed), *random_probes(spec, batch, dtype, seed)]
+    """The probes that `check` runs on one shape: the exact ones, and the random ones at three scales."""
+    scaled = [random_normal(spec, batch, dtype, seed + 200 + number, scale=scale) for number, scale in enumerate(SCALES)]
+    forward = [
+        dataclasses.replace(probe, name=f"random-{scale:g}", gradients=()) for probe, scale in zip(scaled, SCALES, strict=True)
+    ]
+    return [*exact_probes(spec, batch, dtype, seed), *random_probes(spec, batch, dtype, seed), *forward]

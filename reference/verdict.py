@@ -1,5 +1,6 @@
 """From arrays and a declared arithmetic model to a verdict in words: pass, or fail and why."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +8,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .error import ArithmeticModel, bound_ratio, effective_bits, effective_bits_floor, error_bound
+from .error import (
+    ONE_ROUNDING_FRACTION,
+    ROUNDED,
+    TYPE_NAMES,
+    ArithmeticModel,
+    bound_ratio,
+    correctly_rounded_fraction,
+    delivered_arithmetic,
+    effective_bits,
+    effective_bits_floor,
+    error_bound,
+)
 from .probes import Direction, Probe
 
 
@@ -20,12 +32,15 @@ class Verdict:
         bound_ratio: ρ, the largest error as a fraction of its bound; None where shapes differ. Exact probes give 0 or infinity.
         effective_bits: p̂, on the fingerprint probe only.
         message: one sentence; empty for a plain pass.
+        delivered: the arithmetic that the output shows, in the words of `ArithmeticModel.name`; only where a probe can tell: for
+            float32 the fingerprint, for 16-bit types the random probe with a bias.
     """
 
     verdict: Literal["pass", "fail"]
     bound_ratio: float | None = None
     effective_bits: float | None = None
     message: str = ""
+    delivered: str | None = None
 
 
 def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: ArithmeticModel) -> Verdict:
@@ -51,30 +66,44 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
         return Verdict(
             "fail", math.inf, message=f"{int((~np.isfinite(values)).sum())} of {values.size} values are NaN or infinite"
         )
+    # Where the implementation declares that it rounds its inputs, an exact probe whose data do not survive that has a bound.
+    gate = "deterministic" if probe.gate == "exact" and model.inputs and not probe.short else probe.gate
     # An exact sum is rounded to the output's type once, and mostly needs no rounding.
-    expected = expectation.value.astype(observed.dtype).astype(np.float64) if probe.gate == "exact" else expectation.value
-    bound = error_bound(expected, expectation.gauge, expectation.terms, model, probe.gate, expectation.largest_input)
+    expected = expectation.value.astype(observed.dtype).astype(np.float64) if gate == "exact" else expectation.value
+    if direction != "forward" and model.gradients:
+        model = dataclasses.replace(model, accumulate=model.gradients)
+    sums = expectation.gauge, expectation.terms
+    bound = error_bound(expected, *sums, model, gate, expectation.largest_input, expectation.partial)
     ratio, worst = bound_ratio(values, expected, bound)
-    bits = None
+    bits = delivered = None
     if probe.fingerprint and direction == "forward":
         bits = effective_bits(values, expectation.value, expectation.scale)
         floor = effective_bits_floor(expectation.terms, model)
+        if observed.dtype == np.float32:
+            delivered = delivered_arithmetic(bits, expectation.terms)
         if bits < floor:
-            message = f"{bits:.1f} effective bits, expected at least {floor:.1f}: {_delivered(bits)}"
-            return Verdict("fail", ratio, bits, message)
+            message = f"declared {model.name}, delivered {delivered or 'lower precision'}: {bits:.1f} effective bits, expected at least {floor:.1f}"
+            return Verdict("fail", ratio, bits, message, delivered)
+    if probe.name == "random" and direction == "forward" and model.output and probe.weights.bias is not None:
+        fraction = correctly_rounded_fraction(observed, expectation.value)
+        once = fraction >= ONE_ROUNDING_FRACTION
+        delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {ROUNDED[1 if once else 2]}"
+        if model.output_roundings == 1 and not once:
+            message = f"declared {model.name}, delivered {delivered}: {100 * fraction:.0f}% of the results are correctly rounded, expected 90%"
+            return Verdict("fail", ratio, None, message, delivered)
     if ratio <= 1:
-        return Verdict("pass", ratio, bits)
+        return Verdict("pass", ratio, bits, delivered=delivered)
     wrong = int((np.abs(values - expected) > bound).sum())
     place = ", ".join(map(str, worst))
     message = (
-        f"{wrong} of {values.size} values are outside the {'exact result' if probe.gate == 'exact' else probe.gate + ' bound'}; "
+        f"{wrong} of {values.size} values are outside the {'exact result' if gate == 'exact' else gate + ' bound'}; "
         f"the worst, at ({place}), is {values[worst]:.9g}, expected {expected[worst]:.9g}"
     )
-    if probe.gate != "exact":
+    if gate != "exact":
         message += f" ± {bound[worst]:.3g}"
     if probe.explain is not None and direction == "forward":
         message += f"; {probe.explain(values)}"
-    return Verdict("fail", ratio, bits, message)
+    return Verdict("fail", ratio, bits, message, delivered)
 
 
 def _shape_message(observed: tuple[int, ...], expected: tuple[int, ...], direction: Direction) -> str:
@@ -86,10 +115,3 @@ def _shape_message(observed: tuple[int, ...], expected: tuple[int, ...], directi
         if len(observed) == 4 and math.prod(observed) == math.prod(expected):
             return message + ": the grid was left unflattened; flatten(2) and transpose(1, 2) are missing"
     return message
-
-
-def _delivered(bits: float) -> str:
-    """Name the arithmetic whose effective bits (numerics: 11.7 for TF32 and float16 inputs, 8.7 for bfloat16) lie nearest."""
-    known = {"TF32 or float16 inputs": 11.7, "bfloat16 inputs": 8.7, "a split bfloat16x3 product": 17.8}
-    name, nearest = min(known.items(), key=lambda item: abs(item[1] - bits))
-    return f"as with {name}" if abs(nearest - bits) < 1 else "lower precision than declared, or a wrong result"

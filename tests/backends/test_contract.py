@@ -38,6 +38,8 @@ def problems():
         implementation = parameter.values[1]
         for shape in SPECS:
             for dtype in implementation.dtypes:
+                if dtype in ("bfloat16", "float16") and shape not in ("image", "overlap-k7s4p3"):
+                    continue
                 compiled_elsewhere = implementation.mode not in EAGER and shape not in ("image", "video")
                 if compiled_elsewhere or (implementation.costly_compile and (shape, dtype) != ("image", "float32")):
                     continue
@@ -133,7 +135,7 @@ def test_gemm_devices_versions_and_environment(backend):
 @pytest.mark.parametrize("backend", backends())
 def test_precision_is_held_and_given_back(backend):
     with (
-        pytest.raises(PatchParityError, match="precision 'fp8' is unknown; expected one of ieee, default"),
+        pytest.raises(PatchParityError, match="precision 'fp8' is unknown; expected one of ieee, tf32, bf16, default"),
         backend.precision("fp8"),
     ):
         pass
@@ -143,6 +145,11 @@ def test_precision_is_held_and_given_back(backend):
     assert _precision_state(backend.name) == before
     if before is not None:
         assert inside != before, "every framework but NumPy has a default other than ieee"
+    for precision in ("tf32", "bf16"):
+        if not backend.lacks(precision, "cpu"):
+            with backend.precision(precision):
+                assert _precision_state(backend.name) != inside
+            assert _precision_state(backend.name) == before
     with backend.precision("default"):
         assert _precision_state(backend.name) == before
 
@@ -151,7 +158,9 @@ def _precision_state(name: str):
     if name == "torch":
         import torch
 
-        return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+        onednn = torch.backends.mkldnn
+        cuda = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+        return *cuda, onednn.conv.fp32_precision, onednn.matmul.fp32_precision
     if name == "tensorflow":
         import tensorflow
 
@@ -167,3 +176,43 @@ def test_models_declare_what_arithmetic_they_use():
     for _, implementation in list_implementations():
         assert implementation.arithmetic("float32").accumulate == 2.0**-24
         assert implementation.arithmetic("float64") == ArithmeticModel.of("float64", implementation.flush_to_zero)
+        assert implementation.arithmetic("float32", "tf32").inputs == 2.0**-11
+        assert implementation.arithmetic("float32", "bf16").inputs == 2.0**-8
+        assert implementation.arithmetic("float64", "tf32").inputs == 0, "precision settings are about float32 alone"
+        assert implementation.arithmetic("float32", "default").inputs == 0, "on the CPU every framework computes float32 as it is"
+    torch_conv = next(each for _, each in list_implementations() if each.name == "torch:conv2d:eager")
+    assert torch_conv.arithmetic("float32", "default", "cuda").name == "TF32 inputs", (
+        "cuDNN's convolutions use TF32 unless told not to"
+    )
+    assert torch_conv.arithmetic("float32", "ieee", "cuda").name == "float32"
+
+
+def test_torch_can_still_be_asked_the_old_way_after_its_precision_was_held():
+    torch = pytest.importorskip("torch")
+    from patchparity import get_backend
+
+    for precision in ("ieee", "tf32", "bf16"):
+        with get_backend("torch").precision(precision):
+            pass
+        assert torch.backends.cudnn.allow_tf32 is True
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_jax_lowers_the_documented_preset_for_convolutions_to_default_and_ours_to_highest():
+    jax = pytest.importorskip("jax")
+    from jax import lax
+
+    from patchparity import get_backend
+
+    images, kernel = np.ones((1, 8, 8, 3), np.float32), np.ones((4, 4, 3, 5), np.float32)
+
+    def program(precision=None):
+        def convolve(x, w):
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(x, w, (4, 4), "VALID", dimension_numbers=numbers, precision=precision)
+
+        return jax.jit(convolve).lower(images, kernel).as_text()
+
+    assert "precision_config = [#stablehlo<precision DEFAULT>, #stablehlo<precision DEFAULT>]" in program("F32_F32_F32")
+    with get_backend("jax").precision("ieee"):
+        assert "HIGHEST" in program()

@@ -1,5 +1,6 @@
 """`check`: results and contract, the verdict on a wrong adapter, skips, errors, pictures."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -9,16 +10,17 @@ import numpy as np
 import pytest
 
 import patchparity
-from patchparity import PatchParityError, check
+from patchparity import PatchEmbedWeights, PatchParityError, check
 from patchparity.backends.base import Implementation
 from patchparity.bench import conformance
 from patchparity.bench.conformance import CheckReport, CheckResult, load_check
+from patchparity.reference.pipeline import round_to_bits
 
 from ..fake_backends import FRAGILE, WRONG
 
 FIELDS = {
     "implementation", "backend", "formulation", "mode", "device", "dtype", "precision", "case", "probe", "direction", "verdict",
-    "bound_ratio", "effective_bits", "message",
+    "bound_ratio", "effective_bits", "message", "declared", "delivered",
 }  # fmt: skip
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 
@@ -44,11 +46,11 @@ def test_numpy_passes_everything(numpy_report):
         name: {getattr(result, name) for result in numpy_report.results}
         for name in ("dtype", "direction", "probe", "case", "device")
     }
-    assert seen["dtype"] == {"float32", "float64"}
+    assert seen["dtype"] == {"float32", "float64", "bfloat16", "float16"}
     assert seen["direction"] == {"forward", "grad_image", "grad_kernel", "grad_bias"}
     assert seen["probe"] == {
         "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "swamping", "random",
-        "random-zero-bias", "photograph",
+        "random-zero-bias", "random-0.001", "random-1000", "photograph",
     }  # fmt: skip
     assert len(seen["case"]) == 9
     assert seen["device"] == {"cpu"}
@@ -75,7 +77,8 @@ def test_a_kernel_in_the_wrong_layout_fails_every_probe_but_its_bias(with_fakes)
         verdicts.setdefault((result.direction, result.verdict), []).append(result)
     color = [result for result in verdicts["forward", "fail"] if result.case != "c1-b1" and result.probe != "swamping"]
     assert {result.probe for result in color} == {
-        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "random", "random-zero-bias", "photograph",
+        "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "random", "random-zero-bias",
+        "random-0.001", "random-1000", "photograph",
     }  # fmt: skip
     blind = [
         result
@@ -181,11 +184,62 @@ def test_no_implementation_can_change_the_problem_or_be_right_once(backend, monk
     assert verdicts[backend.name] & {"fail", "error"}
 
 
+class NarrowBackend(type(WRONG).__base__):
+    """Rounds the images and the kernel of its products to TF32, or (formulation `bf16`) to bfloat16."""
+
+    name = "narrow"
+    implementations = tuple(Implementation("narrow", what, "eager") for what in ("tf32", "bf16", "float32"))
+    rounding = {"tf32": lambda x: round_to_bits(x, 10), "bf16": lambda x: round_to_bits(x, 7), "float32": lambda x: x}
+
+    def lacks(self, precision, device):
+        return None
+
+    def precision(self, precision):
+        return contextlib.nullcontext()
+
+    def spoil(self, loaded, formulation):
+        call, assign, rounded = loaded.call, loaded.assign, self.rounding[formulation]
+        loaded.call = lambda inputs: call(rounded(inputs))
+        loaded.assign = lambda weights: assign(PatchEmbedWeights(rounded(weights.kernel), weights.bias))
+        loaded.assign(loaded.weights)
+        loaded.gradients = lambda images, grad: type(loaded).gradients(loaded, rounded(images), rounded(grad))
+        return loaded
+
+
+def test_declared_precision_is_compared_with_what_was_delivered(monkeypatch):
+    from patchparity.backends import base
+
+    found, broken = base._discovered()
+    narrow = NarrowBackend()
+    monkeypatch.setattr(base, "_discovered", lambda: ({**found, "narrow": narrow}, broken))
+
+    def verdicts(name, precision):
+        report = check(implementations=[f"narrow:{name}"], dtypes=["float32"], precisions=[precision], image=PIXELS)
+        fingerprint = [r for r in report.results if r.probe == "random-zero-bias"]
+        return report.ok, {(r.declared, r.delivered) for r in fingerprint}, {r.message for r in fingerprint}
+
+    ok, told, messages = verdicts("tf32", "ieee")
+    assert (ok, told) == (False, {("float32", "TF32 or float16 inputs")})
+    assert all("declared float32, delivered TF32 or float16 inputs: 11." in message for message in messages)
+    assert verdicts("bf16", "ieee")[:2] == (False, {("float32", "bfloat16 inputs")})
+    assert verdicts("tf32", "tf32")[:2] == (True, {("TF32 inputs", "TF32 or float16 inputs")})
+    assert verdicts("bf16", "tf32")[:2] == (False, {("TF32 inputs", "bfloat16 inputs")})
+    assert verdicts("bf16", "bf16")[:2] == (True, {("bfloat16 inputs", "bfloat16 inputs")})
+    assert verdicts("float32", "tf32")[:2] == (True, {("TF32 inputs", "float32")}), "better than declared is fine, and is told"
+
+
+def test_a_precision_that_a_framework_lacks_is_a_skip_that_says_so():
+    report = check(backends=["numpy"], precisions=["tf32"], image=PIXELS)
+    assert {(r.verdict, r.message) for r in report.results} >= {("skip", "NumPy has no tf32 mode: it computes float32 as it is")}
+    with pytest.raises(PatchParityError, match="precision 'fp8' is unknown"):
+        check(precisions=["fp8"])
+
+
 def test_progress_is_told_of_every_unit():
     told = []
     check(backends=["numpy"], dtypes=["float32"], image=PIXELS, progress=lambda *news: told.append(news))
-    assert [done for done, _, _ in told] == list(range(19))
-    assert {total for _, total, _ in told} == {18}
+    assert [done for done, _, _ in told] == list(range(21))
+    assert {total for _, total, _ in told} == {20}, "18 at ieee, and one for each implementation at the default precision"
 
 
 def test_exact_failures_are_null_in_json_not_infinity(tmp_path):
@@ -251,7 +305,7 @@ def test_remainder_lets_any_size_through():
 
 
 def test_unknown_names():
-    with pytest.raises(PatchParityError, match="dtype 'float8' is unknown; expected one of float32, float64"):
+    with pytest.raises(PatchParityError, match="dtype 'float8' is unknown; expected one of float32, float64, bfloat16, float16"):
         check(dtypes=["float8"])
     with pytest.raises(PatchParityError, match="backend 'theano' is unknown"):
         check(backends=["theano"])

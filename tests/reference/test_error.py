@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from patchparity.reference.error import (
     ArithmeticModel,
     bound_ratio,
+    correctly_rounded_fraction,
     effective_bits,
     effective_bits_floor,
     error_bound,
@@ -172,3 +173,24 @@ def test_models_of_narrow_types_and_flushing():
     plain = error_bound(value, value, 10, FLOAT32, "deterministic", 1.0)
     assert error_bound(value, value, 10, half, "deterministic", 1.0) > plain + 2.0**-10
     assert (error_bound(value, value, 10, FLOAT32, "exact", 1.0) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+def test_how_often_a_result_was_rounded_shows_in_the_share_of_correctly_rounded_ones(dtype):
+    generator = np.random.default_rng(5)
+    product, bias = generator.standard_normal((2, 4000))
+    bias = bias.astype(dtype).astype(np.float64)
+    once = (product + bias).astype(dtype)
+    twice = (product.astype(dtype).astype(np.float64) + bias).astype(dtype)
+    assert correctly_rounded_fraction(once, product + bias) == 1
+    assert 0.6 < correctly_rounded_fraction(twice, product + bias) < 0.8
+
+
+def test_a_first_rounding_counts_where_the_bias_cancels_it():
+    model = ArithmeticModel.of("bfloat16", output_roundings=2)
+    product, bias = np.array([1.00390625 + 2.0**-12]), np.array([-1.0])
+    twice = (product.astype(ml_dtypes.bfloat16).astype(np.float64) + bias).astype(ml_dtypes.bfloat16).astype(np.float64)
+    error = np.abs(twice - (product + bias))
+    gauge = np.abs(product) + 1
+    assert (error <= error_bound(product + bias, gauge, 2, model, "deterministic", 1.0, np.abs(product))).all()
+    assert (error > error_bound(product + bias, gauge, 2, model, "deterministic", 1.0)).all(), "the result alone does not tell"

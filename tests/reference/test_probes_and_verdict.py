@@ -101,7 +101,7 @@ def test_lower_precision_is_rejected_and_named(patch):
     assert {"identity-kernel", "one-hot-images", "mantissa-ladder", "random-zero-bias"} <= set(rejected)
     assert "bounded-integers" not in rejected, "small integers are exact in TF32: the layout is right"
     assert "10 of 23 explicit mantissa bits arrive" in rejected["mantissa-ladder"]
-    assert "as with TF32" in rejected["random-zero-bias"]
+    assert "delivered TF32" in rejected["random-zero-bias"]
 
 
 def test_shapes_are_explained():
