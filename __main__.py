@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import rich.box
 import typer
@@ -16,9 +16,9 @@ from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
     from .backends.base import Precision
-    from .bench.conformance import CheckReport, CheckResult
     from .bench.harness import BenchReport
     from .bench.plan import BenchOptions
+    from .bench.verdicts import CheckReport, CheckResult
     from .reference.spec import Remainder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -41,6 +41,27 @@ RemainderOption = Annotated[
     str, typer.Option("--remainder", help="A picture that does not divide by 16: error, floor, pad-end or same.")
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results here.")]
+TargetArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODULE:ATTRIBUTE]", help="Anyone's implementation: a module, layer, function, or a class or factory of these."
+    ),
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="A file with kernel and, if there is one, bias; default: read out of the object.")
+]
+KernelLayoutOption = Annotated[
+    str | None, typer.Option("--kernel-layout", help="oihw, hwio, ohwi, linear-chw, linear-hwc, dense-chw or dense-hwc.")
+]
+ImageLayoutOption = Annotated[str | None, typer.Option("--image-layout", help="nchw or nhwc.")]
+PatchSizeOption = Annotated[int | None, typer.Option("--patch-size", help="Needed where the kernel is a matrix.")]
+StrideOption = Annotated[int | None, typer.Option("--stride", help="Default: the patch size.")]
+PaddingOption = Annotated[int | None, typer.Option("--padding", help="Zeros on each side; default 0, or the object's own.")]
+InChannelsOption = Annotated[int | None, typer.Option("--in-channels", help="Of an object that does not show it.")]
+ImageSizeOption = Annotated[int | None, typer.Option("--image-size", help="Of an object that does not show it.")]
+FrameworkOption = Annotated[
+    str | None, typer.Option("--framework", help="What a plain function takes: numpy (default), torch, jax or tensorflow.")
+]
 STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yellow", "known": "cyan"}
 
 
@@ -83,6 +104,16 @@ def backends_command() -> None:
 
 @app.command("check")
 def check_command(
+    target: TargetArgument = None,
+    weights: WeightsOption = None,
+    kernel_layout: KernelLayoutOption = None,
+    image_layout: ImageLayoutOption = None,
+    patch_size: PatchSizeOption = None,
+    in_channels: InChannelsOption = None,
+    image_size: ImageSizeOption = None,
+    stride: StrideOption = None,
+    padding: PaddingOption = None,
+    framework: FrameworkOption = None,
     backend: BackendOption = None,
     implementation: ImplementationOption = None,
     dtype: Annotated[
@@ -104,7 +135,7 @@ def check_command(
     ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Check every implementation against the NumPy reference; exit 1 if one is wrong."""
+    """Check every implementation, or the one that MODULE:ATTRIBUTE names, against the NumPy reference; exit 1 if one is wrong."""
     from .bench.conformance import check, check_controls
     from .bench.progress import progress_bar
     from .bench.results import require_writable
@@ -118,8 +149,22 @@ def check_command(
             controlled.save(json)
         print_controls(controlled)
         raise typer.Exit(FINE if controlled.ok else FAILED)
+    foreign: dict[str, Any] = dict(
+        weights=weights,
+        kernel_layout=kernel_layout,
+        image_layout=image_layout,
+        patch_size=patch_size,
+        in_channels=in_channels,
+        image_size=image_size,
+        stride=stride,
+        padding=padding,
+        framework=framework,
+    )
+    _refuse_strays(target, foreign)
     with progress_bar("check") as progress:
         report = check(
+            target,
+            **foreign,
             backends=backend,
             implementations=implementation,
             dtypes=dtype,
@@ -138,37 +183,67 @@ def check_command(
 
 @app.command("diagnose")
 def diagnose_command(
-    images: Annotated[Path, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")],
-    weights: Annotated[Path, typer.Option("--weights", help="A file with kernel and, if there is one, bias.")],
-    tokens: Annotated[Path, typer.Option("--tokens", help="What the implementation gave for these images and weights.")],
-    kernel_layout: Annotated[
-        str, typer.Option(help="oihw, hwio, ohwi, linear-chw, linear-hwc, dense-chw or dense-hwc.")
-    ] = "oihw",
-    image_layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
-    patch_size: Annotated[int | None, typer.Option(help="Needed where the kernel is a matrix.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Default: the patch size.")] = None,
-    padding: Annotated[int, typer.Option(help="Zeros on each side.")] = 0,
+    target: TargetArgument = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")] = None,
+    weights: WeightsOption = None,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", help="What the implementation gave for these images and weights.")
+    ] = None,
+    kernel_layout: KernelLayoutOption = None,
+    image_layout: ImageLayoutOption = None,
+    patch_size: PatchSizeOption = None,
+    in_channels: InChannelsOption = None,
+    image_size: ImageSizeOption = None,
+    stride: StrideOption = None,
+    padding: PaddingOption = None,
+    framework: FrameworkOption = None,
     remainder: Annotated[str, typer.Option(help="Images that do not divide: error, floor, pad-end or same.")] = "floor",
     json: JsonOption = None,
 ) -> None:
     """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; exit 1 if it is wrong."""
     from .backends.porting.arrays import read_array, read_problem
+    from .backends.porting.live import read_live
+    from .bench.live import diagnose_object
     from .bench.results import require_writable, write_json
     from .reference.diagnosis import diagnose
 
     if json:
         require_writable(json)
-    problem = read_problem(
-        images,
-        weights,
-        kernel_layout=kernel_layout,
-        image_layout=image_layout,
-        patch_size=patch_size,
-        stride=stride,
-        padding=padding,
-        remainder=cast("Remainder", remainder),
-    )
-    found = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
+    if target is not None:
+        if images or tokens:
+            raise PatchParityError(
+                f"--images and --tokens were given beside {target}, which is run on images of our own: leave them out"
+            )
+        live = read_live(
+            target,
+            weights=weights,
+            kernel_layout=kernel_layout,
+            image_layout=image_layout,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            image_size=image_size,
+            stride=stride,
+            padding=padding,
+            framework=framework,
+        )
+        found = diagnose_object(live)
+        for note in live.notes:
+            out.print(escape(note), soft_wrap=True)
+    else:
+        if not (images and weights and tokens):
+            raise PatchParityError("diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE")
+        _refuse_strays(target, dict(in_channels=in_channels, image_size=image_size, framework=framework))
+        problem = read_problem(
+            images,
+            weights,
+            kernel_layout=kernel_layout or "oihw",
+            image_layout=image_layout or "nchw",
+            patch_size=patch_size,
+            stride=stride,
+            padding=padding or 0,
+            remainder=cast("Remainder", remainder),
+        )
+        found = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
     if json:
         write_json(json, found.to_dict())
     out.print(f"{found.status}: {escape(found.explanation)}", soft_wrap=True)
@@ -177,6 +252,13 @@ def diagnose_command(
     for other in found.also:
         out.print(f"also possible: {escape(' and '.join(other))}")
     raise typer.Exit(FINE if found.correct else FAILED)
+
+
+def _refuse_strays(target: str | None, options: dict[str, Any]) -> None:
+    """Raise where options of somebody's implementation are given, and no implementation."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if target is None and given:
+        raise PatchParityError(f"{', '.join(given)} tell of somebody's implementation: name it as MODULE:ATTRIBUTE")
 
 
 PresetOption = Annotated[str, typer.Option("--preset", help="smoke, quick or full.")]
@@ -407,6 +489,8 @@ def print_check(report: "CheckReport") -> None:
         table.add_row(name, device, dtype, verdict, worst, "exact" if fewest == "inf" else fewest)
     if groups:
         out.print(table)
+    for note in report.notes:
+        out.print(escape(note), soft_wrap=True)
     reported = [result for result in report.results if result.verdict in ("fail", "error")]
     for result in reported[:20]:
         place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))

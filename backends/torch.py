@@ -57,7 +57,7 @@ def _linear(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     return layer, forward
 
 
-def _tensor(array: NDArray[Any]) -> Any:
+def as_tensor(array: NDArray[Any]) -> Any:
     """A copy of a NumPy array as a tensor; bfloat16, which torch does not take from NumPy, travels as its bits."""
     import torch
 
@@ -67,7 +67,7 @@ def _tensor(array: NDArray[Any]) -> Any:
     return torch.from_numpy(copied)
 
 
-def _array(tensor: Any) -> NDArray[Any]:
+def as_array(tensor: Any) -> NDArray[Any]:
     """A tensor as a NumPy array, bfloat16 by its bits."""
     import torch
 
@@ -99,7 +99,7 @@ class _Embedding(LoadedEmbedding):
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         # A copy: torch would alias NumPy's memory, and warns about read-only arrays.
-        return _tensor(array).to(device=self.device, dtype=self.dtype)
+        return as_tensor(array).to(device=self.device, dtype=self.dtype)
 
     def place(self, images: NDArray[Any]) -> Any:
         return self._tensor(images)
@@ -113,13 +113,13 @@ class _Embedding(LoadedEmbedding):
             self.torch.cuda.synchronize(self.device)
 
     def fetch(self, outputs: Any) -> NDArray[Any]:
-        return _array(outputs)
+        return as_array(outputs)
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         inputs = self._tensor(images).requires_grad_()
         parameters = list(self.layer.parameters())
         found = self.torch.autograd.grad(self.forward(inputs), [inputs, *parameters], self._tensor(grad_tokens))
-        image, kernel, *bias = map(_array, found)
+        image, kernel, *bias = map(as_array, found)
         return PatchEmbedGradients(
             image=image,
             kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),

@@ -1,14 +1,10 @@
 """`check`: probes over implementations, each output judged; the results as data and as `check.json`."""
 
-import contextlib
 import dataclasses
-import json
 import os
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +22,18 @@ from ..backends.base import (
     require_installed,
 )
 from ..backends.porting.arrays import read_array
+from ..backends.porting.live import read_live
 from ..reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ..reference.errors import PatchParityError, require_choice
 from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
 from ..reference.spec import PatchEmbedSpec, Remainder
 from ..reference.verdict import judge
+from ..reference.weights import PatchEmbedWeights
 from .cases import CHECK_CASES, Case
 from .environment import describe_environment
-from .results import write_json
+from .live import check_object
+from .verdicts import CheckReport, CheckResult
 
-SCHEMA = "patchparity.check/1"
-VERDICTS = ("pass", "fail", "known", "skip", "error")
 PHOTOGRAPH_PATCH = 16
 PHOTOGRAPH_WIDTH = 768
 
@@ -44,72 +41,18 @@ Progress = Callable[[int, int, str], None]
 """Called with units done, units in all, and what comes next."""
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """One verdict; the fields are those of `check.json`, None where one does not apply."""
-
-    implementation: str
-    backend: str
-    formulation: str | None = None
-    mode: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    precision: str | None = None
-    case: str | None = None
-    probe: str | None = None
-    direction: Direction | None = None
-    verdict: Literal["pass", "fail", "known", "skip", "error"] = "pass"
-    bound_ratio: float | None = None
-    effective_bits: float | None = None
-    message: str = ""
-    declared: str | None = None
-    delivered: str | None = None
-    mistake: str | None = None
-    killed_by: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """All verdicts of a check, and the environment that they hold for."""
-
-    results: list[CheckResult]
-    environment: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> dict[str, int]:
-        """Number of results with each verdict."""
-        counts = Counter(result.verdict for result in self.results)
-        return {verdict: counts[cast(Any, verdict)] for verdict in VERDICTS}
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed and nothing ended in an error."""
-        return not (self.summary["fail"] or self.summary["error"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of `check.json`."""
-        # The fields of the negative controls belong to these alone.
-        rows = [
-            {
-                name: value
-                for name, value in dataclasses.asdict(result).items()
-                if value is not None or name not in ("mistake", "killed_by")
-            }
-            for result in self.results
-        ]
-        return {"schema": SCHEMA, "environment": self.environment, "summary": self.summary, "results": rows}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `check.json`, in one step.
-
-        Raises:
-            PatchParityError: a file that cannot be written.
-        """
-        write_json(Path(path), self.to_dict())
-
-
 def check(
+    implementation: Any = None,
     *,
+    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    kernel_layout: str | None = None,
+    image_layout: str | None = None,
+    patch_size: int | tuple[int, ...] | None = None,
+    in_channels: int | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = None,
+    framework: str | None = None,
     backends: list[str] | None = None,
     implementations: list[str] | None = None,
     dtypes: list[str] | None = None,
@@ -124,6 +67,10 @@ def check(
     """Check implementations against the NumPy reference: exact probes, random ones within a bound, and a photograph.
 
     Args:
+        implementation: anyone's: an `nn.Module`, a Keras layer, a Flax module, a plain function, or `module:attribute`; its weights are
+            read out of it and stay as they are. None checks the suite's own implementations, and the options below are theirs.
+        weights, kernel_layout, image_layout, patch_size, in_channels, image_size, stride, padding, framework: of that implementation,
+            where they cannot be read out of it; see `read_live`.
         backends: names of backends; None for all, of which those not installed give a `skip`. A named one must be installed.
         implementations: `backend:formulation:mode`, or its beginning; None for all.
         dtypes: float32, float64, bfloat16 and float16 by default, those that an implementation has.
@@ -143,6 +90,20 @@ def check(
     Raises:
         PatchParityError: an unknown name, a named backend that is not installed, a picture that cannot be read or does not fit.
     """
+    if implementation is not None:
+        live = read_live(
+            implementation,
+            weights=weights,
+            kernel_layout=kernel_layout,
+            image_layout=image_layout,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            image_size=image_size,
+            stride=stride,
+            padding=padding,
+            framework=framework,
+        )
+        return check_object(live, seed=seed)
     require_installed(backends or [])
     check_place(dtypes or [], devices or [])
     for precision in precisions or []:
@@ -421,16 +382,3 @@ def read_image(path: Path) -> NDArray[Any]:
         Image.DecompressionBombError,
     ) as error:  # Pillow raises SyntaxError on broken chunks
         raise PatchParityError(f"cannot read image {path}: {error}") from None
-
-
-def load_check(path: Path) -> dict[str, Any]:
-    """Read `check.json`.
-
-    Raises:
-        PatchParityError: a file that cannot be read, or of another schema.
-    """
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text())
-        if isinstance(content, dict) and content.get("schema") == SCHEMA:
-            return content
-    raise PatchParityError(f"{path} is no {SCHEMA} file")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .conformance import CheckReport, check
+from .conformance import check
 from .harness import BenchReport, measure_into, require_modules
 from .plan import BenchOptions
 from .report.render import render_report
 from .results import locked, output_folder, set_aside
+from .verdicts import CheckReport
 
 
 @dataclass(frozen=True)

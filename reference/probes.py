@@ -123,7 +123,8 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
             terms=spec.patch_values + 1 + probe.to_sequence,
             scale=np.sqrt(derived(np.square)),
             largest_input=magnitude(images, kernel),
-            partial=None if probe.to_sequence else np.abs(value - bias),
+            # Of a sequence, several sums may be rounded; none is larger than what is added up.
+            partial=derived(np.abs) if probe.to_sequence else np.abs(value - bias),
         )
     }
     if probe.gradients:

@@ -47,7 +47,7 @@ def test_every_option_named_in_the_readme_exists(command):
 
 
 def test_every_field_of_the_contract_is_documented():
-    from patchparity.bench.conformance import CheckResult
+    from patchparity.bench.verdicts import CheckResult
 
     for name in CheckResult.__dataclass_fields__:
         assert f"`{name}`" in README, name

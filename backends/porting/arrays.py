@@ -96,17 +96,26 @@ def read_problem(
     if pixels.ndim != 4:
         raise PatchParityError(f"images of shape {pixels.shape}: expected 4 axes, {IMAGE_LAYOUTS[image_layout]}")
     canonical_images = images_from_layout(pixels, IMAGE_LAYOUTS[image_layout])
-    if _is_ours(weights):
-        loaded, spec = load_weights(weights)
+    if own := read_own_weights(weights):
+        loaded, spec = own
         return canonical_images, loaded, spec.replace(image_size=canonical_images.shape[2:])
     arrays = read_arrays(weights)
     if "kernel" not in arrays:
         raise PatchParityError(f"{weights} holds {', '.join(sorted(arrays)) or 'nothing'}: expected an array called 'kernel'")
     kernel = arrays["kernel"]
     pattern = KERNEL_LAYOUTS[kernel_layout]
-    embed_dim, patch = _kernel_sizes(kernel, pattern, patch_size)
+    embed_dim, patch = kernel_sizes(kernel, pattern, patch_size)
     spec = PatchEmbedSpec(canonical_images.shape[2:], patch, canonical_images.shape[1], embed_dim, stride, padding, remainder)
     return canonical_images, PatchEmbedWeights(kernel_from_layout(kernel, pattern, spec), arrays.get("bias")), spec
+
+
+def read_own_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, PatchEmbedSpec] | None:
+    """Read a file that `save_weights` wrote; None where it is another one.
+
+    Raises:
+        PatchParityError: as `load_weights`.
+    """
+    return load_weights(path) if _is_ours(path) else None
 
 
 def _is_ours(path: str | os.PathLike[str]) -> bool:
@@ -119,7 +128,7 @@ def _is_ours(path: str | os.PathLike[str]) -> bool:
         raise PatchParityError(f"cannot read weights from {path}: {error}") from None
 
 
-def _kernel_sizes(kernel: NDArray[Any], pattern: str, patch_size: Any) -> tuple[int, Any]:
+def kernel_sizes(kernel: NDArray[Any], pattern: str, patch_size: Any) -> tuple[int, Any]:
     """D and the patch size, read from the kernel's shape as far as that shows them."""
     names = pattern.split() if "(" not in pattern else (["D", "K"] if pattern.startswith("D") else ["K", "D"])
     if kernel.ndim != len(names):

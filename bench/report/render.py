@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...reference.errors import PatchParityError
-from ..conformance import load_check
 from ..harness import load_bench
 from ..results import write_text
+from ..verdicts import load_check
 from .content import CSV_FIELDS, Content, Figure, Table, build_content
 
 

@@ -13,7 +13,7 @@ import patchparity
 from patchparity import PatchEmbedWeights, PatchParityError, check
 from patchparity.backends.base import Implementation
 from patchparity.bench import conformance
-from patchparity.bench.conformance import CheckReport, CheckResult, load_check
+from patchparity.bench.verdicts import CheckReport, CheckResult, load_check
 from patchparity.reference.pipeline import round_to_bits
 
 from ..fake_backends import FRAGILE, WRONG

@@ -1,0 +1,499 @@
+"""Live objects: read the patch embedding out of somebody's module, layer or function, and call it as its users do.
+
+Laws: the object is never changed (training flags are put back), no framework is imported that the object has not brought along, and
+what cannot be read is asked for in one sentence, not guessed. A linear layer's flatten order is found by probe, and told.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy: a module's dtype may be it
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.embed import patch_embed
+from ...reference.errors import PatchParityError, require_choice
+from ...reference.sequence import embed_sequence
+from ...reference.spec import PatchEmbedSpec
+from ...reference.weights import PatchEmbedWeights, SequenceLayout
+from ..layouts import HWIO, KERNEL_LAYOUTS, NCHW, NHWC, OIHW, images_to_layout, kernel_from_layout
+from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
+
+Framework = Literal["torch", "keras", "flax", "numpy", "jax", "tensorflow"]
+FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
+"""What an object is called with: `keras` and `flax` are found by type; a plain function takes NumPy arrays unless told otherwise."""
+
+_ROLES = {
+    "class_token": r"(cls|class)_?(token|embedding|tok)?$",
+    "distillation_token": r"dist(illation)?_token$",
+    "register_tokens": r"reg(ister)?(_tokens?)?s?$",
+    "mask_token": r"mask_token$",
+    "positions": r"pos(itional|ition)?_?embed(ding)?s?([./](weight|embeddings?))?$",
+}
+"""How libraries name what surrounds the projection (timm, transformers, KerasHub, Flax, CLIP); anything else is asked about."""
+
+
+@dataclass(frozen=True)
+class LiveEmbedding:
+    """An object that computes a patch embedding, with what was read out of it.
+
+    Args:
+        name: as it was given, or its type's name.
+        framework: what it is called with.
+        spec: the sizes; image and grid are the object's own where it has some.
+        weights: canonical, in the object's dtype.
+        dtype: name of the dtype of weights and output.
+        to_sequence: whether it returns the sequence (prefix tokens or positions were found in it), or the tokens.
+        call: images `(B, C, H, W)` in `dtype` to the output, as a NumPy array of whatever shape the object gives.
+        notes: what was found out by probe or chosen, in sentences.
+    """
+
+    name: str
+    framework: Framework
+    spec: PatchEmbedSpec
+    weights: PatchEmbedWeights
+    dtype: str
+    to_sequence: bool
+    call: Callable[[NDArray[Any]], NDArray[Any]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def flush_to_zero(self) -> bool:
+        """XLA's and TensorFlow's CPU kernels flush subnormals; torch and NumPy do not."""
+        return self.framework not in ("torch", "numpy")
+
+
+def load_object(target: str) -> Any:
+    """Import `module:attribute`; a class, or a function that needs no arguments, is called first.
+
+    Raises:
+        PatchParityError: a target that cannot be imported, built or called.
+    """
+    module_name, _, path = target.partition(":")
+    if not (module_name and path):
+        raise PatchParityError(f"{target!r}: expected module:attribute, such as mymodel.vit:PatchEmbed")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise PatchParityError(f"{target!r} cannot be found: {error}") from None
+    except Exception as error:  # whatever a stranger's module raises while it is imported
+        raise PatchParityError(f"{target!r} cannot be imported: {type(error).__name__}: {_first_line(error)}") from None
+    if not callable(found):
+        raise PatchParityError(
+            f"{target!r} is a {type(found).__name__}: expected a module, a layer, a function or a class of these"
+        )
+    if inspect.isclass(found) or (inspect.isroutine(found) and _needs_nothing(found)):
+        try:
+            found = found()
+        except Exception as error:
+            raise PatchParityError(
+                f"{target!r} cannot be built without arguments ({type(error).__name__}: {_first_line(error)}): "
+                "name a function that builds it"
+            ) from None
+        if not callable(found):
+            raise PatchParityError(
+                f"{target!r} gave a {type(found).__name__} when it was called without arguments: expected a callable"
+            )
+    return found
+
+
+def _needs_nothing(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
+def read_live(
+    target: Any,
+    *,
+    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    kernel_layout: str | None = None,
+    image_layout: str | None = None,
+    patch_size: int | tuple[int, ...] | None = None,
+    in_channels: int | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = None,
+    framework: str | None = None,
+) -> LiveEmbedding:
+    """Read a patch embedding out of an object, or out of what `module:attribute` names.
+
+    Args:
+        target: an `nn.Module`, a Keras layer, a Flax module (nnx, or linen bound to its variables), a plain function, or a string.
+        weights: canonical weights, a file, or a mapping with `kernel` and maybe `bias`; None reads them out of the object.
+        kernel_layout: a name of `KERNEL_LAYOUTS`, for weights that are given, or for a linear layer's flatten order.
+        image_layout: nchw or nhwc; None means what the framework's layers take.
+        patch_size, in_channels, image_size, stride, padding: where they cannot be read, or to overrule what was read.
+        framework: what a plain function takes: numpy (the default), torch, jax or tensorflow.
+
+    Raises:
+        PatchParityError: weights that cannot be found, sizes that are missing or cannot belong together, an object that fails.
+    """
+    name = target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__name__)
+    subject = load_object(target) if isinstance(target, str) else target
+    if not callable(subject):
+        raise PatchParityError(f"{name} is a {type(subject).__name__}: expected a module, a layer or a function")
+    kind = _framework(subject) or framework or "numpy"
+    require_choice("framework", kind, FRAMEWORKS)
+    if image_layout is not None:
+        require_choice("image layout", image_layout, IMAGE_LAYOUTS)
+    if kernel_layout is not None:
+        require_choice("kernel layout", kernel_layout, KERNEL_LAYOUTS)
+    layout = IMAGE_LAYOUTS[image_layout] if image_layout else _image_layout(subject, kind)
+    given = dict(patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride, padding=padding)
+    if kind == "keras" and not subject.built:
+        _build_keras(subject, given, layout)
+    if weights is not None:
+        found, sizes = _given_weights(weights, kernel_layout, given, name)
+        orders = [""]
+    else:
+        found, sizes, orders = _read_weights(subject, kind, kernel_layout, given, name)
+    own = _own_sizes(subject, kind, found.get("owner"))
+    spec = _spec(name, sizes, {**own, **{key: value for key, value in given.items() if value is not None}}, found)
+    canonical = _canonical(found, spec, orders[0])
+    dtype = canonical.kernel.dtype.name
+    is_layer = found.get("owner") is not None and found["owner"] is subject
+    call = _caller(subject, kind, layout, name, spec, is_layer)
+    to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
+    live = LiveEmbedding(name, kind, spec, canonical, dtype, to_sequence, call)  # type: ignore[arg-type]
+    return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
+
+
+def _framework(subject: Any) -> str | None:
+    """The framework that an object's type comes from, told without importing any."""
+    for base in type(subject).__mro__:
+        root = base.__module__.split(".")[0]
+        if base.__module__.startswith("torch.nn"):
+            return "torch"
+        if root in ("keras", "keras_hub") and hasattr(subject, "built"):
+            return "keras"
+        if root == "flax":
+            return "flax"
+    return None
+
+
+def _image_layout(subject: Any, kind: str) -> str:
+    if kind == "keras":
+        formats = [getattr(layer, "data_format", None) for layer in subject._flatten_layers()]
+        return NCHW if "channels_first" in formats else NHWC
+    return NHWC if kind in ("flax", "jax", "tensorflow") else NCHW
+
+
+def _build_keras(subject: Any, given: dict[str, Any], layout: str) -> None:
+    """Call a Keras layer once, so that it has weights."""
+    size = given["image_size"] or getattr(subject, "image_size", None) or 224
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[:2]
+    images = np.zeros((1, given["in_channels"] or getattr(subject, "num_channels", 3), height, width), np.float32)
+    subject(images_to_layout(images, layout))
+
+
+def _parameters(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]:
+    """Name, value and owning layer of every parameter."""
+    if kind == "torch":
+        from ..torch import as_array
+
+        for name, parameter in subject.named_parameters():
+            yield name, as_array(parameter), subject.get_submodule(name.rpartition(".")[0])
+    elif kind == "keras":
+        layers = list(subject._flatten_layers())
+        for variable in subject.weights:
+            owners = [layer for layer in layers if any(own is variable for own in layer._trainable_variables)]
+            if variable.trainable:
+                yield (
+                    variable.path.partition("/")[2] or variable.path,
+                    np.asarray(variable.numpy()),
+                    owners[-1] if owners else None,
+                )
+    elif kind == "flax":
+        yield from _flax_parameters(subject)
+
+
+def _flax_parameters(subject: Any) -> Iterator[tuple[str, NDArray[Any], Any]]:
+    variables = getattr(subject, "variables", None)
+    if isinstance(variables, Mapping):  # linen, bound
+
+        def walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, NDArray[Any], Any]]:
+            for key, value in tree.items():
+                if isinstance(value, Mapping):
+                    yield from walk(value, (*path, key))
+                else:
+                    yield ".".join((*path, key)), np.asarray(value), subject if not path else None
+
+        yield from walk(variables.get("params", {}), ())
+        return
+    from flax import nnx
+
+    for path, module in nnx.iter_modules(subject):
+        for key, value in vars(module).items():
+            if isinstance(value, nnx.Param) and value[...] is not None:
+                yield ".".join((*map(str, path), key)), np.asarray(value[...]), module
+
+
+def _read_weights(
+    subject: Any, kind: str, kernel_layout: str | None, given: dict[str, Any], name: str
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Sort an object's parameters into kernel, bias, prefix tokens and positions; the kernel's layouts that come into question."""
+    found: dict[str, Any] = {}
+    rest: dict[str, tuple[NDArray[Any], Any]] = {}
+    for parameter, value, owner in _parameters(subject, kind):
+        role = next((role for role, pattern in _ROLES.items() if re.search(pattern, parameter)), None)
+        if role is None:
+            rest[parameter] = (value, owner)
+        else:
+            found[role] = value
+    kernels = {parameter: value for parameter, (value, _) in rest.items() if value.ndim >= 2}
+    listed = ", ".join(f"{parameter} {value.shape}" for parameter, (value, _) in rest.items()) or "nothing"
+    if len(kernels) != 1:
+        raise PatchParityError(
+            f"{name} holds {listed}: expected one kernel; name the layer that holds it, or give the weights (--weights)"
+        )
+    (kernel_name,) = kernels
+    found["kernel"], found["owner"] = rest.pop(kernel_name)
+    parent = re.split(r"[./][^./]*$", kernel_name)[0] if re.search(r"[./]", kernel_name) else ""
+    biases = [other for other in rest if other.endswith("bias") and re.sub(r"[./]?[^./]*$", "", other) == parent]
+    if biases:
+        found["bias"] = rest.pop(biases[0])[0]
+    if rest:
+        listed = ", ".join(f"{parameter} {value.shape}" for parameter, (value, _) in rest.items())
+        raise PatchParityError(
+            f"{name} holds {listed} beside its kernel, which no linear patch embedding has: name the projection alone"
+        )
+    kernel = found["kernel"]
+    if kernel.ndim == 2:
+        orders = ["linear-chw", "linear-hwc"] if kind == "torch" else ["dense-hwc", "dense-chw"]
+        if kernel_layout is not None:
+            orders = [kernel_layout]
+        if given["patch_size"] is None:
+            raise PatchParityError(
+                f"{name} holds a matrix {kernel.shape}, which does not show the patch size: give it (patch_size, --patch-size)"
+            )
+        return found, _matrix_sizes(kernel, orders[0], given, name), orders
+    order = kernel_layout or ("oihw" if kind == "torch" else "hwio")
+    embed_dim, patch = kernel_sizes(kernel, _pattern(order, kernel.ndim), given["patch_size"])
+    channels = kernel.size // (embed_dim * math.prod(patch))
+    return found, {"embed_dim": embed_dim, "patch_size": patch, "in_channels": channels}, [order]
+
+
+def _pattern(order: str, axes: int) -> str:
+    if axes not in (2, 4):
+        raise PatchParityError(f"a kernel of {axes} axes cannot be read out of an object: expected 2 (a matrix) or 4")
+    return {"oihw": OIHW, "hwio": HWIO}.get(order, KERNEL_LAYOUTS[order])
+
+
+def _matrix_sizes(kernel: NDArray[Any], order: str, given: dict[str, Any], name: str) -> dict[str, Any]:
+    embed_dim, values = kernel.shape if KERNEL_LAYOUTS[order].startswith("D") else kernel.shape[::-1]
+    size = given["patch_size"]
+    patch = (size, size) if isinstance(size, int) else tuple(size)
+    channels, left = divmod(values, math.prod(patch))
+    if left or not channels or given["in_channels"] not in (None, channels):
+        wanted = "" if given["in_channels"] is None else f" and {given['in_channels']} channels"
+        raise PatchParityError(f"{name} holds a matrix {kernel.shape}: {values} values are no patch of {patch}{wanted}")
+    return {"embed_dim": embed_dim, "patch_size": patch, "in_channels": channels}
+
+
+def _given_weights(
+    weights: Any, kernel_layout: str | None, given: dict[str, Any], name: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    if isinstance(weights, (str, os.PathLike)):
+        own = read_own_weights(weights)
+        weights = own[0] if own else read_arrays(weights)
+    if isinstance(weights, PatchEmbedWeights):
+        embed_dim, *patch, channels = weights.kernel.shape
+        sizes = {"embed_dim": embed_dim, "patch_size": tuple(patch), "in_channels": channels}
+        return {"canonical": weights, "kernel": weights.kernel}, sizes
+    arrays = {key: np.asarray(value) for key, value in weights.items()}
+    if "kernel" not in arrays:
+        raise PatchParityError(f"the weights given for {name} hold {', '.join(sorted(arrays)) or 'nothing'}: expected 'kernel'")
+    order, kernel = kernel_layout or "oihw", arrays["kernel"]
+    embed_dim, patch = kernel_sizes(kernel, KERNEL_LAYOUTS[order], given["patch_size"])
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    sizes = {"embed_dim": embed_dim, "patch_size": patch, "in_channels": kernel.size // (embed_dim * math.prod(patch))}
+    return {"kernel": kernel, "bias": arrays.get("bias"), "order": order}, sizes
+
+
+def _own_sizes(subject: Any, kind: str, owner: Any) -> dict[str, Any]:
+    """Stride, padding and image size that an object knows itself."""
+    told: dict[str, Any] = {}
+    stride = getattr(owner, "stride", getattr(owner, "strides", None))
+    if stride is not None:
+        told["stride"] = stride if isinstance(stride, int) else tuple(stride)
+    padding = getattr(owner, "padding", None)
+    if isinstance(padding, str):
+        told["padding"] = padding.lower()
+    elif padding is not None and kind == "torch":
+        told["padding"] = tuple(padding)
+    parts = subject.modules() if kind == "torch" else subject._flatten_layers() if kind == "keras" else [subject]
+    for part in parts:
+        size = getattr(part, "image_size", getattr(part, "img_size", None))
+        if isinstance(size, int) or (isinstance(size, (tuple, list)) and len(size) >= 2):
+            told["image_size"] = size if isinstance(size, int) else tuple(size)[:2]
+            break
+    return told
+
+
+def _spec(name: str, sizes: dict[str, Any], told: dict[str, Any], found: dict[str, Any]) -> PatchEmbedSpec:
+    told = {**told, "patch_size": sizes["patch_size"], "in_channels": told.get("in_channels") or sizes["in_channels"]}
+    if told["in_channels"] != sizes["in_channels"]:
+        raise PatchParityError(
+            f"{name}: a kernel of {sizes['in_channels']} channels was found, {told['in_channels']} were asked for"
+        )
+    patch = told["patch_size"]
+    step = told.get("stride") or patch
+    steps = (step,) * len(patch) if isinstance(step, int) else step
+    positions = found.get("positions")
+    size = told.get("image_size")
+    if size is None and positions is not None:
+        rows = positions.reshape(-1, sizes["embed_dim"]).shape[0]
+        sides = [math.isqrt(rows - extra) for extra in range(3) if math.isqrt(rows - extra) ** 2 == rows - extra]
+        if not sides:
+            raise PatchParityError(f"{name} holds {rows} rows of positions, no square grid: give the image size (--image-size)")
+        size = tuple(p + (sides[0] - 1) * s for p, s in zip(patch, steps, strict=True))
+    if size is None:  # not square, so that rows and columns cannot be mistaken for one another
+        size = tuple(p + (2 + axis) * s for axis, (p, s) in enumerate(zip(patch, steps, strict=True)))
+    padding = told.get("padding", 0)
+    same = padding == "same"
+    amount = 0 if padding in ("valid", "same") else padding
+    return PatchEmbedSpec(size, patch, told["in_channels"], sizes["embed_dim"], steps, amount, "same" if same else "floor")
+
+
+def _canonical(found: dict[str, Any], spec: PatchEmbedSpec, order: str) -> PatchEmbedWeights:
+    if "canonical" in found:
+        weights: PatchEmbedWeights = found["canonical"]
+        weights.check_spec(spec)
+        return weights
+    D = spec.embed_dim
+    arrays: dict[str, Any] = {
+        "kernel": np.ascontiguousarray(kernel_from_layout(found["kernel"], KERNEL_LAYOUTS[order or found["order"]], spec)),
+        "bias": found.get("bias"),
+    }
+    for token in ("class_token", "distillation_token"):
+        if token in found:
+            arrays[token] = found[token].reshape(D)
+    for table in ("register_tokens", "positions"):
+        if table in found:
+            arrays[table] = found[table].reshape(-1, D)
+    weights = PatchEmbedWeights(**{key: value for key, value in arrays.items() if key != "positions"})
+    if "positions" not in arrays:
+        return weights
+    extra = arrays["positions"].shape[0] - spec.num_patches
+    single = [token for token in ("class_token", "distillation_token") if token in arrays]
+    registers = arrays["register_tokens"].shape[0] if "register_tokens" in arrays else 0
+    choices = {0: (), len(single): tuple(single), len(single) + registers: (*single, "register_tokens")}
+    if extra not in choices:
+        raise PatchParityError(
+            f"positions of shape {arrays['positions'].shape} fit no grid of {spec.num_patches} patches with "
+            f"{len(single) + registers} prefix tokens: give the image size (--image-size)"
+        )
+    layout = SequenceLayout(positioned=choices[extra])  # type: ignore[arg-type]
+    return dataclasses.replace(weights, positions=arrays["positions"], layout=layout)
+
+
+def _caller(
+    subject: Any, kind: str, layout: str, name: str, spec: PatchEmbedSpec, is_layer: bool
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """A function from images `(B, C, H, W)` to the object's output; a bare convolution layer's grid is flattened, as its users do."""
+
+    def call(images: NDArray[Any]) -> NDArray[Any]:
+        placed = np.ascontiguousarray(images_to_layout(images, layout))
+        try:
+            output = _call_torch(subject, placed) if kind == "torch" else _call_other(subject, kind, placed)
+        except PatchParityError:
+            raise
+        except Exception as error:
+            raise PatchParityError(
+                f"{name} failed on images of shape {placed.shape}, {layout}: {type(error).__name__}: {_first_line(error)}"
+            ) from error
+        if output.ndim < 2:
+            raise PatchParityError(f"{name} returned an array of shape {output.shape}: expected tokens (B, N, D)")
+        if is_layer and output.ndim == 4:
+            grid = output if layout == NHWC else output.transpose(0, 2, 3, 1)
+            output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
+        return output
+
+    return call
+
+
+def _call_torch(subject: Any, images: NDArray[Any]) -> NDArray[Any]:
+    import torch
+
+    from ..torch import as_array, as_tensor
+
+    modules = list(subject.modules()) if isinstance(subject, torch.nn.Module) else []
+    training = [module.training for module in modules]
+    parameter = next(subject.parameters(), None) if modules else None
+    tensor = as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
+    try:
+        for module in modules:
+            module.training = False
+        with torch.inference_mode():
+            output = _main_output(subject(tensor))
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+    return as_array(output)
+
+
+def _call_other(subject: Any, kind: str, images: NDArray[Any]) -> NDArray[Any]:
+    if kind == "keras":
+        import keras
+
+        return np.asarray(keras.ops.convert_to_numpy(_main_output(subject(images))))
+    if kind in ("flax", "jax"):
+        import jax
+
+        return np.asarray(_main_output(subject(jax.numpy.asarray(images))))
+    if kind == "tensorflow":
+        import tensorflow
+
+        return np.asarray(_main_output(subject(tensorflow.constant(images))))
+    if kind == "torch":
+        return _call_torch(subject, images)
+    output = _main_output(subject(images))
+    return np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
+
+
+def _main_output(output: Any) -> Any:
+    """The array of interest where a module returns several: `last_hidden_state`, or the first."""
+    if hasattr(output, "last_hidden_state"):
+        return output.last_hidden_state
+    if isinstance(output, Mapping):
+        return next(iter(output.values()))
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def _with_flatten_order(live: LiveEmbedding, found: dict[str, Any], orders: list[str]) -> LiveEmbedding:
+    """Choose a linear layer's flatten order: the one whose result lies nearest to the object's, on random images."""
+    if live.spec.in_channels == 1:
+        return live
+    images = np.random.default_rng(0).standard_normal(live.spec.images_shape(2)).astype(live.dtype)
+    observed = live.call(images)
+    distances = {}
+    for order in orders:
+        weights = _canonical(found, live.spec, order).astype(np.float64)
+        embed = embed_sequence if live.to_sequence else patch_embed
+        expected = embed(images, weights, live.spec)
+        if expected.shape != observed.shape:
+            return live
+        distances[order] = float(np.mean((observed.astype(np.float64) - expected) ** 2))
+    best = min(distances, key=distances.__getitem__)
+    names = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}
+    note = f"the linear layer's flatten order was found by probe: {names[best[-3:]]} (--kernel-layout {best})"
+    return dataclasses.replace(live, weights=_canonical(found, live.spec, best), notes=(note,))

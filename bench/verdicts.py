@@ -1,0 +1,96 @@
+"""What a check found: its results, its report, and `check.json`."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ..reference.errors import PatchParityError
+from ..reference.probes import Direction
+from .results import write_json
+
+SCHEMA = "patchparity.check/1"
+VERDICTS = ("pass", "fail", "known", "skip", "error")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One verdict; the fields are those of `check.json`, None where one does not apply."""
+
+    implementation: str
+    backend: str
+    formulation: str | None = None
+    mode: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    precision: str | None = None
+    case: str | None = None
+    probe: str | None = None
+    direction: Direction | None = None
+    verdict: Literal["pass", "fail", "known", "skip", "error"] = "pass"
+    bound_ratio: float | None = None
+    effective_bits: float | None = None
+    message: str = ""
+    declared: str | None = None
+    delivered: str | None = None
+    mistake: str | None = None
+    killed_by: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All verdicts of a check, the environment that they hold for, and what was found out about an object that was checked."""
+
+    results: list[CheckResult]
+    environment: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """Number of results with each verdict."""
+        counts = Counter(result.verdict for result in self.results)
+        return {verdict: counts[cast(Any, verdict)] for verdict in VERDICTS}
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed and nothing ended in an error."""
+        return not (self.summary["fail"] or self.summary["error"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `check.json`."""
+        # The fields of the negative controls belong to these alone.
+        rows = [
+            {
+                name: value
+                for name, value in dataclasses.asdict(result).items()
+                if value is not None or name not in ("mistake", "killed_by")
+            }
+            for result in self.results
+        ]
+        told = {"notes": self.notes} if self.notes else {}
+        return {"schema": SCHEMA, "environment": self.environment, "summary": self.summary, **told, "results": rows}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `check.json`, in one step.
+
+        Raises:
+            PatchParityError: a file that cannot be written.
+        """
+        write_json(Path(path), self.to_dict())
+
+
+def load_check(path: Path) -> dict[str, Any]:
+    """Read `check.json`.
+
+    Raises:
+        PatchParityError: a file that cannot be read, or of another schema.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and content.get("schema") == SCHEMA:
+            return content
+    raise PatchParityError(f"{path} is no {SCHEMA} file")
