@@ -474,7 +474,7 @@ def print_check(report: "CheckReport") -> None:
     """Print one line for each implementation, device and dtype, then what failed and what was skipped."""
     groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
     for result in report.results:
-        if result.verdict in ("pass", "fail", "known", "error") and result.dtype:
+        if result.verdict in ("pass", "fail", "known", "error") and result.dtype and result.behavior is None:
             held = "" if result.precision in (None, "ieee", "default") else f" {result.precision}"
             groups[result.implementation, result.device or "", result.dtype + held].append(result)
     table = _table("Check", ("implementation", "device", "dtype", "verdict"), ("error/bound", "bits"))
@@ -489,6 +489,7 @@ def print_check(report: "CheckReport") -> None:
         table.add_row(name, device, dtype, verdict, worst, "exact" if fewest == "inf" else fewest)
     if groups:
         out.print(table)
+    _print_behaviors(report)
     for note in report.notes:
         out.print(escape(note), soft_wrap=True)
     reported = [result for result in report.results if result.verdict in ("fail", "error")]
@@ -507,6 +508,22 @@ def print_check(report: "CheckReport") -> None:
         listed = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         out.print(f"[{STYLES['skip']}]skip[/] {listed}: {escape(message)}")
     out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
+
+
+def _print_behaviors(report: "CheckReport") -> None:
+    """Print what was found where implementations differ, or surprise; one line for each finding."""
+    from .bench.views import behavior_findings
+
+    found = behavior_findings([vars(result) for result in report.results])
+    if not found:
+        return
+    table = _table("Behavior, where it differs or surprises", ("behavior", "found", "of"), ())
+    for probe, finding, names, verdict, _ in found:
+        shown = names if len(names) <= 36 else f"{names[:33].rsplit(',', 1)[0]}, ..."
+        table.add_row(probe, f"[{STYLES[verdict]}]{escape(finding)}[/]", escape(shown))
+    out.print(table)
+    for message in dict.fromkeys(message for *_, verdict, message in found if verdict == "known"):
+        out.print(f"[{STYLES['known']}]known[/] {escape(message)}")
 
 
 def main() -> None:

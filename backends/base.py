@@ -175,6 +175,10 @@ class Backend(abc.ABC):
     def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
         """Hold the framework's precision settings while inside: `ieee` (no TF32, no bf16), `tf32`, `bf16`, or `default` (untouched)."""
 
+    def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Hand a NumPy array over as the framework's users do, and give it back as one: what is refused or changed on the way?"""
+        return np.asarray(array)
+
     @abc.abstractmethod
     def load(
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str

@@ -160,6 +160,12 @@ class JaxBackend(Backend):
 
         return ("cpu", "cuda") if jax.default_backend() == "gpu" else ("cpu",)
 
+    def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`jnp.asarray`."""
+        import jax
+
+        return np.asarray(jax.numpy.asarray(array))
+
     def environment(self, threads: int) -> dict[str, str]:
         """XLA's CPU client reads only these; the thread flags of XLA_FLAGS do nothing in current versions."""
         return {"PJRT_NPROC": str(threads), "NPROC": str(threads)}

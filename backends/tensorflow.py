@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -68,7 +69,11 @@ def _add_bias(values: Any, variables: list[Any]) -> Any:
 
 
 def _flat_grid(grid: Any, spec: PatchEmbedSpec) -> Any:
-    return _tensorflow().reshape(grid, (-1, spec.num_patches, spec.embed_dim))
+    """`(B, *grid, D)` to `(B, N, D)`. The sizes are the result's own, so that a grid of another shape shows; a matrix has the spec's."""
+    if grid.shape.rank == 2:
+        return _tensorflow().reshape(grid, (-1, spec.num_patches, spec.embed_dim))
+    count = math.prod(grid.shape[1:-1])
+    return _tensorflow().reshape(grid, (_tensorflow().shape(grid)[0], count, spec.embed_dim))
 
 
 def _variables(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
@@ -265,6 +270,10 @@ class TensorFlowBackend(Backend):
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "KERAS_BACKEND": "tensorflow",
         }
+
+    def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`tf.constant`."""
+        return np.asarray(_tensorflow().constant(array))
 
     def lacks(self, precision: Precision, device: str) -> str | None:
         """There is a switch for TensorFloat-32 and none for bfloat16 in float32."""

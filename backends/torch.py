@@ -61,7 +61,7 @@ def as_tensor(array: NDArray[Any]) -> Any:
     """A copy of a NumPy array as a tensor; bfloat16, which torch does not take from NumPy, travels as its bits."""
     import torch
 
-    copied = np.array(array, order="C")
+    copied = np.array(array, array.dtype.newbyteorder("="), order="C")
     if copied.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(copied)
@@ -195,6 +195,17 @@ class TorchBackend(Backend):
     def environment(self, threads: int) -> dict[str, str]:
         """torch's intra-operator pool is OpenMP's, its GEMM oneDNN's or MKL's."""
         return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+    def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`torch.from_numpy`, with the warnings that torch otherwise gives once in a process."""
+        import torch
+
+        always = torch.is_warn_always_enabled()
+        torch.set_warn_always(True)
+        try:
+            return as_array(torch.from_numpy(array))
+        finally:
+            torch.set_warn_always(always)
 
     def lacks(self, precision: Precision, device: str) -> str | None:
         """cuDNN and cuBLAS know TF32 and no bfloat16 mode for float32; oneDNN on the CPU takes both."""

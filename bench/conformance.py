@@ -17,6 +17,7 @@ from ..backends.base import (
     Precision,
     check_place,
     check_precision,
+    list_backends,
     list_broken_backends,
     list_implementations,
     require_installed,
@@ -29,8 +30,10 @@ from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standar
 from ..reference.spec import PatchEmbedSpec, Remainder
 from ..reference.verdict import judge
 from ..reference.weights import PatchEmbedWeights
+from . import behavior
 from .cases import CHECK_CASES, Case
 from .environment import describe_environment
+from .known_issues import apply_known_issues, load_known_issues
 from .live import check_object
 from .verdicts import CheckReport, CheckResult
 
@@ -130,7 +133,10 @@ def check(
             progress(done, len(plan), f"{implementation.name} {dtype} {case.case.name}")
         results += _check_unit(backend, implementation, device, case, dtype, precision)
     if progress:
-        progress(len(plan), len(plan), "done")
+        progress(len(plan), len(plan), "behavior")
+    if precisions is None and (dtypes is None or "float32" in dtypes):
+        found = _behaviors(plan, seed)
+        results += apply_known_issues(found, load_known_issues(), list_backends())
     if no_picture:
         checked = {implementation.name: implementation for _, implementation, *_ in plan}
         results += [_row(each, probe="photograph", verdict="skip", message=no_picture) for each in checked.values()]
@@ -286,6 +292,41 @@ def _check_unit(
             _row(implementation, **place, probe=name, verdict="error", message=f"{type(error).__name__}: {first_line}")
         )
     return results
+
+
+def _behaviors(plan: list[_Unit], seed: int) -> list[CheckResult]:
+    """Ask every implementation of a plan that needs no costly compilation, and every framework, how it behaves."""
+    asked = {
+        (implementation.name, device): (backend, implementation, device)
+        for backend, implementation, device, *_ in plan
+        if not implementation.costly_compile
+    }
+    results = []
+    question = behavior.problem(seed)
+    for backend, implementation, device in asked.values():
+        place = dict(device=device, dtype="float32", precision="ieee", case="behavior", direction="forward")
+        with backend.precision("ieee"):
+            try:
+                loaded = backend.load(implementation, question.weights, behavior.SPEC, "float32", device)
+            except Exception as error:
+                message = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+                results.append(_row(implementation, **place, probe="behavior", verdict="error", message=message))
+                continue
+            asked_of_all = behavior.IMPLEMENTATION_BEHAVIORS
+            results += [_row(implementation, **place, **_finding(each, loaded, question)) for each in asked_of_all]
+    for backend in dict.fromkeys(backend for backend, *_ in asked.values()):
+        about = dict(device="cpu", dtype="float32", case="behavior", direction="forward")
+        found = [_finding(each, backend) for each in behavior.FRAMEWORK_BEHAVIORS]
+        results += [CheckResult(backend.name, backend.name, **about, **finding) for finding in found]  # type: ignore[arg-type]
+    return results
+
+
+def _finding(asked: behavior.Behavior, *subject: Any) -> dict[str, Any]:
+    found = behavior.find(asked, *subject)
+    if behavior.is_expected(asked, found):
+        return {"probe": asked.name, "behavior": found, "verdict": "pass"}
+    message = f"{asked.question}: found {found!r}, expected {' or '.join(asked.expected)}"
+    return {"probe": asked.name, "behavior": found, "verdict": "fail", "message": message}
 
 
 def observe(loaded: LoadedEmbedding, probe: Probe) -> dict[Direction, list[NDArray[Any]]]:

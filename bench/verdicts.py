@@ -37,6 +37,7 @@ class CheckResult:
     message: str = ""
     declared: str | None = None
     delivered: str | None = None
+    behavior: str | None = None
     mistake: str | None = None
     killed_by: tuple[str, ...] | None = None
 
@@ -62,12 +63,12 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `check.json`."""
-        # The fields of the negative controls belong to these alone.
+        # The fields of behaviors and of the negative controls belong to these alone.
         rows = [
             {
                 name: value
                 for name, value in dataclasses.asdict(result).items()
-                if value is not None or name not in ("mistake", "killed_by")
+                if value is not None or name not in ("behavior", "mistake", "killed_by")
             }
             for result in self.results
         ]

@@ -130,3 +130,35 @@ def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
     """A ratio with its interval, as tables show it; without one where the rounds were too few."""
     return f"{ratio:.2f}" if interval is None else f"{ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def behavior_findings(results: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """Behaviors on which implementations differ, or whose finding is no plain pass: (behavior, finding, names, verdict, message).
+
+    Args:
+        results: rows of `check.json`.
+    """
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for result in results:
+        if result.get("behavior") is not None:
+            found.setdefault(result["probe"], {}).setdefault(result["behavior"], []).append(result)
+    lines = []
+    for probe, findings in found.items():
+        if len(findings) == 1 and all(row["verdict"] == "pass" for rows in findings.values() for row in rows):
+            continue
+        members = [row for rows in findings.values() for row in rows]
+        for finding, rows in findings.items():
+            worst = next((row for verdict in ("fail", "known") for row in rows if row["verdict"] == verdict), rows[0])
+            messages = "; ".join(dict.fromkeys(row["message"] for row in rows if row["message"]))
+            lines.append((probe, finding, _grouped(rows, members), worst["verdict"], messages))
+    return lines
+
+
+def _grouped(rows: list[dict[str, Any]], members: list[dict[str, Any]]) -> str:
+    """Names of implementations; a backend's name where all of its own that were asked are among them."""
+    names: dict[str, None] = {}
+    for row in rows:
+        own = [other["implementation"] for other in members if other["backend"] == row["backend"]]
+        whole = {other["implementation"] for other in rows if other["backend"] == row["backend"]} == set(own)
+        names[row["backend"] if whole else row["implementation"]] = None
+    return ", ".join(names)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cases import named_case
 from ..statistics import compare_interval, noise_floor, paired_ratio
-from ..views import disturbed_cases, fastest, ratio_text
+from ..views import behavior_findings, disturbed_cases, fastest, ratio_text
 
 CSV_FIELDS = (
     "case",
@@ -144,7 +144,7 @@ def _gigabytes(size: int | str) -> str:
 def _check_tables(check: dict[str, Any]) -> list[Table]:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for result in check["results"]:
-        if result["dtype"] and result["verdict"] != "skip":
+        if result["dtype"] and result["verdict"] != "skip" and result.get("behavior") is None:
             groups[result["implementation"], result["device"], result["dtype"]].append(result)
     rows, marks = [], []
     for key, results in groups.items():
@@ -169,7 +169,8 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
         frozenset({4, 5, 6}),
         marks,
     )
-    told = [result for result in check["results"] if result["verdict"] in ("fail", "error", "known")]
+    told = [result for result in check["results"] if result["verdict"] in ("fail", "error")]
+    behaviors = behavior_findings(check["results"])
     places = [" ".join(filter(None, (result["dtype"], result["case"], result["probe"], result["direction"]))) for result in told]
     wrong_rows = [(r["implementation"], place, r["verdict"], r["message"]) for r, place in zip(told, places, strict=True)]
     skipped = {(result["implementation"], result["message"]) for result in check["results"] if result["verdict"] == "skip"}
@@ -177,6 +178,14 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
         verdicts,
         Table(
             "What is wrong", "", ("implementation", "where", "verdict", "message"), wrong_rows, marks=["fail"] * len(wrong_rows)
+        ),
+        Table(
+            "How do they behave?",
+            "What no bound covers, as found: only behaviors on which implementations differ, or that surprise. A surprise is a known issue, with "
+            "its reason, or a failure.",
+            ("behavior", "found", "of", "verdict", "why"),
+            behaviors,
+            marks=["fail" if verdict == "fail" else "" for *_, verdict, _ in behaviors],
         ),
         Table("Not checked", "", ("implementation", "why"), sorted(skipped), marks=["skip"] * len(skipped)),
     ]

@@ -13,6 +13,7 @@ import patchparity
 from patchparity import PatchEmbedWeights, PatchParityError, check
 from patchparity.backends.base import Implementation
 from patchparity.bench import conformance
+from patchparity.bench.behavior import BEHAVIORS
 from patchparity.bench.verdicts import CheckReport, CheckResult, load_check
 from patchparity.reference.pipeline import round_to_bits
 
@@ -50,9 +51,9 @@ def test_numpy_passes_everything(numpy_report):
     assert seen["direction"] == {"forward", "grad_image", "grad_kernel", "grad_bias"}
     assert seen["probe"] == {
         "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "swamping", "random",
-        "random-zero-bias", "random-0.001", "random-1000", "photograph",
+        "random-zero-bias", "random-0.001", "random-1000", "photograph", *BEHAVIORS,
     }  # fmt: skip
-    assert len(seen["case"]) == 9
+    assert len(seen["case"]) == 10, "eight shapes, the picture, and that of the behaviors"
     assert seen["device"] == {"cpu"}
 
 
@@ -61,8 +62,11 @@ def test_check_json_keeps_its_contract(numpy_report, tmp_path):
     content = json.loads((tmp_path / "check.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert content["schema"] == "patchparity.check/1"
     assert set(content["summary"]) == {"pass", "fail", "known", "skip", "error"}
-    assert all(set(row) == FIELDS for row in content["results"])
-    assert {row["bound_ratio"] is None for row in content["results"]} == {False}
+    judged = [row for row in content["results"] if row["case"] != "behavior"]
+    assert all(set(row) == FIELDS for row in judged)
+    assert {row["bound_ratio"] is None for row in judged} == {False}
+    found = [row for row in content["results"] if row["case"] == "behavior"]
+    assert all(set(row) == FIELDS | {"behavior"} for row in found)
     assert content["environment"]["versions"]["numpy"] == np.__version__
     for name in ("processor", "cores", "memory_bytes", "gpus", "blas", "variables", "python", "platform"):
         assert name in content["environment"]
@@ -73,18 +77,15 @@ def test_a_kernel_in_the_wrong_layout_fails_every_probe_but_its_bias(with_fakes)
     report = check(backends=["wrong"], dtypes=["float32"], image=PIXELS)
     assert not report.ok
     verdicts = {}
-    for result in report.results:
+    judged = [result for result in report.results if result.behavior is None]
+    for result in judged:
         verdicts.setdefault((result.direction, result.verdict), []).append(result)
     color = [result for result in verdicts["forward", "fail"] if result.case != "c1-b1" and result.probe != "swamping"]
     assert {result.probe for result in color} == {
         "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "random", "random-zero-bias",
         "random-0.001", "random-1000", "photograph",
     }  # fmt: skip
-    blind = [
-        result
-        for result in report.results
-        if result.verdict == "pass" and result.direction == "forward" and result.case != "c1-b1"
-    ]
+    blind = [result for result in judged if result.verdict == "pass" and result.direction == "forward" and result.case != "c1-b1"]
     assert {result.probe for result in blind} <= {"swamping"}, (
         "with one channel the orders are the same; flat images show no layout"
     )

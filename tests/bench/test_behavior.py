@@ -1,0 +1,185 @@
+"""Behavior as found, known issues as data: every behavior can surprise, every entry can go stale."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from patchparity import PatchParityError, get_backend, list_backends, list_implementations
+from patchparity.bench import behavior
+from patchparity.bench.behavior import BEHAVIORS, FRAMEWORK_BEHAVIORS, IMPLEMENTATION_BEHAVIORS, SPEC
+from patchparity.bench.conformance import _finding
+from patchparity.bench.known_issues import KNOWN_ISSUES, KnownIssue, apply_known_issues, load_known_issues
+from patchparity.bench.verdicts import CheckResult
+
+PROBLEM = behavior.problem(seed=4)
+
+
+def loaded(spoil=None):
+    backend = get_backend("numpy")
+    found = backend.load(backend.implementations[0], PROBLEM.weights, SPEC, "float32", "cpu")
+    if spoil is not None:
+        tokens = found.tokens
+        found.tokens = lambda images: spoil(tokens, images)
+    return found
+
+
+def spoil_nan(tokens, images):
+    result = tokens(images)
+    return result + 0 * result.sum(axis=1, keepdims=True)
+
+
+def swallow(tokens, images):
+    return tokens(np.nan_to_num(images))
+
+
+def flush(tokens, images):
+    return tokens(np.where(np.abs(images) < np.finfo(np.float32).tiny, 0, images))
+
+
+def lose_the_batch(tokens, images):
+    return tokens(images) if len(images) else np.zeros((0, 3, 18, 20), np.float32)
+
+
+def refuse_nothing(tokens, images):
+    return tokens(images[:, :, :18, :20])[:, :-1] if images.shape[2] > 18 else tokens(images)
+
+
+CALLS = []
+
+
+def drift(tokens, images):
+    CALLS.append(1)
+    return np.nextafter(tokens(images), np.float32(len(CALLS) % 2 * 99))
+
+
+def mix_the_batch(tokens, images):
+    result = tokens(images)
+    return result + result.mean(axis=0, keepdims=True)
+
+
+def memory_order(tokens, images):
+    return tokens(np.frombuffer(np.ascontiguousarray(images).tobytes(), np.float32).reshape(images.shape))
+
+
+def base_memory(tokens, images):
+    """Read the base of a view, as code does that takes the pointer and forgets the strides."""
+    source = images if images.base is None else images.base
+    return tokens(np.resize(source, images.shape).astype(np.float32))
+
+
+def written(tokens, images):
+    images[0, 0, 0, 0] += 0
+    return tokens(images)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "found"),
+    [
+        ("nan-containment", spoil_nan, "spreads"),
+        ("nan-containment", swallow, "swallowed"),
+        ("infinity", swallow, "wrong"),
+        ("subnormals", flush, "flushed"),
+        ("zero-batch", lose_the_batch, "shape (0, 3, 18, 20) for (0, 15, 72)"),
+        ("not-dividing", refuse_nothing, "shape (3, 14, 72)"),
+        ("repeatability", drift, "differs"),
+        ("batch-invariance", mix_the_batch, "differs"),
+        ("input-strided", base_memory, "differs"),
+        ("input-reversed", base_memory, "differs"),
+        ("input-read-only", written, "raises ValueError"),
+        ("input-big-endian", memory_order, "differs"),
+    ],
+)
+def test_every_behavior_can_surprise(name, spoil, found):
+    asked = BEHAVIORS[name]
+    assert behavior.is_expected(asked, behavior.find(asked, loaded(), PROBLEM))
+    observed = behavior.find(asked, loaded(spoil), PROBLEM)
+    assert observed == found
+    assert not behavior.is_expected(asked, observed)
+
+
+@pytest.mark.parametrize("asked", FRAMEWORK_BEHAVIORS, ids=lambda asked: asked.name)
+def test_what_a_framework_refuses_or_changes_is_seen(asked):
+    class Picky(type(get_backend("numpy"))):
+        def adopt(self, array):
+            return array.astype(np.float16).astype(np.float32) * 0
+
+    assert behavior.find(asked, get_backend("numpy")) == "taken"
+    assert not behavior.is_expected(asked, behavior.find(asked, Picky()))
+
+
+def everything_found() -> list[CheckResult]:
+    results = []
+    for backend, implementation in list_implementations():
+        if backend.missing() or implementation.costly_compile or backend.unavailable(implementation):
+            continue
+        with backend.precision("ieee"):
+            ready = backend.load(implementation, PROBLEM.weights, SPEC, "float32", "cpu")
+            for each in IMPLEMENTATION_BEHAVIORS:
+                finding = _finding(each, ready, PROBLEM)
+                results.append(CheckResult(implementation.name, backend.name, device="cpu", **finding))
+    for backend in list_backends():
+        if not backend.missing():
+            found = [_finding(each, backend) for each in FRAMEWORK_BEHAVIORS]
+            results += [CheckResult(backend.name, backend.name, device="cpu", **finding) for finding in found]
+    return results
+
+
+def test_every_surprise_is_known_and_every_entry_reproduces():
+    results = apply_known_issues(everything_found(), load_known_issues(), list_backends())
+    assert [(result.implementation, result.message) for result in results if result.verdict == "fail"] == []
+    installed = {backend.name for backend in list_backends() if not backend.missing()}
+    expected = {
+        issue.id
+        for issue in load_known_issues()
+        if {name.split(":")[0] for name in issue.implementations} <= installed
+        and issue.applies({name: version for backend in list_backends() for name, version in backend.versions().items()})
+    }
+    assert {result.message.split(":")[0] for result in results if result.verdict == "known"} == expected
+
+
+ISSUE = KnownIssue("flushes", ("numpy:linear",), "subnormals", "flushed", {"numpy": ">=1"}, "a reason")
+
+
+def outcome(issue, found="flushed", implementation="numpy:linear:eager", device="cpu"):
+    asked = BEHAVIORS["subnormals"]
+    verdict = "pass" if behavior.is_expected(asked, found) else "fail"
+    result = CheckResult(implementation, "numpy", device=device, probe="subnormals", behavior=found, verdict=verdict)
+    return [(each.verdict, each.message) for each in apply_known_issues([result], [issue], list_backends())]
+
+
+def test_an_entry_covers_what_it_names_and_nothing_else():
+    assert outcome(ISSUE) == [("known", "flushes: a reason")]
+    assert outcome(dataclasses.replace(ISSUE, link="https://example.org")) == [
+        ("known", "flushes: a reason (https://example.org)")
+    ]
+    assert outcome(ISSUE, implementation="numpy:conv2d:eager") == [("fail", "")]
+    assert outcome(dataclasses.replace(ISSUE, versions={"numpy": "<1"})) == [("fail", "")]
+    assert outcome(dataclasses.replace(ISSUE, versions={"no-such-package": ">=1"})) == [("fail", "")]
+    assert outcome(dataclasses.replace(ISSUE, machines=("vax",))) == [("fail", "")]
+    assert outcome(dataclasses.replace(ISSUE, devices=("cuda",))) == [("fail", "")]
+
+
+def test_an_entry_that_no_longer_reproduces_or_names_nothing_fails():
+    passed, stale = outcome(ISSUE, found="kept")
+    assert passed == ("pass", "")
+    assert stale[0] == "fail"
+    assert "known issue flushes no longer reproduces here: found 'kept', not 'flushed'" in stale[1]
+    assert [verdict for verdict, _ in outcome(ISSUE, found="wrong")] == ["fail", "fail"]
+    for wrong in (dict(implementations=("numpy:conv3d",)), dict(probe="subnormal")):
+        told = outcome(dataclasses.replace(ISSUE, **wrong))
+        assert ("fail", "known issue flushes names nothing that is there") in told
+
+
+def test_files_that_are_no_known_issues(tmp_path):
+    path = tmp_path / "issues.toml"
+    with pytest.raises(PatchParityError, match="cannot read known issues"):
+        load_known_issues(path)
+    for text, message in (
+        ("[[issue]", "cannot read known issues"),
+        ('[[issue]]\nid = "a"', "known issue 'a' in .*missing .* required"),
+        (KNOWN_ISSUES.read_text().replace(">=2.21", "=2"), "known issue .*Invalid specifier"),
+    ):
+        path.write_text(text)
+        with pytest.raises(PatchParityError, match=message):
+            load_known_issues(path)
