@@ -100,6 +100,7 @@ def error_bound(
     gate: Gate,
     largest_input: float,
     partial: NDArray[np.float64] | None = None,
+    reference_roundoff: float = 2.0**-53,
 ) -> NDArray[np.float64]:
     """Componentwise bound on |observed − expected|, for an `expected` computed in float64 by the reference.
 
@@ -118,6 +119,7 @@ def error_bound(
         largest_input: the largest magnitude among the factors of the products.
         partial: same shape, the size of what is rounded before the last rounding (the product without its bias, which can be large where
             the result is small); None where it is the result itself.
+        reference_roundoff: of the arithmetic that computed `expected`; 0 where it is exact.
 
     Returns:
         Bounds of the same shape as `expected`, float64.
@@ -129,7 +131,7 @@ def error_bound(
         certain = gamma(terms, roundoff)
         return certain if gate == "deterministic" else min(certain, LAMBDA * math.sqrt(terms) * roundoff)
 
-    factor = accumulation(model.accumulate) + 2 * model.inputs + model.inputs**2 + accumulation(2.0**-53)
+    factor = accumulation(model.accumulate) + 2 * model.inputs + model.inputs**2 + accumulation(reference_roundoff)
     bound = factor * gauge + terms * (2 + largest_input) * model.smallest
     if model.output:
         rounding = model.output / (1 - model.output)

@@ -13,6 +13,7 @@ from .error import (
     ROUNDED,
     TYPE_NAMES,
     ArithmeticModel,
+    Gate,
     bound_ratio,
     correctly_rounded_fraction,
     delivered_arithmetic,
@@ -20,7 +21,7 @@ from .error import (
     effective_bits_floor,
     error_bound,
 )
-from .probes import Direction, Probe
+from .probes import Direction, Expectation, Probe
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,20 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
     bound = error_bound(expected, *sums, model, gate, expectation.largest_input, expectation.partial)
     ratio, worst = bound_ratio(values, expected, bound)
     bits = delivered = None
+    truth, scale = expectation.value, expectation.scale
+    if expectation.exact is not None:
+        # The reference's own error is as large as the one it judges: what it covers on both sides is judged at samples without it.
+        places, truth = expectation.exact
+        values_there, scale = values.ravel()[places], expectation.scale.ravel()[places]
+        sampled = _exact_bound(expectation, places, truth, model, gate)
+        exact_ratio, where = bound_ratio(values_there, truth, sampled)
+        if exact_ratio > 1 >= ratio:
+            place = np.unravel_index(places[where], values.shape)
+            message = f"the value at ({', '.join(map(str, place))}) is {values_there[where]:.17g}, exactly {truth[where]:.17g} ± {sampled[where]:.3g}"
+            return Verdict("fail", exact_ratio, message=message)
+        ratio = max(ratio, exact_ratio)
     if probe.fingerprint and direction == "forward":
-        bits = effective_bits(values, expectation.value, expectation.scale)
+        bits = effective_bits(values if expectation.exact is None else values_there, truth, scale)
         floor = effective_bits_floor(expectation.terms, model)
         if observed.dtype == np.float32:
             delivered = delivered_arithmetic(bits, expectation.terms)
@@ -104,6 +117,15 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
     if probe.explain is not None and direction == "forward":
         message += f"; {probe.explain(values)}"
     return Verdict("fail", ratio, bits, message, delivered)
+
+
+def _exact_bound(
+    expectation: Expectation, places: NDArray[np.int64], truth: NDArray[np.float64], model: ArithmeticModel, gate: Gate
+) -> NDArray[np.float64]:
+    """The bound at sampled places against the exact result: without the reference's own error, but for the one rounding of that result."""
+    gauge = expectation.gauge.ravel()[places]
+    bound = error_bound(truth, gauge, expectation.terms, model, gate, expectation.largest_input, reference_roundoff=0.0)
+    return bound + 2.0**-53 * np.abs(truth)
 
 
 def _shape_message(observed: tuple[int, ...], expected: tuple[int, ...], direction: Direction) -> str:

@@ -131,3 +131,15 @@ def test_misfits_are_named():
         patch_embed(images, oihw, spec)
     with pytest.raises(PatchParityError, match=r"grad_tokens of shape \(2, 6, 5\): expected \(2, 6, 6\)"):
         patch_embed_gradients(images, weights, spec, gradient[..., :5])
+
+
+def test_the_fast_exact_oracle_is_the_fraction_rounded_once():
+    from patchparity.reference.exact import exact_token_value, rounded_token_values, sample_indices
+
+    generator = np.random.default_rng(8)
+    images = generator.standard_normal((2, 3, 19, 22)) * np.exp2(generator.integers(-30, 30, (2, 3, 19, 22)))
+    kernel, bias = generator.standard_normal((5, 7, 4, 3)), generator.standard_normal(5)
+    indices = sample_indices((2, 6, 8, 5), 60, seed=1)
+    values = rounded_token_values(images, kernel, bias, (3, 3), (3, 2), indices)
+    exact = [exact_token_value(images, kernel, bias, (3, 3), (3, 2), index) for index in indices]
+    assert [float(value) for value in exact] == values.tolist()

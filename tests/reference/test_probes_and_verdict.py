@@ -144,3 +144,21 @@ def test_photograph():
     holed[3, 4, 1] = np.nan
     with pytest.raises(PatchParityError, match="holds 1 NaN or infinite"):
         photograph(spec, holed, "float32", 0)
+
+
+def test_float64_is_judged_by_the_exact_oracle_where_the_reference_errs_itself():
+    """An error of a bound and a half: within both sides' error together, beyond what one side alone may make."""
+    spec = PatchEmbedSpec((32, 48), 16, 3, 24)
+    probe = next(probe for probe in standard_probes(spec, 2, np.float64, seed=6) if probe.name == "random")
+    places, truth = probe.expectations["forward"].exact
+    assert len(places) == min(512, 2 * 6 * 24)
+    model = ArithmeticModel.of(np.float64)
+    right = patch_embed(probe.images, probe.weights, spec)
+    assert judge(probe, "forward", right, model).verdict == "pass"
+    gauge, terms = probe.expectations["forward"].gauge.ravel(), probe.expectations["forward"].terms
+    wrong = right.ravel().copy()
+    wrong[places[7]] = truth[7] + 1.5 * 4 * np.sqrt(terms) * 2.0**-53 * gauge[places[7]]
+    verdict = judge(probe, "forward", wrong.reshape(right.shape), model)
+    assert verdict.verdict == "fail"
+    assert "exactly" in verdict.message
+    assert 1.3 < verdict.bound_ratio < 1.6
