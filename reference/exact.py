@@ -80,7 +80,8 @@ def rounded_token_values(
     values = np.empty(len(indices))
     for number, (b, *position, d) in enumerate(indices):
         window = tuple(slice(p * s, p * s + size) for p, s, size in zip(position, stride, kernel.shape[1:-1], strict=True))
-        x = np.moveaxis(padded[(b, slice(None), *window)], 0, -1).ravel()
+        seen: NDArray[np.float64] = padded[b][(slice(None), *window)]
+        x = np.moveaxis(seen, 0, -1).ravel()
         products, errors = _two_products(x, kernel[d].astype(np.float64).ravel())
         constant = [] if bias is None else [float(bias[d])]
         values[number] = math.fsum([*products.tolist(), *errors.tolist(), *constant])

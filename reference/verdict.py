@@ -85,8 +85,8 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
         sampled = _exact_bound(expectation, places, truth, model, gate)
         exact_ratio, where = bound_ratio(values_there, truth, sampled)
         if exact_ratio > 1 >= ratio:
-            place = np.unravel_index(places[where], values.shape)
-            message = f"the value at ({', '.join(map(str, place))}) is {values_there[where]:.17g}, exactly {truth[where]:.17g} ± {sampled[where]:.3g}"
+            at = ", ".join(map(str, np.unravel_index(places[where], values.shape)))
+            message = f"the value at ({at}) is {values_there[where]:.17g}, exactly {truth[where]:.17g} ± {sampled[where]:.3g}"
             return Verdict("fail", exact_ratio, message=message)
         ratio = max(ratio, exact_ratio)
     if probe.fingerprint and direction == "forward":
