@@ -7,22 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import rich.box
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from .bench.report.terminal import escape, out, print_bench, print_check, print_controls
 from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
-    from .backends.base import Precision
-    from .bench.harness import BenchReport
     from .bench.plan import BenchOptions
-    from .bench.verdicts import CheckReport, CheckResult
     from .reference.spec import Remainder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
 
 FINE, FAILED, MISUSED = 0, 1, 2
@@ -62,7 +58,6 @@ ImageSizeOption = Annotated[int | None, typer.Option("--image-size", help="Of an
 FrameworkOption = Annotated[
     str | None, typer.Option("--framework", help="What a plain function takes: numpy (default), torch, jax or tensorflow.")
 ]
-STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yellow", "known": "cyan"}
 
 
 def _print_version(asked: bool) -> None:
@@ -104,6 +99,7 @@ def backends_command() -> None:
 
 @app.command("check")
 def check_command(
+    context: typer.Context,
     target: TargetArgument = None,
     weights: WeightsOption = None,
     kernel_layout: KernelLayoutOption = None,
@@ -149,32 +145,26 @@ def check_command(
             controlled.save(json)
         print_controls(controlled)
         raise typer.Exit(FINE if controlled.ok else FAILED)
-    foreign: dict[str, Any] = dict(
-        weights=weights,
-        kernel_layout=kernel_layout,
-        image_layout=image_layout,
-        patch_size=patch_size,
-        in_channels=in_channels,
-        image_size=image_size,
-        stride=stride,
-        padding=padding,
-        framework=framework,
+    suite: dict[str, Any] = dict(
+        backends=backend,
+        implementations=implementation,
+        dtypes=dtype,
+        precisions=precision,
+        devices=device,
+        image=image,
     )
-    _refuse_strays(target, foreign)
-    with progress_bar("check") as progress:
-        report = check(
-            target,
-            **foreign,
-            backends=backend,
-            implementations=implementation,
-            dtypes=dtype,
-            precisions=cast("list[Precision] | None", precision),
-            devices=device,
-            image=image,
-            remainder=cast("Remainder", remainder),
-            every_case=every_case,
-            progress=progress,
+    reading = _reading(context)
+    if target is not None:
+        typed = {name: context.params[name] for name in ("backend", "implementation", "dtype", "precision", "device", "image")}
+        _refuse_strays(
+            {name: value or None for name, value in typed.items()},
+            "of the suite's own implementations: leave them out, or leave MODULE:ATTRIBUTE out",
         )
+        report = check(target, **reading)
+    else:
+        _refuse_strays(reading, "of somebody's implementation: name it as MODULE:ATTRIBUTE")
+        with progress_bar("check") as progress:
+            report = check(**suite, remainder=remainder, every_case=every_case, progress=progress)
     if json:
         report.save(json)
     print_check(report)
@@ -183,6 +173,7 @@ def check_command(
 
 @app.command("diagnose")
 def diagnose_command(
+    context: typer.Context,
     target: TargetArgument = None,
     images: Annotated[Path | None, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")] = None,
     weights: WeightsOption = None,
@@ -214,25 +205,15 @@ def diagnose_command(
             raise PatchParityError(
                 f"--images and --tokens were given beside {target}, which is run on images of our own: leave them out"
             )
-        live = read_live(
-            target,
-            weights=weights,
-            kernel_layout=kernel_layout,
-            image_layout=image_layout,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            image_size=image_size,
-            stride=stride,
-            padding=padding,
-            framework=framework,
-        )
+        live = read_live(target, **_reading(context))
         found = diagnose_object(live)
         for note in live.notes:
             out.print(escape(note), soft_wrap=True)
     else:
         if not (images and weights and tokens):
             raise PatchParityError("diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE")
-        _refuse_strays(target, dict(in_channels=in_channels, image_size=image_size, framework=framework))
+        strays = dict(in_channels=in_channels, image_size=image_size, framework=framework)
+        _refuse_strays(strays, "of somebody's implementation: name it as MODULE:ATTRIBUTE")
         problem = read_problem(
             images,
             weights,
@@ -254,11 +235,28 @@ def diagnose_command(
     raise typer.Exit(FINE if found.correct else FAILED)
 
 
-def _refuse_strays(target: str | None, options: dict[str, Any]) -> None:
-    """Raise where options of somebody's implementation are given, and no implementation."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    if target is None and given:
-        raise PatchParityError(f"{', '.join(given)} tell of somebody's implementation: name it as MODULE:ATTRIBUTE")
+READING = (
+    "weights",
+    "kernel_layout",
+    "image_layout",
+    "patch_size",
+    "in_channels",
+    "image_size",
+    "stride",
+    "padding",
+    "framework",
+)
+"""Options that say how somebody's implementation is read; the names are those of `read_live`."""
+
+
+def _reading(context: typer.Context) -> dict[str, Any]:
+    return {name: context.params[name] for name in READING}
+
+
+def _refuse_strays(options: dict[str, Any], whose: str) -> None:
+    """Raise where options are given that play no part in what was asked for."""
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
+        raise PatchParityError(f"{', '.join(given)}: options {whose}")
 
 
 PresetOption = Annotated[str, typer.Option("--preset", help="smoke, quick or full.")]
@@ -392,138 +390,6 @@ def _copy(source: Path, target: Path) -> None:
     from .bench.results import write_text
 
     write_text(target, source.read_text(encoding="utf-8"))
-
-
-def print_bench(report: "BenchReport") -> None:
-    """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
-    from .bench.views import disturbed_cases, fastest, ratio_text
-
-    table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
-    best = fastest(report.content["benchmarks"])
-    last = None
-    for (case, threads, *_), entry in best.items():
-        info = entry["extra_info"]
-        name = f"{case}, {threads} thread{'s' if threads > 1 else ''}"
-        if name != last:
-            table.add_row(f"[bold]{name}[/]")
-        table.add_row(
-            "  " + info["implementation"] + ("" if info["device"] == "cpu" else f" {info['device']}"),
-            f"{1e3 * entry['stats']['median']:.3g}",
-            f"{info['gflops']:.1f}",
-            "" if info["gemm_fraction"] is None else f"{100 * info['gemm_fraction']:.0f}%",
-            "" if info["ratio"] is None else escape(ratio_text(info["ratio"], info["ratio_interval"])),
-        )
-        last = name
-    if best:
-        out.print(table)
-    for case, cores in disturbed_cases(report.content["benchmarks"]).items():
-        out.print(
-            f"[yellow]disturbed[/] {case}: others kept {cores:.1f} of {report.content['environment']['cores']} cores busy; measure again"
-        )
-    for outcome in report.content["failures"]:
-        out.print(
-            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}: {escape(outcome['message'])}"
-        )
-    for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
-        out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
-
-
-def escape(text: str) -> str:
-    """Keep rich from reading `patchparity[torch]` as markup."""
-    from rich.markup import escape as rich_escape
-
-    return rich_escape(text)
-
-
-def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    """A table that fits 80 columns: no frame, nothing wrapped, numbers to the right."""
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in texts:
-        table.add_column(escape(name), no_wrap=True)
-    for name in numbers:
-        table.add_column(escape(name), no_wrap=True, justify="right")
-    return table
-
-
-def print_controls(report: "CheckReport") -> None:
-    """Print the kill table: for each mistake, in how many problems of each dtype it was rejected, and what may survive and why."""
-    dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
-    table = _table("Kill table: rejected of made", ("mistake",), tuple(dtypes))
-    cells: dict[str, dict[str, list[CheckResult]]] = defaultdict(lambda: defaultdict(list))
-    for result in report.results:
-        cells[result.mistake or ""][result.dtype or ""].append(result)
-    for mistake, by_dtype in cells.items():
-        row = []
-        for dtype in dtypes:
-            results = by_dtype[dtype]
-            killed = sum(bool(result.killed_by) for result in results)
-            style = (
-                "fail" if any(result.verdict == "fail" for result in results) else "known" if killed < len(results) else "pass"
-            )
-            row.append(f"[{STYLES[style]}]{killed}/{len(results)}[/]" if results else "")
-        table.add_row(mistake, *row)
-    out.print(table)
-    for message in dict.fromkeys(
-        f"{result.mistake} in {result.dtype}: {result.message}" for result in report.results if result.message
-    ):
-        out.print(escape(message))
-    out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
-
-
-def print_check(report: "CheckReport") -> None:
-    """Print one line for each implementation, device and dtype, then what failed and what was skipped."""
-    groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
-    for result in report.results:
-        if result.verdict in ("pass", "fail", "known", "error") and result.dtype and result.behavior is None:
-            held = "" if result.precision in (None, "ieee", "default") else f" {result.precision}"
-            groups[result.implementation, result.device or "", result.dtype + held].append(result)
-    table = _table("Check", ("implementation", "device", "dtype", "verdict"), ("error/bound", "bits"))
-    for (name, device, dtype), results in groups.items():
-        wrong = [result for result in results if result.verdict in ("fail", "error")]
-        ratios = [result.bound_ratio for result in results if result.bound_ratio is not None]
-        bits = [result.effective_bits for result in results if result.effective_bits is not None]
-        verdict = (
-            f"[{STYLES['fail']}]fail {len(wrong)}/{len(results)}[/]" if wrong else f"[{STYLES['pass']}]pass {len(results)}[/]"
-        )
-        worst, fewest = f"{max(ratios):.2g}" if ratios else "", f"{min(bits):.1f}" if bits else ""
-        table.add_row(name, device, dtype, verdict, worst, "exact" if fewest == "inf" else fewest)
-    if groups:
-        out.print(table)
-    _print_behaviors(report)
-    for note in report.notes:
-        out.print(escape(note), soft_wrap=True)
-    reported = [result for result in report.results if result.verdict in ("fail", "error")]
-    for result in reported[:20]:
-        place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))
-        out.print(
-            f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(result.message)}"
-        )
-    if len(reported) > 20:
-        out.print(f"... and {len(reported) - 20} more (--json FILE holds them all)")
-    skips: dict[str, list[str]] = defaultdict(list)
-    for result in report.results:
-        if result.verdict == "skip":
-            skips[result.message].append(result.implementation)
-    for message, names in skips.items():
-        listed = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        out.print(f"[{STYLES['skip']}]skip[/] {listed}: {escape(message)}")
-    out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
-
-
-def _print_behaviors(report: "CheckReport") -> None:
-    """Print what was found where implementations differ, or surprise; one line for each finding."""
-    from .bench.views import behavior_findings
-
-    found = behavior_findings([vars(result) for result in report.results])
-    if not found:
-        return
-    table = _table("Behavior, where it differs or surprises", ("behavior", "found", "of"), ())
-    for probe, finding, names, verdict, _ in found:
-        shown = names if len(names) <= 36 else f"{names[:33].rsplit(',', 1)[0]}, ..."
-        table.add_row(probe, f"[{STYLES[verdict]}]{escape(finding)}[/]", escape(shown))
-    out.print(table)
-    for message in dict.fromkeys(message for *_, verdict, message in found if verdict == "known"):
-        out.print(f"[{STYLES['known']}]known[/] {escape(message)}")
 
 
 def main() -> None:

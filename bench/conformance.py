@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,6 @@ from ..reference.errors import PatchParityError, require_choice
 from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
 from ..reference.spec import PatchEmbedSpec, Remainder
 from ..reference.verdict import judge
-from ..reference.weights import PatchEmbedWeights
 from . import behavior
 from .cases import CHECK_CASES, Case
 from .environment import describe_environment
@@ -44,18 +43,27 @@ Progress = Callable[[int, int, str], None]
 """Called with units done, units in all, and what comes next."""
 
 
-def check(
-    implementation: Any = None,
+def check(implementation: Any = None, *, seed: int = 0, **options: Any) -> CheckReport:
+    """Check anyone's implementation, or with none the suite's own, against the NumPy reference.
+
+    Args:
+        implementation: an `nn.Module`, a Keras layer, a Flax module, a plain function, or `module:attribute`; its weights are read out of
+            it and stay as they are. None checks the suite's own.
+        seed: of the probes.
+        options: with an implementation, those of `read_live` (weights, patch_size, kernel_layout, ...), for what cannot be read out of
+            it; without one, those of `check_suite` (backends, dtypes, precisions, image, ...).
+
+    Raises:
+        PatchParityError: whatever `read_live` or `check_suite` refuses.
+        TypeError: options of the other kind.
+    """
+    if implementation is None:
+        return check_suite(seed=seed, **options)
+    return check_object(read_live(implementation, **options), seed=seed)
+
+
+def check_suite(
     *,
-    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None = None,
-    kernel_layout: str | None = None,
-    image_layout: str | None = None,
-    patch_size: int | tuple[int, ...] | None = None,
-    in_channels: int | None = None,
-    image_size: int | tuple[int, ...] | None = None,
-    stride: int | tuple[int, ...] | None = None,
-    padding: Any = None,
-    framework: str | None = None,
     backends: list[str] | None = None,
     implementations: list[str] | None = None,
     dtypes: list[str] | None = None,
@@ -70,10 +78,6 @@ def check(
     """Check implementations against the NumPy reference: exact probes, random ones within a bound, and a photograph.
 
     Args:
-        implementation: anyone's: an `nn.Module`, a Keras layer, a Flax module, a plain function, or `module:attribute`; its weights are
-            read out of it and stay as they are. None checks the suite's own implementations, and the options below are theirs.
-        weights, kernel_layout, image_layout, patch_size, in_channels, image_size, stride, padding, framework: of that implementation,
-            where they cannot be read out of it; see `read_live`.
         backends: names of backends; None for all, of which those not installed give a `skip`. A named one must be installed.
         implementations: `backend:formulation:mode`, or its beginning; None for all.
         dtypes: float32, float64, bfloat16 and float16 by default, those that an implementation has.
@@ -93,20 +97,6 @@ def check(
     Raises:
         PatchParityError: an unknown name, a named backend that is not installed, a picture that cannot be read or does not fit.
     """
-    if implementation is not None:
-        live = read_live(
-            implementation,
-            weights=weights,
-            kernel_layout=kernel_layout,
-            image_layout=image_layout,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            image_size=image_size,
-            stride=stride,
-            padding=padding,
-            framework=framework,
-        )
-        return check_object(live, seed=seed)
     require_installed(backends or [])
     check_place(dtypes or [], devices or [])
     for precision in precisions or []:
@@ -313,20 +303,12 @@ def _behaviors(plan: list[_Unit], seed: int) -> list[CheckResult]:
                 results.append(_row(implementation, **place, probe="behavior", verdict="error", message=message))
                 continue
             asked_of_all = behavior.IMPLEMENTATION_BEHAVIORS
-            results += [_row(implementation, **place, **_finding(each, loaded, question)) for each in asked_of_all]
+            results += [_row(implementation, **place, **behavior.ask(each, loaded, question)) for each in asked_of_all]
     for backend in dict.fromkeys(backend for backend, *_ in asked.values()):
         about = dict(device="cpu", dtype="float32", case="behavior", direction="forward")
-        found = [_finding(each, backend) for each in behavior.FRAMEWORK_BEHAVIORS]
+        found = [behavior.ask(each, backend) for each in behavior.FRAMEWORK_BEHAVIORS]
         results += [CheckResult(backend.name, backend.name, **about, **finding) for finding in found]  # type: ignore[arg-type]
     return results
-
-
-def _finding(asked: behavior.Behavior, *subject: Any) -> dict[str, Any]:
-    found = behavior.find(asked, *subject)
-    if behavior.is_expected(asked, found):
-        return {"probe": asked.name, "behavior": found, "verdict": "pass"}
-    message = f"{asked.question}: found {found!r}, expected {' or '.join(asked.expected)}"
-    return {"probe": asked.name, "behavior": found, "verdict": "fail", "message": message}
 
 
 def observe(loaded: LoadedEmbedding, probe: Probe) -> dict[Direction, list[NDArray[Any]]]:

@@ -90,6 +90,7 @@ class ArithmeticModel:
 INPUT_NAMES = {2.0**-11: "TF32 inputs", 2.0**-8: "bfloat16 inputs"}
 TYPE_NAMES = {2.0**-11: "float16", 2.0**-8: "bfloat16"}
 ROUNDED = {0: "not rounded", 1: "rounded once", 2: "rounded twice"}
+"""Words for unit roundoffs and numbers of roundings: declared and delivered arithmetic are told in the same ones."""
 
 
 def error_bound(
@@ -107,8 +108,7 @@ def error_bound(
     The sum of: input rounding (2u_in + u_in²)·A (Blanchard, Higham, Lopez, Mary, Pranesh, SIAM J. Sci. Comput. 42(3), 2020);
     accumulation λ√n·u·A or γ_n·A, whichever applies (γ_n is a theorem, so the smaller of the two under the probabilistic gate);
     underflow, n·(2 + largest)·η, since each product and each sum may lose η and each flushed operand η times its partner; the
-    same accumulation at float64 for the reference itself; and the output
-    roundings, each u_out/(1 − u_out) of what is rounded.
+    same accumulation at float64 for the reference itself; and the output roundings, each u_out/(1 − u_out) of what is rounded.
 
     Args:
         expected: any shape, float64.

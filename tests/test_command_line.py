@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("pytest_benchmark")
 
@@ -190,9 +191,9 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
     command_line = importlib.import_module("patchparity.__main__")
     monkeypatch.setattr("patchparity.bench.conformance.check", lambda **_: pytest.fail("worked first"))
     monkeypatch.setattr("patchparity.bench.harness.benchmark", lambda _: pytest.fail("worked first"))
-    for command in (command_line.check_command, command_line.bench_command):
+    for command in ("check", "bench"):
         with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
-            command(json=tmp_path / "no" / "c.json")
+            CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path / "no" / "c.json")], catch_exceptions=False)
         with pytest.raises(PatchParityError, match="it is a folder"):
             command(json=tmp_path)
 

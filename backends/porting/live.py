@@ -171,7 +171,7 @@ def read_live(
     canonical = _canonical(found, spec, orders[0])
     dtype = canonical.kernel.dtype.name
     is_layer = found.get("owner") is not None and found["owner"] is subject
-    call = _caller(subject, kind, layout, name, spec, is_layer)
+    call = _caller(subject, kind, layout, name, is_layer)
     to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
     live = LiveEmbedding(name, kind, spec, canonical, dtype, to_sequence, call)  # type: ignore[arg-type]
     return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
@@ -406,9 +406,7 @@ def _canonical(found: dict[str, Any], spec: PatchEmbedSpec, order: str) -> Patch
     return dataclasses.replace(weights, positions=arrays["positions"], layout=layout)
 
 
-def _caller(
-    subject: Any, kind: str, layout: str, name: str, spec: PatchEmbedSpec, is_layer: bool
-) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """A function from images `(B, C, H, W)` to the object's output; a bare convolution layer's grid is flattened, as its users do."""
 
     def call(images: NDArray[Any]) -> NDArray[Any]:
@@ -464,8 +462,6 @@ def _call_other(subject: Any, kind: str, images: NDArray[Any]) -> NDArray[Any]:
         import tensorflow
 
         return np.asarray(_main_output(subject(tensorflow.constant(images))))
-    if kind == "torch":
-        return _call_torch(subject, images)
     output = _main_output(subject(images))
     return np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
 

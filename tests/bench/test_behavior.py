@@ -8,7 +8,6 @@ import pytest
 from patchparity import PatchParityError, get_backend, list_backends, list_implementations
 from patchparity.bench import behavior
 from patchparity.bench.behavior import BEHAVIORS, FRAMEWORK_BEHAVIORS, IMPLEMENTATION_BEHAVIORS, SPEC
-from patchparity.bench.conformance import _finding
 from patchparity.bench.known_issues import KNOWN_ISSUES, KnownIssue, apply_known_issues, load_known_issues
 from patchparity.bench.verdicts import CheckResult
 
@@ -116,11 +115,11 @@ def everything_found() -> list[CheckResult]:
         with backend.precision("ieee"):
             ready = backend.load(implementation, PROBLEM.weights, SPEC, "float32", "cpu")
             for each in IMPLEMENTATION_BEHAVIORS:
-                finding = _finding(each, ready, PROBLEM)
+                finding = behavior.ask(each, ready, PROBLEM)
                 results.append(CheckResult(implementation.name, backend.name, device="cpu", **finding))
     for backend in list_backends():
         if not backend.missing():
-            found = [_finding(each, backend) for each in FRAMEWORK_BEHAVIORS]
+            found = [behavior.ask(each, backend) for each in FRAMEWORK_BEHAVIORS]
             results += [CheckResult(backend.name, backend.name, device="cpu", **finding) for finding in found]
     return results
 

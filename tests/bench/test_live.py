@@ -322,3 +322,24 @@ def test_the_pytest_plugin_fails_a_test_in_one_sentence(tmp_path):
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "wrong is no patch embedding with these weights: random: output of shape (2, 20," in done.stdout
     assert "diagnosis: tokens were left as (B, D, N)" in done.stdout
+
+
+def test_options_of_the_other_kind_are_no_options():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'dtypes'"):
+        check(right, weights=WEIGHTS, dtypes=["float32"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'patch_size'"):
+        check(patch_size=16)
+
+
+def test_options_of_the_other_kind_are_refused_on_the_command_line():
+    from typer.testing import CliRunner
+
+    from patchparity.__main__ import app
+
+    for arguments, message in (
+        (["check", "--patch-size", "4"], "--patch-size: options of somebody's implementation"),
+        (["check", f"{__name__}:right", "--dtype", "float32"], "--dtype: options of the suite's own implementations"),
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert isinstance(result.exception, PatchParityError)
+        assert message in str(result.exception)

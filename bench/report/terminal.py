@@ -1,0 +1,148 @@
+"""What the terminal shows: tables that fit 80 columns, then one line for everything that failed, surprised or was skipped."""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..harness import BenchReport
+    from ..verdicts import CheckReport, CheckResult
+
+out = Console(highlight=False, emoji=False)
+
+STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yellow", "known": "cyan"}
+
+
+def print_bench(report: "BenchReport") -> None:
+    """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
+    from ..views import disturbed_cases, fastest, ratio_text
+
+    table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
+    best = fastest(report.content["benchmarks"])
+    last = None
+    for (case, threads, *_), entry in best.items():
+        info = entry["extra_info"]
+        name = f"{case}, {threads} thread{'s' if threads > 1 else ''}"
+        if name != last:
+            table.add_row(f"[bold]{name}[/]")
+        table.add_row(
+            "  " + info["implementation"] + ("" if info["device"] == "cpu" else f" {info['device']}"),
+            f"{1e3 * entry['stats']['median']:.3g}",
+            f"{info['gflops']:.1f}",
+            "" if info["gemm_fraction"] is None else f"{100 * info['gemm_fraction']:.0f}%",
+            "" if info["ratio"] is None else escape(ratio_text(info["ratio"], info["ratio_interval"])),
+        )
+        last = name
+    if best:
+        out.print(table)
+    for case, cores in disturbed_cases(report.content["benchmarks"]).items():
+        out.print(
+            f"[yellow]disturbed[/] {case}: others kept {cores:.1f} of {report.content['environment']['cores']} cores busy; measure again"
+        )
+    for outcome in report.content["failures"]:
+        out.print(
+            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}: {escape(outcome['message'])}"
+        )
+    for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
+        out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
+
+
+def escape(text: str) -> str:
+    """Keep rich from reading `patchparity[torch]` as markup."""
+    from rich.markup import escape as rich_escape
+
+    return rich_escape(text)
+
+
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    """A table that fits 80 columns: no frame, nothing wrapped, numbers to the right."""
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in texts:
+        table.add_column(escape(name), no_wrap=True)
+    for name in numbers:
+        table.add_column(escape(name), no_wrap=True, justify="right")
+    return table
+
+
+def print_controls(report: "CheckReport") -> None:
+    """Print the kill table: for each mistake, in how many problems of each dtype it was rejected, and what may survive and why."""
+    dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
+    table = _table("Kill table: rejected of made", ("mistake",), tuple(dtypes))
+    cells: dict[str, dict[str, list[CheckResult]]] = defaultdict(lambda: defaultdict(list))
+    for result in report.results:
+        cells[result.mistake or ""][result.dtype or ""].append(result)
+    for mistake, by_dtype in cells.items():
+        row = []
+        for dtype in dtypes:
+            results = by_dtype[dtype]
+            killed = sum(bool(result.killed_by) for result in results)
+            style = (
+                "fail" if any(result.verdict == "fail" for result in results) else "known" if killed < len(results) else "pass"
+            )
+            row.append(f"[{STYLES[style]}]{killed}/{len(results)}[/]" if results else "")
+        table.add_row(mistake, *row)
+    out.print(table)
+    for message in dict.fromkeys(
+        f"{result.mistake} in {result.dtype}: {result.message}" for result in report.results if result.message
+    ):
+        out.print(escape(message))
+    out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
+
+
+def print_check(report: "CheckReport") -> None:
+    """Print one line for each implementation, device and dtype, then what failed and what was skipped."""
+    groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
+    for result in report.results:
+        if result.verdict in ("pass", "fail", "known", "error") and result.dtype and result.behavior is None:
+            held = "" if result.precision in (None, "ieee", "default") else f" {result.precision}"
+            groups[result.implementation, result.device or "", result.dtype + held].append(result)
+    table = _table("Check", ("implementation", "device", "dtype", "verdict"), ("error/bound", "bits"))
+    for (name, device, dtype), results in groups.items():
+        wrong = [result for result in results if result.verdict in ("fail", "error")]
+        ratios = [result.bound_ratio for result in results if result.bound_ratio is not None]
+        bits = [result.effective_bits for result in results if result.effective_bits is not None]
+        verdict = (
+            f"[{STYLES['fail']}]fail {len(wrong)}/{len(results)}[/]" if wrong else f"[{STYLES['pass']}]pass {len(results)}[/]"
+        )
+        worst, fewest = f"{max(ratios):.2g}" if ratios else "", f"{min(bits):.1f}" if bits else ""
+        table.add_row(name, device, dtype, verdict, worst, "exact" if fewest == "inf" else fewest)
+    if groups:
+        out.print(table)
+    _print_behaviors(report)
+    for note in report.notes:
+        out.print(escape(note), soft_wrap=True)
+    reported = [result for result in report.results if result.verdict in ("fail", "error")]
+    for result in reported[:20]:
+        place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))
+        out.print(
+            f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(result.message)}"
+        )
+    if len(reported) > 20:
+        out.print(f"... and {len(reported) - 20} more (--json FILE holds them all)")
+    skips: dict[str, list[str]] = defaultdict(list)
+    for result in report.results:
+        if result.verdict == "skip":
+            skips[result.message].append(result.implementation)
+    for message, names in skips.items():
+        listed = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        out.print(f"[{STYLES['skip']}]skip[/] {listed}: {escape(message)}")
+    out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
+
+
+def _print_behaviors(report: "CheckReport") -> None:
+    """Print what was found where implementations differ, or surprise; one line for each finding."""
+    from ..views import behavior_findings
+
+    found = behavior_findings([vars(result) for result in report.results])
+    if not found:
+        return
+    table = _table("Behavior, where it differs or surprises", ("behavior", "found", "of"), ())
+    for probe, finding, names, verdict, _ in found:
+        shown = names if len(names) <= 36 else f"{names[:33].rsplit(',', 1)[0]}, ..."
+        table.add_row(probe, f"[{STYLES[verdict]}]{escape(finding)}[/]", escape(shown))
+    out.print(table)
+    for message in dict.fromkeys(message for *_, verdict, message in found if verdict == "known"):
+        out.print(f"[{STYLES['known']}]known[/] {escape(message)}")
