@@ -195,7 +195,7 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
         with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
             CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path / "no" / "c.json")], catch_exceptions=False)
         with pytest.raises(PatchParityError, match="it is a folder"):
-            command(json=tmp_path)
+            CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path)], catch_exceptions=False)
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
