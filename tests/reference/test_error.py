@@ -12,12 +12,14 @@ from patchparity.reference.error import (
     ArithmeticModel,
     bound_ratio,
     correctly_rounded_fraction,
+    delivered_arithmetic,
     effective_bits,
     effective_bits_floor,
     error_bound,
     gamma,
     unit_roundoff,
 )
+from patchparity.reference.pipeline import round_to_bits
 
 FLOAT32 = ArithmeticModel.of(np.float32)
 
@@ -194,3 +196,29 @@ def test_a_first_rounding_counts_where_the_bias_cancels_it():
     gauge = np.abs(product) + 1
     assert (error <= error_bound(product + bias, gauge, 2, model, "deterministic", 1.0, np.abs(product))).all()
     assert (error > error_bound(product + bias, gauge, 2, model, "deterministic", 1.0)).all(), "the result alone does not tell"
+
+
+@pytest.mark.parametrize("K", [48, 768, 3072])
+def test_delivered_arithmetic_is_named_by_its_bits(K):
+    generator = np.random.default_rng(K)
+    X = generator.standard_normal((64, K)).astype(np.float32)
+    W = (generator.standard_normal((48, K)) / math.sqrt(K)).astype(np.float32)
+
+    def halves(values):
+        high = values.astype(ml_dtypes.bfloat16).astype(np.float32)
+        return high, (values - high).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+    def named(product):
+        exact, squares = (
+            X.astype(np.float64) @ W.astype(np.float64).T,
+            (X.astype(np.float64) ** 2) @ (W.astype(np.float64) ** 2).T,
+        )
+        return delivered_arithmetic(effective_bits(product.astype(np.float64), exact, np.sqrt(squares)), K + 1)
+
+    (x_high, x_low), (w_high, w_low) = halves(X), halves(W)
+    tf32 = [round_to_bits(values, 10) for values in (X, W)]
+    assert named(X @ W.T) == "float32"
+    assert named(x_high @ w_high.T + x_high @ w_low.T + x_low @ w_high.T) == "a split bfloat16x3 product"
+    assert named(tf32[0] @ tf32[1].T) == "TF32 or float16 inputs"
+    assert named(x_high @ w_high.T) == "bfloat16 inputs"
+    assert named(X @ W.T * 1.5) == "lower precision than float32, or a wrong result"
