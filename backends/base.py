@@ -13,9 +13,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,7 @@ class Implementation:
         output_roundings: how often a 16-bit result is rounded: 1 where the bias is fused, 2 where it is added afterwards.
         narrow_gradients: whether parts of a gradient's sum are kept in the 16-bit type (bias sums, overlapping patches, images).
         default_on_cuda: what `default` means for float32 on a GPU, as the framework documents it; on the CPU it is `ieee` everywhere.
+        differentiable: whether it has gradients; where it has none, forward alone is judged.
         costly_compile: whether the first call takes seconds, so that `check` runs it on one shape unless asked.
     """
 
@@ -63,6 +65,7 @@ class Implementation:
     output_roundings: int = 1
     narrow_gradients: bool = True
     default_on_cuda: Precision = "ieee"
+    differentiable: bool = True
     costly_compile: bool = False
 
     @property
@@ -114,9 +117,13 @@ class LoadedEmbedding(Computation):
     def fetch(self, outputs: Any) -> NDArray[Any]:
         """Wait for tokens and return them as a NumPy array `(B, N, D)`."""
 
-    @abc.abstractmethod
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
-        """Differentiate ⟨tokens, grad_tokens⟩ with the framework's own machinery; images `(B, C, H, W)`, results canonical."""
+        """Differentiate ⟨tokens, grad_tokens⟩ with the framework's own machinery; images `(B, C, H, W)`, results canonical.
+
+        Raises:
+            PatchParityError: an implementation that is not differentiable.
+        """
+        raise PatchParityError("this implementation has no gradients")
 
     def tokens(self, images: NDArray[Any]) -> NDArray[Any]:
         """Place, call and fetch: images `(B, C, H, W)` to tokens `(B, N, D)`."""
@@ -126,22 +133,25 @@ class LoadedEmbedding(Computation):
 class Backend(abc.ABC):
     """A framework: what it offers here, whether it is installed, and how its implementations are loaded."""
 
-    name: ClassVar[str]
-    """As in implementation names, `--backend` and the name of the extra."""
-    packages: ClassVar[tuple[str, ...]]
-    """Distributions whose versions belong in a record; the first is also the name of the module to import."""
-    implementations: ClassVar[tuple[Implementation, ...]]
+    name: str
+    """As in implementation names and `--backend`."""
+    packages: tuple[str, ...]
+    """Distributions that it needs, each of the name of its module; their versions belong in a record."""
+    implementations: tuple[Implementation, ...]
     """Everything it offers, known without importing the framework."""
+    switches: Mapping[str, str] = MappingProxyType({})
+    """Variables that hold for a whole process and without which the framework is another one; `check` and `bench` set them."""
 
     @property
     def extra(self) -> str:
-        """Name of the extra that installs it."""
+        """Names of the extras that install it."""
         return self.name
 
     def missing(self) -> str | None:
         """Say in one sentence why the backend cannot run here and what to install, or None if it can."""
-        if importlib.util.find_spec(self.packages[0]) is None:
-            return f"{self.packages[0]} is not installed: pip install 'patchparity[{self.extra}]'"
+        for package in self.packages:
+            if importlib.util.find_spec(package) is None:
+                return f"{package} is not installed: pip install 'patchparity[{self.extra}]'"
         return None
 
     def unavailable(self, implementation: Implementation) -> str | None:
@@ -209,15 +219,14 @@ class BrokenBackend:
 
 @functools.cache
 def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
-    """Backends of this folder, then those of the entry-point group; a broken or clashing entry point costs only itself."""
+    """Backends of this folder (each file's `BACKENDS`), then those of the entry-point group; a broken or clashing entry point costs only itself."""
     found: dict[str, Backend] = {}
     broken = []
     package = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         if not module.ispkg:
-            backend = getattr(importlib.import_module(f"{__package__}.{module.name}"), "BACKEND", None)
-            if backend is not None:
-                found[backend.name] = backend
+            loaded = importlib.import_module(f"{__package__}.{module.name}")
+            found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             backend = entry.load()

@@ -142,6 +142,8 @@ class JaxBackend(Backend):
 
     name = "jax"
     packages = ("jax", "jaxlib")
+    # Off, as users have it; it is switched on for float64 calls alone.
+    switches = {"JAX_ENABLE_X64": "0"}
     formulations = {"conv2d": (_conv2d, HWIO), "linear": (_linear, DENSE_CHANNELS_LAST)}
     implementations = tuple(
         # XLA sets flush-to-zero on the CPU (jax issue 16200, "working as intended"). Bias is added after the product.
@@ -197,4 +199,4 @@ class JaxBackend(Backend):
         return _Gemm(rows, depth, columns, dtype, device)
 
 
-BACKEND = JaxBackend()
+BACKENDS = (JaxBackend(),)

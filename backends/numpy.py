@@ -162,4 +162,4 @@ class NumPyBackend(Backend):
         return _Gemm(rows, depth, columns, dtype)
 
 
-BACKEND = NumPyBackend()
+BACKENDS = (NumPyBackend(),)

@@ -228,6 +228,7 @@ class TensorFlowBackend(Backend):
 
     name = "tensorflow"
     packages = ("tensorflow", "keras")
+    switches = {"KERAS_BACKEND": "tensorflow"}
     formulations = {
         "conv2d": (_conv2d, HWIO),
         "keras_conv2d": (_keras_conv2d, HWIO),
@@ -268,7 +269,6 @@ class TensorFlowBackend(Backend):
             "TF_NUM_INTEROP_THREADS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            "KERAS_BACKEND": "tensorflow",
         }
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -306,4 +306,4 @@ class TensorFlowBackend(Backend):
         return _Gemm(rows, depth, columns, dtype, device)
 
 
-BACKEND = TensorFlowBackend()
+BACKENDS = (TensorFlowBackend(),)

@@ -260,4 +260,4 @@ class TorchBackend(Backend):
         return _Gemm(rows, depth, columns, dtype, device)
 
 
-BACKEND = TorchBackend()
+BACKENDS = (TorchBackend(),)

@@ -165,14 +165,19 @@ IMPLEMENTATION_BEHAVIORS = (
 """What every implementation is asked, through its adapter."""
 
 
+HIDDEN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning)
+"""Those that Python does not show to a library's users."""
+
+
 def _taken(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Backend], str]:
     def find(backend: Backend) -> str:
         array = change(np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             taken = backend.adopt(array)
-        if caught:
-            return f"warns {caught[0].category.__name__}"
+        shown = [each for each in caught if not issubclass(each.category, HIDDEN_WARNINGS)]
+        if shown:
+            return f"warns {shown[0].category.__name__}"
         if taken.dtype.newbyteorder("=") != array.dtype.newbyteorder("="):
             return f"becomes {taken.dtype.name}"
         return "taken" if (taken == array).all() else "changed"

@@ -125,8 +125,8 @@ def check_suite(
     if progress:
         progress(len(plan), len(plan), "behavior")
     if precisions is None and (dtypes is None or "float32" in dtypes):
-        found = _behaviors(plan, seed)
-        results += apply_known_issues(found, load_known_issues(), list_backends())
+        results += _behaviors(plan, seed)
+    results = apply_known_issues(results, load_known_issues(), list_backends())
     if no_picture:
         checked = {implementation.name: implementation for _, implementation, *_ in plan}
         results += [_row(each, probe="photograph", verdict="skip", message=no_picture) for each in checked.values()]
@@ -268,9 +268,8 @@ def _check_unit(
                     loaded = backend.load(implementation, probe.weights, case.case.spec, dtype, device)
                 else:
                     loaded.assign(probe.weights)
-                outputs = observe(loaded, probe)
-                for direction in probe.directions:
-                    judged = [judge(probe, direction, output, model) for output in outputs[direction]]
+                for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
+                    judged = [judge(probe, direction, output, model) for output in outputs]
                     worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))
                     results.append(
                         _row(implementation, **place, probe=probe.name, direction=direction, **dataclasses.asdict(worst))
@@ -311,14 +310,16 @@ def _behaviors(plan: list[_Unit], seed: int) -> list[CheckResult]:
     return results
 
 
-def observe(loaded: LoadedEmbedding, probe: Probe) -> dict[Direction, list[NDArray[Any]]]:
+def observe(loaded: LoadedEmbedding, probe: Probe, differentiable: bool = True) -> dict[Direction, list[NDArray[Any]]]:
     """Run a loaded implementation on a probe, in canonical layout: tokens of two calls, and gradients where the probe asks for them.
+
+    An implementation that is not differentiable is asked for tokens alone.
 
     Two calls, because a cache, a buffer that is used again or a compiled second path can be wrong where the first call was right.
     """
     placed = loaded.place(probe.images)
     outputs: dict[Direction, list[NDArray[Any]]] = {"forward": [np.array(loaded.fetch(loaded.call(placed))) for _ in range(2)]}
-    if probe.gradients:
+    if probe.gradients and differentiable:
         found = loaded.gradients(probe.images, probe.grad_tokens)
         outputs.update(
             {name: [array] for name, array in zip(DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True)}

@@ -14,6 +14,9 @@ from ..reference.errors import PatchParityError
 from .behavior import BEHAVIORS
 from .verdicts import CheckResult
 
+FINGERPRINT = "random-zero-bias"
+"""The probe whose `delivered` an entry about arithmetic names."""
+
 KNOWN_ISSUES = Path(__file__).with_name("known_issues.toml")
 
 
@@ -29,11 +32,14 @@ class KnownIssue:
     reason: str
     machines: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    dtype: str = ""
     link: str = ""
 
-    def covers(self, implementation: str, device: str | None = None) -> bool:
-        """Whether it names an implementation, or a backend for a behavior of the framework; on a device, where one is given."""
+    def covers(self, implementation: str, device: str | None = None, dtype: str | None = None) -> bool:
+        """Whether it names an implementation, or a backend for a behavior of the framework; on a device, in a dtype, where one is given."""
         if device is not None and self.devices and device not in self.devices:
+            return False
+        if dtype is not None and self.dtype and dtype != self.dtype:
             return False
         return any(implementation == name or implementation.startswith(name + ":") for name in self.implementations)
 
@@ -75,29 +81,45 @@ def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
 def apply_known_issues(results: list[CheckResult], issues: list[KnownIssue], backends: list[Backend]) -> list[CheckResult]:
     """Turn failures that are known into `known`, and add a failure for every entry that is stale or names nothing.
 
+    An entry about a behavior explains that behavior alone. One about delivered arithmetic (its probe is the fingerprint) explains every
+    failure of the same implementation, device, dtype and precision: they have one cause.
+
     Args:
-        results: behaviors as found.
+        results: behaviors and verdicts as found.
         issues: the entries.
         backends: all that there are, installed or not, for the names that entries may use.
     """
     versions = {name: version for backend in backends for name, version in backend.versions().items()}
     names = {name for backend in backends for name in (backend.name, *(each.name for each in backend.implementations))}
-    told: list[CheckResult] = []
-    stale = [_nothing(issue) for issue in issues if issue.probe not in BEHAVIORS or not any(map(issue.covers, names))]
+    probes = {*BEHAVIORS, FINGERPRINT}
+    stale = [_nothing(issue) for issue in issues if issue.probe not in probes or not any(map(issue.covers, names))]
+    explained: dict[tuple[str | None, ...], KnownIssue] = {}
+    told = []
     for result in results:
-        matching = [
-            issue for issue in issues if issue.probe == result.probe and issue.covers(result.implementation, result.device)
-        ]
-        current = [issue for issue in matching if issue.applies(versions)]
-        known = next((issue for issue in current if issue.found == result.behavior), None)
-        if result.verdict == "fail" and known:
-            link = f" ({known.link})" if known.link else ""
-            result = dataclasses.replace(result, verdict="known", message=f"{known.id}: {known.reason}{link}")
+        found = result.delivered if result.probe == FINGERPRINT else result.behavior
+        place = result.implementation, result.device, result.dtype
+        current = [issue for issue in issues if issue.probe == result.probe and issue.covers(*place) and issue.applies(versions)]
+        known = next((issue for issue in current if issue.found == found), None)
+        if known and result.verdict == "fail":
+            explained[_scope(result)] = known
         told.append(result)
         if current and not known and result.verdict != "skip":
-            message = f"known issue {current[0].id} no longer reproduces here: found {result.behavior!r}, not {current[0].found!r}; close its versions"
+            message = f"known issue {current[0].id} no longer reproduces here: found {found!r}, not {current[0].found!r}; close its versions"
             stale.append(dataclasses.replace(result, verdict="fail", message=message))
-    return told + stale
+    return [_explained(result, explained.get(_scope(result))) for result in told] + stale
+
+
+def _scope(result: CheckResult) -> tuple[str | None, ...]:
+    """What shares a cause: one behavior of an implementation, or all verdicts on it in one dtype and precision."""
+    place = result.implementation, result.device, result.dtype
+    return (*place, result.probe) if result.behavior is not None else (*place, result.precision, None)
+
+
+def _explained(result: CheckResult, issue: KnownIssue | None) -> CheckResult:
+    if issue is None or result.verdict != "fail":
+        return result
+    link = f" ({issue.link})" if issue.link else ""
+    return dataclasses.replace(result, verdict="known", message=f"{issue.id}: {issue.reason}{link}")
 
 
 def _nothing(issue: KnownIssue) -> CheckResult:

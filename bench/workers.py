@@ -60,7 +60,8 @@ class WorkerKey:
 
 def worker_environment(key: WorkerKey) -> dict[str, str]:
     """The variables that a worker's interpreter is started with."""
-    return {**SPIN_FREE_ENVIRONMENT, **get_backend(key.backend).environment(key.threads)}
+    backend = get_backend(key.backend)
+    return {**SPIN_FREE_ENVIRONMENT, **backend.environment(key.threads), **backend.switches}
 
 
 class Worker:

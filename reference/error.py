@@ -189,13 +189,16 @@ SPREAD_BITS = 1.5
 truncating instead of rounding costs one."""
 
 
-def delivered_arithmetic(bits: float, terms: int) -> str:
-    """Name the arithmetic of a float32 output by its effective bits on the fingerprint probe, whatever was declared.
+def delivered_arithmetic(bits: float, terms: int, dtype: str = "float32") -> str:
+    """Name the arithmetic of a float32 or float64 output by its effective bits on the fingerprint probe, whatever was declared.
 
     Args:
         bits: what `effective_bits` returned.
         terms: n, the number of terms of one output; a sequential float32 sum loses ½·log₂ n bits.
+        dtype: of the output; float32 has no more than its own bits, however exact the results are.
     """
+    if dtype == "float64" and bits >= effective_bits_floor(terms, ArithmeticModel(2.0**-53)):
+        return "float64"
     if bits >= effective_bits_floor(terms, ArithmeticModel(2.0**-24)):
         return "float32"
     name, level = min(LEVELS.items(), key=lambda item: abs(item[1] - bits))

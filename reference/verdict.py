@@ -92,8 +92,8 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
     if probe.fingerprint and direction == "forward":
         bits = effective_bits(values if expectation.exact is None else values_there, truth, scale)
         floor = effective_bits_floor(expectation.terms, model)
-        if observed.dtype == np.float32:
-            delivered = delivered_arithmetic(bits, expectation.terms)
+        if not model.output:
+            delivered = delivered_arithmetic(bits, expectation.terms, observed.dtype.name)
         if bits < floor:
             message = f"declared {model.name}, delivered {delivered or 'lower precision'}: {bits:.1f} effective bits, expected at least {floor:.1f}"
             return Verdict("fail", ratio, bits, message, delivered)

@@ -13,6 +13,10 @@ hypothesis.settings.load_profile("patchparity")
 os.environ.update(COLUMNS="200", NO_COLOR="1", TERM="dumb")
 os.environ.pop("FORCE_COLOR", None)
 
+# Switches that hold for a whole process are at their defaults here; what needs others is tested in a process of its own.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("JAX_ENABLE_X64", "0")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave `full` tests out unless `-m` asks for them."""

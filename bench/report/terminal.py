@@ -102,16 +102,23 @@ def print_check(report: "CheckReport") -> None:
     table = _table("Check", ("implementation", "device", "dtype", "verdict"), ("error/bound", "bits"))
     for (name, device, dtype), results in groups.items():
         wrong = [result for result in results if result.verdict in ("fail", "error")]
+        known = [result for result in results if result.verdict == "known"]
         ratios = [result.bound_ratio for result in results if result.bound_ratio is not None]
         bits = [result.effective_bits for result in results if result.effective_bits is not None]
         verdict = (
-            f"[{STYLES['fail']}]fail {len(wrong)}/{len(results)}[/]" if wrong else f"[{STYLES['pass']}]pass {len(results)}[/]"
+            f"[{STYLES['fail']}]fail {len(wrong)}/{len(results)}[/]"
+            if wrong
+            else f"[{STYLES['known']}]known {len(known)}/{len(results)}[/]"
+            if known
+            else f"[{STYLES['pass']}]pass {len(results)}[/]"
         )
         worst, fewest = f"{max(ratios):.2g}" if ratios else "", f"{min(bits):.1f}" if bits else ""
         table.add_row(name, device, dtype, verdict, worst, "exact" if fewest == "inf" else fewest)
     if groups:
         out.print(table)
     _print_behaviors(report)
+    for message in dict.fromkeys(result.message for result in report.results if result.verdict == "known"):
+        out.print(f"[{STYLES['known']}]known[/] {escape(message)}")
     for note in report.notes:
         out.print(escape(note), soft_wrap=True)
     reported = [result for result in report.results if result.verdict in ("fail", "error")]
@@ -144,5 +151,3 @@ def _print_behaviors(report: "CheckReport") -> None:
         shown = names if len(names) <= 36 else f"{names[:33].rsplit(',', 1)[0]}, ..."
         table.add_row(probe, f"[{STYLES[verdict]}]{escape(finding)}[/]", escape(shown))
     out.print(table)
-    for message in dict.fromkeys(message for *_, verdict, message in found if verdict == "known"):
-        out.print(f"[{STYLES['known']}]known[/] {escape(message)}")

@@ -20,10 +20,12 @@ def python(code: str, environment: dict[str, str]) -> str:
 
 
 def test_every_file_of_the_folder_with_a_backend_is_found():
-    files = {path.stem for path in (ROOT / "backends").glob("*.py") if "\nBACKEND = " in path.read_text()}
-    assert {"numpy", "torch", "tensorflow", "jax"} <= files
-    assert files <= {backend.name for backend in list_backends()}
-    assert list_backends()[0].name == "numpy"
+    files = {path.stem for path in (ROOT / "backends").glob("*.py") if "\nBACKENDS = " in path.read_text()}
+    assert {"numpy", "torch", "tensorflow", "jax", "keras", "onnxruntime"} <= files
+    names = [backend.name for backend in list_backends()]
+    assert files == {name.split("-")[0] for name in names}
+    assert [name for name in names if name.startswith("keras-")] == ["keras-jax", "keras-tensorflow", "keras-torch"]
+    assert names[0] == "numpy"
 
 
 def test_implementation_names_are_unique_and_belong_to_their_backend():
@@ -46,7 +48,9 @@ def test_selection():
     assert {i.backend for _, i in list_implementations(None, ["torch"])} == {"torch"}
     with pytest.raises(PatchParityError, match="implementation 'jax:linear' was asked for, but only backend numpy"):
         list_implementations(["numpy"], ["jax:linear"])
-    with pytest.raises(PatchParityError, match="backend 'tourch' is unknown; expected one of jax, numpy, tensorflow, torch"):
+    with pytest.raises(
+        PatchParityError, match="backend 'tourch' is unknown; expected one of jax, .*numpy, onnxruntime, tensorflow, torch"
+    ):
         get_backend("tourch")
     with pytest.raises(PatchParityError, match=r"implementation 'torch:conv' is unknown; expected one of .*torch:conv2d:eager"):
         list_implementations(None, ["torch:conv"])
@@ -58,6 +62,7 @@ def test_a_missing_framework_names_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert get_backend("torch").missing() == "torch is not installed: pip install 'patchparity[torch]'"
     assert "patchparity[tensorflow]" in get_backend("tensorflow").missing()
+    assert "patchparity[keras,jax]" in get_backend("keras-jax").missing()
 
 
 def test_an_entry_point_adds_a_backend(tmp_path):

@@ -222,3 +222,6 @@ def test_delivered_arithmetic_is_named_by_its_bits(K):
     assert named(tf32[0] @ tf32[1].T) == "TF32 or float16 inputs"
     assert named(x_high @ w_high.T) == "bfloat16 inputs"
     assert named(X @ W.T * 1.5) == "lower precision than float32, or a wrong result"
+    assert delivered_arithmetic(50.5, K + 1, "float64") == "float64"
+    assert delivered_arithmetic(22.9, K + 1, "float64") == "float32", "a float64 layer that casts to float32 inside"
+    assert delivered_arithmetic(math.inf, K + 1) == "float32", "exact results tell of no wider type"

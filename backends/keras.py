@@ -1,0 +1,267 @@
+"""Keras 3 on PyTorch, TensorFlow and JAX: a functional model of `Conv2D`, or of reshape, transpose and `Dense`.
+
+Keras runs on one of them for the life of a process, the one that `KERAS_BACKEND` names: a switch. Everything that is not Keras's own
+(devices, precision, threads, the plain matrix product) is that backend's.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference.embed import PatchEmbedGradients
+from ..reference.errors import PatchParityError
+from ..reference.spec import PatchEmbedSpec
+from ..reference.weights import PatchEmbedWeights
+from ._windows import channels_last_patches
+from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision
+from .jax import JaxBackend
+from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
+from .tensorflow import TensorFlowBackend
+from .torch import TorchBackend
+
+
+def _conv2d(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
+    """`keras.layers.Conv2D` (`Conv3D` for video), then `Reshape` to `(N, D)`."""
+    import keras
+
+    layer_type = keras.layers.Conv2D if spec.spatial_axes == 2 else keras.layers.Conv3D
+    options = dict(use_bias=bias, kernel_initializer="zeros", dtype=dtype, name="projection")
+    layer = layer_type(spec.embed_dim, spec.patch_size, spec.stride, data_format="channels_last", **options)
+    return keras.layers.Reshape((spec.num_patches, spec.embed_dim), dtype=dtype)(layer(images))
+
+
+def _linear(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
+    """Cut into patches with `keras.ops`, then `keras.layers.Dense`."""
+    import keras
+
+    layer = keras.layers.Dense(spec.embed_dim, use_bias=bias, kernel_initializer="zeros", dtype=dtype, name="projection")
+    return layer(channels_last_patches(images, spec, keras.ops))
+
+
+def _model(formulation: str, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
+    """A functional model from images `(B, H, W, C)` to tokens `(B, N, D)`."""
+    import keras
+
+    inputs = padded = keras.Input((*spec.image_size, spec.in_channels), dtype=dtype)
+    if any(any(pair) for pair in spec.effective_padding):
+        pad = keras.layers.ZeroPadding2D if spec.spatial_axes == 2 else keras.layers.ZeroPadding3D
+        padded = pad(spec.effective_padding, data_format="channels_last", dtype=dtype)(inputs)
+    return keras.Model(inputs, KerasBackend.formulations[formulation][0](padded, spec, bias, dtype))
+
+
+class _TorchModel:
+    """Eager, without gradients unless asked, as `predict` runs it."""
+
+    def __init__(self, model: Any) -> None:
+        import torch
+
+        self.torch, self.model = torch, model
+
+    def forward(self, images: Any) -> Any:
+        with self.torch.inference_mode():
+            return self.model(images)
+
+    def pullback(self, images: Any, grad_tokens: Any) -> list[Any]:
+        wanted = [images.requires_grad_(), *(variable.value for variable in self.model.trainable_variables)]
+        return list(self.torch.autograd.grad(self.model(images), wanted, grad_tokens))
+
+    def synchronize(self, outputs: Any) -> None:
+        if outputs.is_cuda:
+            self.torch.cuda.synchronize(outputs.device)
+
+
+class _TensorFlowModel:
+    """In a `tf.function`, as `predict` runs it."""
+
+    def __init__(self, model: Any) -> None:
+        import tensorflow as tf
+
+        def pullback(images: Any, grad_tokens: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                tokens = model(images)
+            return tape.gradient(tokens, [images, *(variable.value for variable in model.trainable_variables)], grad_tokens)
+
+        self.tf, self.forward = tf, tf.function(lambda images: model(images), autograph=False)
+        self.pullback = tf.function(pullback, autograph=False)
+
+    def synchronize(self, outputs: Any) -> None:
+        if "GPU" in outputs.device:
+            self.tf.test.experimental.sync_devices()
+
+
+class _JaxModel:
+    """Stateless under `jax.jit`, as `predict` runs it."""
+
+    def __init__(self, model: Any) -> None:
+        import jax
+
+        def forward(variables: list[Any], images: Any) -> Any:
+            return model.stateless_call(variables, [], images)[0]
+
+        def pullback(variables: list[Any], images: Any, grad_tokens: Any) -> list[Any]:
+            kernel_and_bias, image = jax.vjp(forward, variables, images)[1](grad_tokens)
+            return [image, *kernel_and_bias]
+
+        self.jax, self.model = jax, model
+        self._forward, self._pullback = jax.jit(forward), jax.jit(pullback)
+
+    def _values(self) -> list[Any]:
+        return [variable.value for variable in self.model.trainable_variables]
+
+    def forward(self, images: Any) -> Any:
+        return self._forward(self._values(), images)
+
+    def pullback(self, images: Any, grad_tokens: Any) -> list[Any]:
+        return list(self._pullback(self._values(), images, grad_tokens))
+
+    def synchronize(self, outputs: Any) -> None:
+        self.jax.block_until_ready(outputs)
+
+
+class _Embedding(LoadedEmbedding):
+    def __init__(
+        self, engine: str, formulation: str, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> None:
+        import keras
+
+        self.keras, self.engine, self.spec, self.dtype, self.device = keras, engine, spec, np.dtype(dtype), device
+        self.kernel_layout = KerasBackend.formulations[formulation][1]
+        with self._scope():
+            model = _model(formulation, spec, weights.bias is not None, dtype)
+            self.layer = model.get_layer("projection")
+            self.model = KerasBackend.engines[engine][1](model)
+        self.assign(weights)
+
+    @contextlib.contextmanager
+    def _scope(self) -> Iterator[None]:
+        """The device, and JAX's 64-bit mode for float64 alone."""
+        with self.keras.device("gpu:0" if self.device == "cuda" else "cpu:0"):
+            if self.engine == "jax" and self.dtype == np.float64:
+                import jax
+
+                with jax.enable_x64(True):
+                    yield
+            else:
+                yield
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        arrays = [kernel_to_layout(weights.kernel, self.kernel_layout)] + ([] if weights.bias is None else [weights.bias])
+        with self._scope():
+            for variable, array in zip(self.layer.trainable_variables, arrays, strict=True):
+                variable.assign(self._tensor(array))
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        # Without the dtype, Keras on torch would narrow float64 to its `floatx`.
+        return self.keras.ops.convert_to_tensor(np.array(array, self.dtype, order="C"), self.dtype.name)
+
+    def place(self, images: NDArray[Any]) -> Any:
+        with self._scope():
+            return self._tensor(images_to_layout(images, NHWC))
+
+    def call(self, inputs: Any) -> Any:
+        with self._scope():
+            return self.model.forward(inputs)
+
+    def synchronize(self, outputs: Any) -> None:
+        self.model.synchronize(outputs)
+
+    def fetch(self, outputs: Any) -> NDArray[Any]:
+        return np.asarray(self.keras.ops.convert_to_numpy(outputs))
+
+    def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        with self._scope():
+            found = self.model.pullback(self.place(images), self._tensor(grad_tokens))
+        image, kernel, *bias = map(self.fetch, found)
+        return PatchEmbedGradients(
+            image=images_from_layout(image, NHWC),
+            kernel=kernel_from_layout(kernel, self.kernel_layout, self.spec),
+            bias=bias[0] if bias else np.zeros(0, self.dtype),
+        )
+
+
+class KerasBackend(Backend):
+    """Keras on one of its frameworks."""
+
+    formulations = {"conv2d": (_conv2d, HWIO), "linear": (_linear, DENSE_CHANNELS_LAST)}
+    engines: dict[str, tuple[str, Any]] = {
+        "torch": ("eager", _TorchModel),
+        "tensorflow": ("graph", _TensorFlowModel),
+        "jax": ("jit", _JaxModel),
+    }
+
+    def __init__(self, engine: Backend) -> None:
+        self.engine = engine
+        self.name = f"keras-{engine.name}"
+        self.packages = tuple(dict.fromkeys(("keras", *engine.packages)))
+        self.switches = {**engine.switches, "KERAS_BACKEND": engine.name}
+        self.implementations = tuple(
+            Implementation(
+                self.name,
+                formulation,
+                self.engines[engine.name][0],
+                NHWC,
+                layout,
+                # Keras adds the bias to the product by an operation of its own; the rest is the framework's.
+                output_roundings=2,
+                flush_to_zero=engine.name != "torch",
+                default_on_cuda="ieee" if (engine.name, formulation) == ("torch", "linear") else "tf32",
+            )
+            for formulation, (_, layout) in self.formulations.items()
+        )
+
+    @property
+    def extra(self) -> str:
+        """Keras's own, and its framework's."""
+        return f"keras,{self.engine.name}"
+
+    def unavailable(self, implementation: Implementation) -> str | None:
+        """Keras may run on another framework in this process."""
+        mend = f"set KERAS_BACKEND={self.engine.name} before it is imported"
+        try:
+            import keras
+        except ImportError as error:
+            return f"Keras cannot be imported here ({error}); {mend}"
+        running = keras.backend.backend()
+        return None if running == self.engine.name else f"Keras runs on {running} in this process; {mend}"
+
+    def devices(self) -> tuple[str, ...]:
+        """Those of the framework."""
+        return self.engine.devices()
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """That of the framework."""
+        return self.engine.environment(threads)
+
+    def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`keras.ops.convert_to_tensor`."""
+        import keras
+
+        return np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(array)))
+
+    def lacks(self, precision: Precision, device: str) -> str | None:
+        """As the framework."""
+        return self.engine.lacks(precision, device)
+
+    def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
+        """The framework's own settings."""
+        return self.engine.precision(precision)
+
+    def load(
+        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> LoadedEmbedding:
+        """Build the model and assign the weights to its layer."""
+        weights.check_spec(spec)
+        if reason := self.unavailable(implementation):
+            raise PatchParityError(reason)
+        return _Embedding(self.engine.name, implementation.formulation, weights, spec, dtype, device)
+
+    def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
+        """The framework's own."""
+        return self.engine.gemm(rows, depth, columns, dtype, device)
+
+
+BACKENDS = tuple(KerasBackend(engine) for engine in (TorchBackend(), TensorFlowBackend(), JaxBackend()))
