@@ -220,6 +220,7 @@ class KerasBackend(Backend):
 
     def unavailable(self, implementation: Implementation) -> str | None:
         """Keras may run on another framework in this process."""
+        self.engine.devices()  # imports the framework first, as quietly as its own backend does
         mend = f"set KERAS_BACKEND={self.engine.name} before it is imported"
         try:
             import keras

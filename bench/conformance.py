@@ -2,42 +2,36 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import (
     DTYPES,
     Backend,
+    BrokenBackend,
     Implementation,
-    LoadedEmbedding,
     Precision,
     check_place,
     check_precision,
+    get_backend,
     list_backends,
     list_broken_backends,
     list_implementations,
     require_installed,
 )
-from ..backends.porting.arrays import read_array
 from ..backends.porting.live import read_live
 from ..reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ..reference.errors import PatchParityError, require_choice
-from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
-from ..reference.spec import PatchEmbedSpec, Remainder
-from ..reference.verdict import judge
-from . import behavior
-from .cases import CHECK_CASES, Case
+from ..reference.spec import Remainder
+from .backend_check import BackendCheck, Begun, Event, Found, Planned, result_row
 from .environment import describe_environment
 from .known_issues import apply_known_issues, load_known_issues
 from .live import check_object
+from .pictures import find_picture, picture_case
+from .processes import Lost, process_environment, run_apart
 from .verdicts import CheckReport, CheckResult
-
-PHOTOGRAPH_PATCH = 16
-PHOTOGRAPH_WIDTH = 768
 
 Progress = Callable[[int, int, str], None]
 """Called with units done, units in all, and what comes next."""
@@ -77,6 +71,8 @@ def check_suite(
 ) -> CheckReport:
     """Check implementations against the NumPy reference: exact probes, random ones within a bound, and a photograph.
 
+    Each backend is checked in a process of its own, several at a time; one alone, where it needs no variables of its own, in this process.
+
     Args:
         backends: names of backends; None for all, of which those not installed give a `skip`. A named one must be installed.
         implementations: `backend:formulation:mode`, or its beginning; None for all.
@@ -89,7 +85,7 @@ def check_suite(
         precisions: of float32: `ieee`, `tf32`, `bf16`, or `default` for whatever the framework does when nobody asks. None means `ieee` on
             everything and `default` on the first shape (on all of them on a GPU, where it differs).
         seed: of the probes.
-        progress: called before each implementation meets a shape.
+        progress: called before each implementation meets a shape; the total grows where a backend turns out to have more to do.
 
     Returns:
         One result for each implementation, device, dtype, case, probe and direction.
@@ -102,35 +98,104 @@ def check_suite(
     for precision in precisions or []:
         check_precision(precision)
     require_choice("remainder", remainder, get_args(Remainder))
-    rows = list_implementations(backends, implementations)
-    results = [
-        CheckResult(broken.name, broken.name, verdict="error", message=broken.reason)
-        for broken in list_broken_backends()
-        if not backends
-    ]
-    picture, no_picture = _picture(image)
-    cases = [_ProbedCase(case, dtypes or list(DTYPES), seed) for case in CHECK_CASES]
-    if picture is not None:
-        cases.append(_ProbedCase(picture_case(*picture, remainder), dtypes or list(DTYPES), seed, picture[0]))
+    selection: dict[Backend, list[Implementation]] = {}
+    for backend, implementation in list_implementations(backends, implementations):
+        selection.setdefault(backend, []).append(implementation)
+    found_picture, no_picture = find_picture(image)
+    picture = None if found_picture is None else (picture_case(*found_picture, remainder), found_picture[0])
 
-    plan, skipped = _plan(rows, devices, cases, every_case, precisions)
-    for device in devices or []:
-        if not any(place == device for _, _, place, *_ in plan):
-            raise PatchParityError(f"device {device!r} was asked for, but no backend that is installed and selected has it here")
-    results += skipped
-    for done, (backend, implementation, device, case, dtype, precision) in enumerate(plan):
-        if progress:
-            progress(done, len(plan), f"{implementation.name} {dtype} {case.case.name}")
-        results += _check_unit(backend, implementation, device, case, dtype, precision)
-    if progress:
-        progress(len(plan), len(plan), "behavior")
-    if precisions is None and (dtypes is None or "float32" in dtypes):
-        results += _behaviors(plan, seed)
-    results = apply_known_issues(results, load_known_issues(), list_backends())
+    results: dict[str, list[CheckResult]] = {broken.name: [_broken(broken)] for broken in list_broken_backends() if not backends}
+    work = []
+    for backend, chosen in selection.items():
+        reason = backend.missing()
+        results[backend.name] = [result_row(each, verdict="skip", message=reason) for each in chosen if reason]
+        if not reason:
+            work.append(
+                BackendCheck(
+                    backend.name,
+                    tuple(each.name for each in chosen),
+                    tuple(devices) if devices else None,
+                    tuple(dtypes or DTYPES),
+                    tuple(precisions) if precisions else None,
+                    every_case,
+                    seed,
+                    picture,
+                    behaviors=precisions is None and (dtypes is None or "float32" in dtypes),
+                )
+            )
+    here = _runs_here(work)
+    _follow(run_here(work[0]) if here else run_apart(_longest_first(work)), work, devices or [], results, progress)
     if no_picture:
-        checked = {implementation.name: implementation for _, implementation, *_ in plan}
-        results += [_row(each, probe="photograph", verdict="skip", message=no_picture) for each in checked.values()]
-    return CheckReport(results, describe_environment(list(dict.fromkeys(backend for backend, _ in rows))))
+        for rows in results.values():
+            checked = {row.implementation: row for row in rows if row.case not in (None, "behavior")}
+            rows += [_no_picture(row, no_picture) for row in checked.values()]
+    judged = apply_known_issues([row for rows in results.values() for row in rows], load_known_issues(), list_backends())
+    environment = describe_environment(list(selection))
+    if not here:
+        environment["workers"] = {each.backend: process_environment(get_backend(each.backend)) for each in work}
+    return CheckReport(judged, environment)
+
+
+def _broken(backend: BrokenBackend) -> CheckResult:
+    return CheckResult(backend.name, backend.name, verdict="error", message=backend.reason)
+
+
+def _no_picture(row: CheckResult, why: str) -> CheckResult:
+    names = row.implementation, row.backend, row.formulation, row.mode
+    return CheckResult(*names, probe="photograph", verdict="skip", message=why)
+
+
+def _runs_here(work: list[BackendCheck]) -> bool:
+    """Whether the work is that of one backend alone, and one that this process can run as it is."""
+    return len(work) == 1 and all(os.environ.get(name) == value for name, value in get_backend(work[0].backend).switches.items())
+
+
+def run_here(check: BackendCheck) -> Iterator[tuple[BackendCheck, Event | Lost]]:
+    """Run a check in this process, told as `run_apart` tells."""
+    for event in check.run():
+        yield check, event
+
+
+def _longest_first(work: list[BackendCheck]) -> list[BackendCheck]:
+    """Most units first, so that the last process to be started is a short one."""
+    return sorted(work, key=BackendCheck.expected_units, reverse=True)
+
+
+def _follow(
+    events: Iterator[tuple[BackendCheck, Event | Lost]],
+    work: list[BackendCheck],
+    devices: list[str],
+    results: dict[str, list[CheckResult]],
+    progress: Progress | None,
+) -> None:
+    """Gather results and tell of progress, until all is done or a device that was asked for turns out to be nowhere."""
+    units = {check.backend: check.expected_units() for check in work}
+    begun: dict[str, str] = {}
+    present: dict[str, tuple[str, ...]] = {}
+    done = 0
+    for check, event in events:
+        name = check.backend
+        match event:
+            case Planned():
+                units[name], present[name] = event.units, event.devices
+                absent = [device for device in devices if all(device not in places for places in present.values())]
+                if absent and len(present) == len(work):
+                    raise PatchParityError(f"device {absent[0]!r} was asked for, but {NOWHERE}")
+            case Begun():
+                if progress:
+                    progress(done, sum(units.values()), event.unit)
+                begun[name] = event.unit
+            case Found():
+                results[name] += event.results
+                done += name in begun and not begun[name].endswith(" behavior")
+            case Lost():
+                message = f"{event.reason} at {begun[name]}" if name in begun else event.reason
+                results[name].append(CheckResult(name, name, verdict="error", message=message))
+    if devices and not work:
+        raise PatchParityError(f"device {devices[0]!r} was asked for, but {NOWHERE}")
+
+
+NOWHERE = "no backend that is installed and selected has it here"
 
 
 def check_controls(*, dtypes: list[str] | None = None, seed: int = 0, progress: Progress | None = None) -> CheckReport:
@@ -162,247 +227,3 @@ def check_controls(*, dtypes: list[str] | None = None, seed: int = 0, progress: 
         if progress:
             progress(problems.index((control.case, control.dtype)), len(problems), f"{control.case} {control.dtype}")
     return CheckReport(results, describe_environment([]))
-
-
-class _ProbedCase:
-    """A case with its probes, made once for each dtype and shared by all implementations."""
-
-    def __init__(self, case: Case, dtypes: list[str], seed: int, pixels: NDArray[Any] | None = None) -> None:
-        self.case, self.dtypes, self.seed, self.pixels = case, dtypes, seed, pixels
-        self._cache: dict[str, list[Probe]] = {}
-
-    def probes(self, dtype: str) -> list[Probe]:
-        if dtype not in self._cache:
-            if self.pixels is None:
-                self._cache[dtype] = standard_probes(self.case.spec, self.case.batch, dtype, self.seed)
-            else:
-                self._cache[dtype] = [photograph(self.case.spec, self.pixels, dtype, self.seed)]
-            for probe in self._cache[dtype]:
-                _ = probe.expectations  # the truth, before any implementation has touched the data
-        return self._cache[dtype]
-
-
-def _row(implementation: Implementation, **fields: Any) -> CheckResult:
-    return CheckResult(implementation.name, implementation.backend, implementation.formulation, implementation.mode, **fields)
-
-
-NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
-"""Shapes on which 16-bit types are checked unless every case is asked for: what they add to float32, roundings, does not depend on it."""
-
-_Unit = tuple[Backend, Implementation, str, _ProbedCase, str, Precision]
-
-
-def _plan(
-    rows: list[tuple[Backend, Implementation]],
-    devices: list[str] | None,
-    cases: list[_ProbedCase],
-    every_case: bool,
-    precisions: list[Precision] | None,
-) -> tuple[list[_Unit], list[CheckResult]]:
-    """Lay out what can run, and give a skip with its reason for what cannot."""
-    plan: list[_Unit] = []
-    skipped = []
-    for backend, implementation in rows:
-        reason = backend.missing() or backend.unavailable(implementation)
-        if reason:
-            skipped.append(_row(implementation, verdict="skip", message=reason))
-            continue
-        present = backend.devices()
-        for device in devices or present:
-            if device not in present:
-                message = f"{backend.name} has no device {device!r} here, only {', '.join(present)}"
-                skipped.append(_row(implementation, device=device, verdict="skip", message=message))
-                continue
-            own_cases = cases if every_case or not implementation.costly_compile else cases[:1]
-            if len(own_cases) < len(cases):
-                message = (
-                    f"takes seconds to compile for each shape, so only {cases[0].case.name} is checked: --every-case for all"
-                )
-                skipped.append(_row(implementation, device=device, verdict="skip", message=message))
-            for precision in precisions or get_args(Precision):
-                wanted = precisions or precision in ("ieee", "default")
-                if wanted and (reason := backend.lacks(precision, device)):
-                    skipped.append(_row(implementation, device=device, precision=precision, verdict="skip", message=reason))
-                elif wanted:
-                    units = [(case, dtype) for case in own_cases for dtype in case.dtypes if dtype in implementation.dtypes]
-                    plan += [
-                        (backend, implementation, device, case, dtype, precision)
-                        for case, dtype in units
-                        if _belongs(case, dtype, precision, device, cases[0], every_case, precisions)
-                    ]
-    return plan, skipped
-
-
-def _belongs(
-    case: _ProbedCase,
-    dtype: str,
-    precision: Precision,
-    device: str,
-    first: _ProbedCase,
-    every_case: bool,
-    precisions: list[Precision] | None,
-) -> bool:
-    """Whether a shape, dtype and precision are part of a check: not all combinations tell something new."""
-    narrow = dtype in ("bfloat16", "float16")
-    if narrow and not every_case and case.case.name not in NARROW_CASES:
-        return False
-    if precision == "ieee":
-        return True
-    # The other precisions are about float32 alone; on the CPU `default` is checked on one shape unless it is asked for.
-    return dtype == "float32" and (precisions is not None or device != "cpu" or every_case or case is first)
-
-
-def _check_unit(
-    backend: Backend, implementation: Implementation, device: str, case: _ProbedCase, dtype: str, precision: Precision
-) -> list[CheckResult]:
-    """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a result too."""
-    model = implementation.arithmetic(dtype, precision, device)
-    place: dict[str, Any] = dict(device=device, dtype=dtype, precision=precision, case=case.case.name, declared=model.name)
-    results: list[CheckResult] = []
-    probe: Probe | None = None
-    try:
-        with backend.precision(precision):
-            loaded: LoadedEmbedding | None = None
-            for probe in case.probes(dtype):
-                if loaded is None:
-                    loaded = backend.load(implementation, probe.weights, case.case.spec, dtype, device)
-                else:
-                    loaded.assign(probe.weights)
-                for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
-                    judged = [judge(probe, direction, output, model) for output in outputs]
-                    worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))
-                    results.append(
-                        _row(implementation, **place, probe=probe.name, direction=direction, **dataclasses.asdict(worst))
-                    )
-    except Exception as error:
-        name = probe.name if probe else None
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        results.append(
-            _row(implementation, **place, probe=name, verdict="error", message=f"{type(error).__name__}: {first_line}")
-        )
-    return results
-
-
-def _behaviors(plan: list[_Unit], seed: int) -> list[CheckResult]:
-    """Ask every implementation of a plan that needs no costly compilation, and every framework, how it behaves."""
-    asked = {
-        (implementation.name, device): (backend, implementation, device)
-        for backend, implementation, device, *_ in plan
-        if not implementation.costly_compile
-    }
-    results = []
-    question = behavior.problem(seed)
-    for backend, implementation, device in asked.values():
-        place = dict(device=device, dtype="float32", precision="ieee", case="behavior", direction="forward")
-        with backend.precision("ieee"):
-            try:
-                loaded = backend.load(implementation, question.weights, behavior.SPEC, "float32", device)
-            except Exception as error:
-                message = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-                results.append(_row(implementation, **place, probe="behavior", verdict="error", message=message))
-                continue
-            asked_of_all = behavior.IMPLEMENTATION_BEHAVIORS
-            results += [_row(implementation, **place, **behavior.ask(each, loaded, question)) for each in asked_of_all]
-    for backend in dict.fromkeys(backend for backend, *_ in asked.values()):
-        about = dict(device="cpu", dtype="float32", case="behavior", direction="forward")
-        found = [behavior.ask(each, backend) for each in behavior.FRAMEWORK_BEHAVIORS]
-        results += [CheckResult(backend.name, backend.name, **about, **finding) for finding in found]  # type: ignore[arg-type]
-    return results
-
-
-def observe(loaded: LoadedEmbedding, probe: Probe, differentiable: bool = True) -> dict[Direction, list[NDArray[Any]]]:
-    """Run a loaded implementation on a probe, in canonical layout: tokens of two calls, and gradients where the probe asks for them.
-
-    An implementation that is not differentiable is asked for tokens alone.
-
-    Two calls, because a cache, a buffer that is used again or a compiled second path can be wrong where the first call was right.
-    """
-    placed = loaded.place(probe.images)
-    outputs: dict[Direction, list[NDArray[Any]]] = {"forward": [np.array(loaded.fetch(loaded.call(placed))) for _ in range(2)]}
-    if probe.gradients and differentiable:
-        found = loaded.gradients(probe.images, probe.grad_tokens)
-        outputs.update(
-            {name: [array] for name, array in zip(DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True)}
-        )
-    return outputs
-
-
-def picture_case(pixels: NDArray[Any], name: str, remainder: Remainder) -> Case:
-    """The case that a picture of shape `(H, W)` or `(H, W, C)` makes: ViT-B/16 at the picture's own size.
-
-    Raises:
-        PatchParityError: a picture that does not divide, under `remainder="error"`.
-    """
-    height, width, channels = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
-    try:
-        spec = PatchEmbedSpec((height, width), PHOTOGRAPH_PATCH, channels, PHOTOGRAPH_WIDTH, remainder=remainder)
-    except PatchParityError as error:
-        raise PatchParityError(f"image {name} of shape {pixels.shape}: {error}") from None
-    return Case(name, spec, 1)
-
-
-def _picture(image: str | os.PathLike[str] | NDArray[Any] | None) -> tuple[tuple[NDArray[Any], str] | None, str]:
-    """Return pixels and a name, or None and why there are none."""
-    if isinstance(image, np.ndarray):
-        return (_checked_pixels(image, "array"), "photograph"), ""
-    if image is not None:
-        return (_checked_pixels(read_image(Path(image)), str(image)), f"photograph:{Path(image).name}"), ""
-    try:
-        from skimage import data
-    except ImportError:
-        return None, "scikit-image is not installed, and no --image was given: pip install 'patchparity[images]'"
-    pixels = data.coffee()
-    height, width = (size // PHOTOGRAPH_PATCH * PHOTOGRAPH_PATCH for size in pixels.shape[:2])
-    return (pixels[:height, :width], "photograph:coffee"), ""
-
-
-def _checked_pixels(pixels: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return a picture as uint8, uint16, or floats in [0, 1]; integers of other types that fit one of the first two are taken for it."""
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
-        raise PatchParityError(f"image {name} of shape {pixels.shape}: expected (H, W) or (H, W, C) with 1, 3 or 4 channels")
-    if pixels.dtype == bool:
-        return pixels.astype(np.float32)
-    if np.issubdtype(pixels.dtype, np.integer):
-        low, high = int(pixels.min()), int(pixels.max())
-        if low < 0 or high > np.iinfo(np.uint16).max:
-            raise PatchParityError(f"image {name} holds integers from {low} to {high}: expected 0 to 255, or 0 to 65535")
-        narrow = np.uint8 if high <= np.iinfo(np.uint8).max and pixels.dtype != np.uint16 else np.uint16
-        return pixels.astype(narrow)
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise PatchParityError(f"image {name} of dtype {pixels.dtype}: expected integers or floats")
-    if not np.isfinite(pixels).all():
-        raise PatchParityError(
-            f"image {name} of shape {pixels.shape} holds {int((~np.isfinite(pixels)).sum())} NaN or infinite values"
-        )
-    if pixels.min() < 0 or pixels.max() > 1:
-        raise PatchParityError(f"image {name} holds floats from {pixels.min():.4g} to {pixels.max():.4g}: expected 0 to 1")
-    return pixels
-
-
-_PLAIN_MODES = ("L", "RGB", "RGBA", "I;16", "I;16L", "I;16B", "I", "F")
-"""Pillow's modes whose values are kept; all others (palettes, bits, LA, CMYK) are converted to RGB, which loses nothing of them."""
-
-
-def read_image(path: Path) -> NDArray[Any]:
-    """Read a picture: `.npy` as it is, anything else through Pillow; shape `(H, W)` or `(H, W, C)`.
-
-    Raises:
-        PatchParityError: a file that is absent or no picture, or Pillow missing.
-    """
-    if path.suffix in (".npy", ".npz", ".safetensors"):
-        return read_array(path, "image")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise PatchParityError(f"reading {path} needs Pillow: pip install 'patchparity[images]'") from None
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture if picture.mode in _PLAIN_MODES else picture.convert("RGB"))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow raises SyntaxError on broken chunks
-        raise PatchParityError(f"cannot read image {path}: {error}") from None

@@ -72,7 +72,45 @@ class AbsentBackend(_Fake):
     implementations = (Implementation("absent", "conv2d", "eager"), Implementation("absent", "linear", "eager"))
 
 
+class NoisyBackend(_Fake):
+    """Prints to stdout, and to file descriptor 1 below Python."""
+
+    name = "noisy"
+    implementations = (Implementation("noisy", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        print("loading ...")
+        os.write(1, b"\x80 loading below Python ...")
+        return loaded
+
+
+class StubbornBackend(_Fake):
+    """Cannot say what devices it has."""
+
+    name = "stubborn"
+    implementations = (Implementation("stubborn", "linear", "eager"),)
+
+    def devices(self):
+        raise RuntimeError("no driver\nwas found")
+
+
+class SwitchedBackend(_Fake):
+    """Is itself only in a process with its switch."""
+
+    name = "switched"
+    implementations = (Implementation("switched", "linear", "eager"),)
+    switches = {"PATCHPARITY_FAKE_SWITCH": "on"}
+
+    def spoil(self, loaded, formulation):
+        if os.environ.get("PATCHPARITY_FAKE_SWITCH") != "on":
+            raise RuntimeError("the switch does not stand")
+        return loaded
+
+
 ABSENT = AbsentBackend()
+NOISY = NoisyBackend()
+STUBBORN = StubbornBackend()
+SWITCHED = SwitchedBackend()
 WRONG = WrongBackend()
 FRAGILE = FragileBackend()
 
@@ -84,8 +122,8 @@ def install(folder: Path, *names: str) -> dict[str, str]:
     metadata = folder / f"{module}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    entries = {"absent": "ABSENT", "wrong": "WRONG", "fragile": "FRAGILE", "broken": "NOT_THERE", "numpy": "WRONG"}
-    lines = "\n".join(f"{name} = {module}:{entries[name]}" for name in names)
+    entries = {"broken": "NOT_THERE", "numpy": "WRONG"}
+    lines = "\n".join(f"{name} = {module}:{entries.get(name, name.upper())}" for name in names)
     (metadata / "entry_points.txt").write_text(f"[patchparity.backends]\n{lines}\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 

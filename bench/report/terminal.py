@@ -93,13 +93,13 @@ def print_controls(report: "CheckReport") -> None:
 
 
 def print_check(report: "CheckReport") -> None:
-    """Print one line for each implementation, device and dtype, then what failed and what was skipped."""
+    """Print one line for each implementation, device (where it is not the CPU) and dtype, then what failed and what was skipped."""
     groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
     for result in report.results:
         if result.verdict in ("pass", "fail", "known", "error") and result.dtype and result.behavior is None:
             held = "" if result.precision in (None, "ieee", "default") else f" {result.precision}"
             groups[result.implementation, result.device or "", result.dtype + held].append(result)
-    table = _table("Check", ("implementation", "device", "dtype", "verdict"), ("error/bound", "bits"))
+    table = _table("Check", ("implementation", "dtype", "verdict"), ("error/bound", "bits"))
     for (name, device, dtype), results in groups.items():
         wrong = [result for result in results if result.verdict in ("fail", "error")]
         known = [result for result in results if result.verdict == "known"]
@@ -113,7 +113,9 @@ def print_check(report: "CheckReport") -> None:
             else f"[{STYLES['pass']}]pass {len(results)}[/]"
         )
         worst, fewest = f"{max(ratios):.2g}" if ratios else "", f"{min(bits):.1f}" if bits else ""
-        table.add_row(name, device, dtype, verdict, worst, "exact" if fewest == "inf" else fewest)
+        table.add_row(
+            name + ("" if device == "cpu" else f" {device}"), dtype, verdict, worst, "exact" if fewest == "inf" else fewest
+        )
     if groups:
         out.print(table)
     _print_behaviors(report)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend, list_backends, list_implementations
-from patchparity.bench.conformance import observe
+from patchparity.bench.backend_check import observe
 from patchparity.bench.known_issues import FINGERPRINT, load_known_issues
 from patchparity.reference.error import ArithmeticModel
 from patchparity.reference.probes import standard_probes

@@ -3,7 +3,7 @@
 import pytest
 
 from patchparity import PatchEmbedSpec
-from patchparity.bench.conformance import observe
+from patchparity.bench.backend_check import observe
 from patchparity.reference.probes import standard_probes
 from patchparity.reference.verdict import judge
 

@@ -12,7 +12,7 @@ import pytest
 import patchparity
 from patchparity import PatchEmbedWeights, PatchParityError, check
 from patchparity.backends.base import Implementation
-from patchparity.bench import conformance
+from patchparity.bench import conformance, pictures
 from patchparity.bench.behavior import BEHAVIORS
 from patchparity.bench.verdicts import CheckReport, CheckResult, load_check
 from patchparity.reference.pipeline import round_to_bits
@@ -53,7 +53,7 @@ def test_numpy_passes_everything(numpy_report):
         "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "swamping", "random",
         "random-zero-bias", "random-0.001", "random-1000", "photograph", *BEHAVIORS,
     }  # fmt: skip
-    assert len(seen["case"]) == 10, "eight shapes, the picture, and that of the behaviors"
+    assert len(seen["case"]) == 12, "ten shapes, the picture, and that of the behaviors"
     assert seen["device"] == {"cpu"}
 
 
@@ -95,7 +95,7 @@ def test_a_kernel_in_the_wrong_layout_fails_every_probe_but_its_bias(with_fakes)
 
 def test_what_an_implementation_raises_is_one_error_row_a_shape(with_fakes):
     report = check(implementations=["fragile:raises"], dtypes=["float64"], image=PIXELS)
-    assert report.summary["error"] == 9
+    assert report.summary["error"] == 11
     assert {result.message for result in report.results} == {"RuntimeError: no kernel image is available"}
     assert not report.ok
 
@@ -103,7 +103,8 @@ def test_what_an_implementation_raises_is_one_error_row_a_shape(with_fakes):
 def test_missing_frameworks_are_skips_that_name_the_extra(monkeypatch):
     find_spec = __import__("importlib.util").util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name in ("torch", "tensorflow", "jax") else find_spec(name)
+        "importlib.util.find_spec",
+        lambda name: None if name in ("torch", "tensorflow", "jax", "onnxruntime") else find_spec(name),
     )
     report = check(dtypes=["float32"], image=PIXELS)
     assert report.ok
@@ -147,9 +148,11 @@ class InPlaceBackend(type(WRONG).__base__):
     """Rounds its inputs to bfloat16 in place, where they lie."""
 
     name = "in-place"
-    implementations = (Implementation("in-place", "linear", "eager"),)
+    implementations = (Implementation("in-place", "linear", "eager"), Implementation("in-place", "honest", "eager"))
 
     def spoil(self, loaded, formulation):
+        if formulation == "honest":
+            return loaded
         call = loaded.call
 
         def rounded(inputs):
@@ -164,9 +167,11 @@ class ForgetfulBackend(type(WRONG).__base__):
     """Right on the first call after weights were assigned, zero afterwards."""
 
     name = "forgetful"
-    implementations = (Implementation("forgetful", "linear", "eager"),)
+    implementations = (Implementation("forgetful", "linear", "eager"), Implementation("forgetful", "honest", "eager"))
 
     def spoil(self, loaded, formulation):
+        if formulation == "honest":
+            return loaded
         call, assign, calls = loaded.call, loaded.assign, []
         loaded.call = lambda inputs: call(inputs) * inputs.dtype.type(not calls.append(1) and len(calls) == 1)
         loaded.assign = lambda weights: (calls.clear(), assign(weights))
@@ -178,11 +183,11 @@ def test_no_implementation_can_change_the_problem_or_be_right_once(backend, monk
     from patchparity.backends import base
 
     found, broken = base._discovered()
-    monkeypatch.setattr(base, "_discovered", lambda: ({"numpy": found["numpy"], backend.name: backend}, broken))
-    report = check(dtypes=["float32"], image=PIXELS)
-    verdicts = {name: {r.verdict for r in report.results if r.backend == name} for name in ("numpy", backend.name)}
-    assert verdicts["numpy"] == {"pass"}, "what runs later is judged by the same truth"
-    assert verdicts[backend.name] & {"fail", "error"}
+    monkeypatch.setattr(base, "_discovered", lambda: ({**found, backend.name: backend}, broken))
+    report = check(backends=[backend.name], dtypes=["float32"], image=PIXELS)
+    verdicts = {name: {r.verdict for r in report.results if r.formulation == name} for name in ("linear", "honest")}
+    assert verdicts["honest"] == {"pass"}, "what runs later is judged by the same truth"
+    assert verdicts["linear"] & {"fail", "error"}
 
 
 class NarrowBackend(type(WRONG).__base__):
@@ -239,8 +244,8 @@ def test_a_precision_that_a_framework_lacks_is_a_skip_that_says_so():
 def test_progress_is_told_of_every_unit():
     told = []
     check(backends=["numpy"], dtypes=["float32"], image=PIXELS, progress=lambda *news: told.append(news))
-    assert [done for done, _, _ in told] == list(range(21))
-    assert {total for _, total, _ in told} == {20}, "18 at ieee, and one for each implementation at the default precision"
+    assert [done for done, _, _ in told] == list(range(25))
+    assert {total for _, total, _ in told} == {24}, "22 at ieee, and one for each implementation at the default precision"
 
 
 def test_exact_failures_are_null_in_json_not_infinity(tmp_path):
@@ -274,17 +279,17 @@ def test_pictures_from_files(tmp_path):
     image.fromarray(PIXELS).convert("P").save(tmp_path / "palette.png")
     image.fromarray(PIXELS[..., 0]).save(tmp_path / "gray.png")
     np.save(tmp_path / "array.npy", PIXELS / 255)
-    assert (conformance.read_image(tmp_path / "color.png") == PIXELS).all()
-    assert conformance.read_image(tmp_path / "palette.png").shape == PIXELS.shape
+    assert (pictures.read_image(tmp_path / "color.png") == PIXELS).all()
+    assert pictures.read_image(tmp_path / "palette.png").shape == PIXELS.shape
     for name, channels in (("gray.png", 1), ("array.npy", 3)):
         report = check(implementations=["numpy:linear"], dtypes=["float32"], image=tmp_path / name)
         assert report.ok
         assert f"photograph:{name}" in {result.case for result in report.results}, channels
     wide = np.random.default_rng(1).integers(0, 65536, (32, 48), dtype=np.uint16)
     image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (conformance.read_image(tmp_path / "wide.png") == wide).all(), "16-bit pictures keep their values"
+    assert (pictures.read_image(tmp_path / "wide.png") == wide).all(), "16-bit pictures keep their values"
     image.fromarray((PIXELS[..., 0] / 255).astype(np.float32)).save(tmp_path / "float.tiff")
-    assert conformance.read_image(tmp_path / "float.tiff").max() > 0.9
+    assert pictures.read_image(tmp_path / "float.tiff").max() > 0.9
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "empty.npy").write_bytes(b"")
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object))
@@ -295,7 +300,7 @@ def test_pictures_from_files(tmp_path):
 
 def test_integers_of_any_type_are_the_picture_that_they_hold():
     for kind in (np.int64, np.int32, np.uint16):
-        pixels, _ = conformance._picture(PIXELS.astype(kind))[0]
+        pixels, _ = pictures.find_picture(PIXELS.astype(kind))[0]
         assert (pixels == PIXELS).all()
         assert pixels.dtype == (np.uint16 if kind == np.uint16 else np.uint8)
 

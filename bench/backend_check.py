@@ -1,0 +1,248 @@
+"""What `check` does with one backend: lays out what can run, runs the probes, asks for behavior. In whatever process it is."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Backend, Implementation, LoadedEmbedding, Precision, get_backend
+from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
+from ..reference.verdict import judge
+from . import behavior
+from .cases import CHECK_CASES, Case
+from .verdicts import CheckResult
+
+NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
+"""Shapes on which 16-bit types are checked unless every case is asked for: what they add to float32, roundings, does not depend on it."""
+
+
+class Planned(NamedTuple):
+    """How many units will be run, and the devices that the backend has here."""
+
+    units: int
+    devices: tuple[str, ...]
+
+
+class Begun(NamedTuple):
+    """A unit begins: implementation, dtype and shape."""
+
+    unit: str
+
+
+class Found(NamedTuple):
+    """Results."""
+
+    results: list[CheckResult]
+
+
+Event = Planned | Begun | Found
+
+
+@dataclass(frozen=True)
+class BackendCheck:
+    """What is asked of one backend; plain data, so that it can travel to another process.
+
+    Args:
+        backend: its name.
+        implementations: names of those to check.
+        devices: those to check on; None for all that it has.
+        dtypes: those to check in, where an implementation has them.
+        precisions: of float32; None for `ieee` everywhere and `default` where it can tell something new.
+        every_case: run implementations that take seconds to compile, and 16-bit types, on all shapes.
+        seed: of the probes.
+        picture: the case and the pixels of a picture to check on, or None.
+        behaviors: whether to ask for behavior.
+    """
+
+    backend: str
+    implementations: tuple[str, ...]
+    devices: tuple[str, ...] | None
+    dtypes: tuple[str, ...]
+    precisions: tuple[Precision, ...] | None
+    every_case: bool
+    seed: int
+    picture: tuple[Case, NDArray[Any]] | None
+    behaviors: bool
+
+    def run(self) -> Iterator[Event]:
+        """Do it, and tell of every step."""
+        backend = get_backend(self.backend)
+        problems = self._problems()
+        chosen, results = [], []
+        for name in self.implementations:
+            implementation = backend.implementation(name)
+            if reason := backend.unavailable(implementation):
+                results.append(result_row(implementation, verdict="skip", message=reason))
+            else:
+                chosen.append(implementation)
+        present = backend.devices() if chosen else ()
+        units, skipped = self._units(backend, chosen, present, problems)
+        yield Planned(len(units), present)
+        yield Found(results + skipped)
+        for unit in units:
+            yield Begun(f"{unit.implementation.name} {unit.dtype} {unit.problem.case.name}")
+            yield Found(_check_unit(backend, unit))
+        asked = {(unit.implementation.name, unit.device): unit for unit in units if not unit.implementation.costly_compile}
+        if self.behaviors and asked:
+            yield Begun(f"{self.backend} behavior")
+            yield Found(_behaviors(backend, list(asked.values()), self.seed))
+
+    def expected_units(self) -> int:
+        """How many units `run` will tell of, as far as can be said without the framework: on the CPU alone, nothing unavailable."""
+        backend = get_backend(self.backend)
+        chosen = [backend.implementation(name) for name in self.implementations]
+        return len(self._units(backend, chosen, ("cpu",), self._problems())[0])
+
+    def _problems(self) -> list["_Problem"]:
+        problems = [_Problem(case, self.seed) for case in CHECK_CASES]
+        return problems if self.picture is None else [*problems, _Problem(self.picture[0], self.seed, self.picture[1])]
+
+    def _units(
+        self, backend: Backend, implementations: list[Implementation], present: tuple[str, ...], problems: list["_Problem"]
+    ) -> tuple[list["_Unit"], list[CheckResult]]:
+        """Lay out what runs on the devices that are present, and give a skip with its reason for what cannot."""
+        units: list[_Unit] = []
+        skipped = []
+        for implementation in implementations:
+            for device in self.devices or present:
+                if device not in present:
+                    message = f"{backend.name} has no device {device!r} here, only {', '.join(present)}"
+                    skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
+                    continue
+                own = problems if self.every_case or not implementation.costly_compile else problems[:1]
+                if len(own) < len(problems):
+                    first = problems[0].case.name
+                    message = f"takes seconds to compile for each shape, so only {first} is checked: --every-case for all"
+                    skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
+                for precision in self.precisions or get_args(Precision):
+                    if self.precisions is None and precision not in ("ieee", "default"):
+                        continue
+                    if reason := backend.lacks(precision, device):
+                        row = result_row(implementation, device=device, precision=precision, verdict="skip", message=reason)
+                        skipped.append(row)
+                        continue
+                    units += [
+                        _Unit(implementation, device, problem, dtype, precision)
+                        for problem in own
+                        for dtype in self.dtypes
+                        if dtype in implementation.dtypes
+                        and self._tells_something_new(problem.case.name, dtype, precision, device, problem is problems[0])
+                    ]
+        return units, skipped
+
+    def _tells_something_new(self, case: str, dtype: str, precision: Precision, device: str, first: bool) -> bool:
+        """Whether a shape, dtype and precision are part of a check: not all combinations are."""
+        narrow = dtype in ("bfloat16", "float16")
+        if narrow and not self.every_case and case not in NARROW_CASES:
+            return False
+        if precision == "ieee":
+            return True
+        # The other precisions are about float32 alone; on the CPU `default` is checked on one shape unless it is asked for.
+        return dtype == "float32" and (self.precisions is not None or device != "cpu" or self.every_case or first)
+
+
+class _Problem:
+    """A case with its probes, made once for each dtype and shared by all implementations."""
+
+    def __init__(self, case: Case, seed: int, pixels: NDArray[Any] | None = None) -> None:
+        self.case, self.seed, self.pixels = case, seed, pixels
+        self._cache: dict[str, list[Probe]] = {}
+
+    def probes(self, dtype: str) -> list[Probe]:
+        if dtype not in self._cache:
+            if self.pixels is None:
+                self._cache[dtype] = standard_probes(self.case.spec, self.case.batch, dtype, self.seed)
+            else:
+                self._cache[dtype] = [photograph(self.case.spec, self.pixels, dtype, self.seed)]
+            for probe in self._cache[dtype]:
+                _ = probe.expectations  # the truth, before any implementation has touched the data
+        return self._cache[dtype]
+
+
+class _Unit(NamedTuple):
+    """One implementation on one shape, in one dtype and precision, on one device: all probes of it."""
+
+    implementation: Implementation
+    device: str
+    problem: _Problem
+    dtype: str
+    precision: Precision
+
+
+def result_row(implementation: Implementation, **fields: Any) -> CheckResult:
+    """A result of an implementation, with its names filled in."""
+    return CheckResult(implementation.name, implementation.backend, implementation.formulation, implementation.mode, **fields)
+
+
+def error_text(error: Exception) -> str:
+    """An exception in one line: its type and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def _check_unit(backend: Backend, unit: _Unit) -> list[CheckResult]:
+    """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a result too."""
+    implementation, device, problem, dtype, precision = unit
+    case = problem.case
+    model = implementation.arithmetic(dtype, precision, device)
+    place: dict[str, Any] = dict(device=device, dtype=dtype, precision=precision, case=case.name, declared=model.name)
+    results: list[CheckResult] = []
+    probe: Probe | None = None
+    try:
+        with backend.precision(precision):
+            loaded: LoadedEmbedding | None = None
+            for probe in problem.probes(dtype):
+                if loaded is None:
+                    loaded = backend.load(implementation, probe.weights, case.spec, dtype, device)
+                else:
+                    loaded.assign(probe.weights)
+                for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
+                    judged = [judge(probe, direction, output, model) for output in outputs]
+                    worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))
+                    told = dict(probe=probe.name, direction=direction, **dataclasses.asdict(worst))
+                    results.append(result_row(implementation, **place, **told))
+    except Exception as error:
+        name = probe.name if probe else None
+        results.append(result_row(implementation, **place, probe=name, verdict="error", message=error_text(error)))
+    return results
+
+
+def observe(loaded: LoadedEmbedding, probe: Probe, differentiable: bool = True) -> dict[Direction, list[NDArray[Any]]]:
+    """Run a loaded implementation on a probe, in canonical layout: tokens, and gradients where the probe asks for them.
+
+    Where it asks for gradients, tokens are those of two calls, because a cache, a buffer that is used again or a compiled second path can
+    be wrong where the first call was right. An implementation that is not differentiable is asked for tokens alone.
+    """
+    placed = loaded.place(probe.images)
+    calls = 2 if probe.gradients else 1
+    outputs: dict[Direction, list[NDArray[Any]]] = {
+        "forward": [np.array(loaded.fetch(loaded.call(placed))) for _ in range(calls)]
+    }
+    if probe.gradients and differentiable:
+        found = loaded.gradients(probe.images, probe.grad_tokens)
+        outputs.update(
+            {name: [array] for name, array in zip(DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True)}
+        )
+    return outputs
+
+
+def _behaviors(backend: Backend, units: list[_Unit], seed: int) -> list[CheckResult]:
+    """Ask implementations on their devices, and the framework, how they behave."""
+    results = []
+    question = behavior.problem(seed)
+    for unit in units:
+        implementation = unit.implementation
+        place = dict(device=unit.device, dtype="float32", precision="ieee", case="behavior", direction="forward")
+        with backend.precision("ieee"):
+            try:
+                loaded = backend.load(implementation, question.weights, behavior.SPEC, "float32", unit.device)
+            except Exception as error:
+                results.append(result_row(implementation, **place, probe="behavior", verdict="error", message=error_text(error)))
+                continue
+            findings = [behavior.ask(each, loaded, question) for each in behavior.IMPLEMENTATION_BEHAVIORS]
+        results += [result_row(implementation, **place, **finding) for finding in findings]
+    about: dict[str, Any] = dict(device="cpu", dtype="float32", case="behavior", direction="forward")
+    found = [behavior.ask(each, backend) for each in behavior.FRAMEWORK_BEHAVIORS]
+    return results + [CheckResult(backend.name, backend.name, **about, **finding) for finding in found]
