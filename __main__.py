@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .bench.report.terminal import escape, out, print_bench, print_check, print_controls
+from .bench.report.terminal import controls_line, escape, out, print_bench, print_check, print_controls
 from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
@@ -337,10 +337,12 @@ def run_command(
     with _interruptible(), progress_bar("check") as progress:
         report = run(options, image=image, remainder=cast("Remainder", remainder), progress=progress)
     print_check(report.check)
+    out.print(controls_line(report.controls))
     print_bench(report.bench)
     for file in report.files:
         out.print(str(file))
-    wrong = report.check.summary["fail"] + report.check.summary["error"] + len(report.bench.content["failures"])
+    wrong = sum(each.summary[verdict] for each in (report.check, report.controls) for verdict in ("fail", "error"))
+    wrong += len(report.bench.content["failures"])
     out.print("[green]fine: nothing failed[/]" if report.ok else f"[bold red]{wrong} results failed[/]: they are listed above")
     raise typer.Exit(FINE if report.ok else FAILED)
 

@@ -1,4 +1,4 @@
-"""The main job: check, benchmark, report."""
+"""The main job: check, check the verdicts themselves, benchmark, report."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .conformance import check
+from .conformance import check, check_controls
 from .harness import BenchReport, measure_into, require_modules
 from .plan import BenchOptions
 from .report.render import render_report
@@ -19,13 +19,14 @@ class RunReport:
     """What the main job found: verdicts, times, and the files of the report."""
 
     check: CheckReport
+    controls: CheckReport
     bench: BenchReport
     files: list[Path]
 
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
-        return self.check.ok and self.bench.ok
+        return self.check.ok and self.controls.ok and self.bench.ok
 
 
 def run(
@@ -35,7 +36,7 @@ def run(
     remainder: Any = "error",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> RunReport:
-    """Do the main job: check, benchmark, report; writes `check.json`, `bench.json`, `report.html`, `report.md` and `report.csv`.
+    """Do the main job: check, benchmark, report; writes `check.json`, `controls.json`, `bench.json`, `report.html`, `report.md` and `report.csv`.
 
     Args:
         options: what to measure, and the folder `out`; backends and implementations hold for the check too.
@@ -62,5 +63,7 @@ def run(
             progress=progress,
         )
         checked.save(folder / "check.json")
+        controlled = check_controls(progress=progress)
+        controlled.save(folder / "controls.json")
         measured = measure_into(options, folder)
-        return RunReport(checked, measured, render_report(folder))
+        return RunReport(checked, controlled, measured, render_report(folder))

@@ -1,6 +1,7 @@
 """What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,6 +131,27 @@ def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
     """A ratio with its interval, as tables show it; without one where the rounds were too few."""
     return f"{ratio:.2f}" if interval is None else f"{ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def kill_table(results: list[dict[str, Any]]) -> list[tuple[str, dict[str, tuple[int, int]], str, str]]:
+    """Each mistake: rejected and made by dtype, the worst verdict, and the probes that reject it in most cells.
+
+    Args:
+        results: rows of negative controls.
+    """
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        cells.setdefault(result["mistake"], []).append(result)
+    lines = []
+    for mistake, rows in cells.items():
+        counts = {}
+        for dtype in dict.fromkeys(row["dtype"] for row in rows):
+            own = [bool(row["killed_by"]) for row in rows if row["dtype"] == dtype]
+            counts[dtype] = (sum(own), len(own))
+        worst = next((verdict for verdict in ("fail", "known") if any(row["verdict"] == verdict for row in rows)), "pass")
+        killers = Counter(probe for row in rows for probe in row["killed_by"] or ())
+        lines.append((mistake, counts, worst, ", ".join(probe for probe, _ in killers.most_common(3))))
+    return lines
 
 
 def behavior_findings(results: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:

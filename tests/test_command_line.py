@@ -36,10 +36,11 @@ def test_run_does_the_main_job(finished_run):
     done, folder = finished_run
     assert done.returncode == 0, done.stderr
     names = {path.name for path in folder.iterdir()}
-    assert {"check.json", "bench.json", "samples.jsonl", "report.html", "report.md", "report.csv"} <= names
+    assert {"check.json", "controls.json", "bench.json", "samples.jsonl", "report.html", "report.md", "report.csv"} <= names
     assert "numpy:linear:eager" in done.stdout
     assert "Fastest of each framework" in done.stdout
     assert "vit-ti32-224-b2, 1 thread " in done.stdout
+    assert "mistakes made on purpose were rejected" in done.stdout
     assert json.loads((folder / "check.json").read_text())["summary"]["fail"] == 0
     assert len(json.loads((folder / "bench.json").read_text())["benchmarks"]) == 8
 
@@ -68,6 +69,8 @@ def test_the_report_is_self_contained_and_holds_every_row(finished_run):
     text = (folder / "report.md").read_text()
     for needle in (
         "Is it right?",
+        "Can the verdicts fail?",
+        "kernel-hwio-as-oihw",
         "Convolution or linear?",
         "vit-ti32-224-b1",
         "vit-ti32-224-b2",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cases import named_case
 from ..statistics import compare_interval, noise_floor, paired_ratio
-from ..views import behavior_findings, disturbed_cases, fastest, ratio_text
+from ..views import behavior_findings, disturbed_cases, fastest, kill_table, ratio_text
 
 CSV_FIELDS = (
     "case",
@@ -86,10 +86,12 @@ class Content:
     csv_rows: list[dict[str, Any]]
 
 
-def build_content(bench: dict[str, Any], check: dict[str, Any] | None) -> Content:
-    """Say everything that `bench.json` and, if there is one, `check.json` hold."""
+def build_content(
+    bench: dict[str, Any], check: dict[str, Any] | None, controls: dict[str, Any] | None = None
+) -> Content:
+    """Say everything that `bench.json` and, if they are there, `check.json` and `controls.json` hold."""
     entries = bench["benchmarks"]
-    tables = [] if check is None else _check_tables(check)
+    tables = ([] if check is None else _check_tables(check)) + ([] if controls is None else [_controls_table(controls)])
     tables = [_fastest(entries), *tables, _left_out(bench), _conv_against_linear(entries), *_time_tables(entries)]
     return Content(
         summary=_summary(bench, check, entries),
@@ -142,31 +144,25 @@ def _gigabytes(size: int | str) -> str:
 
 
 def _check_tables(check: dict[str, Any]) -> list[Table]:
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for result in check["results"]:
         if result["dtype"] and result["verdict"] != "skip" and result.get("behavior") is None:
-            groups[result["implementation"], result["device"], result["dtype"]].append(result)
+            groups[result["implementation"], result["device"], result["dtype"], result["declared"] or ""].append(result)
     rows, marks = [], []
     for key, results in groups.items():
-        wrong = sum(result["verdict"] in ("fail", "error") for result in results)
-        marks.append("fail" if wrong else "pass")
+        verdicts = {result["verdict"] for result in results}
+        verdict = "fail" if verdicts & {"fail", "error"} else "known" if "known" in verdicts else "pass"
+        marks.append({"known": "skip"}.get(verdict, verdict))
         passed = sum(result["verdict"] == "pass" for result in results)
-        rows.append(
-            (
-                *key,
-                marks[-1],
-                f"{passed} of {len(results)}",
-                _worst(results),
-                _fewest_bits(results),
-            )
-        )
-    verdicts = Table(
+        delivered = ", ".join(dict.fromkeys(result["delivered"] for result in results if result["delivered"]))
+        rows.append((*key, delivered, verdict, f"{passed} of {len(results)}", _worst(results), _fewest_bits(results)))
+    table = Table(
         "Is it right?",
-        "Every implementation against the NumPy reference: exact probes, random ones, a photograph; forward and gradients. The worst "
-        "error is given as a fraction of its bound (above 1 fails); effective bits tell the precision that was delivered.",
-        ("implementation", "device", "dtype", "verdict", "passed", "worst error / bound", "effective bits"),
+        "Every implementation against the NumPy reference: exact probes, random ones, a photograph; forward and gradients. Declared is the "
+        "arithmetic that the bounds allow for, delivered what was measured. The worst error is given as a fraction of its bound (above 1 fails).",
+        ("implementation", "device", "dtype", "declared", "delivered", "verdict", "passed", "worst error / bound", "effective bits"),
         rows,
-        frozenset({4, 5, 6}),
+        frozenset({6, 7, 8}),
         marks,
     )
     told = [result for result in check["results"] if result["verdict"] in ("fail", "error")]
@@ -175,7 +171,8 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
     wrong_rows = [(r["implementation"], place, r["verdict"], r["message"]) for r, place in zip(told, places, strict=True)]
     skipped = {(result["implementation"], result["message"]) for result in check["results"] if result["verdict"] == "skip"}
     return [
-        verdicts,
+        table,
+        _known_faults(check["results"]),
         Table(
             "What is wrong", "", ("implementation", "where", "verdict", "message"), wrong_rows, marks=["fail"] * len(wrong_rows)
         ),
@@ -189,6 +186,51 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
         ),
         Table("Not checked", "", ("implementation", "why"), sorted(skipped), marks=["skip"] * len(skipped)),
     ]
+
+
+def _known_faults(results: list[dict[str, Any]]) -> Table:
+    """Verdicts that a known issue explains; of behavior the next table tells."""
+    named: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
+    for result in results:
+        if result["verdict"] == "known" and result.get("behavior") is None:
+            named[result["message"]][result["implementation"], result["dtype"]] = None
+    rows = [(", ".join(f"{name} in {dtype}" for name, dtype in places), message) for message, places in named.items()]
+    return Table(
+        "Known faults",
+        "Verdicts that fail for a reason that is known, in the versions that were run; one that no longer reproduces fails the check.",
+        ("of", "why"),
+        rows,
+        marks=["skip"] * len(rows),
+    )
+
+
+def _controls_table(controls: dict[str, Any]) -> Table:
+    """The kill table, with the reason where a mistake may survive."""
+    results = controls["results"]
+    dtypes = list(dict.fromkeys(result["dtype"] for result in results))
+    reasons: dict[str, dict[str, None]] = defaultdict(dict)
+    for result in results:
+        if result["message"]:
+            reasons[result["mistake"]][f"{result['dtype']}: {result['message']}"] = None
+    lines = kill_table(results)
+    rows = [
+        (
+            mistake,
+            *(" of ".join(map(str, counts[dtype])) if dtype in counts else "" for dtype in dtypes),
+            killers,
+            "; ".join(reasons[mistake]),
+        )
+        for mistake, counts, _, killers in lines
+    ]
+    return Table(
+        "Can the verdicts fail?",
+        "Every known mistake, made on purpose at each dtype, at three scales and at K from 48 to 12288: in how many of the problems the verdicts "
+        "rejected it, and the probes that did so most often. What survives must be provably no different from correct arithmetic.",
+        ("mistake", *dtypes, "rejected by", "may survive, because"),
+        rows,
+        frozenset(range(1, 1 + len(dtypes))),
+        ["fail" if worst == "fail" else "" for _, _, worst, _ in lines],
+    )
 
 
 def _fastest(entries: list[dict[str, Any]]) -> Table:

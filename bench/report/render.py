@@ -14,7 +14,8 @@ from .content import CSV_FIELDS, Content, Figure, Table, build_content
 
 
 def render_report(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and, if there is one, `check.json`.
+    """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and, if they are there, `check.json` and
+    `controls.json`.
 
     The page opens from disk without a network: scripts, styles and data are inside it.
 
@@ -25,8 +26,8 @@ def render_report(folder: str | os.PathLike[str]) -> list[Path]:
         PatchParityError: no record in the folder, a damaged one, a folder that cannot be written, plotly or jinja2 missing.
     """
     source = Path(folder)
-    check_path = source / "check.json"
-    content = build_content(load_bench(source), load_check(check_path) if check_path.exists() else None)
+    check, controls = (load_check(path) if (path := source / name).exists() else None for name in ("check.json", "controls.json"))
+    content = build_content(load_bench(source), check, controls)
     pages = {"report.html": to_html(content), "report.md": to_markdown(content), "report.csv": to_csv(content)}
     for name, text in pages.items():
         write_text(source / name, text)

@@ -69,27 +69,31 @@ def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
 
 def print_controls(report: "CheckReport") -> None:
     """Print the kill table: for each mistake, in how many problems of each dtype it was rejected, and what may survive and why."""
+    from ..views import kill_table
+
     dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
     table = _table("Kill table: rejected of made", ("mistake",), tuple(dtypes))
-    cells: dict[str, dict[str, list[CheckResult]]] = defaultdict(lambda: defaultdict(list))
-    for result in report.results:
-        cells[result.mistake or ""][result.dtype or ""].append(result)
-    for mistake, by_dtype in cells.items():
-        row = []
+    for mistake, counts, worst, _ in kill_table([vars(result) for result in report.results]):
+        cells = []
         for dtype in dtypes:
-            results = by_dtype[dtype]
-            killed = sum(bool(result.killed_by) for result in results)
-            style = (
-                "fail" if any(result.verdict == "fail" for result in results) else "known" if killed < len(results) else "pass"
-            )
-            row.append(f"[{STYLES[style]}]{killed}/{len(results)}[/]" if results else "")
-        table.add_row(mistake, *row)
+            killed, made = counts.get(dtype, (0, 0))
+            style = "pass" if killed == made else worst
+            cells.append(f"[{STYLES[style]}]{killed}/{made}[/]" if made else "")
+        table.add_row(mistake, *cells)
     out.print(table)
     for message in dict.fromkeys(
         f"{result.mistake} in {result.dtype}: {result.message}" for result in report.results if result.message
     ):
         out.print(escape(message))
     out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
+
+
+def controls_line(report: "CheckReport") -> str:
+    """One line on negative controls, for a run that shows their table in the report."""
+    made, survived = len(report.results), report.summary["known"]
+    if not report.ok:
+        return f"[{STYLES['fail']}]fail[/] {report.summary['fail']} of {made} mistakes made on purpose went unnoticed"
+    return f"{made - survived} of {made} mistakes made on purpose were rejected; the others change nothing, as their derivations show"
 
 
 def print_check(report: "CheckReport") -> None:

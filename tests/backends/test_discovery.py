@@ -49,7 +49,7 @@ def test_selection():
     with pytest.raises(PatchParityError, match="implementation 'jax:linear' was asked for, but only backend numpy"):
         list_implementations(["numpy"], ["jax:linear"])
     with pytest.raises(
-        PatchParityError, match="backend 'tourch' is unknown; expected one of jax, .*numpy, onnxruntime, tensorflow, torch"
+        PatchParityError, match=r"backend 'tourch' is unknown; expected one of jax, .*numpy, onnxruntime, tensorflow, torch"
     ):
         get_backend("tourch")
     with pytest.raises(PatchParityError, match=r"implementation 'torch:conv' is unknown; expected one of .*torch:conv2d:eager"):

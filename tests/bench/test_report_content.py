@@ -61,7 +61,10 @@ def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
     for entry in changed["benchmarks"]:
         entry["extra_info"]["disturbance"] = 0.9
     changed["failures"] = [dict(implementation="x:y:z", case="c", device="cpu", status="error", message="it died")]
-    result = dict(implementation="x:y:z", device="cpu", dtype="float32", case="c", probe="identity-kernel", direction="forward")
+    result = dict(
+        implementation="x:y:z", device="cpu", dtype="float32", case="c", probe="identity-kernel", direction="forward",
+        declared="float32", delivered=None,
+    )  # fmt: skip
     rows = [
         {**result, "verdict": "fail", "bound_ratio": None, "effective_bits": None, "message": "m"},
         {**result, "verdict": "pass", "bound_ratio": 0.1, "effective_bits": None, "message": ""},
@@ -70,9 +73,42 @@ def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
     told = dict(content.summary)
     assert "vit-ti32-224-b1 (0.9 cores)" in told["Disturbed"]
     tables = {table.title: table.rows for table in content.tables}
-    assert tables["Is it right?"][0][3:6] == ("fail", "1 of 2", "∞"), "the worst error is not that of what passed"
+    assert tables["Is it right?"][0][5:8] == ("fail", "1 of 2", "∞"), "the worst error is not that of what passed"
     assert ("x:y:z", "c on cpu", "error", "it died") in tables["Not timed"]
     assert content.tables[0].title == "Who is fastest?"
+
+
+def test_what_is_declared_delivered_and_known_is_told(record):
+    result = dict(implementation="x:y:z", device="cuda", dtype="float32", case="c", direction="forward", message="")
+    ieee = dict(result, precision="ieee", probe="random-zero-bias", declared="float32", delivered="float32", verdict="pass")
+    numbers = dict(bound_ratio=0.1, effective_bits=22.0)
+    rows = [
+        {**ieee, **numbers},
+        {**ieee, **numbers, "precision": "default", "declared": "TF32 inputs", "delivered": "TF32 or float16 inputs"},
+        {**ieee, **numbers, "dtype": "float64", "verdict": "known", "declared": "float64", "message": "an-issue: why"},
+    ]
+    content = build_content(record, {"summary": {"pass": 2, "known": 1}, "results": rows})
+    tables = {table.title: table for table in content.tables}
+    told = [row[2:7] for row in tables["Is it right?"].rows]
+    assert told == [
+        ("float32", "float32", "float32", "pass", "1 of 1"),
+        ("float32", "TF32 inputs", "TF32 or float16 inputs", "pass", "1 of 1"),
+        ("float64", "float64", "float32", "known", "0 of 1"),
+    ]
+    assert tables["Known faults"].rows == [("x:y:z in float64", "an-issue: why")]
+
+
+def test_the_kill_table_is_told(record):
+    def row(dtype, killed_by, verdict="pass", message=""):
+        return dict(mistake="m", dtype=dtype, killed_by=killed_by, verdict=verdict, message=message)
+
+    rows = [row("float32", ["p"]), row("float32", ["q", "p"]), row("float16", [], "known", "no difference")]
+    (table,) = [t for t in build_content(record, None, {"results": rows}).tables if t.title == "Can the verdicts fail?"]
+    assert table.columns == ("mistake", "float32", "float16", "rejected by", "may survive, because")
+    assert table.rows == [("m", "2 of 2", "0 of 1", "p, q", "float16: no difference")]
+    assert table.marks == [""]
+    survived = build_content(record, None, {"results": [*rows, row("float64", [], "fail", "went unnoticed")]})
+    assert [t.marks for t in survived.tables if t.title == "Can the verdicts fail?"] == [["fail"]]
 
 
 def test_a_quiet_record_says_nothing_of_disturbance(record):
