@@ -104,8 +104,8 @@ def test_the_kill_table_is_told(record):
 
     rows = [row("float32", ["p"]), row("float32", ["q", "p"]), row("float16", [], "known", "no difference")]
     (table,) = [t for t in build_content(record, None, {"results": rows}).tables if t.title == "Can the verdicts fail?"]
-    assert table.columns == ("mistake", "float32", "float16", "rejected by", "may survive, because")
-    assert table.rows == [("m", "2 of 2", "0 of 1", "p, q", "float16: no difference")]
+    assert table.columns == ("mistake", "float32", "float16", "rejected by")
+    assert table.rows == [("m", "2 of 2", "0 of 1", "p, q. May survive in float16: no difference")]
     assert table.marks == [""]
     survived = build_content(record, None, {"results": [*rows, row("float64", [], "fail", "went unnoticed")]})
     assert [t.marks for t in survived.tables if t.title == "Can the verdicts fail?"] == [["fail"]]
