@@ -126,6 +126,9 @@ def check_command(
     every_case: Annotated[
         bool, typer.Option("--every-case", help="Compile torch.compile for every shape, not one alone.")
     ] = False,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Search for false alarms instead: this many seeds, on one shape.", min=1)
+    ] = 1,
     controls: Annotated[
         bool, typer.Option("--negative-controls", help="Instead, make every known mistake: the verdicts must reject each.")
     ] = False,
@@ -164,7 +167,7 @@ def check_command(
     else:
         _refuse_strays(reading, "of somebody's implementation: name it as MODULE:ATTRIBUTE")
         with progress_bar("check") as progress:
-            report = check(**suite, remainder=remainder, every_case=every_case, progress=progress)
+            report = check(**suite, remainder=remainder, every_case=every_case, seeds=seeds, progress=progress)
     if json:
         report.save(json)
     print_check(report)
@@ -338,10 +341,13 @@ def run_command(
         report = run(options, image=image, remainder=cast("Remainder", remainder), progress=progress)
     print_check(report.check)
     out.print(controls_line(report.controls))
+    if report.seeds:
+        print_check(report.seeds)
     print_bench(report.bench)
     for file in report.files:
         out.print(str(file))
-    wrong = sum(each.summary[verdict] for each in (report.check, report.controls) for verdict in ("fail", "error"))
+    checks = [each for each in (report.check, report.controls, report.seeds) if each is not None]
+    wrong = sum(each.summary[verdict] for each in checks for verdict in ("fail", "error"))
     wrong += len(report.bench.content["failures"])
     out.print("[green]fine: nothing failed[/]" if report.ok else f"[bold red]{wrong} results failed[/]: they are listed above")
     raise typer.Exit(FINE if report.ok else FAILED)

@@ -55,6 +55,7 @@ class BackendCheck:
         seed: of the probes.
         picture: the case and the pixels of a picture to check on, or None.
         behaviors: whether to ask for behavior.
+        seeds: how many seeds to go through, from `seed` on; more than one on the first shape alone, and without behavior.
     """
 
     backend: str
@@ -66,6 +67,7 @@ class BackendCheck:
     seed: int
     picture: tuple[Case, NDArray[Any]] | None
     behaviors: bool
+    seeds: int = 1
 
     def run(self) -> Iterator[Event]:
         """Do it, and tell of every step."""
@@ -80,23 +82,46 @@ class BackendCheck:
                 chosen.append(implementation)
         present = backend.devices() if chosen else ()
         units, skipped = self._units(backend, chosen, present, problems)
-        yield Planned(len(units), present)
+        yield Planned(len(units) * self.seeds, present)
         yield Found(results + skipped)
+        if self.seeds > 1:
+            yield from self._over_seeds(backend, units)
+            return
         for unit in units:
-            yield Begun(f"{unit.implementation.name} {unit.dtype} {unit.problem.case.name}")
-            yield Found(_check_unit(backend, unit))
+            yield Begun(unit.name)
+            yield Found(_check_unit(backend, unit, {}))
         asked = {(unit.implementation.name, unit.device): unit for unit in units if not unit.implementation.costly_compile}
         if self.behaviors and asked:
             yield Begun(f"{self.backend} behavior")
             yield Found(_behaviors(backend, list(asked.values()), self.seed))
 
+    def _over_seeds(self, backend: Backend, units: list["_Unit"]) -> Iterator[Event]:
+        """Judge every unit at every seed: all that fails, and of what passes the worst of each probe and direction."""
+        loaded: dict[int, dict[str, LoadedEmbedding]] = {number: {} for number in range(len(units))}
+        worst: dict[tuple[Any, ...], CheckResult] = {}
+        for seed in range(self.seed, self.seed + self.seeds):
+            problem = _Problem(units[0].problem.case, seed) if units else None
+            for number, unit in enumerate(units):
+                yield Begun(f"{unit.name} seed {seed}")
+                assert problem is not None
+                results = _check_unit(backend, unit._replace(problem=problem), loaded[number])
+                wrong = [result for result in results if result.verdict != "pass"]
+                yield Found([dataclasses.replace(result, message=f"seed {seed}: {result.message}", seeds=1) for result in wrong])
+                for result in results:
+                    if result.verdict == "pass":
+                        key = number, result.probe, result.direction
+                        worst[key] = _worse(result, worst.get(key))
+        yield Found(list(worst.values()))
+
     def expected_units(self) -> int:
         """How many units `run` will tell of, as far as can be said without the framework: on the CPU alone, nothing unavailable."""
         backend = get_backend(self.backend)
         chosen = [backend.implementation(name) for name in self.implementations]
-        return len(self._units(backend, chosen, ("cpu",), self._problems())[0])
+        return len(self._units(backend, chosen, ("cpu",), self._problems())[0]) * self.seeds
 
     def _problems(self) -> list["_Problem"]:
+        if self.seeds > 1:
+            return [_Problem(CHECK_CASES[0], self.seed)]
         problems = [_Problem(case, self.seed) for case in CHECK_CASES]
         return problems if self.picture is None else [*problems, _Problem(self.picture[0], self.seed, self.picture[1])]
 
@@ -171,6 +196,20 @@ class _Unit(NamedTuple):
     dtype: str
     precision: Precision
 
+    @property
+    def name(self) -> str:
+        """As progress and messages have it."""
+        return f"{self.implementation.name} {self.dtype} {self.problem.case.name}"
+
+
+def _worse(result: CheckResult, other: CheckResult | None) -> CheckResult:
+    """The worse of two that passed, at all seeds so far: the larger error, the fewer bits."""
+    if other is None:
+        return dataclasses.replace(result, seeds=1)
+    larger = max(result, other, key=lambda each: each.bound_ratio or 0.0)
+    bits = [each.effective_bits for each in (result, other) if each.effective_bits is not None]
+    return dataclasses.replace(larger, effective_bits=min(bits, default=None), seeds=(other.seeds or 0) + 1)
+
 
 def result_row(implementation: Implementation, **fields: Any) -> CheckResult:
     """A result of an implementation, with its names filled in."""
@@ -182,8 +221,11 @@ def error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
-def _check_unit(backend: Backend, unit: _Unit) -> list[CheckResult]:
-    """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a result too."""
+def _check_unit(backend: Backend, unit: _Unit, kept: dict[str, LoadedEmbedding]) -> list[CheckResult]:
+    """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a result too.
+
+    What is loaded is left in `kept`, and taken from there by the next call for the same unit: it is compiled once.
+    """
     implementation, device, problem, dtype, precision = unit
     case = problem.case
     model = implementation.arithmetic(dtype, precision, device)
@@ -192,12 +234,12 @@ def _check_unit(backend: Backend, unit: _Unit) -> list[CheckResult]:
     probe: Probe | None = None
     try:
         with backend.precision(precision):
-            loaded: LoadedEmbedding | None = None
             for probe in problem.probes(dtype):
-                if loaded is None:
-                    loaded = backend.load(implementation, probe.weights, case.spec, dtype, device)
+                if "loaded" in kept:
+                    kept["loaded"].assign(probe.weights)
                 else:
-                    loaded.assign(probe.weights)
+                    kept["loaded"] = backend.load(implementation, probe.weights, case.spec, dtype, device)
+                loaded = kept["loaded"]
                 for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
                     judged = [judge(probe, direction, output, model) for output in outputs]
                     worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))

@@ -86,11 +86,13 @@ class Preset:
         cases: names for `named_case`.
         rounds: visits to each row; each visit is one warm call and one timed call.
         costly_compile: whether implementations whose first call takes seconds (`torch.compile`) take part.
+        seeds: how many seeds the main job searches for false alarms at; 1 for no search.
     """
 
     cases: tuple[str, ...]
     rounds: int
     costly_compile: bool
+    seeds: int = 1
 
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
@@ -126,6 +128,7 @@ PRESETS = {
         ),
         rounds=32,
         costly_compile=True,
+        seeds=200,
     ),
 }
 """`smoke` shows that everything runs, `quick` answers in minutes (a sweep over batch, one over image size, and the shapes that differ

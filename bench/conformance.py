@@ -67,6 +67,7 @@ def check_suite(
     every_case: bool = False,
     precisions: list[Precision] | None = None,
     seed: int = 0,
+    seeds: int = 1,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Check implementations against the NumPy reference: exact probes, random ones within a bound, and a photograph.
@@ -85,6 +86,8 @@ def check_suite(
         precisions: of float32: `ieee`, `tf32`, `bf16`, or `default` for whatever the framework does when nobody asks. None means `ieee` on
             everything and `default` on the first shape (on all of them on a GPU, where it differs).
         seed: of the probes.
+        seeds: how many seeds to go through, from `seed` on: more than one are a search for false alarms, on the first shape alone, of which
+            every failure is reported and of all else the worst.
         progress: called before each implementation meets a shape; the total grows where a backend turns out to have more to do.
 
     Returns:
@@ -98,10 +101,12 @@ def check_suite(
     for precision in precisions or []:
         check_precision(precision)
     require_choice("remainder", remainder, get_args(Remainder))
+    if seeds < 1 or seed < 0:
+        raise PatchParityError(f"seed={seed}, seeds={seeds}: expected at least 0 and 1")
     selection: dict[Backend, list[Implementation]] = {}
     for backend, implementation in list_implementations(backends, implementations):
         selection.setdefault(backend, []).append(implementation)
-    found_picture, no_picture = find_picture(image)
+    found_picture, no_picture = find_picture(image) if seeds == 1 else (None, "")
     picture = None if found_picture is None else (picture_case(*found_picture, remainder), found_picture[0])
 
     results: dict[str, list[CheckResult]] = {broken.name: [_broken(broken)] for broken in list_broken_backends() if not backends}
@@ -120,7 +125,8 @@ def check_suite(
                     every_case,
                     seed,
                     picture,
-                    behaviors=precisions is None and (dtypes is None or "float32" in dtypes),
+                    behaviors=seeds == 1 and precisions is None and (dtypes is None or "float32" in dtypes),
+                    seeds=seeds,
                 )
             )
     here = _runs_here(work)

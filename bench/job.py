@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cases import preset
 from .conformance import check, check_controls
 from .harness import BenchReport, measure_into, require_modules
 from .plan import BenchOptions
@@ -22,11 +23,12 @@ class RunReport:
     controls: CheckReport
     bench: BenchReport
     files: list[Path]
+    seeds: CheckReport | None = None
 
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
-        return self.check.ok and self.controls.ok and self.bench.ok
+        return self.check.ok and self.controls.ok and self.bench.ok and (self.seeds is None or self.seeds.ok)
 
 
 def run(
@@ -36,7 +38,9 @@ def run(
     remainder: Any = "error",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> RunReport:
-    """Do the main job: check, benchmark, report; writes `check.json`, `controls.json`, `bench.json`, `report.html`, `report.md` and `report.csv`.
+    """Do the main job: check, check the verdicts themselves, benchmark, report.
+
+    Writes `check.json`, `controls.json`, `seeds.json` (preset `full`), `bench.json`, `report.html`, `report.md` and `report.csv`.
 
     Args:
         options: what to measure, and the folder `out`; backends and implementations hold for the check too.
@@ -54,16 +58,19 @@ def run(
     with locked(folder):
         if not options.resume:
             set_aside(folder)
-        checked = check(
+        selection: dict[str, Any] = dict(
             backends=list(options.backends) or None,
             implementations=list(options.implementations) or None,
             devices=list(options.devices) or None,
-            image=image,
-            remainder=remainder,
             progress=progress,
         )
+        checked = check(**selection, image=image, remainder=remainder)
         checked.save(folder / "check.json")
+        seeds = preset(options.preset).seeds
+        seeded = check(**selection, seeds=seeds) if seeds > 1 else None
+        if seeded:
+            seeded.save(folder / "seeds.json")
         controlled = check_controls(progress=progress)
         controlled.save(folder / "controls.json")
         measured = measure_into(options, folder)
-        return RunReport(checked, controlled, measured, render_report(folder))
+        return RunReport(checked, controlled, measured, render_report(folder), seeded)

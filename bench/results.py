@@ -85,7 +85,18 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-PRODUCTS = ("samples.jsonl", "rows.jsonl", "bench.json", "bench.log", "check.json", "controls.json", "report.html", "report.md", "report.csv")
+PRODUCTS = (
+    "samples.jsonl",
+    "rows.jsonl",
+    "bench.json",
+    "bench.log",
+    "check.json",
+    "controls.json",
+    "seeds.json",
+    "report.html",
+    "report.md",
+    "report.csv",
+)
 """What bench and run leave in a folder."""
 
 

@@ -40,6 +40,7 @@ class CheckResult:
     behavior: str | None = None
     mistake: str | None = None
     killed_by: tuple[str, ...] | None = None
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `check.json`."""
-        # The fields of behaviors and of the negative controls belong to these alone.
+        # The fields of behaviors, of negative controls and of checks over seeds belong to these alone.
         rows = [
             {
                 name: value
                 for name, value in dataclasses.asdict(result).items()
-                if value is not None or name not in ("behavior", "mistake", "killed_by")
+                if value is not None or name not in ("behavior", "mistake", "killed_by", "seeds")
             }
             for result in self.results
         ]
@@ -82,6 +83,27 @@ class CheckReport:
             PatchParityError: a file that cannot be written.
         """
         write_json(Path(path), self.to_dict())
+
+
+def false_alarms(results: list[dict[str, Any]]) -> str:
+    """Say in one sentence what a check over seeds found; empty for any other check.
+
+    Args:
+        results: rows of `check.json`.
+    """
+    seeded = [result for result in results if result.get("seeds")]
+    if not seeded:
+        return ""
+    judged = sum(result["seeds"] for result in seeded)
+    rejected = sum(result["verdict"] in ("fail", "error") for result in seeded)
+    known = sum(result["verdict"] == "known" for result in seeded)
+    worst = max((result["bound_ratio"] or 0.0 for result in seeded if result["verdict"] == "pass"), default=0.0)
+    names = len({result["implementation"] for result in seeded})
+    aside = f", {known} for a known fault" if known else ""
+    return (
+        f"{judged:,} verdicts on {names} implementations over {max(result['seeds'] for result in seeded)} seeds: {rejected} rejected{aside}; "
+        f"the worst error of the others is {worst:.2f} of its bound"
+    )
 
 
 def load_check(path: Path) -> dict[str, Any]:

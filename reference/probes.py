@@ -388,10 +388,15 @@ def photograph(spec: PatchEmbedSpec, pixels: NDArray[np.generic], dtype: DTypeLi
     return Probe("photograph", spec, images, random.weights, random.grad_tokens, "deterministic", DIRECTIONS[1:])
 
 
+def _derived(seed: int, *path: int) -> int:
+    """A seed for each member of a family of probes. Sums would not do: members of neighboring seeds would share their data."""
+    return int(np.random.SeedSequence((seed, *path)).generate_state(1, np.uint64)[0])
+
+
 def exact_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> list[Probe]:
     """The probes of tolerance zero that fit a spec, all of the same shapes."""
     makers = (identity_kernel, one_hot_images, bounded_integers, mantissa_ladder, wide_range, swamping)
-    probes = [_telling(make, spec, batch, dtype, seed + number) for number, make in enumerate(makers)]
+    probes = [_telling(make, spec, batch, dtype, _derived(seed, 0, number)) for number, make in enumerate(makers)]
     return [probe for probe in probes if probe is not None]
 
 
@@ -409,7 +414,7 @@ def _telling(
 ) -> Probe | None:
     """Draw a probe until its outputs are not all zero: an implementation that returns zeros would pass it."""
     for draw in range(DRAWS):
-        probe = make(spec, batch, dtype, seed + 1000 * draw)
+        probe = make(spec, batch, dtype, _derived(seed, draw))
         if probe is None or all(found.value.any() for found in probe.expectations.values()):
             return probe
     return probe
@@ -417,7 +422,8 @@ def _telling(
 
 def random_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int, *, scale: float = 1.0) -> list[Probe]:
     """The two random probes, with a bias and without, images and bias of std `scale`."""
-    return [random_normal(spec, batch, dtype, seed + 100 + zero, scale=scale, zero_bias=bool(zero)) for zero in (0, 1)]
+    seeds = [_derived(seed, 1, number) for number in range(2)]
+    return [random_normal(spec, batch, dtype, each, scale=scale, zero_bias=bool(zero)) for zero, each in enumerate(seeds)]
 
 
 SCALES = (1e-3, 1e3)
@@ -427,7 +433,8 @@ kernels of std 1/√K, lie within float16's normal range."""
 
 def standard_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> list[Probe]:
     """The probes that `check` runs on one shape: the exact ones, and the random ones at three scales."""
-    scaled = [random_normal(spec, batch, dtype, seed + 200 + number, scale=scale) for number, scale in enumerate(SCALES)]
+    seeds = [_derived(seed, 2, number) for number in range(len(SCALES))]
+    scaled = [random_normal(spec, batch, dtype, each, scale=scale) for each, scale in zip(seeds, SCALES, strict=True)]
     forward = [
         dataclasses.replace(probe, name=f"random-{scale:g}", gradients=()) for probe, scale in zip(scaled, SCALES, strict=True)
     ]

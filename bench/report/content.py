@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cases import named_case
 from ..statistics import compare_interval, noise_floor, paired_ratio
+from ..verdicts import false_alarms
 from ..views import behavior_findings, disturbed_cases, fastest, kill_table, ratio_text
 
 CSV_FIELDS = (
@@ -87,14 +88,17 @@ class Content:
 
 
 def build_content(
-    bench: dict[str, Any], check: dict[str, Any] | None, controls: dict[str, Any] | None = None
+    bench: dict[str, Any],
+    check: dict[str, Any] | None,
+    controls: dict[str, Any] | None = None,
+    seeds: dict[str, Any] | None = None,
 ) -> Content:
-    """Say everything that `bench.json` and, if they are there, `check.json` and `controls.json` hold."""
+    """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and `seeds.json` hold."""
     entries = bench["benchmarks"]
     tables = ([] if check is None else _check_tables(check)) + ([] if controls is None else [_controls_table(controls)])
     tables = [_fastest(entries), *tables, _left_out(bench), _conv_against_linear(entries), *_time_tables(entries)]
     return Content(
-        summary=_summary(bench, check, entries),
+        summary=_summary(bench, check, seeds, entries),
         tables=[table for table in tables if table.rows],
         figures=[figure for figure in _figures(entries) if figure.curves],
         csv_rows=[_csv_row(entry) for entry in entries],
@@ -105,13 +109,17 @@ _ROLES = ("implementation", "peer", "aa", "ceiling")
 _ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)"}
 
 
-def _summary(bench: dict[str, Any], check: dict[str, Any] | None, entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _summary(
+    bench: dict[str, Any], check: dict[str, Any] | None, seeds: dict[str, Any] | None, entries: list[dict[str, Any]]
+) -> list[tuple[str, str]]:
     environment = bench["environment"]
     versions = {name: version for name, version in environment["versions"].items() if version != "not installed"}
     floors = noise_floors(entries)
     lines = []
     if check is not None:
         lines.append(("Correctness", ", ".join(f"{count} {verdict}" for verdict, count in check["summary"].items())))
+    if seeds is not None:
+        lines.append(("False alarms", false_alarms(seeds["results"])))
     wrong = sum(entry["extra_info"]["verdict"] == "fail" for entry in entries) + len(bench["failures"])
     lines.append(("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped"))
     if floors:
@@ -160,7 +168,17 @@ def _check_tables(check: dict[str, Any]) -> list[Table]:
         "Is it right?",
         "Every implementation against the NumPy reference: exact probes, random ones, a photograph; forward and gradients. Declared is the "
         "arithmetic that the bounds allow for, delivered what was measured. The worst error is given as a fraction of its bound (above 1 fails).",
-        ("implementation", "device", "dtype", "declared", "delivered", "verdict", "passed", "worst error / bound", "effective bits"),
+        (
+            "implementation",
+            "device",
+            "dtype",
+            "declared",
+            "delivered",
+            "verdict",
+            "passed",
+            "worst error / bound",
+            "effective bits",
+        ),
         rows,
         frozenset({6, 7, 8}),
         marks,

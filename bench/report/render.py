@@ -14,8 +14,8 @@ from .content import CSV_FIELDS, Content, Figure, Table, build_content
 
 
 def render_report(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and, if they are there, `check.json` and
-    `controls.json`.
+    """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and, if they are there, `check.json`,
+    `controls.json` and `seeds.json`.
 
     The page opens from disk without a network: scripts, styles and data are inside it.
 
@@ -26,8 +26,9 @@ def render_report(folder: str | os.PathLike[str]) -> list[Path]:
         PatchParityError: no record in the folder, a damaged one, a folder that cannot be written, plotly or jinja2 missing.
     """
     source = Path(folder)
-    check, controls = (load_check(path) if (path := source / name).exists() else None for name in ("check.json", "controls.json"))
-    content = build_content(load_bench(source), check, controls)
+    names = ("check.json", "controls.json", "seeds.json")
+    checks = [load_check(source / name) if (source / name).exists() else None for name in names]
+    content = build_content(load_bench(source), *checks)
     pages = {"report.html": to_html(content), "report.md": to_markdown(content), "report.csv": to_csv(content)}
     for name, text in pages.items():
         write_text(source / name, text)

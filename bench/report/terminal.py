@@ -98,6 +98,8 @@ def controls_line(report: "CheckReport") -> str:
 
 def print_check(report: "CheckReport") -> None:
     """Print one line for each implementation, device (where it is not the CPU) and dtype, then what failed and what was skipped."""
+    from ..verdicts import false_alarms
+
     groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
     for result in report.results:
         if result.verdict in ("pass", "fail", "known", "error") and result.dtype and result.behavior is None:
@@ -142,6 +144,8 @@ def print_check(report: "CheckReport") -> None:
     for message, names in skips.items():
         listed = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         out.print(f"[{STYLES['skip']}]skip[/] {listed}: {escape(message)}")
+    if told := false_alarms([vars(result) for result in report.results]):
+        out.print(told, soft_wrap=True)
     out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
 
 

@@ -14,7 +14,7 @@ from patchparity import PatchEmbedWeights, PatchParityError, check
 from patchparity.backends.base import Implementation
 from patchparity.bench import conformance, pictures
 from patchparity.bench.behavior import BEHAVIORS
-from patchparity.bench.verdicts import CheckReport, CheckResult, load_check
+from patchparity.bench.verdicts import CheckReport, CheckResult, false_alarms, load_check
 from patchparity.reference.pipeline import round_to_bits
 
 from ..fake_backends import FRAGILE, WRONG
@@ -232,6 +232,58 @@ def test_declared_precision_is_compared_with_what_was_delivered(monkeypatch):
     assert verdicts("bf16", "tf32")[:2] == (False, {("TF32 inputs", "bfloat16 inputs")})
     assert verdicts("bf16", "bf16")[:2] == (True, {("bfloat16 inputs", "bfloat16 inputs")})
     assert verdicts("float32", "tf32")[:2] == (True, {("TF32 inputs", "float32")}), "better than declared is fine, and is told"
+
+
+class UnluckyBackend(type(WRONG).__base__):
+    """Right but at one seed: where the first random image value lies in a narrow interval, a token is off by a millionth."""
+
+    name = "unlucky"
+    implementations = (Implementation("unlucky", "linear", "eager"),)
+    first = -0.11
+
+    def spoil(self, loaded, formulation):
+        call = loaded.call
+        unlucky = abs(np.float32(self.first))
+        loaded.call = lambda inputs: call(inputs) * np.float32(1 + 1e-5 * (abs(inputs.flat[0]) == unlucky))
+        return loaded
+
+
+def test_seeds_are_gone_through_and_one_that_fails_is_named(monkeypatch):
+    from patchparity.backends import base
+    from patchparity.bench.cases import CHECK_CASES
+    from patchparity.reference.probes import standard_probes
+
+    probe = next(p for p in standard_probes(CHECK_CASES[0].spec, CHECK_CASES[0].batch, "float32", 7) if p.name == "random")
+    UnluckyBackend.first = float(probe.images.flat[0])
+    found, broken = base._discovered()
+    monkeypatch.setattr(base, "_discovered", lambda: ({**found, "unlucky": UnluckyBackend()}, broken))
+    report = check(backends=["unlucky"], dtypes=["float32"], precisions=["ieee"], seed=5, seeds=4)
+    wrong = [result for result in report.results if result.verdict == "fail"]
+    assert {(result.probe, result.direction, result.message.split(":")[0]) for result in wrong} >= {
+        ("random", "forward", "seed 7")
+    }
+    assert {result.message.split(":")[0] for result in wrong} == {"seed 7"}
+    passed = {(result.probe, result.direction): result.seeds for result in report.results if result.verdict == "pass"}
+    assert passed["random", "forward"] == 3, "of four, one failed"
+    assert passed["swamping", "forward"] == 4
+    assert {result.case for result in report.results} == {"c3-b3"}
+    told = false_alarms([vars(result) for result in report.results])
+    assert f"{4 * 16} verdicts on 1 implementations over 4 seeds: {len(wrong)} rejected" in told
+    assert false_alarms([vars(result) for result in check(backends=["numpy"], dtypes=["bfloat16"], image=PIXELS).results]) == ""
+
+
+def test_the_worst_of_all_seeds_is_what_is_told():
+    reports = [
+        check(implementations=["numpy:linear"], dtypes=["float32"], precisions=["ieee"], seed=seed, seeds=seeds)
+        for seed, seeds in ((3, 2), (3, 3))
+    ]
+    two, three = ({(r.probe, r.direction): r for r in report.results} for report in reports)
+    assert all(three[key].bound_ratio >= two[key].bound_ratio for key in two)
+    assert any(three[key].bound_ratio > two[key].bound_ratio for key in two)
+    bits = [table["random-zero-bias", "forward"].effective_bits for table in (two, three)]
+    assert bits[1] <= bits[0]
+    with pytest.raises(PatchParityError, match="seeds=0: expected"):
+        check(backends=["numpy"], seeds=0)
 
 
 def test_a_precision_that_a_framework_lacks_is_a_skip_that_says_so():

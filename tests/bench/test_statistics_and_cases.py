@@ -96,8 +96,10 @@ def test_presets_name_cases_that_exist_and_cover_what_they_promise():
 def test_check_shapes_are_what_a_layout_mistake_cannot_hide_in():
     assert {case.spec.in_channels for case in CHECK_CASES} >= {1, 3, 4}
     assert {case.batch for case in CHECK_CASES} >= {1, 2, 3}
-    for case in CHECK_CASES[:-1]:
+    for case in CHECK_CASES:
+        if case.name == "vit-b16-224":
+            continue  # the model as it is
         assert case.spec.in_channels not in case.spec.patch_size, "C = P would make OIHW and OHWI alike"
         assert case.spec.grid[0] != case.spec.grid[1]
         assert case.spec.image_size[0] != case.spec.image_size[1]
-        assert case.spec.embed_dim >= case.spec.patch_values
+        assert case.spec.embed_dim >= case.spec.patch_values or case.name.startswith("long-"), "the identity reads every value"
