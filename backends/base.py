@@ -189,6 +189,18 @@ class Backend(abc.ABC):
         """Hand a NumPy array over as the framework's users do, and give it back as one: what is refused or changed on the way?"""
         return np.asarray(array)
 
+    def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any] | None:
+        """Convolve with the framework's own function, on the CPU, without bias or padding; None where it has none.
+
+        Args:
+            images: `(B, C, H, W)`.
+            kernel: `(D, C, P, P)`; the stride is P.
+
+        Returns:
+            The framework's answer in the order `(B, D, H/P, W/P)`, of whatever shape it is.
+        """
+        return None
+
     @abc.abstractmethod
     def load(
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str

@@ -168,6 +168,12 @@ class JaxBackend(Backend):
 
         return np.asarray(jax.numpy.asarray(array))
 
+    def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
+        """`lax.conv_general_dilated`, channels first."""
+        from jax import lax
+
+        return np.asarray(lax.conv_general_dilated(images, kernel, kernel.shape[2:], "VALID"))
+
     def environment(self, threads: int) -> dict[str, str]:
         """XLA's CPU client reads only these; the thread flags of XLA_FLAGS do nothing in current versions."""
         return {"PJRT_NPROC": str(threads), "NPROC": str(threads)}

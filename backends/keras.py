@@ -243,6 +243,14 @@ class KerasBackend(Backend):
 
         return np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(array)))
 
+    def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
+        """`keras.ops.conv`, channels last."""
+        import keras
+
+        moved = images_to_layout(images, NHWC), kernel.transpose(2, 3, 1, 0)
+        found = keras.ops.conv(*moved, kernel.shape[-1], "valid", "channels_last")
+        return np.asarray(keras.ops.convert_to_numpy(found)).transpose(0, 3, 1, 2)
+
     def lacks(self, precision: Precision, device: str) -> str | None:
         """As the framework."""
         return self.engine.lacks(precision, device)

@@ -192,6 +192,14 @@ class OnnxRuntimeBackend(Backend):
         model = graph.model({"array": (array.dtype.name, list(array.shape))}, graph.add("Identity", "array"))
         return _Session(model, "cpu", tf32=False).call({"array": array})
 
+    def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
+        """`Conv`, images and kernel as inputs."""
+        graph, patch = _Graph(), kernel.shape[2:]
+        result = graph.add("Conv", "images", "kernel", strides=patch, kernel_shape=patch)
+        inputs = {"images": images, "kernel": kernel}
+        model = graph.model({name: (array.dtype.name, list(array.shape)) for name, array in inputs.items()}, result)
+        return _Session(model, "cpu", tf32=False).call(inputs)
+
     def lacks(self, precision: Precision, device: str) -> str | None:
         """The CUDA provider has a switch for TF32; nothing has one for bfloat16 in float32."""
         if precision in ("ieee", "default") or (precision, device) == ("tf32", "cuda"):

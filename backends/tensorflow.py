@@ -275,6 +275,11 @@ class TensorFlowBackend(Backend):
         """`tf.constant`."""
         return np.asarray(_tensorflow().constant(array))
 
+    def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
+        """`tf.nn.conv2d`, channels last."""
+        moved = images_to_layout(images, NHWC), kernel.transpose(2, 3, 1, 0)
+        return np.asarray(_tensorflow().nn.conv2d(*moved, kernel.shape[-1], "VALID")).transpose(0, 3, 1, 2)
+
     def lacks(self, precision: Precision, device: str) -> str | None:
         """There is a switch for TensorFloat-32 and none for bfloat16 in float32."""
         return "TensorFlow has no bf16 mode for float32" if precision == "bf16" else None

@@ -207,6 +207,12 @@ class TorchBackend(Backend):
         finally:
             torch.set_warn_always(always)
 
+    def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
+        """`torch.nn.functional.conv2d`."""
+        import torch
+
+        return as_array(torch.nn.functional.conv2d(as_tensor(images), as_tensor(kernel), stride=kernel.shape[-1]))
+
     def lacks(self, precision: Precision, device: str) -> str | None:
         """cuDNN and cuBLAS know TF32 and no bfloat16 mode for float32; oneDNN on the CPU takes both."""
         return "torch has no bf16 mode for float32 on CUDA" if (precision, device) == ("bf16", "cuda") else None

