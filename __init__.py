@@ -32,6 +32,7 @@ _PUBLIC = {
     "check": "patchparity.bench.conformance",
     "BenchOptions": "patchparity.bench.plan",
     "benchmark": "patchparity.bench.harness",
+    "compare": "patchparity.bench.compare",
     "run": "patchparity.bench.job",
     "render_report": "patchparity.bench.report.render",
 }

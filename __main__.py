@@ -305,6 +305,45 @@ def bench_command(
     raise typer.Exit(FINE if report.ok else FAILED)
 
 
+@app.command("compare")
+def compare_command(
+    old: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
+    new: Annotated[Path, typer.Argument(help="Another one, of the same machine.")],
+    fail_over: Annotated[str, typer.Option("--fail-over", help="How much slower a row may become: 5% or 0.05.")] = "5%",
+    force: Annotated[bool, typer.Option("--force", help="Compare records of different machines.")] = False,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write a table for a pull request's comment here; - for stdout.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Compare two records of one machine row by row; exit 1 if a row surely became slower by more than --fail-over."""
+    from .bench.compare import compare
+    from .bench.report.terminal import print_compare
+    from .bench.results import require_writable, write_json, write_text
+
+    to_file = markdown is not None and str(markdown) != "-"
+    for path in filter(None, (json, markdown if to_file else None)):
+        require_writable(path)
+    report = compare(old, new, fail_over=_fraction(fail_over, "--fail-over"), force=force)
+    if json:
+        write_json(json, report.to_dict())
+    if markdown is not None and to_file:
+        write_text(markdown, report.to_markdown())
+    if markdown is not None and not to_file:
+        sys.stdout.write(report.to_markdown())
+    else:
+        print_compare(report)
+    raise typer.Exit(FINE if report.ok else FAILED)
+
+
+def _fraction(text: str, option: str) -> float:
+    """Read `5%` or `0.05`."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise PatchParityError(f"{option} {text}: expected a percentage or a fraction, such as 5% or 0.05") from None
+
+
 @app.command("report")
 def report_command(folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")]) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""

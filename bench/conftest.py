@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from patchparity.bench.harness import SCHEMA
 from patchparity.bench.plan import BenchOptions
 from patchparity.bench.progress import progress_bar
 from patchparity.bench.results import write_json
@@ -105,6 +106,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     session = config.stash.get(SESSION, None)
     if session is None:
         return
+    output_json["schema"] = SCHEMA
     output_json["environment"] = session.environment()
     output_json["planned"] = len(session.rows)
     output_json["options"] = {**dataclasses.asdict(session.options), "out": "", "rounds": session.rounds}

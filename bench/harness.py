@@ -17,6 +17,9 @@ from ..reference.errors import PatchParityError
 from .plan import BenchOptions
 from .results import locked, output_folder, set_aside
 
+SCHEMA = "patchparity.bench/1"
+"""What `bench.json` calls itself; beside it stands pytest-benchmark's own version."""
+
 
 @dataclass(frozen=True)
 class BenchReport:
@@ -135,4 +138,9 @@ def _read_bench(folder: Path) -> dict[str, Any]:
         content
     ):
         raise PatchParityError(f"{path} was not written by patchparity bench")
+    if content.get("schema") != SCHEMA:
+        told = content.get("schema", "a record without a schema")
+        raise PatchParityError(
+            f"{path} is {told}, and this version reads {SCHEMA}: measure again, or use the version that wrote it"
+        )
     return content

@@ -2,7 +2,7 @@
 
 import dataclasses
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +100,7 @@ class BenchSession:
             {identity: self.seconds(identity) for identity in block if self.samples[identity]},
             self.cases[row.case],
             [sample["disturbance"] for sample in self.samples[row.identity] if sample["disturbance"] is not None],
+            list(Counter(sample["generation"] for sample in self.samples[row.identity]).values()),
         )
 
     def _measure(self, rows: list[Row]) -> None:

@@ -1,13 +1,15 @@
-"""Medians and bootstrap intervals of paired samples."""
+"""Medians, bootstrap intervals, and verdicts on comparisons: FASTER, SLOWER, SAME or UNSURE, with the reason."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-RESAMPLES = 2000
-"""Bootstrap resamples. The ends of a 95% interval are the 50th values from either end of 2000: their own standard error is about a
-seventh of the distance between the 93% and 97% ends, too small to show in three digits."""
+RESAMPLES = 10_000
+"""Bootstrap resamples. The smallest probability that they can show is 1/10001, and Holm's adjustment asks for 0.025/m among m comparisons:
+enough for 250. The ends of a 95% interval are the 250th values from either end, with a standard error of 6% of the tail."""
 
 CONFIDENCE = 0.95
 
@@ -16,35 +18,83 @@ FEWEST_ROUNDS = 6
 """Rounds below which there is no 95% interval of a median: even from the smallest to the largest of n samples it covers the median
 with probability 1 − 2^(1−n), 93.75% at n = 5 and 96.9% at n = 6."""
 
+Groups = Sequence[Sequence[float]]
+"""Samples by generation (the life of one worker process), in the order of the rounds."""
 
-def paired_ratio(seconds: Sequence[float], reference: Sequence[float], seed: int = 0) -> tuple[float, tuple[float, float] | None]:
-    """Ratio of two rows measured in the same rounds: the median over rounds of seconds/reference, and its 95% bootstrap interval.
 
-    Both calls of a round share the machine's state of that moment, so dividing inside the round takes drift out of the ratio.
+def by_generation(samples: Sequence[float], lengths: Sequence[int]) -> list[list[float]]:
+    """Split samples in the order of the rounds into generations of the given numbers of rounds."""
+    ends = [sum(lengths[: number + 1]) for number in range(len(lengths))]
+    return [list(samples[end - length : end]) for length, end in zip(lengths, ends, strict=True)]
+
+
+def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
+    """Medians of hierarchical bootstrap resamples: generations are drawn first, then rounds within each.
+
+    Processes of identical code differ by more than the rounds of one, so an interval from rounds alone would be too narrow (Davison & Hinkley,
+    "Bootstrap Methods and their Application", 1997, section 3.8). With one generation this is the plain percentile bootstrap (Efron &
+    Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
 
     Args:
-        seconds, reference: one sample a round, in the order of the rounds.
+        groups: samples by generation, none empty.
         seed: of the resampling.
 
     Returns:
-        The ratio (above 1: slower than the reference) and the interval's ends (percentile bootstrap over rounds: Efron &
-        Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13), None below `FEWEST_ROUNDS`.
+        `RESAMPLES` medians.
+    """
+    generator = np.random.default_rng(seed)
+    shortest = min(len(group) for group in groups)
+    # Generations have the same number of rounds; of one that was cut short the others are read as far as it goes.
+    table = np.array([np.asarray(group, np.float64)[:shortest] for group in groups])
+    count = len(table)
+    drawn = generator.integers(count, size=(RESAMPLES, count, 1))
+    rounds = generator.integers(shortest, size=(RESAMPLES, count, shortest))
+    return np.median(table[drawn, rounds].reshape(RESAMPLES, -1), axis=1)
+
+
+def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64]]:
+    """Ratios of two rows measured in the same rounds, generation by generation.
+
+    Both calls of a round share the machine's state of that moment, so dividing inside the round takes drift out of the ratio.
 
     Raises:
-        ValueError: sequences of different length, or empty ones.
+        ValueError: rows whose generations have different numbers of rounds, or none.
     """
-    if len(seconds) != len(reference) or not len(seconds):
-        raise ValueError(
-            f"{len(seconds)} and {len(reference)} samples: expected as many of one as of the other, and at least one"
-        )
-    ratios = np.asarray(seconds, np.float64) / np.asarray(reference, np.float64)
-    if len(ratios) < FEWEST_ROUNDS:
-        return float(np.median(ratios)), None
-    picks = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    medians = np.median(ratios[picks], axis=1)
-    tail = (1 - CONFIDENCE) / 2
+    shapes = [[len(group) for group in groups] for groups in (seconds, reference)]
+    if shapes[0] != shapes[1] or not any(shapes[0]):
+        told = " and ".join("+".join(map(str, shape)) or "0" for shape in shapes)
+        raise ValueError(f"{told} samples: expected as many of one as of the other, and at least one")
+    pairs = zip(seconds, reference, strict=True)
+    return [np.asarray(own, np.float64) / np.asarray(other, np.float64) for own, other in pairs if len(own)]
+
+
+def interval_of(medians: NDArray[np.float64], tail: float = (1 - CONFIDENCE) / 2) -> tuple[float, float]:
+    """The percentile interval of resampled medians, with probability `tail` beyond each end."""
     low, high = np.quantile(medians, (tail, 1 - tail))
-    return float(np.median(ratios)), (float(low), float(high))
+    return float(low), float(high)
+
+
+def paired_ratio(seconds: Groups, reference: Groups, seed: int = 0) -> tuple[float, tuple[float, float] | None]:
+    """Ratio of two rows measured in the same rounds: the median over rounds of seconds/reference, and its 95% bootstrap interval.
+
+    Args:
+        seconds, reference: samples by generation, in the order of the rounds.
+        seed: of the resampling.
+
+    Returns:
+        The ratio (above 1: slower than the reference) and the interval's ends, None below `FEWEST_ROUNDS`.
+
+    Raises:
+        ValueError: as `paired_ratios`.
+    """
+    ratios = paired_ratios(seconds, reference)
+    median = float(np.median(np.concatenate(ratios)))
+    return median, interval_of(resampled_medians(ratios, seed)) if enough(ratios) else None
+
+
+def enough(groups: Groups) -> bool:
+    """Whether there are rounds enough for an interval."""
+    return sum(map(len, groups)) >= FEWEST_ROUNDS
 
 
 SMALLEST_DIFFERENCE = 0.01
@@ -53,24 +103,91 @@ SMALLEST_DIFFERENCE = 0.01
 LARGEST_NOISE_FOR_SAME = 0.05
 """Where the noise is above 5%, lying within it does not make two things the same: a difference that matters could hide there."""
 
-Comparison = Literal["faster", "slower", "same", "unsure"]
-
 
 def noise_floor(interval: tuple[float, float]) -> float:
     """How far from 1 a ratio may be by chance: the farther end of the A/A pair's interval, at least `SMALLEST_DIFFERENCE`."""
     return max(SMALLEST_DIFFERENCE, *(abs(end - 1) for end in interval))
 
 
-def compare_interval(interval: tuple[float, float], noise: float) -> Comparison:
-    """Judge the interval of a ratio against a noise floor.
+Word = Literal["FASTER", "SLOWER", "SAME", "UNSURE"]
 
-    `faster` or `slower` where the whole interval lies outside 1 ± noise; `same` where it lies inside and the noise is small enough to say
-    so; else `unsure`.
+
+@dataclass(frozen=True)
+class Comparison:
+    """The verdict on one ratio of times: FASTER means that the ratio is surely below 1.
+
+    Args:
+        word: the verdict.
+        reason: why, in words.
+        ratio: the median ratio.
+        interval: 95%, not adjusted for the number of comparisons; None below `FEWEST_ROUNDS`.
     """
-    low, high = interval
-    if high < 1 - noise:
-        return "faster"
-    if low > 1 + noise:
-        return "slower"
-    inside = 1 - noise <= low and high <= 1 + noise
-    return "same" if inside and noise <= LARGEST_NOISE_FOR_SAME else "unsure"
+
+    word: Word
+    reason: str
+    ratio: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio to be judged.
+
+    Args:
+        median: the ratio itself.
+        medians: what `resampled_medians` returned, or None where nothing can be said.
+        noise: how far from 1 a ratio may be by chance.
+        unknown: why nothing can be said, where that is so.
+    """
+
+    median: float
+    medians: NDArray[np.float64] | None
+    noise: float = SMALLEST_DIFFERENCE
+    unknown: str = f"fewer than {FEWEST_ROUNDS} rounds"
+
+
+def compare_ratios(ratios: Sequence[Ratio]) -> list[Comparison]:
+    """Judge a family of ratios, each against its noise, with Holm's adjustment for their number.
+
+    FASTER or SLOWER where the ratio lies outside 1 ± noise: the probability of the contrary, by the bootstrap, is compared with 0.025/m for
+    the clearest of m, with 0.025/(m − 1) for the next, and so on until one fails (Holm, Scandinavian Journal of Statistics 6, 1979): the
+    chance of any wrong one among all is then 5%. SAME where the interval at the same level lies inside, and the noise is small enough to say so.
+    Else UNSURE.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    chances = [_chance_of_none(ratio) for ratio in ratios]
+    order = sorted(range(len(ratios)), key=lambda index: chances[index])
+    judged: dict[int, Comparison] = {}
+    deciding = True
+    for rank, index in enumerate(order):
+        level = tail / (len(ratios) - rank)
+        deciding = deciding and chances[index] <= level
+        judged[index] = _compare(ratios[index], level, deciding)
+    return [judged[index] for index in range(len(ratios))]
+
+
+def _chance_of_none(ratio: Ratio) -> float:
+    """Probability that the ratio is not beyond the noise on the side where it lies; 1 where it cannot be said."""
+    if ratio.medians is None:
+        return 1.0
+    slower = ratio.median > 1
+    contrary = ratio.medians <= 1 + ratio.noise if slower else ratio.medians >= 1 - ratio.noise
+    return (1 + int(contrary.sum())) / (1 + len(ratio.medians))
+
+
+def _compare(ratio: Ratio, level: float, decided: bool) -> Comparison:
+    if ratio.medians is None:
+        return Comparison("UNSURE", ratio.unknown, ratio.median, None)
+    interval, adjusted = interval_of(ratio.medians), interval_of(ratio.medians, level)
+    noise = f"the noise of ±{100 * ratio.noise:.1f}%"
+    if decided:
+        word: Word = "SLOWER" if ratio.median > 1 else "FASTER"
+        return Comparison(word, f"beyond {noise}", ratio.median, interval)
+    inside = 1 - ratio.noise <= adjusted[0] and adjusted[1] <= 1 + ratio.noise
+    if inside and ratio.noise <= LARGEST_NOISE_FOR_SAME:
+        return Comparison("SAME", f"within {noise}", ratio.median, interval)
+    if inside:
+        reason = f"within {noise}, which could hide a difference that matters"
+    else:
+        reason = f"the adjusted interval [{adjusted[0]:.3f}, {adjusted[1]:.3f}] lies neither inside nor beyond {noise}"
+    return Comparison("UNSURE", reason, ratio.median, interval)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .cases import Case
-from .statistics import paired_ratio
+from .statistics import by_generation, noise_floor, paired_ratio
 
 
 def extra_information(
@@ -17,6 +17,7 @@ def extra_information(
     seconds: dict[str, list[float]],
     case: Case,
     disturbance: list[float],
+    generations: list[int],
 ) -> dict[str, Any]:
     """Return `extra_info` of a measured row: its outcome, and what follows from its samples and those of its block.
 
@@ -26,6 +27,7 @@ def extra_information(
         seconds: samples of the block's measured rows, by row, in the order of the rounds.
         case: the sizes.
         disturbance: cores that others kept busy, round by round; empty where the system does not tell.
+        generations: how many rounds each generation of workers had.
 
     Returns:
         The fields of the README's table; None where one does not apply or is not measured.
@@ -50,7 +52,7 @@ def extra_information(
     ratio: float | None = None
     interval: tuple[float, float] | None = None
     if reference_row is not None and len(seconds.get(reference_row["row"], [])) == len(own):
-        ratio, interval = paired_ratio(own, seconds[reference_row["row"]])
+        ratio, interval = paired_ratio(*(by_generation(each, generations) for each in (own, seconds[reference_row["row"]])))
     return {
         "implementation": outcome["implementation"],
         "backend": backend,
@@ -78,6 +80,7 @@ def extra_information(
         "ratio": ratio,
         "ratio_interval": None if interval is None else list(interval),
         "role": outcome["role"],
+        "generations": generations,
         "disturbance": statistics.median(disturbance) if disturbance else None,
         "seed": outcome.get("seed"),
         "load_seconds": outcome.get("load_seconds"),
@@ -126,6 +129,17 @@ def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
         if (info["disturbance"] or 0) > DISTURBED_CORES:
             found[info["case"]] = max(found.get(info["case"], 0.0), info["disturbance"])
     return found
+
+
+def row_block(info: dict[str, Any]) -> tuple[str, str, int]:
+    """What was measured in one interleave with a row: case, dtype, threads."""
+    return info["case"], info["dtype"], info["threads_requested"]
+
+
+def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
+    """Noise floor of each block, from its A/A row."""
+    infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
+    return {row_block(info): noise_floor(tuple(info["ratio_interval"])) for info in infos if info["ratio_interval"]}
 
 
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:

@@ -5,10 +5,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..cases import named_case
-from ..statistics import compare_interval, noise_floor, paired_ratio
+from ..statistics import Ratio, by_generation, compare_ratios, enough, paired_ratios, resampled_medians
 from ..verdicts import false_alarms
-from ..views import behavior_findings, disturbed_cases, fastest, kill_table, ratio_text
+from ..views import behavior_findings, disturbed_cases, fastest, kill_table, noise_floors, ratio_text, row_block
 
 CSV_FIELDS = (
     "case",
@@ -353,30 +355,27 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if info["formulation"] == "linear" and info["role"] == "implementation":
             linear[_pair_key(info)] = entry
     floors = noise_floors(entries)
-    found = []
+    found, ratios = [], []
     for entry in entries:
         info = entry["extra_info"]
         partner = linear.get(_pair_key(info))
         if not (info["formulation"] or "").endswith("conv2d") or info["role"] != "implementation" or partner is None:
             continue
-        own, other = entry["stats"]["data"], partner["stats"]["data"]
-        if len(own) == len(other):
-            ratio, interval = paired_ratio(own, other)
+        own, other = (by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner))
+        if len(entry["stats"]["data"]) == len(partner["stats"]["data"]):
             # The A/A pair runs on the CPU: it tells nothing of another device's noise.
-            noise = floors.get(_block_key(info)) if info["device"] == "cpu" else None
-            says = None if noise is None or interval is None else compare_interval(interval, noise)
-            found.append({**info, "conv_over_linear": ratio, "interval": interval, "noise": noise, "comparison": says})
-    return found
-
-
-def _block_key(info: dict[str, Any]) -> tuple[str, str, int]:
-    return info["case"], info["dtype"], info["threads_requested"]
-
-
-def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
-    """Noise floor of each block (case, dtype, threads), from its A/A row."""
-    infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
-    return {_block_key(info): noise_floor(tuple(info["ratio_interval"])) for info in infos if info["ratio_interval"]}
+            noise = floors.get(row_block(info)) if info["device"] == "cpu" else None
+            pairs = paired_ratios(own, other)
+            median = float(np.median(np.concatenate(pairs)))
+            if noise is not None and enough(pairs):
+                ratios.append(Ratio(median, resampled_medians(pairs), noise))
+            elif noise is None and enough(pairs):
+                ratios.append(Ratio(median, None, unknown="no A/A row tells of the noise on this device"))
+            else:
+                ratios.append(Ratio(median, None))
+            found.append({**info, "noise": noise})
+    judged = compare_ratios(ratios)
+    return [{**info, "conv_over_linear": each.ratio, "comparison": each} for info, each in zip(found, judged, strict=True)]
 
 
 def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
@@ -386,25 +385,23 @@ def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
 def _conv_against_linear(entries: list[dict[str, Any]]) -> Table:
     rows, marks = [], []
     for info in conv_against_linear(entries):
+        judged = info["comparison"]
         says = {
-            "faster": "convolution is faster",
-            "slower": "linear is faster",
-            "same": "same",
-            "unsure": "unsure",
-            None: "not judged",
+            "FASTER": "convolution is FASTER",
+            "SLOWER": "linear is FASTER",
+            "SAME": "SAME",
+            "UNSURE": f"UNSURE: {judged.reason}",
         }
-        marks.append("unsure" if info["comparison"] in ("same", "unsure", None) else "")
+        marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
         name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}"
-        interval = ratio_text(info["conv_over_linear"], info["interval"])
+        interval = ratio_text(info["conv_over_linear"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
-        rows.append(
-            (info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[info["comparison"]])
-        )
+        rows.append((info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[judged.word]))
     return Table(
         "Convolution or linear?",
         "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
-        "95% bootstrap interval. It is faster or slower only where the whole interval lies beyond the noise: the farther end of the interval of "
-        "the A/A row, the same code in two processes of that interleave.",
+        "95% bootstrap interval. FASTER only where the ratio lies beyond the noise (the farther end of the interval of the A/A row, the same code in "
+        "two processes of that interleave), adjusted for the number of comparisons in this table (Holm).",
         ("case", "device", "threads", "framework", "conv / linear [95%]", "noise", "so"),
         rows,
         frozenset({2, 4, 5}),

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..compare import CompareReport
     from ..harness import BenchReport
     from ..verdicts import CheckReport, CheckResult
 
@@ -48,6 +49,28 @@ def print_bench(report: "BenchReport") -> None:
         )
     for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
         out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
+
+
+def print_compare(report: "CompareReport") -> None:
+    """Print what surely changed, worst first, then how many rows did not, and what differs between the records."""
+    from ..views import ratio_text
+
+    told = [row for row in report.rows if row.comparison.word in ("FASTER", "SLOWER")]
+    table = _table("Changed", ("row",), ("old ms", "new ms", "new/old [95%]"))
+    for row in sorted(told, key=lambda row: -row.comparison.ratio):
+        style = STYLES["fail" if row.regression else "known" if row.comparison.word == "SLOWER" else "pass"]
+        interval = ratio_text(row.comparison.ratio, row.comparison.interval)
+        table.add_row(f"[{style}]{row.comparison.word}[/] {escape(row.name)}")
+        table.add_row("", f"{1e3 * row.old:.4g}", f"{1e3 * row.new:.4g}", escape(interval))
+    if told:
+        out.print(table)
+    for name in report.only_old:
+        out.print(f"in the old record alone: {escape(name)}", soft_wrap=True)
+    for name in report.only_new:
+        out.print(f"in the new record alone: {escape(name)}", soft_wrap=True)
+    for difference in report.differences:
+        out.print(escape(difference), soft_wrap=True)
+    out.print(escape(report.summary()), soft_wrap=True)
 
 
 def escape(text: str) -> str:

@@ -37,7 +37,7 @@ DRIFT = [1.0, 1.3, 0.9, 1.1, 1.6, 1.0, 1.2, 0.8]
 
 
 @pytest.mark.parametrize(
-    ("factor", "says"), [(1.5, "slower"), (0.5, "faster"), (1.0, "same"), (1.021, "slower"), (1.015, "same")]
+    ("factor", "says"), [(1.5, "SLOWER"), (0.5, "FASTER"), (1.0, "SAME"), (1.021, "SLOWER"), (1.015, "SAME")]
 )
 def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says):
     seconds = {
@@ -47,13 +47,14 @@ def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says)
     (found,) = conv_against_linear(with_seconds(record, seconds)["benchmarks"])
     assert found["conv_over_linear"] == pytest.approx(factor)
     assert found["noise"] == pytest.approx(0.02)
-    assert found["comparison"] == says
+    assert found["comparison"].word == says
 
 
 def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
     seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
     (found,) = conv_against_linear(with_seconds(record, seconds, device="cuda")["benchmarks"])
-    assert (found["noise"], found["comparison"]) == (None, None)
+    assert (found["noise"], found["comparison"].word) == (None, "UNSURE")
+    assert found["comparison"].reason == "no A/A row tells of the noise on this device"
 
 
 def test_disturbed_cases_failures_and_infinite_errors_are_told(record):

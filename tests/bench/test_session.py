@@ -329,7 +329,7 @@ def test_fractions_and_ratios_are_paired_by_round():
     from patchparity.bench.timing import blank_outcome
 
     outcomes = [blank_outcome(row) for row in session.rows]
-    info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"], [0.0]) for outcome in outcomes]
+    info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"], [0.0], [4]) for outcome in outcomes]
     assert [entry["ratio"] for entry in info] == [1.0, 2.0, 0.5, 1.0]
     assert [entry["gemm_fraction"] for entry in info] == [0.5, 0.25, 1.0, 0.5]
     assert info[1]["ratio_interval"] is None

@@ -5,14 +5,14 @@ import pytest
 
 from patchparity import PatchParityError
 from patchparity.bench.cases import CHECK_CASES, PRESETS, VIT_PATCHES, VIT_WIDTHS, named_case, preset
-from patchparity.bench.statistics import compare_interval, noise_floor, paired_ratio
+from patchparity.bench.statistics import RESAMPLES, Ratio, by_generation, compare_ratios, noise_floor, paired_ratio
 
 
 def test_pairing_takes_drift_out():
     """A machine that halves its speed in the middle hides a 10% difference from medians, not from paired ratios."""
     generator = np.random.default_rng(0)
     drift = np.where(np.arange(40) < 20, 1.0, 2.0) * generator.lognormal(0, 0.2, 40)
-    ratio, (low, high) = paired_ratio(1.1 * drift * generator.lognormal(0, 0.01, 40), drift)
+    ratio, (low, high) = paired_ratio([1.1 * drift * generator.lognormal(0, 0.01, 40)], [drift])
     assert ratio == pytest.approx(1.1, rel=0.01)
     assert 1.08 < low <= ratio <= high < 1.12
 
@@ -22,33 +22,80 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for number in range(400):
         ratio = generator.lognormal(0, 0.1, 24)
-        low, high = paired_ratio(ratio, np.ones(24), seed=number)[1]
+        low, high = paired_ratio([ratio], [np.ones(24)], seed=number)[1]
         covered += low <= 1 <= high
     # 95% of 400 is 380, its standard deviation 4.4; the percentile bootstrap of a median of 24 is known to cover 93 to 96%.
     assert 360 <= covered <= 397
 
 
+def test_generations_widen_the_interval_to_what_processes_differ_by():
+    """Processes that differ by 5%, rounds by 0.5%: the plain bootstrap is sure of a wrong ratio, the hierarchical one is not."""
+    generator = np.random.default_rng(2)
+    covered = {"plain": 0, "hierarchical": 0}
+    for number in range(100):
+        shifts = generator.lognormal(0, 0.05, 8)
+        groups = [shift * generator.lognormal(0, 0.005, 8) for shift in shifts]
+        for name, found in (("hierarchical", groups), ("plain", [np.concatenate(groups)])):
+            low, high = paired_ratio(found, [np.ones(len(group)) for group in found], seed=number)[1]
+            covered[name] += low <= 1 <= high
+    assert covered["hierarchical"] >= 85, "of 100; eight generations are few, and the bootstrap knows it a little too well"
+    assert covered["hierarchical"] > covered["plain"] + 10
+
+
 def test_ratio_is_seeded_and_refuses_unpaired_rows():
-    assert paired_ratio([1, 2, 4], [1, 1, 1]) == paired_ratio([1, 2, 4], [1, 1, 1])
+    assert paired_ratio([[1, 2, 4]], [[1, 1, 1]]) == paired_ratio([[1, 2, 4]], [[1, 1, 1]])
+    assert paired_ratio([[1, 2], [4]], [[1, 1], [1]])[0] == 2
     with pytest.raises(ValueError, match="2 and 1 samples"):
-        paired_ratio([1, 2], [1])
+        paired_ratio([[1, 2]], [[1]])
+    with pytest.raises(ValueError, match=r"1\+2 and 2\+1 samples"):
+        paired_ratio([[1], [1, 2]], [[1, 2], [1]])
     with pytest.raises(ValueError, match="0 and 0"):
         paired_ratio([], [])
+    assert by_generation([1, 2, 3, 4, 5], [2, 3]) == [[1, 2], [3, 4, 5]]
+
+
+def ratio(median: float, spread: float = 0.003, noise: float = 0.02) -> Ratio:
+    return Ratio(median, np.random.default_rng(3).normal(median, spread, RESAMPLES), noise)
 
 
 @pytest.mark.parametrize(
-    ("interval", "noise", "expected"),
+    ("judged", "word", "reason"),
     [
-        ((0.80, 0.90), 0.02, "faster"),
-        ((1.10, 1.20), 0.02, "slower"),
-        ((0.99, 1.01), 0.02, "same"),
-        ((0.97, 1.10), 0.02, "unsure"),
-        ((0.95, 1.20), 0.30, "unsure"),  # inside a noise of 30%: nothing is known, least of all that they are the same
-        ((1.03, 1.04), 0.035, "unsure"),
+        (ratio(0.85), "FASTER", "beyond the noise of ±2.0%"),
+        (ratio(1.15), "SLOWER", "beyond the noise of ±2.0%"),
+        (ratio(1.001), "SAME", "within the noise of ±2.0%"),
+        (ratio(1.03, 0.02), "UNSURE", "lies neither inside nor beyond the noise of ±2.0%"),
+        (ratio(1.05, 0.02, 0.30), "UNSURE", "within the noise of ±30.0%, which could hide a difference that matters"),
+        (ratio(1.033, 0.001, 0.036), "SAME", "within the noise of ±3.6%"),
+        (Ratio(2.0, None), "UNSURE", "fewer than 6 rounds"),
+        (Ratio(2.0, None, unknown="no A/A row"), "UNSURE", "no A/A row"),
     ],
 )
-def test_comparison(interval, noise, expected):
-    assert compare_interval(interval, noise) == expected
+def test_comparison(judged, word, reason):
+    (found,) = compare_ratios([judged])
+    assert found.word == word
+    assert reason in found.reason
+    assert found.ratio == judged.median
+
+
+def test_many_comparisons_need_clearer_differences_each():
+    """2.4 standard errors beyond the noise are enough for one comparison and not for fifty; what is clearer than that stays decided."""
+    marginal = ratio(1.02 + 2.4 * 0.003)
+    assert compare_ratios([marginal])[0].word == "SLOWER"
+    family = [ratio(1.2), *[ratio(1.0)] * 48, marginal]
+    words = [found.word for found in compare_ratios(family)]
+    assert words == ["SLOWER", *["SAME"] * 48, "UNSURE"]
+    assert compare_ratios([]) == []
+
+
+def test_a_family_without_differences_is_called_different_in_one_of_twenty_at_most():
+    generator = np.random.default_rng(4)
+    alarms = 0
+    for _ in range(200):
+        family = [Ratio(m := 1.02 + generator.normal(0, 0.003), generator.normal(m, 0.003, RESAMPLES), 0.02) for _ in range(10)]
+        alarms += any(found.word == "SLOWER" for found in compare_ratios(family))
+    # All ten lie at the very edge of the noise, the hardest case: 2.5% a side are allowed, 5 of 200, standard deviation 2.2.
+    assert alarms <= 12
 
 
 def test_noise_floor_is_the_farther_end():
