@@ -139,8 +139,15 @@ class Backend(abc.ABC):
     """Distributions that it needs, each of the name of its module; their versions belong in a record."""
     implementations: tuple[Implementation, ...]
     """Everything it offers, known without importing the framework."""
+    product_dtypes: tuple[str, ...] = DTYPES
+    """Those in which its matrix product is worth timing as a yardstick."""
     switches: Mapping[str, str] = MappingProxyType({})
     """Variables that hold for a whole process and without which the framework is another one; `check` and `bench` set them."""
+
+    @property
+    def yardstick(self) -> str:
+        """Name of the backend whose matrix product and copy are this one's own: itself, unless it runs on another."""
+        return self.name
 
     @property
     def extra(self) -> str:
@@ -206,6 +213,10 @@ class Backend(abc.ABC):
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
     ) -> LoadedEmbedding:
         """Load the canonical weights (kernel and bias) into an implementation."""
+
+    def copy(self, values: int, dtype: str, device: str) -> Computation | None:
+        """Return a copy of `values` values from one array to another, or None where the framework has none that is worth timing."""
+        return None
 
     @abc.abstractmethod
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:

@@ -214,6 +214,11 @@ class KerasBackend(Backend):
         )
 
     @property
+    def yardstick(self) -> str:
+        """The framework that it runs on."""
+        return self.engine.name
+
+    @property
     def extra(self) -> str:
         """Keras's own, and its framework's."""
         return f"keras,{self.engine.name}"

@@ -122,11 +122,24 @@ class _Gemm(Computation):
         """NumPy returns when it has computed."""
 
 
+class _Copy(Computation):
+    def __init__(self, values: int, dtype: str) -> None:
+        self.source, self.target = np.ones(values, dtype), np.empty(values, dtype)
+
+    def call(self, inputs: None) -> NDArray[Any]:
+        np.copyto(self.target, self.source)
+        return self.target
+
+    def synchronize(self, outputs: NDArray[Any]) -> None:
+        """NumPy returns when it has computed."""
+
+
 class NumPyBackend(Backend):
     """NumPy itself, always installed."""
 
     name = "numpy"
     packages = ("numpy",)
+    product_dtypes = ("float32", "float64")
     formulations = {"linear": _Linear, "conv2d": _DirectConvolution}
     implementations = tuple(
         Implementation("numpy", formulation, "eager", kernel_layout=CANONICAL, narrow_gradients=False)
@@ -156,6 +169,10 @@ class NumPyBackend(Backend):
         """Load the canonical weights as they are."""
         weights.check_spec(spec)
         return self.formulations[implementation.formulation](weights, spec, dtype)
+
+    def copy(self, values: int, dtype: str, device: str) -> Computation:
+        """`np.copyto`, on one thread whatever was asked."""
+        return _Copy(values, dtype)
 
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
         """`np.matmul` into a preallocated result."""

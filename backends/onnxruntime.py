@@ -166,6 +166,7 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     packages = ("onnxruntime", "onnx")
+    product_dtypes = ("float32", "float64")
     formulations = {"conv2d": (_conv2d, OIHW, ("float32",)), "linear": (_linear, DENSE_CHANNELS_FIRST, ("float32", "float64"))}
     """With the dtypes that its CPU kernels have: `Conv` float32 alone."""
     implementations = tuple(

@@ -160,6 +160,23 @@ class _Gemm(Computation):
             self.torch.cuda.synchronize(self.device)
 
 
+class _Copy(Computation):
+    def __init__(self, values: int, dtype: str, device: str) -> None:
+        import torch
+
+        self.torch, self.device = torch, torch.device(device)
+        self.source = torch.ones(values, dtype=getattr(torch, dtype), device=self.device)
+        self.target = torch.empty_like(self.source)
+
+    def call(self, inputs: None) -> Any:
+        with self.torch.inference_mode():
+            return self.target.copy_(self.source)
+
+    def synchronize(self, outputs: Any) -> None:
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize(self.device)
+
+
 class TorchBackend(Backend):
     """PyTorch on CPU and CUDA."""
 
@@ -260,6 +277,10 @@ class TorchBackend(Backend):
         """Build the module and copy the weights into its parameters."""
         weights.check_spec(spec)
         return _Embedding(implementation, weights, spec, dtype, device)
+
+    def copy(self, values: int, dtype: str, device: str) -> Computation:
+        """`Tensor.copy_`, on all threads."""
+        return _Copy(values, dtype, device)
 
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
         """`torch.mm` into a preallocated result."""

@@ -164,10 +164,10 @@ def compare(
 
 def _machine_shifts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
     """How far the machine moved between two records: of each block the median over frameworks of its matrix product's ratio, less 1."""
-    before = {_name(entry): entry for entry in old if entry["extra_info"]["role"] == "ceiling"}
+    before = {_name(entry): entry for entry in old if entry["extra_info"]["operation"] == "gemm"}
     shifts: dict[tuple[str, str, int], list[float]] = {}
     for entry in new:
-        if entry["extra_info"]["role"] == "ceiling" and (other := before.get(_name(entry))):
+        if entry["extra_info"]["operation"] == "gemm" and (other := before.get(_name(entry))):
             ratio = entry["stats"]["median"] / other["stats"]["median"]
             shifts.setdefault(row_block(entry["extra_info"]), []).append(ratio)
     return {block: abs(float(np.median(ratios)) - 1) for block, ratios in shifts.items()}

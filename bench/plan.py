@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..backends.base import check_place, get_backend, list_implementations, require_installed
+from ..backends.base import Backend, Implementation, check_place, get_backend, list_implementations, require_installed
 from ..reference.errors import PatchParityError
 from .cases import named_case, preset
 from .environment import gpus, usable_cores
@@ -106,7 +106,7 @@ class BenchOptions:
 
 
 def plan(options: BenchOptions) -> list[Row]:
-    """Lay out every row, block by block: in each the implementations, their frameworks' GEMMs, and the A/A copy.
+    """Lay out every row, block by block: in each the implementations (and one patch of each), the ceilings, and the A/A copy.
 
     Raises:
         PatchParityError: an unknown preset, case, backend or implementation.
@@ -123,28 +123,43 @@ def plan(options: BenchOptions) -> list[Row]:
         selection.insert(0, (numpy, numpy.implementation(reference)))
     cases = [named_case(name) for name in options.cases or chosen.cases]
     devices = options.devices or (("cpu", "cuda") if gpus() else ("cpu",))
-    missing = {backend.name: backend.missing() or "" for backend in dict.fromkeys(backend for backend, _ in selection)}
     rows = []
     for case in cases:
         for device in devices:
             for dtype in options.dtypes:
                 for threads in options.threads or (usable_cores(),):
                     place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads)
-                    # The reference takes part in the blocks of every device, on the CPU: it is what ratios are to.
                     rows += [
-                        Row(
-                            implementation=each.name,
-                            device="cpu" if each.name == reference else device,
-                            skip=missing[backend.name],
-                            **place,
-                        )
-                        for backend, each in selection
-                        if backend.name != "numpy" or device == "cpu" or each.name == reference
+                        each
+                        for backend, implementation in selection
+                        for each in _implementation_rows(backend, implementation, device, place)
                     ]
-                    rows += [
-                        Row(implementation=f"{name}:gemm", device=device, operation="gemm", role="ceiling", skip=reason, **place)
-                        for name, reason in missing.items()
-                        if name != "numpy" or device == "cpu"
-                    ]
+                    backends = dict.fromkeys(backend for backend, _ in selection)
+                    rows += [each for backend in backends for each in _ceiling_rows(backend, device, place)]
                     rows.append(Row(implementation=reference, device="cpu", role="aa", **place))
     return list(dict.fromkeys(rows))
+
+
+def _implementation_rows(backend: Backend, implementation: Implementation, device: str, place: dict[str, Any]) -> list[Row]:
+    """A row for the case, and one for a single patch of it. NumPy is on the CPU alone, and the reference in the blocks of every device."""
+    name, dtype = implementation.name, place["dtype"]
+    if backend.name == "numpy" and device != "cpu":
+        if name != REFERENCE_IMPLEMENTATION:
+            return []
+        device = "cpu"
+    skip = backend.missing() or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
+    return [
+        Row(implementation=name, device=device, skip=skip, **place),
+        Row(implementation=name, device=device, operation="one-patch", role="overhead", skip=skip, **place),
+    ]
+
+
+def _ceiling_rows(backend: Backend, device: str, place: dict[str, Any]) -> list[Row]:
+    """The matrix product of the case's shape, a square one, and a copy, where the framework has its own and they are worth timing."""
+    if backend.yardstick != backend.name or (backend.name == "numpy" and device != "cpu"):
+        return []
+    operations = ["gemm", "peak"] if place["dtype"] in backend.product_dtypes else []
+    if type(backend).copy is not Backend.copy:
+        operations.append("copy")
+    about: dict[str, Any] = dict(device=device, role="ceiling", skip=backend.missing() or "", **place)
+    return [Row(implementation=f"{backend.name}:{name}", operation=name, **about) for name in operations]

@@ -3,6 +3,7 @@
 import functools
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,12 @@ class Row:
 
     Args:
         case: name of the case.
-        implementation: `backend:formulation:mode`, or `backend:gemm` for a ceiling.
+        implementation: `backend:formulation:mode`, or `backend:gemm`, `backend:peak`, `backend:copy` for a ceiling.
         device, dtype, precision: as in the results.
         threads: CPU threads asked for.
-        operation: `tokens`, or `gemm`.
-        role: `implementation`, `ceiling`, or `aa` (the reference implementation again, in a second process).
+        operation: `tokens`; `one-patch`, the same on one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one;
+            `copy`, of as many bytes as the case must move.
+        role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
     """
 
@@ -58,12 +60,46 @@ class Row:
     @property
     def key(self) -> str:
         """A name that no other row of its worker has."""
-        return self.implementation + ("#aa" if self.role == "aa" else "")
+        return self.implementation + {"aa": "#aa", "overhead": "#one-patch"}.get(self.role, "")
 
     @property
     def identity(self) -> str:
         """A name that no other row of a record has."""
         return "/".join((self.case, self.device, self.dtype, f"t{self.threads}", self.key))
+
+
+PEAK_SIZE = 1024
+"""Edge of the square matrix product: 2.1 GFLOP, some 10 ms of one core, and 4 MB a matrix, from where rates no longer grow here."""
+
+
+def row_problem(row: Row, case: Case) -> Case:
+    """The problem that a row computes: the case's, or one patch of it."""
+    if row.operation != "one-patch":
+        return case
+    return Case(f"{case.name}-one-patch", case.spec.replace(image_size=case.spec.patch_size, padding=0, remainder="error"), 1)
+
+
+def row_work(operation: str, case: Case, itemsize: int) -> tuple[int, int]:
+    """Operations and least bytes of a row: of the projection, of a matrix product, or of a copy."""
+    spec, batch = case.spec, case.batch
+    if operation == "copy":
+        return 0, 2 * itemsize * copied_values(case, itemsize)
+    if operation in ("gemm", "peak"):
+        rows, depth, columns = product_shape(operation, case)
+        return 2 * rows * depth * columns, itemsize * (rows * depth + depth * columns + rows * columns)
+    return spec.flops(batch), spec.minimum_bytes(batch, itemsize)
+
+
+def product_shape(operation: str, case: Case) -> tuple[int, int, int]:
+    """Rows, depth and columns of a matrix product: `(B·N, K, D)`, or a square."""
+    if operation == "peak":
+        return PEAK_SIZE, PEAK_SIZE, PEAK_SIZE
+    return case.batch * case.spec.num_patches, case.spec.patch_values, case.spec.embed_dim
+
+
+def copied_values(case: Case, itemsize: int) -> int:
+    """Values that are copied: read and written they are the bytes that the case must move, so that caches serve both alike."""
+    return max(1, case.spec.minimum_bytes(case.batch, itemsize) // (2 * itemsize))
 
 
 class Disturbance:
@@ -129,12 +165,14 @@ def measure_block(
     for number, row in enumerate(rows):
         report(LOADING_SHARE * number / len(rows), f"{row.case} loading {row.key}")
         if outcomes[row.identity]["status"] == "measured":
-            _guarded(outcomes[row.identity], lambda row=row: _load(row, case, workers[row.worker], seed))  # type: ignore[misc]
+            problem = row_problem(row, case)
+            _guarded(outcomes[row.identity], lambda row=row, problem=problem: _load(row, problem, workers[row.worker], seed))  # type: ignore[misc]
         if outcomes[row.identity]["status"] == "measured":
             live.append(row)
 
     generator = np.random.default_rng([seed, *case.name.encode()])
     disturbance = Disturbance()
+    seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
         report(LOADING_SHARE + (1 - LOADING_SHARE) * number / rounds, f"{case.name} round {number + 1} of {rounds}")
         disturbance.begin()
@@ -148,12 +186,51 @@ def measure_block(
                 identity = {"case": row.case, "row": row.identity, "implementation": row.implementation, "role": row.role}
                 place = {"round": number, "order": order, "generation": 0, "cache": "warm"}
                 samples.append({**identity, **place, "seconds": answer["seconds"]})
+                seconds[row.identity].append(answer["seconds"])
         others = disturbance.cores(cpu_seconds)
         on_samples([{**sample, "disturbance": others} for sample in samples])
         live = [row for row in live if outcomes[row.identity]["status"] == "measured"]
     for row in live:
-        _guarded(outcomes[row.identity], lambda row=row: _finish(row, case, workers[row.worker], seed))  # type: ignore[misc]
+        problem = row_problem(row, case)
+        _guarded(outcomes[row.identity], lambda row=row, problem=problem: _finish(row, problem, workers[row.worker], seed))  # type: ignore[misc]
+    for identity, message in faster_than_the_machine(live, case, seconds).items():
+        outcomes[identity].update(status="error", message=message)
     return list(outcomes.values())
+
+
+PEAK_MARGIN = 0.25
+"""How far above the fastest matrix product a row may compute before it is an error. The libraries' square products reach 0.82 to 0.96 of the
+FMA peak here (187 to 219 of 228 GFLOP/s on two cores), so nothing can be more than 1.22 times as fast as one of them."""
+
+
+def faster_than_the_machine(rows: list[Row], case: Case, seconds: dict[str, list[float]]) -> dict[str, str]:
+    """Rows that compute faster than this machine can, and what that means, by identity.
+
+    The median of a row is held against the fastest sample of any matrix product of its device in the same interleave, square or of the same
+    shape: a neighbor makes medians slow, and no sample fast.
+    """
+    rates: dict[str, float] = {}
+    for row in rows:
+        operations, _ = row_work(row.operation, row_problem(row, case), np.dtype(row.dtype).itemsize)
+        if operations and seconds[row.identity]:
+            typical = np.min if row.role == "ceiling" else np.median
+            rates[row.identity] = operations / float(typical(seconds[row.identity]))
+    told = {}
+    for row in rows:
+        products = [
+            rates[each.identity]
+            for each in rows
+            if each.role == "ceiling" and each.identity in rates and each.device == row.device
+        ]
+        if row.role == "ceiling" or row.identity not in rates or not products:
+            continue
+        peak = max(products)
+        if rates[row.identity] > (1 + PEAK_MARGIN) * peak:
+            told[row.identity] = (
+                f"{rates[row.identity] / 1e9:.4g} GFLOP/s, where the fastest matrix product here reaches {peak / 1e9:.4g}: no result can be there "
+                "so soon; the adapter does not wait for it (its synchronize is missing or wrong)"
+            )
+    return told
 
 
 LOADING_SHARE = 0.3
@@ -184,10 +261,14 @@ def _guarded(outcome: dict[str, Any], request: Callable[[], dict[str, Any]]) -> 
 
 def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     spec = case.spec
-    if row.operation == "gemm":
-        shape = dict(rows=case.batch * spec.num_patches, depth=spec.patch_values, columns=spec.embed_dim)
-        worker.request("load_gemm", row=row.key, dtype=row.dtype, **shape)
+    if row.operation in ("gemm", "peak"):
+        rows, depth, columns = product_shape(row.operation, case)
+        worker.request("load_gemm", row=row.key, rows=rows, depth=depth, columns=columns, dtype=row.dtype)
         return {}
+    if row.operation == "copy":
+        values = copied_values(case, np.dtype(row.dtype).itemsize)
+        reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype)["unavailable"]
+        return {"outcome": {"status": "skip", "message": reason} if reason else {}}
     place = dict(implementation=row.implementation, spec=spec.to_dict(), batch=case.batch, dtype=row.dtype, seed=seed)
     answer = worker.request("load", row=row.key, **place)
     if answer.get("unavailable"):
@@ -209,9 +290,9 @@ def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     return {"outcome": answer}
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _truth(case: Case, dtype: str, seed: int) -> tuple[Probe, Probe]:
-    """The timed problem and its twin without bias; with their expectations they are made once for all rows of a block."""
+    """The timed problem and its twin without bias; with their expectations they are made once for all rows of a block (and once for its one patch)."""
     timed, unbiased = (timing_probe(case.spec, case.batch, dtype, seed, zero_bias) for zero_bias in (False, True))
     return timed, unbiased
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.base import get_backend
 from .cases import Case
 from .statistics import by_generation, noise_floor, paired_ratio
+from .timing import Row, row_problem, row_work
 
 
 def extra_information(
@@ -36,10 +38,12 @@ def extra_information(
     median = statistics.median(own)
     backend, *rest = outcome["implementation"].split(":")
     formulation, mode = (*rest, None)[:2]
-    work = _work(outcome, case)
-    gemms = [row for row in block if row["operation"] == "gemm" and row["row"] in seconds and row["device"] == outcome["device"]]
+    itemsize = np.dtype(outcome["dtype"]).itemsize
+    operations, least_bytes = row_work(outcome["operation"], _problem(outcome, case), itemsize)
+    here = [row for row in block if row["row"] in seconds and row["device"] == outcome["device"]]
+    gemms = [row for row in here if row["operation"] == "gemm"]
     fastest = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
-    own_gemm = next((row for row in gemms if row["backend"] == backend), None)
+    own_gemm = next((row for row in gemms if row["backend"] == get_backend(backend).yardstick), None)
     reference = next((row for row in block if row["role"] == "aa"), None)
     reference_row = (
         None
@@ -66,8 +70,8 @@ def extra_information(
         "threads_requested": outcome["threads_requested"],
         "threads_observed": outcome.get("threads_observed"),
         "cores_busy": outcome.get("cores_busy"),
-        "gflops": work["flops"] / median / 1e9,
-        "gigabytes_per_second": work["bytes"] / median / 1e9,
+        "gflops": operations / median / 1e9,
+        "gigabytes_per_second": least_bytes / median / 1e9,
         "gemm_fraction": _fraction(fastest, own, seconds),
         "own_gemm_fraction": _fraction(own_gemm, own, seconds),
         "verdict": outcome.get("verdict"),
@@ -75,7 +79,7 @@ def extra_information(
         "effective_bits": outcome.get("effective_bits"),
         "operation": outcome["operation"],
         "cache": outcome["cache"],
-        "roof_fraction": None,
+        **_roof(outcome, here, own, seconds, case),
         "peak_memory_bytes": None,
         "ratio": ratio,
         "ratio_interval": None if interval is None else list(interval),
@@ -96,13 +100,50 @@ def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, 
     return float(np.median(np.asarray(seconds[gemm["row"]]) / np.asarray(own)))
 
 
-def _work(outcome: dict[str, Any], case: Case) -> dict[str, int]:
-    """Operations and least bytes of a row: of the projection, or of the bare matrix product of its shape."""
-    spec, itemsize = case.spec, np.dtype(outcome["dtype"]).itemsize
-    if outcome["operation"] != "gemm":
-        return {"flops": spec.flops(case.batch), "bytes": spec.minimum_bytes(case.batch, itemsize)}
-    rows, depth, columns = case.batch * spec.num_patches, spec.patch_values, spec.embed_dim
-    return {"flops": 2 * rows * depth * columns, "bytes": itemsize * (rows * depth + depth * columns + rows * columns)}
+def _problem(outcome: dict[str, Any], case: Case) -> Case:
+    return row_problem(
+        Row(
+            *(
+                outcome[name]
+                for name in ("case", "implementation", "device", "dtype", "precision", "threads_requested", "operation")
+            )
+        ),
+        case,
+    )
+
+
+def _roof(
+    outcome: dict[str, Any], here: list[dict[str, Any]], own: list[float], seconds: dict[str, list[float]], case: Case
+) -> dict[str, Any]:
+    """How far a row is from the machine's limit, round by round: the longest of three times that nothing can undercut.
+
+    Computing: the fastest same-shape matrix product. Moving: the least bytes at the rate of the fastest copy of as many. Calling: the row's own
+    implementation on one patch. `roof` names the one that decides in the median round.
+    """
+    if outcome["operation"] != "tokens":
+        return {"roof": None, "roof_fraction": None}
+    rounds = len(own)
+    products = [seconds[row["row"]] for row in here if row["operation"] == "gemm" and len(seconds[row["row"]]) == rounds]
+    copies = [seconds[row["row"]] for row in here if row["operation"] == "copy" and len(seconds[row["row"]]) == rounds]
+    calls = [
+        seconds[row["row"]]
+        for row in here
+        if row["operation"] == "one-patch"
+        and row["implementation"] == outcome["implementation"]
+        and len(seconds[row["row"]]) == rounds
+    ]
+    if not products or not copies or not calls:
+        return {"roof": None, "roof_fraction": None}
+    itemsize = np.dtype(outcome["dtype"]).itemsize
+    share = row_work("tokens", case, itemsize)[1] / row_work("copy", case, itemsize)[1]
+    limits = {
+        "compute": np.array(min(products, key=statistics.median)),
+        "bandwidth": share * np.array(min(copies, key=statistics.median)),
+        "dispatch": np.array(calls[0]),
+    }
+    name = max(limits, key=lambda each: float(np.median(limits[each])))
+    highest = np.max(list(limits.values()), axis=0)
+    return {"roof": name, "roof_fraction": float(np.median(highest / np.array(own)))}
 
 
 def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:

@@ -190,11 +190,20 @@ class _Server:
         return embedding.fetch(embedding.call(inputs))
 
     def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str) -> dict[str, Any]:
-        """Load the plain matrix product of the same shape."""
+        """Load a plain matrix product."""
         product = self.backend.gemm(rows, depth, columns, dtype, self.device)
         product.synchronize(product.call(None))
         self.loaded[row] = _Loaded(product, None, self._repeat(product, None))
         return {}
+
+    def load_copy(self, row: str, values: int, dtype: str) -> dict[str, Any]:
+        """Load a copy from one array to another, where the framework has one."""
+        copy = self.backend.copy(values, dtype, self.device)
+        if copy is None:
+            return {"unavailable": f"{self.backend.name} has no copy that is worth timing"}
+        copy.synchronize(copy.call(None))
+        self.loaded[row] = _Loaded(copy, None, self._repeat(copy, None))
+        return {"unavailable": None}
 
     @staticmethod
     def _repeat(computation: Computation, inputs: Any) -> int:

@@ -107,7 +107,23 @@ class SwitchedBackend(_Fake):
         return loaded
 
 
+class HastyBackend(_Fake):
+    """Computes in a thread and does not wait: `synchronize` is missing, though what is fetched is right."""
+
+    name = "hasty"
+    implementations = (Implementation("hasty", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        from concurrent.futures import ThreadPoolExecutor
+
+        call, fetch, pool = loaded.call, loaded.fetch, ThreadPoolExecutor(1)
+        loaded.call = lambda inputs: pool.submit(call, inputs)
+        loaded.fetch = lambda outputs: fetch(outputs.result())
+        return loaded
+
+
 ABSENT = AbsentBackend()
+HASTY = HastyBackend()
 NOISY = NoisyBackend()
 STUBBORN = StubbornBackend()
 SWITCHED = SwitchedBackend()

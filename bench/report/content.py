@@ -107,8 +107,8 @@ def build_content(
     )
 
 
-_ROLES = ("implementation", "peer", "aa", "ceiling")
-_ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)"}
+_ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
+_ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)", "overhead": " (one patch)"}
 
 
 def _summary(
@@ -296,6 +296,7 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
                     "GB/s",
                     "of GEMM",
                     "of own GEMM",
+                    "of roof",
                     "time / reference [95%]",
                     "threads",
                     "error/bound",
@@ -303,7 +304,7 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
                     "first ms",
                 ),
                 [_time_row(entry) for entry in members],
-                frozenset(range(2, 13)),
+                frozenset(range(2, 14)),
                 [entry["extra_info"]["role"] for entry in members],
             )
         )
@@ -339,6 +340,7 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{info['gigabytes_per_second']:.2f}",
         _percent(info["gemm_fraction"]),
         _percent(info["own_gemm_fraction"]),
+        "" if info["roof"] is None else f"{_percent(info['roof_fraction'])} {info['roof']}",
         ratio,
         str(seen) if seen == asked else f"{seen} of {asked}",
         _number(info["bound_ratio"]),

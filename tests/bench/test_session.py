@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ import pytest
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
-from patchparity import BenchOptions, PatchParityError, benchmark
+from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
+from patchparity.bench.cases import named_case
 from patchparity.bench.environment import usable_cores
 from patchparity.bench.harness import load_bench
 from patchparity.bench.plan import plan
 from patchparity.bench.session import BenchSession
+from patchparity.bench.timing import blank_outcome, faster_than_the_machine, row_work
 from patchparity.bench.views import extra_information
 from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
@@ -44,7 +47,7 @@ def test_bench_json_keeps_its_contract(report):
     assert report.ok
     assert {"machine_info", "commit_info", "benchmarks", "datetime", "version", "environment"} <= set(content)
     names = {entry["extra_info"]["implementation"] for entry in content["benchmarks"]}
-    assert names == {"numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm"}
+    assert names == {"numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm", "numpy:peak", "numpy:copy"}
     for entry in content["benchmarks"]:
         info, stats = entry["extra_info"], entry["stats"]
         assert set(info) >= EXTRA_INFO
@@ -53,13 +56,16 @@ def test_bench_json_keeps_its_contract(report):
         assert stats["median"] > 0
         assert info["threads_requested"] == 1
         assert info["threads_observed"] == 1
-        assert info["gflops"] == pytest.approx(2 * 2 * 49 * 3072 * 192 / stats["median"] / 1e9)
+        flops = {"copy": 0, "peak": 2 * 1024**3, "one-patch": 2 * 3072 * 192}.get(info["operation"], 2 * 2 * 49 * 3072 * 192)
+        assert info["gflops"] == pytest.approx(flops / stats["median"] / 1e9)
         if info["role"] == "implementation":
             assert info["bound_ratio"] < 0.3
             assert 20 < info["effective_bits"] < 24
             assert 0 < info["gemm_fraction"] == info["own_gemm_fraction"]
+            assert info["roof"] in ("compute", "bandwidth", "dispatch")
+            assert info["roof_fraction"] > 0
     roles = [entry["extra_info"]["role"] for entry in content["benchmarks"]]
-    assert sorted(roles) == ["aa", "ceiling", "implementation", "implementation"]
+    assert Counter(roles) == {"aa": 1, "ceiling": 3, "implementation": 2, "overhead": 2}
     assert content["machine_info"]["node"] == ""
     assert content["environment"]["workers"]["numpy on cpu, 1 thread(s)"]["OPENBLAS_NUM_THREADS"] == "1"
     assert "OMP_WAIT_POLICY" in content["environment"]["workers"]["numpy on cpu, 1 thread(s), copy 1"]
@@ -67,13 +73,13 @@ def test_bench_json_keeps_its_contract(report):
 
 def test_every_number_is_a_sample_of_the_record(report):
     samples = [json.loads(line) for line in (report.folder / "samples.jsonl").read_text().splitlines()]
-    assert len(samples) == 4 * 4
+    assert len(samples) == 8 * 4
     assert {"case", "implementation", "round", "order", "generation", "cache", "seconds", "disturbance"} <= set(samples[0])
     for entry in report.content["benchmarks"]:
         mine = sorted((s for s in samples if s["row"] == entry["params"]["identity"]), key=lambda s: s["round"])
         assert [sample["seconds"] for sample in mine] == entry["stats"]["data"], "replayed to the last bit"
     for number in range(4):
-        assert sorted(s["order"] for s in samples if s["round"] == number) == [0, 1, 2, 3], "every row once a round"
+        assert sorted(s["order"] for s in samples if s["round"] == number) == list(range(8)), "every row once a round"
     orders = {tuple(s["row"] for s in sorted(samples, key=lambda s: s["order"]) if s["round"] == number) for number in range(4)}
     assert len(orders) > 1, "in an order that changes"
 
@@ -91,7 +97,7 @@ def test_resume_measures_only_what_is_missing(report, tmp_path):
     copied_record(report, tmp_path)
     other_case = BenchOptions(**{**SMALL, "cases": ("vit-ti32-224-b1",)}, out=str(tmp_path), resume=True)
     both = data_of(benchmark(other_case).content)
-    assert len(both) == 8, "the case that the record holds is kept although it was not asked for again"
+    assert len(both) == 16, "the case that the record holds is kept although it was not asked for again"
     assert data_of(report.content).items() <= both.items()
     assert data_of(benchmark(other_case).content) == both, "nothing is left to measure"
 
@@ -100,9 +106,9 @@ def test_resume_measures_a_block_anew_where_it_cannot_be_kept(tmp_path):
     """With other rows, or another number of rounds, no row of the block keeps old samples beside new ones."""
     narrow = {**SMALL, "implementations": ("numpy:linear:eager",)}
     first = benchmark(BenchOptions(**narrow, out=str(tmp_path)))
-    assert len(first.content["benchmarks"]) == 3
+    assert len(first.content["benchmarks"]) == 6
     wider = benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
-    assert len(wider.content["benchmarks"]) == 4
+    assert len(wider.content["benchmarks"]) == 8
     assert not set(map(tuple, data_of(first.content).values())) & set(map(tuple, data_of(wider.content).values()))
     narrower = benchmark(BenchOptions(**narrow, out=str(tmp_path), resume=True))
     assert data_of(narrower.content) == data_of(wider.content), "what the record holds beside is kept"
@@ -116,7 +122,7 @@ def test_a_block_that_lost_a_line_is_measured_anew(report, tmp_path, name):
     lines = (tmp_path / name).read_text().splitlines()[:-1]
     (tmp_path / name).write_text("".join(line + "\n" for line in lines))
     mended = benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
-    assert len(mended.content["benchmarks"]) == 4
+    assert len(mended.content["benchmarks"]) == 8
     assert not set(map(tuple, data_of(report.content).values())) & set(map(tuple, data_of(mended.content).values()))
 
 
@@ -127,7 +133,7 @@ def test_a_new_run_sets_the_old_record_aside(report, tmp_path):
     (previous,) = tmp_path.glob("previous-*")
     assert (previous / "samples.jsonl").read_text() == (report.folder / "samples.jsonl").read_text()
     assert not (tmp_path / "check.json").exists(), "verdicts of another run must not stand above these times"
-    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 16
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 32
 
 
 def test_bench_json_is_made_again_from_the_record(report, tmp_path):
@@ -143,7 +149,7 @@ def test_a_record_made_again_tells_of_errors_and_leaves_out_what_is_incomplete(r
     rows[1].update(status="error", message="it died")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = load_bench(tmp_path)
-    assert len(content["benchmarks"]) == 3
+    assert len(content["benchmarks"]) == 7
     assert [row["message"] for row in content["failures"]] == ["it died"]
     (tmp_path / "bench.json").unlink()
     (tmp_path / "samples.jsonl").unlink()
@@ -202,7 +208,7 @@ def test_a_hostile_configuration_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / "conftest.py").write_text("raise RuntimeError('must not be loaded')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTEST_ADDOPTS", "--collect-only")
-    assert len(benchmark(BenchOptions(**SMALL, out="out")).content["benchmarks"]) == 4
+    assert len(benchmark(BenchOptions(**SMALL, out="out")).content["benchmarks"]) == 8
     assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "conftest.py", "out"}
 
 
@@ -235,13 +241,71 @@ def test_a_missing_framework_is_rows_that_say_how_to_get_it(tmp_path):
     assert done.stdout.strip() == "True", "what is not installed is no failure"
     content = load_bench(tmp_path / "o")
     skipped = {row["implementation"]: row["message"] for row in content["skipped"]}
-    assert set(skipped) == {"absent:conv2d:eager", "absent:linear:eager", "absent:gemm"}
+    assert set(skipped) == {"absent:conv2d:eager", "absent:linear:eager", "absent:gemm", "absent:peak", "absent:copy"}
     assert set(skipped.values()) == {"no_such_framework is not installed: pip install 'patchparity[absent]'"}
-    assert len(content["benchmarks"]) == 4
+    assert len(content["benchmarks"]) == 8
     asked = dataclasses.replace(options, backends=("absent",), implementations=())
     code = f"import patchparity; patchparity.benchmark(patchparity.BenchOptions(**{asked.__dict__!r}))"
     refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert "backend 'absent' was asked for, but no_such_framework is not installed" in refused.stderr
+
+
+def test_a_missing_synchronization_is_an_error_and_no_time(tmp_path):
+    environment = install(tmp_path, "hasty")
+    options = BenchOptions(
+        cases=("vit-b32-224-b2",), backends=("numpy", "hasty"), threads=(1,), rounds=4, out=str(tmp_path / "o")
+    )
+    code = f"import patchparity; print(patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r})).ok)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "False", done.stderr
+    content = load_bench(tmp_path / "o")
+    failed = {failure["row"].split("/")[-1]: failure["message"] for failure in content["failures"]}
+    assert "the adapter does not wait for it (its synchronize is missing or wrong)" in failed["hasty:linear:eager"]
+    assert set(failed) <= {"hasty:linear:eager", "hasty:linear:eager#one-patch"}
+    measured = {
+        entry["extra_info"]["implementation"]
+        for entry in content["benchmarks"]
+        if entry["extra_info"]["role"] == "implementation"
+    }
+    assert measured == {"numpy:linear:eager", "numpy:conv2d:eager"}
+
+
+def test_what_is_faster_than_the_machine_is_told_by_its_fastest_product():
+    rows = BenchSession(BenchOptions(**SMALL)).rows
+    case = named_case("vit-ti32-224-b2")
+    by_key = {row.key: row for row in rows}
+    linear, gemm, peak = (by_key[name] for name in ("numpy:linear:eager", "numpy:gemm", "numpy:peak"))
+    operations = row_work("tokens", case, 4)[0]
+    seconds = defaultdict(list, {
+        linear.identity: [operations / 124e9] * 4, gemm.identity: [operations / 50e9] * 4, peak.identity: [2 * 1024**3 / 100e9] * 4
+    })  # fmt: skip
+    assert faster_than_the_machine(rows, case, seconds) == {}
+    seconds[linear.identity] = [operations / 126e9] * 4
+    assert list(faster_than_the_machine(rows, case, seconds)) == [linear.identity]
+    assert (
+        "126 GFLOP/s, where the fastest matrix product here reaches 100"
+        in faster_than_the_machine(rows, case, seconds)[linear.identity]
+    )
+
+
+def test_the_roof_is_the_longest_of_three_times():
+    session = BenchSession(BenchOptions(**SMALL))
+    case = session.cases["vit-ti32-224-b2"]
+    outcomes = [blank_outcome(row) for row in session.rows]
+    by_key = {row.key: row.identity for row in session.rows}
+
+    def roof(compute, move, dispatch):
+        seconds = {by_key[name]: [value] * 4 for name, value in (
+            ("numpy:linear:eager", 8.0), ("numpy:gemm", compute), ("numpy:copy", move), ("numpy:linear:eager#one-patch", dispatch)
+        )}  # fmt: skip
+        info = extra_information(outcomes[0], outcomes, seconds, case, [], [4])
+        return info["roof"], info["roof_fraction"]
+
+    assert roof(4.0, 1.0, 2.0) == ("compute", 0.5)
+    assert roof(1.0, 6.0, 2.0) == ("bandwidth", pytest.approx(0.75, rel=1e-4))
+    assert roof(1.0, 1.0, 2.0) == ("dispatch", 0.25)
+    without = {by_key["numpy:linear:eager"]: [8.0] * 4}
+    assert extra_information(outcomes[0], outcomes, without, case, [], [4])["roof_fraction"] is None
 
 
 def test_workers_die_and_hang_with_a_sentence():
@@ -305,12 +369,21 @@ def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
     rows = plan(BenchOptions(cases=("vit-b16-224",), implementations=("torch:conv2d:eager",), threads=(1,)))
     assert [(row.implementation, row.role) for row in rows] == [
         ("numpy:linear:eager", "implementation"),
+        ("numpy:linear:eager", "overhead"),
         ("torch:conv2d:eager", "implementation"),
-        ("numpy:gemm", "ceiling"),
-        ("torch:gemm", "ceiling"),
+        ("torch:conv2d:eager", "overhead"),
+        *((f"{name}:{what}", "ceiling") for name in ("numpy", "torch") for what in ("gemm", "peak", "copy")),
         ("numpy:linear:eager", "aa"),
     ]
-    assert len({row.identity for row in rows}) == 5
+    assert len({row.identity for row in rows}) == 11
+    keras = plan(BenchOptions(cases=("vit-b16-224",), implementations=("keras-torch",), dtypes=("bfloat16",), threads=(1,)))
+    assert {row.implementation for row in keras if row.role == "ceiling"} == {"numpy:copy"}, "Keras's products are torch's"
+    narrow = plan(
+        BenchOptions(cases=("vit-b16-224",), implementations=("onnxruntime:conv2d",), dtypes=("float64",), threads=(1,))
+    )
+    assert {row.skip for row in narrow if row.backend == "onnxruntime" and row.role == "implementation"} == {
+        get_backend("onnxruntime").missing() or "onnxruntime:conv2d:graph has no float64"
+    }
     assert not any("compile" in row.implementation for row in plan(BenchOptions(preset="quick")))
     assert any("compile" in row.implementation for row in plan(BenchOptions(preset="full")))
     assert {row.threads for row in plan(BenchOptions())} == {usable_cores()}
@@ -318,7 +391,9 @@ def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
 
 def test_fractions_and_ratios_are_paired_by_round():
     session = BenchSession(BenchOptions(**SMALL))
-    linear, conv, gemm, copy = (row.identity for row in session.rows)
+    keys = {row.key: row.identity for row in session.rows}
+    names = ("numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm", "numpy:linear:eager#aa")
+    linear, conv, gemm, copy = (keys[name] for name in names)
     drift = [1.0, 3.0, 2.0, 5.0]
     seconds = {
         linear: [2 * d for d in drift],
@@ -326,12 +401,10 @@ def test_fractions_and_ratios_are_paired_by_round():
         gemm: [1 * d for d in drift],
         copy: [2 * d for d in drift],
     }
-    from patchparity.bench.timing import blank_outcome
-
-    outcomes = [blank_outcome(row) for row in session.rows]
+    outcomes = [blank_outcome(row) for row in session.rows if row.identity in seconds]
     info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"], [0.0], [4]) for outcome in outcomes]
     assert [entry["ratio"] for entry in info] == [1.0, 2.0, 0.5, 1.0]
-    assert [entry["gemm_fraction"] for entry in info] == [0.5, 0.25, 1.0, 0.5]
+    assert [entry["gemm_fraction"] for entry in info] == [0.5, 0.25, 1.0, 0.5], "linear, conv, gemm, copy, in the plan's order"
     assert info[1]["ratio_interval"] is None
 
 
