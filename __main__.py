@@ -266,6 +266,18 @@ PresetOption = Annotated[str, typer.Option("--preset", help="smoke, quick or ful
 ThreadsOption = Annotated[str, typer.Option("--threads", help="CPU threads, one or more: 1,2. Default: all cores.")]
 CaseOption = Annotated[list[str] | None, typer.Option("--case", help="A named case instead of the preset's; may be repeated.")]
 RoundsOption = Annotated[int | None, typer.Option("--rounds", help="Samples a row, instead of the preset's.")]
+GenerationsOption = Annotated[
+    int | None, typer.Option("--generations", help="Lives of the worker processes that the rounds are spread over.")
+]
+GoalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision-goal", help="Measure until every ratio is known so well: 1% or 0.01, the half-width of its interval."
+    ),
+]
+BudgetOption = Annotated[
+    float | None, typer.Option("--time-budget", help="Seconds for a case, after which the precision goal is given up.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
 LimitOption = Annotated[float, typer.Option("--call-seconds", help="End a worker that takes longer for one call.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Keep what the folder's record holds, and measure the rest.")]
@@ -274,6 +286,7 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder for the record an
 
 @app.command("bench")
 def bench_command(
+    context: typer.Context,
     preset: PresetOption = "quick",
     threads: ThreadsOption = "",
     backend: BackendOption = None,
@@ -281,6 +294,9 @@ def bench_command(
     case: CaseOption = None,
     device: DeviceOption = None,
     rounds: RoundsOption = None,
+    generations: GenerationsOption = None,
+    precision_goal: GoalOption = None,
+    time_budget: BudgetOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -293,9 +309,7 @@ def bench_command(
 
     if json:
         require_writable(json)
-    options = _bench_options(
-        preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
-    )
+    options = _bench_options(context)
     with _interruptible():
         report = benchmark(options)
     if json:
@@ -355,6 +369,7 @@ def report_command(folder: Annotated[Path, typer.Argument(help="A folder that be
 
 @app.command("run")
 def run_command(
+    context: typer.Context,
     preset: PresetOption = "quick",
     image: ImageOption = None,
     remainder: RemainderOption = "error",
@@ -364,6 +379,9 @@ def run_command(
     case: CaseOption = None,
     device: DeviceOption = None,
     rounds: RoundsOption = None,
+    generations: GenerationsOption = None,
+    precision_goal: GoalOption = None,
+    time_budget: BudgetOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -373,9 +391,7 @@ def run_command(
     from .bench.job import run
     from .bench.progress import progress_bar
 
-    options = _bench_options(
-        preset, threads, backend, implementation, case, device, rounds, seed, call_seconds, resume, out_folder
-    )
+    options = _bench_options(context)
     with _interruptible(), progress_bar("check") as progress:
         report = run(options, image=image, remainder=cast("Remainder", remainder), progress=progress)
     print_check(report.check)
@@ -402,34 +418,20 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _bench_options(
-    preset: str,
-    threads: str,
-    backends: list[str] | None,
-    implementations: list[str] | None,
-    cases: list[str] | None,
-    devices: list[str] | None,
-    rounds: int | None,
-    seed: int,
-    call_seconds: float,
-    resume: bool,
-    folder: Path,
-) -> "BenchOptions":
+def _bench_options(context: typer.Context) -> "BenchOptions":
+    """Read what `bench` and `run` are told to measure; their options are named as the fields of BenchOptions, the repeated ones in the singular."""
     from .bench.plan import BenchOptions
 
-    given = BenchOptions.parse({"threads": threads})
+    typed = context.params
+    repeated = {"cases": "case", "backends": "backend", "implementations": "implementation", "devices": "device"}
+    plain = ("preset", "rounds", "generations", "seed", "call_seconds", "resume")
     return BenchOptions(
-        preset=preset,
-        cases=tuple(cases or ()),
-        backends=tuple(backends or ()),
-        implementations=tuple(implementations or ()),
-        threads=given.threads,
-        devices=tuple(devices or ()),
-        rounds=rounds,
-        seed=seed,
-        call_seconds=call_seconds,
-        out=str(folder),
-        resume=resume,
+        threads=BenchOptions.parse({"threads": typed["threads"]}).threads,
+        precision_goal=None if typed["precision_goal"] is None else _fraction(typed["precision_goal"], "--precision-goal"),
+        time_budget=typed["time_budget"],
+        out=str(typed["out_folder"]),
+        **{name: typed[name] for name in plain},
+        **{field: tuple(typed[option] or ()) for field, option in repeated.items()},
     )
 
 

@@ -85,6 +85,7 @@ class Preset:
     Args:
         cases: names for `named_case`.
         rounds: visits to each row; each visit is one warm call and one timed call.
+        generations: lives of the worker processes that the rounds are spread over.
         costly_compile: whether implementations whose first call takes seconds (`torch.compile`) take part.
         seeds: how many seeds the main job searches for false alarms at; 1 for no search.
     """
@@ -93,6 +94,7 @@ class Preset:
     rounds: int
     costly_compile: bool
     seeds: int = 1
+    generations: int = 1
 
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
@@ -129,6 +131,7 @@ PRESETS = {
         rounds=32,
         costly_compile=True,
         seeds=200,
+        generations=4,
     ),
 }
 """`smoke` shows that everything runs, `quick` answers in minutes (a sweep over batch, one over image size, and the shapes that differ

@@ -109,7 +109,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     output_json["schema"] = SCHEMA
     output_json["environment"] = session.environment()
     output_json["planned"] = len(session.rows)
-    output_json["options"] = {**dataclasses.asdict(session.options), "out": "", "rounds": session.rounds}
+    output_json["options"] = {**dataclasses.asdict(session.options), "out": "", "rounds": session.effort.rounds}
     told = {"fail": "failures", "error": "failures", "skip": "skipped"}
     for name in ("failures", "skipped"):
         output_json[name] = []

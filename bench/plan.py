@@ -9,11 +9,15 @@ from ..backends.base import Backend, Implementation, check_place, get_backend, l
 from ..reference.errors import PatchParityError
 from .cases import named_case, preset
 from .environment import gpus, usable_cores
-from .timing import Row
+from .timing import Effort, Row
 from .workers import CALL_SECONDS
 
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
+
+
+MOST_ROUNDS = 512
+"""Rounds at which the search for a precision goal ends: the interval narrows with their root, and 512 halve that of 128 at four times the time."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,11 @@ class BenchOptions:
         threads: CPU threads to ask for; none means all cores.
         devices: `cpu`, `cuda`; none means all that are found.
         dtypes: float32 by default.
-        rounds: samples a row; None means the preset's.
+        rounds: samples a row; None means the preset's. With a precision goal, the most there may be (512 unless given).
+        generations: lives of the worker processes that the rounds are spread over; None means the preset's.
+        precision_goal: half-width of the interval of every ratio to the reference, as a fraction, at which a case is done; looked at after 16,
+            32, 64, ... rounds.
+        time_budget: seconds for a case, looked at when the goal is.
         seed: of data and order.
         call_seconds: a worker that takes longer than this for one call is ended, and its rows say so.
         out: folder of the record.
@@ -43,6 +51,9 @@ class BenchOptions:
     devices: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
     rounds: int | None = None
+    generations: int | None = None
+    precision_goal: float | None = None
+    time_budget: float | None = None
     seed: int = 0
     call_seconds: float = CALL_SECONDS
     out: str = ""
@@ -58,14 +69,24 @@ class BenchOptions:
                 raise PatchParityError(f"threads={threads}: expected 1 to {cores}, the cores that this process may use")
         require_installed(self.backends)
         check_place(self.dtypes, self.devices)
-        if self.rounds is not None and self.rounds < 1:
-            raise PatchParityError(f"rounds={self.rounds}: expected at least 1")
-        if not 0 < self.call_seconds < math.inf:
-            raise PatchParityError(f"call_seconds={self.call_seconds}: expected a finite number above 0")
+        for name in ("rounds", "generations"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise PatchParityError(f"{name}={count}: expected at least 1")
+        for name in ("call_seconds", "precision_goal", "time_budget"):
+            if (amount := getattr(self, name)) is not None and not 0 < amount < math.inf:
+                raise PatchParityError(f"{name}={amount}: expected a finite number above 0")
+        if self.time_budget is not None and self.precision_goal is None:
+            raise PatchParityError(f"time_budget={self.time_budget}: it ends the search for a precision_goal, and none was given")
         if self.seed < 0:
             raise PatchParityError(f"seed={self.seed}: expected an integer of at least 0")
         if "cuda" in self.devices and not gpus():
             raise PatchParityError("device 'cuda' was asked for, but no NVIDIA GPU is seen here (nvidia-smi)")
+
+    def effort(self) -> Effort:
+        """How long each block is measured."""
+        chosen = preset(self.preset)
+        rounds = self.rounds or (chosen.rounds if self.precision_goal is None else MOST_ROUNDS)
+        return Effort(rounds, self.generations or chosen.generations, self.precision_goal, self.time_budget)
 
     def arguments(self) -> list[str]:
         """The options as arguments of pytest, those that differ from the default."""
@@ -89,9 +110,9 @@ class BenchOptions:
             if text is None:
                 continue
             try:
-                if name in ("rounds", "seed"):
+                if name in ("rounds", "generations", "seed"):
                     fields[name] = int(text)
-                elif name == "call_seconds":
+                elif name in ("call_seconds", "precision_goal", "time_budget"):
                     fields[name] = float(text)
                 elif name in ("resume", "replay"):
                     fields[name] = text == "True"

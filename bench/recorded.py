@@ -1,11 +1,12 @@
 """What a record holds already: whole blocks, each of one attempt, that may be kept or must be measured anew."""
 
+import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from .results import Record
-from .timing import Row
+from .timing import Effort, Row
 
 Outcome = dict[str, Any]
 
@@ -31,13 +32,14 @@ class RecordedBlock:
         """Whether it is complete and no row ended in an error: there is nothing left to try."""
         return self.complete and all(outcome["status"] != "error" for outcome in self.outcomes.values())
 
-    def answers(self, planned: list[Row], rounds: int, seed: int) -> bool:
-        """Whether it may stand for a planned block: whole, of the same rounds and seed, with every planned row.
+    def answers(self, planned: list[Row], effort: Effort, seed: int) -> bool:
+        """Whether it may stand for a planned block: whole, of the same effort and seed, with every planned row.
 
         A row that was skipped because its framework was missing does not answer one that can be measured now.
         """
         recorded = {row.identity: row for row in self.rows}
-        same = all((outcome["rounds"], outcome["seed"]) == (rounds, seed) for outcome in self.outcomes.values())
+        asked = dataclasses.asdict(effort), seed
+        same = all((outcome["effort"], outcome["seed"]) == asked for outcome in self.outcomes.values())
         held = all(row.identity in recorded and (row.skip or not recorded[row.identity].skip) for row in planned)
         return self.whole and same and held
 

@@ -1,5 +1,6 @@
 """The state of one benchmark: workers, started when first needed, and the record that every finished block is written to."""
 
+import contextlib
 import dataclasses
 import uuid
 from collections import Counter, defaultdict
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backends.base import get_backend
-from .cases import Case, named_case, preset
+from .cases import Case, named_case
 from .environment import describe_environment
 from .plan import BenchOptions, plan
 from .recorded import recorded_blocks
@@ -33,7 +34,7 @@ class BenchSession:
 
     def __init__(self, options: BenchOptions, progress: Progress | None = None) -> None:
         self.options = options
-        self.rounds = options.rounds or preset(options.preset).rounds
+        self.effort = options.effort()
         self.record = Record(output_folder(options.out)) if options.out else None
         self.progress = progress
         self.outcomes: dict[str, dict[str, Any]] = {}
@@ -60,7 +61,7 @@ class BenchSession:
         for key, recorded in recorded_blocks(self.record).items():
             planned = blocks.get(key, [])
             finished = recorded.complete if self.options.replay else recorded.whole
-            if recorded.answers(planned, self.rounds, self.options.seed) or (not planned and finished):
+            if recorded.answers(planned, self.effort, self.options.seed) or (not planned and finished):
                 self.outcomes.update(recorded.outcomes)
                 self.samples.update(recorded.samples)
                 kept += recorded.rows
@@ -120,17 +121,34 @@ class BenchSession:
         failed = {row.identity: reasons[row.worker].failure for row in rows if not row.skip and reasons[row.worker].failure}
         able = [row for row in ready if row.identity not in failed]
         outcomes = measure_block(
-            able, self.cases[rows[0].case], self._workers, self.rounds, self.options.seed, keep, self._report(rows)
+            able,
+            self.cases[rows[0].case],
+            self._workers,
+            self.effort,
+            self.options.seed,
+            keep,
+            lambda: self._restart({row.worker for row in able if not row.skip}),
+            self._report(rows),
         )
         outcomes += [
             {**blank_outcome(row), "status": "error", "message": failed[row.identity]} for row in rows if row.identity in failed
         ]
-        about = {"attempt": attempt, "rounds": self.rounds, "seed": self.options.seed, "rows_of_block": len(rows)}
+        rounds = max((len(self.samples[row.identity]) for row in rows), default=0)
+        about = {"attempt": attempt, "rounds": rounds, "effort": dataclasses.asdict(self.effort), "seed": self.options.seed}
+        about["rows_of_block"] = len(rows)
         skipped = {row.identity for row in rows if row.skip}
         for outcome in outcomes:
             self.outcomes[outcome["row"]] = {**outcome, **about, "planned_skip": outcome["row"] in skipped}
         if self.record:
             self.record.append_rows([self.outcomes[outcome["row"]] for outcome in outcomes])
+
+    def _restart(self, keys: set[WorkerKey]) -> None:
+        """End workers and start them anew, as they were; one that does not come up again raises at its next request."""
+        for key in keys:
+            self._workers[key].end()
+            with contextlib.suppress(WorkerLostError, WorkerError):
+                self._workers[key] = Worker(key, self.options.call_seconds)
+                self._workers[key].start()
 
     def _start(self, key: WorkerKey) -> "_Start":
         """Start a worker unless it runs already. One that was lost cost the rows of its own block; the next block gets a new one."""
@@ -160,7 +178,7 @@ class BenchSession:
     def _expected_seconds(self, row: Row) -> float:
         """Rough time for a row, for the progress bar alone: 50 GFLOP/s a core, two calls a round, half a second to load."""
         work = self.cases[row.case].spec.flops(self.cases[row.case].batch)
-        return 0.1 if row.skip else 0.5 + 2 * self.rounds * work / (50e9 * row.threads)
+        return 0.1 if row.skip else 0.5 + 2 * self.effort.rounds * work / (50e9 * row.threads)
 
     def environment(self) -> dict[str, Any]:
         """The environment of the record, with the variables that each worker was given."""

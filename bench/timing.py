@@ -1,6 +1,8 @@
 """Interleaved rounds over workers: every row of a case visited once a round, in seeded random order."""
 
 import functools
+import itertools
+import math
 import os
 import time
 from collections import defaultdict
@@ -14,6 +16,7 @@ from ..backends.base import get_backend
 from ..reference.probes import Probe
 from ..reference.verdict import judge
 from .cases import Case
+from .statistics import paired_ratio
 from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe, unpacked
 
 
@@ -133,14 +136,53 @@ class Disturbance:
 Report = Callable[[float, str], None]
 """Called with a fraction of the block that is done, and what comes next."""
 
+FIRST_LOOK = 16
+"""Rounds before the first look at a precision goal. Later looks come at 32, 64, ...: looking after every round and stopping at a lucky
+moment would call differences that are not there."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a block is measured.
+
+    Args:
+        rounds: samples a row; with a goal, the most there may be.
+        generations: lives of the worker processes; with a goal more than one means that every look begins a new one.
+        goal: half-width of the 95% interval of every implementation's ratio to the reference, at which measuring ends; None for all rounds.
+        budget_seconds: time for a block, looked at when the goal is; None for no limit.
+    """
+
+    rounds: int
+    generations: int = 1
+    goal: float | None = None
+    budget_seconds: float | None = None
+
+    def stretches(self) -> list[int]:
+        """Numbers of rounds between which workers may begin anew, and the goal is looked at."""
+        if self.goal is None:
+            count = min(self.generations, self.rounds)
+            return [self.rounds // count + (number < self.rounds % count) for number in range(count)]
+        looks = [0, FIRST_LOOK]
+        while looks[-1] < self.rounds:
+            looks.append(2 * looks[-1])
+        ends = [min(look, self.rounds) for look in looks]
+        return [after - before for before, after in itertools.pairwise(ends) if after > before]
+
+    def enough(self, block: "_Block", spent_seconds: float) -> bool:
+        """Whether a block may stop at a look: its goal is reached, or its time is spent."""
+        if self.goal is None:
+            return False
+        return block.widest() <= self.goal or (self.budget_seconds is not None and spent_seconds >= self.budget_seconds)
+
 
 def measure_block(
     rows: list[Row],
     case: Case,
     workers: dict[WorkerKey, Worker],
-    rounds: int,
+    effort: Effort,
     seed: int,
     on_samples: Callable[[list[dict[str, Any]]], None],
+    restart: Callable[[], None] = lambda: None,
     report: Report = lambda fraction, what: None,
 ) -> list[dict[str, Any]]:
     """Measure all rows of one case, device, dtype and thread count in one interleave.
@@ -152,50 +194,120 @@ def measure_block(
         rows: of one block.
         case: the sizes.
         workers: started workers, for every row that has no `skip`.
-        rounds: number of samples a row.
+        effort: how many rounds, in how many generations.
         seed: of the data and of the order.
         on_samples: receives the samples of each round.
+        restart: ends the workers and starts them anew, for a new generation.
         report: told of progress.
 
     Returns:
         One outcome for each row: its fields, `status` (`measured`, `fail`, `skip` or `error`), `message`, verdict and first-call times.
     """
-    outcomes = {row.identity: blank_outcome(row) for row in rows}
-    live: list[Row] = []
-    for number, row in enumerate(rows):
-        report(LOADING_SHARE * number / len(rows), f"{row.case} loading {row.key}")
-        if outcomes[row.identity]["status"] == "measured":
-            problem = row_problem(row, case)
-            _guarded(outcomes[row.identity], lambda row=row, problem=problem: _load(row, problem, workers[row.worker], seed))  # type: ignore[misc]
-        if outcomes[row.identity]["status"] == "measured":
-            live.append(row)
+    block = _Block(rows, case, workers, seed, on_samples)
+    stretches = effort.stretches()
+    renewed = effort.generations > 1
+    total, done, started = sum(stretches), 0, time.monotonic()
+    for number, rounds in enumerate(stretches):
+        if renewed and number:
+            restart()
+        if renewed or number == 0:
+            block.load(lambda share, what: report(LOADING_SHARE * share if not done else _progress(done, total), what))  # noqa: B023
+        for _ in range(rounds):
+            report(_progress(done, total), f"{case.name} round {done + 1} of {total}")
+            block.round(done, generation=number if renewed else 0)
+            done += 1
+        last = done == total or effort.enough(block, time.monotonic() - started)
+        if renewed or last:
+            block.finish()
+        if last:
+            break
+    return block.judged_outcomes()
 
-    generator = np.random.default_rng([seed, *case.name.encode()])
-    disturbance = Disturbance()
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for number in range(rounds):
-        report(LOADING_SHARE + (1 - LOADING_SHARE) * number / rounds, f"{case.name} round {number + 1} of {rounds}")
-        disturbance.begin()
-        samples = []
-        cpu_seconds = 0.0
-        for order, index in enumerate(generator.permutation(len(live))):
+
+def _progress(done: int, total: int) -> float:
+    return LOADING_SHARE + (1 - LOADING_SHARE) * done / total
+
+
+class _Block:
+    """The state of one interleave: what became of each row, which ones still take part, and their samples."""
+
+    def __init__(
+        self,
+        rows: list[Row],
+        case: Case,
+        workers: dict[WorkerKey, Worker],
+        seed: int,
+        on_samples: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        self.rows, self.case, self.workers, self.seed, self.on_samples = rows, case, workers, seed, on_samples
+        self.outcomes = {row.identity: blank_outcome(row) for row in rows}
+        self.seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.generator = np.random.default_rng([seed, *case.name.encode()])
+        self.disturbance = Disturbance()
+
+    @property
+    def live(self) -> list[Row]:
+        """Rows that take part."""
+        return [row for row in self.rows if self.outcomes[row.identity]["status"] == "measured"]
+
+    def load(self, report: Report) -> None:
+        """Load every row that takes part, and judge it."""
+        live = self.live
+        for number, row in enumerate(live):
+            report(number / len(live), f"{row.case} loading {row.key}")
+            problem = row_problem(row, self.case)
+            self._guarded(row, lambda row=row, problem=problem: _load(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
+
+    def round(self, number: int, generation: int) -> None:
+        """Visit every row once, in an order of this round's own."""
+        self.disturbance.begin()
+        samples, cpu_seconds, live = [], 0.0, self.live
+        for order, index in enumerate(self.generator.permutation(len(live))):
             row = live[index]
-            answer = _guarded(outcomes[row.identity], lambda row=row: workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
-            if outcomes[row.identity]["status"] == "measured":
+            answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
+            if answer is not None:
                 cpu_seconds += answer["cpu_seconds"]
                 identity = {"case": row.case, "row": row.identity, "implementation": row.implementation, "role": row.role}
-                place = {"round": number, "order": order, "generation": 0, "cache": "warm"}
+                place = {"round": number, "order": order, "generation": generation, "cache": "warm"}
                 samples.append({**identity, **place, "seconds": answer["seconds"]})
-                seconds[row.identity].append(answer["seconds"])
-        others = disturbance.cores(cpu_seconds)
-        on_samples([{**sample, "disturbance": others} for sample in samples])
-        live = [row for row in live if outcomes[row.identity]["status"] == "measured"]
-    for row in live:
-        problem = row_problem(row, case)
-        _guarded(outcomes[row.identity], lambda row=row, problem=problem: _finish(row, problem, workers[row.worker], seed))  # type: ignore[misc]
-    for identity, message in faster_than_the_machine(live, case, seconds).items():
-        outcomes[identity].update(status="error", message=message)
-    return list(outcomes.values())
+                self.seconds[row.identity][generation].append(answer["seconds"])
+        others = self.disturbance.cores(cpu_seconds)
+        self.on_samples([{**sample, "disturbance": others} for sample in samples])
+
+    def finish(self) -> None:
+        """Take the last words of every row that takes part; what is loaded is gone then."""
+        for row in self.live:
+            problem = row_problem(row, self.case)
+            self._guarded(row, lambda row=row, problem=problem: _finish(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
+
+    def widest(self) -> float:
+        """Half-width of the widest 95% interval of an implementation's ratio to the reference; 0 where there is none to wait for."""
+        reference = next((row for row in self.rows if row.role == "aa"), None)
+        names = {row.implementation: row for row in self.live if row.role == "implementation"}
+        if reference is None or reference.implementation not in names:
+            return 0.0
+        base = list(self.seconds[names[reference.implementation].identity].values())
+        timed = [list(self.seconds[row.identity].values()) for row in self.live if row.role in ("implementation", "aa")]
+        intervals = [paired_ratio(seconds, base)[1] for seconds in timed]
+        return max(math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals)
+
+    def judged_outcomes(self) -> list[dict[str, Any]]:
+        """What became of every row; one that is faster than the machine is an error."""
+        flat = defaultdict(list, {name: list(itertools.chain(*groups.values())) for name, groups in self.seconds.items()})
+        for identity, message in faster_than_the_machine(self.live, self.case, flat).items():
+            self.outcomes[identity].update(status="error", message=message)
+        return list(self.outcomes.values())
+
+    def _guarded(self, row: Row, request: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """Do a request and merge a verdict into the outcome; a failure becomes the row's own, and costs nobody else."""
+        outcome = self.outcomes[row.identity]
+        try:
+            answer = request()
+        except (WorkerError, WorkerLostError) as error:
+            outcome.update(status="error", message=str(error))
+            return None
+        outcome.update(answer.pop("outcome", {}))
+        return answer
 
 
 PEAK_MARGIN = 0.25
@@ -244,19 +356,6 @@ def blank_outcome(row: Row) -> dict[str, Any]:
     }
     fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache="warm")
     return {**fields, "status": "skip" if row.skip else "measured", "message": row.skip}
-
-
-def _guarded(outcome: dict[str, Any], request: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do a request and merge a verdict into the outcome; a failure becomes the row's own, and costs nobody else."""
-    if outcome["status"] != "measured":
-        return {}
-    try:
-        answer = request()
-    except (WorkerError, WorkerLostError) as error:
-        outcome.update(status="error", message=str(error))
-        return {}
-    outcome.update(answer.pop("outcome", {}))
-    return answer
 
 
 def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:

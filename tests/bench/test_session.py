@@ -22,7 +22,7 @@ from patchparity.bench.environment import usable_cores
 from patchparity.bench.harness import load_bench
 from patchparity.bench.plan import plan
 from patchparity.bench.session import BenchSession
-from patchparity.bench.timing import blank_outcome, faster_than_the_machine, row_work
+from patchparity.bench.timing import Effort, blank_outcome, faster_than_the_machine, row_work
 from patchparity.bench.views import extra_information
 from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
@@ -308,6 +308,64 @@ def test_the_roof_is_the_longest_of_three_times():
     assert extra_information(outcomes[0], outcomes, without, case, [], [4])["roof_fraction"] is None
 
 
+def test_rounds_are_spread_over_generations_of_workers(tmp_path):
+    options = BenchOptions(**{**SMALL, "rounds": 7, "generations": 3}, out=str(tmp_path))
+    content = benchmark(options).content
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert {(sample["round"], sample["generation"]) for sample in samples} == {
+        (0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2),
+    }  # fmt: skip
+    assert {tuple(entry["extra_info"]["generations"]) for entry in content["benchmarks"]} == {(3, 2, 2)}
+    assert {len(entry["stats"]["data"]) for entry in content["benchmarks"]} == {7}
+    assert data_of(benchmark(dataclasses.replace(options, resume=True)).content) == data_of(content), "kept, with its generations"
+    plainer = dataclasses.replace(options, resume=True, generations=None)
+    assert data_of(benchmark(plainer).content) != data_of(content), "another effort is measured anew"
+
+
+def test_a_worker_that_dies_between_generations_costs_its_rows(tmp_path, monkeypatch):
+    session = BenchSession(BenchOptions(**{**SMALL, "rounds": 4, "generations": 2}))
+    restart = session._restart
+
+    def broken(keys):
+        restart(keys)
+        copy = next(key for key in keys if key.copy)
+        os.kill(session._workers[copy].start()["pid"], signal.SIGKILL)
+
+    monkeypatch.setattr(session, "_restart", broken)
+    outcomes = {row.key: session.outcome(row) for row in session.rows}
+    session.close()
+    assert {key for key, outcome in outcomes.items() if outcome["status"] == "error"} == {"numpy:linear:eager#aa"}
+    assert "died during 'load'" in outcomes["numpy:linear:eager#aa"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("effort", "stretches"),
+    [
+        (Effort(20), [20]),
+        (Effort(20, 3), [7, 7, 6]),
+        (Effort(2, 4), [1, 1]),
+        (Effort(100, goal=0.01), [16, 16, 32, 36]),
+        (Effort(64, goal=0.01), [16, 16, 32]),
+        (Effort(8, goal=0.01), [8]),
+    ],
+)
+def test_stretches_between_looks(effort, stretches):
+    assert effort.stretches() == stretches
+
+
+def test_measuring_ends_at_a_look_where_the_goal_is_reached_or_the_time_is_spent(tmp_path):
+    easy = benchmark(BenchOptions(**{**SMALL, "rounds": 64, "precision_goal": 10.0}, out=str(tmp_path / "easy"))).content
+    assert {len(data) for data in data_of(easy).values()} == {16}
+    hard = BenchOptions(**{**SMALL, "rounds": 40, "precision_goal": 1e-9}, out=str(tmp_path / "hard"))
+    assert {len(data) for data in data_of(benchmark(hard).content).values()} == {40}
+    short = dataclasses.replace(hard, time_budget=1e-3, out=str(tmp_path / "short"))
+    content = benchmark(short).content
+    assert {len(data) for data in data_of(content).values()} == {16}
+    assert data_of(load_bench(tmp_path / "short")) == data_of(content)
+    kept = benchmark(dataclasses.replace(short, resume=True))
+    assert data_of(kept.content) == data_of(content), "a case that ended early is whole"
+
+
 def test_workers_die_and_hang_with_a_sentence():
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
     assert worker.start()["unavailable"] is None
@@ -346,6 +404,9 @@ def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
         (dict(devices=("tpu",)), "device 'tpu' is unknown; expected one of cpu, cuda"),
         (dict(dtypes=("int8",)), "dtype 'int8' is unknown"),
         (dict(rounds=0), "rounds=0: expected at least 1"),
+        (dict(generations=0), "generations=0: expected at least 1"),
+        (dict(precision_goal=0.0), "precision_goal=0.0: expected a finite number above 0"),
+        (dict(time_budget=5.0), "time_budget=5.0: it ends the search for a precision_goal, and none was given"),
         (dict(call_seconds=0.0), "call_seconds=0.0"),
         (dict(call_seconds=float("inf")), "call_seconds=inf"),
         (dict(seed=-1), "seed=-1: expected an integer of at least 0"),
@@ -358,7 +419,9 @@ def test_bad_options_are_refused_before_any_work(changed, message, tmp_path):
 
 
 def test_options_travel_as_text_and_back():
-    options = BenchOptions(**SMALL, seed=3, call_seconds=7.5, out="/tmp/x y", resume=True)
+    options = BenchOptions(
+        **SMALL, seed=3, call_seconds=7.5, generations=2, precision_goal=0.01, time_budget=9.5, out="/tmp/x y", resume=True
+    )
     texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in options.arguments())
     assert BenchOptions.parse(texts) == options
     with pytest.raises(PatchParityError, match="threads='two': expected numbers"):
