@@ -278,6 +278,12 @@ GoalOption = Annotated[
 BudgetOption = Annotated[
     float | None, typer.Option("--time-budget", help="Seconds for a case, after which the precision goal is given up.")
 ]
+PythonOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--python", help="Another interpreter for a backend, BACKEND=PATH; patchparity must be installed there. May be repeated."
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
 LimitOption = Annotated[float, typer.Option("--call-seconds", help="End a worker that takes longer for one call.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Keep what the folder's record holds, and measure the rest.")]
@@ -297,6 +303,7 @@ def bench_command(
     generations: GenerationsOption = None,
     precision_goal: GoalOption = None,
     time_budget: BudgetOption = None,
+    python: PythonOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -382,6 +389,7 @@ def run_command(
     generations: GenerationsOption = None,
     precision_goal: GoalOption = None,
     time_budget: BudgetOption = None,
+    python: PythonOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -423,7 +431,13 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
     from .bench.plan import BenchOptions
 
     typed = context.params
-    repeated = {"cases": "case", "backends": "backend", "implementations": "implementation", "devices": "device"}
+    repeated = {
+        "cases": "case",
+        "backends": "backend",
+        "implementations": "implementation",
+        "devices": "device",
+        "pythons": "python",
+    }
     plain = ("preset", "rounds", "generations", "seed", "call_seconds", "resume")
     return BenchOptions(
         threads=BenchOptions.parse({"threads": typed["threads"]}).threads,

@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from .. import __version__
 from ..backends.base import Backend, Implementation, check_place, get_backend, list_implementations, require_installed
 from ..reference.errors import PatchParityError
 from .cases import named_case, preset
 from .environment import gpus, usable_cores
 from .timing import Effort, Row
-from .workers import CALL_SECONDS
+from .workers import CALL_SECONDS, START_SECONDS
 
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
@@ -36,6 +38,8 @@ class BenchOptions:
         precision_goal: half-width of the interval of every ratio to the reference, as a fraction, at which a case is done; looked at after 16,
             32, 64, ... rounds.
         time_budget: seconds for a case, looked at when the goal is.
+        pythons: other interpreters for some backends, each `BACKEND=PATH`, so that frameworks whose dependencies conflict can take part in one
+            run; patchparity must be installed there.
         seed: of data and order.
         call_seconds: a worker that takes longer than this for one call is ended, and its rows say so.
         out: folder of the record.
@@ -54,6 +58,7 @@ class BenchOptions:
     generations: int | None = None
     precision_goal: float | None = None
     time_budget: float | None = None
+    pythons: tuple[str, ...] = ()
     seed: int = 0
     call_seconds: float = CALL_SECONDS
     out: str = ""
@@ -67,7 +72,8 @@ class BenchOptions:
         for threads in self.threads:
             if not 1 <= threads <= cores:
                 raise PatchParityError(f"threads={threads}: expected 1 to {cores}, the cores that this process may use")
-        require_installed(self.backends)
+        elsewhere = self.interpreters()
+        require_installed(name for name in self.backends if name not in elsewhere)
         check_place(self.dtypes, self.devices)
         for name in ("rounds", "generations"):
             if (count := getattr(self, name)) is not None and count < 1:
@@ -81,6 +87,31 @@ class BenchOptions:
             raise PatchParityError(f"seed={self.seed}: expected an integer of at least 0")
         if "cuda" in self.devices and not gpus():
             raise PatchParityError("device 'cuda' was asked for, but no NVIDIA GPU is seen here (nvidia-smi)")
+
+    def interpreters(self) -> dict[str, str]:
+        """The interpreter of each backend that has one of its own.
+
+        Raises:
+            PatchParityError: an unknown backend, or an interpreter that is absent or has no patchparity.
+        """
+        found = {}
+        for text in self.pythons:
+            name, _, path = text.partition("=")
+            if not path:
+                raise PatchParityError(f"python {text!r}: expected BACKEND=PATH, for instance tensorflow=/opt/tf/bin/python")
+            get_backend(name)
+            try:
+                command = [path, "-c", "import patchparity, execnet; print(patchparity.__version__)"]
+                asked = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise PatchParityError(f"python {text!r} cannot be run: {error}") from None
+            if asked.returncode or asked.stdout.strip() != __version__:
+                told = asked.stdout.strip() or (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+                raise PatchParityError(
+                    f"python {text!r}: expected an interpreter with patchparity[bench] {__version__}, found {told}; pip install it there"
+                )
+            found[name] = path
+        return found
 
     def effort(self) -> Effort:
         """How long each block is measured."""
@@ -144,6 +175,7 @@ def plan(options: BenchOptions) -> list[Row]:
         selection.insert(0, (numpy, numpy.implementation(reference)))
     cases = [named_case(name) for name in options.cases or chosen.cases]
     devices = options.devices or (("cpu", "cuda") if gpus() else ("cpu",))
+    elsewhere = {text.partition("=")[0] for text in options.pythons}
     rows = []
     for case in cases:
         for device in devices:
@@ -153,34 +185,41 @@ def plan(options: BenchOptions) -> list[Row]:
                     rows += [
                         each
                         for backend, implementation in selection
-                        for each in _implementation_rows(backend, implementation, device, place)
+                        for each in _implementation_rows(backend, implementation, device, place, backend.name in elsewhere)
                     ]
                     backends = dict.fromkeys(backend for backend, _ in selection)
-                    rows += [each for backend in backends for each in _ceiling_rows(backend, device, place)]
+                    rows += [
+                        each for backend in backends for each in _ceiling_rows(backend, device, place, backend.name in elsewhere)
+                    ]
                     rows.append(Row(implementation=reference, device="cpu", role="aa", **place))
     return list(dict.fromkeys(rows))
 
 
-def _implementation_rows(backend: Backend, implementation: Implementation, device: str, place: dict[str, Any]) -> list[Row]:
-    """A row for the case, and one for a single patch of it. NumPy is on the CPU alone, and the reference in the blocks of every device."""
+def _implementation_rows(
+    backend: Backend, implementation: Implementation, device: str, place: dict[str, Any], elsewhere: bool
+) -> list[Row]:
+    """A row for the case, and one for a single patch of it. NumPy is on the CPU alone, and the reference in the blocks of every device.
+
+    Whether a backend with an interpreter of its own (`elsewhere`) is installed there, its worker tells.
+    """
     name, dtype = implementation.name, place["dtype"]
     if backend.name == "numpy" and device != "cpu":
         if name != REFERENCE_IMPLEMENTATION:
             return []
         device = "cpu"
-    skip = backend.missing() or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
+    skip = ("" if elsewhere else backend.missing()) or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
     return [
         Row(implementation=name, device=device, skip=skip, **place),
         Row(implementation=name, device=device, operation="one-patch", role="overhead", skip=skip, **place),
     ]
 
 
-def _ceiling_rows(backend: Backend, device: str, place: dict[str, Any]) -> list[Row]:
+def _ceiling_rows(backend: Backend, device: str, place: dict[str, Any], elsewhere: bool) -> list[Row]:
     """The matrix product of the case's shape, a square one, and a copy, where the framework has its own and they are worth timing."""
     if backend.yardstick != backend.name or (backend.name == "numpy" and device != "cpu"):
         return []
     operations = ["gemm", "peak"] if place["dtype"] in backend.product_dtypes else []
     if type(backend).copy is not Backend.copy:
         operations.append("copy")
-    about: dict[str, Any] = dict(device=device, role="ceiling", skip=backend.missing() or "", **place)
+    about: dict[str, Any] = dict(device=device, role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place)
     return [Row(implementation=f"{backend.name}:{name}", operation=name, **about) for name in operations]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class BenchSession:
     def __init__(self, options: BenchOptions, progress: Progress | None = None) -> None:
         self.options = options
         self.effort = options.effort()
+        self.interpreters = options.interpreters()
         self.record = Record(output_folder(options.out)) if options.out else None
         self.progress = progress
         self.outcomes: dict[str, dict[str, Any]] = {}
@@ -142,12 +144,15 @@ class BenchSession:
         if self.record:
             self.record.append_rows([self.outcomes[outcome["row"]] for outcome in outcomes])
 
+    def _worker(self, key: WorkerKey) -> Worker:
+        return Worker(key, self.options.call_seconds, self.interpreters.get(key.backend, sys.executable))
+
     def _restart(self, keys: set[WorkerKey]) -> None:
         """End workers and start them anew, as they were; one that does not come up again raises at its next request."""
         for key in keys:
             self._workers[key].end()
             with contextlib.suppress(WorkerLostError, WorkerError):
-                self._workers[key] = Worker(key, self.options.call_seconds)
+                self._workers[key] = self._worker(key)
                 self._workers[key].start()
 
     def _start(self, key: WorkerKey) -> "_Start":
@@ -158,7 +163,7 @@ class BenchSession:
         if worker is not None and not worker.lost:
             return _Start()
         try:
-            worker = self._workers[key] = Worker(key, self.options.call_seconds)
+            worker = self._workers[key] = self._worker(key)
             if reason := worker.start()["unavailable"]:
                 self._unavailable[key] = reason
                 return _Start(skip=reason)

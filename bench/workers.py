@@ -64,6 +64,27 @@ def worker_environment(key: WorkerKey) -> dict[str, str]:
     return {**SPIN_FREE_ENVIRONMENT, **backend.environment(key.threads), **backend.switches}
 
 
+def worker_cores(key: WorkerKey) -> list[int]:
+    """The CPU cores that a worker may run on: as many as it is asked for threads, the last ones, for the first serve the system most; [] for all.
+
+    A framework that counts cores when it is loaded then sees what it may use; where every core was asked for there is nothing to hold.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[-key.threads :] if key.threads < len(usable) else []
+
+
+_FIRST_WORDS = """\
+import os
+if {cores}:
+    os.sched_setaffinity(0, {cores})
+from patchparity.bench.workers import serve
+serve(channel)
+"""
+"""What a worker runs: its cores are fixed before NumPy or any framework is imported."""
+
+
 class Worker:
     """The parent's side of one worker process."""
 
@@ -74,7 +95,7 @@ class Worker:
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in worker_environment(key).items())
         try:
             self._gateway = execnet.makegateway(f"popen//python=env {settings} {shlex.quote(python)}")
-            self._channel = self._gateway.remote_exec("from patchparity.bench.workers import serve\nserve(channel)")
+            self._channel = self._gateway.remote_exec(_FIRST_WORDS.format(cores=worker_cores(key)))
         except Exception as error:
             raise WorkerLostError(f"the worker for {key} could not be started: {error}") from error
         self.lost: str | None = None
@@ -151,9 +172,10 @@ class _Server:
     def start(self, backend: str, device: str, precision: str) -> dict[str, Any]:
         self.backend, self.device = get_backend(backend), device
         check_precision(precision)
-        devices = self.backend.devices()
         self.loaded: dict[str, _Loaded] = {}
-        reason = None if device in devices else f"{backend} has no device {device!r} here, only {', '.join(devices)}"
+        reason = self.backend.missing()
+        if reason is None and device not in (devices := self.backend.devices()):
+            reason = f"{backend} has no device {device!r} here, only {', '.join(devices)}"
         if reason is None:
             self.precision = self.backend.precision(precision)  # type: ignore[arg-type]
             self.precision.__enter__()  # held for the life of the process

@@ -24,7 +24,7 @@ from patchparity.bench.plan import plan
 from patchparity.bench.session import BenchSession
 from patchparity.bench.timing import Effort, blank_outcome, faster_than_the_machine, row_work
 from patchparity.bench.views import extra_information
-from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
+from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe
 
 from ..fake_backends import install, running_below
 
@@ -364,6 +364,88 @@ def test_measuring_ends_at_a_look_where_the_goal_is_reached_or_the_time_is_spent
     assert data_of(load_bench(tmp_path / "short")) == data_of(content)
     kept = benchmark(dataclasses.replace(short, resume=True))
     assert data_of(kept.content) == data_of(content), "a case that ended early is whole"
+
+
+def test_a_backend_may_have_an_interpreter_of_its_own(tmp_path):
+    elsewhere = tmp_path / "bin" / "python"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(f'#!/bin/sh\nexec env PATCHPARITY_ELSEWHERE=1 {shlex.quote(sys.executable)} "$@"\n')
+    elsewhere.chmod(0o755)
+    session = BenchSession(BenchOptions(**SMALL, pythons=(f"numpy={elsewhere}",)))
+    key = session.rows[0].worker
+    assert not session._start(key).failure
+    environment = Path(f"/proc/{session._workers[key].start()['pid']}/environ").read_bytes()
+    session.close()
+    assert b"PATCHPARITY_ELSEWHERE=1" in environment
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("numpy", "python 'numpy': expected BACKEND=PATH"),
+        ("theano=python", "backend 'theano' is unknown"),
+        ("numpy=/no/such/python", "python 'numpy=/no/such/python' cannot be run"),
+        ("numpy=/bin/true", "expected an interpreter with patchparity.*found no answer; pip install it there"),
+    ],
+)
+def test_interpreters_that_will_not_do(text, message):
+    with pytest.raises(PatchParityError, match=message):
+        benchmark(BenchOptions(**SMALL, pythons=(text,), out="unused"))
+
+
+def test_what_is_missing_in_another_interpreter_is_told_by_its_worker(monkeypatch):
+    numpy = type(get_backend("numpy"))
+    monkeypatch.setattr(numpy, "missing", lambda self: "numpy is not installed")
+    assert all(row.skip for row in plan(BenchOptions(**SMALL)) if row.role != "aa")
+    assert not any(row.skip for row in plan(BenchOptions(**SMALL, pythons=("numpy=python",))))
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def test_a_workers_cores_are_fixed_before_it_imports_anything():
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    pid = worker.start()["pid"]
+    cores = os.sched_getaffinity(pid)
+    worker.end()
+    assert cores == {max(os.sched_getaffinity(0))}
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def test_a_worker_held_to_one_core_that_was_asked_for_two_is_reported():
+    worker = Worker(WorkerKey("numpy", "cpu", 2, "ieee"))
+    pid = worker.start()["pid"]
+    worker.request("load_gemm", row="r", rows=512, depth=512, columns=512, dtype="float32")
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {min(os.sched_getaffinity(0))})
+    for _ in range(5):
+        worker.request("visit", row="r")
+    told = worker.request("finish", row="r")
+    worker.end()
+    assert told["threads_observed"] == 1
+    assert told["cores_busy"] < 1.1
+
+
+def test_operations_are_counted_as_the_frameworks_count_them():
+    """torch's FlopCounterMode counts the projection without its bias, XLA's cost analysis adds one operation a value for it."""
+    case = named_case("vit-b16-224-b2")
+    spec, (operations, _) = case.spec, row_work("tokens", case, 4)
+    if not get_backend("torch").missing():
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        backend, probe = get_backend("torch"), timing_probe(spec, case.batch, "float32", 0)
+        for name in ("torch:conv2d:eager", "torch:linear:eager"):
+            loaded = backend.load(backend.implementation(name), probe.weights, spec, "float32", "cpu")
+            counter = FlopCounterMode(display=False)
+            with counter, torch.no_grad():
+                loaded.forward(loaded.place(probe.images))
+            assert counter.get_total_flops() == operations, name
+    if not get_backend("jax").missing():
+        backend, probe = get_backend("jax"), timing_probe(spec, case.batch, "float32", 0)
+        for name in ("jax:conv2d:jit", "jax:linear:jit"):
+            loaded = backend.load(backend.implementation(name), probe.weights, spec, "float32", "cpu")
+            compiled = loaded.forward.lower(loaded.place(probe.images), loaded.kernel, loaded.bias).compile()
+            bias = case.batch * spec.num_patches * spec.embed_dim
+            assert compiled.cost_analysis()["flops"] == pytest.approx(operations + bias, rel=1e-9), name
 
 
 def test_workers_die_and_hang_with_a_sentence():
