@@ -122,7 +122,37 @@ class HastyBackend(_Fake):
         return loaded
 
 
+class SteadyBackend(_Fake):
+    """NumPy's own code under another name, in a process of its own: the same, and must be called so."""
+
+    name = "steady"
+    implementations = (Implementation("steady", "linear", "eager"),)
+
+
+class SluggishBackend(_Fake):
+    """NumPy's own code, and then 5% of its time doing nothing."""
+
+    name = "sluggish"
+    implementations = (Implementation("sluggish", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        call = loaded.call
+
+        def slower(inputs):
+            started = time.perf_counter()
+            outputs = call(inputs)
+            end = started + 1.05 * (time.perf_counter() - started)
+            while time.perf_counter() < end:
+                pass
+            return outputs
+
+        loaded.call = slower
+        return loaded
+
+
 ABSENT = AbsentBackend()
+STEADY = SteadyBackend()
+SLUGGISH = SluggishBackend()
 HASTY = HastyBackend()
 NOISY = NoisyBackend()
 STUBBORN = StubbornBackend()
