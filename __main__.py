@@ -284,6 +284,7 @@ PythonOption = Annotated[
         "--python", help="Another interpreter for a backend, BACKEND=PATH; patchparity must be installed there. May be repeated."
     ),
 ]
+CacheOption = Annotated[list[str] | None, typer.Option("--cache", help="warm (the default), cold, or, given twice, both.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
 LimitOption = Annotated[float, typer.Option("--call-seconds", help="End a worker that takes longer for one call.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Keep what the folder's record holds, and measure the rest.")]
@@ -304,6 +305,7 @@ def bench_command(
     precision_goal: GoalOption = None,
     time_budget: BudgetOption = None,
     python: PythonOption = None,
+    cache: CacheOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -390,6 +392,7 @@ def run_command(
     precision_goal: GoalOption = None,
     time_budget: BudgetOption = None,
     python: PythonOption = None,
+    cache: CacheOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -443,6 +446,7 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         threads=BenchOptions.parse({"threads": typed["threads"]}).threads,
         precision_goal=None if typed["precision_goal"] is None else _fraction(typed["precision_goal"], "--precision-goal"),
         time_budget=typed["time_budget"],
+        caches=tuple(typed["cache"] or ("warm",)),
         out=str(typed["out_folder"]),
         **{name: typed[name] for name in plain},
         **{field: tuple(typed[option] or ()) for field, option in repeated.items()},

@@ -10,6 +10,7 @@ import numpy as np
 from ..reference.errors import PatchParityError
 from .harness import load_bench
 from .statistics import SMALLEST_DIFFERENCE, Comparison, Ratio, by_generation, compare_ratios, enough, resampled_medians
+from .timing import Block
 from .views import noise_floors, row_block
 
 MACHINE = ("processor", "cores", "cores_of_machine", "memory_bytes", "gpus", "platform")
@@ -162,10 +163,10 @@ def compare(
     )
 
 
-def _machine_shifts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
+def _machine_shifts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[Block, float]:
     """How far the machine moved between two records: of each block the median over frameworks of its matrix product's ratio, less 1."""
     before = {_name(entry): entry for entry in old if entry["extra_info"]["operation"] == "gemm"}
-    shifts: dict[tuple[str, str, int], list[float]] = {}
+    shifts: dict[Block, list[float]] = {}
     for entry in new:
         if entry["extra_info"]["operation"] == "gemm" and (other := before.get(_name(entry))):
             ratio = entry["stats"]["median"] / other["stats"]["median"]
@@ -182,7 +183,7 @@ def _name(entry: dict[str, Any]) -> str:
     return str(entry["params"]["identity"])
 
 
-def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[dict[tuple[str, str, int], float]]) -> Ratio:
+def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[dict[Block, float]]) -> Ratio:
     median = new["stats"]["median"] / old["stats"]["median"]
     groups = [by_generation(each["stats"]["data"], each["extra_info"]["generations"]) for each in (new, old)]
     if not all(map(enough, groups)):

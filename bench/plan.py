@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import __version__
 from ..backends.base import Backend, Implementation, check_place, get_backend, list_implementations, require_installed
-from ..reference.errors import PatchParityError
+from ..reference.errors import PatchParityError, require_choice
 from .cases import named_case, preset
 from .environment import gpus, usable_cores
 from .timing import Effort, Row
@@ -17,6 +17,8 @@ from .workers import CALL_SECONDS, START_SECONDS
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
 
+
+CACHES = ("warm", "cold")
 
 MOST_ROUNDS = 512
 """Rounds at which the search for a precision goal ends: the interval narrows with their root, and 512 halve that of 128 at four times the time."""
@@ -33,6 +35,7 @@ class BenchOptions:
         threads: CPU threads to ask for; none means all cores.
         devices: `cpu`, `cuda`; none means all that are found.
         dtypes: float32 by default.
+        caches: `warm`, `cold`; warm by default.
         rounds: samples a row; None means the preset's. With a precision goal, the most there may be (512 unless given).
         generations: lives of the worker processes that the rounds are spread over; None means the preset's.
         precision_goal: half-width of the interval of every ratio to the reference, as a fraction, at which a case is done; looked at after 16,
@@ -54,6 +57,7 @@ class BenchOptions:
     threads: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
+    caches: tuple[str, ...] = ("warm",)
     rounds: int | None = None
     generations: int | None = None
     precision_goal: float | None = None
@@ -75,6 +79,8 @@ class BenchOptions:
         elsewhere = self.interpreters()
         require_installed(name for name in self.backends if name not in elsewhere)
         check_place(self.dtypes, self.devices)
+        for cache in self.caches:
+            require_choice("cache", cache, CACHES)
         for name in ("rounds", "generations"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise PatchParityError(f"{name}={count}: expected at least 1")
@@ -181,18 +187,26 @@ def plan(options: BenchOptions) -> list[Row]:
         for device in devices:
             for dtype in options.dtypes:
                 for threads in options.threads or (usable_cores(),):
-                    place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads)
-                    rows += [
-                        each
-                        for backend, implementation in selection
-                        for each in _implementation_rows(backend, implementation, device, place, backend.name in elsewhere)
-                    ]
-                    backends = dict.fromkeys(backend for backend, _ in selection)
-                    rows += [
-                        each for backend in backends for each in _ceiling_rows(backend, device, place, backend.name in elsewhere)
-                    ]
-                    rows.append(Row(implementation=reference, device="cpu", role="aa", **place))
+                    for cache in options.caches:
+                        place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads, cache=cache)
+                        rows += _block_rows(selection, device, place, elsewhere)
     return list(dict.fromkeys(rows))
+
+
+def _block_rows(
+    selection: list[tuple[Backend, Implementation]], device: str, place: dict[str, Any], elsewhere: set[str]
+) -> list[Row]:
+    """All rows of one block on one device."""
+    backends = dict.fromkeys(backend for backend, _ in selection)
+    return [
+        *(
+            row
+            for backend, implementation in selection
+            for row in _implementation_rows(backend, implementation, device, place, backend.name in elsewhere)
+        ),
+        *(row for backend in backends for row in _ceiling_rows(backend, device, place, backend.name in elsewhere)),
+        Row(implementation=REFERENCE_IMPLEMENTATION, device="cpu", role="aa", **place),
+    ]
 
 
 def _implementation_rows(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .results import Record
-from .timing import Effort, Row
+from .timing import Block, Effort, Row
 
 Outcome = dict[str, Any]
 
@@ -44,15 +44,15 @@ class RecordedBlock:
         return self.whole and same and held
 
 
-def recorded_blocks(record: Record) -> dict[tuple[str, str, int], RecordedBlock]:
+def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     """Read a record's blocks; of several attempts at a block the last one that ended counts.
 
     Raises:
         PatchParityError: a damaged record.
     """
-    outcomes: dict[tuple[str, str, int], dict[str, Outcome]] = defaultdict(dict)
+    outcomes: dict[Block, dict[str, Outcome]] = defaultdict(dict)
     for outcome in record.rows():
-        block = outcomes[outcome["case"], outcome["dtype"], outcome["threads_requested"]]
+        block = outcomes[outcome["case"], outcome["dtype"], outcome["threads_requested"], outcome["cache"]]
         if any(other["attempt"] != outcome["attempt"] for other in block.values()):
             block.clear()
         block[outcome["row"]] = outcome
@@ -75,6 +75,6 @@ def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, d
 
 
 def _row(outcome: Outcome) -> Row:
-    names = ("case", "implementation", "device", "dtype", "precision", "operation", "role")
+    names = ("case", "implementation", "device", "dtype", "precision", "operation", "role", "cache")
     skip = outcome["message"] if outcome["planned_skip"] else ""
     return Row(**{name: outcome[name] for name in names}, threads=outcome["threads_requested"], skip=skip)

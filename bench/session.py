@@ -15,7 +15,7 @@ from .environment import describe_environment
 from .plan import BenchOptions, plan
 from .recorded import recorded_blocks
 from .results import Record, output_folder
-from .timing import Row, blank_outcome, measure_block
+from .timing import Block, Row, blank_outcome, measure_block
 from .views import extra_information
 from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, worker_environment
 
@@ -46,7 +46,7 @@ class BenchSession:
         self.cases: dict[str, Case] = {name: named_case(name) for name in dict.fromkeys(row.case for row in self.rows)}
         self._workers: dict[WorkerKey, Worker] = {}
         self._unavailable: dict[WorkerKey, str] = {}
-        self._broken: dict[tuple[str, str, int], Exception] = {}
+        self._broken: dict[Block, Exception] = {}
 
     def _planned(self) -> list[Row]:
         """Lay out the rows: what the record holds and may be kept first, then the plan.
@@ -54,7 +54,7 @@ class BenchSession:
         A block is kept whole or measured anew whole, with the rows that the record holds beside those asked for, so that no ratio ever
         pairs samples of two attempts.
         """
-        blocks: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
+        blocks: dict[Block, list[Row]] = defaultdict(list)
         for row in plan(self.options):
             blocks[row.block].append(row)
         if self.record is None or not (self.options.resume or self.options.replay):

@@ -19,6 +19,9 @@ from .cases import Case
 from .statistics import paired_ratio
 from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe, unpacked
 
+Block = tuple[str, str, int, str]
+"""What is measured in one interleave: case, dtype, threads, cache."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -33,6 +36,7 @@ class Row:
             `copy`, of as many bytes as the case must move.
         role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
+        cache: `warm` (the call before left its data there), or `cold` (something else has been read since).
     """
 
     case: str
@@ -44,6 +48,7 @@ class Row:
     operation: str = "tokens"
     role: str = "implementation"
     skip: str = ""
+    cache: str = "warm"
 
     @property
     def backend(self) -> str:
@@ -56,9 +61,9 @@ class Row:
         return WorkerKey(self.backend, self.device, self.threads, self.precision, copy=int(self.role == "aa"))
 
     @property
-    def block(self) -> tuple[str, str, int]:
-        """What is measured in one interleave: case, dtype and threads, on all devices."""
-        return self.case, self.dtype, self.threads
+    def block(self) -> Block:
+        """What is measured in one interleave: case, dtype, threads and cache, on all devices."""
+        return self.case, self.dtype, self.threads, self.cache
 
     @property
     def key(self) -> str:
@@ -68,7 +73,8 @@ class Row:
     @property
     def identity(self) -> str:
         """A name that no other row of a record has."""
-        return "/".join((self.case, self.device, self.dtype, f"t{self.threads}", self.key))
+        cold = () if self.cache == "warm" else (self.cache,)
+        return "/".join((self.case, self.device, self.dtype, f"t{self.threads}", *cold, self.key))
 
 
 PEAK_SIZE = 1024
@@ -268,7 +274,7 @@ class _Block:
             if answer is not None:
                 cpu_seconds += answer["cpu_seconds"]
                 identity = {"case": row.case, "row": row.identity, "implementation": row.implementation, "role": row.role}
-                place = {"round": number, "order": order, "generation": generation, "cache": "warm"}
+                place = {"round": number, "order": order, "generation": generation, "cache": row.cache}
                 samples.append({**identity, **place, "seconds": answer["seconds"]})
                 self.seconds[row.identity][generation].append(answer["seconds"])
         others = self.disturbance.cores(cpu_seconds)
@@ -354,21 +360,22 @@ def blank_outcome(row: Row) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: getattr(row, name) for name in ("case", "implementation", "backend", "device", "dtype", "precision")
     }
-    fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache="warm")
+    fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache=row.cache)
     return {**fields, "status": "skip" if row.skip else "measured", "message": row.skip}
 
 
 def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     spec = case.spec
+    cold = row.cache == "cold"
     if row.operation in ("gemm", "peak"):
         rows, depth, columns = product_shape(row.operation, case)
-        worker.request("load_gemm", row=row.key, rows=rows, depth=depth, columns=columns, dtype=row.dtype)
+        worker.request("load_gemm", row=row.key, rows=rows, depth=depth, columns=columns, dtype=row.dtype, cold=cold)
         return {}
     if row.operation == "copy":
         values = copied_values(case, np.dtype(row.dtype).itemsize)
-        reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype)["unavailable"]
+        reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype, cold=cold)["unavailable"]
         return {"outcome": {"status": "skip", "message": reason} if reason else {}}
-    place = dict(implementation=row.implementation, spec=spec.to_dict(), batch=case.batch, dtype=row.dtype, seed=seed)
+    place = dict(implementation=row.implementation, spec=spec.to_dict(), batch=case.batch, dtype=row.dtype, seed=seed, cold=cold)
     answer = worker.request("load", row=row.key, **place)
     if answer.get("unavailable"):
         return {"outcome": {"status": "skip", "message": answer["unavailable"]}}

@@ -10,7 +10,7 @@ import numpy as np
 from ..backends.base import get_backend
 from .cases import Case
 from .statistics import by_generation, noise_floor, paired_ratio
-from .timing import Row, row_problem, row_work
+from .timing import Block, Row, row_problem, row_work
 
 
 def extra_information(
@@ -147,12 +147,12 @@ def _roof(
 
 
 def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The fastest implementation of each backend, by (case, threads, dtype, device, backend), in the record's order."""
+    """The fastest implementation of each backend, by (block, device, backend), in the record's order."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for entry in benchmarks:
         info = entry["extra_info"]
         if info["role"] == "implementation":
-            key = (info["case"], info["threads_requested"], info["dtype"], info["device"], info["backend"])
+            key = (row_block(info), info["device"], info["backend"])
             if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
                 best[key] = entry
     return best
@@ -172,12 +172,18 @@ def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def row_block(info: dict[str, Any]) -> tuple[str, str, int]:
-    """What was measured in one interleave with a row: case, dtype, threads."""
-    return info["case"], info["dtype"], info["threads_requested"]
+def row_block(info: dict[str, Any]) -> Block:
+    """What was measured in one interleave with a row."""
+    return info["case"], info["dtype"], info["threads_requested"], info["cache"]
 
 
-def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
+def block_title(block: Block) -> str:
+    """A block as titles have it."""
+    case, dtype, threads, cache = block
+    return f"{case}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
+
+
+def noise_floors(entries: list[dict[str, Any]]) -> dict[Block, float]:
     """Noise floor of each block, from its A/A row."""
     infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
     return {row_block(info): noise_floor(tuple(info["ratio_interval"])) for info in infos if info["ratio_interval"]}

@@ -4,6 +4,7 @@ The environment stands before the worker's interpreter starts: a framework reads
 Workers run and time; they do not judge. A worker that dies or hangs raises `WorkerLostError` here and costs its own rows.
 """
 
+import contextlib
 import dataclasses
 import gc
 import math
@@ -12,6 +13,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,14 +158,31 @@ def timing_probe(spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, zero_b
 class _Loaded:
     """Something to time in a worker: a computation, its placed inputs, and the wall and CPU time that its samples took."""
 
-    def __init__(self, computation: Computation, inputs: Any, repeat: int) -> None:
-        self.computation, self.inputs, self.repeat = computation, inputs, repeat
+    def __init__(self, computation: Computation, inputs: Any, cold: bool) -> None:
+        self.computation, self.inputs, self.cold = computation, inputs, cold
+        self.repeat = 1 if cold else self._repeat()
         self.wall_seconds = 0.0
         self.cpu_seconds = 0.0
 
+    def _repeat(self) -> int:
+        started = time.perf_counter()
+        self.computation.synchronize(self.computation.call(self.inputs))
+        return max(1, math.ceil(SHORTEST_SAMPLE_SECONDS / (time.perf_counter() - started)))
+
+
+def last_level_cache_bytes(device: str) -> int:
+    """Size of the last-level cache as Linux tells it; 64 MiB where it is not told, and for GPUs, whose L2 has 50 MiB at most (H100)."""
+    sizes = []
+    if device == "cpu":
+        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+            with contextlib.suppress(OSError, ValueError):
+                number, unit = path.read_text().strip()[:-1], path.read_text().strip()[-1]
+                sizes.append(int(number) * {"K": 2**10, "M": 2**20, "G": 2**30}[unit])
+    return max(sizes, default=64 * 2**20)
+
 
 SHORTEST_SAMPLE_SECONDS = 1e-4
-"""A sample repeats its call until it lasts at least this long: the clock resolves 50 ns and reading it costs as much, 0.1%."""
+"""A sample repeats its call until it lasts at least this long (a cold one cannot): the clock resolves 50 ns and reading it costs as much, 0.1%."""
 
 
 class _Server:
@@ -173,6 +192,7 @@ class _Server:
         self.backend, self.device = get_backend(backend), device
         check_precision(precision)
         self.loaded: dict[str, _Loaded] = {}
+        self.other: Computation | None = None
         reason = self.backend.missing()
         if reason is None and device not in (devices := self.backend.devices()):
             reason = f"{backend} has no device {device!r} here, only {', '.join(devices)}"
@@ -181,7 +201,9 @@ class _Server:
             self.precision.__enter__()  # held for the life of the process
         return {"versions": self.backend.versions(), "pid": os.getpid(), "unavailable": reason}
 
-    def load(self, row: str, implementation: str, spec: dict[str, Any], batch: int, dtype: str, seed: int) -> dict[str, Any]:
+    def load(
+        self, row: str, implementation: str, spec: dict[str, Any], batch: int, dtype: str, seed: int, cold: bool = False
+    ) -> dict[str, Any]:
         """Load an implementation, call it on the timed problem and on its twin without bias; the tokens go back to be judged."""
         chosen = self.backend.implementation(implementation)
         if reason := self.backend.unavailable(chosen):
@@ -198,7 +220,7 @@ class _Server:
         embedding.assign(probe.weights)
         inputs = embedding.place(probe.images)
         tokens = self._tokens(embedding, inputs)
-        self.loaded[row] = _Loaded(embedding, inputs, self._repeat(embedding, inputs))
+        self.loaded[row] = _Loaded(embedding, inputs, cold)
         return {
             "tokens": _packed(tokens),
             "fingerprint": _packed(fingerprint),
@@ -211,27 +233,21 @@ class _Server:
     def _tokens(embedding: LoadedEmbedding, inputs: Any) -> NDArray[Any]:
         return embedding.fetch(embedding.call(inputs))
 
-    def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str) -> dict[str, Any]:
+    def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str, cold: bool = False) -> dict[str, Any]:
         """Load a plain matrix product."""
         product = self.backend.gemm(rows, depth, columns, dtype, self.device)
         product.synchronize(product.call(None))
-        self.loaded[row] = _Loaded(product, None, self._repeat(product, None))
+        self.loaded[row] = _Loaded(product, None, cold)
         return {}
 
-    def load_copy(self, row: str, values: int, dtype: str) -> dict[str, Any]:
+    def load_copy(self, row: str, values: int, dtype: str, cold: bool = False) -> dict[str, Any]:
         """Load a copy from one array to another, where the framework has one."""
         copy = self.backend.copy(values, dtype, self.device)
         if copy is None:
             return {"unavailable": f"{self.backend.name} has no copy that is worth timing"}
         copy.synchronize(copy.call(None))
-        self.loaded[row] = _Loaded(copy, None, self._repeat(copy, None))
+        self.loaded[row] = _Loaded(copy, None, cold)
         return {"unavailable": None}
-
-    @staticmethod
-    def _repeat(computation: Computation, inputs: Any) -> int:
-        started = time.perf_counter()
-        computation.synchronize(computation.call(inputs))
-        return max(1, math.ceil(SHORTEST_SAMPLE_SECONDS / (time.perf_counter() - started)))
 
     def visit(self, row: str) -> dict[str, Any]:
         """One warm call, then one sample: seconds a call, synchronized; and the CPU time of both, which is not a neighbor's."""
@@ -239,6 +255,8 @@ class _Server:
         call, synchronize, inputs = loaded.computation.call, loaded.computation.synchronize, loaded.inputs
         visit_before = time.process_time()
         synchronize(call(inputs))
+        if loaded.cold:
+            self._read_something_else()
         gc.disable()
         cpu_before, started = time.process_time(), time.perf_counter()
         for _ in range(loaded.repeat):
@@ -248,6 +266,16 @@ class _Server:
         loaded.wall_seconds += seconds
         loaded.cpu_seconds += cpu_seconds
         return {"seconds": seconds / loaded.repeat, "cpu_seconds": time.process_time() - visit_before}
+
+    def _read_something_else(self) -> None:
+        """Fill the last-level cache with other data: on the CPU by writing twice its size, on a GPU by copying that on the device."""
+        if self.other is None:
+            size = 2 * last_level_cache_bytes(self.device)
+            self.other = self.backend.copy(size // 4, "float32", self.device) or get_backend("numpy").copy(
+                size // 4, "float32", "cpu"
+            )
+        assert self.other is not None
+        self.other.synchronize(self.other.call(None))
 
     def finish(self, row: str) -> dict[str, Any]:
         """Drop a row; return the cores that its samples kept busy, the threads that takes, and the tokens of one more call.

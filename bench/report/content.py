@@ -9,8 +9,9 @@ import numpy as np
 
 from ..cases import named_case
 from ..statistics import Ratio, by_generation, compare_ratios, enough, paired_ratios, resampled_medians
+from ..timing import Block
 from ..verdicts import false_alarms
-from ..views import behavior_findings, disturbed_cases, fastest, kill_table, noise_floors, ratio_text, row_block
+from ..views import behavior_findings, block_title, disturbed_cases, fastest, kill_table, noise_floors, ratio_text, row_block
 
 CSV_FIELDS = (
     "case",
@@ -254,10 +255,10 @@ def _controls_table(controls: dict[str, Any]) -> Table:
 
 def _fastest(entries: list[dict[str, Any]]) -> Table:
     rows = []
-    for (case, threads, dtype, device, _), entry in fastest(entries).items():
+    for ((case, dtype, threads, cache), device, _), entry in fastest(entries).items():
         info = entry["extra_info"]
         ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
-        place = (case, str(threads), dtype, device, info["implementation"])
+        place = (case + (" (cold cache)" if cache == "cold" else ""), str(threads), dtype, device, info["implementation"])
         rows.append(
             (*place, _milliseconds(entry["stats"]["median"]), f"{info['gflops']:.1f}", _percent(info["gemm_fraction"]), ratio)
         )
@@ -272,18 +273,18 @@ def _fastest(entries: list[dict[str, Any]]) -> Table:
 
 
 def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
-    blocks: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    blocks: dict[Block, list[dict[str, Any]]] = defaultdict(list)
     for entry in entries:
         info = entry["extra_info"]
-        blocks[info["case"], info["dtype"], info["threads_requested"]].append(entry)
+        blocks[row_block(info)].append(entry)
     tables = []
-    for (name, dtype, threads), members in blocks.items():
-        case = named_case(name)
+    for block, members in blocks.items():
+        case = named_case(block[0])
         spec = case.spec
         members.sort(key=lambda entry: (_ROLES.index(entry["extra_info"]["role"]), entry["stats"]["median"]))
         tables.append(
             Table(
-                f"{name}, {dtype}, {threads} thread{'s' if threads > 1 else ''}",
+                block_title(block),
                 f"Images {case.batch}×{spec.in_channels}×{'×'.join(map(str, spec.image_size))}, patch {'×'.join(map(str, spec.patch_size))}, "
                 f"stride {'×'.join(map(str, spec.stride))}: {spec.num_patches} tokens of {spec.embed_dim}, "
                 f"{spec.flops(case.batch) / 1e9:.2f} GFLOP.",
@@ -420,19 +421,17 @@ def _figures(entries: list[dict[str, Any]]) -> list[Figure]:
             continue
         case = named_case(info["case"])
         model, size = info["case"].rsplit("-", 2)[:2]
-        place = (info["dtype"], info["threads_requested"])
+        place = (info["dtype"], info["threads_requested"], info["cache"])
         label = info["implementation"] + (f" {info['device']}" if info["device"] != "cpu" else "")
         median = statistics.median(entry["stats"]["data"])
         sweeps["batch", f"{model} at {size}", *place][label][case.batch] = median
         sweeps["image size", f"{model}, batch {case.batch}", *place][label][case.spec.image_size[0]] = median
     figures = []
-    for (variable, what, dtype, threads), curves in sweeps.items():
+    for (variable, what, dtype, threads, cache), curves in sweeps.items():
         lines = [
             Curve(name, sorted(points), [points[x] for x in sorted(points)]) for name, points in curves.items() if len(points) > 1
         ]
-        figures.append(
-            Figure(f"{what}: time over {variable}, {dtype}, {threads} thread{'s' if threads > 1 else ''}", variable, lines)
-        )
+        figures.append(Figure(block_title((f"{what}: time over {variable}", dtype, threads, cache)), variable, lines))
     return figures
 
 

@@ -19,14 +19,14 @@ STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yel
 
 def print_bench(report: "BenchReport") -> None:
     """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
-    from ..views import disturbed_cases, fastest, ratio_text
+    from ..views import block_title, disturbed_cases, fastest, ratio_text
 
     table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
     best = fastest(report.content["benchmarks"])
     last = None
-    for (case, threads, *_), entry in best.items():
+    for (block, *_), entry in best.items():
         info = entry["extra_info"]
-        name = f"{case}, {threads} thread{'s' if threads > 1 else ''}"
+        name = block_title(block)
         if name != last:
             table.add_row(f"[bold]{name}[/]")
         table.add_row(

@@ -448,6 +448,22 @@ def test_operations_are_counted_as_the_frameworks_count_them():
             assert compiled.cost_analysis()["flops"] == pytest.approx(operations + bias, rel=1e-9), name
 
 
+def test_warm_and_cold_are_blocks_of_their_own(tmp_path):
+    options = BenchOptions(**SMALL, caches=("warm", "cold"), out=str(tmp_path))
+    content = benchmark(options).content
+    by_cache = Counter(entry["extra_info"]["cache"] for entry in content["benchmarks"])
+    assert by_cache == {"warm": 8, "cold": 8}
+    identities = [entry["params"]["identity"] for entry in content["benchmarks"]]
+    assert "vit-ti32-224-b2/cpu/float32/t1/cold/numpy:linear:eager" in identities
+    assert "vit-ti32-224-b2/cpu/float32/t1/numpy:linear:eager" in identities
+    medians = {name: entry["stats"]["median"] for name, entry in zip(identities, content["benchmarks"], strict=True)}
+    copy = "vit-ti32-224-b2/cpu/float32/t1/{}numpy:copy"
+    assert medians[copy.format("cold/")] > medians[copy.format("")], "a copy of 2 MB that nobody has touched takes longer"
+    assert data_of(benchmark(dataclasses.replace(options, resume=True)).content) == data_of(content)
+    with pytest.raises(PatchParityError, match="cache 'tepid' is unknown; expected one of warm, cold"):
+        benchmark(BenchOptions(**SMALL, caches=("tepid",)))
+
+
 def test_workers_die_and_hang_with_a_sentence():
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
     assert worker.start()["unavailable"] is None
