@@ -21,6 +21,7 @@ _PUBLIC = {
     "patch_embed": "patchparity.reference.embed",
     "patch_embed_gradients": "patchparity.reference.embed",
     "diagnose": "patchparity.reference.diagnosis",
+    "diagnose_object": "patchparity.bench.live",
     "negative_controls": "patchparity.reference.controls",
     "Backend": "patchparity.backends.base",
     "Implementation": "patchparity.backends.base",

@@ -141,33 +141,37 @@ def check_command(
 
     if json:
         require_writable(json)
+    typed = _given(context)
     if controls:
-        with progress_bar("controls") as progress:
+        _refuse_strays(typed, ("controls", "json"), "--negative-controls is about the verdicts themselves, on NumPy alone")
+        with progress_bar("negative controls") as progress:
             controlled = check_controls(progress=progress)
         if json:
             controlled.save(json)
         print_controls(controlled)
         raise typer.Exit(FINE if controlled.ok else FAILED)
-    suite: dict[str, Any] = dict(
-        backends=backend,
-        implementations=implementation,
-        dtypes=dtype,
-        precisions=precision,
-        devices=device,
-        image=image,
-    )
-    reading = _reading(context)
     if target is not None:
-        typed = {name: context.params[name] for name in ("backend", "implementation", "dtype", "precision", "device", "image")}
         _refuse_strays(
-            {name: value or None for name, value in typed.items()},
-            "of the suite's own implementations: leave them out, or leave MODULE:ATTRIBUTE out",
+            typed, ("target", "json", *READING), f"it is about the suite's own implementations, and {target} was named"
         )
-        report = check(target, **reading)
+        report = check(target, **_reading(context))
     else:
-        _refuse_strays(reading, "of somebody's implementation: name it as MODULE:ATTRIBUTE")
+        _refuse_strays(typed, ("json", *SUITE), "it is about somebody's implementation: name it as MODULE:ATTRIBUTE")
         with progress_bar("check") as progress:
-            report = check(**suite, remainder=remainder, every_case=every_case, seeds=seeds, progress=progress)
+            report = check(
+                backends=backend,
+                implementations=implementation,
+                dtypes=dtype,
+                precisions=precision,
+                devices=device,
+                image=image,
+                remainder=remainder,
+                every_case=every_case,
+                seeds=seeds,
+                progress=progress,
+            )
+        if report.results and not any(report.summary[verdict] for verdict in ("pass", "fail", "known", "error")):
+            raise PatchParityError(f"nothing was checked: {report.results[0].message}")
     if json:
         report.save(json)
     print_check(report)
@@ -200,14 +204,12 @@ def diagnose_command(
     from .bench.live import diagnose_object
     from .bench.results import require_writable, write_json
     from .reference.diagnosis import diagnose
+    from .reference.mistakes import CATALOGUE
 
     if json:
         require_writable(json)
     if target is not None:
-        if images or tokens:
-            raise PatchParityError(
-                f"--images and --tokens were given beside {target}, which is run on images of our own: leave them out"
-            )
+        _refuse_strays(_given(context), ("target", "json", *READING), f"{target} is run on images of our own")
         live = read_live(target, **_reading(context))
         found = diagnose_object(live)
         for note in live.notes:
@@ -215,8 +217,8 @@ def diagnose_command(
     else:
         if not (images and weights and tokens):
             raise PatchParityError("diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE")
-        strays = dict(in_channels=in_channels, image_size=image_size, framework=framework)
-        _refuse_strays(strays, "of somebody's implementation: name it as MODULE:ATTRIBUTE")
+        files = ("images", "tokens", "json", "remainder", *(name for name in READING if name not in LIVE_ONLY))
+        _refuse_strays(_given(context), files, "it is about somebody's implementation: name it as MODULE:ATTRIBUTE")
         problem = read_problem(
             images,
             weights,
@@ -234,7 +236,8 @@ def diagnose_command(
     if found.mend:
         out.print(f"mend: {escape(found.mend)}", soft_wrap=True)
     for other in found.also:
-        out.print(f"also possible: {escape(' and '.join(other))}")
+        told = "; and ".join(CATALOGUE[name].explanation for name in other)
+        out.print(f"also possible ({escape(', '.join(other))}): {escape(told)}", soft_wrap=True)
     raise typer.Exit(FINE if found.correct else FAILED)
 
 
@@ -256,10 +259,24 @@ def _reading(context: typer.Context) -> dict[str, Any]:
     return {name: context.params[name] for name in READING}
 
 
-def _refuse_strays(options: dict[str, Any], whose: str) -> None:
-    """Raise where options are given that play no part in what was asked for."""
-    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
-        raise PatchParityError(f"{', '.join(given)}: options {whose}")
+SUITE = ("backend", "implementation", "dtype", "precision", "device", "image", "remainder", "every_case", "seeds")
+"""Options of a check of the suite's own implementations."""
+
+LIVE_ONLY = ("in_channels", "image_size", "framework")
+"""Options of READING that files answer themselves."""
+
+
+def _given(context: typer.Context) -> list[str]:
+    """Names of the parameters that were typed."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def _refuse_strays(typed: list[str], allowed: tuple[str, ...], why: str) -> None:
+    """Raise where a parameter was typed that plays no part in what was asked for."""
+    names = {"target": "MODULE:ATTRIBUTE", "controls": "--negative-controls"}
+    if strays := [names.get(name, f"--{name.replace('_', '-')}") for name in typed if name not in allowed]:
+        raise PatchParityError(f"{', '.join(strays)} has no part here: {why}")
 
 
 PresetOption = Annotated[str, typer.Option("--preset", help="smoke, quick or full.")]

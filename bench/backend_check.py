@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Backend, Implementation, LoadedEmbedding, Precision, get_backend
+from ..reference.error import ArithmeticModel
 from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
 from ..reference.verdict import judge
+from ..reference.weights import PatchEmbedWeights
 from . import behavior
 from .cases import CHECK_CASES, Case
 from .verdicts import CheckResult
@@ -55,6 +57,7 @@ class BackendCheck:
         seed: of the probes.
         picture: the case and the pixels of a picture to check on, or None.
         behaviors: whether to ask for behavior.
+        dtypes_asked: those that a user asked for by name: an implementation that has them not is a skip.
         seeds: how many seeds to go through, from `seed` on; more than one on the first shape alone, and without behavior.
     """
 
@@ -68,6 +71,7 @@ class BackendCheck:
     picture: tuple[Case, NDArray[Any]] | None
     behaviors: bool
     seeds: int = 1
+    dtypes_asked: tuple[str, ...] = ()
 
     def run(self) -> Iterator[Event]:
         """Do it, and tell of every step."""
@@ -137,6 +141,9 @@ class BackendCheck:
                     message = f"{backend.name} has no device {device!r} here, only {', '.join(present)}"
                     skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
                     continue
+                if lacking := [dtype for dtype in self.dtypes_asked if dtype not in implementation.dtypes]:
+                    message = f"{implementation.name} has no {', '.join(lacking)}, only {', '.join(implementation.dtypes)}"
+                    skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
                 own = problems if self.every_case or not implementation.costly_compile else problems[:1]
                 if len(own) < len(problems):
                     first = problems[0].case.name
@@ -197,6 +204,11 @@ class _Unit(NamedTuple):
     precision: Precision
 
     @property
+    def without_bias(self) -> bool:
+        """Whether weights without a bias are tried as well: a path of its own in most code, and the same on every shape."""
+        return self.dtype == "float32" and self.precision == "ieee" and self.problem.case is CHECK_CASES[0]
+
+    @property
     def name(self) -> str:
         """As progress and messages have it."""
         return f"{self.implementation.name} {self.dtype} {self.problem.case.name}"
@@ -245,9 +257,27 @@ def _check_unit(backend: Backend, unit: _Unit, kept: dict[str, LoadedEmbedding])
                     worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))
                     told = dict(probe=probe.name, direction=direction, **dataclasses.asdict(worst))
                     results.append(result_row(implementation, **place, **told))
+            if unit.without_bias:
+                results += _check_without_bias(backend, unit, place, model)
     except Exception as error:
         name = probe.name if probe else None
         results.append(result_row(implementation, **place, probe=name, verdict="error", message=error_text(error)))
+    return results
+
+
+def _check_without_bias(backend: Backend, unit: _Unit, place: dict[str, Any], model: ArithmeticModel) -> list[CheckResult]:
+    """Load weights that have no bias, and judge what comes out, forward and backward."""
+    implementation, case = unit.implementation, unit.problem.case
+    random = next(probe for probe in unit.problem.probes(unit.dtype) if probe.name == "random")
+    weights = PatchEmbedWeights(random.weights.kernel)
+    directions = tuple(direction for direction in random.gradients if direction != "grad_bias")
+    probe = dataclasses.replace(random, name="random-no-bias", weights=weights, gradients=directions)
+    loaded = backend.load(implementation, weights, case.spec, unit.dtype, unit.device)
+    results = []
+    for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
+        if direction in probe.directions:
+            judged = dataclasses.asdict(judge(probe, direction, outputs[0], model))
+            results.append(result_row(implementation, **place, probe=probe.name, direction=direction, **judged))
     return results
 
 

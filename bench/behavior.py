@@ -130,6 +130,22 @@ def _batch_invariance(loaded: LoadedEmbedding, probe: Probe) -> str:
     return "last bits differ" if np.allclose(together[:1], alone, 0, 1e-4) else "differs"
 
 
+BATCHES = (1, 2, 4, 7, 19)
+"""Batches that are tried beside those of the probes: small ones, and one that is more than a width of vector registers. (Each is compiled anew.)"""
+
+
+def _batch_sizes(loaded: LoadedEmbedding, probe: Probe) -> str:
+    """Batches of every size, of the probe's images in turn, against each of these images alone."""
+    alone = [_tokens(loaded, probe.images[number : number + 1]) for number in range(BATCH)]
+    for size in BATCHES:
+        turns = np.arange(size) % BATCH
+        tokens = _tokens(loaded, np.ascontiguousarray(probe.images[turns]))
+        expected = np.concatenate([alone[number] for number in turns])
+        if tokens.shape != expected.shape or not np.allclose(tokens, expected, 0, 1e-4):  # as for batch invariance
+            return f"differs at {size}"
+    return "same"
+
+
 def _strided(images: NDArray[Any]) -> NDArray[Any]:
     return np.repeat(images, 2, axis=-1)[..., ::2]
 
@@ -157,6 +173,7 @@ IMPLEMENTATION_BEHAVIORS = (
     Behavior(
         "batch-invariance", "an image alone against the same in a batch", ("bitwise", "last bits differ"), _batch_invariance
     ),
+    Behavior("batch-sizes", "batches of 1, 2, 4, 7 and 19 images", ("same",), _batch_sizes),
     Behavior("input-strided", "every second value of a wider array", ("same",), _input(_strided)),
     Behavior("input-reversed", "a view with a negative stride", ("same",), _input(_reversed)),
     Behavior("input-read-only", "an array that must not be written", ("same",), _input(_read_only)),

@@ -1,6 +1,7 @@
 """`check`: probes over implementations, each output judged; the results as data and as `check.json`."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
@@ -25,7 +26,7 @@ from ..backends.porting.live import read_live
 from ..reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ..reference.errors import PatchParityError, require_choice
 from ..reference.spec import Remainder
-from .backend_check import BackendCheck, Begun, Event, Found, Planned, result_row
+from .backend_check import BackendCheck, Begun, Event, Found, Planned, error_text, result_row
 from .environment import describe_environment
 from .known_issues import apply_known_issues, load_known_issues
 from .live import check_object
@@ -51,6 +52,11 @@ def check(implementation: Any = None, *, seed: int = 0, **options: Any) -> Check
         PatchParityError: whatever `read_live` or `check_suite` refuses.
         TypeError: options of the other kind.
     """
+    function = check_suite if implementation is None else read_live
+    known = [name for name in inspect.signature(function).parameters if name not in ("target", "seed")]
+    if strange := [name for name in options if name not in known]:
+        whose = "the suite" if implementation is None else "somebody's implementation"
+        raise TypeError(f"check of {whose} has no option {', '.join(strange)}; it has {', '.join(known)}")
     if implementation is None:
         return check_suite(seed=seed, **options)
     return check_object(read_live(implementation, **options), seed=seed)
@@ -72,7 +78,7 @@ def check_suite(
 ) -> CheckReport:
     """Check implementations against the NumPy reference: exact probes, random ones within a bound, and a photograph.
 
-    Each backend is checked in a process of its own, several at a time; one alone, where it needs no variables of its own, in this process.
+    Each backend is checked in a process of its own, several at a time; NumPy alone in this process.
 
     Args:
         backends: names of backends; None for all, of which those not installed give a `skip`. A named one must be installed.
@@ -127,6 +133,7 @@ def check_suite(
                     picture,
                     behaviors=seeds == 1 and precisions is None and (dtypes is None or "float32" in dtypes),
                     seeds=seeds,
+                    dtypes_asked=tuple(dtypes or ()),
                 )
             )
     here = _runs_here(work)
@@ -152,14 +159,19 @@ def _no_picture(row: CheckResult, why: str) -> CheckResult:
 
 
 def _runs_here(work: list[BackendCheck]) -> bool:
-    """Whether the work is that of one backend alone, and one that this process can run as it is."""
-    return len(work) == 1 and all(os.environ.get(name) == value for name, value in get_backend(work[0].backend).switches.items())
+    """Whether the work is that of one backend alone, and of one that needs neither switches nor a framework, whose state a caller may have
+    changed."""
+    backends = [get_backend(each.backend) for each in work]
+    return len(backends) == 1 and backends[0].packages == ("numpy",) and not backends[0].switches
 
 
 def run_here(check: BackendCheck) -> Iterator[tuple[BackendCheck, Event | Lost]]:
     """Run a check in this process, told as `run_apart` tells."""
-    for event in check.run():
-        yield check, event
+    try:
+        for event in check.run():
+            yield check, event
+    except Exception as error:  # as `run_apart`: whatever a backend raises is a result
+        yield check, Lost(error_text(error))
 
 
 def _longest_first(work: list[BackendCheck]) -> list[BackendCheck]:

@@ -1,6 +1,7 @@
 """Known issues as data: which surprising behavior is known, in which versions; what no longer reproduces fails."""
 
 import dataclasses
+import os
 import platform
 import tomllib
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class KnownIssue:
     machines: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     dtype: str = ""
+    unless: dict[str, str] = dataclasses.field(default_factory=dict)
     link: str = ""
 
     def covers(self, implementation: str, device: str | None = None, dtype: str | None = None) -> bool:
@@ -44,7 +46,7 @@ class KnownIssue:
         return any(implementation == name or implementation.startswith(name + ":") for name in self.implementations)
 
     def applies(self, versions: dict[str, str]) -> bool:
-        """Whether these versions and this machine are among those that it is about."""
+        """Whether these versions and this machine are among those that it is about, and no variable avoids it."""
         try:
             inside = all(
                 name in versions and SpecifierSet(wanted).contains(versions[name].split("+")[0], prereleases=True)
@@ -52,7 +54,8 @@ class KnownIssue:
             )
         except InvalidVersion:
             return False
-        return inside and (not self.machines or platform.machine() in self.machines)
+        avoided = any(os.environ.get(name) == value for name, value in self.unless.items())
+        return inside and not avoided and (not self.machines or platform.machine() in self.machines)
 
 
 def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:

@@ -5,6 +5,7 @@ address space, and a process that dies or hangs costs its own backend's rows. Th
 """
 
 import contextlib
+import math
 import os
 import pickle
 import queue
@@ -25,6 +26,10 @@ AT_ONCE = 4
 
 SILENCE_SECONDS = 600.0
 """Without news for so long, a process is ended. A unit takes seconds, and `torch.compile` up to 30 s for its first graph."""
+
+
+GRACE_SECONDS = 2.0
+"""Between the end of a process and the end of its news: what lies in the pipe is read in milliseconds."""
 
 
 class Lost(NamedTuple):
@@ -61,6 +66,8 @@ def run_apart(checks: list[BackendCheck]) -> Iterator[tuple[BackendCheck, Event 
                         yield child.check, Lost(reason)
             for child in running:
                 child.end_if_silent()
+                if child.is_gone() and child in running:
+                    news.put((child, _End(False)))
     finally:
         for child in running:
             child.end()
@@ -85,10 +92,10 @@ class _Child:
     """The parent's side of a process."""
 
     def __init__(self, check: BackendCheck, news: queue.Queue[tuple["_Child", Any]]) -> None:
-        self.check, self.heard, self.silent = check, time.monotonic(), False
+        self.check, self.heard, self.silent, self.gone_since = check, time.monotonic(), False, math.inf
         environment = {**os.environ, **process_environment(get_backend(check.backend))}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen([sys.executable, "-c", _START], stdin=pipe, stdout=pipe, env=environment)
+        self.process = subprocess.Popen([sys.executable, "-P", "-c", _START], stdin=pipe, stdout=pipe, env=environment)
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # one that died at once is told of by the reader
             pickle.dump(sys.path, self.process.stdin)
@@ -126,11 +133,17 @@ class _Child:
             self.silent = True
             self.process.kill()
 
+    def is_gone(self) -> bool:
+        """Whether the process ended a while ago and its pipe has not: a process that it started holds it open."""
+        if self.process.poll() is not None:
+            self.gone_since = min(self.gone_since, time.monotonic())
+        return time.monotonic() - self.gone_since > GRACE_SECONDS
+
     def end(self) -> None:
-        """End the process; it has nothing to save."""
+        """End the process; it has nothing to save. Its reader ends with the pipe."""
         self.process.kill()
         self.process.wait()
-        self.reader.join()
+        self.reader.join(GRACE_SECONDS)
 
 
 def serve() -> None:

@@ -18,9 +18,17 @@ from .weights import PatchEmbedWeights
 
 Explanation = tuple[str, ...]
 
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Types of tokens that can be diagnosed."""
+
 NEAR = 0.05
 """Relative rms distance from which a candidate is looked at closely. bfloat16 inputs move an output by 0.004 of its rms, float16 sums
 by 0.02 at K = 12288; a wrong layout moves it by 1.1 to 1.4. (The bound decides; this only saves its cost.)"""
+
+
+ALONG = 0.3
+"""Least correlation of an output's errors with those that rounded inputs make. Rounded to nearest alike it is 1; against truncation, whose error
+is the rounding's or that less one unit, it is 0.5; of independent errors 1/√(B·N·D), under 0.1 for a hundred values."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ class Diagnosis:
         }
 
 
-def diagnose(images: NDArray[Any], weights: PatchEmbedWeights, tokens: NDArray[Any], spec: PatchEmbedSpec) -> Diagnosis:
+def diagnose(
+    images: NDArray[Any], weights: PatchEmbedWeights, tokens: NDArray[Any], spec: PatchEmbedSpec, *, pairs: bool = True
+) -> Diagnosis:
     """Say which known mistake, or which pair of mistakes, explains an output.
 
     Args:
@@ -67,14 +77,31 @@ def diagnose(images: NDArray[Any], weights: PatchEmbedWeights, tokens: NDArray[A
             output is taken for the sequence.
         tokens: what the implementation gave, any shape; judged at the precision of its dtype, by the deterministic bound.
         spec: the sizes.
+        pairs: whether pairs of mistakes are made too; there are some 800, each as costly as the embedding itself.
 
     Raises:
-        PatchParityError: images or weights that do not fit the spec; an output with no values.
+        PatchParityError: images or weights that do not fit the spec, or hold NaN or infinite values; an output with no values, or of no real
+            floating-point type.
     """
     spec.check_images(images)
     weights.check_spec(spec)
     if not tokens.size:
         raise PatchParityError(f"tokens of shape {tokens.shape}: there is nothing to diagnose")
+    if tokens.dtype.name not in FLOATS:
+        raise PatchParityError(f"tokens of dtype {tokens.dtype}: expected one of {', '.join(FLOATS)}")
+    for name, array in (("images", images), ("kernel", weights.kernel), ("bias", weights.bias)):
+        if array is not None and (np.iscomplexobj(array) or array.dtype.kind in "OSU"):
+            raise PatchParityError(f"{name} of dtype {array.dtype}: expected real numbers")
+        if array is not None and (wrong := int((~np.isfinite(array.astype(np.float64))).sum())):
+            raise PatchParityError(
+                f"{name} of shape {array.shape} hold {wrong} NaN or infinite values: no output of these can be diagnosed"
+            )
+    if not images.size:
+        raise PatchParityError(f"images of shape {images.shape}: there is nothing to diagnose")
+    if tokens.dtype == np.float64 and images.dtype == np.float32 and (tokens == tokens.astype(np.float32)).all():
+        tokens = tokens.astype(np.float32)  # float32 results that were saved as float64; judged as what they are
+    if images.dtype.itemsize < 4 or images.dtype.kind not in "fV":
+        images = images.astype(np.float32)  # exact, and it can be scaled by 255
     sequence_rows = spec.num_patches + weights.num_prefix_tokens
     extended = weights.num_prefix_tokens > 0 or weights.positions is not None
     to_sequence = extended and (tokens.ndim < 2 or sequence_rows in tokens.shape[1:])
@@ -83,7 +110,7 @@ def diagnose(images: NDArray[Any], weights: PatchEmbedWeights, tokens: NDArray[A
     evidence = {"shape": list(tokens.shape), "expected_shape": list(search.correct.shape), "dtype": tokens.dtype.name}
     if search.explains(search.pipeline, search.correct):
         return Diagnosis(True, "correct", explanation="the output is correct", evidence={**evidence, **search.measure()})
-    for explain in (search.singles, search.arithmetic, search.pairs):
+    for explain in (search.singles, search.arithmetic, *([search.pairs] if pairs else [])):
         if found := explain():
             return _told(found, {**evidence, **search.measure()})
     evidence.update(search.measure(), **search.provable())
@@ -138,7 +165,9 @@ class _Search:
     def arithmetic(self) -> list[Explanation]:
         """Lower precisions whose errors are of the observed size, and as evenly spread.
 
-        Their rounding depends on hardware and order of summation, so that no output of theirs can be foretold to the last bit.
+        Their rounding depends on hardware and order of summation, so that no output of theirs can be foretold to the last bit. But an output
+        that is an affine map of the patches to the last bit was not rounded on the way, and rounding the inputs (which hardware does to
+        nearest, or by truncation) makes errors that go along with the candidate's.
         """
         if self.correct.shape != self.observed.shape or not self.finite:
             return []
@@ -147,13 +176,19 @@ class _Search:
         # Of a normal distribution half lies within 0.67 of its rms; where a few values are wrong, half of them are right.
         if not size or float(np.median(error)) < 0.3 * size:
             return []
+        if self._affine():
+            return []
         found: list[Explanation] = []
         for mistake in CATALOGUE.values():
             candidate = mistake.apply(self.pipeline) if mistake.stage == "arithmetic" else None
             if candidate is not None:
-                made = math.sqrt(float(np.mean((candidate.run(np.float64) - self.correct) ** 2)))
+                errors = candidate.run(np.float64) - self.correct
+                made = math.sqrt(float(np.mean(errors**2)))
                 # Truncation instead of rounding doubles an error; an order of summation changes it less.
-                if made and 0.5 <= size / made <= 2:
+                if not made or not 0.5 <= size / made <= 2:
+                    continue
+                along = float(np.mean(errors * (self.observed - self.correct))) / (made * size)
+                if mistake.id.startswith("accumulate") or along >= ALONG:
                     found.append((mistake.id,))
         return found
 

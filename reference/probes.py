@@ -133,6 +133,16 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
         tokens = patch_embed(change(images), PatchEmbedWeights(change(kernel), change(bias)), spec)
         return assemble_sequence(tokens, probe.weights.astype(wide).map(change), spec) if probe.to_sequence else tokens
 
+    def rounded_before() -> NDArray[np.float64]:
+        """What is rounded on the way to the result: the product, and for a sequence the token (or prefix token) before its position."""
+        product = np.abs(patch_embed(images, PatchEmbedWeights(kernel), spec))
+        if not probe.to_sequence:
+            return product
+        plain = probe.weights.astype(wide).map(np.abs)
+        tokens = product + np.abs(patch_embed(images, PatchEmbedWeights(kernel, bias), spec))
+        positions = None if plain.positions is None else np.zeros_like(plain.positions)
+        return assemble_sequence(tokens, dataclasses.replace(plain, positions=positions), spec)
+
     value = derived(np.positive)
     found: dict[Direction, Expectation] = {
         "forward": Expectation(
@@ -141,8 +151,7 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
             terms=spec.patch_values + 1 + probe.to_sequence,
             scale=np.sqrt(derived(np.square)),
             largest_input=magnitude(images, kernel),
-            # Of a sequence, several sums may be rounded; none is larger than what is added up.
-            partial=derived(np.abs) if probe.to_sequence else np.abs(value - bias),
+            partial=rounded_before(),
             exact=_exact_sample(probe)
             if probe.images.dtype == np.float64 and probe.gate != "exact" and not probe.to_sequence
             else None,

@@ -150,7 +150,44 @@ class SluggishBackend(_Fake):
         return loaded
 
 
+class ParentalBackend(_Fake):
+    """Starts a process that outlives it and holds its pipes, and is killed."""
+
+    name = "parental"
+    implementations = (Implementation("parental", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        import signal
+        import subprocess
+        import sys
+
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SingleBackend(_Fake):
+    """Has one dtype."""
+
+    name = "single"
+    implementations = (Implementation("single", "linear", "eager", dtypes=("float32",)),)
+
+
+class BiasedBackend(_Fake):
+    """Adds 1 where there is no bias."""
+
+    name = "biased"
+    implementations = (Implementation("biased", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        call = loaded.call
+        loaded.call = lambda inputs: call(inputs) + (loaded.weights.bias is None)
+        return loaded
+
+
 ABSENT = AbsentBackend()
+PARENTAL = ParentalBackend()
+SINGLE = SingleBackend()
+BIASED = BiasedBackend()
 STEADY = SteadyBackend()
 SLUGGISH = SluggishBackend()
 HASTY = HastyBackend()

@@ -1,7 +1,6 @@
 """Arrays from files that a user brings: `.npy`, `.npz` and safetensors; nothing is ever unpickled."""
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,14 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         if isinstance(loaded, np.ndarray):
             return {"array": loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
-        if isinstance(error, PatchParityError):
-            raise
-        raise PatchParityError(f"cannot read arrays from {source}: {error}") from None
+            arrays = {name: loaded[name] for name in loaded.files}
+        if foreign := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise PatchParityError(f"{source} holds {', '.join(foreign)}, which is no array")
+        return arrays
+    except PatchParityError:
+        raise
+    except Exception as error:  # whatever damaged content makes NumPy, zlib or safetensors raise
+        raise PatchParityError(f"cannot read arrays from {source}: {error or type(error).__name__}") from None
 
 
 def read_array(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
@@ -55,9 +57,15 @@ def read_array(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
             f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}: expected one array, or one called {name!r}"
         )
     array = arrays[name] if name in arrays else next(iter(arrays.values()))
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype.name == "bfloat16") or np.iscomplexobj(array):
-        raise PatchParityError(f"{name} in {path} is of dtype {array.dtype}: expected real numbers")
+    _require_numbers(array, name, path)
     return array
+
+
+def _require_numbers(array: NDArray[Any] | None, name: str, path: Any) -> None:
+    if array is not None and (
+        not (np.issubdtype(array.dtype, np.number) or array.dtype.name == "bfloat16") or np.iscomplexobj(array)
+    ):
+        raise PatchParityError(f"{name} in {path} is of dtype {array.dtype}: expected real numbers")
 
 
 def read_problem(
@@ -103,10 +111,18 @@ def read_problem(
     if "kernel" not in arrays:
         raise PatchParityError(f"{weights} holds {', '.join(sorted(arrays)) or 'nothing'}: expected an array called 'kernel'")
     kernel = arrays["kernel"]
+    for name in ("kernel", "bias"):
+        _require_numbers(arrays.get(name), name, weights)
     pattern = KERNEL_LAYOUTS[kernel_layout]
-    embed_dim, patch = kernel_sizes(kernel, pattern, patch_size)
-    spec = PatchEmbedSpec(canonical_images.shape[2:], patch, canonical_images.shape[1], embed_dim, stride, padding, remainder)
-    return canonical_images, PatchEmbedWeights(kernel_from_layout(kernel, pattern, spec), arrays.get("bias")), spec
+    try:
+        embed_dim, patch = kernel_sizes(kernel, pattern, patch_size)
+        spec = PatchEmbedSpec(canonical_images.shape[2:], patch, canonical_images.shape[1], embed_dim, stride, padding, remainder)
+        canonical = PatchEmbedWeights(kernel_from_layout(kernel, pattern, spec), arrays.get("bias"))
+        canonical.check_spec(spec)
+    except PatchParityError as error:
+        read_as = f"images were read as {image_layout}, the kernel as {kernel_layout}"
+        raise PatchParityError(f"{error} ({read_as}: --image-layout and --kernel-layout say otherwise)") from None
+    return canonical_images, canonical, spec
 
 
 def read_own_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, PatchEmbedSpec] | None:

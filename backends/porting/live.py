@@ -24,6 +24,7 @@ from ...reference.errors import PatchParityError, require_choice
 from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights, SequenceLayout
+from ..base import DTYPES
 from ..layouts import HWIO, KERNEL_LAYOUTS, NCHW, NHWC, OIHW, images_to_layout, kernel_from_layout
 from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
 
@@ -80,6 +81,7 @@ def load_object(target: str) -> Any:
     module_name, _, path = target.partition(":")
     if not (module_name and path):
         raise PatchParityError(f"{target!r}: expected module:attribute, such as mymodel.vit:PatchEmbed")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what the module imports, in case it is TensorFlow
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -95,18 +97,28 @@ def load_object(target: str) -> Any:
             f"{target!r} is a {type(found).__name__}: expected a module, a layer, a function or a class of these"
         )
     if inspect.isclass(found) or (inspect.isroutine(found) and _needs_nothing(found)):
-        try:
-            found = found()
-        except Exception as error:
-            raise PatchParityError(
-                f"{target!r} cannot be built without arguments ({type(error).__name__}: {_first_line(error)}): "
-                "name a function that builds it"
-            ) from None
-        if not callable(found):
-            raise PatchParityError(
-                f"{target!r} gave a {type(found).__name__} when it was called without arguments: expected a callable"
-            )
+        return _built(found, repr(target))
     return found
+
+
+def _built(factory: Any, name: str) -> Any:
+    """Call a class or a factory without arguments."""
+    try:
+        found = factory()
+    except Exception as error:
+        raise PatchParityError(
+            f"{name} cannot be built without arguments ({type(error).__name__}: {_first_line(error)}): name a function that builds it"
+        ) from None
+    if not callable(found):
+        raise PatchParityError(f"{name} gave a {type(found).__name__} when it was called without arguments: expected a callable")
+    return found
+
+
+def _require_sizes(option: str, value: Any) -> None:
+    """Raise PatchParityError for a size that is no positive integer, nor a tuple of these."""
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    if value is not None and not all(isinstance(part, (int, np.integer)) and part > 0 for part in parts):
+        raise PatchParityError(f"{option}={value!r}: expected a positive integer, or one for each axis")
 
 
 def _needs_nothing(function: Any) -> bool:
@@ -149,10 +161,19 @@ def read_live(
     """
     name = target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__name__)
     subject = load_object(target) if isinstance(target, str) else target
+    if inspect.isclass(subject):
+        name, subject = subject.__qualname__, _built(subject, subject.__qualname__)
     if not callable(subject):
-        raise PatchParityError(f"{name} is a {type(subject).__name__}: expected a module, a layer or a function")
-    kind = _framework(subject) or framework or "numpy"
-    require_choice("framework", kind, FRAMEWORKS)
+        raise PatchParityError(f"{name} is no callable: expected a module, a layer or a function")
+    if framework is not None:
+        require_choice("framework", framework, FRAMEWORKS)
+    own_framework = _framework(subject)
+    if framework is not None and own_framework not in (None, framework):
+        raise PatchParityError(f"{name} is an object of {own_framework}: framework={framework!r} is for plain functions")
+    kind = own_framework or framework or "numpy"
+    sizes_given = dict(patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride)
+    for option, value in sizes_given.items():
+        _require_sizes(option, value)
     if image_layout is not None:
         require_choice("image layout", image_layout, IMAGE_LAYOUTS)
     if kernel_layout is not None:
@@ -166,14 +187,31 @@ def read_live(
         orders = [""]
     else:
         found, sizes, orders = _read_weights(subject, kind, kernel_layout, given, name)
-    own = _own_sizes(subject, kind, found.get("owner"))
-    spec = _spec(name, sizes, {**own, **{key: value for key, value in given.items() if value is not None}}, found)
-    canonical = _canonical(found, spec, orders[0])
+    own = {**found.get("own_sizes", {}), **_own_sizes(subject, kind, found.get("owner"), name)}
+    hidden = kind == "flax" and found.get("owner") is None and np.ndim(found["kernel"]) == 4 and weights is None
+    if hidden and stride is None:
+        raise PatchParityError(
+            f"{name} does not show the stride of the layer inside it: give it (stride, --stride), and the padding if there is some"
+        )
+    patch = sizes["patch_size"]
+    if patch_size is not None and tuple(np.broadcast_to(patch_size, len(patch))) != tuple(patch):
+        raise PatchParityError(f"{name}: a kernel of patch size {tuple(patch)} was found, {patch_size} was asked for")
+    try:
+        spec = _spec(name, sizes, {**own, **{key: value for key, value in given.items() if value is not None}}, found)
+        canonical = _canonical(found, spec, orders[0])
+    except PatchParityError as error:
+        if weights is None or isinstance(weights, PatchEmbedWeights):
+            raise
+        raise PatchParityError(
+            f"{error} (the kernel was read as {found.get('order', 'ours')}: --kernel-layout says otherwise)"
+        ) from None
     dtype = canonical.kernel.dtype.name
+    if dtype not in DTYPES:
+        raise PatchParityError(f"{name} has a kernel of dtype {dtype}: expected one of {', '.join(DTYPES)}")
     is_layer = found.get("owner") is not None and found["owner"] is subject
     call = _caller(subject, kind, layout, name, is_layer)
     to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
-    live = LiveEmbedding(name, kind, spec, canonical, dtype, to_sequence, call)  # type: ignore[arg-type]
+    live = LiveEmbedding(name, kind, spec, canonical, dtype, to_sequence, call, tuple(found.get("notes", ())))  # type: ignore[arg-type]
     return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
 
 
@@ -210,13 +248,20 @@ def _parameters(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], An
     if kind == "torch":
         from ..torch import as_array
 
+        modules = dict(subject.named_modules())
         for name, parameter in subject.named_parameters():
-            yield name, as_array(parameter), subject.get_submodule(name.rpartition(".")[0])
+            if parameter.is_meta or type(parameter).__name__.startswith("Uninitialized"):
+                raise PatchParityError(
+                    f"parameter {name} has no values yet: call the module once, or load its weights, before it is checked"
+                )
+            yield name, as_array(parameter), modules.get(name.rpartition(".")[0])
+        for name, buffer in subject.named_buffers():
+            yield name, as_array(buffer), None
     elif kind == "keras":
         layers = list(subject._flatten_layers())
         for variable in subject.weights:
             owners = [layer for layer in layers if any(own is variable for own in layer._trainable_variables)]
-            if variable.trainable:
+            if "seed" not in variable.path:
                 yield (
                     variable.path.partition("/")[2] or variable.path,
                     np.asarray(variable.numpy()),
@@ -253,12 +298,15 @@ def _read_weights(
     """Sort an object's parameters into kernel, bias, prefix tokens and positions; the kernel's layouts that come into question."""
     found: dict[str, Any] = {}
     rest: dict[str, tuple[NDArray[Any], Any]] = {}
+    buffers = {buffer for buffer, _ in subject.named_buffers()} if kind == "torch" else set()
     for parameter, value, owner in _parameters(subject, kind):
         role = next((role for role, pattern in _ROLES.items() if re.search(pattern, parameter)), None)
-        if role is None:
-            rest[parameter] = (value, owner)
-        else:
+        if role is not None:
             found[role] = value
+        elif parameter in buffers:
+            found.setdefault("notes", []).append(f"buffer {parameter} {value.shape} was not read")
+        else:
+            rest[parameter] = (value, owner)
     kernels = {parameter: value for parameter, (value, _) in rest.items() if value.ndim >= 2}
     listed = ", ".join(f"{parameter} {value.shape}" for parameter, (value, _) in rest.items()) or "nothing"
     if len(kernels) != 1:
@@ -312,13 +360,21 @@ def _matrix_sizes(kernel: NDArray[Any], order: str, given: dict[str, Any], name:
 def _given_weights(
     weights: Any, kernel_layout: str | None, given: dict[str, Any], name: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    own_sizes: dict[str, Any] = {}
     if isinstance(weights, (str, os.PathLike)):
-        own = read_own_weights(weights)
-        weights = own[0] if own else read_arrays(weights)
+        if own := read_own_weights(weights):
+            weights, spec = own
+            own_sizes = {name: getattr(spec, name) for name in ("stride", "padding", "image_size", "remainder")}
+        else:
+            weights = read_arrays(weights)
     if isinstance(weights, PatchEmbedWeights):
         embed_dim, *patch, channels = weights.kernel.shape
         sizes = {"embed_dim": embed_dim, "patch_size": tuple(patch), "in_channels": channels}
-        return {"canonical": weights, "kernel": weights.kernel}, sizes
+        return {"canonical": weights, "kernel": weights.kernel, "own_sizes": own_sizes}, sizes
+    if not isinstance(weights, Mapping):
+        raise PatchParityError(
+            f"the weights given for {name} are a {type(weights).__name__}: expected a file, a mapping or PatchEmbedWeights"
+        )
     arrays = {key: np.asarray(value) for key, value in weights.items()}
     if "kernel" not in arrays:
         raise PatchParityError(f"the weights given for {name} hold {', '.join(sorted(arrays)) or 'nothing'}: expected 'kernel'")
@@ -329,17 +385,41 @@ def _given_weights(
     return {"kernel": kernel, "bias": arrays.get("bias"), "order": order}, sizes
 
 
-def _own_sizes(subject: Any, kind: str, owner: Any) -> dict[str, Any]:
-    """Stride, padding and image size that an object knows itself."""
+_NOT_PLAIN = {
+    "groups": 1,
+    "feature_group_count": 1,
+    "dilation": 1,
+    "dilation_rate": 1,
+    "kernel_dilation": 1,
+    "input_dilation": 1,
+    "padding_mode": "zeros",
+}
+"""Settings of convolution layers that no patch embedding has, with the value that turns each off."""
+
+
+def _own_sizes(subject: Any, kind: str, owner: Any, name: str) -> dict[str, Any]:
+    """Stride, padding and image size that an object knows itself.
+
+    Raises:
+        PatchParityError: a layer that is no plain convolution (groups, dilation, padding with other than zeros).
+    """
     told: dict[str, Any] = {}
-    stride = getattr(owner, "stride", getattr(owner, "strides", None))
-    if stride is not None:
-        told["stride"] = stride if isinstance(stride, int) else tuple(stride)
+    for setting, off in _NOT_PLAIN.items():
+        value = getattr(owner, setting, None)
+        parts = set(value) if isinstance(value, (tuple, list)) else {value}
+        if not parts <= {off, None}:
+            raise PatchParityError(f"{name} has {setting}={value!r}: a patch embedding has {off!r}")
+    shown = [getattr(owner, attribute) for attribute in ("stride", "strides") if hasattr(owner, attribute)]
+    if shown:
+        stride = 1 if shown[0] is None else shown[0]
+        told["stride"] = int(stride) if isinstance(stride, (int, np.integer)) else tuple(stride)
     padding = getattr(owner, "padding", None)
     if isinstance(padding, str):
         told["padding"] = padding.lower()
-    elif padding is not None and kind == "torch":
-        told["padding"] = tuple(padding)
+    elif padding is not None:
+        told["padding"] = (
+            padding if isinstance(padding, int) else tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in padding)
+        )
     parts = subject.modules() if kind == "torch" else subject._flatten_layers() if kind == "keras" else [subject]
     for part in parts:
         size = getattr(part, "image_size", getattr(part, "img_size", None))
@@ -356,7 +436,7 @@ def _spec(name: str, sizes: dict[str, Any], told: dict[str, Any], found: dict[st
             f"{name}: a kernel of {sizes['in_channels']} channels was found, {told['in_channels']} were asked for"
         )
     patch = told["patch_size"]
-    step = told.get("stride") or patch
+    step = patch if told.get("stride") is None else told["stride"]
     steps = (step,) * len(patch) if isinstance(step, int) else step
     positions = found.get("positions")
     size = told.get("image_size")
@@ -369,9 +449,11 @@ def _spec(name: str, sizes: dict[str, Any], told: dict[str, Any], found: dict[st
     if size is None:  # not square, so that rows and columns cannot be mistaken for one another
         size = tuple(p + (2 + axis) * s for axis, (p, s) in enumerate(zip(patch, steps, strict=True)))
     padding = told.get("padding", 0)
-    same = padding == "same"
-    amount = 0 if padding in ("valid", "same") else padding
-    return PatchEmbedSpec(size, patch, told["in_channels"], sizes["embed_dim"], steps, amount, "same" if same else "floor")
+    if isinstance(padding, str) and padding not in ("valid", "same"):
+        raise PatchParityError(f"{name}: padding {padding!r}: expected valid, same, or numbers of zeros")
+    amount = 0 if isinstance(padding, str) else padding
+    remainder = "same" if padding == "same" else told.get("remainder", "floor")
+    return PatchEmbedSpec(size, patch, told["in_channels"], sizes["embed_dim"], steps, amount, remainder)
 
 
 def _canonical(found: dict[str, Any], spec: PatchEmbedSpec, order: str) -> PatchEmbedWeights:
@@ -386,6 +468,8 @@ def _canonical(found: dict[str, Any], spec: PatchEmbedSpec, order: str) -> Patch
     }
     for token in ("class_token", "distillation_token"):
         if token in found:
+            if found[token].size != D:
+                raise PatchParityError(f"{token} of shape {found[token].shape}: expected {D} values, one token")
             arrays[token] = found[token].reshape(D)
     for table in ("register_tokens", "positions"):
         if table in found:
@@ -417,10 +501,13 @@ def _caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> 
             raise
         except Exception as error:
             raise PatchParityError(
-                f"{name} failed on images of shape {placed.shape}, {layout}: {type(error).__name__}: {_first_line(error)}"
+                f"{name} failed on images of shape {placed.shape}, {layout}: {type(error).__name__}: {_first_line(error)} "
+                "(--image-layout, --image-size and --in-channels say what it takes)"
             ) from error
-        if output.ndim < 2:
-            raise PatchParityError(f"{name} returned an array of shape {output.shape}: expected tokens (B, N, D)")
+        if output.ndim < 2 or output.dtype.name not in DTYPES:
+            raise PatchParityError(
+                f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
+            )
         if is_layer and output.ndim == 4:
             grid = output if layout == NHWC else output.transpose(0, 2, 3, 1)
             output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
@@ -492,4 +579,4 @@ def _with_flatten_order(live: LiveEmbedding, found: dict[str, Any], orders: list
     best = min(distances, key=distances.__getitem__)
     names = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}
     note = f"the linear layer's flatten order was found by probe: {names[best[-3:]]} (--kernel-layout {best})"
-    return dataclasses.replace(live, weights=_canonical(found, live.spec, best), notes=(note,))
+    return dataclasses.replace(live, weights=_canonical(found, live.spec, best), notes=(*live.notes, note))

@@ -314,7 +314,7 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
 
 def _worst(results: list[dict[str, Any]]) -> str:
     """Largest error over bound. A failure without one broke an exact probe, or a shape: no fraction of a bound says how far."""
-    if any(result["verdict"] == "fail" and result["bound_ratio"] is None for result in results):
+    if any(result["verdict"] in ("fail", "known") and result["bound_ratio"] is None for result in results):
         return "∞"
     return _number(max((result["bound_ratio"] for result in results if result["bound_ratio"] is not None), default=None))
 

@@ -57,6 +57,12 @@ def mix_the_batch(tokens, images):
     return result + result.mean(axis=0, keepdims=True)
 
 
+def lose_the_late_ones(tokens, images):
+    result = tokens(images)
+    result[5:] = 0
+    return result
+
+
 def memory_order(tokens, images):
     return tokens(np.frombuffer(np.ascontiguousarray(images).tobytes(), np.float32).reshape(images.shape))
 
@@ -83,6 +89,7 @@ def written(tokens, images):
         ("not-dividing", refuse_nothing, "shape (3, 14, 72)"),
         ("repeatability", drift, "differs"),
         ("batch-invariance", mix_the_batch, "differs"),
+        ("batch-sizes", lose_the_late_ones, "differs at 7"),
         ("input-strided", base_memory, "differs"),
         ("input-reversed", base_memory, "differs"),
         ("input-read-only", written, "raises ValueError"),
@@ -170,6 +177,13 @@ def test_an_entry_covers_what_it_names_and_nothing_else():
     assert outcome(dataclasses.replace(ISSUE, versions={"no-such-package": ">=1"})) == [("fail", "")]
     assert outcome(dataclasses.replace(ISSUE, machines=("vax",))) == [("fail", "")]
     assert outcome(dataclasses.replace(ISSUE, devices=("cuda",))) == [("fail", "")]
+
+
+def test_a_variable_may_avoid_an_issue(monkeypatch):
+    avoided = dataclasses.replace(ISSUE, unless={"PATCHPARITY_TEST_AVOID": "0"})
+    assert outcome(avoided)[0][0] == "known"
+    monkeypatch.setenv("PATCHPARITY_TEST_AVOID", "0")
+    assert outcome(avoided, found="kept") == [("pass", "")], "it does not reproduce, and nobody said that it would"
 
 
 def test_an_entry_that_no_longer_reproduces_or_names_nothing_fails():

@@ -51,7 +51,7 @@ def test_numpy_passes_everything(numpy_report):
     assert seen["direction"] == {"forward", "grad_image", "grad_kernel", "grad_bias"}
     assert seen["probe"] == {
         "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "swamping", "random",
-        "random-zero-bias", "random-0.001", "random-1000", "photograph", *BEHAVIORS,
+        "random-zero-bias", "random-0.001", "random-1000", "random-no-bias", "photograph", *BEHAVIORS,
     }  # fmt: skip
     assert len(seen["case"]) == 12, "ten shapes, the picture, and that of the behaviors"
     assert seen["device"] == {"cpu"}
@@ -83,7 +83,7 @@ def test_a_kernel_in_the_wrong_layout_fails_every_probe_but_its_bias(with_fakes)
     color = [result for result in verdicts["forward", "fail"] if result.case != "c1-b1" and result.probe != "swamping"]
     assert {result.probe for result in color} == {
         "identity-kernel", "one-hot-images", "bounded-integers", "mantissa-ladder", "wide-range", "random", "random-zero-bias",
-        "random-0.001", "random-1000", "photograph",
+        "random-0.001", "random-1000", "random-no-bias", "photograph",
     }  # fmt: skip
     blind = [result for result in judged if result.verdict == "pass" and result.direction == "forward" and result.case != "c1-b1"]
     assert {result.probe for result in blind} <= {"swamping"}, (
@@ -268,7 +268,7 @@ def test_seeds_are_gone_through_and_one_that_fails_is_named(monkeypatch):
     assert passed["swamping", "forward"] == 4
     assert {result.case for result in report.results} == {"c3-b3"}
     told = false_alarms([vars(result) for result in report.results])
-    assert f"{4 * 16} verdicts on 1 implementations over 4 seeds: {len(wrong)} rejected" in told
+    assert f"{4 * 19} verdicts on 1 implementations over 4 seeds: {len(wrong)} rejected" in told
     assert false_alarms([vars(result) for result in check(backends=["numpy"], dtypes=["bfloat16"], image=PIXELS).results]) == ""
 
 

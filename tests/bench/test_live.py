@@ -88,7 +88,8 @@ def test_transformers_modules_are_right(name):
     report = check(module)
     assert report.ok, [result.message for result in report.results]
     assert {result.probe for result in report.results} == {
-        "random", "random-0.001", "random-1000", "random-fingerprint", "one-hot-images", "repeatability", "nan-containment",
+        "random", "random-0.001", "random-1000", "random-fingerprint", "batch-1", "batch-3", "one-hot-images", "repeatability",
+        "nan-containment",
     }  # fmt: skip
     assert {result.delivered for result in report.results if result.probe == "random-fingerprint"} == {"float32"}
     assert module.training, "the object is left as it was"
@@ -240,7 +241,7 @@ def test_objects_that_cannot_be_read_or_called():
         check(torch.nn.Conv2d(3, 8, 4, 4), in_channels=4)
     with pytest.raises(PatchParityError, match=r"failed on images of shape .*RuntimeError: out of luck"):
         check(_raise, weights=WEIGHTS)
-    with pytest.raises(PatchParityError, match=r"returned an array of shape \(\): expected tokens"):
+    with pytest.raises(PatchParityError, match=r"returned an array of shape \(\) and dtype float64: expected tokens"):
         check(lambda images: 1.0, weights=WEIGHTS)
     with pytest.raises(PatchParityError, match="framework 'mxnet' is unknown"):
         check(right, weights=WEIGHTS, framework="mxnet")
@@ -333,9 +334,9 @@ def test_the_pytest_plugin_fails_a_test_in_one_sentence(tmp_path):
 
 
 def test_options_of_the_other_kind_are_no_options():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'dtypes'"):
+    with pytest.raises(TypeError, match="check of somebody's implementation has no option dtypes; it has weights, kernel_layout"):
         check(right, weights=WEIGHTS, dtypes=["float32"])
-    with pytest.raises(TypeError, match="unexpected keyword argument 'patch_size'"):
+    with pytest.raises(TypeError, match="check of the suite has no option patch_size; it has backends"):
         check(patch_size=16)
 
 
@@ -345,9 +346,232 @@ def test_options_of_the_other_kind_are_refused_on_the_command_line():
     from patchparity.__main__ import app
 
     for arguments, message in (
-        (["check", "--patch-size", "4"], "--patch-size: options of somebody's implementation"),
-        (["check", f"{__name__}:right", "--dtype", "float32"], "--dtype: options of the suite's own implementations"),
+        (["check", "--patch-size", "4"], "--patch-size has no part here: it is about somebody's implementation"),
+        (
+            ["check", f"{__name__}:right", "--negative-controls"],
+            "MODULE:ATTRIBUTE has no part here: --negative-controls is about",
+        ),
+        (["check", "--negative-controls", "--seeds", "3"], "--seeds has no part here"),
+        (["check", f"{__name__}:right", "--every-case", "--seeds", "3"], "--every-case, --seeds has no part here"),
+        (["diagnose", f"{__name__}:right", "--remainder", "same"], "--remainder has no part here"),
+        (["check", "--backend", "numpy", "--precision", "tf32"], "nothing was checked: NumPy has no tf32 mode"),
+        (
+            ["check", f"{__name__}:right", "--dtype", "float32"],
+            "--dtype has no part here: it is about the suite's own implementations",
+        ),
     ):
         result = CliRunner().invoke(app, arguments)
         assert isinstance(result.exception, PatchParityError)
         assert message in str(result.exception)
+
+
+def _torch_module(forward, **parts):
+    torch = pytest.importorskip("torch")
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, part in parts.items():
+                setattr(self, name, part)
+
+        def forward(self, x):
+            return forward(self, x)
+
+    return Module()
+
+
+def test_a_batch_that_is_squeezed_or_written_into_the_code_is_seen():
+    torch = pytest.importorskip("torch")
+    projection = torch.nn.Conv2d(3, 8, 4, 4)
+    for forward in (
+        lambda self, x: self.proj(x).flatten(2).transpose(1, 2).squeeze(0),
+        lambda self, x: self.proj(x).flatten(2).transpose(1, 2)[: 2 if len(x) > 2 else None],
+    ):
+        report = check(_torch_module(forward, proj=projection))
+        assert {result.probe for result in report.results if result.verdict == "fail"} & {"batch-1", "batch-3"}
+
+
+def test_sixteen_bit_sums_are_seen_where_positions_are_added_too():
+    """The roundings of a sequence are those of its tokens, not of the sum of all sizes of its terms."""
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(768, 32).half()
+    positions = torch.nn.Parameter(torch.randn(1, 12, 32, generator=generator).half())
+
+    def narrow(self, x):
+        patches = x.reshape(len(x), 3, 3, 16, 4, 16).permute(0, 2, 4, 1, 3, 5).reshape(len(x), 12, 768)
+        total = torch.zeros(len(x), 12, 32, dtype=torch.float16)
+        for start in range(0, 768, 16):
+            total = total + patches[..., start : start + 16] @ self.proj.weight[:, start : start + 16].T
+        return total + self.proj.bias + self.pos_embed
+
+    def wide(self, x):
+        patches = x.reshape(len(x), 3, 3, 16, 4, 16).permute(0, 2, 4, 1, 3, 5).reshape(len(x), 12, 768)
+        return self.proj(patches) + self.pos_embed
+
+    options = dict(patch_size=16, image_size=(48, 64))
+    good = check(_torch_module(wide, proj=linear, pos_embed=positions), **options)
+    assert good.ok, [result.message for result in good.results]
+    assert not check(_torch_module(narrow, proj=linear, pos_embed=positions), **options).ok
+
+
+def test_positions_in_a_buffer_are_read_and_other_buffers_are_named():
+    torch = pytest.importorskip("torch")
+    module = _torch_module(
+        lambda self, x: self.proj(x).flatten(2).transpose(1, 2) + self.pos_embed, proj=torch.nn.Conv2d(3, 8, 4, 4)
+    )
+    module.register_buffer("pos_embed", torch.randn(1, 9, 8))
+    module.register_buffer("pixel_mean", torch.zeros(3))
+    report = check(module)
+    assert report.ok, [result.message for result in report.results]
+    assert report.notes == ["buffer pixel_mean (3,) was not read"]
+
+
+def test_layers_that_are_no_plain_convolution_are_refused():
+    torch = pytest.importorskip("torch")
+    for options, told in (
+        (dict(padding=3, padding_mode="reflect"), "padding_mode='reflect'"),
+        (dict(dilation=2), r"dilation=\(2, 2\)"),
+    ):
+        with pytest.raises(PatchParityError, match=f"has {told}: a patch embedding has"):
+            check(torch.nn.Conv2d(3, 8, 7, 4, **options))
+    with pytest.raises(PatchParityError, match="has groups=3: a patch embedding has 1"):
+        check(torch.nn.Conv2d(3, 9, 4, 4, groups=3))
+
+
+def test_flax_padding_and_stride_are_read_or_asked_for():
+    nnx = pytest.importorskip("flax.nnx")
+    import flax.linen as linen
+    import jax
+
+    for padding in (3, [(3, 3), (3, 3)], "SAME"):
+        assert check(nnx.Conv(3, 8, (7, 7), strides=(4, 4), padding=padding, rngs=nnx.Rngs(0))).ok
+    images = np.zeros((1, 9, 9, 3), np.float32)
+    plain = linen.Conv(8, (3, 3), strides=None, padding="VALID")
+    assert check(plain.bind(plain.init(jax.random.key(0), images))).ok, "linen's None is a stride of 1"
+
+    class Nested(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(8, (5, 5), strides=(2, 2), padding="VALID")(x)
+            return x.reshape(x.shape[0], -1, x.shape[-1])
+
+    nested = Nested()
+    bound = nested.bind(nested.init(jax.random.key(0), images))
+    with pytest.raises(PatchParityError, match=r"does not show the stride of the layer inside it: give it \(stride, --stride\)"):
+        check(bound)
+    assert check(bound, stride=2).ok
+
+
+def test_our_own_images_overflow_nothing():
+    torch = pytest.importorskip("torch")
+    for kind, scale in ((torch.float16, 1.0), (torch.float32, 1e-38), (torch.float32, 1e30)):
+        layer = torch.nn.Conv2d(3, 8, 16, 16)
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * scale)
+        report = check(layer.to(kind))
+        assert report.ok, (kind, scale, [result.message for result in report.results])
+
+
+def test_weights_that_we_wrote_bring_their_sizes_along(tmp_path):
+    spec = PatchEmbedSpec((17, 23), 5, 3, 8, stride=2)
+    weights = initialize_weights(spec, seed=0).astype(np.float32)
+    weights = PatchEmbedWeights(weights.kernel, weights.bias)
+    save_weights(tmp_path / "ov.safetensors", weights, spec)
+    seen = []
+
+    def embed(images):
+        seen.append(images.shape)
+        return patch_embed(images, weights, spec, np.float32)
+
+    assert check(embed, weights=tmp_path / "ov.safetensors").ok
+    assert seen[0] == (2, 3, 17, 23)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(patch_size=0), "patch_size=0: expected a positive integer"),
+        (dict(patch_size="16"), "patch_size='16': expected a positive integer"),
+        (dict(stride=0), "stride=0: expected a positive integer"),
+        (dict(in_channels=0), "in_channels=0: expected a positive integer"),
+        (dict(framework="foo"), "framework 'foo' is unknown"),
+        (dict(weights=[np.ones((8, 3, 4, 4))]), "are a list: expected a file, a mapping or PatchEmbedWeights"),
+        (dict(patch_size=8), r"a kernel of patch size \(4, 4\) was found, 8 was asked for"),
+        (dict(framework="jax"), "is an object of torch: framework='jax' is for plain functions"),
+        (dict(seed=-1), "seed=-1: expected an integer of at least 0"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(PatchParityError, match=message):
+        check(torch.nn.Conv2d(3, 8, 4, 4), **options)
+
+
+def test_objects_of_other_numbers_or_none_yet():
+    torch = pytest.importorskip("torch")
+    for module, message in (
+        (torch.nn.Conv2d(3, 8, 4, 4, dtype=torch.complex64), "kernel of dtype complex64: expected one of float32"),
+        (torch.nn.LazyConv2d(8, 4, 4), "parameter weight has no values yet"),
+        (torch.nn.Conv2d(3, 8, 4, 4, device="meta"), "parameter weight has no values yet"),
+        (
+            _torch_module(lambda self, x: self.proj(x).long(), proj=torch.nn.Conv2d(3, 8, 4, 4)),
+            "and dtype int64: expected tokens",
+        ),
+        (
+            _torch_module(
+                lambda self, x: x, proj=torch.nn.Conv2d(3, 8, 4, 4), cls_token=torch.nn.Parameter(torch.zeros(1, 2, 8))
+            ),
+            r"class_token of shape \(1, 2, 8\): expected 8 values",
+        ),
+    ):
+        with pytest.raises(PatchParityError, match=message):
+            check(module)
+
+
+def test_a_class_is_built_first():
+    torch = pytest.importorskip("torch")
+
+    class Embed(torch.nn.Conv2d):
+        def __init__(self):
+            super().__init__(3, 8, 4, 4)
+
+    assert check(Embed).ok
+    with pytest.raises(PatchParityError, match="Conv2d cannot be built without arguments"):
+        check(torch.nn.Conv2d)
+
+
+def test_a_nan_that_is_swallowed_is_called_so():
+    torch = pytest.importorskip("torch")
+    module = _torch_module(
+        lambda self, x: torch.nan_to_num(self.proj(x)).flatten(2).transpose(1, 2), proj=torch.nn.Conv2d(3, 8, 4, 4)
+    )
+    (wrong,) = [result for result in check(module).results if result.verdict == "fail"]
+    assert wrong.message.startswith("NaN in one pixel of image 1 is swallowed: token [1, ")
+
+
+def test_a_diagnosis_of_an_object_tells_affine_maps_and_restless_ones():
+    torch = pytest.importorskip("torch")
+    projection = torch.nn.Conv2d(3, 20, 4, 4)
+
+    def scaled(self, x):
+        return 1.5 * self.proj(x).flatten(2).transpose(1, 2)
+
+    def restless(self, x):
+        return torch.nn.functional.dropout(self.proj(x).flatten(2).transpose(1, 2), 0.1)
+
+    found = diagnose_object(_torch_module(scaled, proj=projection))
+    assert (found.status, found.evidence["affine"]) == ("unknown", True)
+    found = diagnose_object(_torch_module(restless, proj=projection))
+    assert found.explanation.startswith("two calls on the same images differ (is dropout or noise on?)")
+    assert diagnose_object(projection).correct
+
+
+def test_the_diagnosis_is_the_first_thing_said_of_a_wrong_object():
+    torch = pytest.importorskip("torch")
+    report = check(
+        _torch_module(lambda self, x: self.proj(x.flip(1)).flatten(2).transpose(1, 2), proj=torch.nn.Conv2d(3, 8, 4, 4))
+    )
+    assert report.notes == [
+        "diagnosis: the channels were read in reverse, BGR for RGB; mend: " + report.notes[0].split("mend: ")[1]
+    ]

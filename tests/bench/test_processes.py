@@ -74,6 +74,47 @@ def test_a_process_that_hangs_is_ended(installed, monkeypatch):
     assert verdicts(report, "numpy") == {"pass"}
 
 
+def test_a_process_that_leaves_a_child_behind_is_noticed_all_the_same(installed):
+    installed("parental")
+    started = time.monotonic()
+    report = checked("numpy:linear", "parental")
+    (lost,) = [result for result in report.results if result.verdict == "error"]
+    assert lost.message.startswith("the process of parental died (SIGKILL) at parental:linear:eager float32 c3-b3")
+    assert time.monotonic() - started < 590, "and not after the child has slept its 600 s"
+
+
+def test_files_in_the_current_folder_are_not_taken_for_modules(installed, tmp_path, monkeypatch):
+    installed("steady")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name in ("pickle", "numpy", "struct", "json"):
+        (folder / f"{name}.py").write_text("raise SystemExit(5)")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert verdicts(checked("numpy:linear", "steady"), "steady") == {"pass"}
+
+
+def test_what_a_backend_raises_is_a_result_here_too(installed):
+    installed("stubborn")
+    (lost,) = checked("stubborn").results
+    assert (lost.verdict, lost.message) == ("error", "RuntimeError: no driver")
+
+
+def test_an_implementation_without_the_dtype_that_was_asked_for_is_a_skip_that_says_so(installed):
+    installed("single")
+    report = check(backends=["single"], dtypes=["float32", "float16"], image=PIXELS)
+    assert {(r.verdict, r.message) for r in report.results if r.verdict != "pass"} == {
+        ("skip", "single:linear:eager has no float16, only float32")
+    }
+
+
+def test_weights_without_a_bias_are_tried(installed):
+    installed("biased")
+    wrong = [result for result in checked("biased").results if result.verdict == "fail"]
+    assert {result.probe for result in wrong} == {"random-no-bias"}
+    assert {result.direction for result in wrong} == {"forward"}
+
+
 def test_what_a_framework_prints_does_not_meet_what_is_told(installed):
     installed("noisy")
     assert verdicts(checked("numpy:linear", "noisy"), "noisy") == {"pass"}

@@ -3,10 +3,19 @@
 import dataclasses
 import itertools
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchParityError, diagnose, initialize_weights, patchify
+from patchparity import (
+    PatchEmbedSpec,
+    PatchEmbedWeights,
+    PatchParityError,
+    diagnose,
+    initialize_weights,
+    patch_embed,
+    patchify,
+)
 from patchparity.reference.mistakes import CATALOGUE
 from patchparity.reference.pipeline import Pipeline
 
@@ -154,6 +163,67 @@ def test_shapes_and_values_that_cannot_be():
         diagnosed(right, np.zeros((0, 30, 40)))
     with pytest.raises(PatchParityError, match="images of shape"):
         diagnose(np.zeros((1, 3, 30, 35)), right.weights, tokens, right.spec)
+
+
+def problem_of_768():
+    generator = np.random.default_rng(9)
+    spec = PatchEmbedSpec((48, 64), 16, 3, 48)
+    images = generator.standard_normal((72, 3, 48, 64)).astype(np.float32)
+    weights = PatchEmbedWeights(
+        (generator.standard_normal(spec.kernel_shape) / 28).astype(np.float32), generator.standard_normal(48).astype(np.float32)
+    )
+    return spec, images, weights, patch_embed(images, weights, spec).astype(np.float32), generator
+
+
+def test_what_is_no_rounding_is_not_called_one():
+    """Errors of a lower precision's size that are something else: of the weights, of a shift, of coarser pixels."""
+    spec, images, weights, _, generator = problem_of_768()
+    wrong = {
+        "weights times 1.004": patch_embed(images, weights.map(lambda w: w * np.float32(1.004)), spec),
+        "noise on the weights": patch_embed(
+            images, weights.map(lambda w: (w * (1 + 4e-3 * generator.standard_normal(w.shape))).astype(np.float32)), spec
+        ),
+        "a shift of the images": patch_embed(images + np.float32(1e-3), weights, spec),
+        "pixels of 1/64": patch_embed(np.round(images * 64) / 64, weights, spec),
+    }
+    for name, output in wrong.items():
+        found = diagnose(images, weights, output.astype(np.float32), spec, pairs=False)
+        assert found.status == "unknown", (name, found.mistakes)
+    narrow = images.astype(ml_dtypes.bfloat16).astype(np.float32)
+    rounded = patch_embed(narrow, weights.map(lambda w: w.astype(ml_dtypes.bfloat16).astype(np.float32)), spec).astype(np.float32)
+    found = diagnose(images, weights, rounded, spec)
+    assert ("precision-bf16",) in (found.mistakes, *found.also)
+
+
+def test_integer_images_are_scaled_as_the_numbers_that_they_are():
+    spec, _, weights, _, generator = problem_of_768()
+    images = generator.integers(0, 256, (2, 3, 48, 64), dtype=np.uint8)
+    tokens = patch_embed(images.astype(np.float64) * 255, PatchEmbedWeights(weights.kernel, weights.bias), spec).astype(
+        np.float32
+    )
+    assert diagnose(images, weights, tokens, spec).mistakes == ("input-scaled-255",)
+
+
+def test_float32_tokens_that_were_saved_as_float64_are_judged_as_float32():
+    spec, images, weights, tokens, _ = problem_of_768()
+    assert diagnose(images, weights, tokens.astype(np.float64), spec).correct
+    assert diagnose(images, weights, tokens[:, ::-1].astype(np.float64), spec, pairs=False).evidence["dtype"] == "float32"
+
+
+def test_values_that_cannot_be_diagnosed_are_refused():
+    spec, images, weights, tokens, _ = problem_of_768()
+    poisoned = images.copy()
+    poisoned[0, 0, 0, 0] = np.inf
+    for changed, message in (
+        ((poisoned, weights, tokens), "images of shape .* hold 1 NaN or infinite values"),
+        ((images, weights.map(lambda w: w * np.float32(np.nan)), tokens), "kernel of shape .* hold 36864 NaN"),
+        ((images, weights, tokens.astype(int)), "tokens of dtype int64: expected one of float16"),
+        ((images, weights, tokens.astype(complex)), "tokens of dtype complex128"),
+        ((images[:0], weights, tokens), "images of shape .*: there is nothing to diagnose"),
+        ((images, weights.map(lambda w: w.astype(np.complex64)), tokens), "kernel of dtype complex64: expected real numbers"),
+    ):
+        with pytest.raises(PatchParityError, match=message):
+            diagnose(*changed, spec)
 
 
 def test_plain_data():
