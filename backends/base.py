@@ -52,6 +52,7 @@ class Implementation:
         narrow_gradients: whether parts of a gradient's sum are kept in the 16-bit type (bias sums, overlapping patches, images).
         default_on_cuda: what `default` means for float32 on a GPU, as the framework documents it; on the CPU it is `ieee` everywhere.
         differentiable: whether it has gradients; where it has none, forward alone is judged.
+        slow_dtypes: those whose kernels take ten times as long as they should, so that `check` runs them on small shapes unless asked.
         costly_compile: whether the first call takes seconds, so that `check` runs it on one shape unless asked.
     """
 
@@ -66,6 +67,7 @@ class Implementation:
     narrow_gradients: bool = True
     default_on_cuda: Precision = "ieee"
     differentiable: bool = True
+    slow_dtypes: tuple[str, ...] = ()
     costly_compile: bool = False
 
     @property

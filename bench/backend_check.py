@@ -20,6 +20,12 @@ from .verdicts import CheckResult
 NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
 """Shapes on which 16-bit types are checked unless every case is asked for: what they add to float32, roundings, does not depend on it."""
 
+SMALL_CASES = tuple(case.name for case in CHECK_CASES if case.name != "vit-b16-224")
+"""Shapes of milliseconds; ViT-B/16 itself and pictures take more."""
+
+WIDE_CASES = (*NARROW_CASES, "vit-b16-224", "long-k12288")
+"""Shapes on which float64 is checked, beside the picture, unless it or every case is asked for: what it adds, precision, depends on K alone."""
+
 
 class Planned(NamedTuple):
     """How many units will be run, and the devices that the backend has here."""
@@ -162,13 +168,20 @@ class BackendCheck:
                         for dtype in self.dtypes
                         if dtype in implementation.dtypes
                         and self._tells_something_new(problem.case.name, dtype, precision, device, problem is problems[0])
+                        and (self._asked(dtype) or dtype not in implementation.slow_dtypes or problem.case.name in SMALL_CASES)
                     ]
         return units, skipped
+
+    def _asked(self, dtype: str) -> bool:
+        """Whether a dtype is wanted on every shape."""
+        return self.every_case or dtype in self.dtypes_asked
 
     def _tells_something_new(self, case: str, dtype: str, precision: Precision, device: str, first: bool) -> bool:
         """Whether a shape, dtype and precision are part of a check: not all combinations are."""
         narrow = dtype in ("bfloat16", "float16")
         if narrow and not self.every_case and case not in NARROW_CASES:
+            return False
+        if dtype == "float64" and not self._asked(dtype) and case in SMALL_CASES and case not in WIDE_CASES:
             return False
         if precision == "ieee":
             return True

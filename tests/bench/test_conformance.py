@@ -14,6 +14,7 @@ from patchparity import PatchEmbedWeights, PatchParityError, check
 from patchparity.backends.base import Implementation
 from patchparity.bench import conformance, pictures
 from patchparity.bench.behavior import BEHAVIORS
+from patchparity.bench.cases import CHECK_CASES
 from patchparity.bench.verdicts import CheckReport, CheckResult, false_alarms, load_check
 from patchparity.reference.pipeline import round_to_bits
 
@@ -55,6 +56,17 @@ def test_numpy_passes_everything(numpy_report):
     }  # fmt: skip
     assert len(seen["case"]) == 12, "ten shapes, the picture, and that of the behaviors"
     assert seen["device"] == {"cpu"}
+
+
+def test_types_are_checked_where_they_tell_something_new(numpy_report):
+    def cases(report, dtype):
+        return {r.case for r in report.results if r.dtype == dtype and r.behavior is None}
+
+    every = {case.name for case in CHECK_CASES} | {"photograph"}
+    assert cases(numpy_report, "float32") == every
+    assert cases(numpy_report, "float64") == {"c3-b3", "overlap-k7s4p3", "vit-b16-224", "long-k12288", "photograph"}
+    assert cases(numpy_report, "bfloat16") == cases(numpy_report, "float16") == {"c3-b3", "overlap-k7s4p3"}
+    assert cases(check(backends=["numpy"], dtypes=["float64"], image=PIXELS), "float64") == every
 
 
 def test_check_json_keeps_its_contract(numpy_report, tmp_path):
@@ -250,7 +262,6 @@ class UnluckyBackend(type(WRONG).__base__):
 
 def test_seeds_are_gone_through_and_one_that_fails_is_named(monkeypatch):
     from patchparity.backends import base
-    from patchparity.bench.cases import CHECK_CASES
     from patchparity.reference.probes import standard_probes
 
     probe = next(p for p in standard_probes(CHECK_CASES[0].spec, CHECK_CASES[0].batch, "float32", 7) if p.name == "random")
