@@ -130,7 +130,7 @@ def _summary(
         lines.append(
             (
                 "Noise",
-                f"{lowest:.1f}% to {highest:.1f}% by case (A/A rows: the same code in two processes); smaller differences mean nothing here",
+                f"{lowest:.1f}%{'' if highest == lowest else f' to {highest:.1f}% by case'} (A/A rows: the same code in two processes); smaller differences mean nothing here",
             )
         )
     if disturbed := disturbed_cases(entries):

@@ -1,6 +1,10 @@
 """How often the harness calls the same thing different, and how often it finds a planted slowdown of 5%: rates over many repeats."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,3 +70,68 @@ def test_false_alarms_and_power(installed, capsys):
     alarms = sum(word in ("FASTER", "SLOWER") for word in words["steady"])
     assert alarms <= 5, "5% of 40 is 2, its standard deviation 1.4"
     assert "FASTER" not in words["sluggish"]
+
+
+NEIGHBOR = """
+import random, time
+import numpy as np
+matrix = np.ones((600, 600), np.float32)
+while True:
+    end = time.time() + random.uniform(0.1, 1.5)
+    while time.time() < end:
+        matrix @ matrix
+    time.sleep(random.uniform(0.1, 1.5))
+"""
+"""Busy for a tenth of a second to one and a half, idle as long, at random: what a shared machine is like."""
+
+SEQUENTIAL = """
+import numpy as np, pytest, patchparity
+from patchparity.bench.cases import named_case
+case = named_case({case!r})
+backend = patchparity.get_backend("numpy")
+weights = patchparity.initialize_weights(case.spec, seed=0)
+loaded = backend.load(backend.implementation("numpy:linear:eager"), weights, case.spec, "float32", "cpu")
+images = loaded.place(np.random.default_rng(0).standard_normal(case.spec.images_shape(case.batch)))
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_the_same(benchmark, copy):
+    loaded.call(images)
+    benchmark(loaded.call, images)
+"""
+"""The same A/A pair as anyone would time it: one after the other, in one process."""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("neighbor", [False, True], ids=["idle", "beside a neighbor"])
+def test_the_spread_of_the_a_a_ratio_beside_sequential_pytest_benchmark(neighbor, tmp_path, capsys):
+    case, repeats = "vit-b16-224-b1", 20
+    (tmp_path / "test_sequential.py").write_text(SEQUENTIAL.format(case=case))
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    busy = subprocess.Popen([sys.executable, "-c", NEIGHBOR], env=environment) if neighbor else None
+    ours, theirs = [], []
+    try:
+        for repeat in range(repeats):
+            session = BenchSession(
+                BenchOptions(cases=(case,), implementations=("numpy:linear",), threads=(1,), rounds=64, seed=repeat)
+            )
+            copy = next(row for row in session.rows if row.role == "aa")
+            assert session.outcome(copy)["status"] == "measured"
+            ours.append(session.extra_info(copy)["ratio"])
+            session.close()
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sequential.py"]
+            subprocess.run(
+                [*command, "--benchmark-json", "out.json"], cwd=tmp_path, env=environment, check=True, capture_output=True
+            )
+            first, second = (entry["stats"]["median"] for entry in json.loads((tmp_path / "out.json").read_text())["benchmarks"])
+            theirs.append(second / first)
+    finally:
+        if busy:
+            busy.kill()
+            busy.wait()
+    spreads = {}
+    with capsys.disabled():
+        print(f"\n{case}, 1 thread, {'beside a neighbor' if neighbor else 'idle'}, {repeats} repeats:")
+        for name, found in (("interleaved", ours), ("sequential pytest-benchmark", theirs)):
+            low, high = np.quantile(found, (0.025, 0.975))
+            spreads[name] = (high - low) / 2
+            print(f"  {name}: A/A ratio {np.median(found):.3f} [{low:.3f}, {high:.3f}], half-width {100 * spreads[name]:.1f}%")
