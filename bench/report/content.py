@@ -127,12 +127,9 @@ def _summary(
     lines.append(("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped"))
     if floors:
         lowest, highest = 100 * min(floors.values()), 100 * max(floors.values())
-        lines.append(
-            (
-                "Noise",
-                f"{lowest:.1f}%{'' if highest == lowest else f' to {highest:.1f}% by case'} (A/A rows: the same code in two processes); smaller differences mean nothing here",
-            )
-        )
+        range_text = f"{lowest:.1f}%" if highest == lowest else f"{lowest:.1f}% to {highest:.1f}% by case"
+        why = "(A/A rows: the same code in two processes); smaller differences mean nothing here"
+        lines.append(("Noise", f"{range_text} {why}"))
     if disturbed := disturbed_cases(entries):
         told = ", ".join(f"{case} ({cores:.1f} cores)" for case, cores in disturbed.items())
         lines.append(("Disturbed", f"others kept cores busy while these were measured, so measure them again: {told}"))
