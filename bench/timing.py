@@ -380,8 +380,8 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     if answer.get("unavailable"):
         return {"outcome": {"status": "skip", "message": answer["unavailable"]}}
     verdict = _verdict(row, case, seed, answer)
-    seconds = {name: answer[name] for name in ("load_seconds", "transfer_seconds", "first_call_seconds")}
-    return {"outcome": {**seconds, **verdict}}
+    told = ("load_seconds", "transfer_seconds", "first_call_seconds", "peak_memory_bytes")
+    return {"outcome": {**{name: answer[name] for name in told}, **verdict}}
 
 
 def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:

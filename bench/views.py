@@ -80,7 +80,7 @@ def extra_information(
         "operation": outcome["operation"],
         "cache": outcome["cache"],
         **_roof(outcome, here, own, seconds, case),
-        "peak_memory_bytes": None,
+        "peak_memory_bytes": outcome.get("peak_memory_bytes"),
         "ratio": ratio,
         "ratio_interval": None if interval is None else list(interval),
         "role": outcome["role"],

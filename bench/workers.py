@@ -5,6 +5,7 @@ Workers run and time; they do not judge. A worker that dies or hangs raises `Wor
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import math
@@ -170,6 +171,30 @@ class _Loaded:
         return max(1, math.ceil(SHORTEST_SAMPLE_SECONDS / (time.perf_counter() - started)))
 
 
+def peak_memory_of_call(computation: Computation, inputs: Any) -> int | None:
+    """Bytes by which the process's memory grows during one call, its result among them, weights and inputs not; None where Linux is not there
+    to tell.
+
+    Free blocks are returned to the system first, and the kernel's high-water mark is set back (proc(5), clear_refs), so that what an earlier
+    call left behind is neither counted nor used again unseen. To the page, and to what other threads free meanwhile.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status_bytes("VmRSS")
+        computation.synchronize(computation.call(inputs))
+        return max(0, _status_bytes("VmHWM") - before)
+    except (OSError, AttributeError, LookupError):
+        return None
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return 1024 * int(line.split()[1])
+    raise LookupError(field)
+
+
 def last_level_cache_bytes(device: str) -> int:
     """Size of the last-level cache as Linux tells it; 64 MiB where it is not told, and for GPUs, whose L2 has 50 MiB at most (H100)."""
     sizes = []
@@ -222,6 +247,7 @@ class _Server:
         tokens = self._tokens(embedding, inputs)
         self.loaded[row] = _Loaded(embedding, inputs, cold)
         return {
+            "peak_memory_bytes": peak_memory_of_call(embedding, inputs) if self.device == "cpu" else None,
             "tokens": _packed(tokens),
             "fingerprint": _packed(fingerprint),
             "load_seconds": loaded_at - started,

@@ -300,9 +300,10 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
                     "error/bound",
                     "bits",
                     "first ms",
+                    "peak MB",
                 ),
                 [_time_row(entry) for entry in members],
-                frozenset(range(2, 14)),
+                frozenset(range(2, 15)),
                 [entry["extra_info"]["role"] for entry in members],
             )
         )
@@ -344,6 +345,7 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
         _number(info["bound_ratio"]),
         _number(info["effective_bits"], ".1f"),
         "" if info["first_call_seconds"] is None else _milliseconds(info["first_call_seconds"]),
+        "" if info["peak_memory_bytes"] is None else f"{info['peak_memory_bytes'] / 1e6:.1f}",
     )
 
 

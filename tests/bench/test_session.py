@@ -464,6 +464,20 @@ def test_warm_and_cold_are_blocks_of_their_own(tmp_path):
         benchmark(BenchOptions(**SMALL, caches=("tepid",)))
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells it")
+def test_peak_memory_is_what_a_call_needs_beside_its_inputs():
+    case = named_case("vit-b16-224-b8")
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    worker.start()
+    place = dict(spec=case.spec.to_dict(), batch=case.batch, dtype="float32", seed=0)
+    told = worker.request("load", row="r", implementation="numpy:linear:eager", **place)["peak_memory_bytes"]
+    again = worker.request("load", row="s", implementation="numpy:linear:eager", **place)["peak_memory_bytes"]
+    worker.end()
+    values = case.batch * case.spec.num_patches * case.spec.embed_dim  # K = D here: patches and tokens are as large
+    assert 2 * 4 * values * 0.9 < told < 4 * 4 * values, "the patches and the tokens, and not much more"
+    assert again == pytest.approx(told, rel=0.2), "what the first row left behind is not used unseen"
+
+
 def test_workers_die_and_hang_with_a_sentence():
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
     assert worker.start()["unavailable"] is None
