@@ -41,7 +41,9 @@ def extra_information(
     itemsize = np.dtype(outcome["dtype"]).itemsize
     operations, least_bytes = row_work(outcome["operation"], _problem(outcome, case), itemsize)
     here = [row for row in block if row["row"] in seconds and row["device"] == outcome["device"]]
-    gemms = [row for row in here if row["operation"] == "gemm"]
+    # What computes something else (a square, a copy, one patch) is not compared with the case's products, nor with its reference.
+    comparable = outcome["operation"] in ("tokens", "gemm")
+    gemms = [row for row in here if row["operation"] == "gemm" and comparable]
     fastest = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
     own_gemm = next((row for row in gemms if row["backend"] == get_backend(backend).yardstick), None)
     reference = next((row for row in block if row["role"] == "aa"), None)
@@ -55,7 +57,7 @@ def extra_information(
     )
     ratio: float | None = None
     interval: tuple[float, float] | None = None
-    if reference_row is not None and len(seconds.get(reference_row["row"], [])) == len(own):
+    if comparable and reference_row is not None and len(seconds.get(reference_row["row"], [])) == len(own):
         ratio, interval = paired_ratio(*(by_generation(each, generations) for each in (own, seconds[reference_row["row"]])))
     return {
         "implementation": outcome["implementation"],

@@ -26,7 +26,7 @@ def print_bench(report: "BenchReport") -> None:
     last = None
     for (block, *_), entry in best.items():
         info = entry["extra_info"]
-        name = block_title(block)
+        name = block_title(block).replace(", float32", "")  # the type unless it is said; the line has 80 columns
         if name != last:
             table.add_row(f"[bold]{name}[/]")
         table.add_row(
