@@ -161,7 +161,8 @@ class ParentalBackend(_Fake):
         import subprocess
         import sys
 
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
+        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
+        Path(os.environ["PATCHPARITY_FAKE_CHILD"]).write_text(str(left.pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
 

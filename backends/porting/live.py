@@ -171,15 +171,15 @@ def read_live(
     if framework is not None and own_framework not in (None, framework):
         raise PatchParityError(f"{name} is an object of {own_framework}: framework={framework!r} is for plain functions")
     kind = own_framework or framework or "numpy"
-    sizes_given = dict(patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride)
-    for option, value in sizes_given.items():
+    given: dict[str, Any] = dict(patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride)
+    for option, value in given.items():
         _require_sizes(option, value)
     if image_layout is not None:
         require_choice("image layout", image_layout, IMAGE_LAYOUTS)
     if kernel_layout is not None:
         require_choice("kernel layout", kernel_layout, KERNEL_LAYOUTS)
     layout = IMAGE_LAYOUTS[image_layout] if image_layout else _image_layout(subject, kind)
-    given = dict(patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride, padding=padding)
+    given["padding"] = padding
     if kind == "keras" and not subject.built:
         _build_keras(subject, given, layout)
     if weights is not None:
