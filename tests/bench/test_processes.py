@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +66,7 @@ def test_a_process_that_dies_costs_the_rest_of_its_own_rows(installed):
 def test_a_process_that_hangs_is_ended(installed, monkeypatch):
     installed("fragile")
     monkeypatch.setattr(processes, "SILENCE_SECONDS", 4.0)
-    started = time.monotonic()
     report = checked("numpy:linear", "fragile:hangs")
-    assert time.monotonic() - started < 600
     (lost,) = [result for result in report.results if result.verdict == "error"]
     assert lost.message == "the process of fragile gave no news for 4 s and was ended at fragile:hangs:eager float32 c3-b3"
     assert verdicts(report, "numpy") == {"pass"}
