@@ -301,6 +301,10 @@ PythonOption = Annotated[
         "--python", help="Another interpreter for a backend, BACKEND=PATH; patchparity must be installed there. May be repeated."
     ),
 ]
+OperationOption = Annotated[
+    list[str] | None,
+    typer.Option(help="tokens (always), sequence, train-step; may be repeated. Default: the preset's.", show_default=False),
+]
 CacheOption = Annotated[list[str] | None, typer.Option("--cache", help="warm (the default), cold, or, given twice, both.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
 LimitOption = Annotated[float, typer.Option("--call-seconds", help="End a worker that takes longer for one call.")]
@@ -323,6 +327,7 @@ def bench_command(
     time_budget: BudgetOption = None,
     python: PythonOption = None,
     cache: CacheOption = None,
+    operation: OperationOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -410,6 +415,7 @@ def run_command(
     time_budget: BudgetOption = None,
     python: PythonOption = None,
     cache: CacheOption = None,
+    operation: OperationOption = None,
     seed: SeedOption = 0,
     call_seconds: LimitOption = 600.0,
     resume: ResumeOption = False,
@@ -464,6 +470,7 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         precision_goal=None if typed["precision_goal"] is None else _fraction(typed["precision_goal"], "--precision-goal"),
         time_budget=typed["time_budget"],
         caches=tuple(typed["cache"] or ("warm",)),
+        operations=tuple(typed["operation"] or ()),
         out=str(typed["out_folder"]),
         **{name: typed[name] for name in plain},
         **{field: tuple(typed[option] or ()) for field, option in repeated.items()},

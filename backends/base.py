@@ -13,7 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from ..reference.embed import PatchEmbedGradients
 from ..reference.error import ArithmeticModel
 from ..reference.errors import PatchParityError, require_choice
+from ..reference.probes import Direction
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .layouts import NCHW, OIHW
+from .layouts import NCHW, OIHW, kernel_from_layout
 
 ENTRY_POINT_GROUP = "patchparity.backends"
 Precision = Literal["ieee", "tf32", "bf16", "default"]
@@ -75,8 +76,12 @@ class Implementation:
         """`backend:formulation:mode`, as users write it."""
         return f"{self.backend}:{self.formulation}:{self.mode}"
 
-    def arithmetic(self, dtype: str, precision: Precision = "ieee", device: str = "cpu") -> ArithmeticModel:
+    def arithmetic(
+        self, dtype: str, precision: Precision = "ieee", device: str = "cpu", *, to_sequence: bool = False
+    ) -> ArithmeticModel:
         """Return the arithmetic model that the implementation declares for a dtype at a precision on a device.
+
+        A sequence (`to_sequence`) is rounded once more than tokens are: when positions are added to them.
 
         Precision settings are about float32 alone. Tensor cores, which compute TF32, bfloat16 and float16 on GPUs, truncate where others
         round to nearest: their accumulator's roundoff is twice as large (Fasi, Higham, Mikaitis, Pranesh, PeerJ CS 7:e330, 2021).
@@ -84,7 +89,7 @@ class Implementation:
         if precision == "default":
             precision = self.default_on_cuda if device == "cuda" else "ieee"
         inputs = INPUT_ROUNDOFF.get(precision, 0.0) if dtype == "float32" else 0.0
-        model = ArithmeticModel.of(np.dtype(dtype), self.flush_to_zero, self.output_roundings)
+        model = ArithmeticModel.of(np.dtype(dtype), self.flush_to_zero, self.output_roundings + to_sequence)
         gradients = model.output if self.narrow_gradients else 0.0
         truncating = device == "cuda" and (inputs or model.output)
         return dataclasses.replace(
@@ -102,6 +107,14 @@ class Computation(abc.ABC):
     @abc.abstractmethod
     def synchronize(self, outputs: Any) -> None:
         """Return once `outputs` are computed."""
+
+
+@dataclass(frozen=True)
+class FirstCall:
+    """Seconds of the first call that went into tracing and into compiling; None where that is not known apart from the rest."""
+
+    trace_seconds: float | None = None
+    compile_seconds: float | None = None
 
 
 class LoadedEmbedding(Computation):
@@ -130,6 +143,93 @@ class LoadedEmbedding(Computation):
     def tokens(self, images: NDArray[Any]) -> NDArray[Any]:
         """Place, call and fetch: images `(B, C, H, W)` to tokens `(B, N, D)`."""
         return self.fetch(self.call(self.place(images)))
+
+    def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
+        """Call for the first time, and tell what tracing and compiling took where the framework tells it or they can be done apart."""
+        outputs = self.call(inputs)
+        self.synchronize(outputs)
+        return outputs, FirstCall()
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> "Operation | None":
+        """What enters a ViT's encoder, as one computation in the implementation's own mode; None where it has none.
+
+        Args:
+            class_token: `(D,)`, put before the patch tokens of every image.
+            positions: `(1 + N, D)`, added to both.
+
+        Returns:
+            A computation on placed images that is fetched as `{"forward": (B, 1 + N, D)}`.
+        """
+        return None
+
+    def train_step(self, grad_tokens: NDArray[Any]) -> "Operation | None":
+        """Tokens, and the gradients of ⟨tokens, grad_tokens⟩ with respect to kernel and bias, as one computation; None where it has none.
+
+        The tokens are a result too: a compiler that need not return them leaves the forward pass out, for the map is linear and its gradients
+        do not depend on it. The images have no gradient, as in a first layer.
+
+        Returns:
+            A computation on placed images that is fetched as `{"forward", "grad_kernel", "grad_bias"}`, each in canonical layout.
+        """
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Operation(Computation):
+    """Something else that a loaded embedding computes from placed images.
+
+    Args:
+        embedding: whose it is; it waits for the outputs.
+        function: from placed images to what the framework returns.
+        fetched: from that to arrays in canonical layout, by direction.
+    """
+
+    embedding: LoadedEmbedding
+    function: Callable[[Any], Any]
+    fetched: Callable[[Any], dict[Direction, NDArray[Any]]]
+
+    def call(self, inputs: Any) -> Any:
+        """Start the computation."""
+        return self.function(inputs)
+
+    def synchronize(self, outputs: Any) -> None:
+        """Return once `outputs` are computed."""
+        self.embedding.synchronize(outputs)
+
+    def fetch(self, outputs: Any) -> dict[Direction, NDArray[Any]]:
+        """Wait for the outputs and return them as NumPy arrays."""
+        return self.fetched(outputs)
+
+
+def step_results(arrays: Iterable[NDArray[Any]], kernel_layout: str, spec: PatchEmbedSpec) -> dict[Direction, NDArray[Any]]:
+    """Name what a train step gives: tokens, and the gradients of kernel (kept as `kernel_layout`) and, where there is one, bias."""
+    tokens, kernel, *bias = arrays
+    named: dict[Direction, NDArray[Any]] = {"forward": tokens, "grad_kernel": kernel_from_layout(kernel, kernel_layout, spec)}
+    return {**named, "grad_bias": bias[0]} if bias else named
+
+
+class Events(abc.ABC):
+    """A device's own clock: marks in its queue of work, and the time between two of them."""
+
+    @abc.abstractmethod
+    def mark(self) -> Any:
+        """Put a mark behind everything that was queued."""
+
+    @abc.abstractmethod
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Seconds between two marks; waits for the later one."""
+
+
+class DeviceMemory(abc.ABC):
+    """What an allocator tells of a device's memory."""
+
+    @abc.abstractmethod
+    def reset_peak(self) -> int | None:
+        """Forget the peak so far; return the bytes that are in use, or None where the peak cannot be forgotten."""
+
+    @abc.abstractmethod
+    def peak(self) -> int:
+        """Most bytes in use since then."""
 
 
 class Backend(abc.ABC):
@@ -215,6 +315,27 @@ class Backend(abc.ABC):
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
     ) -> LoadedEmbedding:
         """Load the canonical weights (kernel and bias) into an implementation."""
+
+    def events(self, device: str) -> Events | None:
+        """The device's own clock, or None where the framework does not offer it."""
+        return None
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """What the framework's allocator tells of the device's memory, or None where it tells nothing."""
+        return None
+
+    def sweep(self, values: int, device: str) -> Computation:
+        """Something that reads and writes `values` float32 values on the device, to push all else out of its cache; its `call` takes None.
+
+        Raises:
+            PatchParityError: a framework that has nothing of the kind on this device.
+        """
+        copy = self.copy(values, "float32", device)
+        if copy is None and device == "cpu":
+            copy = get_backend("numpy").copy(values, "float32", "cpu")
+        if copy is None:
+            raise PatchParityError(f"{self.name} cannot empty the cache of {device}: it has neither a copy nor a sweep there")
+        return copy
 
     def copy(self, values: int, dtype: str, device: str) -> Computation | None:
         """Return a copy of `values` values from one array to another, or None where the framework has none that is worth timing."""

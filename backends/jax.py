@@ -3,17 +3,29 @@
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..reference.embed import PatchEmbedGradients
+from ..reference.probes import Direction
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from ._windows import channels_last_patches
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, check_precision
+from .base import (
+    Backend,
+    Computation,
+    DeviceMemory,
+    FirstCall,
+    Implementation,
+    LoadedEmbedding,
+    Operation,
+    Precision,
+    check_precision,
+    step_results,
+)
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
 
 
@@ -41,6 +53,29 @@ def _linear(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
         images = jnp.pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
     tokens = jnp.dot(channels_last_patches(images, spec, _Functions), kernel)
     return tokens if bias is None else tokens + bias
+
+
+TRACE_EVENTS = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+"""Names under which JAX reports to its listeners how long it traced, lowered and compiled (`jax._src.dispatch`)."""
+
+
+def first_call_told(call: Callable[[], Any]) -> tuple[Any, FirstCall]:
+    """Call a jitted function for the first time, wait, and listen to what JAX tells."""
+    import jax
+
+    told: dict[str, float] = {}
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        told[event] = told.get(event, 0.0) + seconds
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        outputs = jax.block_until_ready(call())
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    trace = [told[event] for event in TRACE_EVENTS if event in told]
+    return outputs, FirstCall(sum(trace) if trace else None, told.get(COMPILE_EVENT))
 
 
 class _Functions:
@@ -78,7 +113,7 @@ class _Embedding(LoadedEmbedding):
         def pullback(images: Any, kernel: Any, bias: Any, grad_tokens: Any) -> Any:
             return jax.vjp(forward, images, kernel, bias)[1](grad_tokens)
 
-        self.forward, self.pullback = jax.jit(forward), jax.jit(pullback)
+        self.plain, self.forward, self.pullback = forward, jax.jit(forward), jax.jit(pullback)
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         self.kernel = self._array(kernel_to_layout(weights.kernel, self.implementation.kernel_layout))
@@ -115,6 +150,49 @@ class _Embedding(LoadedEmbedding):
             bias=np.zeros(0, self.dtype) if bias is None else bias,
         )
 
+    def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
+        """Call, listening."""
+        return first_call_told(lambda: self.call(inputs))
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+        """`jnp.concatenate` with the broadcast class token, then the sum, as Flax's ViT has it; one jitted function."""
+        import jax.numpy as jnp
+
+        token, table, plain = self._array(class_token), self._array(positions), self.plain
+
+        def assemble(images: Any, kernel: Any, bias: Any, token: Any, table: Any) -> Any:
+            tokens = plain(images, kernel, bias)
+            rows = jnp.broadcast_to(token, (tokens.shape[0], 1, token.shape[0]))
+            return jnp.concatenate([rows, tokens], axis=1) + table
+
+        whole = self.jax.jit(assemble)
+
+        def function(images: Any) -> Any:
+            with self._wide():
+                return whole(images, self.kernel, self.bias, token, table)
+
+        return Operation(self, function, lambda outputs: {"forward": np.asarray(outputs)})
+
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+        """`jax.vjp` with respect to kernel and bias; one jitted function."""
+        jax, plain, gradient = self.jax, self.plain, self._array(grad_tokens)
+
+        def step(images: Any, kernel: Any, bias: Any, gradient: Any) -> Any:
+            tokens, pullback = jax.vjp(lambda kernel, bias: plain(images, kernel, bias), kernel, bias)
+            return tokens, *pullback(gradient)
+
+        whole = jax.jit(step)
+
+        def function(images: Any) -> Any:
+            with self._wide():
+                return whole(images, self.kernel, self.bias, gradient)
+
+        def fetched(outputs: Any) -> dict[Direction, NDArray[Any]]:
+            arrays = [np.asarray(array) for array in outputs if array is not None]
+            return step_results(arrays, self.implementation.kernel_layout, self.spec)
+
+        return Operation(self, function, fetched)
+
 
 class _Gemm(Computation):
     def __init__(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> None:
@@ -131,6 +209,40 @@ class _Gemm(Computation):
 
     def synchronize(self, outputs: Any) -> None:
         self.jax.block_until_ready(outputs)
+
+
+class _Sweep(Computation):
+    """One added to every value of an array."""
+
+    def __init__(self, values: int, device: str) -> None:
+        import jax
+
+        self.jax = jax
+        self.values = jax.device_put(np.ones(values, np.float32), jax.devices(device)[0])
+        self.add = jax.jit(lambda array: array + 1)
+
+    def call(self, inputs: None) -> Any:
+        return self.add(self.values)
+
+    def synchronize(self, outputs: Any) -> None:
+        self.jax.block_until_ready(outputs)
+
+
+class _Memory(DeviceMemory):
+    """XLA's allocator counts, but never forgets its peak: a call tells something only where it sets a new one."""
+
+    def __init__(self) -> None:
+        import jax
+
+        self.device = jax.devices("cuda")[0]
+
+    def reset_peak(self) -> int | None:
+        stats = self.device.memory_stats() or {}
+        in_use, peak = stats.get("bytes_in_use"), stats.get("peak_bytes_in_use")
+        return in_use if in_use is not None and in_use == peak else None
+
+    def peak(self) -> int:
+        return int(self.device.memory_stats()["peak_bytes_in_use"])
 
 
 PRECISION_NAMES = {"ieee": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}
@@ -199,6 +311,14 @@ class JaxBackend(Backend):
         """Put the weights on the device and jit the forward and backward functions."""
         weights.check_spec(spec)
         return _Embedding(implementation, weights, spec, dtype, device)
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """`Device.memory_stats`."""
+        return _Memory() if device == "cuda" else None
+
+    def sweep(self, values: int, device: str) -> Computation:
+        """An elementwise sum: XLA has no copy of its own that it would not leave out."""
+        return _Sweep(values, device)
 
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
         """`jnp.dot` under `jax.jit`."""

@@ -16,10 +16,21 @@ from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from ._windows import channels_last_patches
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision
-from .jax import JaxBackend
+from .base import (
+    Backend,
+    Computation,
+    DeviceMemory,
+    Events,
+    FirstCall,
+    Implementation,
+    LoadedEmbedding,
+    Operation,
+    Precision,
+    step_results,
+)
+from .jax import JaxBackend, first_call_told
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
-from .tensorflow import TensorFlowBackend
+from .tensorflow import TensorFlowBackend, traced_first_call
 from .torch import TorchBackend
 
 
@@ -52,6 +63,24 @@ def _model(formulation: str, spec: PatchEmbedSpec, bias: bool, dtype: str) -> An
     return keras.Model(inputs, KerasBackend.formulations[formulation][0](padded, spec, bias, dtype))
 
 
+def _with_prefix_and_positions(model: Any, dtype: str) -> Any:
+    """A model from images to sequences `(B, 1 + N, D)`, with a class token and positions of its own, as KerasHub has it."""
+    import keras
+
+    class Assemble(keras.layers.Layer):
+        def build(self, shape: tuple[Any, ...]) -> None:
+            _, count, width = shape
+            self.class_token = self.add_weight(shape=(1, 1, width), name="class_token")
+            self.positions = self.add_weight(shape=(1, 1 + count, width), name="positions")
+
+        def call(self, tokens: Any) -> Any:
+            ops = keras.ops
+            rows = ops.broadcast_to(self.class_token, (ops.shape(tokens)[0], 1, tokens.shape[-1]))
+            return ops.concatenate([rows, tokens], axis=1) + self.positions
+
+    return keras.Model(model.inputs, Assemble(dtype=dtype, name="sequence")(model.outputs[0]))
+
+
 class _TorchModel:
     """Eager, without gradients unless asked, as `predict` runs it."""
 
@@ -68,9 +97,18 @@ class _TorchModel:
         wanted = [images.requires_grad_(), *(variable.value for variable in self.model.trainable_variables)]
         return list(self.torch.autograd.grad(self.model(images), wanted, grad_tokens))
 
+    def first_call(self, images: Any) -> tuple[Any, FirstCall]:
+        return self.forward(images), FirstCall()
+
+    def train_step(self, images: Any, grad_tokens: Any) -> list[Any]:
+        tokens = self.model(images)
+        wanted = [variable.value for variable in self.model.trainable_variables]
+        return [tokens, *self.torch.autograd.grad(tokens, wanted, grad_tokens)]
+
     def synchronize(self, outputs: Any) -> None:
-        if outputs.is_cuda:
-            self.torch.cuda.synchronize(outputs.device)
+        first = outputs[0] if isinstance(outputs, list) else outputs
+        if first.is_cuda:
+            self.torch.cuda.synchronize(first.device)
 
 
 class _TensorFlowModel:
@@ -85,11 +123,20 @@ class _TensorFlowModel:
                 tokens = model(images)
             return tape.gradient(tokens, [images, *(variable.value for variable in model.trainable_variables)], grad_tokens)
 
+        def train_step(images: Any, grad_tokens: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tokens = model(images)
+            return [tokens, *tape.gradient(tokens, [variable.value for variable in model.trainable_variables], grad_tokens)]
+
         self.tf, self.forward = tf, tf.function(lambda images: model(images), autograph=False)
-        self.pullback = tf.function(pullback, autograph=False)
+        self.pullback, self.train_step = (tf.function(function, autograph=False) for function in (pullback, train_step))
+
+    def first_call(self, images: Any) -> tuple[Any, FirstCall]:
+        return traced_first_call(self.forward, images, self.synchronize)
 
     def synchronize(self, outputs: Any) -> None:
-        if "GPU" in outputs.device:
+        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        if "GPU" in first.device:
             self.tf.test.experimental.sync_devices()
 
 
@@ -106,8 +153,12 @@ class _JaxModel:
             kernel_and_bias, image = jax.vjp(forward, variables, images)[1](grad_tokens)
             return [image, *kernel_and_bias]
 
+        def train_step(variables: list[Any], images: Any, grad_tokens: Any) -> list[Any]:
+            tokens, pullback = jax.vjp(lambda variables: forward(variables, images), variables)
+            return [tokens, *pullback(grad_tokens)[0]]
+
         self.jax, self.model = jax, model
-        self._forward, self._pullback = jax.jit(forward), jax.jit(pullback)
+        self._forward, self._pullback, self._train_step = map(jax.jit, (forward, pullback, train_step))
 
     def _values(self) -> list[Any]:
         return [variable.value for variable in self.model.trainable_variables]
@@ -117,6 +168,12 @@ class _JaxModel:
 
     def pullback(self, images: Any, grad_tokens: Any) -> list[Any]:
         return list(self._pullback(self._values(), images, grad_tokens))
+
+    def first_call(self, images: Any) -> tuple[Any, FirstCall]:
+        return first_call_told(lambda: self.forward(images))
+
+    def train_step(self, images: Any, grad_tokens: Any) -> list[Any]:
+        return list(self._train_step(self._values(), images, grad_tokens))
 
     def synchronize(self, outputs: Any) -> None:
         self.jax.block_until_ready(outputs)
@@ -131,9 +188,9 @@ class _Embedding(LoadedEmbedding):
         self.keras, self.engine, self.spec, self.dtype, self.device = keras, engine, spec, np.dtype(dtype), device
         self.kernel_layout = KerasBackend.formulations[formulation][1]
         with self._scope():
-            model = _model(formulation, spec, weights.bias is not None, dtype)
-            self.layer = model.get_layer("projection")
-            self.model = KerasBackend.engines[engine][1](model)
+            self.functional = _model(formulation, spec, weights.bias is not None, dtype)
+            self.layer = self.functional.get_layer("projection")
+            self.model = KerasBackend.engines[engine][1](self.functional)
         self.assign(weights)
 
     @contextlib.contextmanager
@@ -181,6 +238,38 @@ class _Embedding(LoadedEmbedding):
             kernel=kernel_from_layout(kernel, self.kernel_layout, self.spec),
             bias=bias[0] if bias else np.zeros(0, self.dtype),
         )
+
+    def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
+        """As the framework tells it."""
+        with self._scope():
+            outputs, told = self.model.first_call(inputs)
+        self.synchronize(outputs)
+        return outputs, told
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+        """The model, and a layer that puts the class token in front and adds positions."""
+        with self._scope():
+            model = _with_prefix_and_positions(self.functional, self.dtype.name)
+            layer, whole = model.get_layer("sequence"), KerasBackend.engines[self.engine][1](model)
+            layer.class_token.assign(self._tensor(class_token.reshape(1, 1, -1)))
+            layer.positions.assign(self._tensor(positions[None]))
+
+        def function(images: Any) -> Any:
+            with self._scope():
+                return whole.forward(images)
+
+        return Operation(self, function, lambda outputs: {"forward": self.fetch(outputs)})
+
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+        """The framework's own differentiation of the model by its variables."""
+        with self._scope():
+            gradient = self._tensor(grad_tokens)
+
+        def function(images: Any) -> Any:
+            with self._scope():
+                return self.model.train_step(images, gradient)
+
+        return Operation(self, function, lambda outputs: step_results(map(self.fetch, outputs), self.kernel_layout, self.spec))
 
 
 class KerasBackend(Backend):
@@ -272,6 +361,18 @@ class KerasBackend(Backend):
         if reason := self.unavailable(implementation):
             raise PatchParityError(reason)
         return _Embedding(self.engine.name, implementation.formulation, weights, spec, dtype, device)
+
+    def events(self, device: str) -> Events | None:
+        """The framework's."""
+        return self.engine.events(device)
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """The framework's."""
+        return self.engine.device_memory(device)
+
+    def sweep(self, values: int, device: str) -> Computation:
+        """The framework's."""
+        return self.engine.sweep(values, device)
 
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
         """The framework's own."""

@@ -1,16 +1,29 @@
 """NumPy: the reference's own formulation in the dtype under test, and a direct convolution beside it."""
 
 import contextlib
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..reference.embed import PatchEmbedGradients, patch_embed, patch_embed_gradients
-from ..reference.patches import pad_images
+from ..reference.patches import pad_images, patchify
+from ..reference.sequence import assemble_sequence
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, nothing_held, only_ieee
+from .base import (
+    Backend,
+    Computation,
+    Implementation,
+    LoadedEmbedding,
+    Operation,
+    Precision,
+    nothing_held,
+    only_ieee,
+    step_results,
+)
 from .layouts import CANONICAL
 
 
@@ -31,7 +44,7 @@ class _Linear(LoadedEmbedding):
         return np.ascontiguousarray(images, self.dtype)
 
     def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        return patch_embed(inputs, self.weights, self.spec, self.work).astype(self.dtype, copy=False)
+        return self._work_tokens(inputs).astype(self.dtype, copy=False)
 
     def synchronize(self, outputs: NDArray[Any]) -> None:
         """NumPy returns when it has computed."""
@@ -41,6 +54,39 @@ class _Linear(LoadedEmbedding):
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         return self._rounded(patch_embed_gradients(images, self.weights, self.spec, grad_tokens, self.work))
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+        """As the reference assembles it, in the dtype under test (16-bit ones in float32, rounded once)."""
+        weights = dataclasses.replace(self.weights, class_token=class_token, positions=positions).astype(self.work)
+
+        def function(inputs: NDArray[Any]) -> NDArray[Any]:
+            tokens = self._work_tokens(inputs)
+            return assemble_sequence(tokens, weights, self.spec).astype(self.dtype, copy=False)
+
+        return Operation(self, function, lambda outputs: {"forward": outputs})
+
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+        """Tokens, and the closed-form gradients of kernel and bias."""
+        upstream = grad_tokens.reshape(-1, self.spec.embed_dim).astype(self.work)
+
+        def function(inputs: NDArray[Any]) -> list[NDArray[Any]]:
+            results = (*self._work_step(inputs, upstream), upstream.sum(axis=0))
+            return [array.astype(self.dtype, copy=False) for array in results]
+
+        return Operation(self, function, lambda outputs: step_results(outputs, CANONICAL, self.spec))
+
+    def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Tokens in the dtype that is computed in."""
+        return patch_embed(inputs, self.weights, self.spec, self.work)
+
+    def _work_step(self, inputs: NDArray[Any], upstream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Tokens and the kernel's gradient Gᵀ·X, from patches that are cut once."""
+        spec, weights = self.spec, self.weights
+        patches = patchify(inputs, spec).astype(self.work, copy=False).reshape(-1, spec.patch_values)
+        tokens = patches @ weights.matrix.T
+        if weights.bias is not None:
+            tokens += weights.bias
+        return tokens.reshape(spec.tokens_shape(inputs.shape[0])), (upstream.T @ patches).reshape(spec.kernel_shape)
 
     def _rounded(self, gradients: PatchEmbedGradients) -> PatchEmbedGradients:
         return PatchEmbedGradients(*(array.astype(self.dtype, copy=False) for array in vars(gradients).values()))
@@ -68,14 +114,29 @@ class _DirectConvolution(_Linear):
         axes = self.spec.spatial_axes
         return row.transpose(0, *range(2, 2 + axes), 2 + axes, 1).reshape(-1, self.spec.patch_size[-1] * self.spec.in_channels)
 
-    def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
+    def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        return self._accumulated(inputs, lambda offset, flat: None)
+
+    def _work_step(self, inputs: NDArray[Any], upstream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        spec = self.spec
+        gradient = np.zeros_like(self.weights.kernel)
+
+        def differentiate(offset: tuple[int, ...], flat: NDArray[Any]) -> None:
+            gradient[(slice(None), *offset)] = (upstream.T @ flat).reshape(spec.embed_dim, spec.patch_size[-1], -1)
+
+        return self._accumulated(inputs, differentiate), gradient
+
+    def _accumulated(self, inputs: NDArray[Any], visit: Callable[[tuple[int, ...], NDArray[Any]], None]) -> NDArray[Any]:
+        """Tokens, added up over the kernel's rows; `visit` sees the pixels that each row meets, as a matrix."""
         spec, kernel = self.spec, self.weights.kernel
         tokens = np.zeros((inputs.shape[0] * spec.num_patches, spec.embed_dim), self.work)
         for offset, row in self._rows(pad_images(inputs.astype(self.work, copy=False), spec)):
-            tokens += self._flat(row) @ kernel[(slice(None), *offset)].reshape(spec.embed_dim, -1).T
+            flat = self._flat(row)
+            tokens += flat @ kernel[(slice(None), *offset)].reshape(spec.embed_dim, -1).T
+            visit(offset, flat)
         if self.weights.bias is not None:
             tokens += self.weights.bias
-        return tokens.reshape(spec.tokens_shape(inputs.shape[0])).astype(self.dtype, copy=False)
+        return tokens.reshape(spec.tokens_shape(inputs.shape[0]))
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         spec = self.spec

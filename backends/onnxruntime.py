@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from ._windows import window_indices
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, check_precision
+from .base import Backend, Computation, Implementation, LoadedEmbedding, Operation, Precision, check_precision
 from .layouts import NCHW, OIHW, kernel_to_layout
 
 DENSE_CHANNELS_FIRST = "(C Ph Pw) D"
@@ -126,10 +126,26 @@ class _Embedding(LoadedEmbedding):
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         """Weights are constants of a graph, laid out when a session begins: new ones need a new session (milliseconds)."""
+        self.weights = weights.astype(self.dtype)
+        self.session = self._session(lambda graph, tokens: tokens)
+
+    def _session(self, after: Callable[[_Graph, str], str]) -> _Session:
+        """A session of the projection, and of what comes after it in a graph."""
         graph = _Graph()
-        result = self.build(graph, self.spec, weights.astype(self.dtype))
+        result = after(graph, self.build(graph, self.spec, self.weights))
         shape = ["batch", self.spec.in_channels, *self.spec.image_size]
-        self.session = _Session(graph.model({"images": (self.dtype.name, shape)}, result), self.device, self.tf32)
+        return _Session(graph.model({"images": (self.dtype.name, shape)}, result), self.device, self.tf32)
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+        """`Expand` of the class token to the batch, `Concat`, `Add`, as exporters write them."""
+
+        def assemble(graph: _Graph, tokens: str) -> str:
+            batch = graph.add("Gather", graph.add("Shape", tokens), graph.constant(np.array([0], np.int64)))
+            shape = graph.add("Concat", batch, graph.constant(np.array((1, self.spec.embed_dim), np.int64)), axis=0)
+            rows = graph.add("Expand", graph.constant(class_token.astype(self.dtype).reshape(1, 1, -1)), shape)
+            return graph.add("Add", graph.add("Concat", rows, tokens, axis=1), graph.constant(positions.astype(self.dtype)))
+
+        return Operation(self, self._session(assemble).call, lambda outputs: {"forward": outputs})
 
     def place(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return {"images": np.array(images, self.dtype, order="C")}

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,18 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from ._windows import channels_last_patches
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, check_precision
+from .base import (
+    Backend,
+    Computation,
+    DeviceMemory,
+    FirstCall,
+    Implementation,
+    LoadedEmbedding,
+    Operation,
+    Precision,
+    check_precision,
+    step_results,
+)
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
 
 Forward = Callable[[Any], Any]
@@ -121,6 +133,19 @@ def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> 
     return variables, forward
 
 
+def traced_first_call(function: Any, images: Any, synchronize: Callable[[Any], None]) -> tuple[Any, FirstCall]:
+    """Trace a `tf.function`, then call it twice: it compiles when it is first called, and what a second call does not take is that time."""
+    times = [time.perf_counter()]
+    function.get_concrete_function(images)
+    times.append(time.perf_counter())
+    for _ in range(2):
+        outputs = function(images)
+        synchronize(outputs)
+        times.append(time.perf_counter())
+    trace, first, second = np.diff(times).tolist()
+    return outputs, FirstCall(trace, max(0.0, first - second))
+
+
 class _Functions:
     """The three functions that `channels_last_patches` needs."""
 
@@ -164,8 +189,8 @@ class _Embedding(LoadedEmbedding):
                 tokens = forward(images)
             return tape.gradient(tokens, [images, *self.variables], grad_tokens)
 
-        wrap = _MODES[implementation.mode](tf)
-        self.forward, self.pullback = wrap(forward), wrap(pullback)
+        self.wrap = _MODES[implementation.mode](tf)
+        self.plain, self.forward, self.pullback = forward, self.wrap(forward), self.wrap(pullback)
 
     def _arrays(self, weights: PatchEmbedWeights) -> list[NDArray[Any]]:
         arrays = [kernel_to_layout(weights.kernel, self.implementation.kernel_layout)]
@@ -189,11 +214,53 @@ class _Embedding(LoadedEmbedding):
 
     def synchronize(self, outputs: Any) -> None:
         """On the CPU an eager call returns when it has computed; a GPU needs `sync_devices`."""
-        if "GPU" in outputs.device:
+        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        if "GPU" in first.device:
             self.tf.test.experimental.sync_devices()
 
     def fetch(self, outputs: Any) -> NDArray[Any]:
         return np.asarray(outputs)
+
+    def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
+        """Trace apart, where there is something to trace."""
+        if self.implementation.mode == "eager":
+            return super().first_call(inputs)
+        with self.device:
+            return traced_first_call(self.forward, inputs, self.synchronize)
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+        """`tf.concat` with the broadcast class token, then the sum."""
+        tf, forward = self.tf, self.plain
+        token, table = self._tensor(class_token), self._tensor(positions)
+
+        def assemble(images: Any) -> Any:
+            rows = tf.broadcast_to(token, (tf.shape(images)[0], 1, token.shape[0]))
+            return tf.concat([rows, forward(images)], axis=1) + table
+
+        whole = self.wrap(assemble)
+
+        def function(images: Any) -> Any:
+            with self.device:
+                return whole(images)
+
+        return Operation(self, function, lambda outputs: {"forward": np.asarray(outputs)})
+
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+        """`tf.GradientTape` over the forward pass, gradients of the variables."""
+        tf, forward, gradient = self.tf, self.plain, self._tensor(grad_tokens)
+
+        def step(images: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tokens = forward(images)
+            return [tokens, *tape.gradient(tokens, self.variables, gradient)]
+
+        whole, layout = self.wrap(step), self.implementation.kernel_layout
+
+        def function(images: Any) -> Any:
+            with self.device:
+                return whole(images)
+
+        return Operation(self, function, lambda outputs: step_results(map(np.asarray, outputs), layout, self.spec))
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         with self.device:
@@ -221,6 +288,36 @@ class _Gemm(Computation):
     def synchronize(self, outputs: Any) -> None:
         if "GPU" in outputs.device:
             self.tf.test.experimental.sync_devices()
+
+
+class _Sweep(Computation):
+    """One added to every value of an array."""
+
+    def __init__(self, values: int, device: str) -> None:
+        tf = self.tf = _tensorflow()
+        self.device = tf.device("GPU:0" if device == "cuda" else "CPU:0")
+        with self.device:
+            self.values = tf.ones(values, tf.float32)
+
+    def call(self, inputs: None) -> Any:
+        with self.device:
+            return self.values + 1.0
+
+    def synchronize(self, outputs: Any) -> None:
+        if "GPU" in outputs.device:
+            self.tf.test.experimental.sync_devices()
+
+
+class _Memory(DeviceMemory):
+    """TensorFlow's allocator of the first GPU."""
+
+    def reset_peak(self) -> int:
+        config = _tensorflow().config.experimental
+        config.reset_memory_stats("GPU:0")
+        return int(config.get_memory_info("GPU:0")["current"])
+
+    def peak(self) -> int:
+        return int(_tensorflow().config.experimental.get_memory_info("GPU:0")["peak"])
 
 
 class TensorFlowBackend(Backend):
@@ -314,6 +411,14 @@ class TensorFlowBackend(Backend):
         """Put the weights into variables, in HWIO or `(K, D)`, and wrap the function for the mode."""
         weights.check_spec(spec)
         return _Embedding(implementation, weights, spec, dtype, device)
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """`tf.config.experimental.get_memory_info`."""
+        return _Memory() if device == "cuda" else None
+
+    def sweep(self, values: int, device: str) -> Computation:
+        """An elementwise sum."""
+        return _Sweep(values, device)
 
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
         """`tf.matmul` in a `tf.function`."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,19 @@ from numpy.typing import NDArray
 from ..reference.embed import PatchEmbedGradients
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Precision, check_precision
+from .base import (
+    Backend,
+    Computation,
+    DeviceMemory,
+    Events,
+    FirstCall,
+    Implementation,
+    LoadedEmbedding,
+    Operation,
+    Precision,
+    check_precision,
+    step_results,
+)
 from .layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
 
 Forward = Callable[[Any], Any]
@@ -89,7 +102,10 @@ class _Embedding(LoadedEmbedding):
         self.layer, forward = build(spec, weights.bias is not None)
         self.layer.to(device=self.device, dtype=self.dtype)
         self.assign(weights)
-        self.forward = _compiled(forward) if implementation.mode == "compile" else forward
+        self.plain, self.forward = forward, self._in_mode(forward)
+
+    def _in_mode(self, forward: Forward) -> Forward:
+        return _compiled(forward) if self.implementation.mode == "compile" else forward
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         with self.torch.no_grad():
@@ -125,6 +141,45 @@ class _Embedding(LoadedEmbedding):
             kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),
             bias=bias[0] if bias else np.zeros(0, image.dtype),
         )
+
+    def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
+        """`torch.compile` traces and compiles when first called, and does not tell of it: what a second call does not take is its time."""
+        if self.implementation.mode != "compile":
+            return super().first_call(inputs)
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            outputs = self.call(inputs)
+            self.synchronize(outputs)
+            seconds.append(time.perf_counter() - started)
+        return outputs, FirstCall(compile_seconds=max(0.0, seconds[0] - seconds[1]))
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+        """`torch.cat` with the expanded class token, then the sum, as timm and transformers have it."""
+        torch, forward = self.torch, self.plain
+        token, table = self._tensor(class_token), self._tensor(positions)
+
+        def assemble(images: Any) -> Any:
+            return torch.cat([token.expand(images.shape[0], 1, -1), forward(images)], dim=1) + table
+
+        whole = self._in_mode(assemble)
+
+        def function(images: Any) -> Any:
+            with torch.inference_mode():
+                return whole(images)
+
+        return Operation(self, function, lambda outputs: {"forward": as_array(outputs)})
+
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+        """Forward, then `torch.autograd.grad` for the layer's parameters."""
+        grad, parameters, gradient = self.torch.autograd.grad, list(self.layer.parameters()), self._tensor(grad_tokens)
+
+        def function(images: Any) -> Any:
+            tokens = self.forward(images)
+            return tokens, *grad(tokens, parameters, gradient)
+
+        layout = self.implementation.kernel_layout
+        return Operation(self, function, lambda outputs: step_results(map(as_array, outputs), layout, self.spec))
 
 
 def _compiled(forward: Forward) -> Forward:
@@ -175,6 +230,37 @@ class _Copy(Computation):
     def synchronize(self, outputs: Any) -> None:
         if self.device.type == "cuda":
             self.torch.cuda.synchronize(self.device)
+
+
+class _Events(Events):
+    """`torch.cuda.Event` in the current stream."""
+
+    def mark(self) -> Any:
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        end.synchronize()
+        return 1e-3 * float(begin.elapsed_time(end))
+
+
+class _Memory(DeviceMemory):
+    """The caching allocator's own count."""
+
+    def reset_peak(self) -> int:
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+
+    def peak(self) -> int:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
 
 
 class TorchBackend(Backend):
@@ -277,6 +363,14 @@ class TorchBackend(Backend):
         """Build the module and copy the weights into its parameters."""
         weights.check_spec(spec)
         return _Embedding(implementation, weights, spec, dtype, device)
+
+    def events(self, device: str) -> Events | None:
+        """CUDA events."""
+        return _Events() if device == "cuda" else None
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """`torch.cuda.max_memory_allocated`."""
+        return _Memory() if device == "cuda" else None
 
     def copy(self, values: int, dtype: str, device: str) -> Computation:
         """`Tensor.copy_`, on all threads."""

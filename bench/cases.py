@@ -86,6 +86,7 @@ class Preset:
         cases: names for `named_case`.
         rounds: visits to each row; each visit is one warm call and one timed call.
         generations: lives of the worker processes that the rounds are spread over.
+        operations: what is timed of each implementation; `tokens` always is.
         costly_compile: whether implementations whose first call takes seconds (`torch.compile`) take part.
         seeds: how many seeds the main job searches for false alarms at; 1 for no search.
     """
@@ -95,6 +96,7 @@ class Preset:
     costly_compile: bool
     seeds: int = 1
     generations: int = 1
+    operations: tuple[str, ...] = ("tokens",)
 
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
@@ -132,6 +134,7 @@ PRESETS = {
         costly_compile=True,
         seeds=200,
         generations=4,
+        operations=("tokens", "sequence", "train-step"),
     ),
 }
 """`smoke` shows that everything runs, `quick` answers in minutes (a sweep over batch, one over image size, and the shapes that differ

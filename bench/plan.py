@@ -12,7 +12,7 @@ from ..reference.errors import PatchParityError, require_choice
 from .cases import named_case, preset
 from .environment import gpus, usable_cores
 from .timing import Effort, Row
-from .workers import CALL_SECONDS, START_SECONDS
+from .workers import CALL_SECONDS, OPERATIONS, START_SECONDS
 
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
@@ -36,6 +36,7 @@ class BenchOptions:
         devices: `cpu`, `cuda`; none means all that are found.
         dtypes: float32 by default.
         caches: `warm`, `cold`; warm by default.
+        operations: `tokens`, `sequence`, `train-step`; none means the preset's.
         rounds: samples a row; None means the preset's. With a precision goal, the most there may be (512 unless given).
         generations: lives of the worker processes that the rounds are spread over; None means the preset's.
         precision_goal: half-width of the interval of every ratio to the reference, as a fraction, at which a case is done; looked at after 16,
@@ -58,6 +59,7 @@ class BenchOptions:
     devices: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
     caches: tuple[str, ...] = ("warm",)
+    operations: tuple[str, ...] = ()
     rounds: int | None = None
     generations: int | None = None
     precision_goal: float | None = None
@@ -81,6 +83,8 @@ class BenchOptions:
         check_place(self.dtypes, self.devices)
         for cache in self.caches:
             require_choice("cache", cache, CACHES)
+        for operation in self.operations:
+            require_choice("operation", operation, OPERATIONS)
         for name in ("rounds", "generations"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise PatchParityError(f"{name}={count}: expected at least 1")
@@ -189,20 +193,24 @@ def plan(options: BenchOptions) -> list[Row]:
                 for threads in options.threads or (usable_cores(),):
                     for cache in options.caches:
                         place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads, cache=cache)
-                        rows += _block_rows(selection, device, place, elsewhere)
+                        rows += _block_rows(selection, device, place, elsewhere, options.operations or chosen.operations)
     return list(dict.fromkeys(rows))
 
 
 def _block_rows(
-    selection: list[tuple[Backend, Implementation]], device: str, place: dict[str, Any], elsewhere: set[str]
+    selection: list[tuple[Backend, Implementation]],
+    device: str,
+    place: dict[str, Any],
+    elsewhere: set[str],
+    operations: tuple[str, ...],
 ) -> list[Row]:
-    """All rows of one block on one device."""
+    """All rows of one block on one device; the A/A pair is about the tokens, which are therefore always among them."""
     backends = dict.fromkeys(backend for backend, _ in selection)
     return [
         *(
             row
             for backend, implementation in selection
-            for row in _implementation_rows(backend, implementation, device, place, backend.name in elsewhere)
+            for row in _implementation_rows(backend, implementation, device, place, backend.name in elsewhere, operations)
         ),
         *(row for backend in backends for row in _ceiling_rows(backend, device, place, backend.name in elsewhere)),
         Row(implementation=REFERENCE_IMPLEMENTATION, device="cpu", role="aa", **place),
@@ -210,9 +218,14 @@ def _block_rows(
 
 
 def _implementation_rows(
-    backend: Backend, implementation: Implementation, device: str, place: dict[str, Any], elsewhere: bool
+    backend: Backend,
+    implementation: Implementation,
+    device: str,
+    place: dict[str, Any],
+    elsewhere: bool,
+    operations: tuple[str, ...],
 ) -> list[Row]:
-    """A row for the case, and one for a single patch of it. NumPy is on the CPU alone, and the reference in the blocks of every device.
+    """A row for each operation, and one for a single patch of the case. NumPy is on the CPU alone, and the reference in the blocks of every device.
 
     Whether a backend with an interpreter of its own (`elsewhere`) is installed there, its worker tells.
     """
@@ -222,10 +235,16 @@ def _implementation_rows(
             return []
         device = "cpu"
     skip = ("" if elsewhere else backend.missing()) or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
-    return [
+    rows = [
         Row(implementation=name, device=device, skip=skip, **place),
         Row(implementation=name, device=device, operation="one-patch", role="overhead", skip=skip, **place),
     ]
+    for operation in OPERATIONS[1:]:
+        if operation in operations:
+            lacking = operation == "train-step" and not implementation.differentiable
+            reason = skip or (f"{name} has no gradients" if lacking else "")
+            rows.append(Row(implementation=name, device=device, operation=operation, skip=reason, **place))
+    return rows
 
 
 def _ceiling_rows(backend: Backend, device: str, place: dict[str, Any], elsewhere: bool) -> list[Row]:

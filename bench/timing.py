@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import get_backend
-from ..reference.probes import Probe
-from ..reference.verdict import judge
+from ..reference.error import ArithmeticModel
+from ..reference.probes import Direction, Probe
+from ..reference.verdict import Verdict, judge
 from .cases import Case
 from .statistics import paired_ratio
-from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe, unpacked
+from .workers import OPERATIONS, Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe, unpacked
 
 Block = tuple[str, str, int, str]
 """What is measured in one interleave: case, dtype, threads, cache."""
@@ -32,7 +33,8 @@ class Row:
         implementation: `backend:formulation:mode`, or `backend:gemm`, `backend:peak`, `backend:copy` for a ceiling.
         device, dtype, precision: as in the results.
         threads: CPU threads asked for.
-        operation: `tokens`; `one-patch`, the same on one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one;
+        operation: `tokens`; `sequence`, with a class token and positions; `train-step`, tokens and the gradients of kernel and bias;
+            `one-patch`, tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one;
             `copy`, of as many bytes as the case must move.
         role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
@@ -68,7 +70,8 @@ class Row:
     @property
     def key(self) -> str:
         """A name that no other row of its worker has."""
-        return self.implementation + {"aa": "#aa", "overhead": "#one-patch"}.get(self.role, "")
+        other = "aa" if self.role == "aa" else self.operation if self.operation in ("one-patch", *OPERATIONS[1:]) else ""
+        return self.implementation + (f"#{other}" if other else "")
 
     @property
     def identity(self) -> str:
@@ -96,7 +99,24 @@ def row_work(operation: str, case: Case, itemsize: int) -> tuple[int, int]:
     if operation in ("gemm", "peak"):
         rows, depth, columns = product_shape(operation, case)
         return 2 * rows * depth * columns, itemsize * (rows * depth + depth * columns + rows * columns)
-    return spec.flops(batch), spec.minimum_bytes(batch, itemsize)
+    tokens, least = spec.flops(batch), spec.minimum_bytes(batch, itemsize)
+    rows, width = batch * spec.num_patches, spec.embed_dim
+    if (
+        operation == "sequence"
+    ):  # a sum for every value; the class token and positions are read, and a row more is written for each image
+        length = 1 + spec.num_patches
+        return tokens + batch * length * width, least + itemsize * width * (1 + length + batch)
+    if (
+        operation == "train-step"
+    ):  # a product and a sum over rows more; the gradient of tokens is read, those of kernel and bias written
+        values = rows * width + width * (spec.patch_values + 1)
+        return tokens + 2 * rows * spec.patch_values * width + rows * width, least + itemsize * values
+    return tokens, least
+
+
+def products(operation: str) -> int:
+    """How many products of the case's shape an operation contains: Xᵀ·G of a train step is one more, of the same operations."""
+    return 2 if operation == "train-step" else 1
 
 
 def product_shape(operation: str, case: Case) -> tuple[int, int, int]:
@@ -288,14 +308,15 @@ class _Block:
 
     def widest(self) -> float:
         """Half-width of the widest 95% interval of an implementation's ratio to the reference; 0 where there is none to wait for."""
-        reference = next((row for row in self.rows if row.role == "aa"), None)
-        names = {row.implementation: row for row in self.live if row.role == "implementation"}
-        if reference is None or reference.implementation not in names:
-            return 0.0
-        base = list(self.seconds[names[reference.implementation].identity].values())
-        timed = [list(self.seconds[row.identity].values()) for row in self.live if row.role in ("implementation", "aa")]
-        intervals = [paired_ratio(seconds, base)[1] for seconds in timed]
-        return max(math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals)
+        reference = next((row.implementation for row in self.rows if row.role == "aa"), None)
+        base = {
+            row.operation: list(self.seconds[row.identity].values())
+            for row in self.live
+            if row.role == "implementation" and row.implementation == reference
+        }
+        timed = [row for row in self.live if row.role in ("implementation", "aa") and row.operation in base]
+        intervals = [paired_ratio(list(self.seconds[row.identity].values()), base[row.operation])[1] for row in timed]
+        return max((math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals), default=0.0)
 
     def judged_outcomes(self) -> list[dict[str, Any]]:
         """What became of every row; one that is faster than the machine is an error."""
@@ -376,44 +397,58 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
         reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype, cold=cold)["unavailable"]
         return {"outcome": {"status": "skip", "message": reason} if reason else {}}
     place = dict(implementation=row.implementation, spec=spec.to_dict(), batch=case.batch, dtype=row.dtype, seed=seed, cold=cold)
-    answer = worker.request("load", row=row.key, **place)
+    answer = worker.request("load", row=row.key, operation=_timed_operation(row), **place)
     if answer.get("unavailable"):
         return {"outcome": {"status": "skip", "message": answer["unavailable"]}}
     verdict = _verdict(row, case, seed, answer)
-    told = ("load_seconds", "transfer_seconds", "first_call_seconds", "peak_memory_bytes")
+    told = ("load_seconds", "transfer_seconds", "first_call_seconds", "trace_seconds", "compile_seconds", "peak_memory_bytes")
     return {"outcome": {**{name: answer[name] for name in told}, **verdict}}
 
 
+def _timed_operation(row: Row) -> str:
+    return "tokens" if row.operation == "one-patch" else row.operation
+
+
 def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
-    """Take a row's last words: threads, and tokens that must still be right after everything that was timed."""
+    """Take a row's last words: threads, and results that must still be right after everything that was timed."""
     answer = worker.request("finish", row=row.key)
-    tokens = answer.pop("tokens", None)
-    if tokens is not None:
-        model = get_backend(row.backend).implementation(row.implementation).arithmetic(row.dtype, row.precision, row.device)  # type: ignore[arg-type]
-        judged = judge(_truth(case, row.dtype, seed)[0], "forward", unpacked(tokens), model)
-        if judged.verdict == "fail":
-            answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {judged.message}")
+    results = answer.pop("results", None)
+    if results is not None and (failed := [each for each in _judged(row, case, seed, results) if each.verdict == "fail"]):
+        answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {failed[0].message}")
     return {"outcome": answer}
 
 
-@functools.lru_cache(maxsize=2)
-def _truth(case: Case, dtype: str, seed: int) -> tuple[Probe, Probe]:
-    """The timed problem and its twin without bias; with their expectations they are made once for all rows of a block (and once for its one patch)."""
-    timed, unbiased = (timing_probe(case.spec, case.batch, dtype, seed, zero_bias) for zero_bias in (False, True))
-    return timed, unbiased
+@functools.lru_cache(maxsize=5)
+def _truth(case: Case, dtype: str, seed: int, operation: str, zero_bias: bool) -> Probe:
+    """A timed problem; with its expectations it is made once for all rows of a block: three operations, one patch, and a twin without bias."""
+    return timing_probe(case.spec, case.batch, dtype, seed, operation, zero_bias)
+
+
+def _model(row: Row, to_sequence: bool) -> ArithmeticModel:
+    implementation = get_backend(row.backend).implementation(row.implementation)
+    return implementation.arithmetic(row.dtype, row.precision, row.device, to_sequence=to_sequence)  # type: ignore[arg-type]
+
+
+def _judged(row: Row, case: Case, seed: int, results: dict[Direction, Any]) -> list[Verdict]:
+    """Judge what an operation gave, each of its results."""
+    truth = _truth(case, row.dtype, seed, _timed_operation(row), False)
+    missing = set(truth.directions) - set(results)
+    if missing:
+        return [Verdict("fail", message=f"no {', '.join(sorted(missing))} in what {row.operation} gave")]
+    model = _model(row, truth.to_sequence)
+    return [judge(truth, direction, unpacked(results[direction]), model) for direction in truth.directions]
 
 
 def _verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
-    """Judge the very configuration that will be timed, on the timed data and on its twin without bias."""
-    implementation = get_backend(row.backend).implementation(row.implementation)
-    model = implementation.arithmetic(row.dtype, row.precision, row.device)  # type: ignore[arg-type]
-    timed, unbiased = _truth(case, row.dtype, seed)
-    judged = judge(timed, "forward", unpacked(answer["tokens"]), model)
-    fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), model)
-    failed = [verdict for verdict in (judged, fingerprint) if verdict.verdict == "fail"]
+    """Judge the very configuration that will be timed, on the timed data and, for effective bits, on the twin without bias."""
+    judged = _judged(row, case, seed, answer["results"])
+    unbiased = _truth(case, row.dtype, seed, "tokens", True)
+    fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), _model(row, False))
+    failed = [verdict for verdict in (*judged, fingerprint) if verdict.verdict == "fail"]
+    ratios = [verdict.bound_ratio for verdict in judged]
     fields = {
         "verdict": "fail" if failed else "pass",
-        "bound_ratio": judged.bound_ratio,
+        "bound_ratio": None if None in ratios else max(ratios),  # type: ignore[type-var]
         "effective_bits": fingerprint.effective_bits,
     }
     if failed:

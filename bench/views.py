@@ -10,7 +10,8 @@ import numpy as np
 from ..backends.base import get_backend
 from .cases import Case
 from .statistics import by_generation, noise_floor, paired_ratio
-from .timing import Block, Row, row_problem, row_work
+from .timing import Block, Row, products, row_problem, row_work
+from .workers import OPERATIONS
 
 
 def extra_information(
@@ -42,18 +43,21 @@ def extra_information(
     operations, least_bytes = row_work(outcome["operation"], _problem(outcome, case), itemsize)
     here = [row for row in block if row["row"] in seconds and row["device"] == outcome["device"]]
     # What computes something else (a square, a copy, one patch) is not compared with the case's products, nor with its reference.
-    comparable = outcome["operation"] in ("tokens", "gemm")
+    comparable = outcome["operation"] in (*OPERATIONS, "gemm")
     gemms = [row for row in here if row["operation"] == "gemm" and comparable]
     fastest = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
     own_gemm = next((row for row in gemms if row["backend"] == get_backend(backend).yardstick), None)
     reference = next((row for row in block if row["role"] == "aa"), None)
-    reference_row = (
-        None
-        if reference is None
-        else next(
-            (row for row in block if row["implementation"] == reference["implementation"] and row["role"] == "implementation"),
-            None,
-        )
+    alike = "tokens" if outcome["operation"] == "gemm" else outcome["operation"]
+    reference_row = next(
+        (
+            row
+            for row in block
+            if reference is not None
+            and row["implementation"] == reference["implementation"]
+            and (row["role"], row["operation"]) == ("implementation", alike)
+        ),
+        None,
     )
     ratio: float | None = None
     interval: tuple[float, float] | None = None
@@ -74,13 +78,14 @@ def extra_information(
         "cores_busy": outcome.get("cores_busy"),
         "gflops": operations / median / 1e9,
         "gigabytes_per_second": least_bytes / median / 1e9,
-        "gemm_fraction": _fraction(fastest, own, seconds),
-        "own_gemm_fraction": _fraction(own_gemm, own, seconds),
+        "gemm_fraction": _fraction(fastest, own, seconds, products(outcome["operation"])),
+        "own_gemm_fraction": _fraction(own_gemm, own, seconds, products(outcome["operation"])),
         "verdict": outcome.get("verdict"),
         "bound_ratio": outcome.get("bound_ratio"),
         "effective_bits": outcome.get("effective_bits"),
         "operation": outcome["operation"],
         "cache": outcome["cache"],
+        "timer": outcome.get("timer"),
         **_roof(outcome, here, own, seconds, case),
         "peak_memory_bytes": outcome.get("peak_memory_bytes"),
         "ratio": ratio,
@@ -92,14 +97,16 @@ def extra_information(
         "load_seconds": outcome.get("load_seconds"),
         "transfer_seconds": outcome.get("transfer_seconds"),
         "first_call_seconds": outcome.get("first_call_seconds"),
+        "trace_seconds": outcome.get("trace_seconds"),
+        "compile_seconds": outcome.get("compile_seconds"),
     }
 
 
-def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, list[float]]) -> float | None:
-    """Median over rounds of the GEMM's seconds over the row's: 1 where the row is as fast as the bare matrix product."""
+def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, list[float]], count: int) -> float | None:
+    """Median over rounds of the GEMM's seconds, `count` times, over the row's: 1 where the row is as fast as its bare matrix products."""
     if gemm is None or len(seconds[gemm["row"]]) != len(own):
         return None
-    return float(np.median(np.asarray(seconds[gemm["row"]]) / np.asarray(own)))
+    return float(np.median(count * np.asarray(seconds[gemm["row"]]) / np.asarray(own)))
 
 
 def _problem(outcome: dict[str, Any], case: Case) -> Case:
@@ -119,13 +126,13 @@ def _roof(
 ) -> dict[str, Any]:
     """How far a row is from the machine's limit, round by round: the longest of three times that nothing can undercut.
 
-    Computing: the fastest same-shape matrix product. Moving: the least bytes at the rate of the fastest copy of as many. Calling: the row's own
-    implementation on one patch. `roof` names the one that decides in the median round.
+    Computing: the fastest same-shape matrix product, as often as the operation contains one. Moving: the least bytes at the rate of
+    the fastest copy of about as many. Calling: the row's own implementation on one patch. `roof` names the one that decides in the median round.
     """
-    if outcome["operation"] != "tokens":
+    if outcome["operation"] not in OPERATIONS:
         return {"roof": None, "roof_fraction": None}
     rounds = len(own)
-    products = [seconds[row["row"]] for row in here if row["operation"] == "gemm" and len(seconds[row["row"]]) == rounds]
+    gemms = [seconds[row["row"]] for row in here if row["operation"] == "gemm" and len(seconds[row["row"]]) == rounds]
     copies = [seconds[row["row"]] for row in here if row["operation"] == "copy" and len(seconds[row["row"]]) == rounds]
     calls = [
         seconds[row["row"]]
@@ -134,12 +141,12 @@ def _roof(
         and row["implementation"] == outcome["implementation"]
         and len(seconds[row["row"]]) == rounds
     ]
-    if not products or not copies or not calls:
+    if not gemms or not copies or not calls:
         return {"roof": None, "roof_fraction": None}
     itemsize = np.dtype(outcome["dtype"]).itemsize
-    share = row_work("tokens", case, itemsize)[1] / row_work("copy", case, itemsize)[1]
+    share = row_work(outcome["operation"], case, itemsize)[1] / row_work("copy", case, itemsize)[1]
     limits = {
-        "compute": np.array(min(products, key=statistics.median)),
+        "compute": products(outcome["operation"]) * np.array(min(gemms, key=statistics.median)),
         "bandwidth": share * np.array(min(copies, key=statistics.median)),
         "dispatch": np.array(calls[0]),
     }
@@ -153,7 +160,7 @@ def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str,
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for entry in benchmarks:
         info = entry["extra_info"]
-        if info["role"] == "implementation":
+        if (info["role"], info["operation"]) == ("implementation", "tokens"):
             key = (row_block(info), info["device"], info["backend"])
             if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
                 best[key] = entry

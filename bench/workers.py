@@ -4,25 +4,31 @@ The environment stands before the worker's interpreter starts: a framework reads
 Workers run and time; they do not judge. A worker that dies or hangs raises `WorkerLostError` here and costs its own rows.
 """
 
-import contextlib
-import ctypes
 import dataclasses
-import gc
 import math
 import os
 import shlex
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import SPIN_FREE_ENVIRONMENT, Computation, LoadedEmbedding, check_precision, get_backend
-from ..reference.probes import Probe, random_normal
+from ..backends.base import (
+    SPIN_FREE_ENVIRONMENT,
+    Computation,
+    FirstCall,
+    LoadedEmbedding,
+    Operation,
+    check_precision,
+    get_backend,
+)
+from ..reference.probes import Direction, Probe, random_normal, random_sequence, train_step
 from ..reference.spec import PatchEmbedSpec
+from ..reference.weights import PatchEmbedWeights
+from .devices import open_device
 
 START_SECONDS = 300.0
 """Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs more."""
@@ -150,64 +156,46 @@ class Worker:
                 process.wait()
 
 
-def timing_probe(spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, zero_bias: bool = False) -> Probe:
-    """The problem that is timed, and judged: random data, forward. Parent and worker make the same from the seed."""
-    probe = random_normal(spec, batch, dtype, seed, zero_bias=zero_bias)
-    return dataclasses.replace(probe, gradients=())
+OPERATIONS = ("tokens", "sequence", "train-step")
+"""What is timed of an implementation: the projection; the projection, a class token in front and positions added; the projection and the
+gradients of its kernel and bias."""
 
 
+def timing_probe(
+    spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, operation: str = "tokens", zero_bias: bool = False
+) -> Probe:
+    """The problem that is timed, and judged: random data. Parent and worker make the same from the seed."""
+    if operation == "sequence":
+        return random_sequence(spec, batch, dtype, seed, num_registers=0)
+    if operation == "train-step":
+        return train_step(spec, batch, dtype, seed)
+    return dataclasses.replace(random_normal(spec, batch, dtype, seed, zero_bias=zero_bias), gradients=())
+
+
+def operation_of(embedding: LoadedEmbedding, operation: str, probe: Probe) -> LoadedEmbedding | Operation | None:
+    """What computes an operation on a problem, its weights assigned before; None where the implementation has none."""
+    if operation == "sequence":
+        assert probe.weights.class_token is not None
+        assert probe.weights.positions is not None
+        return embedding.sequence(probe.weights.class_token, probe.weights.positions)
+    return embedding.train_step(probe.grad_tokens) if operation == "train-step" else embedding
+
+
+def _results(computation: LoadedEmbedding | Operation, inputs: Any) -> dict[Direction, NDArray[Any]]:
+    fetched = computation.fetch(computation.call(inputs))
+    return fetched if isinstance(fetched, dict) else {"forward": fetched}
+
+
+@dataclass
 class _Loaded:
-    """Something to time in a worker: a computation, its placed inputs, and the wall and CPU time that its samples took."""
+    """Something to time in a worker: a computation, its placed inputs, how often a sample repeats it, and the time that its samples took."""
 
-    def __init__(self, computation: Computation, inputs: Any, cold: bool) -> None:
-        self.computation, self.inputs, self.cold = computation, inputs, cold
-        self.repeat = 1 if cold else self._repeat()
-        self.wall_seconds = 0.0
-        self.cpu_seconds = 0.0
-
-    def _repeat(self) -> int:
-        started = time.perf_counter()
-        self.computation.synchronize(self.computation.call(self.inputs))
-        return max(1, math.ceil(SHORTEST_SAMPLE_SECONDS / (time.perf_counter() - started)))
-
-
-def peak_memory_of_call(computation: Computation, inputs: Any) -> int | None:
-    """Bytes by which the process's memory grows during one call, its result among them, weights and inputs not; None where Linux is not there
-    to tell.
-
-    Free blocks are returned to the system first, and the kernel's high-water mark is set back (proc(5), clear_refs), so that what an earlier
-    call left behind is neither counted nor used again unseen. To the page, and to what other threads free meanwhile.
-    """
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status_bytes("VmRSS")
-        computation.synchronize(computation.call(inputs))
-        return max(0, _status_bytes("VmHWM") - before)
-    except (OSError, AttributeError, LookupError):
-        return None
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise LookupError(field)
-
-
-def last_level_cache_bytes(device: str) -> int:
-    """Size of the last-level cache as Linux tells it; 64 MiB where it is not told, and for GPUs, whose L2 has 50 MiB at most (H100)."""
-    sizes = []
-    if device == "cpu":
-        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-            with contextlib.suppress(OSError, ValueError):
-                number, unit = path.read_text().strip()[:-1], path.read_text().strip()[-1]
-                sizes.append(int(number) * {"K": 2**10, "M": 2**20, "G": 2**30}[unit])
-    return max(sizes, default=64 * 2**20)
-
-
-SHORTEST_SAMPLE_SECONDS = 1e-4
-"""A sample repeats its call until it lasts at least this long (a cold one cannot): the clock resolves 50 ns and reading it costs as much, 0.1%."""
+    computation: Computation
+    inputs: Any
+    cold: bool
+    repeat: int
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 class _Server:
@@ -217,53 +205,65 @@ class _Server:
         self.backend, self.device = get_backend(backend), device
         check_precision(precision)
         self.loaded: dict[str, _Loaded] = {}
-        self.other: Computation | None = None
         reason = self.backend.missing()
         if reason is None and device not in (devices := self.backend.devices()):
             reason = f"{backend} has no device {device!r} here, only {', '.join(devices)}"
         if reason is None:
             self.precision = self.backend.precision(precision)  # type: ignore[arg-type]
             self.precision.__enter__()  # held for the life of the process
+            self.at = open_device(self.backend, device)
         return {"versions": self.backend.versions(), "pid": os.getpid(), "unavailable": reason}
 
     def load(
-        self, row: str, implementation: str, spec: dict[str, Any], batch: int, dtype: str, seed: int, cold: bool = False
+        self,
+        row: str,
+        implementation: str,
+        spec: dict[str, Any],
+        batch: int,
+        dtype: str,
+        seed: int,
+        cold: bool = False,
+        operation: str = "tokens",
     ) -> dict[str, Any]:
-        """Load an implementation, call it on the timed problem and on its twin without bias; the tokens go back to be judged."""
+        """Load an implementation, call it on the twin without bias and do its operation on the timed problem; what comes out goes back to be judged."""
         chosen = self.backend.implementation(implementation)
         if reason := self.backend.unavailable(chosen):
             return {"unavailable": reason}
         sizes = PatchEmbedSpec.from_dict(spec)
-        probe, unbiased = (timing_probe(sizes, batch, dtype, seed, zero) for zero in (False, True))
+        probe = timing_probe(sizes, batch, dtype, seed, operation)
+        unbiased = timing_probe(sizes, batch, dtype, seed, zero_bias=True)
         started = time.perf_counter()
         embedding = self.backend.load(chosen, unbiased.weights, sizes, dtype, self.device)
-        loaded_at = time.perf_counter()
-        inputs = embedding.place(unbiased.images)
+        times = {"load_seconds": time.perf_counter() - started}
+        inputs, times["transfer_seconds"] = self.at.place(embedding, unbiased.images)
         placed_at = time.perf_counter()
-        fingerprint = self._tokens(embedding, inputs)
-        first_call = time.perf_counter() - placed_at
-        embedding.assign(probe.weights)
-        inputs = embedding.place(probe.images)
-        tokens = self._tokens(embedding, inputs)
-        self.loaded[row] = _Loaded(embedding, inputs, cold)
+        outputs, told = embedding.first_call(inputs)
+        times["first_call_seconds"] = time.perf_counter() - placed_at
+        fingerprint = embedding.fetch(outputs)
+        embedding.assign(PatchEmbedWeights(probe.weights.kernel, probe.weights.bias))
+        inputs, _ = self.at.place(embedding, probe.images)
+        computation = operation_of(embedding, operation, probe)
+        if computation is None:
+            return {"unavailable": f"{implementation} has no {operation}"}
+        called_at = time.perf_counter()
+        results = _results(computation, inputs)
+        if operation != "tokens":
+            times["first_call_seconds"], told = time.perf_counter() - called_at, FirstCall()
+        self._keep(row, computation, inputs, cold)
         return {
-            "peak_memory_bytes": peak_memory_of_call(embedding, inputs) if self.device == "cpu" else None,
-            "tokens": _packed(tokens),
+            "peak_memory_bytes": self.at.peak_memory(computation, inputs),
+            "results": {direction: _packed(array) for direction, array in results.items()},
             "fingerprint": _packed(fingerprint),
-            "load_seconds": loaded_at - started,
-            "transfer_seconds": placed_at - loaded_at,
-            "first_call_seconds": first_call,
+            **times,
+            "trace_seconds": told.trace_seconds,
+            "compile_seconds": told.compile_seconds,
         }
-
-    @staticmethod
-    def _tokens(embedding: LoadedEmbedding, inputs: Any) -> NDArray[Any]:
-        return embedding.fetch(embedding.call(inputs))
 
     def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str, cold: bool = False) -> dict[str, Any]:
         """Load a plain matrix product."""
         product = self.backend.gemm(rows, depth, columns, dtype, self.device)
-        product.synchronize(product.call(None))
-        self.loaded[row] = _Loaded(product, None, cold)
+        self.at.call(product, None)
+        self._keep(row, product, None, cold)
         return {}
 
     def load_copy(self, row: str, values: int, dtype: str, cold: bool = False) -> dict[str, Any]:
@@ -271,49 +271,43 @@ class _Server:
         copy = self.backend.copy(values, dtype, self.device)
         if copy is None:
             return {"unavailable": f"{self.backend.name} has no copy that is worth timing"}
-        copy.synchronize(copy.call(None))
-        self.loaded[row] = _Loaded(copy, None, cold)
+        self.at.call(copy, None)
+        self._keep(row, copy, None, cold)
         return {"unavailable": None}
 
-    def visit(self, row: str) -> dict[str, Any]:
-        """One warm call, then one sample: seconds a call, synchronized; and the CPU time of both, which is not a neighbor's."""
-        loaded = self.loaded[row]
-        call, synchronize, inputs = loaded.computation.call, loaded.computation.synchronize, loaded.inputs
-        visit_before = time.process_time()
-        synchronize(call(inputs))
-        if loaded.cold:
-            self._read_something_else()
-        gc.disable()
-        cpu_before, started = time.process_time(), time.perf_counter()
-        for _ in range(loaded.repeat):
-            synchronize(call(inputs))
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_before
-        gc.enable()
-        loaded.wall_seconds += seconds
-        loaded.cpu_seconds += cpu_seconds
-        return {"seconds": seconds / loaded.repeat, "cpu_seconds": time.process_time() - visit_before}
+    def _keep(self, row: str, computation: Computation, inputs: Any, cold: bool) -> None:
+        self.loaded[row] = _Loaded(computation, inputs, cold, 1 if cold else self.at.repeat(computation, inputs))
 
-    def _read_something_else(self) -> None:
-        """Fill the last-level cache with other data: on the CPU by writing twice its size, on a GPU by copying that on the device."""
-        if self.other is None:
-            size = 2 * last_level_cache_bytes(self.device)
-            self.other = self.backend.copy(size // 4, "float32", self.device) or get_backend("numpy").copy(
-                size // 4, "float32", "cpu"
-            )
-        assert self.other is not None
-        self.other.synchronize(self.other.call(None))
+    def visit(self, row: str) -> dict[str, Any]:
+        """One warm call, then one sample: seconds a call, synchronized; and the time and CPU time of both, which are not a neighbor's."""
+        loaded = self.loaded[row]
+        started, cpu_before = time.perf_counter(), time.process_time()
+        self.at.call(loaded.computation, loaded.inputs)
+        if loaded.cold:
+            self.at.flush()
+        sample = self.at.time(loaded.computation, loaded.inputs, loaded.repeat)
+        loaded.wall_seconds += sample.wall_seconds
+        loaded.cpu_seconds += sample.cpu_seconds
+        busy = {"busy_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_before}
+        return {"seconds": sample.seconds, **busy}
 
     def finish(self, row: str) -> dict[str, Any]:
-        """Drop a row; return the cores that its samples kept busy, the threads that takes, and the tokens of one more call.
+        """Drop a row; return the cores that its samples kept busy, the threads that takes, and the results of one more call.
 
         CPU time of all threads over wall time tells how many computed at once; rounded up, that is the threads it takes. Counting
         threads would not tell: JAX and TensorFlow hand work to changing threads of several pools.
         """
         loaded = self.loaded.pop(row)
         cores = loaded.cpu_seconds / loaded.wall_seconds
-        told = {"cores_busy": cores, "threads_observed": max(1, math.ceil(cores - CORE_SLACK)), "repeat": loaded.repeat}
-        if isinstance(loaded.computation, LoadedEmbedding):
-            told["tokens"] = _packed(self._tokens(loaded.computation, loaded.inputs))
+        told = {
+            "cores_busy": cores,
+            "threads_observed": max(1, math.ceil(cores - CORE_SLACK)),
+            "repeat": loaded.repeat,
+            "timer": self.at.timer,
+        }
+        if isinstance(loaded.computation, (LoadedEmbedding, Operation)):
+            results = _results(loaded.computation, loaded.inputs)
+            told["results"] = {direction: _packed(array) for direction, array in results.items()}
         return told
 
 

@@ -354,17 +354,25 @@ def random_normal(
     return Probe("random", spec, images, PatchEmbedWeights(kernel, bias), grad_tokens, "probabilistic", DIRECTIONS[1:])
 
 
-def random_sequence(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int, *, scale: float = 1.0) -> Probe:
-    """Zero-mean normal data with a class token, two registers and positions, all of std `scale`: what enters the encoder is judged."""
+def random_sequence(
+    spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int, *, scale: float = 1.0, num_registers: int = 2
+) -> Probe:
+    """Zero-mean normal data with a class token, registers and positions, all of std `scale`: what enters the encoder is judged."""
     base = random_normal(spec, batch, dtype, seed, scale=scale)
     generator = np.random.default_rng([seed, 1])
-    drawn = initialize_weights(spec, num_registers=2)
+    drawn = initialize_weights(spec, num_registers=num_registers)
     tokens = {
         name: (generator.standard_normal(getattr(drawn, name).shape) * scale).astype(dtype)
         for name in ("class_token", "register_tokens", "positions")
+        if getattr(drawn, name) is not None
     }
     weights = PatchEmbedWeights(base.weights.kernel, base.weights.bias, **tokens)
     return Probe("random-sequence", spec, base.images, weights, base.grad_tokens, "probabilistic", to_sequence=True)
+
+
+def train_step(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe:
+    """The random problem, asked for tokens and the gradients of kernel and bias: what a training step of a first layer computes."""
+    return dataclasses.replace(random_normal(spec, batch, dtype, seed), gradients=("grad_kernel", "grad_bias"))
 
 
 def photograph(spec: PatchEmbedSpec, pixels: NDArray[np.generic], dtype: DTypeLike, seed: int) -> Probe:

@@ -122,6 +122,25 @@ class HastyBackend(_Fake):
         return loaded
 
 
+class CarelessBackend(_Fake):
+    """Tokens are right; a sequence has its positions twice, and a train step the gradient of half the images."""
+
+    name = "careless"
+    implementations = (Implementation("careless", "linear", "eager"),)
+
+    def spoil(self, loaded, formulation):
+        sequence, step = loaded.sequence, loaded.train_step
+
+        def halved(grad_tokens):
+            kept = grad_tokens.copy()
+            kept[len(kept) // 2 :] = 0
+            return step(kept)
+
+        loaded.sequence = lambda token, positions: sequence(token, 2 * positions)
+        loaded.train_step = halved
+        return loaded
+
+
 class SteadyBackend(_Fake):
     """NumPy's own code under another name, in a process of its own: the same, and must be called so."""
 
@@ -186,6 +205,7 @@ class BiasedBackend(_Fake):
 
 
 ABSENT = AbsentBackend()
+CARELESS = CarelessBackend()
 PARENTAL = ParentalBackend()
 SINGLE = SingleBackend()
 BIASED = BiasedBackend()

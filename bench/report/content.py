@@ -12,6 +12,7 @@ from ..statistics import Ratio, by_generation, compare_ratios, enough, paired_ra
 from ..timing import Block
 from ..verdicts import false_alarms
 from ..views import behavior_findings, block_title, disturbed_cases, fastest, kill_table, noise_floors, ratio_text, row_block
+from ..workers import OPERATIONS
 
 CSV_FIELDS = (
     "case",
@@ -43,6 +44,8 @@ CSV_FIELDS = (
     "bound_ratio",
     "effective_bits",
     "first_call_seconds",
+    "trace_seconds",
+    "compile_seconds",
     "load_seconds",
     "transfer_seconds",
     "peak_memory_bytes",
@@ -110,6 +113,7 @@ def build_content(
 
 _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
 _ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)", "overhead": " (one patch)"}
+_OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
 
 
 def _summary(
@@ -278,7 +282,7 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
     for block, members in blocks.items():
         case = named_case(block[0])
         spec = case.spec
-        members.sort(key=lambda entry: (_ROLES.index(entry["extra_info"]["role"]), entry["stats"]["median"]))
+        members.sort(key=_order)
         tables.append(
             Table(
                 block_title(block),
@@ -310,6 +314,25 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
     return tables
 
 
+def _order(entry: dict[str, Any]) -> tuple[int, int, float]:
+    """Implementations first, those of one operation together, the fastest of them first."""
+    info = entry["extra_info"]
+    operation = OPERATIONS.index(info["operation"]) if info["operation"] in OPERATIONS else 0
+    return _ROLES.index(info["role"]), operation, entry["stats"]["median"]
+
+
+def _first_call(info: dict[str, Any]) -> str:
+    """Milliseconds of the first call, and what of it tracing and compiling took, where that is known."""
+    if info["first_call_seconds"] is None:
+        return ""
+    parts = [
+        f"{name} {_milliseconds(info[f'{name}_seconds'])}"
+        for name in ("trace", "compile")
+        if info.get(f"{name}_seconds") is not None
+    ]
+    return _milliseconds(info["first_call_seconds"]) + (f" ({', '.join(parts)})" if parts else "")
+
+
 def _worst(results: list[dict[str, Any]]) -> str:
     """Largest error over bound. A failure without one broke an exact probe, or a shape: no fraction of a bound says how far."""
     if any(result["verdict"] in ("fail", "known") and result["bound_ratio"] is None for result in results):
@@ -331,7 +354,7 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
     ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
     asked, seen = info["threads_requested"], info["threads_observed"]
     return (
-        info["implementation"] + _ROLE_NOTES.get(info["role"], ""),
+        info["implementation"] + _ROLE_NOTES.get(info["role"], "") + _OPERATION_NOTES.get(info["operation"], ""),
         info["device"],
         _milliseconds(stats["median"]),
         f"{_milliseconds(stats['q1'])} to {_milliseconds(stats['q3'])}",
@@ -344,7 +367,7 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
         str(seen) if seen == asked else f"{seen} of {asked}",
         _number(info["bound_ratio"]),
         _number(info["effective_bits"], ".1f"),
-        "" if info["first_call_seconds"] is None else _milliseconds(info["first_call_seconds"]),
+        _first_call(info),
         "" if info["peak_memory_bytes"] is None else f"{info['peak_memory_bytes'] / 1e6:.1f}",
     )
 
@@ -381,7 +404,7 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(info[name] for name in ("backend", "mode", "case", "device", "dtype", "threads_requested", "cache"))
+    return tuple(info[name] for name in ("backend", "mode", "case", "device", "dtype", "threads_requested", "cache", "operation"))
 
 
 def _conv_against_linear(entries: list[dict[str, Any]]) -> Table:
@@ -395,7 +418,9 @@ def _conv_against_linear(entries: list[dict[str, Any]]) -> Table:
             "UNSURE": f"UNSURE: {judged.reason}",
         }
         marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
-        name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}"
+        name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}" + _OPERATION_NOTES.get(
+            info["operation"], ""
+        )
         interval = ratio_text(info["conv_over_linear"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
         rows.append((info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[judged.word]))
@@ -416,7 +441,7 @@ def _figures(entries: list[dict[str, Any]]) -> list[Figure]:
     sweeps: dict[tuple[Any, ...], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for entry in entries:
         info = entry["extra_info"]
-        if info["role"] not in ("implementation", "peer"):
+        if info["role"] not in ("implementation", "peer") or info["operation"] != "tokens":
             continue
         case = named_case(info["case"])
         model, size = info["case"].rsplit("-", 2)[:2]

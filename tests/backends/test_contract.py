@@ -20,7 +20,7 @@ from patchparity import (
 from patchparity.bench.backend_check import observe
 from patchparity.bench.known_issues import FINGERPRINT, load_known_issues
 from patchparity.reference.error import ArithmeticModel
-from patchparity.reference.probes import standard_probes
+from patchparity.reference.probes import random_sequence, standard_probes, train_step
 from patchparity.reference.verdict import judge
 
 SPECS = {
@@ -98,6 +98,59 @@ def test_contract_in_a_process_with_the_switches_of_a_backend(backend):
 def available(backend, implementation):
     if reason := backend.unavailable(implementation):
         pytest.skip(reason)
+
+
+OPERATION_CASES = {"image": 2, "overlap-k7s4p3": 3, "video": 2}
+"""Shapes, and their batches, on which whole sequences and train steps are tried."""
+
+
+def operations():
+    for parameter in problems():
+        *_, shape, _ = parameter.values
+        if shape in OPERATION_CASES:
+            yield parameter
+
+
+@pytest.mark.parametrize(("backend", "implementation", "shape", "dtype"), operations())
+def test_sequences_and_train_steps_are_right(backend, implementation, shape, dtype):
+    available(backend, implementation)
+    spec, batch = SPECS[shape], OPERATION_CASES[shape]
+    model = implementation.arithmetic(dtype)
+    with backend.precision("ieee"):
+        sequence, step = random_sequence(spec, batch, dtype, 5, num_registers=0), train_step(spec, batch, dtype, 6)
+        loaded = backend.load(
+            implementation, PatchEmbedWeights(sequence.weights.kernel, sequence.weights.bias), spec, dtype, "cpu"
+        )
+        operation = loaded.sequence(sequence.weights.class_token, sequence.weights.positions)
+        outputs = operation.call(loaded.place(sequence.images))
+        operation.synchronize(outputs)
+        (observed,) = operation.fetch(outputs).values()
+        assert judge(sequence, "forward", observed, implementation.arithmetic(dtype, to_sequence=True)).message == ""
+        loaded.assign(step.weights)
+        operation = loaded.train_step(step.grad_tokens)
+        assert (operation is None) is not implementation.differentiable
+        if operation is not None:
+            outputs = operation.call(loaded.place(step.images))
+            operation.synchronize(outputs)
+            observed = operation.fetch(outputs)
+            assert {
+                direction: judge(step, direction, values, model).message for direction, values in observed.items()
+            } == dict.fromkeys(step.directions, "")
+
+
+@pytest.mark.parametrize(("backend", "implementation"), implementations())
+def test_a_first_call_gives_what_every_call_gives_and_tells_what_compiling_took(backend, implementation):
+    available(backend, implementation)
+    spec = SPECS["image"]
+    probe = standard_probes(spec, 2, "float32", seed=3)[0]
+    loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
+    inputs = loaded.place(probe.images)
+    outputs, told = loaded.first_call(inputs)
+    np.testing.assert_array_equal(loaded.fetch(outputs), loaded.fetch(loaded.call(inputs)))
+    compiles = implementation.mode != "eager" and backend.name != "onnxruntime"  # which lays its graph out when it is loaded
+    seconds = [time for time in (told.trace_seconds, told.compile_seconds) if time is not None]
+    assert bool(seconds) == compiles
+    assert all(time >= 0 for time in seconds)
 
 
 def test_required_backends_are_there():

@@ -273,6 +273,52 @@ def test_a_missing_synchronization_is_an_error_and_no_time(tmp_path):
     assert measured == {"numpy:linear:eager", "numpy:conv2d:eager"}
 
 
+def test_sequences_and_train_steps_are_timed_beside_tokens_each_with_its_verdict(tmp_path):
+    options = {**SMALL, "operations": ("sequence", "train-step"), "out": str(tmp_path)}
+    content = benchmark(BenchOptions(**options)).content
+    timed = {
+        (entry["extra_info"]["implementation"], entry["extra_info"]["operation"]): entry
+        for entry in content["benchmarks"]
+        if entry["extra_info"]["role"] == "implementation"
+    }
+    infos = {key: entry["extra_info"] for key, entry in timed.items()}
+    medians = {key: entry["stats"]["median"] for key, entry in timed.items()}
+    case = named_case("vit-ti32-224-b2")
+    rows, depth, width = 2 * 49, 3072, 192
+    for name in ("numpy:linear:eager", "numpy:conv2d:eager"):
+        for operation, counted in (
+            ("sequence", 2 * rows * depth * width + 2 * 50 * width),
+            ("train-step", 4 * rows * depth * width + rows * width),
+        ):
+            info = infos[name, operation]
+            assert info["role"] == "implementation"
+            assert info["verdict"] == "pass"
+            assert 0 < info["bound_ratio"] < 0.5
+            assert info["gflops"] == pytest.approx(counted / medians[name, operation] / 1e9)
+            assert info["roof_fraction"] > 0
+    assert infos["numpy:linear:eager", "train-step"]["ratio"] == 1, "to the reference's own train step"
+    fraction = {operation: infos["numpy:linear:eager", operation]["gemm_fraction"] for operation in ("tokens", "train-step")}
+    slower = medians["numpy:linear:eager", "train-step"] / medians["numpy:linear:eager", "tokens"]
+    assert fraction["train-step"] == pytest.approx(2 * fraction["tokens"] / slower, rel=0.5), "a train step has two products"
+    least = row_work("tokens", case, 4)[1], row_work("sequence", case, 4)[1], row_work("train-step", case, 4)[1]
+    assert least[1] - least[0] == 4 * (width + 50 * width + 2 * width)
+    assert least[2] - least[0] == 4 * (rows * width + depth * width + width)
+
+
+def test_a_train_step_or_sequence_that_is_wrong_is_not_timed(tmp_path):
+    environment = install(tmp_path, "careless")
+    options = BenchOptions(
+        cases=("vit-ti32-224-b2",), backends=("numpy", "careless"), operations=("sequence", "train-step"), threads=(1,), rounds=2,
+        out=str(tmp_path / "o"),
+    )  # fmt: skip
+    code = f"import patchparity; print(patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r})).ok)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "False", done.stderr
+    failed = {failure["row"].split("/")[-1]: failure["message"] for failure in load_bench(tmp_path / "o")["failures"]}
+    assert set(failed) == {"careless:linear:eager#sequence", "careless:linear:eager#train-step"}
+    assert all(message.startswith("not timed, for it is wrong: ") for message in failed.values())
+
+
 def test_what_is_faster_than_the_machine_is_told_by_its_fastest_product():
     rows = BenchSession(BenchOptions(**SMALL)).rows
     case = named_case("vit-ti32-224-b2")

@@ -1,0 +1,187 @@
+"""The device layer's contract, the same for CPU and CUDA; a queue in a thread stands in for a GPU where there is none."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, get_backend, list_backends
+from patchparity.backends.base import Computation, DeviceMemory, Events
+from patchparity.backends.numpy import NumPyBackend
+from patchparity.bench.devices import CpuDevice, CudaDevice, open_device
+
+SPEC = PatchEmbedSpec((12, 20), 4, 3, 40)
+NAP = 0.004
+
+
+class Queued(Computation):
+    """Work that a device does in the order in which it was queued; `call` returns at once."""
+
+    def __init__(self, queue, work):
+        self.queue, self.work = queue, work
+
+    def call(self, inputs):
+        return self.queue.submit(self.work, inputs)
+
+    def synchronize(self, outputs):
+        outputs.result()
+
+
+class QueueEvents(Events):
+    def __init__(self, queue):
+        self.queue = queue
+
+    def mark(self):
+        return self.queue.submit(time.perf_counter)
+
+    def seconds(self, begin, end):
+        return end.result() - begin.result()
+
+
+class CountedMemory(DeviceMemory):
+    """An allocator of which a test says what it holds."""
+
+    def __init__(self):
+        self.used = self.most = 1000
+
+    def take(self, amount):
+        self.used += amount
+        self.most = max(self.most, self.used)
+
+    def reset_peak(self):
+        self.most = self.used
+        return self.used
+
+    def peak(self):
+        return self.most
+
+
+class QueueBackend(NumPyBackend):
+    """What a CUDA framework looks like from outside."""
+
+    def __init__(self, with_events):
+        self.queue, self.with_events, self.allocator = ThreadPoolExecutor(1), with_events, CountedMemory()
+
+    def events(self, device):
+        return QueueEvents(self.queue) if self.with_events else None
+
+    def device_memory(self, device):
+        return self.allocator
+
+    def sweep(self, values, device):
+        self.swept = values
+        return Queued(self.queue, lambda _: np.ones(values, np.float32).sum())
+
+
+@pytest.fixture(params=["cpu", "events", "amortized"])
+def device(request):
+    if request.param == "cpu":
+        return CpuDevice(get_backend("numpy"), "cpu")
+    return CudaDevice(QueueBackend(request.param == "events"), "cuda")
+
+
+def computation(device, work):
+    if isinstance(device, CudaDevice):
+        return Queued(device.backend.queue, work)
+
+    class Direct(Computation):
+        def call(self, inputs):
+            return work(inputs)
+
+        def synchronize(self, outputs):
+            pass
+
+    return Direct()
+
+
+def test_time_is_that_of_the_work_and_not_of_queuing_it(device):
+    done = []
+    sleeper = computation(device, lambda _: (time.sleep(NAP), done.append(1)))
+    sample = device.time(sleeper, None, 5)
+    assert len(done) == 5, "all of it is computed when the timer stops"
+    assert sample.seconds >= NAP
+    assert sample.wall_seconds >= 5 * NAP
+    assert sample.cpu_seconds < sample.wall_seconds
+    assert device.timer == ("wall" if isinstance(device, CpuDevice) else "events" if device.backend.with_events else "amortized")
+
+
+def test_what_was_queued_before_is_not_counted_by_events():
+    device = CudaDevice(QueueBackend(True), "cuda")
+    device.backend.queue.submit(time.sleep, 50 * NAP)
+    sample = device.time(Queued(device.backend.queue, lambda _: time.sleep(NAP)), None, 1)
+    assert sample.seconds < 50 * NAP <= sample.wall_seconds + NAP
+
+
+def test_short_calls_are_repeated_until_the_timer_can_tell(device):
+    assert device.repeat(computation(device, lambda _: time.sleep(2 * device.shortest_sample_seconds)), None) == 1
+    assert device.repeat(computation(device, lambda _: None), None) > 1
+
+
+def test_placed_images_are_there_and_right(device):
+    generator = np.random.default_rng(0)
+    weights = PatchEmbedWeights(generator.standard_normal(SPEC.kernel_shape).astype("float32"), np.ones(40, "float32"))
+    numpy = get_backend("numpy")
+    loaded = numpy.load(numpy.implementation("numpy:linear:eager"), weights, SPEC, "float32", "cpu")
+    images = generator.standard_normal(SPEC.images_shape(3)).astype("float32")
+    inputs, seconds = device.place(loaded, images)
+    np.testing.assert_array_equal(loaded.fetch(device.call(loaded, inputs)), loaded.tokens(images))
+    assert seconds > 0
+
+
+def test_memory_of_a_call_is_what_it_takes_at_its_peak(device):
+    size = 64 * 2**20
+
+    def work(_):
+        if isinstance(device, CudaDevice):
+            device.backend.allocator.take(size)
+            device.backend.allocator.take(-size // 2)
+            return None
+        held = np.ones(size // 8)
+        return held[: size // 16].copy()
+
+    expected = size if isinstance(device, CudaDevice) else size * 3 // 2
+    assert device.peak_memory(computation(device, work), None) == pytest.approx(expected, rel=0.1)
+    again = device.peak_memory(computation(device, work), None)
+    assert again == pytest.approx(expected, rel=0.1), "an earlier peak is forgotten"
+
+
+def test_an_allocator_that_does_not_forget_its_peak_tells_nothing():
+    device = CudaDevice(QueueBackend(False), "cuda")
+    device.memory.reset_peak = lambda: None
+    assert device.peak_memory(Queued(device.backend.queue, lambda _: None), None) is None
+    device.memory = None
+    assert device.peak_memory(Queued(device.backend.queue, lambda _: None), None) is None
+
+
+def test_flushing_passes_over_twice_the_cache(device):
+    device.flush()
+    device.flush()
+    assert device.cache_bytes() >= 2**18
+    if isinstance(device, CudaDevice):
+        assert 4 * device.backend.swept == 2 * device.cache_bytes()
+
+
+def real():
+    for backend in list_backends():
+        if backend.missing() is None and not backend.switches.keys() & {"KERAS_BACKEND"}:
+            yield backend
+
+
+@pytest.mark.parametrize("backend", real(), ids=lambda backend: backend.name)
+def test_every_backend_has_something_to_empty_a_cache_with_and_cuda_where_there_is_one(backend):
+    for name in backend.devices():
+        device = open_device(backend, name)
+        implementation = backend.implementations[0]
+        weights = PatchEmbedWeights(np.ones(SPEC.kernel_shape, "float32"), np.zeros(40, "float32"))
+        loaded = backend.load(implementation, weights, SPEC, "float32", name)
+        inputs, _ = device.place(loaded, np.ones(SPEC.images_shape(2), "float32"))
+        device.flush()
+        assert device.time(loaded, inputs, device.repeat(loaded, inputs)).seconds > 0
+        assert (loaded.fetch(device.call(loaded, inputs)) == 48).all()
+        device.peak_memory(loaded, inputs)
+
+
+def test_a_framework_without_anything_to_empty_a_gpu_cache_with_says_so():
+    with pytest.raises(Exception, match="onnxruntime cannot empty the cache of cuda"):
+        get_backend("onnxruntime").sweep(1000, "cuda")
