@@ -301,6 +301,14 @@ PythonOption = Annotated[
         "--python", help="Another interpreter for a backend, BACKEND=PATH; patchparity must be installed there. May be repeated."
     ),
 ]
+HostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        help="A machine to measure on: local (the default), ssh=USER@MACHINE or ssh=USER@MACHINE//python=PATH. May be repeated.",
+        show_default=False,
+    ),
+]
 OperationOption = Annotated[
     list[str] | None,
     typer.Option(help="tokens (always), sequence, train-step; may be repeated. Default: the preset's.", show_default=False),
@@ -326,6 +334,7 @@ def bench_command(
     precision_goal: GoalOption = None,
     time_budget: BudgetOption = None,
     python: PythonOption = None,
+    host: HostOption = None,
     cache: CacheOption = None,
     operation: OperationOption = None,
     seed: SeedOption = 0,
@@ -414,6 +423,7 @@ def run_command(
     precision_goal: GoalOption = None,
     time_budget: BudgetOption = None,
     python: PythonOption = None,
+    host: HostOption = None,
     cache: CacheOption = None,
     operation: OperationOption = None,
     seed: SeedOption = 0,
@@ -463,6 +473,7 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         "implementations": "implementation",
         "devices": "device",
         "pythons": "python",
+        "hosts": "host",
     }
     plain = ("preset", "rounds", "generations", "seed", "call_seconds", "resume")
     return BenchOptions(

@@ -108,8 +108,14 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
         return
     output_json["schema"] = SCHEMA
     output_json["environment"] = session.environment()
+    output_json["spent"] = session.spent()
     output_json["planned"] = len(session.rows)
-    output_json["options"] = {**dataclasses.asdict(session.options), "out": "", "rounds": session.effort.rounds}
+    output_json["options"] = {
+        **dataclasses.asdict(session.options),
+        "out": "",
+        "hosts": list(session.hosts),
+        "rounds": session.effort.rounds,
+    }
     told = {"fail": "failures", "error": "failures", "skip": "skipped"}
     for name in ("failures", "skipped"):
         output_json[name] = []

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..backends.base import Backend, Computation, LoadedEmbedding
+from .environment import cpu_clock_mhz, gpu_clock_mhz
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Device(abc.ABC):
     @abc.abstractmethod
     def cache_bytes(self) -> int:
         """Size of the last-level cache, or what it is at most where nobody tells."""
+
+    @abc.abstractmethod
+    def clock_mhz(self) -> int | None:
+        """The device's clock now, or None where nobody tells."""
 
     def place(self, embedding: LoadedEmbedding, images: NDArray[Any]) -> tuple[Any, float]:
         """Move images to the device; return them, and the seconds until they are there."""
@@ -118,6 +123,10 @@ class CpuDevice(Device):
             return max(0, _status_bytes("VmHWM") - before)
         except (OSError, AttributeError, LookupError):
             return None
+
+    def clock_mhz(self) -> int | None:
+        """As Linux tells it."""
+        return cpu_clock_mhz()
 
     def cache_bytes(self) -> int:
         """As Linux tells it; 64 MiB where it does not."""
@@ -182,6 +191,10 @@ class CudaDevice(Device):
         peak = self.memory.peak()
         del outputs
         return max(0, peak - before)
+
+    def clock_mhz(self) -> int | None:
+        """As `nvidia-smi` tells it."""
+        return gpu_clock_mhz()
 
     def cache_bytes(self) -> int:
         """128 MiB: no L2 is larger to this day (A100 40, H100 and H200 50, B200 126 MB)."""

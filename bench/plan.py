@@ -10,9 +10,9 @@ from .. import __version__
 from ..backends.base import Backend, Implementation, check_place, get_backend, list_implementations, require_installed
 from ..reference.errors import PatchParityError, require_choice
 from .cases import named_case, preset
-from .environment import gpus, usable_cores
-from .timing import Effort, Row
-from .workers import CALL_SECONDS, OPERATIONS, START_SECONDS
+from .hosts import LOCAL, parse_hosts
+from .timing import NEARLY_PEAK, Effort, Row, product_shape
+from .workers import CALL_SECONDS, OPERATIONS, START_SECONDS, machine_of
 
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
@@ -44,6 +44,8 @@ class BenchOptions:
         time_budget: seconds for a case, looked at when the goal is.
         pythons: other interpreters for some backends, each `BACKEND=PATH`, so that frameworks whose dependencies conflict can take part in one
             run; patchparity must be installed there.
+        hosts: `local`, `ssh=USER@MACHINE` or `ssh=USER@MACHINE//python=PATH`: the machines to measure on; none means this one. Where another
+            takes part, this version of patchparity must be installed there.
         seed: of data and order.
         call_seconds: a worker that takes longer than this for one call is ended, and its rows say so.
         out: folder of the record.
@@ -65,6 +67,7 @@ class BenchOptions:
     precision_goal: float | None = None
     time_budget: float | None = None
     pythons: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     seed: int = 0
     call_seconds: float = CALL_SECONDS
     out: str = ""
@@ -73,13 +76,16 @@ class BenchOptions:
 
     def check(self) -> None:
         """Raise PatchParityError for anything unknown or impossible, before any work is done."""
+        machines = {host.label: machine_of(host) for host in parse_hosts(self.hosts)}
         plan(self)
-        cores = usable_cores()
-        for threads in self.threads:
-            if not 1 <= threads <= cores:
-                raise PatchParityError(f"threads={threads}: expected 1 to {cores}, the cores that this process may use")
+        for label, machine in machines.items():
+            for threads in self.threads:
+                if not 1 <= threads <= machine.cores:
+                    whose = "that this process may use" if label == LOCAL else f"of {label}"
+                    raise PatchParityError(f"threads={threads}: expected 1 to {machine.cores}, the cores {whose}")
         elsewhere = self.interpreters()
-        require_installed(name for name in self.backends if name not in elsewhere)
+        if LOCAL in machines:
+            require_installed(name for name in self.backends if name not in elsewhere)
         check_place(self.dtypes, self.devices)
         for cache in self.caches:
             require_choice("cache", cache, CACHES)
@@ -95,8 +101,10 @@ class BenchOptions:
             raise PatchParityError(f"time_budget={self.time_budget}: it ends the search for a precision_goal, and none was given")
         if self.seed < 0:
             raise PatchParityError(f"seed={self.seed}: expected an integer of at least 0")
-        if "cuda" in self.devices and not gpus():
-            raise PatchParityError("device 'cuda' was asked for, but no NVIDIA GPU is seen here (nvidia-smi)")
+        for label, machine in machines.items():
+            if "cuda" in self.devices and "cuda" not in machine.devices:
+                where = "here" if label == LOCAL else f"on {label}"
+                raise PatchParityError(f"device 'cuda' was asked for, but no NVIDIA GPU is seen {where} (nvidia-smi)")
 
     def interpreters(self) -> dict[str, str]:
         """The interpreter of each backend that has one of its own.
@@ -184,16 +192,21 @@ def plan(options: BenchOptions) -> list[Row]:
         numpy = get_backend("numpy")
         selection.insert(0, (numpy, numpy.implementation(reference)))
     cases = [named_case(name) for name in options.cases or chosen.cases]
-    devices = options.devices or (("cpu", "cuda") if gpus() else ("cpu",))
-    elsewhere = {text.partition("=")[0] for text in options.pythons}
+    own = {text.partition("=")[0] for text in options.pythons}
+    operations = options.operations or chosen.operations
     rows = []
-    for case in cases:
-        for device in devices:
-            for dtype in options.dtypes:
-                for threads in options.threads or (usable_cores(),):
-                    for cache in options.caches:
-                        place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads, cache=cache)
-                        rows += _block_rows(selection, device, place, elsewhere, options.operations or chosen.operations)
+    for host in parse_hosts(options.hosts):
+        machine = machine_of(host)
+        # What is installed elsewhere, a worker there tells.
+        elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
+        for case in cases:
+            for device in options.devices or machine.devices:
+                for dtype in options.dtypes:
+                    for threads in options.threads or (machine.cores,):
+                        for cache in options.caches:
+                            place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads)
+                            place.update(cache=cache, host=host.label)
+                            rows += _block_rows(selection, device, place, elsewhere, operations)
     return list(dict.fromkeys(rows))
 
 
@@ -248,10 +261,11 @@ def _implementation_rows(
 
 
 def _ceiling_rows(backend: Backend, device: str, place: dict[str, Any], elsewhere: bool) -> list[Row]:
-    """The matrix product of the case's shape, a square one, and a copy, where the framework has its own and they are worth timing."""
+    """The matrix product of the case's shape, where that is no peak a square one, and a copy, if the framework has its own worth timing."""
     if backend.yardstick != backend.name or (backend.name == "numpy" and device != "cpu"):
         return []
-    operations = ["gemm", "peak"] if place["dtype"] in backend.product_dtypes else []
+    products = ["gemm"] if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK else ["gemm", "peak"]
+    operations = products if place["dtype"] in backend.product_dtypes else []
     if type(backend).copy is not Backend.copy:
         operations.append("copy")
     about: dict[str, Any] = dict(device=device, role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place)

@@ -52,7 +52,7 @@ def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     """
     outcomes: dict[Block, dict[str, Outcome]] = defaultdict(dict)
     for outcome in record.rows():
-        block = outcomes[outcome["case"], outcome["dtype"], outcome["threads_requested"], outcome["cache"]]
+        block = outcomes[outcome["case"], outcome["dtype"], outcome["threads_requested"], outcome["cache"], outcome["host"]]
         if any(other["attempt"] != outcome["attempt"] for other in block.values()):
             block.clear()
         block[outcome["row"]] = outcome
@@ -75,6 +75,6 @@ def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, d
 
 
 def _row(outcome: Outcome) -> Row:
-    names = ("case", "implementation", "device", "dtype", "precision", "operation", "role", "cache")
+    names = ("case", "implementation", "device", "dtype", "precision", "operation", "role", "cache", "host")
     skip = outcome["message"] if outcome["planned_skip"] else ""
     return Row(**{name: outcome[name] for name in names}, threads=outcome["threads_requested"], skip=skip)

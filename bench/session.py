@@ -1,23 +1,25 @@
 """The state of one benchmark: workers, started when first needed, and the record that every finished block is written to."""
 
-import contextlib
 import dataclasses
 import sys
+import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ..backends.base import get_backend
 from .cases import Case, named_case
-from .environment import describe_environment
+from .environment import describe_environment, usable_cores
+from .hosts import LOCAL, parse_hosts
 from .plan import BenchOptions, plan
 from .recorded import recorded_blocks
 from .results import Record, output_folder
 from .timing import Block, Row, blank_outcome, measure_block
 from .views import extra_information
-from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, worker_environment
+from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, machine_of, worker_environment
 
 Progress = Callable[[float, float, str], None]
 
@@ -37,8 +39,10 @@ class BenchSession:
         self.options = options
         self.effort = options.effort()
         self.interpreters = options.interpreters()
+        self.hosts = {host.label: host for host in parse_hosts(options.hosts)}
         self.record = Record(output_folder(options.out)) if options.out else None
         self.progress = progress
+        self.started, self.visit_seconds = time.monotonic(), 0.0
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.rows = self._planned()
@@ -102,7 +106,7 @@ class BenchSession:
             [self.outcomes[identity] for identity in block],
             {identity: self.seconds(identity) for identity in block if self.samples[identity]},
             self.cases[row.case],
-            [sample["disturbance"] for sample in self.samples[row.identity] if sample["disturbance"] is not None],
+            self.samples[row.identity],
             list(Counter(sample["generation"] for sample in self.samples[row.identity]).values()),
         )
 
@@ -113,12 +117,13 @@ class BenchSession:
             lines = [{**sample, "attempt": attempt} for sample in samples]
             if self.record:
                 self.record.append_samples(lines)
+            self.visit_seconds += sum(line["visit_seconds"] for line in lines)
             for line in lines:
                 self.samples[line["row"]].append(line)
 
         for row in rows:
             self.samples[row.identity].clear()
-        reasons = {key: self._start(key) for key in dict.fromkeys(row.worker for row in rows if not row.skip)}
+        reasons = self._start(dict.fromkeys(row.worker for row in rows if not row.skip))
         ready = [dataclasses.replace(row, skip=row.skip or reasons[row.worker].skip) for row in rows]
         failed = {row.identity: reasons[row.worker].failure for row in rows if not row.skip and reasons[row.worker].failure}
         able = [row for row in ready if row.identity not in failed]
@@ -139,37 +144,47 @@ class BenchSession:
         about = {"attempt": attempt, "rounds": rounds, "effort": dataclasses.asdict(self.effort), "seed": self.options.seed}
         about["rows_of_block"] = len(rows)
         skipped = {row.identity for row in rows if row.skip}
+        self.visit_seconds += sum(outcome.get("visit_seconds") or 0.0 for outcome in outcomes)
         for outcome in outcomes:
             self.outcomes[outcome["row"]] = {**outcome, **about, "planned_skip": outcome["row"] in skipped}
         if self.record:
             self.record.append_rows([self.outcomes[outcome["row"]] for outcome in outcomes])
 
     def _worker(self, key: WorkerKey) -> Worker:
-        return Worker(key, self.options.call_seconds, self.interpreters.get(key.backend, sys.executable))
+        return Worker(key, self.options.call_seconds, self.interpreters.get(key.backend, sys.executable), self.hosts[key.host])
 
     def _restart(self, keys: set[WorkerKey]) -> None:
         """End workers and start them anew, as they were; one that does not come up again raises at its next request."""
         for key in keys:
             self._workers[key].end()
-            with contextlib.suppress(WorkerLostError, WorkerError):
-                self._workers[key] = self._worker(key)
-                self._workers[key].start()
+            self._workers[key].lost = "it was ended for a new generation, and could not be started again"
+        self._start(keys)
 
-    def _start(self, key: WorkerKey) -> "_Start":
-        """Start a worker unless it runs already. One that was lost cost the rows of its own block; the next block gets a new one."""
-        if key in self._unavailable:
-            return _Start(skip=self._unavailable[key])
-        worker = self._workers.get(key)
-        if worker is not None and not worker.lost:
-            return _Start()
+    def _start(self, keys: Iterable[WorkerKey]) -> dict[WorkerKey, "_Start"]:
+        """Start those workers that do not run already, as many at once as there are cores, for they only import.
+
+        One that was lost cost the rows of its own block; the next block gets a new one.
+        """
+        told = {key: _Start(skip=self._unavailable.get(key, "")) for key in keys}
+        fresh = [key for key in told if key not in self._unavailable and (key not in self._workers or self._workers[key].lost)]
+        for key in fresh:
+            try:
+                self._workers[key] = self._worker(key)
+            except WorkerLostError as error:
+                told[key] = _Start(failure=str(error))
+        launched = [key for key in fresh if not told[key].failure]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            told.update(zip(launched, pool.map(self._first_words, launched), strict=True))
+        return told
+
+    def _first_words(self, key: WorkerKey) -> "_Start":
         try:
-            worker = self._workers[key] = self._worker(key)
-            if reason := worker.start()["unavailable"]:
-                self._unavailable[key] = reason
-                return _Start(skip=reason)
+            reason = self._workers[key].start()["unavailable"]
         except (WorkerLostError, WorkerError) as error:
             return _Start(failure=str(error))
-        return _Start()
+        if reason:
+            self._unavailable[key] = reason
+        return _Start(skip=reason or "")
 
     def _report(self, rows: list[Row]) -> Callable[[float, str], None]:
         """Turn the progress of one block into that of the run, blocks weighted by the work in them."""
@@ -189,10 +204,17 @@ class BenchSession:
         """The environment of the record, with the variables that each worker was given."""
         workers = {str(row.worker): worker_environment(row.worker) for row in self.rows if not row.skip}
         names = dict.fromkeys(row.backend for row in self.rows)
-        return {**describe_environment([get_backend(name) for name in names]), "workers": workers}
+        here = describe_environment([get_backend(name) for name in names])
+        others = {label: machine_of(host).environment for label, host in self.hosts.items() if label != LOCAL}
+        return {**here, **({"hosts": others} if others else {}), "workers": workers}
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of this run so far, and those of them in visits: warm calls, emptying caches, timed calls."""
+        return {"seconds": time.monotonic() - self.started, "visits": self.visit_seconds}
 
     def close(self) -> None:
         """End all workers."""
-        for worker in self._workers.values():
-            worker.end()
+        if self._workers:
+            with ThreadPoolExecutor(len(self._workers)) as pool:
+                list(pool.map(Worker.end, self._workers.values()))
         self._workers.clear()

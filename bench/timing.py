@@ -1,9 +1,9 @@
 """Interleaved rounds over workers: every row of a case visited once a round, in seeded random order."""
 
+import contextlib
 import functools
 import itertools
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,11 +17,12 @@ from ..reference.error import ArithmeticModel
 from ..reference.probes import Direction, Probe
 from ..reference.verdict import Verdict, judge
 from .cases import Case
+from .hosts import LOCAL
 from .statistics import paired_ratio
 from .workers import OPERATIONS, Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe, unpacked
 
-Block = tuple[str, str, int, str]
-"""What is measured in one interleave: case, dtype, threads, cache."""
+Block = tuple[str, str, int, str, str]
+"""What is measured in one interleave: case, dtype, threads, cache, host."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Row:
         role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
         cache: `warm` (the call before left its data there), or `cold` (something else has been read since).
+        host: label of the machine: `local`, or `host1`, ... of those behind ssh.
     """
 
     case: str
@@ -51,6 +53,7 @@ class Row:
     role: str = "implementation"
     skip: str = ""
     cache: str = "warm"
+    host: str = LOCAL
 
     @property
     def backend(self) -> str:
@@ -60,12 +63,12 @@ class Row:
     @property
     def worker(self) -> WorkerKey:
         """The worker that measures it."""
-        return WorkerKey(self.backend, self.device, self.threads, self.precision, copy=int(self.role == "aa"))
+        return WorkerKey(self.backend, self.device, self.threads, self.precision, int(self.role == "aa"), self.host)
 
     @property
     def block(self) -> Block:
-        """What is measured in one interleave: case, dtype, threads and cache, on all devices."""
-        return self.case, self.dtype, self.threads, self.cache
+        """What is measured in one interleave: case, dtype, threads and cache, on all devices of one host."""
+        return self.case, self.dtype, self.threads, self.cache, self.host
 
     @property
     def key(self) -> str:
@@ -77,11 +80,16 @@ class Row:
     def identity(self) -> str:
         """A name that no other row of a record has."""
         cold = () if self.cache == "warm" else (self.cache,)
-        return "/".join((self.case, self.device, self.dtype, f"t{self.threads}", *cold, self.key))
+        elsewhere = () if self.host == LOCAL else (self.host,)
+        return "/".join((self.case, *elsewhere, self.device, self.dtype, f"t{self.threads}", *cold, self.key))
 
 
 PEAK_SIZE = 1024
-"""Edge of the square matrix product: 2.1 GFLOP, some 10 ms of one core, and 4 MB a matrix, from where rates no longer grow here."""
+"""Edge of the square matrix product: 2.1 GFLOP, some 20 ms of one core, and 4 MB a matrix, from where rates no longer grow here."""
+
+NEARLY_PEAK = 192
+"""A product all of whose edges are at least this long computes as fast as the square one: with 196 x 768 x 192 the fastest library reaches
+111 GFLOP/s where the square ones reach 106 (one core here), with K = 48 (Swin) 80. Then the square one is not needed."""
 
 
 def row_problem(row: Row, case: Case) -> Case:
@@ -131,32 +139,41 @@ def copied_values(case: Case, itemsize: int) -> int:
     return max(1, case.spec.minimum_bytes(case.batch, itemsize) // (2 * itemsize))
 
 
+DISTURBED_CORES = 0.25
+"""Cores that others keep busy in a round, from which it is called disturbed. Idle machines show 0.05 to 0.15 here."""
+
+TICK_SECONDS = 0.02
+"""What busy seconds may be wrong by: Linux counts them in ticks of 10 ms, and two readings are off by one tick each."""
+
+
 class Disturbance:
-    """CPU time that others used, in cores: what the machine was busy with, less what our own processes used."""
+    """What others did to the machine in a round, in cores: what it was busy with, less what our own processes used.
 
-    def __init__(self) -> None:
-        self._clock_ticks = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-        self.begin()
+    Args:
+        state: asks a worker on that machine for its `state`, or gives None where it cannot answer.
+        here: whether this process, too, computes on that machine.
+    """
 
-    def _busy_seconds(self) -> float | None:
-        try:
-            with open("/proc/stat") as file:
-                user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
-        except (OSError, ValueError):
-            return None
-        return (user + nice + system + irq + softirq + steal) / self._clock_ticks
+    def __init__(self, state: Callable[[], dict[str, Any] | None], here: bool) -> None:
+        self._state, self._here = state, here
+        self._busy = self._reading()[0]
+        self._started, self._own = time.perf_counter(), time.process_time()
 
-    def begin(self) -> None:
-        """Start a round."""
-        self._started, self._own, self._busy = time.perf_counter(), time.process_time(), self._busy_seconds()
+    def _reading(self) -> tuple[tuple[float, float] | None, int | None]:
+        state = self._state() or {"busy": None, "clock_mhz": None}
+        return state["busy"], state["clock_mhz"]
 
-    def cores(self, worker_cpu_seconds: float) -> float | None:
-        """Cores that others kept busy since `begin`; None where the system does not tell."""
-        busy = self._busy_seconds()
+    def told(self, worker_cpu_seconds: float) -> dict[str, Any]:
+        """Fields of the round's samples: `disturbance` and `steal` in cores (None where the system does not tell), `disturbed`, `clock_mhz`."""
+        seconds = time.perf_counter() - self._started
+        ours = worker_cpu_seconds + (time.process_time() - self._own if self._here else 0.0)
+        busy, clock = self._reading()
         if busy is None or self._busy is None:
-            return None
-        ours = worker_cpu_seconds + time.process_time() - self._own
-        return max(0.0, (busy - self._busy - ours) / (time.perf_counter() - self._started))
+            return {"disturbance": None, "steal": None, "disturbed": False, "clock_mhz": clock}
+        others = max(0.0, (busy[0] - self._busy[0] - ours) / seconds)
+        steal = max(0.0, (busy[1] - self._busy[1]) / seconds)
+        disturbed = others > DISTURBED_CORES + TICK_SECONDS / seconds
+        return {"disturbance": others, "steal": steal, "disturbed": disturbed, "clock_mhz": clock}
 
 
 Report = Callable[[float, str], None]
@@ -269,7 +286,6 @@ class _Block:
         self.outcomes = {row.identity: blank_outcome(row) for row in rows}
         self.seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.generator = np.random.default_rng([seed, *case.name.encode()])
-        self.disturbance = Disturbance()
 
     @property
     def live(self) -> list[Row]:
@@ -286,19 +302,34 @@ class _Block:
 
     def round(self, number: int, generation: int) -> None:
         """Visit every row once, in an order of this round's own."""
-        self.disturbance.begin()
         samples, cpu_seconds, live = [], 0.0, self.live
+        watched = {
+            device: Disturbance(self._asker(device), self.rows[0].host == LOCAL)
+            for device in dict.fromkeys(row.device for row in live)
+        }
         for order, index in enumerate(self.generator.permutation(len(live))):
             row = live[index]
             answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
             if answer is not None:
                 cpu_seconds += answer["cpu_seconds"]
                 identity = {"case": row.case, "row": row.identity, "implementation": row.implementation, "role": row.role}
-                place = {"round": number, "order": order, "generation": generation, "cache": row.cache}
-                samples.append({**identity, **place, "seconds": answer["seconds"]})
+                place = {"round": number, "order": order, "generation": generation, "cache": row.cache, "device": row.device}
+                samples.append({**identity, **place, "seconds": answer["seconds"], "visit_seconds": answer["visit_seconds"]})
                 self.seconds[row.identity][generation].append(answer["seconds"])
-        others = self.disturbance.cores(cpu_seconds)
-        self.on_samples([{**sample, "disturbance": others} for sample in samples])
+        told = {device: each.told(cpu_seconds) for device, each in watched.items()}
+        self.on_samples([{**sample, **told[sample["device"]]} for sample in samples])
+
+    def _asker(self, device: str) -> Callable[[], dict[str, Any] | None]:
+        """How the state of a device, and of its machine, is asked for: of any worker that lives there."""
+
+        def ask() -> dict[str, Any] | None:
+            for row in self.live:
+                if row.device == device:
+                    with contextlib.suppress(WorkerError, WorkerLostError):  # its next visit tells what is wrong with it
+                        return self.workers[row.worker].request("state")
+            return None
+
+        return ask
 
     def finish(self) -> None:
         """Take the last words of every row that takes part; what is loaded is gone then."""
@@ -333,7 +364,9 @@ class _Block:
         except (WorkerError, WorkerLostError) as error:
             outcome.update(status="error", message=str(error))
             return None
-        outcome.update(answer.pop("outcome", {}))
+        told = answer.pop("outcome", {})
+        spent = outcome.get("visit_seconds", 0.0) + told.pop("visit_seconds", 0.0)
+        outcome.update(told, visit_seconds=spent)
         return answer
 
 
@@ -379,7 +412,7 @@ LOADING_SHARE = 0.3
 def blank_outcome(row: Row) -> dict[str, Any]:
     """What is known of a row before it is measured, as a line of `rows.jsonl`."""
     fields: dict[str, Any] = {
-        name: getattr(row, name) for name in ("case", "implementation", "backend", "device", "dtype", "precision")
+        name: getattr(row, name) for name in ("case", "implementation", "backend", "host", "device", "dtype", "precision")
     }
     fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache=row.cache)
     return {**fields, "status": "skip" if row.skip else "measured", "message": row.skip}
@@ -390,8 +423,11 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     cold = row.cache == "cold"
     if row.operation in ("gemm", "peak"):
         rows, depth, columns = product_shape(row.operation, case)
-        worker.request("load_gemm", row=row.key, rows=rows, depth=depth, columns=columns, dtype=row.dtype, cold=cold)
-        return {}
+        return {
+            "outcome": worker.request(
+                "load_gemm", row=row.key, rows=rows, depth=depth, columns=columns, dtype=row.dtype, cold=cold
+            )
+        }
     if row.operation == "copy":
         values = copied_values(case, np.dtype(row.dtype).itemsize)
         reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype, cold=cold)["unavailable"]
@@ -401,7 +437,15 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     if answer.get("unavailable"):
         return {"outcome": {"status": "skip", "message": answer["unavailable"]}}
     verdict = _verdict(row, case, seed, answer)
-    told = ("load_seconds", "transfer_seconds", "first_call_seconds", "trace_seconds", "compile_seconds", "peak_memory_bytes")
+    told = (
+        "load_seconds",
+        "transfer_seconds",
+        "first_call_seconds",
+        "trace_seconds",
+        "compile_seconds",
+        "peak_memory_bytes",
+        "visit_seconds",
+    )
     return {"outcome": {**{name: answer[name] for name in told}, **verdict}}
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..backends.base import get_backend
 from .cases import Case
+from .hosts import LOCAL
 from .statistics import by_generation, noise_floor, paired_ratio
-from .timing import Block, Row, products, row_problem, row_work
+from .timing import DISTURBED_CORES, Block, Row, products, row_problem, row_work
 from .workers import OPERATIONS
 
 
@@ -19,7 +20,7 @@ def extra_information(
     block: list[dict[str, Any]],
     seconds: dict[str, list[float]],
     case: Case,
-    disturbance: list[float],
+    rounds: list[dict[str, Any]],
     generations: list[int],
 ) -> dict[str, Any]:
     """Return `extra_info` of a measured row: its outcome, and what follows from its samples and those of its block.
@@ -29,7 +30,7 @@ def extra_information(
         block: all rows of its interleave.
         seconds: samples of the block's measured rows, by row, in the order of the rounds.
         case: the sizes.
-        disturbance: cores that others kept busy, round by round; empty where the system does not tell.
+        rounds: the row's samples, with what was noted of their rounds.
         generations: how many rounds each generation of workers had.
 
     Returns:
@@ -70,6 +71,7 @@ def extra_information(
         "mode": mode,
         "case": outcome["case"],
         "batch": case.batch,
+        "host": outcome["host"],
         "device": outcome["device"],
         "dtype": outcome["dtype"],
         "precision": outcome["precision"],
@@ -92,7 +94,10 @@ def extra_information(
         "ratio_interval": None if interval is None else list(interval),
         "role": outcome["role"],
         "generations": generations,
-        "disturbance": statistics.median(disturbance) if disturbance else None,
+        "disturbance": _typical(rounds, "disturbance"),
+        "disturbed_rounds": sum(each["disturbed"] for each in rounds),
+        "steal": _typical(rounds, "steal"),
+        "clock_mhz": _typical(rounds, "clock_mhz"),
         "seed": outcome.get("seed"),
         "load_seconds": outcome.get("load_seconds"),
         "transfer_seconds": outcome.get("transfer_seconds"),
@@ -100,6 +105,12 @@ def extra_information(
         "trace_seconds": outcome.get("trace_seconds"),
         "compile_seconds": outcome.get("compile_seconds"),
     }
+
+
+def _typical(rounds: list[dict[str, Any]], name: str) -> float | None:
+    """Median over the rounds in which something was told."""
+    told = [each[name] for each in rounds if each[name] is not None]
+    return statistics.median(told) if told else None
 
 
 def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, list[float]], count: int) -> float | None:
@@ -167,10 +178,6 @@ def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str,
     return best
 
 
-DISTURBED_CORES = 0.25
-"""Cores that others keep busy, in the median round, from which a case is called disturbed. Idle machines show 0.05 to 0.15 here."""
-
-
 def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
     """Cases that a neighbor disturbed, and how many cores it kept busy."""
     found: dict[str, float] = {}
@@ -183,13 +190,14 @@ def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
 
 def row_block(info: dict[str, Any]) -> Block:
     """What was measured in one interleave with a row."""
-    return info["case"], info["dtype"], info["threads_requested"], info["cache"]
+    return info["case"], info["dtype"], info["threads_requested"], info["cache"], info["host"]
 
 
 def block_title(block: Block) -> str:
     """A block as titles have it."""
-    case, dtype, threads, cache = block
-    return f"{case}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
+    case, dtype, threads, cache, host = block
+    where = "" if host == LOCAL else f" on {host}"
+    return f"{case}{where}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
 
 
 def noise_floors(entries: list[dict[str, Any]]) -> dict[Block, float]:

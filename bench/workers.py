@@ -5,17 +5,21 @@ Workers run and time; they do not judge. A worker that dies or hangs raises `Wor
 """
 
 import dataclasses
+import functools
+import hashlib
 import math
 import os
-import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import __version__
 from ..backends.base import (
     SPIN_FREE_ENVIRONMENT,
     Computation,
@@ -24,11 +28,15 @@ from ..backends.base import (
     Operation,
     check_precision,
     get_backend,
+    list_backends,
 )
-from ..reference.probes import Direction, Probe, random_normal, random_sequence, train_step
+from ..reference.errors import PatchParityError
+from ..reference.probes import Direction, Probe, random_normal, random_sequence, train_step, without_bias
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .devices import open_device
+from .environment import busy_seconds, describe_environment
+from .hosts import LOCAL, Host, Machine
 
 START_SECONDS = 300.0
 """Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs more."""
@@ -37,12 +45,15 @@ CALL_SECONDS = 600.0
 """Time for one request, unless an option says otherwise: `torch.compile` takes up to 30 s for the first graph, so what takes longer
 than ten minutes hangs."""
 
-END_SECONDS = 2.0
-"""Time for a worker to end by itself before it is killed; it has nothing to save."""
+END_SECONDS = 0.2
+"""Time for a worker to end by itself before it is killed; it has nothing to save, and TensorFlow takes seconds to put its house in order."""
 
 CORE_SLACK = 0.1
 """Cores above a whole number that do not count as one more thread. TensorFlow keeps a helper thread busy at 0.05 of a core; a second
 thread of a matrix product adds 0.5 and more."""
+
+
+THIS_MACHINE = Host()
 
 
 class WorkerLostError(Exception):
@@ -55,16 +66,18 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class WorkerKey:
-    """What a worker is for. `copy` tells the second process of an A/A pair from the first."""
+    """What a worker is for. `copy` tells the second process of an A/A pair from the first; `host` is the label of its machine."""
 
     backend: str
     device: str
     threads: int
     precision: str
     copy: int = 0
+    host: str = LOCAL
 
     def __str__(self) -> str:
-        return f"{self.backend} on {self.device}, {self.threads} thread(s)" + (f", copy {self.copy}" if self.copy else "")
+        place = self.device if self.host == LOCAL else f"{self.device} of {self.host}"
+        return f"{self.backend} on {place}, {self.threads} thread(s)" + (f", copy {self.copy}" if self.copy else "")
 
 
 def worker_environment(key: WorkerKey) -> dict[str, str]:
@@ -73,38 +86,38 @@ def worker_environment(key: WorkerKey) -> dict[str, str]:
     return {**SPIN_FREE_ENVIRONMENT, **backend.environment(key.threads), **backend.switches}
 
 
-def worker_cores(key: WorkerKey) -> list[int]:
-    """The CPU cores that a worker may run on: as many as it is asked for threads, the last ones, for the first serve the system most; [] for all.
-
-    A framework that counts cores when it is loaded then sees what it may use; where every core was asked for there is nothing to hold.
-    """
-    if not hasattr(os, "sched_getaffinity"):
-        return []
-    usable = sorted(os.sched_getaffinity(0))
-    return usable[-key.threads :] if key.threads < len(usable) else []
-
-
-_FIRST_WORDS = """\
+_CONFINED = """\
 import os
-if {cores}:
-    os.sched_setaffinity(0, {cores})
+if hasattr(os, "sched_getaffinity"):
+    usable = sorted(os.sched_getaffinity(0))
+    if {cores} < len(usable):
+        os.sched_setaffinity(0, usable[-{cores}:])
+"""
+"""What a worker runs first: before NumPy or any framework is imported its cores are fixed, as many as it is asked for threads and the last
+ones, for the first serve the system most. A framework that counts cores then sees what it may use."""
+_FIRST_WORDS = """\
 from patchparity.bench.workers import serve
 serve(channel)
 """
-"""What a worker runs: its cores are fixed before NumPy or any framework is imported."""
 
 
 class Worker:
     """The parent's side of one worker process."""
 
-    def __init__(self, key: WorkerKey, call_seconds: float = CALL_SECONDS, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        key: WorkerKey,
+        call_seconds: float = CALL_SECONDS,
+        python: str = sys.executable,
+        host: Host = THIS_MACHINE,
+        confined: bool = True,
+    ) -> None:
         import execnet
 
         self.key, self.call_seconds = key, call_seconds
-        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in worker_environment(key).items())
         try:
-            self._gateway = execnet.makegateway(f"popen//python=env {settings} {shlex.quote(python)}")
-            self._channel = self._gateway.remote_exec(_FIRST_WORDS.format(cores=worker_cores(key)))
+            self._gateway = execnet.makegateway(host.launch(python, worker_environment(key)))
+            self._channel = self._gateway.remote_exec((_CONFINED.format(cores=key.threads) if confined else "") + _FIRST_WORDS)
         except Exception as error:
             raise WorkerLostError(f"the worker for {key} could not be started: {error}") from error
         self.lost: str | None = None
@@ -161,15 +174,18 @@ OPERATIONS = ("tokens", "sequence", "train-step")
 gradients of its kernel and bias."""
 
 
+@functools.lru_cache(maxsize=6)
 def timing_probe(
     spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, operation: str = "tokens", zero_bias: bool = False
 ) -> Probe:
-    """The problem that is timed, and judged: random data. Parent and worker make the same from the seed."""
+    """The problem that is timed, and judged: random data. Parent and worker make the same from the seed, and keep it for the rows that follow."""
     if operation == "sequence":
         return random_sequence(spec, batch, dtype, seed, num_registers=0)
     if operation == "train-step":
         return train_step(spec, batch, dtype, seed)
-    return dataclasses.replace(random_normal(spec, batch, dtype, seed, zero_bias=zero_bias), gradients=())
+    if zero_bias:
+        return without_bias(timing_probe(spec, batch, dtype, seed))
+    return dataclasses.replace(random_normal(spec, batch, dtype, seed), gradients=())
 
 
 def operation_of(embedding: LoadedEmbedding, operation: str, probe: Probe) -> LoadedEmbedding | Operation | None:
@@ -188,18 +204,53 @@ def _results(computation: LoadedEmbedding | Operation, inputs: Any) -> dict[Dire
 
 @dataclass
 class _Loaded:
-    """Something to time in a worker: a computation, its placed inputs, how often a sample repeats it, and the time that its samples took."""
+    """Something to time in a worker: a computation, its placed inputs, how often a sample repeats it, what its results were, and the time that
+    its samples took."""
 
     computation: Computation
     inputs: Any
     cold: bool
     repeat: int
+    digests: dict[Direction, bytes]
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
 
 
+@functools.cache
+def machine_of(host: Host) -> Machine:
+    """Ask a host what it is.
+
+    Raises:
+        PatchParityError: a host that cannot be reached, or has no patchparity[bench] of this version.
+    """
+    if host.label == LOCAL:
+        return Machine(describe_environment([]))
+    try:
+        worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee", host=host.label), host=host, confined=False)
+        environment = worker.request("describe")
+    except WorkerLostError as error:
+        raise PatchParityError(
+            f"host ssh={host.ssh}: {error}; expected a machine that ssh reaches without a password, where {host.python} has "
+            f"patchparity[bench] {__version__} (//python=PATH names another)"
+        ) from None
+    worker.end()
+    found = environment["versions"]["patchparity"]
+    if found != __version__:
+        raise PatchParityError(
+            f"host ssh={host.ssh}: {host.python} has patchparity {found}, expected {__version__}; pip install it there"
+        )
+    return Machine(environment)
+
+
+NO_RESULTS: Mapping[Direction, NDArray[Any]] = MappingProxyType({})
+
+
 class _Server:
     """The worker's side: one method for each request, plain data in and out."""
+
+    def describe(self) -> dict[str, Any]:
+        """Tell of the machine."""
+        return describe_environment(list_backends())
 
     def start(self, backend: str, device: str, precision: str) -> dict[str, Any]:
         self.backend, self.device = get_backend(backend), device
@@ -238,7 +289,7 @@ class _Server:
         inputs, times["transfer_seconds"] = self.at.place(embedding, unbiased.images)
         placed_at = time.perf_counter()
         outputs, told = embedding.first_call(inputs)
-        times["first_call_seconds"] = time.perf_counter() - placed_at
+        times["first_call_seconds"] = calls = time.perf_counter() - placed_at
         fingerprint = embedding.fetch(outputs)
         embedding.assign(PatchEmbedWeights(probe.weights.kernel, probe.weights.bias))
         inputs, _ = self.at.place(embedding, probe.images)
@@ -249,9 +300,12 @@ class _Server:
         results = _results(computation, inputs)
         if operation != "tokens":
             times["first_call_seconds"], told = time.perf_counter() - called_at, FirstCall()
-        self._keep(row, computation, inputs, cold)
+        self._keep(row, computation, inputs, cold, results)
+        memory = self.at.peak_memory(computation, inputs)
+        calls += time.perf_counter() - called_at
         return {
-            "peak_memory_bytes": self.at.peak_memory(computation, inputs),
+            "peak_memory_bytes": memory,
+            "visit_seconds": calls,
             "results": {direction: _packed(array) for direction, array in results.items()},
             "fingerprint": _packed(fingerprint),
             **times,
@@ -262,9 +316,10 @@ class _Server:
     def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str, cold: bool = False) -> dict[str, Any]:
         """Load a plain matrix product."""
         product = self.backend.gemm(rows, depth, columns, dtype, self.device)
+        started = time.perf_counter()
         self.at.call(product, None)
         self._keep(row, product, None, cold)
-        return {}
+        return {"visit_seconds": time.perf_counter() - started}
 
     def load_copy(self, row: str, values: int, dtype: str, cold: bool = False) -> dict[str, Any]:
         """Load a copy from one array to another, where the framework has one."""
@@ -275,8 +330,11 @@ class _Server:
         self._keep(row, copy, None, cold)
         return {"unavailable": None}
 
-    def _keep(self, row: str, computation: Computation, inputs: Any, cold: bool) -> None:
-        self.loaded[row] = _Loaded(computation, inputs, cold, 1 if cold else self.at.repeat(computation, inputs))
+    def _keep(
+        self, row: str, computation: Computation, inputs: Any, cold: bool, results: Mapping[Direction, NDArray[Any]] = NO_RESULTS
+    ) -> None:
+        digests = {direction: _digest(array) for direction, array in results.items()}
+        self.loaded[row] = _Loaded(computation, inputs, cold, 1 if cold else self.at.repeat(computation, inputs), digests)
 
     def visit(self, row: str) -> dict[str, Any]:
         """One warm call, then one sample: seconds a call, synchronized; and the time and CPU time of both, which are not a neighbor's."""
@@ -288,11 +346,16 @@ class _Server:
         sample = self.at.time(loaded.computation, loaded.inputs, loaded.repeat)
         loaded.wall_seconds += sample.wall_seconds
         loaded.cpu_seconds += sample.cpu_seconds
-        busy = {"busy_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_before}
-        return {"seconds": sample.seconds, **busy}
+        visit = {"visit_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_before}
+        return {"seconds": sample.seconds, **visit}
+
+    def state(self) -> dict[str, Any]:
+        """CPU seconds that the whole machine has spent busy, and those that its host took from it; and the device's clock in MHz."""
+        return {"busy": busy_seconds(), "clock_mhz": self.at.clock_mhz()}
 
     def finish(self, row: str) -> dict[str, Any]:
-        """Drop a row; return the cores that its samples kept busy, the threads that takes, and the results of one more call.
+        """Drop a row; return the cores that its samples kept busy, the threads that takes, and the results of one more call where they are not, to the
+        last bit, those that were judged before.
 
         CPU time of all threads over wall time tells how many computed at once; rounded up, that is the threads it takes. Counting
         threads would not tell: JAX and TensorFlow hand work to changing threads of several pools.
@@ -306,9 +369,16 @@ class _Server:
             "timer": self.at.timer,
         }
         if isinstance(loaded.computation, (LoadedEmbedding, Operation)):
+            started = time.perf_counter()
             results = _results(loaded.computation, loaded.inputs)
-            told["results"] = {direction: _packed(array) for direction, array in results.items()}
+            told["visit_seconds"] = time.perf_counter() - started
+            if {direction: _digest(array) for direction, array in results.items()} != loaded.digests:
+                told["results"] = {direction: _packed(array) for direction, array in results.items()}
         return told
+
+
+def _digest(array: NDArray[Any]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes()).digest()
 
 
 def _packed(array: NDArray[Any]) -> tuple[bytes, tuple[int, ...], str]:

@@ -348,10 +348,14 @@ def random_normal(
     kernel = (generator.standard_normal(spec.kernel_shape) / math.sqrt(spec.patch_values)).astype(dtype)
     bias = (generator.standard_normal(spec.embed_dim) * scale).astype(dtype)
     grad_tokens = generator.standard_normal(spec.tokens_shape(batch)).astype(dtype)
-    if zero_bias:
-        weights = PatchEmbedWeights(kernel, np.zeros_like(bias))
-        return Probe("random-zero-bias", spec, images, weights, grad_tokens, "probabilistic", fingerprint=True)
-    return Probe("random", spec, images, PatchEmbedWeights(kernel, bias), grad_tokens, "probabilistic", DIRECTIONS[1:])
+    probe = Probe("random", spec, images, PatchEmbedWeights(kernel, bias), grad_tokens, "probabilistic", DIRECTIONS[1:])
+    return without_bias(probe) if zero_bias else probe
+
+
+def without_bias(probe: Probe) -> Probe:
+    """The twin of a random problem with a zero bias, on the same data: its forward error gives the effective bits."""
+    weights = PatchEmbedWeights(probe.weights.kernel, np.zeros_like(probe.weights.bias))
+    return dataclasses.replace(probe, name="random-zero-bias", weights=weights, gradients=(), fingerprint=True)
 
 
 def random_sequence(

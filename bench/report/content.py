@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..cases import named_case
+from ..hosts import LOCAL
 from ..statistics import Ratio, by_generation, compare_ratios, enough, paired_ratios, resampled_medians
 from ..timing import Block
 from ..verdicts import false_alarms
@@ -22,6 +23,7 @@ CSV_FIELDS = (
     "mode",
     "role",
     "operation",
+    "host",
     "device",
     "dtype",
     "precision",
@@ -40,6 +42,7 @@ CSV_FIELDS = (
     "ratio",
     "ratio_low",
     "ratio_high",
+    "disturbed_rounds",
     "verdict",
     "bound_ratio",
     "effective_bits",
@@ -139,6 +142,10 @@ def _summary(
         lines.append(("Disturbed", f"others kept cores busy while these were measured, so measure them again: {told}"))
     lines += [
         ("Machine", f"{environment['processor']}, {environment['cores']} cores, {_gigabytes(environment['memory_bytes'])}"),
+        *(
+            (f"Machine {label}", f"{other['processor']}, {other['cores']} cores, GPU {', '.join(other['gpus']) or 'none'}")
+            for label, other in environment.get("hosts", {}).items()
+        ),
         ("GPU", ", ".join(environment["gpus"]) or "none"),
         ("BLAS of NumPy", environment["blas"]),
         ("Software", ", ".join(f"{name} {version}" for name, version in versions.items())),
@@ -256,10 +263,11 @@ def _controls_table(controls: dict[str, Any]) -> Table:
 
 def _fastest(entries: list[dict[str, Any]]) -> Table:
     rows = []
-    for ((case, dtype, threads, cache), device, _), entry in fastest(entries).items():
+    for ((case, dtype, threads, cache, host), device, _), entry in fastest(entries).items():
         info = entry["extra_info"]
         ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
-        place = (case + (" (cold cache)" if cache == "cold" else ""), str(threads), dtype, device, info["implementation"])
+        named = case + ("" if host == LOCAL else f" on {host}") + (" (cold cache)" if cache == "cold" else "")
+        place = (named, str(threads), dtype, device, info["implementation"])
         rows.append(
             (*place, _milliseconds(entry["stats"]["median"]), f"{info['gflops']:.1f}", _percent(info["gemm_fraction"]), ratio)
         )
@@ -283,12 +291,14 @@ def _time_tables(entries: list[dict[str, Any]]) -> list[Table]:
         case = named_case(block[0])
         spec = case.spec
         members.sort(key=_order)
+        disturbed = max(entry["extra_info"]["disturbed_rounds"] for entry in members)
         tables.append(
             Table(
                 block_title(block),
                 f"Images {case.batch}×{spec.in_channels}×{'×'.join(map(str, spec.image_size))}, patch {'×'.join(map(str, spec.patch_size))}, "
                 f"stride {'×'.join(map(str, spec.stride))}: {spec.num_patches} tokens of {spec.embed_dim}, "
-                f"{spec.flops(case.batch) / 1e9:.2f} GFLOP.",
+                f"{spec.flops(case.batch) / 1e9:.2f} GFLOP."
+                + (f" A neighbor disturbed {disturbed} of {members[0]['stats']['rounds']} rounds." if disturbed else ""),
                 (
                     "implementation",
                     "device",
@@ -445,17 +455,17 @@ def _figures(entries: list[dict[str, Any]]) -> list[Figure]:
             continue
         case = named_case(info["case"])
         model, size = info["case"].rsplit("-", 2)[:2]
-        place = (info["dtype"], info["threads_requested"], info["cache"])
+        place = row_block(info)[1:]
         label = info["implementation"] + (f" {info['device']}" if info["device"] != "cpu" else "")
         median = statistics.median(entry["stats"]["data"])
         sweeps["batch", f"{model} at {size}", *place][label][case.batch] = median
         sweeps["image size", f"{model}, batch {case.batch}", *place][label][case.spec.image_size[0]] = median
     figures = []
-    for (variable, what, dtype, threads, cache), curves in sweeps.items():
+    for (variable, what, *place), curves in sweeps.items():
         lines = [
             Curve(name, sorted(points), [points[x] for x in sorted(points)]) for name, points in curves.items() if len(points) > 1
         ]
-        figures.append(Figure(block_title((f"{what}: time over {variable}", dtype, threads, cache)), variable, lines))
+        figures.append(Figure(block_title((f"{what}: time over {variable}", *place)), variable, lines))
     return figures
 
 

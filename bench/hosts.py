@@ -1,0 +1,72 @@
+"""The machines that take part in a benchmark: this one, and others through ssh."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from ..reference.errors import PatchParityError
+
+LOCAL = "local"
+"""What this machine is called in options and records."""
+
+CONNECT_SECONDS = 20
+"""Time for a connection to stand; nobody is there to type a password either (BatchMode)."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine with patchparity on it.
+
+    Args:
+        label: as in rows and records, which name no machine: `local`, `host1`, ...
+        ssh: destination as ssh takes it, options included; empty for this machine.
+        python: the interpreter there; empty for this one's own.
+    """
+
+    label: str = LOCAL
+    ssh: str = ""
+    python: str = ""
+
+    def launch(self, python: str, variables: dict[str, str]) -> str:
+        """Say how an interpreter is started with variables, in execnet's words."""
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+        start = f"python=env {settings} {shlex.quote(self.python or python)}"
+        if not self.ssh:
+            return f"popen//{start}"
+        return f"ssh=-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS} {self.ssh}//{start}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is known of a host: its environment, as records describe it."""
+
+    environment: dict[str, Any]
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that a process there may use."""
+        return int(self.environment["cores"])
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """`cpu`, and `cuda` where there is a GPU."""
+        return ("cpu", "cuda") if self.environment["gpus"] else ("cpu",)
+
+
+def parse_hosts(texts: tuple[str, ...]) -> tuple[Host, ...]:
+    """Read `local` or `ssh=DESTINATION[//python=PATH]`, each once; none means this machine alone.
+
+    Raises:
+        PatchParityError: a text that is neither.
+    """
+    hosts: list[Host] = []
+    for text in dict.fromkeys(texts or (LOCAL,)):
+        if text == LOCAL:
+            hosts.append(Host())
+            continue
+        fields = dict(part.partition("=")[::2] for part in text.split("//"))
+        if not fields.get("ssh") or not set(fields) <= {"ssh", "python"}:
+            raise PatchParityError(f"host {text!r}: expected local, or ssh=USER@MACHINE, or ssh=USER@MACHINE//python=PATH")
+        number = 1 + sum(host.label != LOCAL for host in hosts)
+        hosts.append(Host(f"host{number}", fields["ssh"], fields.get("python") or "python3"))
+    return tuple(hosts)

@@ -1,0 +1,107 @@
+"""Other machines: a program called `ssh` stands in for one, and runs here what it is asked to run there."""
+
+import json
+import shlex
+import sys
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("execnet")
+
+from patchparity import BenchOptions, PatchParityError, benchmark
+from patchparity.bench import workers
+from patchparity.bench.hosts import LOCAL, Host, parse_hosts
+
+# execnet leaves the pipes of an interpreter that did not start to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear:eager",), threads=(1,), rounds=6)
+
+
+@pytest.fixture
+def ssh(tmp_path, monkeypatch):
+    """Put such a program first on the PATH; it notes how it was called, and reaches no machine called `gone`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    calls = tmp_path / "calls"
+    (folder / "ssh").write_text(
+        f'#!/bin/sh\necho "$@" >> {shlex.quote(str(calls))}\n'
+        'for last; do :; done\ncase "$*" in *user@gone*) echo "ssh: connect to host gone port 22: refused" >&2; exit 255;; esac\n'
+        'exec sh -c "$last"\n'
+    )
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    workers.machine_of.cache_clear()
+    yield calls
+    workers.machine_of.cache_clear()
+
+
+def remote(name="box", python=sys.executable):
+    return f"ssh=user@{name}//python={python}"
+
+
+def test_two_machines_take_part_in_one_run_each_with_its_own_reference(ssh, tmp_path):
+    options = BenchOptions(**SMALL, hosts=(LOCAL, remote()), out=str(tmp_path / "o"))
+    report = benchmark(options)
+    assert report.ok
+    infos = [entry["extra_info"] for entry in report.content["benchmarks"]]
+    assert {info["host"] for info in infos} == {"local", "host1"}
+    identities = {entry["params"]["identity"] for entry in report.content["benchmarks"]}
+    assert {name.replace("/host1", "") for name in identities if "/host1/" in name} == {
+        n for n in identities if "/host1/" not in n
+    }
+    assert {info["ratio"] for info in infos if info["operation"] == "tokens" and info["role"] == "implementation"} == {1.0}
+    assert all(info["roof"] for info in infos if info["role"] == "implementation" and info["operation"] == "tokens")
+    assert report.content["environment"]["hosts"]["host1"]["cores"] >= 1
+    assert "numpy on cpu of host1, 1 thread(s)" in report.content["environment"]["workers"]
+    assert "-o BatchMode=yes" in ssh.read_text(), "nobody is there to type a password"
+    written = "".join(path.read_text() for path in (tmp_path / "o").iterdir())
+    assert "user@box" not in written, "a record names no machine"
+    samples = [json.loads(line) for line in (tmp_path / "o" / "samples.jsonl").read_text().splitlines()]
+    assert all(sample["disturbance"] is None or sample["disturbance"] >= 0 for sample in samples)
+    again = benchmark(BenchOptions(**{**options.__dict__, "resume": True}))
+    assert [e["stats"]["data"] for e in again.content["benchmarks"]] == [e["stats"]["data"] for e in report.content["benchmarks"]]
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("box", "host 'box': expected local, or ssh=USER@MACHINE"),
+        ("ssh=", "expected local, or ssh="),
+        ("ssh=a//port=3", "expected local, or ssh="),
+        (
+            remote("gone"),
+            r"host ssh=user@gone: .*; expected a machine that ssh reaches without a password, where .* has patchparity",
+        ),
+        (
+            remote(python="/no/such/python"),
+            r"expected a machine that ssh reaches .* where /no/such/python has patchparity\[bench\]",
+        ),
+    ],
+)
+def test_a_host_that_cannot_take_part_is_one_sentence_before_any_work(ssh, tmp_path, host, message):
+    with pytest.raises(PatchParityError, match=message) as raised:
+        benchmark(BenchOptions(**SMALL, hosts=(host,), out=str(tmp_path / "o")))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_host_without_patchparity_says_so(ssh, tmp_path):
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(PatchParityError, match=r"No module named 'patchparity'; expected a machine .* has patchparity\[bench\]"):
+        benchmark(BenchOptions(**SMALL, hosts=(remote(python=bare),), out=str(tmp_path / "o")))
+
+
+def test_a_host_of_another_version_says_so(ssh, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "__version__", "99.0")
+    with pytest.raises(PatchParityError, match=r"has patchparity .*, expected 99.0; pip install it there"):
+        benchmark(BenchOptions(**SMALL, hosts=(remote(),), out=str(tmp_path / "o")))
+
+
+def test_hosts_are_read_in_order_each_once():
+    assert parse_hosts(()) == (Host(),)
+    hosts = parse_hosts(("ssh=a", LOCAL, "ssh=-p 22 b//python=/x/python", "ssh=a"))
+    assert hosts == (Host("host1", "a", "python3"), Host(), Host("host2", "-p 22 b", "/x/python"))
