@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, get_backend, list_backends
 from patchparity.backends.base import Computation, DeviceMemory, Events
 from patchparity.backends.numpy import NumPyBackend
+from patchparity.bench import timing, workers
 from patchparity.bench.devices import CpuDevice, CudaDevice, open_device
+from patchparity.bench.timing import Disturbance
 
 SPEC = PatchEmbedSpec((12, 20), 4, 3, 40)
 NAP = 0.004
@@ -185,3 +188,57 @@ def test_every_backend_has_something_to_empty_a_cache_with_and_cuda_where_there_
 def test_a_framework_without_anything_to_empty_a_gpu_cache_with_says_so():
     with pytest.raises(Exception, match="onnxruntime cannot empty the cache of cuda"):
         get_backend("onnxruntime").sweep(1000, "cuda")
+
+
+def test_a_visit_is_one_warm_call_and_then_a_sample_of_repeated_ones():
+    server = workers._Server()
+    server.start("numpy", "cpu", "ieee")
+    calls = []
+
+    class Counted(Computation):
+        def call(self, inputs):
+            calls.append("called")
+            return time.sleep(0.001)
+
+        def synchronize(self, outputs):
+            calls.append("waited for")
+
+    server.at.flush = lambda: calls.append("flushed")
+    for cold, repeat in ((False, 3), (True, 1)):
+        server.loaded["r"] = workers._Loaded(Counted(), None, cold, repeat, {})
+        calls.clear()
+        told = server.visit("r")
+        assert calls == ["called", "waited for", *(["flushed"] if cold else []), *(["called", "waited for"] * repeat)]
+        assert 0.001 <= told["seconds"] < told["visit_seconds"]
+
+
+def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
+    now = SimpleNamespace(wall=10.0, cpu=3.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.cpu))
+
+    def round_of(busy_before, busy_after, ours, here=True, own=0.1):
+        states = iter([{"busy": busy_before, "clock_mhz": None}, {"busy": busy_after, "clock_mhz": 1980}])
+        watched = Disturbance(lambda: next(states), here)
+        now.wall, now.cpu = now.wall + 2.0, now.cpu + own
+        return watched.told(ours)
+
+    quiet = round_of((100.0, 1.0), (102.2, 1.0), ours=2.0)
+    assert quiet == {"disturbance": pytest.approx(0.05), "steal": 0.0, "disturbed": False, "clock_mhz": 1980}
+    beside = round_of((100.0, 1.0), (103.9, 1.6), ours=1.9)
+    assert (beside["disturbance"], beside["steal"], beside["disturbed"]) == (pytest.approx(0.95), pytest.approx(0.3), True)
+    assert round_of((100.0, 1.0), (102.0, 1.0), ours=1.9, here=False)["disturbance"] == pytest.approx(0.05), "we are elsewhere"
+    within_the_ticks = round_of((100.0, 0.0), (102.615, 0.0), ours=2.0)
+    assert within_the_ticks["disturbance"] > timing.DISTURBED_CORES
+    assert not within_the_ticks["disturbed"]
+    assert round_of(None, None, ours=1.0) == {"disturbance": None, "steal": None, "disturbed": False, "clock_mhz": 1980}
+    assert Disturbance(lambda: None, True).told(1.0)["disturbance"] is None, "a worker that does not answer"
+
+
+def test_the_clock_is_what_nvidia_smi_tells(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 1755\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert CudaDevice(QueueBackend(True), "cuda").clock_mhz() == 1755
+    program.write_text("#!/bin/sh\necho '[N/A]'\n")
+    assert CudaDevice(QueueBackend(True), "cuda").clock_mhz() is None

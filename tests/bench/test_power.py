@@ -109,7 +109,7 @@ def test_the_spread_of_the_a_a_ratio_beside_sequential_pytest_benchmark(neighbor
     try:
         for repeat in range(repeats):
             session = BenchSession(
-                BenchOptions(cases=(case,), implementations=("numpy:linear",), threads=(1,), rounds=64, seed=repeat)
+                BenchOptions(cases=(case,), implementations=("numpy:linear",), threads=(1,), rounds=128, seed=repeat)
             )
             copy = next(row for row in session.rows if row.role == "aa")
             assert session.outcome(copy)["status"] == "measured"
