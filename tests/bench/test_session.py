@@ -118,6 +118,14 @@ def test_resume_measures_a_block_anew_where_it_cannot_be_kept(tmp_path):
     assert {len(data) for data in data_of(longer.content).values()} == {7}
 
 
+def test_a_block_that_lost_a_row_is_not_told_as_if_it_were_whole(report, tmp_path):
+    copied_record(report, tmp_path)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()[:-1]
+    (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
+    with pytest.raises(PatchParityError, match="the benchmark broke down"):
+        load_bench(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["samples.jsonl", "rows.jsonl"])
 def test_a_block_that_lost_a_line_is_measured_anew(report, tmp_path, name):
     copied_record(report, tmp_path)
