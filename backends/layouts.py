@@ -16,6 +16,7 @@ OIHW = "D C Ph Pw"
 HWIO = "Ph Pw C D"
 LINEAR_CHANNELS_FIRST = "D (C Ph Pw)"
 DENSE_CHANNELS_LAST = "(Ph Pw C) D"
+DENSE_CHANNELS_FIRST = "(C Ph Pw) D"
 CANONICAL = "D Ph Pw C"
 NCHW = "B C H W"
 NHWC = "B H W C"
@@ -27,7 +28,7 @@ KERNEL_LAYOUTS = {
     "ohwi": CANONICAL,
     "linear-chw": LINEAR_CHANNELS_FIRST,
     "linear-hwc": "D (Ph Pw C)",
-    "dense-chw": "(C Ph Pw) D",
+    "dense-chw": DENSE_CHANNELS_FIRST,
     "dense-hwc": DENSE_CHANNELS_LAST,
 }
 """The names that users type for kernel layouts; `linear` is `(D, K)` as in torch, `dense` is `(K, D)` as in Flax and Keras."""

@@ -12,10 +12,7 @@ from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from ._windows import window_indices
 from .base import Backend, Computation, Implementation, LoadedEmbedding, Operation, Precision, check_precision
-from .layouts import NCHW, OIHW, kernel_to_layout
-
-DENSE_CHANNELS_FIRST = "(C Ph Pw) D"
-"""`MatMul`'s second factor for patches in the order (channel, row, column), which exporters get from `unfold`."""
+from .layouts import DENSE_CHANNELS_FIRST, NCHW, OIHW, kernel_to_layout
 
 OPSET = 17
 """Of the graphs: the first with everything in them. IR version 8 belongs to it, so that any ONNX Runtime since 1.13 reads them."""
@@ -68,7 +65,10 @@ def _conv2d(graph: _Graph, spec: PatchEmbedSpec, weights: PatchEmbedWeights) -> 
 
 
 def _linear(graph: _Graph, spec: PatchEmbedSpec, weights: PatchEmbedWeights) -> str:
-    """`Pad`, cut into patches by `Reshape` (by `Gather` where they do not tile), `Transpose`, `MatMul`, `Add`."""
+    """`Pad`, cut into patches by `Reshape` (by `Gather` where they do not tile), `Transpose`, `MatMul`, `Add`.
+
+    Patches are in the order (channel, row, column), which exporters get from `unfold`.
+    """
     images, axes = "images", spec.spatial_axes
     if any(any(pair) for pair in spec.effective_padding):
         before, after = zip(*spec.effective_padding, strict=True)

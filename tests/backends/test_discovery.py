@@ -44,7 +44,7 @@ def test_selection():
         "torch:conv2d:eager",
         "torch:conv2d:compile",
     }
-    assert len(list_implementations(["numpy", "numpy"])) == 2
+    assert len(list_implementations(["numpy", "numpy"])) == 3
     assert {i.backend for _, i in list_implementations(None, ["torch"])} == {"torch"}
     with pytest.raises(PatchParityError, match="implementation 'jax:linear' was asked for, but only backend numpy"):
         list_implementations(["numpy"], ["jax:linear"])

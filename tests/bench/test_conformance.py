@@ -307,8 +307,8 @@ def test_a_precision_that_a_framework_lacks_is_a_skip_that_says_so():
 def test_progress_is_told_of_every_unit():
     told = []
     check(backends=["numpy"], dtypes=["float32"], image=PIXELS, progress=lambda *news: told.append(news))
-    assert [done for done, _, _ in told] == list(range(25))
-    assert {total for _, total, _ in told} == {24}, "22 at ieee, and one for each implementation at the default precision"
+    assert [done for done, _, _ in told] == list(range(37))
+    assert {total for _, total, _ in told} == {36}, "33 at ieee, and one for each implementation at the default precision"
 
 
 def test_exact_failures_are_null_in_json_not_infinity(tmp_path):

@@ -89,7 +89,7 @@ def test_a_host_that_cannot_take_part_is_one_sentence_before_any_work(ssh, tmp_p
 
 def test_a_host_without_patchparity_says_so(ssh, tmp_path):
     bare = tmp_path / "bare-python"
-    bare.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
+    bare.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS "$@"\n')
     bare.chmod(0o755)
     with pytest.raises(PatchParityError, match=r"No module named 'patchparity'; expected a machine .* has patchparity\[bench\]"):
         benchmark(BenchOptions(**SMALL, hosts=(remote(python=bare),), out=str(tmp_path / "o")))

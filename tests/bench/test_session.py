@@ -34,7 +34,7 @@ EXTRA_INFO = {
     "roof_fraction", "peak_memory_bytes", "ratio", "ratio_interval", "role",
 }  # fmt: skip
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-SMALL = dict(cases=("vit-ti32-224-b2",), backends=("numpy",), threads=(1,), rounds=4)
+SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,11 @@ def test_fragile_implementations_cost_their_own_rows(tmp_path):
 def test_a_missing_framework_is_rows_that_say_how_to_get_it(tmp_path):
     environment = install(tmp_path, "absent")
     options = BenchOptions(
-        cases=("vit-ti32-224-b1",), implementations=("numpy", "absent"), threads=(1,), rounds=3, out=str(tmp_path / "o")
+        cases=("vit-ti32-224-b1",),
+        implementations=("numpy:linear", "numpy:conv2d", "absent"),
+        threads=(1,),
+        rounds=3,
+        out=str(tmp_path / "o"),
     )
     code = f"import patchparity; print(patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r})).ok)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
@@ -278,7 +282,7 @@ def test_a_missing_synchronization_is_an_error_and_no_time(tmp_path):
         for entry in content["benchmarks"]
         if entry["extra_info"]["role"] == "implementation"
     }
-    assert measured == {"numpy:linear:eager", "numpy:conv2d:eager"}
+    assert measured == {"numpy:linear:eager", "numpy:naive:eager", "numpy:conv2d:eager"}
 
 
 def test_sequences_and_train_steps_are_timed_beside_tokens_each_with_its_verdict(tmp_path):
@@ -527,12 +531,15 @@ def test_peak_memory_is_what_a_call_needs_beside_its_inputs():
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
     worker.start()
     place = dict(spec=case.spec.to_dict(), batch=case.batch, dtype="float32", seed=0)
-    told = worker.request("load", row="r", implementation="numpy:linear:eager", **place)["peak_memory_bytes"]
-    again = worker.request("load", row="s", implementation="numpy:linear:eager", **place)["peak_memory_bytes"]
+    told, again, kept = (
+        worker.request("load", row=f"r{number}", implementation=f"numpy:{name}:eager", **place)["peak_memory_bytes"]
+        for number, name in enumerate(("naive", "naive", "linear"))
+    )
     worker.end()
     values = case.batch * case.spec.num_patches * case.spec.embed_dim  # K = D here: patches and tokens are as large
     assert 2 * 4 * values * 0.9 < told < 4 * 4 * values, "the patches and the tokens, and not much more"
     assert again == pytest.approx(told, rel=0.2), "what the first row left behind is not used unseen"
+    assert kept < 0.1 * told, "this one keeps its arrays from call to call"
 
 
 def test_workers_die_and_hang_with_a_sentence():
