@@ -17,7 +17,7 @@ from ..reference.errors import PatchParityError
 from .plan import BenchOptions
 from .results import locked, output_folder, set_aside
 
-SCHEMA = "patchparity.bench/1"
+SCHEMA = "patchparity.bench/2"
 """What `bench.json` calls itself; beside it stands pytest-benchmark's own version."""
 
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from ..reference.errors import PatchParityError
 from .results import Record
 from .timing import Block, Effort, Row
 
@@ -44,14 +45,36 @@ class RecordedBlock:
         return self.whole and same and held
 
 
+FIELDS = (
+    "row",
+    "case",
+    "implementation",
+    "backend",
+    "host",
+    "device",
+    "dtype",
+    "precision",
+    "threads_requested",
+    "operation",
+    "role",
+    "cache",
+)
+FIELDS += ("status", "message", "attempt", "rounds", "effort", "seed", "rows_of_block", "planned_skip")
+"""Of a row; what is read of it here and in the views."""
+
+
 def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     """Read a record's blocks; of several attempts at a block the last one that ended counts.
 
     Raises:
-        PatchParityError: a damaged record.
+        PatchParityError: a damaged record, or one of a version that wrote other fields.
     """
     outcomes: dict[Block, dict[str, Outcome]] = defaultdict(dict)
     for outcome in record.rows():
+        if missing := [name for name in FIELDS if name not in outcome]:
+            raise PatchParityError(
+                f"{record.rows_path} was written by another version of patchparity (a row has no {missing[0]!r}): measure anew, without --resume"
+            )
         block = outcomes[outcome["case"], outcome["dtype"], outcome["threads_requested"], outcome["cache"], outcome["host"]]
         if any(other["attempt"] != outcome["attempt"] for other in block.values()):
             block.clear()

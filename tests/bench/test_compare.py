@@ -141,5 +141,5 @@ def test_a_record_of_another_schema_is_refused(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
     content = json.loads((new / "bench.json").read_text())
     (new / "bench.json").write_text(json.dumps({**content, "schema": "patchparity.bench/9"}))
-    with pytest.raises(PatchParityError, match=r"is patchparity.bench/9, and this version reads patchparity.bench/1"):
+    with pytest.raises(PatchParityError, match=r"is patchparity.bench/9, and this version reads patchparity.bench/2"):
         compare(old, new)

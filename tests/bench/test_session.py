@@ -118,6 +118,18 @@ def test_resume_measures_a_block_anew_where_it_cannot_be_kept(tmp_path):
     assert {len(data) for data in data_of(longer.content).values()} == {7}
 
 
+def test_a_record_of_another_version_is_refused_in_a_sentence(report, tmp_path):
+    copied_record(report, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({name: value for name, value in row.items() if name != "host"}) + "\n" for row in rows)
+    )
+    with pytest.raises(
+        PatchParityError, match=r"was written by another version of patchparity .a row has no 'host'.: measure anew"
+    ):
+        benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
+
+
 def test_a_block_that_lost_a_row_is_not_told_as_if_it_were_whole(report, tmp_path):
     copied_record(report, tmp_path)
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()[:-1]
