@@ -317,7 +317,7 @@ CacheOption = Annotated[list[str] | None, typer.Option("--cache", help="warm (th
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
 LimitOption = Annotated[float, typer.Option("--call-seconds", help="End a worker that takes longer for one call.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Keep what the folder's record holds, and measure the rest.")]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder for the record and the report.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the record (and, of run, the report).")]
 
 
 @app.command("bench")

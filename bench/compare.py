@@ -146,6 +146,8 @@ def compare(
     floors = [noise_floors(content["benchmarks"]) for content in contents]
     floors.append(_machine_shifts(*(content["benchmarks"] for content in contents)))
     common = [name for name in tables[1] if name in tables[0]]
+    if not common:
+        raise PatchParityError(f"{old} and {new} have no row in common: nothing can be compared")
     ratios = [_ratio(*(table[name] for table in tables), floors) for name in common]
     rows = []
     for name, judged in zip(common, compare_ratios(ratios), strict=True):

@@ -114,6 +114,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
         **dataclasses.asdict(session.options),
         "out": "",
         "hosts": list(session.hosts),
+        "pythons": list(session.interpreters),
         "rounds": session.effort.rounds,
     }
     told = {"fail": "failures", "error": "failures", "skip": "skipped"}

@@ -42,7 +42,7 @@ def test_run_does_the_main_job(finished_run):
     assert "vit-ti32-224-b2, 1 thread " in done.stdout
     assert "mistakes made on purpose were rejected" in done.stdout
     assert json.loads((folder / "check.json").read_text())["summary"]["fail"] == 0
-    assert len(json.loads((folder / "bench.json").read_text())["benchmarks"]) == 16
+    assert len(json.loads((folder / "bench.json").read_text())["benchmarks"]) == 20
 
 
 class _Addresses(html.parser.HTMLParser):
@@ -81,7 +81,7 @@ def test_the_report_is_self_contained_and_holds_every_row(finished_run):
         assert needle in text
     assert "time over batch" in page
     lines = (folder / "report.csv").read_text().splitlines()
-    assert len(lines) == 1 + 16
+    assert len(lines) == 1 + 20
     assert lines[0].startswith("case,implementation,backend")
 
 

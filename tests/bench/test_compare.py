@@ -137,6 +137,16 @@ def test_the_command(record, tmp_path, capsys, monkeypatch):
     assert "cannot read" in capsys.readouterr().err
 
 
+def test_records_without_a_common_row_are_no_success(record, tmp_path):
+    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
+    content = json.loads((new / "bench.json").read_text())
+    for entry in content["benchmarks"]:
+        entry["params"]["identity"] += "-renamed"
+    (new / "bench.json").write_text(json.dumps(content))
+    with pytest.raises(PatchParityError, match="have no row in common: nothing can be compared"):
+        compare(old, new)
+
+
 def test_a_record_of_another_schema_is_refused(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
     content = json.loads((new / "bench.json").read_text())
