@@ -30,7 +30,7 @@ from .base import (
 )
 from .jax import JaxBackend, first_call_told
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
-from .tensorflow import TensorFlowBackend, traced_first_call
+from .tensorflow import TensorFlowBackend, traced_first_call, wait_for
 from .torch import TorchBackend
 
 
@@ -128,16 +128,14 @@ class _TensorFlowModel:
                 tokens = model(images)
             return [tokens, *tape.gradient(tokens, [variable.value for variable in model.trainable_variables], grad_tokens)]
 
-        self.tf, self.forward = tf, tf.function(lambda images: model(images), autograph=False)
+        self.forward = tf.function(lambda images: model(images), autograph=False)
         self.pullback, self.train_step = (tf.function(function, autograph=False) for function in (pullback, train_step))
 
     def first_call(self, images: Any) -> tuple[Any, FirstCall]:
-        return traced_first_call(self.forward, images, self.synchronize)
+        return traced_first_call(self.forward, images)
 
     def synchronize(self, outputs: Any) -> None:
-        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-        if "GPU" in first.device:
-            self.tf.test.experimental.sync_devices()
+        wait_for(outputs)
 
 
 class _JaxModel:

@@ -27,6 +27,7 @@ from .base import (
     LoadedEmbedding,
     Operation,
     Precision,
+    called_twice,
     check_precision,
     step_results,
 )
@@ -133,17 +134,26 @@ def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> 
     return variables, forward
 
 
-def traced_first_call(function: Any, images: Any, synchronize: Callable[[Any], None]) -> tuple[Any, FirstCall]:
-    """Trace a `tf.function`, then call it twice: it compiles when it is first called, and what a second call does not take is that time."""
-    times = [time.perf_counter()]
-    function.get_concrete_function(images)
-    times.append(time.perf_counter())
-    for _ in range(2):
+def traced_first_call(function: Any, images: Any) -> tuple[Any, FirstCall]:
+    """Trace a `tf.function`, then call it: it compiles when it is first called."""
+
+    def call() -> Any:
         outputs = function(images)
-        synchronize(outputs)
-        times.append(time.perf_counter())
-    trace, first, second = np.diff(times).tolist()
-    return outputs, FirstCall(trace, max(0.0, first - second))
+        wait_for(outputs)
+        return outputs
+
+    started = time.perf_counter()
+    function.get_concrete_function(images)
+    trace = time.perf_counter() - started
+    outputs, beyond_the_second = called_twice(call)
+    return outputs, FirstCall(trace, beyond_the_second)
+
+
+def wait_for(outputs: Any) -> None:
+    """Return once outputs are computed: on the CPU a call returns when they are; a GPU needs `sync_devices`."""
+    first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    if "GPU" in first.device:
+        _tensorflow().test.experimental.sync_devices()
 
 
 class _Functions:
@@ -213,10 +223,7 @@ class _Embedding(LoadedEmbedding):
             return self.forward(inputs)
 
     def synchronize(self, outputs: Any) -> None:
-        """On the CPU an eager call returns when it has computed; a GPU needs `sync_devices`."""
-        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-        if "GPU" in first.device:
-            self.tf.test.experimental.sync_devices()
+        wait_for(outputs)
 
     def fetch(self, outputs: Any) -> NDArray[Any]:
         return np.asarray(outputs)
@@ -226,7 +233,17 @@ class _Embedding(LoadedEmbedding):
         if self.implementation.mode == "eager":
             return super().first_call(inputs)
         with self.device:
-            return traced_first_call(self.forward, inputs, self.synchronize)
+            return traced_first_call(self.forward, inputs)
+
+    def _on_device(self, function: Forward) -> Forward:
+        """The function in the implementation's mode, on its device."""
+        whole = self.wrap(function)
+
+        def placed(images: Any) -> Any:
+            with self.device:
+                return whole(images)
+
+        return placed
 
     def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
         """`tf.concat` with the broadcast class token, then the sum."""
@@ -237,13 +254,7 @@ class _Embedding(LoadedEmbedding):
             rows = tf.broadcast_to(token, (tf.shape(images)[0], 1, token.shape[0]))
             return tf.concat([rows, forward(images)], axis=1) + table
 
-        whole = self.wrap(assemble)
-
-        def function(images: Any) -> Any:
-            with self.device:
-                return whole(images)
-
-        return Operation(self, function, lambda outputs: {"forward": np.asarray(outputs)})
+        return Operation(self, self._on_device(assemble), lambda outputs: {"forward": np.asarray(outputs)})
 
     def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
         """`tf.GradientTape` over the forward pass, gradients of the variables."""
@@ -254,13 +265,8 @@ class _Embedding(LoadedEmbedding):
                 tokens = forward(images)
             return [tokens, *tape.gradient(tokens, self.variables, gradient)]
 
-        whole, layout = self.wrap(step), self.implementation.kernel_layout
-
-        def function(images: Any) -> Any:
-            with self.device:
-                return whole(images)
-
-        return Operation(self, function, lambda outputs: step_results(map(np.asarray, outputs), layout, self.spec))
+        layout = self.implementation.kernel_layout
+        return Operation(self, self._on_device(step), lambda outputs: step_results(map(np.asarray, outputs), layout, self.spec))
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         with self.device:
@@ -286,8 +292,7 @@ class _Gemm(Computation):
         return self.product(self.left, self.right)
 
     def synchronize(self, outputs: Any) -> None:
-        if "GPU" in outputs.device:
-            self.tf.test.experimental.sync_devices()
+        wait_for(outputs)
 
 
 class _Sweep(Computation):
@@ -304,8 +309,7 @@ class _Sweep(Computation):
             return self.values + 1.0
 
     def synchronize(self, outputs: Any) -> None:
-        if "GPU" in outputs.device:
-            self.tf.test.experimental.sync_devices()
+        wait_for(outputs)
 
 
 class _Memory(DeviceMemory):

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from .base import (
     LoadedEmbedding,
     Operation,
     Precision,
+    called_twice,
     check_precision,
     step_results,
 )
@@ -143,16 +143,11 @@ class _Embedding(LoadedEmbedding):
         )
 
     def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
-        """`torch.compile` traces and compiles when first called, and does not tell of it: what a second call does not take is its time."""
+        """`torch.compile` traces and compiles when first called, and does not tell of it."""
         if self.implementation.mode != "compile":
             return super().first_call(inputs)
-        seconds = []
-        for _ in range(2):
-            started = time.perf_counter()
-            outputs = self.call(inputs)
-            self.synchronize(outputs)
-            seconds.append(time.perf_counter() - started)
-        return outputs, FirstCall(compile_seconds=max(0.0, seconds[0] - seconds[1]))
+        outputs, beyond_the_second = called_twice(lambda: super(_Embedding, self).first_call(inputs)[0])
+        return outputs, FirstCall(compile_seconds=beyond_the_second)
 
     def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
         """`torch.cat` with the expanded class token, then the sum, as timm and transformers have it."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..reference.errors import PatchParityError
 from .harness import load_bench
+from .rows import Block
 from .statistics import SMALLEST_DIFFERENCE, Comparison, Ratio, by_generation, compare_ratios, enough, resampled_medians
-from .timing import Block
 from .views import noise_floors, row_block
 
 MACHINE = ("processor", "cores", "cores_of_machine", "memory_bytes", "gpus", "platform")

@@ -15,8 +15,8 @@ from patchparity.bench.harness import SCHEMA
 from patchparity.bench.plan import BenchOptions
 from patchparity.bench.progress import progress_bar
 from patchparity.bench.results import write_json
+from patchparity.bench.rows import Row
 from patchparity.bench.session import BenchSession
-from patchparity.bench.timing import Row
 from patchparity.reference.errors import PatchParityError
 
 SESSION = pytest.StashKey[BenchSession]()

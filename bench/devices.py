@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..backends.base import Backend, Computation, LoadedEmbedding
-from .environment import cpu_clock_mhz, gpu_clock_mhz
+from .readings import cpu_clock_mhz, gpu_clock_mhz
 
 
 @dataclass(frozen=True)

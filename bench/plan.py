@@ -11,8 +11,10 @@ from ..backends.base import Backend, Implementation, check_place, get_backend, l
 from ..reference.errors import PatchParityError, require_choice
 from .cases import named_case, preset
 from .hosts import LOCAL, parse_hosts
-from .timing import NEARLY_PEAK, Effort, Row, product_shape
-from .workers import CALL_SECONDS, OPERATIONS, START_SECONDS, machine_of
+from .operations import OPERATIONS
+from .rows import NEARLY_PEAK, Row, product_shape
+from .timing import Effort
+from .workers import CALL_SECONDS, START_SECONDS, machine_of
 
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..reference.errors import PatchParityError
 from .results import Record
-from .timing import Block, Effort, Row
+from .rows import Block, Row
+from .timing import Effort
 
 Outcome = dict[str, Any]
 

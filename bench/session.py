@@ -17,7 +17,8 @@ from .hosts import LOCAL, parse_hosts
 from .plan import BenchOptions, plan
 from .recorded import recorded_blocks
 from .results import Record, output_folder
-from .timing import Block, Row, blank_outcome, measure_block
+from .rows import Block, Row, blank_outcome
+from .timing import measure_block
 from .views import extra_information
 from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, machine_of, worker_environment
 

@@ -1,7 +1,6 @@
 """Interleaved rounds over workers: every row of a case visited once a round, in seeded random order."""
 
 import contextlib
-import functools
 import itertools
 import math
 import time
@@ -12,169 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import get_backend
-from ..reference.error import ArithmeticModel
-from ..reference.probes import Direction, Probe
-from ..reference.verdict import Verdict, judge
 from .cases import Case
+from .disturbance import Disturbance
 from .hosts import LOCAL
+from .judging import first_verdict, judged_results
+from .rows import Row, blank_outcome, copied_values, product_shape, row_problem, row_work
 from .statistics import paired_ratio
-from .workers import OPERATIONS, Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe, unpacked
-
-Block = tuple[str, str, int, str, str]
-"""What is measured in one interleave: case, dtype, threads, cache, host."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report before it is measured: what, where, with how many threads.
-
-    Args:
-        case: name of the case.
-        implementation: `backend:formulation:mode`, or `backend:gemm`, `backend:peak`, `backend:copy` for a ceiling.
-        device, dtype, precision: as in the results.
-        threads: CPU threads asked for.
-        operation: `tokens`; `sequence`, with a class token and positions; `train-step`, tokens and the gradients of kernel and bias;
-            `one-patch`, tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one;
-            `copy`, of as many bytes as the case must move.
-        role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
-        skip: why it cannot be measured here, or an empty string.
-        cache: `warm` (the call before left its data there), or `cold` (something else has been read since).
-        host: label of the machine: `local`, or `host1`, ... of those behind ssh.
-    """
-
-    case: str
-    implementation: str
-    device: str
-    dtype: str
-    precision: str
-    threads: int
-    operation: str = "tokens"
-    role: str = "implementation"
-    skip: str = ""
-    cache: str = "warm"
-    host: str = LOCAL
-
-    @property
-    def backend(self) -> str:
-        """Name of the backend."""
-        return self.implementation.split(":")[0]
-
-    @property
-    def worker(self) -> WorkerKey:
-        """The worker that measures it."""
-        return WorkerKey(self.backend, self.device, self.threads, self.precision, int(self.role == "aa"), self.host)
-
-    @property
-    def block(self) -> Block:
-        """What is measured in one interleave: case, dtype, threads and cache, on all devices of one host."""
-        return self.case, self.dtype, self.threads, self.cache, self.host
-
-    @property
-    def key(self) -> str:
-        """A name that no other row of its worker has."""
-        other = "aa" if self.role == "aa" else self.operation if self.operation in ("one-patch", *OPERATIONS[1:]) else ""
-        return self.implementation + (f"#{other}" if other else "")
-
-    @property
-    def identity(self) -> str:
-        """A name that no other row of a record has."""
-        cold = () if self.cache == "warm" else (self.cache,)
-        elsewhere = () if self.host == LOCAL else (self.host,)
-        return "/".join((self.case, *elsewhere, self.device, self.dtype, f"t{self.threads}", *cold, self.key))
-
-
-PEAK_SIZE = 1024
-"""Edge of the square matrix product: 2.1 GFLOP, some 20 ms of one core, and 4 MB a matrix, from where rates no longer grow here."""
-
-NEARLY_PEAK = 192
-"""A product all of whose edges are at least this long computes as fast as the square one: with 196 x 768 x 192 the fastest library reaches
-111 GFLOP/s where the square ones reach 106 (one core here), with K = 48 (Swin) 80. Then the square one is not needed."""
-
-
-def row_problem(row: Row, case: Case) -> Case:
-    """The problem that a row computes: the case's, or one patch of it."""
-    if row.operation != "one-patch":
-        return case
-    return Case(f"{case.name}-one-patch", case.spec.replace(image_size=case.spec.patch_size, padding=0, remainder="error"), 1)
-
-
-def row_work(operation: str, case: Case, itemsize: int) -> tuple[int, int]:
-    """Operations and least bytes of a row: of the projection, of a matrix product, or of a copy."""
-    spec, batch = case.spec, case.batch
-    if operation == "copy":
-        return 0, 2 * itemsize * copied_values(case, itemsize)
-    if operation in ("gemm", "peak"):
-        rows, depth, columns = product_shape(operation, case)
-        return 2 * rows * depth * columns, itemsize * (rows * depth + depth * columns + rows * columns)
-    tokens, least = spec.flops(batch), spec.minimum_bytes(batch, itemsize)
-    rows, width = batch * spec.num_patches, spec.embed_dim
-    if (
-        operation == "sequence"
-    ):  # a sum for every value; the class token and positions are read, and a row more is written for each image
-        length = 1 + spec.num_patches
-        return tokens + batch * length * width, least + itemsize * width * (1 + length + batch)
-    if (
-        operation == "train-step"
-    ):  # a product and a sum over rows more; the gradient of tokens is read, those of kernel and bias written
-        values = rows * width + width * (spec.patch_values + 1)
-        return tokens + 2 * rows * spec.patch_values * width + rows * width, least + itemsize * values
-    return tokens, least
-
-
-def products(operation: str) -> int:
-    """How many products of the case's shape an operation contains: Xᵀ·G of a train step is one more, of the same operations."""
-    return 2 if operation == "train-step" else 1
-
-
-def product_shape(operation: str, case: Case) -> tuple[int, int, int]:
-    """Rows, depth and columns of a matrix product: `(B·N, K, D)`, or a square."""
-    if operation == "peak":
-        return PEAK_SIZE, PEAK_SIZE, PEAK_SIZE
-    return case.batch * case.spec.num_patches, case.spec.patch_values, case.spec.embed_dim
-
-
-def copied_values(case: Case, itemsize: int) -> int:
-    """Values that are copied: read and written they are the bytes that the case must move, so that caches serve both alike."""
-    return max(1, case.spec.minimum_bytes(case.batch, itemsize) // (2 * itemsize))
-
-
-DISTURBED_CORES = 0.25
-"""Cores that others keep busy in a round, from which it is called disturbed. Idle machines show 0.05 to 0.15 here."""
-
-TICK_SECONDS = 0.02
-"""What busy seconds may be wrong by: Linux counts them in ticks of 10 ms, and two readings are off by one tick each."""
-
-
-class Disturbance:
-    """What others did to the machine in a round, in cores: what it was busy with, less what our own processes used.
-
-    Args:
-        state: asks a worker on that machine for its `state`, or gives None where it cannot answer.
-        here: whether this process, too, computes on that machine.
-    """
-
-    def __init__(self, state: Callable[[], dict[str, Any] | None], here: bool) -> None:
-        self._state, self._here = state, here
-        self._busy = self._reading()[0]
-        self._started, self._own = time.perf_counter(), time.process_time()
-
-    def _reading(self) -> tuple[tuple[float, float] | None, int | None]:
-        state = self._state() or {"busy": None, "clock_mhz": None}
-        return state["busy"], state["clock_mhz"]
-
-    def told(self, worker_cpu_seconds: float) -> dict[str, Any]:
-        """Fields of the round's samples: `disturbance` and `steal` in cores (None where the system does not tell), `disturbed`, `clock_mhz`."""
-        seconds = time.perf_counter() - self._started
-        ours = worker_cpu_seconds + (time.process_time() - self._own if self._here else 0.0)
-        busy, clock = self._reading()
-        if busy is None or self._busy is None:
-            return {"disturbance": None, "steal": None, "disturbed": False, "clock_mhz": clock}
-        others = max(0.0, (busy[0] - self._busy[0] - ours) / seconds)
-        steal = max(0.0, (busy[1] - self._busy[1]) / seconds)
-        disturbed = others > DISTURBED_CORES + TICK_SECONDS / seconds
-        return {"disturbance": others, "steal": steal, "disturbed": disturbed, "clock_mhz": clock}
-
+from .workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
 Report = Callable[[float, str], None]
 """Called with a fraction of the block that is done, and what comes next."""
@@ -297,7 +140,7 @@ class _Block:
         live = self.live
         for number, row in enumerate(live):
             report(number / len(live), f"{row.case} loading {row.key}")
-            problem = row_problem(row, self.case)
+            problem = row_problem(row.operation, self.case)
             self._guarded(row, lambda row=row, problem=problem: _load(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
 
     def round(self, number: int, generation: int) -> None:
@@ -334,7 +177,7 @@ class _Block:
     def finish(self) -> None:
         """Take the last words of every row that takes part; what is loaded is gone then."""
         for row in self.live:
-            problem = row_problem(row, self.case)
+            problem = row_problem(row.operation, self.case)
             self._guarded(row, lambda row=row, problem=problem: _finish(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
 
     def widest(self) -> float:
@@ -383,7 +226,7 @@ def faster_than_the_machine(rows: list[Row], case: Case, seconds: dict[str, list
     """
     rates: dict[str, float] = {}
     for row in rows:
-        operations, _ = row_work(row.operation, row_problem(row, case), np.dtype(row.dtype).itemsize)
+        operations, _ = row_work(row.operation, row_problem(row.operation, case), np.dtype(row.dtype).itemsize)
         if operations and seconds[row.identity]:
             typical = np.min if row.role == "ceiling" else np.median
             rates[row.identity] = operations / float(typical(seconds[row.identity]))
@@ -409,15 +252,6 @@ LOADING_SHARE = 0.3
 """Share of a block's time that loading and judging take, for the progress bar alone."""
 
 
-def blank_outcome(row: Row) -> dict[str, Any]:
-    """What is known of a row before it is measured, as a line of `rows.jsonl`."""
-    fields: dict[str, Any] = {
-        name: getattr(row, name) for name in ("case", "implementation", "backend", "host", "device", "dtype", "precision")
-    }
-    fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache=row.cache)
-    return {**fields, "status": "skip" if row.skip else "measured", "message": row.skip}
-
-
 def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     spec = case.spec
     cold = row.cache == "cold"
@@ -433,10 +267,10 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
         reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype, cold=cold)["unavailable"]
         return {"outcome": {"status": "skip", "message": reason} if reason else {}}
     place = dict(implementation=row.implementation, spec=spec.to_dict(), batch=case.batch, dtype=row.dtype, seed=seed, cold=cold)
-    answer = worker.request("load", row=row.key, operation=_timed_operation(row), **place)
+    answer = worker.request("load", row=row.key, operation=row.timed_operation, **place)
     if answer.get("unavailable"):
         return {"outcome": {"status": "skip", "message": answer["unavailable"]}}
-    verdict = _verdict(row, case, seed, answer)
+    verdict = first_verdict(row, case, seed, answer)
     told = (
         "load_seconds",
         "transfer_seconds",
@@ -449,52 +283,10 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     return {"outcome": {**{name: answer[name] for name in told}, **verdict}}
 
 
-def _timed_operation(row: Row) -> str:
-    return "tokens" if row.operation == "one-patch" else row.operation
-
-
 def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     """Take a row's last words: threads, and results that must still be right after everything that was timed."""
     answer = worker.request("finish", row=row.key)
     results = answer.pop("results", None)
-    if results is not None and (failed := [each for each in _judged(row, case, seed, results) if each.verdict == "fail"]):
+    if results is not None and (failed := [each for each in judged_results(row, case, seed, results) if each.verdict == "fail"]):
         answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {failed[0].message}")
     return {"outcome": answer}
-
-
-@functools.lru_cache(maxsize=5)
-def _truth(case: Case, dtype: str, seed: int, operation: str, zero_bias: bool) -> Probe:
-    """A timed problem; with its expectations it is made once for all rows of a block: three operations, one patch, and a twin without bias."""
-    return timing_probe(case.spec, case.batch, dtype, seed, operation, zero_bias)
-
-
-def _model(row: Row, to_sequence: bool) -> ArithmeticModel:
-    implementation = get_backend(row.backend).implementation(row.implementation)
-    return implementation.arithmetic(row.dtype, row.precision, row.device, to_sequence=to_sequence)  # type: ignore[arg-type]
-
-
-def _judged(row: Row, case: Case, seed: int, results: dict[Direction, Any]) -> list[Verdict]:
-    """Judge what an operation gave, each of its results."""
-    truth = _truth(case, row.dtype, seed, _timed_operation(row), False)
-    missing = set(truth.directions) - set(results)
-    if missing:
-        return [Verdict("fail", message=f"no {', '.join(sorted(missing))} in what {row.operation} gave")]
-    model = _model(row, truth.to_sequence)
-    return [judge(truth, direction, unpacked(results[direction]), model) for direction in truth.directions]
-
-
-def _verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
-    """Judge the very configuration that will be timed, on the timed data and, for effective bits, on the twin without bias."""
-    judged = _judged(row, case, seed, answer["results"])
-    unbiased = _truth(case, row.dtype, seed, "tokens", True)
-    fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), _model(row, False))
-    failed = [verdict for verdict in (*judged, fingerprint) if verdict.verdict == "fail"]
-    ratios = [verdict.bound_ratio for verdict in judged]
-    fields = {
-        "verdict": "fail" if failed else "pass",
-        "bound_ratio": None if None in ratios else max(ratios),  # type: ignore[type-var]
-        "effective_bits": fingerprint.effective_bits,
-    }
-    if failed:
-        fields.update(status="fail", message=f"not timed, for it is wrong: {failed[0].message}")
-    return fields

@@ -1,7 +1,6 @@
 """What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
 
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +8,25 @@ import numpy as np
 
 from ..backends.base import get_backend
 from .cases import Case
+from .disturbance import DISTURBED_CORES
 from .hosts import LOCAL
+from .operations import OPERATIONS
+from .rows import Block, products, row_problem, row_work
 from .statistics import by_generation, noise_floor, paired_ratio
-from .timing import DISTURBED_CORES, Block, Row, products, row_problem, row_work
-from .workers import OPERATIONS
+
+COPIED = ("implementation", "case", "host", "device", "dtype", "precision", "threads_requested", "operation", "cache", "role")
+COPIED_WHERE_KNOWN = (
+    "threads_observed",
+    "cores_busy",
+    "timer",
+    "verdict",
+    "bound_ratio",
+    "effective_bits",
+    "peak_memory_bytes",
+    "seed",
+)
+COPIED_WHERE_KNOWN += ("load_seconds", "transfer_seconds", "first_call_seconds", "trace_seconds", "compile_seconds")
+"""Fields of an outcome that its `extra_info` holds as they are; the second kind is None where nothing was told."""
 
 
 def extra_information(
@@ -41,70 +55,46 @@ def extra_information(
     backend, *rest = outcome["implementation"].split(":")
     formulation, mode = (*rest, None)[:2]
     itemsize = np.dtype(outcome["dtype"]).itemsize
-    operations, least_bytes = row_work(outcome["operation"], _problem(outcome, case), itemsize)
+    operations, least_bytes = row_work(outcome["operation"], row_problem(outcome["operation"], case), itemsize)
     here = [row for row in block if row["row"] in seconds and row["device"] == outcome["device"]]
     # What computes something else (a square, a copy, one patch) is not compared with the case's products, nor with its reference.
     comparable = outcome["operation"] in (*OPERATIONS, "gemm")
     gemms = [row for row in here if row["operation"] == "gemm" and comparable]
-    fastest = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
+    fastest_gemm = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
     own_gemm = next((row for row in gemms if row["backend"] == get_backend(backend).yardstick), None)
-    reference = next((row for row in block if row["role"] == "aa"), None)
-    alike = "tokens" if outcome["operation"] == "gemm" else outcome["operation"]
-    reference_row = next(
-        (
-            row
-            for row in block
-            if reference is not None
-            and row["implementation"] == reference["implementation"]
-            and (row["role"], row["operation"]) == ("implementation", alike)
-        ),
-        None,
-    )
-    ratio: float | None = None
-    interval: tuple[float, float] | None = None
-    if comparable and reference_row is not None and len(seconds.get(reference_row["row"], [])) == len(own):
-        ratio, interval = paired_ratio(*(by_generation(each, generations) for each in (own, seconds[reference_row["row"]])))
+    ratio, interval = _ratio_to_reference(outcome, block, seconds, generations) if comparable else (None, None)
     return {
-        "implementation": outcome["implementation"],
+        **{name: outcome[name] for name in COPIED},
+        **{name: outcome.get(name) for name in COPIED_WHERE_KNOWN},
         "backend": backend,
         "formulation": formulation,
         "mode": mode,
-        "case": outcome["case"],
         "batch": case.batch,
-        "host": outcome["host"],
-        "device": outcome["device"],
-        "dtype": outcome["dtype"],
-        "precision": outcome["precision"],
-        "threads_requested": outcome["threads_requested"],
-        "threads_observed": outcome.get("threads_observed"),
-        "cores_busy": outcome.get("cores_busy"),
         "gflops": operations / median / 1e9,
         "gigabytes_per_second": least_bytes / median / 1e9,
-        "gemm_fraction": _fraction(fastest, own, seconds, products(outcome["operation"])),
+        "gemm_fraction": _fraction(fastest_gemm, own, seconds, products(outcome["operation"])),
         "own_gemm_fraction": _fraction(own_gemm, own, seconds, products(outcome["operation"])),
-        "verdict": outcome.get("verdict"),
-        "bound_ratio": outcome.get("bound_ratio"),
-        "effective_bits": outcome.get("effective_bits"),
-        "operation": outcome["operation"],
-        "cache": outcome["cache"],
-        "timer": outcome.get("timer"),
         **_roof(outcome, here, own, seconds, case),
-        "peak_memory_bytes": outcome.get("peak_memory_bytes"),
         "ratio": ratio,
         "ratio_interval": None if interval is None else list(interval),
-        "role": outcome["role"],
         "generations": generations,
-        "disturbance": _typical(rounds, "disturbance"),
         "disturbed_rounds": sum(each["disturbed"] for each in rounds),
-        "steal": _typical(rounds, "steal"),
-        "clock_mhz": _typical(rounds, "clock_mhz"),
-        "seed": outcome.get("seed"),
-        "load_seconds": outcome.get("load_seconds"),
-        "transfer_seconds": outcome.get("transfer_seconds"),
-        "first_call_seconds": outcome.get("first_call_seconds"),
-        "trace_seconds": outcome.get("trace_seconds"),
-        "compile_seconds": outcome.get("compile_seconds"),
+        **{name: _typical(rounds, name) for name in ("disturbance", "steal", "clock_mhz")},
     }
+
+
+def _ratio_to_reference(
+    outcome: dict[str, Any], block: list[dict[str, Any]], seconds: dict[str, list[float]], generations: list[int]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """A row's time over that of the reference implementation at the same operation (a product's: over its tokens), and the interval."""
+    own = seconds[outcome["row"]]
+    wanted = "tokens" if outcome["operation"] == "gemm" else outcome["operation"]
+    names = {row["implementation"] for row in block if row["role"] == "aa"}
+    for row in block:
+        found = row["implementation"] in names and (row["role"], row["operation"]) == ("implementation", wanted)
+        if found and len(reference := seconds.get(row["row"], [])) == len(own):
+            return paired_ratio(*(by_generation(each, generations) for each in (own, reference)))
+    return None, None
 
 
 def _typical(rounds: list[dict[str, Any]], name: str) -> float | None:
@@ -118,18 +108,6 @@ def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, 
     if gemm is None or len(seconds[gemm["row"]]) != len(own):
         return None
     return float(np.median(count * np.asarray(seconds[gemm["row"]]) / np.asarray(own)))
-
-
-def _problem(outcome: dict[str, Any], case: Case) -> Case:
-    return row_problem(
-        Row(
-            *(
-                outcome[name]
-                for name in ("case", "implementation", "device", "dtype", "precision", "threads_requested", "operation")
-            )
-        ),
-        case,
-    )
 
 
 def _roof(
@@ -209,56 +187,3 @@ def noise_floors(entries: list[dict[str, Any]]) -> dict[Block, float]:
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
     """A ratio with its interval, as tables show it; without one where the rounds were too few."""
     return f"{ratio:.2f}" if interval is None else f"{ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
-
-
-def kill_table(results: list[dict[str, Any]]) -> list[tuple[str, dict[str, tuple[int, int]], str, str]]:
-    """Each mistake: rejected and made by dtype, the worst verdict, and the probes that reject it in most cells.
-
-    Args:
-        results: rows of negative controls.
-    """
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        cells.setdefault(result["mistake"], []).append(result)
-    lines = []
-    for mistake, rows in cells.items():
-        counts = {}
-        for dtype in dict.fromkeys(row["dtype"] for row in rows):
-            own = [bool(row["killed_by"]) for row in rows if row["dtype"] == dtype]
-            counts[dtype] = (sum(own), len(own))
-        worst = next((verdict for verdict in ("fail", "known") if any(row["verdict"] == verdict for row in rows)), "pass")
-        killers = Counter(probe for row in rows for probe in row["killed_by"] or ())
-        lines.append((mistake, counts, worst, ", ".join(probe for probe, _ in killers.most_common(3))))
-    return lines
-
-
-def behavior_findings(results: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
-    """Behaviors on which implementations differ, or whose finding is no plain pass: (behavior, finding, names, verdict, message).
-
-    Args:
-        results: rows of `check.json`.
-    """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for result in results:
-        if result.get("behavior") is not None:
-            found.setdefault(result["probe"], {}).setdefault(result["behavior"], []).append(result)
-    lines = []
-    for probe, findings in found.items():
-        if len(findings) == 1 and all(row["verdict"] == "pass" for rows in findings.values() for row in rows):
-            continue
-        members = [row for rows in findings.values() for row in rows]
-        for finding, rows in findings.items():
-            worst = next((row for verdict in ("fail", "known") for row in rows if row["verdict"] == verdict), rows[0])
-            messages = "; ".join(dict.fromkeys(row["message"] for row in rows if row["message"]))
-            lines.append((probe, finding, _grouped(rows, members), worst["verdict"], messages))
-    return lines
-
-
-def _grouped(rows: list[dict[str, Any]], members: list[dict[str, Any]]) -> str:
-    """Names of implementations; a backend's name where all of its own that were asked are among them."""
-    names: dict[str, None] = {}
-    for row in rows:
-        own = [other["implementation"] for other in members if other["backend"] == row["backend"]]
-        whole = {other["implementation"] for other in rows if other["backend"] == row["backend"]} == set(own)
-        names[row["backend"] if whole else row["implementation"]] = None
-    return ", ".join(names)

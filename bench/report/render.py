@@ -10,7 +10,8 @@ from ...reference.errors import PatchParityError
 from ..harness import load_bench
 from ..results import write_text
 from ..verdicts import load_check
-from .content import CSV_FIELDS, Content, Figure, Table, build_content
+from .content import CSV_FIELDS, Content, Figure, build_content
+from .table import Table
 
 
 def render_report(folder: str | os.PathLike[str]) -> list[Path]:

@@ -92,7 +92,7 @@ def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
 
 def print_controls(report: "CheckReport") -> None:
     """Print the kill table: for each mistake, in how many problems of each dtype it was rejected, and what may survive and why."""
-    from ..views import kill_table
+    from ..verdicts import kill_table
 
     dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
     table = _table("Kill table: rejected of made", ("mistake",), tuple(dtypes))
@@ -174,7 +174,7 @@ def print_check(report: "CheckReport") -> None:
 
 def _print_behaviors(report: "CheckReport") -> None:
     """Print what was found where implementations differ, or surprise; one line for each finding."""
-    from ..views import behavior_findings
+    from ..verdicts import behavior_findings
 
     found = behavior_findings([vars(result) for result in report.results])
     if not found:

@@ -1,5 +1,6 @@
 """The device layer's contract, the same for CPU and CUDA; a queue in a thread stands in for a GPU where there is none."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -7,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, get_backend, list_backends
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend, list_backends
 from patchparity.backends.base import Computation, DeviceMemory, Events
 from patchparity.backends.numpy import NumPyBackend
-from patchparity.bench import timing, workers
+from patchparity.bench import disturbance, serving
 from patchparity.bench.devices import CpuDevice, CudaDevice, open_device
-from patchparity.bench.timing import Disturbance
+from patchparity.bench.disturbance import Disturbance
 
 SPEC = PatchEmbedSpec((12, 20), 4, 3, 40)
 NAP = 0.004
@@ -77,10 +78,18 @@ class QueueBackend(NumPyBackend):
         return Queued(self.queue, lambda _: np.ones(values, np.float32).sum())
 
 
+class SweptBackend(NumPyBackend):
+    """NumPy, and how much it was asked to sweep over."""
+
+    def sweep(self, values, device):
+        self.swept = values
+        return super().sweep(values, device)
+
+
 @pytest.fixture(params=["cpu", "events", "amortized"])
 def device(request):
     if request.param == "cpu":
-        return CpuDevice(get_backend("numpy"), "cpu")
+        return CpuDevice(SweptBackend(), "cpu")
     return CudaDevice(QueueBackend(request.param == "events"), "cuda")
 
 
@@ -105,8 +114,19 @@ def test_time_is_that_of_the_work_and_not_of_queuing_it(device):
     assert len(done) == 5, "all of it is computed when the timer stops"
     assert sample.seconds >= NAP
     assert sample.wall_seconds >= 5 * NAP
-    assert sample.cpu_seconds >= 0
     assert device.timer == ("wall" if isinstance(device, CpuDevice) else "events" if device.backend.with_events else "amortized")
+
+
+def test_the_time_that_threads_computed_is_told_apart_from_the_time_that_passed(device):
+    def burn(_):
+        end = time.thread_time() + NAP
+        while time.thread_time() < end:
+            pass
+
+    sample = device.time(computation(device, burn), None, 5)
+    assert sample.cpu_seconds >= 5 * NAP, "of whichever thread"
+    asleep = device.time(computation(device, lambda _: time.sleep(50 * NAP)), None, 1)
+    assert asleep.cpu_seconds < 25 * NAP, "it slept for twice as long, whatever else this process does meanwhile"
 
 
 def test_what_was_queued_before_is_not_counted_by_events():
@@ -144,9 +164,10 @@ def test_memory_of_a_call_is_what_it_takes_at_its_peak(device):
         return held[: size // 16].copy()
 
     expected = size if isinstance(device, CudaDevice) else size * 3 // 2
-    assert device.peak_memory(computation(device, work), None) == pytest.approx(expected, rel=0.1)
+    slack = 0.1 * expected  # pages that the interpreter and other threads take or give back meanwhile: some MB of 96
+    assert device.peak_memory(computation(device, work), None) == pytest.approx(expected, abs=slack)
     again = device.peak_memory(computation(device, work), None)
-    assert again == pytest.approx(expected, rel=0.1), "an earlier peak is forgotten"
+    assert again == pytest.approx(expected, abs=slack), "an earlier peak is forgotten"
 
 
 def test_an_allocator_that_does_not_forget_its_peak_tells_nothing():
@@ -160,14 +181,15 @@ def test_an_allocator_that_does_not_forget_its_peak_tells_nothing():
 def test_flushing_passes_over_twice_the_cache(device):
     device.flush()
     device.flush()
-    assert device.cache_bytes() >= 2**18
-    if isinstance(device, CudaDevice):
-        assert 4 * device.backend.swept == 2 * device.cache_bytes()
+    assert device.cache_bytes() >= 2**18, "no last-level cache is smaller than 256 KiB"
+    assert 4 * device.backend.swept == 2 * device.cache_bytes()
 
 
 def real():
+    """Backends that are installed and themselves in this process."""
     for backend in list_backends():
-        if backend.missing() is None and not backend.switches.keys() & {"KERAS_BACKEND"}:
+        here = all(os.environ.get(name) == value for name, value in backend.switches.items())
+        if here and backend.missing() is None:
             yield backend
 
 
@@ -186,12 +208,12 @@ def test_every_backend_has_something_to_empty_a_cache_with_and_cuda_where_there_
 
 
 def test_a_framework_without_anything_to_empty_a_gpu_cache_with_says_so():
-    with pytest.raises(Exception, match="onnxruntime cannot empty the cache of cuda"):
+    with pytest.raises(PatchParityError, match="onnxruntime cannot empty the cache of cuda"):
         get_backend("onnxruntime").sweep(1000, "cuda")
 
 
 def test_a_visit_is_one_warm_call_and_then_a_sample_of_repeated_ones():
-    server = workers._Server()
+    server = serving.Server()
     server.start("numpy", "cpu", "ieee")
     calls = []
 
@@ -205,7 +227,7 @@ def test_a_visit_is_one_warm_call_and_then_a_sample_of_repeated_ones():
 
     server.at.flush = lambda: calls.append("flushed")
     for cold, repeat in ((False, 3), (True, 1)):
-        server.loaded["r"] = workers._Loaded(Counted(), None, cold, repeat, {})
+        server.loaded["r"] = serving.Loaded(Counted(), None, cold, repeat, {})
         calls.clear()
         told = server.visit("r")
         assert calls == ["called", "waited for", *(["flushed"] if cold else []), *(["called", "waited for"] * repeat)]
@@ -214,7 +236,7 @@ def test_a_visit_is_one_warm_call_and_then_a_sample_of_repeated_ones():
 
 def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
     now = SimpleNamespace(wall=10.0, cpu=3.0)
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.cpu))
+    monkeypatch.setattr(disturbance, "time", SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.cpu))
 
     def round_of(busy_before, busy_after, ours, here=True, own=0.1):
         states = iter([{"busy": busy_before, "clock_mhz": None}, {"busy": busy_after, "clock_mhz": 1980}])
@@ -228,7 +250,7 @@ def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
     assert (beside["disturbance"], beside["steal"], beside["disturbed"]) == (pytest.approx(0.95), pytest.approx(0.3), True)
     assert round_of((100.0, 1.0), (102.0, 1.0), ours=1.9, here=False)["disturbance"] == pytest.approx(0.05), "we are elsewhere"
     within_the_ticks = round_of((100.0, 0.0), (102.615, 0.0), ours=2.0)
-    assert within_the_ticks["disturbance"] > timing.DISTURBED_CORES
+    assert within_the_ticks["disturbance"] > disturbance.DISTURBED_CORES
     assert not within_the_ticks["disturbed"]
     assert round_of(None, None, ours=1.0) == {"disturbance": None, "steal": None, "disturbed": False, "clock_mhz": 1980}
     assert Disturbance(lambda: None, True).told(1.0)["disturbance"] is None, "a worker that does not answer"

@@ -1,8 +1,10 @@
 """Other machines: a program called `ssh` stands in for one, and runs here what it is asked to run there."""
 
+import gc
 import json
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,7 @@ def ssh(tmp_path, monkeypatch):
     workers.machine_of.cache_clear()
     yield calls
     workers.machine_of.cache_clear()
+    gc.collect()  # here, where the warning is expected, and not in a later test
 
 
 def remote(name="box", python=sys.executable):
@@ -59,7 +62,8 @@ def test_two_machines_take_part_in_one_run_each_with_its_own_reference(ssh, tmp_
     written = "".join(path.read_text() for path in (tmp_path / "o").iterdir())
     assert "user@box" not in written, "a record names no machine"
     samples = [json.loads(line) for line in (tmp_path / "o" / "samples.jsonl").read_text().splitlines()]
-    assert all(sample["disturbance"] is None or sample["disturbance"] >= 0 for sample in samples)
+    if Path("/proc/stat").exists():
+        assert all(isinstance(sample["disturbance"], float) for sample in samples), "each machine tells of itself"
     again = benchmark(BenchOptions(**{**options.__dict__, "resume": True}))
     assert [e["stats"]["data"] for e in again.content["benchmarks"]] == [e["stats"]["data"] for e in report.content["benchmarks"]]
 

@@ -8,7 +8,8 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.report.content import build_content, conv_against_linear
+from patchparity.bench.report.content import build_content
+from patchparity.bench.report.time_tables import conv_against_linear
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pytest_benchmark")
@@ -18,13 +19,10 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.cases import named_case
-from patchparity.bench.environment import usable_cores
 from patchparity.bench.harness import load_bench
 from patchparity.bench.plan import plan
+from patchparity.bench.rows import row_work
 from patchparity.bench.session import BenchSession
-from patchparity.bench.timing import Effort, blank_outcome, faster_than_the_machine, row_work
-from patchparity.bench.views import extra_information
-from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError, timing_probe
 
 from ..fake_backends import install, running_below
 
@@ -317,13 +315,16 @@ def test_sequences_and_train_steps_are_timed_beside_tokens_each_with_its_verdict
             info = infos[name, operation]
             assert info["role"] == "implementation"
             assert info["verdict"] == "pass"
-            assert 0 < info["bound_ratio"] < 0.5
+            assert 0 < info["bound_ratio"] < 0.5, (
+                "correct sums of 98 terms and more reach 0.08 here; that of a wrong one is above 1"
+            )
             assert info["gflops"] == pytest.approx(counted / medians[name, operation] / 1e9)
             assert info["roof_fraction"] > 0
     assert infos["numpy:linear:eager", "train-step"]["ratio"] == 1, "to the reference's own train step"
-    fraction = {operation: infos["numpy:linear:eager", operation]["gemm_fraction"] for operation in ("tokens", "train-step")}
-    slower = medians["numpy:linear:eager", "train-step"] / medians["numpy:linear:eager", "tokens"]
-    assert fraction["train-step"] == pytest.approx(2 * fraction["tokens"] / slower, rel=0.5), "a train step has two products"
+    (product,) = (e["stats"]["data"] for e in content["benchmarks"] if e["extra_info"]["operation"] == "gemm")
+    own = timed["numpy:linear:eager", "train-step"]["stats"]["data"]
+    doubled = np.median(2 * np.array(product) / np.array(own))
+    assert infos["numpy:linear:eager", "train-step"]["gemm_fraction"] == pytest.approx(doubled), "a train step has two products"
     least = row_work("tokens", case, 4)[1], row_work("sequence", case, 4)[1], row_work("train-step", case, 4)[1]
     assert least[1] - least[0] == 4 * (width + 50 * width + 2 * width)
     assert least[2] - least[0] == 4 * (rows * width + depth * width + width)
@@ -341,44 +342,6 @@ def test_a_train_step_or_sequence_that_is_wrong_is_not_timed(tmp_path):
     failed = {failure["row"].split("/")[-1]: failure["message"] for failure in load_bench(tmp_path / "o")["failures"]}
     assert set(failed) == {"careless:linear:eager#sequence", "careless:linear:eager#train-step"}
     assert all(message.startswith("not timed, for it is wrong: ") for message in failed.values())
-
-
-def test_what_is_faster_than_the_machine_is_told_by_its_fastest_product():
-    rows = BenchSession(BenchOptions(**SMALL)).rows
-    case = named_case("vit-ti32-224-b2")
-    by_key = {row.key: row for row in rows}
-    linear, gemm, peak = (by_key[name] for name in ("numpy:linear:eager", "numpy:gemm", "numpy:peak"))
-    operations = row_work("tokens", case, 4)[0]
-    seconds = defaultdict(list, {
-        linear.identity: [operations / 124e9] * 4, gemm.identity: [operations / 50e9] * 4, peak.identity: [2 * 1024**3 / 100e9] * 4
-    })  # fmt: skip
-    assert faster_than_the_machine(rows, case, seconds) == {}
-    seconds[linear.identity] = [operations / 126e9] * 4
-    assert list(faster_than_the_machine(rows, case, seconds)) == [linear.identity]
-    assert (
-        "126 GFLOP/s, where the fastest matrix product here reaches 100"
-        in faster_than_the_machine(rows, case, seconds)[linear.identity]
-    )
-
-
-def test_the_roof_is_the_longest_of_three_times():
-    session = BenchSession(BenchOptions(**SMALL))
-    case = session.cases["vit-ti32-224-b2"]
-    outcomes = [blank_outcome(row) for row in session.rows]
-    by_key = {row.key: row.identity for row in session.rows}
-
-    def roof(compute, move, dispatch):
-        seconds = {by_key[name]: [value] * 4 for name, value in (
-            ("numpy:linear:eager", 8.0), ("numpy:gemm", compute), ("numpy:copy", move), ("numpy:linear:eager#one-patch", dispatch)
-        )}  # fmt: skip
-        info = extra_information(outcomes[0], outcomes, seconds, case, [], [4])
-        return info["roof"], info["roof_fraction"]
-
-    assert roof(4.0, 1.0, 2.0) == ("compute", 0.5)
-    assert roof(1.0, 6.0, 2.0) == ("bandwidth", pytest.approx(0.75, rel=1e-4))
-    assert roof(1.0, 1.0, 2.0) == ("dispatch", 0.25)
-    without = {by_key["numpy:linear:eager"]: [8.0] * 4}
-    assert extra_information(outcomes[0], outcomes, without, case, [], [4])["roof_fraction"] is None
 
 
 def test_rounds_are_spread_over_generations_of_workers(tmp_path):
@@ -411,21 +374,6 @@ def test_a_worker_that_dies_between_generations_costs_its_rows(tmp_path, monkeyp
     assert "died during 'load'" in outcomes["numpy:linear:eager#aa"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("effort", "stretches"),
-    [
-        (Effort(20), [20]),
-        (Effort(20, 3), [7, 7, 6]),
-        (Effort(2, 4), [1, 1]),
-        (Effort(100, goal=0.01), [16, 16, 32, 36]),
-        (Effort(64, goal=0.01), [16, 16, 32]),
-        (Effort(8, goal=0.01), [8]),
-    ],
-)
-def test_stretches_between_looks(effort, stretches):
-    assert effort.stretches() == stretches
-
-
 def test_measuring_ends_at_a_look_where_the_goal_is_reached_or_the_time_is_spent(tmp_path):
     easy = benchmark(BenchOptions(**{**SMALL, "rounds": 64, "precision_goal": 10.0}, out=str(tmp_path / "easy"))).content
     assert {len(data) for data in data_of(easy).values()} == {16}
@@ -452,73 +400,11 @@ def test_a_backend_may_have_an_interpreter_of_its_own(tmp_path):
     assert b"PATCHPARITY_ELSEWHERE=1" in environment
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("numpy", "python 'numpy': expected BACKEND=PATH"),
-        ("theano=python", "backend 'theano' is unknown"),
-        ("numpy=/no/such/python", "python 'numpy=/no/such/python' cannot be run"),
-        ("numpy=/bin/true", "expected an interpreter with patchparity.*found no answer; pip install it there"),
-    ],
-)
-def test_interpreters_that_will_not_do(text, message):
-    with pytest.raises(PatchParityError, match=message):
-        benchmark(BenchOptions(**SMALL, pythons=(text,), out="unused"))
-
-
 def test_what_is_missing_in_another_interpreter_is_told_by_its_worker(monkeypatch):
     numpy = type(get_backend("numpy"))
     monkeypatch.setattr(numpy, "missing", lambda self: "numpy is not installed")
     assert all(row.skip for row in plan(BenchOptions(**SMALL)) if row.role != "aa")
     assert not any(row.skip for row in plan(BenchOptions(**SMALL, pythons=("numpy=python",))))
-
-
-@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
-def test_a_workers_cores_are_fixed_before_it_imports_anything():
-    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
-    pid = worker.start()["pid"]
-    cores = os.sched_getaffinity(pid)
-    worker.end()
-    assert cores == {max(os.sched_getaffinity(0))}
-
-
-@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
-def test_a_worker_held_to_one_core_that_was_asked_for_two_is_reported():
-    worker = Worker(WorkerKey("numpy", "cpu", 2, "ieee"))
-    pid = worker.start()["pid"]
-    worker.request("load_gemm", row="r", rows=512, depth=512, columns=512, dtype="float32")
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), {min(os.sched_getaffinity(0))})
-    for _ in range(5):
-        worker.request("visit", row="r")
-    told = worker.request("finish", row="r")
-    worker.end()
-    assert told["threads_observed"] == 1
-    assert told["cores_busy"] < 1.1
-
-
-def test_operations_are_counted_as_the_frameworks_count_them():
-    """torch's FlopCounterMode counts the projection without its bias, XLA's cost analysis adds one operation a value for it."""
-    case = named_case("vit-b16-224-b2")
-    spec, (operations, _) = case.spec, row_work("tokens", case, 4)
-    if not get_backend("torch").missing():
-        import torch
-        from torch.utils.flop_counter import FlopCounterMode
-
-        backend, probe = get_backend("torch"), timing_probe(spec, case.batch, "float32", 0)
-        for name in ("torch:conv2d:eager", "torch:linear:eager"):
-            loaded = backend.load(backend.implementation(name), probe.weights, spec, "float32", "cpu")
-            counter = FlopCounterMode(display=False)
-            with counter, torch.no_grad():
-                loaded.forward(loaded.place(probe.images))
-            assert counter.get_total_flops() == operations, name
-    if not get_backend("jax").missing():
-        backend, probe = get_backend("jax"), timing_probe(spec, case.batch, "float32", 0)
-        for name in ("jax:conv2d:jit", "jax:linear:jit"):
-            loaded = backend.load(backend.implementation(name), probe.weights, spec, "float32", "cpu")
-            compiled = loaded.forward.lower(loaded.place(probe.images), loaded.kernel, loaded.bias).compile()
-            bias = case.batch * spec.num_patches * spec.embed_dim
-            assert compiled.cost_analysis()["flops"] == pytest.approx(operations + bias, rel=1e-9), name
 
 
 def test_warm_and_cold_are_blocks_of_their_own(tmp_path):
@@ -535,130 +421,6 @@ def test_warm_and_cold_are_blocks_of_their_own(tmp_path):
     assert data_of(benchmark(dataclasses.replace(options, resume=True)).content) == data_of(content)
     with pytest.raises(PatchParityError, match="cache 'tepid' is unknown; expected one of warm, cold"):
         benchmark(BenchOptions(**SMALL, caches=("tepid",)))
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells it")
-def test_peak_memory_is_what_a_call_needs_beside_its_inputs():
-    case = named_case("vit-b16-224-b8")
-    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
-    worker.start()
-    place = dict(spec=case.spec.to_dict(), batch=case.batch, dtype="float32", seed=0)
-    told, again, kept = (
-        worker.request("load", row=f"r{number}", implementation=f"numpy:{name}:eager", **place)["peak_memory_bytes"]
-        for number, name in enumerate(("naive", "naive", "linear"))
-    )
-    worker.end()
-    values = case.batch * case.spec.num_patches * case.spec.embed_dim  # K = D here: patches and tokens are as large
-    assert 2 * 4 * values * 0.9 < told < 4 * 4 * values, "the patches and the tokens, and not much more"
-    assert again == pytest.approx(told, rel=0.2), "what the first row left behind is not used unseen"
-    assert kept < 0.1 * told, "this one keeps its arrays from call to call"
-
-
-def test_workers_die_and_hang_with_a_sentence():
-    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
-    assert worker.start()["unavailable"] is None
-    with pytest.raises(WorkerError, match="PatchParityError: implementation 'numpy:x:y' is unknown"):
-        worker.request("load", row="r", implementation="numpy:x:y", spec={}, batch=1, dtype="float32", seed=0)
-    os.kill(worker.start()["pid"], signal.SIGSTOP)
-    with pytest.raises(WorkerLostError, match=r"numpy on cpu, 1 thread.* did not answer 'visit' within 1 s and was ended"):
-        worker.request("visit", row="r")
-    with pytest.raises(WorkerLostError, match="did not answer"):
-        worker.request("visit", row="r")
-    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
-    os.kill(worker.start()["pid"], signal.SIGKILL)
-    with pytest.raises(WorkerLostError, match="died during 'visit'"):
-        worker.request("visit", row="r")
-
-
-def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
-    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
-    channel = worker._gateway.remote_exec(
-        "import os, sys\nprint('noise'); os.write(1, b'more noise'); sys.stdout.flush()\nchannel.send(1)"
-    )
-    assert channel.receive(10) == 1
-    assert worker.start()["unavailable"] is None
-    worker.end()
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        (dict(threads=(0,)), r"threads=0: expected 1 to \d+"),
-        (dict(threads=(10_000,)), r"threads=10000: expected 1 to \d+, the cores"),
-        (dict(preset="fast"), "preset 'fast' is unknown"),
-        (dict(cases=("vit-b16",)), "case 'vit-b16' is unknown"),
-        (dict(backends=("theano",)), "backend 'theano' is unknown"),
-        (dict(implementations=("numpy:fft",)), "implementation 'numpy:fft' is unknown"),
-        (dict(devices=("tpu",)), "device 'tpu' is unknown; expected one of cpu, cuda"),
-        (dict(dtypes=("int8",)), "dtype 'int8' is unknown"),
-        (dict(rounds=0), "rounds=0: expected at least 1"),
-        (dict(generations=0), "generations=0: expected at least 1"),
-        (dict(precision_goal=0.0), "precision_goal=0.0: expected a finite number above 0"),
-        (dict(time_budget=5.0), "time_budget=5.0: it ends the search for a precision_goal, and none was given"),
-        (dict(call_seconds=0.0), "call_seconds=0.0"),
-        (dict(call_seconds=float("inf")), "call_seconds=inf"),
-        (dict(operations=("grad",)), "operation 'grad' is unknown; expected one of tokens, sequence, train-step"),
-        (dict(hosts=("box",)), "host 'box': expected local, or ssh="),
-        (dict(seed=-1), "seed=-1: expected an integer of at least 0"),
-    ],
-)
-def test_bad_options_are_refused_before_any_work(changed, message, tmp_path):
-    with pytest.raises(PatchParityError, match=message):
-        benchmark(BenchOptions(**{**SMALL, **changed}, out=str(tmp_path / "out")))
-    assert not (tmp_path / "out").exists()
-
-
-def test_options_travel_as_text_and_back():
-    options = BenchOptions(
-        **SMALL, seed=3, call_seconds=7.5, generations=2, precision_goal=0.01, time_budget=9.5, out="/tmp/x y", resume=True
-    )
-    texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in options.arguments())
-    assert BenchOptions.parse(texts) == options
-    with pytest.raises(PatchParityError, match="threads='two': expected numbers"):
-        BenchOptions.parse({"threads": "two"})
-
-
-def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
-    rows = plan(BenchOptions(cases=("vit-b16-224",), implementations=("torch:conv2d:eager",), threads=(1,)))
-    assert [(row.implementation, row.role) for row in rows] == [
-        ("numpy:linear:eager", "implementation"),
-        ("numpy:linear:eager", "overhead"),
-        ("torch:conv2d:eager", "implementation"),
-        ("torch:conv2d:eager", "overhead"),
-        *((f"{name}:{what}", "ceiling") for name in ("numpy", "torch") for what in ("gemm", "copy")),
-        ("numpy:linear:eager", "aa"),
-    ]
-    assert len({row.identity for row in rows}) == 9
-    keras = plan(BenchOptions(cases=("vit-b16-224",), implementations=("keras-torch",), dtypes=("bfloat16",), threads=(1,)))
-    assert {row.implementation for row in keras if row.role == "ceiling"} == {"numpy:copy"}, "Keras's products are torch's"
-    narrow = plan(
-        BenchOptions(cases=("vit-b16-224",), implementations=("onnxruntime:conv2d",), dtypes=("float64",), threads=(1,))
-    )
-    assert {row.skip for row in narrow if row.backend == "onnxruntime" and row.role == "implementation"} == {
-        get_backend("onnxruntime").missing() or "onnxruntime:conv2d:graph has no float64"
-    }
-    assert not any("compile" in row.implementation for row in plan(BenchOptions(preset="quick")))
-    assert any("compile" in row.implementation for row in plan(BenchOptions(preset="full")))
-    assert {row.threads for row in plan(BenchOptions())} == {usable_cores()}
-
-
-def test_fractions_and_ratios_are_paired_by_round():
-    session = BenchSession(BenchOptions(**SMALL))
-    keys = {row.key: row.identity for row in session.rows}
-    names = ("numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm", "numpy:linear:eager#aa")
-    linear, conv, gemm, copy = (keys[name] for name in names)
-    drift = [1.0, 3.0, 2.0, 5.0]
-    seconds = {
-        linear: [2 * d for d in drift],
-        conv: [4 * d for d in drift],
-        gemm: [1 * d for d in drift],
-        copy: [2 * d for d in drift],
-    }
-    outcomes = [blank_outcome(row) for row in session.rows if row.identity in seconds]
-    info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"], [], [4]) for outcome in outcomes]
-    assert [entry["ratio"] for entry in info] == [1.0, 2.0, 0.5, 1.0]
-    assert [entry["gemm_fraction"] for entry in info] == [0.5, 0.25, 1.0, 0.5], "linear, conv, gemm, copy, in the plan's order"
-    assert info[1]["ratio_interval"] is None
 
 
 def test_damaged_or_foreign_records_are_named(tmp_path):

@@ -1,0 +1,52 @@
+"""No time without a verdict: what a worker computed, judged by this process before and after it is timed."""
+
+import functools
+from typing import Any
+
+from ..backends.base import get_backend
+from ..reference.error import ArithmeticModel
+from ..reference.probes import Direction, Probe
+from ..reference.verdict import Verdict, judge
+from .cases import Case
+from .operations import timing_probe
+from .rows import Row
+from .serving import unpacked
+
+
+@functools.lru_cache(maxsize=6)
+def _truth(case: Case, dtype: str, seed: int, operation: str, zero_bias: bool) -> Probe:
+    """A timed problem; with its expectations it is made once for all rows of a block: three operations, one patch, and the twins without bias
+    of tokens and of that patch."""
+    return timing_probe(case.spec, case.batch, dtype, seed, operation, zero_bias)
+
+
+def _model(row: Row, to_sequence: bool) -> ArithmeticModel:
+    implementation = get_backend(row.backend).implementation(row.implementation)
+    return implementation.arithmetic(row.dtype, row.precision, row.device, to_sequence=to_sequence)  # type: ignore[arg-type]
+
+
+def judged_results(row: Row, case: Case, seed: int, results: dict[Direction, Any]) -> list[Verdict]:
+    """Judge what an operation gave, each of its results."""
+    truth = _truth(case, row.dtype, seed, row.timed_operation, False)
+    missing = set(truth.directions) - set(results)
+    if missing:
+        return [Verdict("fail", message=f"no {', '.join(sorted(missing))} in what {row.operation} gave")]
+    model = _model(row, truth.to_sequence)
+    return [judge(truth, direction, unpacked(results[direction]), model) for direction in truth.directions]
+
+
+def first_verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
+    """Judge the very configuration that will be timed, on the timed data and, for effective bits, on the twin without bias."""
+    judged = judged_results(row, case, seed, answer["results"])
+    unbiased = _truth(case, row.dtype, seed, "tokens", True)
+    fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), _model(row, False))
+    failed = [verdict for verdict in (*judged, fingerprint) if verdict.verdict == "fail"]
+    ratios = [verdict.bound_ratio for verdict in judged]
+    fields = {
+        "verdict": "fail" if failed else "pass",
+        "bound_ratio": None if None in ratios else max(ratios),  # type: ignore[type-var]
+        "effective_bits": fingerprint.effective_bits,
+    }
+    if failed:
+        fields.update(status="fail", message=f"not timed, for it is wrong: {failed[0].message}")
+    return fields

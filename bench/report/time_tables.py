@@ -1,0 +1,194 @@
+"""Tables of times, from `bench.json`."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from ..cases import named_case
+from ..hosts import LOCAL
+from ..operations import OPERATIONS
+from ..rows import Block
+from ..statistics import Ratio, by_generation, compare_ratios, enough, paired_ratios, resampled_medians
+from ..views import block_title, fastest, noise_floors, ratio_text, row_block
+from .table import Table, milliseconds, number, percent
+
+_ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
+
+
+_ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)", "overhead": " (one patch)"}
+
+
+_OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
+
+
+def fastest_table(entries: list[dict[str, Any]]) -> Table:
+    """The fastest formulation of each framework in each case."""
+    rows = []
+    for ((case, dtype, threads, cache, host), device, _), entry in fastest(entries).items():
+        info = entry["extra_info"]
+        ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
+        named = case + ("" if host == LOCAL else f" on {host}") + (" (cold cache)" if cache == "cold" else "")
+        place = (named, str(threads), dtype, device, info["implementation"])
+        rows.append(
+            (*place, milliseconds(entry["stats"]["median"]), f"{info['gflops']:.1f}", percent(info["gemm_fraction"]), ratio)
+        )
+    return Table(
+        "Who is fastest?",
+        "The fastest formulation of each framework, with its fraction of the machine's fastest same-shape matrix product (a convolution "
+        "that never writes its patches out can pass it) and its time over that of the NumPy reference.",
+        ("case", "threads", "dtype", "device", "implementation", "median ms", "GFLOP/s", "of GEMM", "time / reference [95%]"),
+        rows,
+        frozenset({1, 5, 6, 7, 8}),
+    )
+
+
+def time_tables(entries: list[dict[str, Any]]) -> list[Table]:
+    """A table for each interleave, every row of it."""
+    blocks: dict[Block, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        info = entry["extra_info"]
+        blocks[row_block(info)].append(entry)
+    tables = []
+    for block, members in blocks.items():
+        case = named_case(block[0])
+        spec = case.spec
+        members.sort(key=_order)
+        disturbed = max(entry["extra_info"]["disturbed_rounds"] for entry in members)
+        tables.append(
+            Table(
+                block_title(block),
+                f"Images {case.batch}×{spec.in_channels}×{'×'.join(map(str, spec.image_size))}, patch {'×'.join(map(str, spec.patch_size))}, "
+                f"stride {'×'.join(map(str, spec.stride))}: {spec.num_patches} tokens of {spec.embed_dim}, "
+                f"{spec.flops(case.batch) / 1e9:.2f} GFLOP."
+                + (f" A neighbor disturbed {disturbed} of {members[0]['stats']['rounds']} rounds." if disturbed else ""),
+                (
+                    "implementation",
+                    "device",
+                    "median ms",
+                    "quartiles",
+                    "GFLOP/s",
+                    "GB/s",
+                    "of GEMM",
+                    "of own GEMM",
+                    "of roof",
+                    "time / reference [95%]",
+                    "threads",
+                    "error/bound",
+                    "bits",
+                    "first ms",
+                    "peak MB",
+                ),
+                [_time_row(entry) for entry in members],
+                frozenset(range(2, 15)),
+                [entry["extra_info"]["role"] for entry in members],
+            )
+        )
+    return tables
+
+
+def _order(entry: dict[str, Any]) -> tuple[int, int, float]:
+    """Implementations first, those of one operation together, the fastest of them first."""
+    info = entry["extra_info"]
+    operation = OPERATIONS.index(info["operation"]) if info["operation"] in OPERATIONS else 0
+    return _ROLES.index(info["role"]), operation, entry["stats"]["median"]
+
+
+def _first_call(info: dict[str, Any]) -> str:
+    """Milliseconds of the first call, and what of it tracing and compiling took, where that is known."""
+    if info["first_call_seconds"] is None:
+        return ""
+    parts = [
+        f"{name} {milliseconds(info[f'{name}_seconds'])}"
+        for name in ("trace", "compile")
+        if info.get(f"{name}_seconds") is not None
+    ]
+    return milliseconds(info["first_call_seconds"]) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
+    info, stats = entry["extra_info"], entry["stats"]
+    ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
+    asked, seen = info["threads_requested"], info["threads_observed"]
+    return (
+        info["implementation"] + _ROLE_NOTES.get(info["role"], "") + _OPERATION_NOTES.get(info["operation"], ""),
+        info["device"],
+        milliseconds(stats["median"]),
+        f"{milliseconds(stats['q1'])} to {milliseconds(stats['q3'])}",
+        f"{info['gflops']:.1f}",
+        f"{info['gigabytes_per_second']:.2f}",
+        percent(info["gemm_fraction"]),
+        percent(info["own_gemm_fraction"]),
+        "" if info["roof"] is None else f"{percent(info['roof_fraction'])} {info['roof']}",
+        ratio,
+        str(seen) if seen == asked else f"{seen} of {asked}",
+        number(info["bound_ratio"]),
+        number(info["effective_bits"], ".1f"),
+        _first_call(info),
+        "" if info["peak_memory_bytes"] is None else f"{info['peak_memory_bytes'] / 1e6:.1f}",
+    )
+
+
+def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Paired time ratio of every convolution to the linear formulation of the same backend, mode and block; above 1: linear wins."""
+    linear = {}
+    for entry in entries:
+        info = entry["extra_info"]
+        if info["formulation"] == "linear" and info["role"] == "implementation":
+            linear[_pair_key(info)] = entry
+    floors = noise_floors(entries)
+    found, ratios = [], []
+    for entry in entries:
+        info = entry["extra_info"]
+        partner = linear.get(_pair_key(info))
+        if not (info["formulation"] or "").endswith("conv2d") or info["role"] != "implementation" or partner is None:
+            continue
+        own, other = (by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner))
+        if len(entry["stats"]["data"]) == len(partner["stats"]["data"]):
+            # The A/A pair runs on the CPU: it tells nothing of another device's noise.
+            noise = floors.get(row_block(info)) if info["device"] == "cpu" else None
+            pairs = paired_ratios(own, other)
+            median = float(np.median(np.concatenate(pairs)))
+            if noise is not None and enough(pairs):
+                ratios.append(Ratio(median, resampled_medians(pairs), noise))
+            elif noise is None and enough(pairs):
+                ratios.append(Ratio(median, None, unknown="no A/A row tells of the noise on this device"))
+            else:
+                ratios.append(Ratio(median, None))
+            found.append({**info, "noise": noise})
+    judged = compare_ratios(ratios)
+    return [{**info, "conv_over_linear": each.ratio, "comparison": each} for info, each in zip(found, judged, strict=True)]
+
+
+def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(info[name] for name in ("backend", "mode", "case", "device", "dtype", "threads_requested", "cache", "operation"))
+
+
+def conv_table(entries: list[dict[str, Any]]) -> Table:
+    """Convolution against linear, in words."""
+    rows, marks = [], []
+    for info in conv_against_linear(entries):
+        judged = info["comparison"]
+        says = {
+            "FASTER": "convolution is FASTER",
+            "SLOWER": "linear is FASTER",
+            "SAME": "SAME",
+            "UNSURE": f"UNSURE: {judged.reason}",
+        }
+        marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
+        name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}" + _OPERATION_NOTES.get(
+            info["operation"], ""
+        )
+        interval = ratio_text(info["conv_over_linear"], judged.interval)
+        noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
+        rows.append((info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[judged.word]))
+    return Table(
+        "Convolution or linear?",
+        "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
+        "95% bootstrap interval. FASTER only where the ratio lies beyond the noise (the farther end of the interval of the A/A row, the same code in "
+        "two processes of that interleave), adjusted for the number of comparisons in this table (Holm).",
+        ("case", "device", "threads", "framework", "conv / linear [95%]", "noise", "so"),
+        rows,
+        frozenset({2, 4, 5}),
+        marks,
+    )

@@ -1,0 +1,104 @@
+"""What is measured, before anything is: options, what is wrong with them, and the rows that follow."""
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("execnet")
+
+from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
+from patchparity.bench.environment import usable_cores
+from patchparity.bench.plan import plan
+from patchparity.bench.timing import Effort
+
+SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
+
+
+@pytest.mark.parametrize(
+    ("effort", "stretches"),
+    [
+        (Effort(20), [20]),
+        (Effort(20, 3), [7, 7, 6]),
+        (Effort(2, 4), [1, 1]),
+        (Effort(100, goal=0.01), [16, 16, 32, 36]),
+        (Effort(64, goal=0.01), [16, 16, 32]),
+        (Effort(8, goal=0.01), [8]),
+    ],
+)
+def test_stretches_between_looks(effort, stretches):
+    assert effort.stretches() == stretches
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("numpy", "python 'numpy': expected BACKEND=PATH"),
+        ("theano=python", "backend 'theano' is unknown"),
+        ("numpy=/no/such/python", "python 'numpy=/no/such/python' cannot be run"),
+        ("numpy=/bin/true", "expected an interpreter with patchparity.*found no answer; pip install it there"),
+    ],
+)
+def test_interpreters_that_will_not_do(text, message):
+    with pytest.raises(PatchParityError, match=message):
+        benchmark(BenchOptions(**SMALL, pythons=(text,), out="unused"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(threads=(0,)), r"threads=0: expected 1 to \d+"),
+        (dict(threads=(10_000,)), r"threads=10000: expected 1 to \d+, the cores"),
+        (dict(preset="fast"), "preset 'fast' is unknown"),
+        (dict(cases=("vit-b16",)), "case 'vit-b16' is unknown"),
+        (dict(backends=("theano",)), "backend 'theano' is unknown"),
+        (dict(implementations=("numpy:fft",)), "implementation 'numpy:fft' is unknown"),
+        (dict(devices=("tpu",)), "device 'tpu' is unknown; expected one of cpu, cuda"),
+        (dict(dtypes=("int8",)), "dtype 'int8' is unknown"),
+        (dict(rounds=0), "rounds=0: expected at least 1"),
+        (dict(generations=0), "generations=0: expected at least 1"),
+        (dict(precision_goal=0.0), "precision_goal=0.0: expected a finite number above 0"),
+        (dict(time_budget=5.0), "time_budget=5.0: it ends the search for a precision_goal, and none was given"),
+        (dict(call_seconds=0.0), "call_seconds=0.0"),
+        (dict(call_seconds=float("inf")), "call_seconds=inf"),
+        (dict(operations=("grad",)), "operation 'grad' is unknown; expected one of tokens, sequence, train-step"),
+        (dict(hosts=("box",)), "host 'box': expected local, or ssh="),
+        (dict(seed=-1), "seed=-1: expected an integer of at least 0"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(changed, message, tmp_path):
+    with pytest.raises(PatchParityError, match=message):
+        benchmark(BenchOptions(**{**SMALL, **changed}, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_travel_as_text_and_back():
+    options = BenchOptions(
+        **SMALL, seed=3, call_seconds=7.5, generations=2, precision_goal=0.01, time_budget=9.5, out="/tmp/x y", resume=True
+    )
+    texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in options.arguments())
+    assert BenchOptions.parse(texts) == options
+    with pytest.raises(PatchParityError, match="threads='two': expected numbers"):
+        BenchOptions.parse({"threads": "two"})
+
+
+def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
+    rows = plan(BenchOptions(cases=("vit-b16-224",), implementations=("torch:conv2d:eager",), threads=(1,)))
+    assert [(row.implementation, row.role) for row in rows] == [
+        ("numpy:linear:eager", "implementation"),
+        ("numpy:linear:eager", "overhead"),
+        ("torch:conv2d:eager", "implementation"),
+        ("torch:conv2d:eager", "overhead"),
+        *((f"{name}:{what}", "ceiling") for name in ("numpy", "torch") for what in ("gemm", "copy")),
+        ("numpy:linear:eager", "aa"),
+    ]
+    assert len({row.identity for row in rows}) == 9
+    keras = plan(BenchOptions(cases=("vit-b16-224",), implementations=("keras-torch",), dtypes=("bfloat16",), threads=(1,)))
+    assert {row.implementation for row in keras if row.role == "ceiling"} == {"numpy:copy"}, "Keras's products are torch's"
+    narrow = plan(
+        BenchOptions(cases=("vit-b16-224",), implementations=("onnxruntime:conv2d",), dtypes=("float64",), threads=(1,))
+    )
+    assert {row.skip for row in narrow if row.backend == "onnxruntime" and row.role == "implementation"} == {
+        get_backend("onnxruntime").missing() or "onnxruntime:conv2d:graph has no float64"
+    }
+    assert not any("compile" in row.implementation for row in plan(BenchOptions(preset="quick")))
+    assert any("compile" in row.implementation for row in plan(BenchOptions(preset="full")))
+    assert {row.threads for row in plan(BenchOptions())} == {usable_cores()}

@@ -1,0 +1,81 @@
+"""One worker by itself: its cores, its death, its silence, its noise, the memory of a call."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("execnet")
+
+from patchparity.bench.cases import named_case
+from patchparity.bench.environment import usable_cores
+from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def test_a_workers_cores_are_fixed_before_it_imports_anything():
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    pid = worker.start()["pid"]
+    cores = os.sched_getaffinity(pid)
+    worker.end()
+    assert cores == {max(os.sched_getaffinity(0))}
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def test_a_worker_held_to_one_core_that_was_asked_for_two_is_reported():
+    worker = Worker(WorkerKey("numpy", "cpu", 2, "ieee"))
+    pid = worker.start()["pid"]
+    worker.request("load_gemm", row="r", rows=512, depth=512, columns=512, dtype="float32")
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {min(os.sched_getaffinity(0))})
+    for _ in range(5):
+        worker.request("visit", row="r")
+    told = worker.request("finish", row="r")
+    worker.end()
+    assert told["threads_observed"] == 1
+    assert told["cores_busy"] < 1.1
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells it")
+def test_peak_memory_is_what_a_call_needs_beside_its_inputs():
+    case = named_case("vit-b16-224-b8")
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    worker.start()
+    place = dict(spec=case.spec.to_dict(), batch=case.batch, dtype="float32", seed=0)
+    told, again, kept = (
+        worker.request("load", row=f"r{number}", implementation=f"numpy:{name}:eager", **place)["peak_memory_bytes"]
+        for number, name in enumerate(("naive", "naive", "linear"))
+    )
+    worker.end()
+    values = case.batch * case.spec.num_patches * case.spec.embed_dim  # K = D here: patches and tokens are as large
+    assert 2 * 4 * values * 0.9 < told < 4 * 4 * values, "the patches and the tokens, and not much more"
+    assert again == pytest.approx(told, rel=0.2), "what the first row left behind is not used unseen"
+    assert kept < 0.1 * told, "this one keeps its arrays from call to call"
+
+
+def test_workers_die_and_hang_with_a_sentence():
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
+    assert worker.start()["unavailable"] is None
+    with pytest.raises(WorkerError, match="PatchParityError: implementation 'numpy:x:y' is unknown"):
+        worker.request("load", row="r", implementation="numpy:x:y", spec={}, batch=1, dtype="float32", seed=0)
+    os.kill(worker.start()["pid"], signal.SIGSTOP)
+    with pytest.raises(WorkerLostError, match=r"numpy on cpu, 1 thread.* did not answer 'visit' within 1 s and was ended"):
+        worker.request("visit", row="r")
+    with pytest.raises(WorkerLostError, match="did not answer"):
+        worker.request("visit", row="r")
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    os.kill(worker.start()["pid"], signal.SIGKILL)
+    with pytest.raises(WorkerLostError, match="died during 'visit'"):
+        worker.request("visit", row="r")
+
+
+def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    channel = worker._gateway.remote_exec(
+        "import os, sys\nprint('noise'); os.write(1, b'more noise'); sys.stdout.flush()\nchannel.send(1)"
+    )
+    assert channel.receive(10) == 1
+    assert worker.start()["unavailable"] is None
+    worker.end()
