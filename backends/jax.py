@@ -96,6 +96,13 @@ class _Functions:
         return jnp.take(array, indices, axis=axis)
 
 
+def wide(dtype: np.dtype[Any]) -> contextlib.AbstractContextManager[Any]:
+    """float64 exists in JAX only while its 64-bit mode is on; it is switched on for float64 calls alone."""
+    import jax
+
+    return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+
+
 class _Embedding(LoadedEmbedding):
     def __init__(
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
@@ -119,19 +126,15 @@ class _Embedding(LoadedEmbedding):
         self.kernel = self._array(kernel_to_layout(weights.kernel, self.implementation.kernel_layout))
         self.bias = None if weights.bias is None else self._array(weights.bias)
 
-    def _wide(self) -> contextlib.AbstractContextManager[Any]:
-        """float64 exists in JAX only while its 64-bit mode is on; it is switched on for float64 calls alone."""
-        return self.jax.enable_x64(True) if self.dtype == np.float64 else contextlib.nullcontext()
-
     def _array(self, array: NDArray[Any]) -> Any:
-        with self._wide():
+        with wide(self.dtype):
             return self.jax.device_put(np.array(array, self.dtype, order="C"), self.device)
 
     def place(self, images: NDArray[Any]) -> Any:
         return self._array(images_to_layout(images, self.implementation.image_layout))
 
     def call(self, inputs: Any) -> Any:
-        with self._wide():
+        with wide(self.dtype):
             return self.forward(inputs, self.kernel, self.bias)
 
     def synchronize(self, outputs: Any) -> None:
@@ -141,7 +144,7 @@ class _Embedding(LoadedEmbedding):
         return np.asarray(outputs)
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
-        with self._wide():
+        with wide(self.dtype):
             found = self.pullback(self.place(images), self.kernel, self.bias, self._array(grad_tokens))
         image, kernel, bias = (None if gradient is None else np.asarray(gradient) for gradient in found)
         return PatchEmbedGradients(
@@ -168,7 +171,7 @@ class _Embedding(LoadedEmbedding):
         whole = self.jax.jit(assemble)
 
         def function(images: Any) -> Any:
-            with self._wide():
+            with wide(self.dtype):
                 return whole(images, self.kernel, self.bias, token, table)
 
         return Operation(self, function, lambda outputs: {"forward": np.asarray(outputs)})
@@ -184,7 +187,7 @@ class _Embedding(LoadedEmbedding):
         whole = jax.jit(step)
 
         def function(images: Any) -> Any:
-            with self._wide():
+            with wide(self.dtype):
                 return whole(images, self.kernel, self.bias, gradient)
 
         def fetched(outputs: Any) -> dict[Direction, NDArray[Any]]:
@@ -198,14 +201,16 @@ class _Gemm(Computation):
     def __init__(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> None:
         import jax
 
-        self.jax = jax
+        self.jax, self.dtype = jax, np.dtype(dtype)
         generator, place = np.random.default_rng(0), jax.devices(device)[0]
-        self.left = jax.device_put(generator.standard_normal((rows, depth)).astype(dtype), place)
-        self.right = jax.device_put(generator.standard_normal((depth, columns)).astype(dtype), place)
+        with wide(self.dtype):
+            self.left = jax.device_put(generator.standard_normal((rows, depth)).astype(dtype), place)
+            self.right = jax.device_put(generator.standard_normal((depth, columns)).astype(dtype), place)
         self.dot = jax.jit(jax.numpy.dot)
 
     def call(self, inputs: None) -> Any:
-        return self.dot(self.left, self.right)
+        with wide(self.dtype):
+            return self.dot(self.left, self.right)
 
     def synchronize(self, outputs: Any) -> None:
         self.jax.block_until_ready(outputs)

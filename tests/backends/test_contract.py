@@ -236,6 +236,16 @@ def test_gemm_devices_versions_and_environment(backend):
 
 
 @pytest.mark.parametrize("backend", backends())
+def test_a_product_is_computed_in_the_type_that_was_asked_for(backend):
+    """A float64 ceiling computed in float32 would show float64 rows at half of what they reach."""
+    for dtype in backend.product_dtypes:
+        product = backend.gemm(4, 5, 6, dtype, "cpu")
+        result = product.call(None)
+        product.synchronize(result)
+        assert dtype in str(result.dtype)
+
+
+@pytest.mark.parametrize("backend", backends())
 def test_a_frameworks_own_convolution_is_the_reference(backend):
     spec = PatchEmbedSpec((12, 20), 4, 3, 7)
     generator = np.random.default_rng(14)
