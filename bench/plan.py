@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..backends.base import Backend, Implementation, check_place, get_backend, list_implementations, require_installed
 from ..reference.errors import PatchParityError, require_choice
@@ -263,11 +265,16 @@ def _implementation_rows(
 
 
 def _ceiling_rows(backend: Backend, device: str, place: dict[str, Any], elsewhere: bool) -> list[Row]:
-    """The matrix product of the case's shape, where that is no peak a square one, and a copy, if the framework has its own worth timing."""
+    """The matrix product of the case's shape, where that is no peak a square one, and a copy, if the framework has its own worth timing.
+
+    Of a framework without a product of 16 bits (NumPy, which is always there) the one in float32.
+    """
     if backend.yardstick != backend.name or (backend.name == "numpy" and device != "cpu"):
         return []
     products = ["gemm"] if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK else ["gemm", "peak"]
     operations = products if place["dtype"] in backend.product_dtypes else []
+    if not operations and np.dtype(place["dtype"]).itemsize == 2 and "float32" in backend.product_dtypes:
+        operations = ["peak-float32"]
     if type(backend).copy is not Backend.copy:
         operations.append("copy")
     about: dict[str, Any] = dict(device=device, role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place)

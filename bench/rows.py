@@ -22,8 +22,8 @@ class Row:
         device, dtype, precision: as in the results.
         threads: CPU threads asked for.
         operation: `tokens`; `sequence`, with a class token and positions; `train-step`, tokens and the gradients of kernel and bias;
-            `one-patch`, tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one;
-            `copy`, of as many bytes as the case must move.
+            `one-patch`, tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one; `peak-float32`, that in
+            float32 beside rows of 16 bits; `copy`, of as many bytes as the case must move.
         role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
         cache: `warm` (the call before left its data there), or `cold` (something else has been read since).
@@ -76,6 +76,9 @@ class Row:
         return "/".join((self.case, *elsewhere, self.device, self.dtype, f"t{self.threads}", *cold, self.key))
 
 
+PRODUCTS = ("gemm", "peak", "peak-float32")
+"""Operations of ceilings that are matrix products."""
+
 PEAK_SIZE = 1024
 """Edge of the square matrix product: 2.1 GFLOP, some 20 ms of one core, and 4 MB a matrix, from where rates no longer grow here."""
 
@@ -97,7 +100,7 @@ def row_work(operation: str, case: Case, itemsize: int) -> tuple[int, int]:
     spec, batch = case.spec, case.batch
     if operation == "copy":
         return 0, 2 * itemsize * copied_values(case, itemsize)
-    if operation in ("gemm", "peak"):
+    if operation in PRODUCTS:
         rows, depth, columns = product_shape(operation, case)
         return 2 * rows * depth * columns, itemsize * (rows * depth + depth * columns + rows * columns)
     tokens, least = spec.flops(batch), spec.minimum_bytes(batch, itemsize)
@@ -120,7 +123,7 @@ def products(operation: str) -> int:
 
 def product_shape(operation: str, case: Case) -> tuple[int, int, int]:
     """Rows, depth and columns of a matrix product: `(B·N, K, D)`, or a square."""
-    if operation == "peak":
+    if operation != "gemm":
         return PEAK_SIZE, PEAK_SIZE, PEAK_SIZE
     return case.batch * case.spec.num_patches, case.spec.patch_values, case.spec.embed_dim
 

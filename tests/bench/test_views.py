@@ -36,6 +36,19 @@ def test_what_is_faster_than_the_machine_is_told_by_its_fastest_product():
     )
 
 
+def test_a_row_of_16_bits_is_held_against_a_product_in_float32_too(tmp_path):
+    """NumPy computes float16 in float32, at 30 times the rate of the only float16 product there is (torch's, on a CPU without the type)."""
+    rows = BenchSession(BenchOptions(**SMALL, dtypes=("float16",))).rows
+    case = named_case("vit-ti32-224-b2")
+    by_key = {row.key: row for row in rows}
+    linear, peak = by_key["numpy:linear:eager"], by_key["numpy:peak-float32"]
+    operations = row_work("tokens", case, 2)[0]
+    seconds = defaultdict(list, {linear.identity: [operations / 90e9] * 4, peak.identity: [2 * 1024**3 / 100e9] * 4})
+    assert faster_than_the_machine(rows, case, seconds) == {}
+    seconds[linear.identity] = [operations / 126e9] * 4
+    assert list(faster_than_the_machine(rows, case, seconds)) == [linear.identity]
+
+
 def test_the_roof_is_the_longest_of_three_times():
     session = BenchSession(BenchOptions(**SMALL))
     case = session.cases["vit-ti32-224-b2"]
