@@ -45,8 +45,8 @@ def benchmark(options: BenchOptions) -> BenchReport:
         PatchParityError: anything unknown or impossible in the options, a folder that cannot be written or that another run writes
             to, the extra `bench` missing, a run that broke down.
     """
-    options.check()
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
+    options.check()
     folder = output_folder(options.out or ".")
     with locked(folder):
         if not options.resume:
@@ -85,6 +85,8 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
+            with suppress(OSError, AttributeError):  # what is left of its session, its workers among it
+                os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.wait()
             raise

@@ -1,6 +1,7 @@
 """The machines that take part in a benchmark: this one, and others through ssh."""
 
 import shlex
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ LOCAL = "local"
 
 CONNECT_SECONDS = 20
 """Time for a connection to stand; nobody is there to type a password either (BatchMode)."""
+_SSH_OPTIONS = f"-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS}"
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,32 @@ class Host:
     ssh: str = ""
     python: str = ""
 
+    def require_reachable(self) -> None:
+        """Raise PatchParityError, with ssh's own reason, unless it runs a command there and nothing else speaks on the way back."""
+        command = ["ssh", *_SSH_OPTIONS.split(), *self.ssh.split(), "echo patchparity"]
+        try:
+            asked = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_SECONDS, check=False)
+        except FileNotFoundError:
+            raise PatchParityError(f"host ssh={self.ssh}: there is no program called ssh here") from None
+        except subprocess.TimeoutExpired:
+            raise PatchParityError(f"host ssh={self.ssh}: no answer within {2 * CONNECT_SECONDS} s") from None
+        if asked.returncode:
+            told = (asked.stderr.strip().splitlines() or [f"ssh ended with exit status {asked.returncode}"])[-1]
+            raise PatchParityError(f"host ssh={self.ssh}: {told}; expected a machine that ssh reaches without a password")
+        if asked.stdout != "patchparity\n":
+            first = next((line for line in asked.stdout.splitlines() if line != "patchparity"), "")
+            raise PatchParityError(
+                f"host ssh={self.ssh}: a login there prints {first!r} to stdout, which workers talk through; its start files must print nothing "
+                "where nobody is logged in to read it"
+            )
+
     def launch(self, python: str, variables: dict[str, str]) -> str:
         """Say how an interpreter is started with variables, in execnet's words."""
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
         start = f"python=env {settings} {shlex.quote(self.python or python)}"
         if not self.ssh:
             return f"popen//{start}"
-        return f"ssh=-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS} {self.ssh}//{start}"
+        return f"ssh={_SSH_OPTIONS} {self.ssh}//{start}"
 
 
 @dataclass(frozen=True)

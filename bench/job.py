@@ -51,9 +51,9 @@ def run(
     Raises:
         PatchParityError: as `check`, `benchmark` and `render_report`.
     """
-    options.check()
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     require_modules("report", ("plotly", "jinja2"))
+    options.check()
     folder = output_folder(options.out or ".")
     with locked(folder):
         if not options.resume:

@@ -1,6 +1,7 @@
 """What a benchmark measures: options, and the rows that follow from them."""
 
 import dataclasses
+import json
 import math
 import subprocess
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ class BenchOptions:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                text = _listed(value) if isinstance(value, tuple) else str(value)
                 given.append(f"--patchparity-{field.name}={text}")
         return given
 
@@ -172,11 +173,22 @@ class BenchOptions:
                 elif name in ("preset", "out"):
                     fields[name] = text
                 else:
-                    items = tuple(filter(None, text.split(",")))
+                    items = _items(text)
                     fields[name] = tuple(map(int, items)) if name == "threads" else items
             except ValueError:
                 raise PatchParityError(f"{name}={text!r}: expected numbers") from None
         return cls(**fields)
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    """Values with commas between them, as JSON where one holds a comma itself (options of ssh, paths)."""
+    texts = [str(value) for value in values]
+    return json.dumps(texts) if any("," in text for text in texts) else ",".join(texts)
+
+
+def _items(text: str) -> tuple[str, ...]:
+    """What `_listed` wrote."""
+    return tuple(json.loads(text) if text.startswith("[") else filter(None, text.split(",")))
 
 
 def plan(options: BenchOptions) -> list[Row]:

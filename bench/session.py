@@ -175,7 +175,12 @@ class BenchSession:
                 told[key] = _Start(failure=str(error))
         launched = [key for key in fresh if not told[key].failure]
         with ThreadPoolExecutor(usable_cores()) as pool:
-            told.update(zip(launched, pool.map(self._first_words, launched), strict=True))
+            try:
+                told.update(zip(launched, pool.map(self._first_words, launched), strict=True))
+            except BaseException:  # Ctrl-C, while a framework takes its time to be imported: the threads wait for it
+                for key in launched:
+                    self._workers[key].lose("it was interrupted")
+                raise
         return told
 
     def _first_words(self, key: WorkerKey) -> "_Start":

@@ -98,6 +98,7 @@ def measure_block(
             restart()
         if renewed or number == 0:
             block.load(lambda share, what: report(LOADING_SHARE * share if not done else _progress(done, total), what))  # noqa: B023
+            block.settle()
         for _ in range(rounds):
             report(_progress(done, total), f"{case.name} round {done + 1} of {total}")
             block.round(done, generation=number if renewed else 0)
@@ -143,6 +144,13 @@ class _Block:
             problem = row_problem(row.operation, self.case)
             self._guarded(row, lambda row=row, problem=problem: _load(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
 
+    def settle(self) -> None:
+        """Visit every row once without a sample: measuring the memory of later rows has given pages of earlier ones back to the system."""
+        for row in self.live:
+            answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
+            if answer is not None:
+                self.outcomes[row.identity]["visit_seconds"] += answer["visit_seconds"]
+
     def round(self, number: int, generation: int) -> None:
         """Visit every row once, in an order of this round's own."""
         samples, cpu_seconds, live = [], 0.0, self.live
@@ -162,14 +170,14 @@ class _Block:
         told = {device: each.told(cpu_seconds) for device, each in watched.items()}
         self.on_samples([{**sample, **told[sample["device"]]} for sample in samples])
 
-    def _asker(self, device: str) -> Callable[[], dict[str, Any] | None]:
+    def _asker(self, device: str) -> Callable[[bool], dict[str, Any] | None]:
         """How the state of a device, and of its machine, is asked for: of any worker that lives there."""
 
-        def ask() -> dict[str, Any] | None:
+        def ask(clock: bool) -> dict[str, Any] | None:
             for row in self.live:
                 if row.device == device:
                     with contextlib.suppress(WorkerError, WorkerLostError):  # its next visit tells what is wrong with it
-                        return self.workers[row.worker].request("state")
+                        return self.workers[row.worker].request("state", clock=clock)
             return None
 
         return ask

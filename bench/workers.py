@@ -5,7 +5,9 @@ Workers run and time; they do not judge. A worker that dies or hangs raises `Wor
 """
 
 import functools
+import queue
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +76,32 @@ serve(channel)
 """
 
 
+def _gateway(launch: str) -> Any:
+    """Open a gateway, in a thread of its own: execnet waits for its first words without a limit.
+
+    Raises:
+        TimeoutError: nothing came within `START_SECONDS`.
+    """
+    import execnet
+
+    opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def open_gateway() -> None:
+        try:
+            opened.put(execnet.makegateway(launch))
+        except BaseException as error:
+            opened.put(error)
+
+    threading.Thread(target=open_gateway, daemon=True).start()
+    try:
+        found = opened.get(timeout=START_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"its interpreter gave no answer within {START_SECONDS:g} s") from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
 class Worker:
     """The parent's side of one worker process."""
 
@@ -85,14 +113,14 @@ class Worker:
         host: Host = THIS_MACHINE,
         confined: bool = True,
     ) -> None:
-        import execnet
-
         self.key, self.call_seconds = key, call_seconds
         try:
-            self._gateway = execnet.makegateway(host.launch(python, worker_environment(key)))
+            self._gateway = _gateway(host.launch(python, worker_environment(key)))
             self._channel = self._gateway.remote_exec((_CONFINED.format(cores=key.threads) if confined else "") + _FIRST_WORDS)
         except Exception as error:
-            raise WorkerLostError(f"the worker for {key} could not be started: {error}") from error
+            # What execnet says of another machine is how ssh was called, and a record names no machine.
+            why = type(error).__name__ if host.ssh else str(error) or type(error).__name__
+            raise WorkerLostError(f"the worker for {key} could not be started: {why}") from error
         self.lost: str | None = None
 
     def start(self) -> dict[str, Any]:
@@ -122,8 +150,15 @@ class Worker:
             self.end()
             raise WorkerLostError(self.lost)
         if "error" in answer:
+            if action == "start":  # nothing can be asked of it
+                self.lose(f"the worker for {self.key} could not be started: {answer['error']}")
             raise WorkerError(answer["error"])
         return answer
+
+    def lose(self, message: str) -> None:
+        """Kill the process; every later request says why."""
+        self.lost = message
+        self.end()
 
     def end(self) -> None:
         """End the process, if need be by force."""
@@ -136,7 +171,7 @@ class Worker:
                 pass
         if process is not None:
             try:
-                process.wait(END_SECONDS)
+                process.wait(0 if self.lost else END_SECONDS)
             except Exception:
                 process.kill()
                 process.wait()
@@ -151,14 +186,16 @@ def machine_of(host: Host) -> Machine:
     """
     if host.label == LOCAL:
         return Machine(describe_environment([]))
+    expected = f"expected {host.python} there to have patchparity[bench] {__version__} (//python=PATH names another)"
+    host.require_reachable()
     try:
         worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee", host=host.label), host=host, confined=False)
+    except WorkerLostError:
+        raise PatchParityError(f"host ssh={host.ssh}: {host.python} could not be started; {expected}") from None
+    try:
         environment = worker.request("describe")
-    except WorkerLostError as error:
-        raise PatchParityError(
-            f"host ssh={host.ssh}: {error}; expected a machine that ssh reaches without a password, where {host.python} has "
-            f"patchparity[bench] {__version__} (//python=PATH names another)"
-        ) from None
+    except (WorkerLostError, WorkerError) as error:
+        raise PatchParityError(f"host ssh={host.ssh}: {error}; {expected}") from None
     worker.end()
     found = environment["versions"]["patchparity"]
     if found != __version__:

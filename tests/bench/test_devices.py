@@ -212,7 +212,7 @@ def test_a_framework_without_anything_to_empty_a_gpu_cache_with_says_so():
         get_backend("onnxruntime").sweep(1000, "cuda")
 
 
-def test_a_visit_is_one_warm_call_and_then_a_sample_of_repeated_ones():
+def test_a_visit_is_warm_calls_and_then_a_sample_of_repeated_ones(monkeypatch):
     server = serving.Server()
     server.start("numpy", "cpu", "ieee")
     calls = []
@@ -226,12 +226,19 @@ def test_a_visit_is_one_warm_call_and_then_a_sample_of_repeated_ones():
             calls.append("waited for")
 
     server.at.flush = lambda: calls.append("flushed")
-    for cold, repeat in ((False, 3), (True, 1)):
+    for warm_seconds, cold, repeat, warm in ((0.0, False, 3, 1), (0.0, True, 1, 1), (1e9, True, 1, 1)):
+        monkeypatch.setattr(serving, "WARM_SECONDS", warm_seconds)
         server.loaded["r"] = serving.Loaded(Counted(), None, cold, repeat, {})
         calls.clear()
         told = server.visit("r")
-        assert calls == ["called", "waited for", *(["flushed"] if cold else []), *(["called", "waited for"] * repeat)]
+        assert calls == [*(["called", "waited for"] * warm), *(["flushed"] if cold else []), *(["called", "waited for"] * repeat)]
         assert 0.001 <= told["seconds"] < told["visit_seconds"]
+    monkeypatch.setattr(serving, "WARM_SECONDS", 0.01)
+    server.loaded["r"] = serving.Loaded(Counted(), None, False, 1, {})
+    calls.clear()
+    told = server.visit("r")
+    assert len(calls) > 4, "calls of a millisecond are warmed up by several"
+    assert told["visit_seconds"] > 0.01
 
 
 def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
@@ -239,8 +246,9 @@ def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
     monkeypatch.setattr(disturbance, "time", SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.cpu))
 
     def round_of(busy_before, busy_after, ours, here=True, own=0.1):
-        states = iter([{"busy": busy_before, "clock_mhz": None}, {"busy": busy_after, "clock_mhz": 1980}])
-        watched = Disturbance(lambda: next(states), here)
+        states = iter([{"busy": busy_before}, {"busy": busy_after}])
+        # Asking for the clock takes time of its own: only after the round, and after what is watched.
+        watched = Disturbance(lambda clock: {**next(states), "clock_mhz": 1980 if clock else None}, here)
         now.wall, now.cpu = now.wall + 2.0, now.cpu + own
         return watched.told(ours)
 
@@ -253,7 +261,16 @@ def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
     assert within_the_ticks["disturbance"] > disturbance.DISTURBED_CORES
     assert not within_the_ticks["disturbed"]
     assert round_of(None, None, ours=1.0) == {"disturbance": None, "steal": None, "disturbed": False, "clock_mhz": 1980}
-    assert Disturbance(lambda: None, True).told(1.0)["disturbance"] is None, "a worker that does not answer"
+    assert Disturbance(lambda clock: None, True).told(1.0)["disturbance"] is None, "a worker that does not answer"
+
+
+def test_a_clock_that_takes_time_to_ask_is_asked_after_what_is_watched(monkeypatch):
+    server, asked = serving.Server(), []
+    server.at = SimpleNamespace(clock_mhz=lambda: asked.append("clock"))
+    monkeypatch.setattr(serving, "busy_seconds", lambda: asked.append("busy"))
+    server.state(clock=False)
+    server.state(clock=True)
+    assert asked == ["busy", "busy", "clock"]
 
 
 def test_the_clock_is_what_nvidia_smi_tells(tmp_path, monkeypatch):

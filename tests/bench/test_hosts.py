@@ -14,6 +14,7 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.bench import workers
 from patchparity.bench.hosts import LOCAL, Host, parse_hosts
+from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
 # execnet leaves the pipes of an interpreter that did not start to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -23,13 +24,15 @@ SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear:eager",)
 
 @pytest.fixture
 def ssh(tmp_path, monkeypatch):
-    """Put such a program first on the PATH; it notes how it was called, and reaches no machine called `gone`."""
+    """Put such a program first on the PATH; it notes how it was called, reaches no machine called `gone`, hears nothing from `silent` once it is
+    there, and is welcomed by `polite`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     calls = tmp_path / "calls"
     (folder / "ssh").write_text(
         f'#!/bin/sh\necho "$@" >> {shlex.quote(str(calls))}\n'
         'for last; do :; done\ncase "$*" in *user@gone*) echo "ssh: connect to host gone port 22: refused" >&2; exit 255;; esac\n'
+        'case "$*" in *user@polite*) echo "Welcome, dear user";; *user@silent*python*) exec sleep 600;; esac\n'
         'exec sh -c "$last"\n'
     )
     (folder / "ssh").chmod(0o755)
@@ -76,15 +79,19 @@ def test_two_machines_take_part_in_one_run_each_with_its_own_reference(ssh, tmp_
         ("ssh=a//port=3", "expected local, or ssh="),
         (
             remote("gone"),
-            r"host ssh=user@gone: .*; expected a machine that ssh reaches without a password, where .* has patchparity",
+            r"^host ssh=user@gone: ssh: connect to host gone port 22: refused; expected a machine that ssh reaches without a password$",
         ),
         (
             remote(python="/no/such/python"),
-            r"expected a machine that ssh reaches .* where /no/such/python has patchparity\[bench\]",
+            r"^host ssh=user@box: /no/such/python could not be started; expected /no/such/python there to have patchparity\[bench\]",
         ),
+        (remote("polite"), "^host ssh=user@polite: a login there prints 'Welcome, dear user' to stdout"),
+        (remote("silent"), "^host ssh=user@silent: .* could not be started"),
     ],
 )
-def test_a_host_that_cannot_take_part_is_one_sentence_before_any_work(ssh, tmp_path, host, message):
+def test_a_host_that_cannot_take_part_is_one_sentence_before_any_work(ssh, tmp_path, host, message, monkeypatch):
+    if "silent" in host:
+        monkeypatch.setattr(workers, "START_SECONDS", 1.0)
     with pytest.raises(PatchParityError, match=message) as raised:
         benchmark(BenchOptions(**SMALL, hosts=(host,), out=str(tmp_path / "o")))
     assert "\n" not in str(raised.value)
@@ -95,7 +102,7 @@ def test_a_host_without_patchparity_says_so(ssh, tmp_path):
     bare = tmp_path / "bare-python"
     bare.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS "$@"\n')
     bare.chmod(0o755)
-    with pytest.raises(PatchParityError, match=r"No module named 'patchparity'; expected a machine .* has patchparity\[bench\]"):
+    with pytest.raises(PatchParityError, match=r"No module named 'patchparity'; expected .* to have patchparity\[bench\]"):
         benchmark(BenchOptions(**SMALL, hosts=(remote(python=bare),), out=str(tmp_path / "o")))
 
 
@@ -103,6 +110,21 @@ def test_a_host_of_another_version_says_so(ssh, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "__version__", "99.0")
     with pytest.raises(PatchParityError, match=r"has patchparity .*, expected 99.0; pip install it there"):
         benchmark(BenchOptions(**SMALL, hosts=(remote(),), out=str(tmp_path / "o")))
+
+
+def test_a_host_whose_version_cannot_tell_of_itself_says_so(ssh, tmp_path, monkeypatch):
+    def refuses(worker, action, **arguments):
+        raise WorkerError(f"AttributeError: 'Server' object has no attribute {action!r}")
+
+    monkeypatch.setattr(workers.Worker, "request", refuses)
+    with pytest.raises(PatchParityError, match=r"host ssh=user@box: AttributeError.*'describe'; expected .* to have patchparity"):
+        benchmark(BenchOptions(**SMALL, hosts=(remote(),), out=str(tmp_path / "o")))
+
+
+def test_a_worker_that_cannot_be_reached_any_more_names_no_machine(ssh):
+    with pytest.raises(WorkerLostError, match="the worker for numpy on cpu of host1, 1 thread.* could not be started: ") as raised:
+        Worker(WorkerKey("numpy", "cpu", 1, "ieee", host="host1"), host=Host("host1", "user@gone", "python3"))
+    assert "gone" not in str(raised.value)
 
 
 def test_hosts_are_read_in_order_each_once():

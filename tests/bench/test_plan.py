@@ -76,6 +76,9 @@ def test_options_travel_as_text_and_back():
     )
     texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in options.arguments())
     assert BenchOptions.parse(texts) == options
+    with_comma = BenchOptions(hosts=("local", "ssh=-o Ciphers=a,b user@box"), pythons=("numpy=/a,b/python",))
+    texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in with_comma.arguments())
+    assert BenchOptions.parse(texts) == with_comma
     with pytest.raises(PatchParityError, match="threads='two': expected numbers"):
         BenchOptions.parse({"threads": "two"})
 
