@@ -313,6 +313,10 @@ OperationOption = Annotated[
     list[str] | None,
     typer.Option(help="tokens (always), sequence, train-step; may be repeated. Default: the preset's.", show_default=False),
 ]
+TimedDtypeOption = Annotated[
+    list[str] | None,
+    typer.Option("--dtype", help="float32 (the default), float64, bfloat16 or float16; may be repeated.", show_default=False),
+]
 CacheOption = Annotated[list[str] | None, typer.Option("--cache", help="warm (the default), cold, or, given twice, both.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
 LimitOption = Annotated[float, typer.Option("--call-seconds", help="End a worker that takes longer for one call.")]
@@ -329,6 +333,7 @@ def bench_command(
     implementation: ImplementationOption = None,
     case: CaseOption = None,
     device: DeviceOption = None,
+    dtype: TimedDtypeOption = None,
     rounds: RoundsOption = None,
     generations: GenerationsOption = None,
     precision_goal: GoalOption = None,
@@ -401,10 +406,15 @@ def _fraction(text: str, option: str) -> float:
 @app.command("report")
 def report_command(folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")]) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
+    from .bench.harness import load_bench, rows_missing
     from .bench.report.render import render_report
 
     for file in render_report(folder):
         out.print(str(file))
+    if missing := rows_missing(content := load_bench(folder)):
+        out.print(
+            f"[yellow]partial[/] {missing} of {content['planned']} rows are missing: bench --resume goes on", soft_wrap=True
+        )
 
 
 @app.command("run")
@@ -418,6 +428,7 @@ def run_command(
     implementation: ImplementationOption = None,
     case: CaseOption = None,
     device: DeviceOption = None,
+    dtype: TimedDtypeOption = None,
     rounds: RoundsOption = None,
     generations: GenerationsOption = None,
     precision_goal: GoalOption = None,
@@ -481,6 +492,7 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         precision_goal=None if typed["precision_goal"] is None else _fraction(typed["precision_goal"], "--precision-goal"),
         time_budget=typed["time_budget"],
         caches=tuple(typed["cache"] or ("warm",)),
+        dtypes=tuple(typed["dtype"] or ("float32",)),
         operations=tuple(typed["operation"] or ()),
         out=str(typed["out_folder"]),
         **{name: typed[name] for name in plain},

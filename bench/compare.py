@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..reference.errors import PatchParityError
+from .environment import MACHINE
 from .harness import load_bench
+from .hosts import LOCAL
 from .rows import Block
 from .statistics import SMALLEST_DIFFERENCE, Comparison, Ratio, by_generation, compare_ratios, enough, resampled_medians
 from .views import noise_floors, row_block
-
-MACHINE = ("processor", "cores", "cores_of_machine", "memory_bytes", "gpus", "platform")
-"""What of the environment makes two records those of one machine."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,19 @@ class CompareReport:
     Args:
         rows: those that both records hold, in the new one's order.
         only_old, only_new: names of rows that one record alone holds.
-        geometric_mean: of new over old, over all rows; None where there is none.
+        geometric_mean: of new over old, over all rows.
         differences: what differs between the environments (versions, variables, and with `force` the machine), each in words.
         fail_over: what was allowed.
+        failed: rows that the old record holds and that failed in the new one, and why.
     """
 
     rows: list[ComparedRow]
     only_old: list[str]
     only_new: list[str]
-    geometric_mean: float | None
+    geometric_mean: float
     differences: list[str]
     fail_over: float
+    failed: dict[str, str]
 
     @property
     def regressions(self) -> list[ComparedRow]:
@@ -61,8 +62,8 @@ class CompareReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing regressed."""
-        return not self.regressions
+        """Whether nothing regressed, and nothing failed that did not before."""
+        return not self.regressions and not self.failed
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -80,7 +81,8 @@ class CompareReport:
             for row in self.rows
         ]
         about = {
-            name: getattr(self, name) for name in ("only_old", "only_new", "geometric_mean", "differences", "fail_over", "ok")
+            name: getattr(self, name)
+            for name in ("only_old", "only_new", "failed", "geometric_mean", "differences", "fail_over", "ok")
         }
         return {"schema": "patchparity.compare/1", **about, "rows": rows}
 
@@ -100,6 +102,7 @@ class CompareReport:
                 "</details>",
                 "",
             ]
+        lines += [f"* **failed** in the new record: {name}: {message}" for name, message in self.failed.items()]
         lines += [f"* {difference}" for difference in self.differences]
         for which, names in (("old", self.only_old), ("new", self.only_new)):
             if names:
@@ -108,12 +111,14 @@ class CompareReport:
 
     def summary(self) -> str:
         """Say it in one sentence."""
-        if self.geometric_mean is None:
-            return "the records have no row in common"
         words = [row.comparison.word for row in self.rows]
         counts = ", ".join(f"{words.count(word)} {word}" for word in ("FASTER", "SLOWER", "SAME", "UNSURE") if word in words)  # type: ignore[arg-type]
         limit = f"{len(self.regressions)} beyond {100 * self.fail_over:g}%"
-        return f"{len(self.rows)} rows: {counts}; {limit}; geometric mean of new/old {self.geometric_mean:.3f}"
+        beside = [f"{len(self.failed)} failed in the new record"] if self.failed else []
+        alone = {"old": self.only_old, "new": self.only_new}
+        beside += [f"{len(names)} in the {which} record alone" for which, names in alone.items() if names]
+        told = f"{len(self.rows)} rows: {counts}; {limit}; geometric mean of new/old {self.geometric_mean:.3f}"
+        return "; ".join([told, *beside])
 
 
 def compare(
@@ -135,34 +140,41 @@ def compare(
     if not 0 <= fail_over < np.inf:
         raise PatchParityError(f"fail_over={fail_over}: expected a fraction of at least 0, such as 0.05")
     contents = [load_bench(Path(folder)) for folder in (old, new)]
-    environments = [content["environment"] for content in contents]
-    machine = [name for name in MACHINE if environments[0].get(name) != environments[1].get(name)]
-    if machine and not force:
-        told = ", ".join(f"{name} {environments[0].get(name)} and {environments[1].get(name)}" for name in machine)
-        raise PatchParityError(
-            f"{old} and {new} were measured on different machines ({told}); --force compares them all the same"
-        )
     tables = [{_name(entry): entry for entry in content["benchmarks"] if _is_told(entry)} for content in contents]
     floors = [noise_floors(content["benchmarks"]) for content in contents]
-    floors.append(_machine_shifts(*(content["benchmarks"] for content in contents)))
+    shifts = _machine_shifts(*(content["benchmarks"] for content in contents))
     common = [name for name in tables[1] if name in tables[0]]
     if not common:
         raise PatchParityError(f"{old} and {new} have no row in common: nothing can be compared")
-    ratios = [_ratio(*(table[name] for table in tables), floors) for name in common]
+    labels = dict.fromkeys(tables[1][name]["extra_info"]["host"] for name in common)
+    environments = {label: [_environment(content, label) for content in contents] for label in labels}
+    machine = [told for label, pair in environments.items() for told in _differences(*pair, label, MACHINE, ())]
+    if machine and not force:
+        raise PatchParityError(
+            f"{old} and {new} were measured on different machines ({'; '.join(machine)}); --force compares them all the same"
+        )
+    ratios = [_ratio(*(table[name] for table in tables), floors, shifts) for name in common]
     rows = []
     for name, judged in zip(common, compare_ratios(ratios), strict=True):
         medians = [table[name]["stats"]["median"] for table in tables]
         regression = judged.word == "SLOWER" and judged.ratio > 1 + fail_over
         rows.append(ComparedRow(name, *medians, judged, regression))
+    failed = {outcome["row"]: outcome["message"] for outcome in contents[1]["failures"] if outcome["row"] in tables[0]}
     logs = [np.log(row.comparison.ratio) for row in rows]
     return CompareReport(
         rows,
-        [name for name in tables[0] if name not in tables[1]],
+        [name for name in tables[0] if name not in tables[1] and name not in failed],
         [name for name in tables[1] if name not in tables[0]],
-        float(np.exp(np.mean(logs))) if logs else None,
-        _differences(*environments),
+        float(np.exp(np.mean(logs))),
+        [told for label, pair in environments.items() for told in _differences(*pair, label)],
         fail_over,
+        failed,
     )
+
+
+def _environment(content: dict[str, Any], label: str) -> dict[str, Any]:
+    here: dict[str, Any] = content["environment"]
+    return here if label == LOCAL else here.get("hosts", {}).get(label, {})
 
 
 def _machine_shifts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[Block, float]:
@@ -185,25 +197,36 @@ def _name(entry: dict[str, Any]) -> str:
     return str(entry["params"]["identity"])
 
 
-def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[dict[Block, float]]) -> Ratio:
+def _ratio(
+    old: dict[str, Any], new: dict[str, Any], floors: list[dict[tuple[Block, str], float]], shifts: dict[Block, float]
+) -> Ratio:
     median = new["stats"]["median"] / old["stats"]["median"]
     groups = [by_generation(each["stats"]["data"], each["extra_info"]["generations"]) for each in (new, old)]
     if not all(map(enough, groups)):
         return Ratio(median, None)
     # The sessions share no rounds, so each is resampled by itself, with draws of its own.
     above, below = (resampled_medians(group, seed) for seed, group in enumerate(groups))
-    noise = max((floor.get(row_block(new["extra_info"]), SMALLEST_DIFFERENCE) for floor in floors), default=SMALLEST_DIFFERENCE)
+    block = row_block(new["extra_info"])
+    told = [floor.get((block, new["extra_info"]["operation"]), SMALLEST_DIFFERENCE) for floor in floors]
+    noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))
     return Ratio(median, above / below, noise)
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    plain = [(name, old.get(name), new.get(name)) for name in (*MACHINE, "python", "blas")]
+def _differences(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    label: str,
+    names: tuple[str, ...] = (*MACHINE, "python", "blas"),
+    kinds: tuple[str, ...] = ("versions", "variables"),
+) -> list[str]:
+    where = "" if label == LOCAL else f"{label}: "
+    plain = [(name, old.get(name), new.get(name)) for name in names]
     nested = [
         (name, *(environment.get(kind, {}).get(name, "not there") for environment in (old, new)))
-        for kind in ("versions", "variables")
+        for kind in kinds
         for name in sorted({*old.get(kind, {}), *new.get(kind, {})})
     ]
-    return [f"{name}: {before} before, {now} now" for name, before, now in (*plain, *nested) if before != now]
+    return [f"{where}{name}: {before} before, {now} now" for name, before, now in (*plain, *nested) if before != now]
 
 
 def _markdown(rows: list[ComparedRow]) -> list[str]:
@@ -212,5 +235,6 @@ def _markdown(rows: list[ComparedRow]) -> list[str]:
         judged = row.comparison
         interval = "" if judged.interval is None else f" [{judged.interval[0]:.3f}, {judged.interval[1]:.3f}]"
         word = f"**{judged.word}**" if row.regression else judged.word
+        word += f": {judged.reason}" if judged.word == "UNSURE" else ""
         lines.append(f"| {row.name} | {1e3 * row.old:.4g} | {1e3 * row.new:.4g} | {judged.ratio:.3f}{interval} | {word} |")
     return [*lines, ""]

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from patchparity.bench.comparisons import comparisons
 from patchparity.bench.harness import SCHEMA
 from patchparity.bench.plan import BenchOptions
 from patchparity.bench.progress import progress_bar
 from patchparity.bench.results import write_json
 from patchparity.bench.rows import Row
 from patchparity.bench.session import BenchSession
+from patchparity.bench.views import block_title
 from patchparity.reference.errors import PatchParityError
 
 SESSION = pytest.StashKey[BenchSession]()
@@ -70,7 +72,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     row, following = _row(item), _row(nextitem)
     ends_block = row is not None and (following is None or following.block != row.block)
     if session is not None and session.options.out and ends_block:
-        _write_view(item.config, Path(session.options.out))
+        _write_view(item.config, Path(session.options.out), last=following is None)
 
 
 def _row(item: pytest.Item | None) -> Row | None:
@@ -80,8 +82,8 @@ def _row(item: pytest.Item | None) -> Row | None:
     return _session(item.config).by_identity[callspec.params["identity"]]
 
 
-def _write_view(config: Any, folder: Path) -> None:
-    """Have pytest-benchmark describe its results in its own schema, and write that in one step."""
+def _write_view(config: Any, folder: Path, last: bool) -> None:
+    """Have pytest-benchmark describe its results in its own schema, and write that in one step; comparisons once all is there."""
     results = config._benchmarksession
     machine_info = config.hook.pytest_benchmark_generate_machine_info(config=config)
     config.hook.pytest_benchmark_update_machine_info(config=config, machine_info=machine_info)
@@ -91,6 +93,7 @@ def _write_view(config: Any, folder: Path) -> None:
     config.hook.pytest_benchmark_update_json(config=config, benchmarks=results.benchmarks, output_json=content)
     for entry in content["benchmarks"]:
         entry["options"] = {name: str(value) for name, value in entry["options"].items()}
+    content["comparisons"] = comparisons(content["benchmarks"]) if last else []
     write_json(folder / "bench.json", content)
 
 
@@ -110,6 +113,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     output_json["environment"] = session.environment()
     output_json["spent"] = session.spent()
     output_json["planned"] = len(session.rows)
+    output_json["measured_anew"] = [block_title(block) for block in session.measured_anew]
     output_json["options"] = {
         **dataclasses.asdict(session.options),
         "out": "",

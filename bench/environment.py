@@ -1,7 +1,9 @@
 """What the machine and the software are: every record carries this. What cannot be found out reads "unavailable"."""
 
 import contextlib
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -92,6 +94,16 @@ def package_version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+MACHINE = ("processor", "cores", "cores_of_machine", "memory_bytes", "gpus", "platform")
+"""What of an environment makes two records those of one machine."""
+
+
+def machine_fingerprint(environment: dict[str, Any]) -> str:
+    """The same for every environment of one machine."""
+    told = json.dumps([environment.get(name) for name in MACHINE])
+    return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
 
 
 def describe_environment(backends: list[Backend]) -> dict[str, Any]:

@@ -15,10 +15,14 @@ from typing import Any
 
 from ..reference.errors import PatchParityError
 from .plan import BenchOptions
-from .results import locked, output_folder, set_aside
+from .results import REPORTS, locked, output_folder, set_aside
 
 SCHEMA = "patchparity.bench/2"
 """What `bench.json` calls itself; beside it stands pytest-benchmark's own version."""
+
+
+REFUSED = "pytest.UsageError: "
+"""How the session's own sentence begins in pytest's log where it refuses to begin: with a record that it cannot go on with, for instance."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class BenchReport:
 
     folder: Path
     content: dict[str, Any]
+
+    @property
+    def missing(self) -> int:
+        """Rows that were planned and are not there: the run was interrupted."""
+        return rows_missing(self.content)
 
     @property
     def ok(self) -> bool:
@@ -57,6 +66,9 @@ def benchmark(options: BenchOptions) -> BenchReport:
 def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
     """Run pytest-benchmark on a folder that is held, and read what it wrote."""
     options = dataclasses.replace(options, out=str(folder.resolve()))
+    if not options.replay:
+        for name in REPORTS:  # of what the folder held before; `report` makes them again
+            (folder / name).unlink(missing_ok=True)
     here = Path(__file__).parent
     command = [
         sys.executable,
@@ -91,16 +103,22 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
             process.wait()
             raise
     content = _read_bench(folder) if status in (0, 1) and (folder / "bench.json").exists() else None
-    told = 0 if content is None else sum(len(content[kind]) for kind in ("benchmarks", "failures", "skipped"))
-    if content is None or told != content["planned"] or (status and not content["failures"]):
+    if content is None or rows_missing(content) or (status and not content["failures"]):
         lines = [
             line
             for line in log_path.read_text(errors="replace").splitlines()
             if line.startswith(("E  ", "ERROR", "INTERNALERROR"))
         ]
-        reason = lines[0].removeprefix("E").strip() if lines else "no reason was given"
+        reason = lines[0].removeprefix("ERROR: ").removeprefix("E  ").strip() if lines else "no reason was given"
+        if reason.startswith(REFUSED):
+            raise PatchParityError(reason.removeprefix(REFUSED))
         raise PatchParityError(f"the benchmark broke down (exit {status}): {reason}; {log_path} holds the whole story")
     return BenchReport(folder, content)
+
+
+def rows_missing(content: dict[str, Any]) -> int:
+    """Rows that a `bench.json` was to hold and does not."""
+    return int(content["planned"]) - sum(len(content[kind]) for kind in ("benchmarks", "failures", "skipped"))
 
 
 def require_modules(extra: str, names: tuple[str, ...]) -> None:
@@ -132,7 +150,7 @@ def _read_bench(folder: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text())
     except OSError as error:
         raise PatchParityError(
-            f"cannot read {path}: {error.strerror or error}; patchparity bench --out {folder} makes it"
+            f"cannot read {path}: {error.strerror or error}; patchparity bench --out {folder} makes it (with --resume where a run was interrupted)"
         ) from None
     except (ValueError, RecursionError):
         raise PatchParityError(f"{path} is no JSON: the file is damaged") from None

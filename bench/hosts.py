@@ -33,7 +33,9 @@ class Host:
         """Raise PatchParityError, with ssh's own reason, unless it runs a command there and nothing else speaks on the way back."""
         command = ["ssh", *_SSH_OPTIONS.split(), *self.ssh.split(), "echo patchparity"]
         try:
-            asked = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_SECONDS, check=False)
+            asked = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_SECONDS, check=False
+            )
         except FileNotFoundError:
             raise PatchParityError(f"host ssh={self.ssh}: there is no program called ssh here") from None
         except subprocess.TimeoutExpired:

@@ -233,7 +233,7 @@ def _block_rows(
     elsewhere: set[str],
     operations: tuple[str, ...],
 ) -> list[Row]:
-    """All rows of one block on one device; the A/A pair is about the tokens, which are therefore always among them."""
+    """All rows of one block on one device; the A/A copy does whatever operations are timed."""
     backends = dict.fromkeys(backend for backend, _ in selection)
     return [
         *(
@@ -242,7 +242,11 @@ def _block_rows(
             for row in _implementation_rows(backend, implementation, device, place, backend.name in elsewhere, operations)
         ),
         *(row for backend in backends for row in _ceiling_rows(backend, device, place, backend.name in elsewhere)),
-        Row(implementation=REFERENCE_IMPLEMENTATION, device="cpu", role="aa", **place),
+        *(
+            Row(implementation=REFERENCE_IMPLEMENTATION, device="cpu", operation=operation, role="aa", **place)
+            for operation in OPERATIONS
+            if operation == "tokens" or operation in operations
+        ),
     ]
 
 

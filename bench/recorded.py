@@ -30,6 +30,11 @@ class RecordedBlock:
     complete: bool
 
     @property
+    def machine(self) -> str:
+        """Fingerprint of the machine that it was measured on."""
+        return str(next(iter(self.outcomes.values()))["machine"])
+
+    @property
     def whole(self) -> bool:
         """Whether it is complete and no row ended in an error: there is nothing left to try."""
         return self.complete and all(outcome["status"] != "error" for outcome in self.outcomes.values())
@@ -60,7 +65,7 @@ FIELDS = (
     "role",
     "cache",
 )
-FIELDS += ("status", "message", "attempt", "rounds", "effort", "seed", "rows_of_block", "planned_skip")
+FIELDS += ("status", "message", "attempt", "rounds", "effort", "seed", "rows_of_block", "planned_skip", "machine")
 """Of a row; what is read of it here and in the views."""
 
 

@@ -1,5 +1,6 @@
 """The record: append-only samples and rows, and JSON written in one step."""
 
+import contextlib
 import json
 import math
 import os
@@ -85,17 +86,18 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+REPORTS = ("report.html", "report.md", "report.csv")
+
 PRODUCTS = (
     "samples.jsonl",
     "rows.jsonl",
+    "machines.json",
     "bench.json",
     "bench.log",
     "check.json",
     "controls.json",
     "seeds.json",
-    "report.html",
-    "report.md",
-    "report.csv",
+    *REPORTS,
 )
 """What bench and run leave in a folder."""
 
@@ -131,6 +133,11 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def with_versions_of(earlier: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    """An environment, with the versions of packages besides that were noted earlier, in a call for other frameworks."""
+    return {**environment, "versions": {**earlier.get("versions", {}), **environment["versions"]}}
+
+
 class Record:
     """A folder's record: `samples.jsonl`, a line for each sample, and `rows.jsonl`, a line for each finished row.
 
@@ -141,10 +148,26 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self.samples_path = folder / "samples.jsonl"
         self.rows_path = folder / "rows.jsonl"
+        self.machines_path = folder / "machines.json"
 
     def append_samples(self, samples: list[dict[str, Any]]) -> None:
         """Append samples; on return they are with the operating system, so that a killed process loses none."""
         self._append(self.samples_path, samples)
+
+    def keep_machines(self, environments: dict[str, dict[str, Any]]) -> None:
+        """Note the environments of machines that take part, by fingerprint."""
+        kept = self.machines()
+        for name, environment in environments.items():
+            kept[name] = with_versions_of(kept.get(name, {}), environment)
+        write_json(self.machines_path, kept)
+
+    def machines(self) -> dict[str, dict[str, Any]]:
+        """Return the environments of all machines that took part, by the fingerprint that is in the rows."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            content = json.loads(self.machines_path.read_text(encoding="utf-8"))
+            if isinstance(content, dict):
+                return content
+        return {}
 
     def append_rows(self, rows: list[dict[str, Any]]) -> None:
         """Append finished rows."""

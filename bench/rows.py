@@ -65,7 +65,8 @@ class Row:
     @property
     def key(self) -> str:
         """A name that no other row of its worker has."""
-        other = "aa" if self.role == "aa" else self.operation if self.operation in ("one-patch", *OPERATIONS[1:]) else ""
+        named = self.operation if self.operation in ("one-patch", *OPERATIONS[1:]) else ""
+        other = "-".join(filter(None, ("aa" if self.role == "aa" else "", named)))
         return self.implementation + (f"#{other}" if other else "")
 
     @property

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backends.base import get_backend
+from ..reference.errors import PatchParityError
 from .cases import Case, named_case
-from .environment import describe_environment, usable_cores
+from .environment import describe_environment, machine_fingerprint, usable_cores
 from .hosts import LOCAL, parse_hosts
 from .plan import BenchOptions, plan
-from .recorded import recorded_blocks
-from .results import Record, output_folder
+from .recorded import RecordedBlock, recorded_blocks
+from .results import Record, output_folder, with_versions_of
 from .rows import Block, Row, blank_outcome
 from .timing import measure_block
 from .views import extra_information
@@ -44,7 +45,9 @@ class BenchSession:
         self.record = Record(output_folder(options.out)) if options.out else None
         self.progress = progress
         self.started, self.visit_seconds = time.monotonic(), 0.0
+        self.environments = self._environments()
         self.outcomes: dict[str, dict[str, Any]] = {}
+        self.measured_anew: list[Block] = []
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.rows = self._planned()
         self.by_identity = {row.identity: row for row in self.rows}
@@ -68,14 +71,31 @@ class BenchSession:
         for key, recorded in recorded_blocks(self.record).items():
             planned = blocks.get(key, [])
             finished = recorded.complete if self.options.replay else recorded.whole
+            if self.options.resume:
+                self._require_machine(key, recorded, finished)
             if recorded.answers(planned, self.effort, self.options.seed) or (not planned and finished):
                 self.outcomes.update(recorded.outcomes)
                 self.samples.update(recorded.samples)
                 kept += recorded.rows
                 blocks.pop(key, None)
             elif not self.options.replay:
+                self.measured_anew.append(key)
                 blocks[key] = list({row.identity: row for row in (*recorded.rows, *planned)}.values())
         return kept + [row for rows in blocks.values() for row in rows]
+
+    def _require_machine(self, key: Block, recorded: RecordedBlock, finished: bool) -> None:
+        """Raise PatchParityError where going on would mix the rows of two machines, or needs one that does not take part."""
+        *_, label = key
+        folder, which = self.options.out, "this machine" if label == LOCAL else f"--host {label}"
+        if label not in self.environments:
+            if not finished:
+                raise PatchParityError(
+                    f"{folder} holds an unfinished case of {label}: name that --host again, or begin a new folder"
+                )
+        elif recorded.machine != machine_fingerprint(self.environments[label]):
+            raise PatchParityError(
+                f"what {folder} holds of {label} was measured on another machine than {which}: begin a new folder"
+            )
 
     def block_rows(self, row: Row) -> list[Row]:
         """All rows that are measured together with one."""
@@ -144,11 +164,13 @@ class BenchSession:
         rounds = max((len(self.samples[row.identity]) for row in rows), default=0)
         about = {"attempt": attempt, "rounds": rounds, "effort": dataclasses.asdict(self.effort), "seed": self.options.seed}
         about["rows_of_block"] = len(rows)
+        about["machine"] = machine_fingerprint(self.environments[rows[0].host])
         skipped = {row.identity for row in rows if row.skip}
         self.visit_seconds += sum(outcome.get("visit_seconds") or 0.0 for outcome in outcomes)
         for outcome in outcomes:
             self.outcomes[outcome["row"]] = {**outcome, **about, "planned_skip": outcome["row"] in skipped}
         if self.record:
+            self.record.keep_machines({about["machine"]: self.environments[rows[0].host]})
             self.record.append_rows([self.outcomes[outcome["row"]] for outcome in outcomes])
 
     def _worker(self, key: WorkerKey) -> Worker:
@@ -206,13 +228,23 @@ class BenchSession:
         work = self.cases[row.case].spec.flops(self.cases[row.case].batch)
         return 0.1 if row.skip else 0.5 + 2 * self.effort.rounds * work / (50e9 * row.threads)
 
+    def _environments(self) -> dict[str, dict[str, Any]]:
+        """The machines that take part, by label; none in a replay, which measures nothing."""
+        found = {} if self.options.replay else {label: machine_of(host).environment for label, host in self.hosts.items()}
+        if LOCAL in found:
+            found[LOCAL] = describe_environment(
+                [get_backend(name) for name in dict.fromkeys(row.backend for row in plan(self.options))]
+            )
+        return found
+
     def environment(self) -> dict[str, Any]:
-        """The environment of the record, with the variables that each worker was given."""
+        """The environment of the record, of every machine in it, with the variables that each worker was given."""
         workers = {str(row.worker): worker_environment(row.worker) for row in self.rows if not row.skip}
-        names = dict.fromkeys(row.backend for row in self.rows)
-        here = describe_environment([get_backend(name) for name in names])
-        others = {label: machine_of(host).environment for label, host in self.hosts.items() if label != LOCAL}
-        return {**here, **({"hosts": others} if others else {}), "workers": workers}
+        recorded = self.record.machines() if self.record else {}
+        of_rows = {outcome["host"]: recorded.get(outcome["machine"], {}) for outcome in self.outcomes.values()}
+        machines = {**of_rows, **{label: with_versions_of(of_rows.get(label, {}), it) for label, it in self.environments.items()}}
+        here = machines.pop(LOCAL, None) or describe_environment([])
+        return {**here, **({"hosts": machines} if machines else {}), "workers": workers}
 
     def spent(self) -> dict[str, float]:
         """Seconds of this run so far, and those of them in visits: warm calls, emptying caches, timed calls."""

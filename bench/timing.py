@@ -108,7 +108,9 @@ def measure_block(
             block.finish()
         if last:
             break
-    return block.judged_outcomes()
+    outcomes = block.judged_outcomes()
+    widest = None if effort.goal is None else block.widest()
+    return [{**outcome, "widest_interval": widest} for outcome in outcomes]
 
 
 def _progress(done: int, total: int) -> float:

@@ -24,6 +24,7 @@ COPIED_WHERE_KNOWN = (
     "effective_bits",
     "peak_memory_bytes",
     "seed",
+    "widest_interval",
 )
 COPIED_WHERE_KNOWN += ("load_seconds", "transfer_seconds", "first_call_seconds", "trace_seconds", "compile_seconds")
 """Fields of an outcome that its `extra_info` holds as they are; the second kind is None where nothing was told."""
@@ -70,13 +71,14 @@ def extra_information(
         "formulation": formulation,
         "mode": mode,
         "batch": case.batch,
-        "gflops": operations / median / 1e9,
+        "gflops": operations / median / 1e9 if operations else None,
         "gigabytes_per_second": least_bytes / median / 1e9,
         "gemm_fraction": _fraction(fastest_gemm, own, seconds, products(outcome["operation"])),
         "own_gemm_fraction": _fraction(own_gemm, own, seconds, products(outcome["operation"])),
         **_roof(outcome, here, own, seconds, case),
         "ratio": ratio,
         "ratio_interval": None if interval is None else list(interval),
+        "precision_goal": outcome.get("effort", {}).get("goal"),
         "generations": generations,
         "disturbed_rounds": sum(each["disturbed"] for each in rounds),
         **{name: _typical(rounds, name) for name in ("disturbance", "steal", "clock_mhz")},
@@ -145,30 +147,55 @@ def _roof(
 
 
 def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The fastest implementation of each backend, by (block, device, backend), in the record's order."""
+    """The fastest implementation of each backend, by (block, operation, device, backend): block by block, operation by operation."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for entry in benchmarks:
+    told = [entry for entry in benchmarks if entry["extra_info"]["role"] == "implementation"]
+    blocks = list(dict.fromkeys(row_block(entry["extra_info"]) for entry in told))
+
+    def place(entry: dict[str, Any]) -> tuple[int, int]:
+        return blocks.index(row_block(entry["extra_info"])), OPERATIONS.index(entry["extra_info"]["operation"])
+
+    for entry in sorted(told, key=place):
         info = entry["extra_info"]
-        if (info["role"], info["operation"]) == ("implementation", "tokens"):
-            key = (row_block(info), info["device"], info["backend"])
-            if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
-                best[key] = entry
+        key = (row_block(info), info["operation"], info["device"], info["backend"])
+        if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
+            best[key] = entry
     return best
 
 
-def disturbed_cases(benchmarks: list[dict[str, Any]]) -> dict[str, float]:
-    """Cases that a neighbor disturbed, and how many cores it kept busy."""
-    found: dict[str, float] = {}
+def disturbed_blocks(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
+    """Interleaves that a neighbor disturbed in the median round: how many cores it kept busy, and in how many rounds, in words."""
+    found: dict[Block, tuple[float, str]] = {}
     for entry in benchmarks:
         info = entry["extra_info"]
-        if (info["disturbance"] or 0) > DISTURBED_CORES:
-            found[info["case"]] = max(found.get(info["case"], 0.0), info["disturbance"])
+        cores = info["disturbance"] or 0.0
+        if cores > max(DISTURBED_CORES, found.get(row_block(info), (0.0, ""))[0]):
+            told = f"others kept {cores:.1f} cores busy, {info['disturbed_rounds']} of {entry['stats']['rounds']} rounds were disturbed"
+            found[row_block(info)] = cores, told
+    return {block: told for block, (_, told) in found.items()}
+
+
+def missed_goals(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
+    """Interleaves that ended before their precision goal was reached, and how far they came, in words."""
+    found: dict[Block, str] = {}
+    for entry in benchmarks:
+        info = entry["extra_info"]
+        goal, widest = info["precision_goal"], info["widest_interval"]
+        if goal is not None and (widest is None or widest > goal):
+            reached = "not known yet" if widest is None else f"known to ±{100 * widest:.2g}%"
+            found[row_block(info)] = (
+                f"after {entry['stats']['rounds']} rounds the ratios to the reference are {reached}, and ±{100 * goal:g}% was the goal"
+            )
     return found
 
 
 def row_block(info: dict[str, Any]) -> Block:
     """What was measured in one interleave with a row."""
     return info["case"], info["dtype"], info["threads_requested"], info["cache"], info["host"]
+
+
+OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
+"""What is added to a name where the operation is not the tokens."""
 
 
 def block_title(block: Block) -> str:
@@ -178,10 +205,14 @@ def block_title(block: Block) -> str:
     return f"{case}{where}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
 
 
-def noise_floors(entries: list[dict[str, Any]]) -> dict[Block, float]:
-    """Noise floor of each block, from its A/A row."""
+def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[Block, str], float]:
+    """Noise floor of each operation of each block, from its A/A row."""
     infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
-    return {row_block(info): noise_floor(tuple(info["ratio_interval"])) for info in infos if info["ratio_interval"]}
+    return {
+        (row_block(info), info["operation"]): noise_floor(tuple(info["ratio_interval"]))
+        for info in infos
+        if info["ratio_interval"]
+    }
 
 
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:

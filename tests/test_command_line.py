@@ -39,7 +39,7 @@ def test_run_does_the_main_job(finished_run):
     assert {"check.json", "controls.json", "bench.json", "samples.jsonl", "report.html", "report.md", "report.csv"} <= names
     assert "numpy:linear:eager" in done.stdout
     assert "Fastest of each framework" in done.stdout
-    assert "vit-ti32-224-b2, 1 thread " in done.stdout
+    assert "\nvit-ti32-224-b2, 1 thread\n" in done.stdout
     assert "mistakes made on purpose were rejected" in done.stdout
     assert json.loads((folder / "check.json").read_text())["summary"]["fail"] == 0
     assert len(json.loads((folder / "bench.json").read_text())["benchmarks"]) == 20

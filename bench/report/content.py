@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cases import named_case
+from ..harness import rows_missing
 from ..verdicts import false_alarms
-from ..views import block_title, disturbed_cases, noise_floors, row_block
+from ..views import block_title, disturbed_blocks, missed_goals, noise_floors, row_block
 from .table import Table
 from .time_tables import conv_table, fastest_table, time_tables
 from .verdict_tables import check_tables, controls_table
@@ -113,13 +114,19 @@ def _summary(
     wrong = sum(entry["extra_info"]["verdict"] == "fail" for entry in entries) + len(bench["failures"])
     lines.append(("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped"))
     if floors:
-        lowest, highest = 100 * min(floors.values()), 100 * max(floors.values())
-        range_text = f"{lowest:.1f}%" if highest == lowest else f"{lowest:.1f}% to {highest:.1f}% by case"
+        lowest, highest = (f"{100 * end(floors.values()):.1f}%" for end in (min, max))
+        range_text = lowest if highest == lowest else f"{lowest} to {highest} by case"
         why = "(A/A rows: the same code in two processes); smaller differences mean nothing here"
         lines.append(("Noise", f"{range_text} {why}"))
-    if disturbed := disturbed_cases(entries):
-        told = ", ".join(f"{case} ({cores:.1f} cores)" for case, cores in disturbed.items())
-        lines.append(("Disturbed", f"others kept cores busy while these were measured, so measure them again: {told}"))
+    if disturbed := disturbed_blocks(entries):
+        told = "; ".join(f"{block_title(block)}: {words}" for block, words in disturbed.items())
+        lines.append(("Disturbed", f"measure these again, for others computed meanwhile: {told}"))
+    if missed := missed_goals(entries):
+        lines.append(("Goal missed", "; ".join(f"{block_title(block)}: {words}" for block, words in missed.items())))
+    if missing := rows_missing(bench):
+        lines.insert(
+            0, ("Partial", f"{missing} of {bench['planned']} rows are missing: the run was interrupted, and --resume goes on")
+        )
     lines += [
         ("Machine", f"{environment['processor']}, {environment['cores']} cores, {_gigabytes(environment['memory_bytes'])}"),
         *(

@@ -14,21 +14,27 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, emoji=False)
 
+MOST_LINES = 20
+"""Findings of one kind that are printed one by one."""
+
 STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yellow", "known": "cyan"}
 
 
 def print_bench(report: "BenchReport") -> None:
     """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
-    from ..views import block_title, disturbed_cases, fastest, ratio_text
+    from ..views import OPERATION_NOTES, block_title, disturbed_blocks, fastest, missed_goals, ratio_text
 
     table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
     best = fastest(report.content["benchmarks"])
+    titles: dict[int, str] = {}
     last = None
-    for (block, *_), entry in best.items():
+    for (block, operation, *_), entry in best.items():
         info = entry["extra_info"]
-        name = block_title(block).replace(", float32", "")  # the type unless it is said; the line has 80 columns
+        # The type unless it is said.
+        name = block_title(block).replace(", float32", "") + OPERATION_NOTES.get(operation, "")
         if name != last:
-            table.add_row(f"[bold]{name}[/]")
+            titles[table.row_count] = name
+            table.add_row()
         table.add_row(
             "  " + info["implementation"] + ("" if info["device"] == "cpu" else f" {info['device']}"),
             f"{1e3 * entry['stats']['median']:.3g}",
@@ -38,10 +44,18 @@ def print_bench(report: "BenchReport") -> None:
         )
         last = name
     if best:
-        out.print(table)
-    for case, cores in disturbed_cases(report.content["benchmarks"]).items():
+        _print_with_titles(table, titles)
+    for title in report.content["measured_anew"]:
         out.print(
-            f"[yellow]disturbed[/] {case}: others kept {cores:.1f} of {report.content['environment']['cores']} cores busy; measure again"
+            f"measured anew: {escape(title)}; its rows, rounds or seed were not those of the record, or it was not finished",
+            soft_wrap=True,
+        )
+    for block, told in disturbed_blocks(report.content["benchmarks"]).items():
+        out.print(f"[yellow]disturbed[/] {escape(block_title(block))}: {told}; measure again", soft_wrap=True)
+    for block, told in missed_goals(report.content["benchmarks"]).items():
+        out.print(
+            f"[yellow]goal missed[/] {escape(block_title(block))}: {told} (more --rounds or --time-budget, or a quieter machine)",
+            soft_wrap=True,
         )
     for outcome in report.content["failures"]:
         out.print(
@@ -49,6 +63,20 @@ def print_bench(report: "BenchReport") -> None:
         )
     for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
         out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
+
+
+def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
+    """Print a table with titles, of whatever length, in the place of its empty rows: as cells they would take room from every column."""
+    with out.capture() as captured:
+        out.print(table)
+    lines = captured.get().splitlines()
+    begin = next(number for number, line in enumerate(lines) if "───" in line) + 1
+    for number, line in enumerate(lines):
+        title = titles.get(number - begin)
+        if title is None:
+            out.file.write(line + "\n")
+        else:
+            out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
 
 
 def print_compare(report: "CompareReport") -> None:
@@ -64,6 +92,13 @@ def print_compare(report: "CompareReport") -> None:
         table.add_row("", f"{1e3 * row.old:.4g}", f"{1e3 * row.new:.4g}", escape(interval))
     if told:
         out.print(table)
+    unsure = [row for row in report.rows if row.comparison.word == "UNSURE"]
+    for row in unsure[:MOST_LINES]:
+        out.print(f"UNSURE {escape(row.name)}: {row.comparison.ratio:.3f}, {escape(row.comparison.reason)}", soft_wrap=True)
+    if len(unsure) > MOST_LINES:
+        out.print(f"... and {len(unsure) - MOST_LINES} more UNSURE (--json FILE holds them all)")
+    for name, message in report.failed.items():
+        out.print(f"[{STYLES['fail']}]failed[/] in the new record: {escape(name)}: {escape(message)}", soft_wrap=True)
     for name in report.only_old:
         out.print(f"in the old record alone: {escape(name)}", soft_wrap=True)
     for name in report.only_new:
@@ -153,13 +188,13 @@ def print_check(report: "CheckReport") -> None:
     for note in report.notes:
         out.print(escape(note), soft_wrap=True)
     reported = [result for result in report.results if result.verdict in ("fail", "error")]
-    for result in reported[:20]:
+    for result in reported[:MOST_LINES]:
         place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))
         out.print(
             f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(result.message)}"
         )
-    if len(reported) > 20:
-        out.print(f"... and {len(reported) - 20} more (--json FILE holds them all)")
+    if len(reported) > MOST_LINES:
+        out.print(f"... and {len(reported) - MOST_LINES} more (--json FILE holds them all)")
     skips: dict[str, list[str]] = defaultdict(list)
     for result in report.results:
         if result.verdict == "skip":

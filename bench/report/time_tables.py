@@ -3,14 +3,12 @@
 from collections import defaultdict
 from typing import Any
 
-import numpy as np
-
 from ..cases import named_case
+from ..comparisons import conv_against_linear
 from ..hosts import LOCAL
 from ..operations import OPERATIONS
 from ..rows import Block
-from ..statistics import Ratio, by_generation, compare_ratios, enough, paired_ratios, resampled_medians
-from ..views import block_title, fastest, noise_floors, ratio_text, row_block
+from ..views import OPERATION_NOTES, block_title, fastest, ratio_text, row_block
 from .table import Table, milliseconds, number, percent
 
 _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
@@ -19,20 +17,16 @@ _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
 _ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)", "overhead": " (one patch)"}
 
 
-_OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
-
-
 def fastest_table(entries: list[dict[str, Any]]) -> Table:
     """The fastest formulation of each framework in each case."""
     rows = []
-    for ((case, dtype, threads, cache, host), device, _), entry in fastest(entries).items():
+    for ((case, dtype, threads, cache, host), operation, device, _), entry in fastest(entries).items():
         info = entry["extra_info"]
         ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
         named = case + ("" if host == LOCAL else f" on {host}") + (" (cold cache)" if cache == "cold" else "")
-        place = (named, str(threads), dtype, device, info["implementation"])
-        rows.append(
-            (*place, milliseconds(entry["stats"]["median"]), f"{info['gflops']:.1f}", percent(info["gemm_fraction"]), ratio)
-        )
+        place = (named, str(threads), dtype, device, info["implementation"] + OPERATION_NOTES.get(operation, ""))
+        median, rate = milliseconds(entry["stats"]["median"]), number(info["gflops"], ".1f")
+        rows.append((*place, median, rate, percent(info["gemm_fraction"]), ratio))
     return Table(
         "Who is fastest?",
         "The fastest formulation of each framework, with its fraction of the machine's fastest same-shape matrix product (a convolution "
@@ -111,11 +105,11 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
     ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
     asked, seen = info["threads_requested"], info["threads_observed"]
     return (
-        info["implementation"] + _ROLE_NOTES.get(info["role"], "") + _OPERATION_NOTES.get(info["operation"], ""),
+        info["implementation"] + _ROLE_NOTES.get(info["role"], "") + OPERATION_NOTES.get(info["operation"], ""),
         info["device"],
         milliseconds(stats["median"]),
         f"{milliseconds(stats['q1'])} to {milliseconds(stats['q3'])}",
-        f"{info['gflops']:.1f}",
+        number(info["gflops"], ".1f"),
         f"{info['gigabytes_per_second']:.2f}",
         percent(info["gemm_fraction"]),
         percent(info["own_gemm_fraction"]),
@@ -127,41 +121,6 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
         _first_call(info),
         "" if info["peak_memory_bytes"] is None else f"{info['peak_memory_bytes'] / 1e6:.1f}",
     )
-
-
-def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Paired time ratio of every convolution to the linear formulation of the same backend, mode and block; above 1: linear wins."""
-    linear = {}
-    for entry in entries:
-        info = entry["extra_info"]
-        if info["formulation"] == "linear" and info["role"] == "implementation":
-            linear[_pair_key(info)] = entry
-    floors = noise_floors(entries)
-    found, ratios = [], []
-    for entry in entries:
-        info = entry["extra_info"]
-        partner = linear.get(_pair_key(info))
-        if not (info["formulation"] or "").endswith("conv2d") or info["role"] != "implementation" or partner is None:
-            continue
-        own, other = (by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner))
-        if len(entry["stats"]["data"]) == len(partner["stats"]["data"]):
-            # The A/A pair runs on the CPU: it tells nothing of another device's noise.
-            noise = floors.get(row_block(info)) if info["device"] == "cpu" else None
-            pairs = paired_ratios(own, other)
-            median = float(np.median(np.concatenate(pairs)))
-            if noise is not None and enough(pairs):
-                ratios.append(Ratio(median, resampled_medians(pairs), noise))
-            elif noise is None and enough(pairs):
-                ratios.append(Ratio(median, None, unknown="no A/A row tells of the noise on this device"))
-            else:
-                ratios.append(Ratio(median, None))
-            found.append({**info, "noise": noise})
-    judged = compare_ratios(ratios)
-    return [{**info, "conv_over_linear": each.ratio, "comparison": each} for info, each in zip(found, judged, strict=True)]
-
-
-def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(info[name] for name in ("backend", "mode", "case", "device", "dtype", "threads_requested", "cache", "operation"))
 
 
 def conv_table(entries: list[dict[str, Any]]) -> Table:
@@ -176,7 +135,7 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
             "UNSURE": f"UNSURE: {judged.reason}",
         }
         marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
-        name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}" + _OPERATION_NOTES.get(
+        name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}" + OPERATION_NOTES.get(
             info["operation"], ""
         )
         interval = ratio_text(info["conv_over_linear"], judged.interval)

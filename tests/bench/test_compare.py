@@ -68,6 +68,7 @@ def test_a_machine_that_became_slower_itself_is_no_regression(record, tmp_path):
     report = compare(written(record, tmp_path / "old"), written(record, tmp_path / "new", factors))
     assert set(words(report).values()) == {"UNSURE"}
     assert report.ok
+    assert report.to_markdown().count("| UNSURE: ") == 2, "with the reason"
 
 
 def test_what_one_record_alone_holds_and_what_differs_is_told(record, tmp_path):
@@ -78,6 +79,7 @@ def test_what_one_record_alone_holds_and_what_differs_is_told(record, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "bench.json").write_text(json.dumps(content))
     report = compare(old, tmp_path / "new")
+    assert "1 in the old record alone" in report.summary()
     assert [name.split("/")[-1] for name in report.only_old] == [CONV]
     assert any(difference.startswith("numpy: ") and difference.endswith("before, 1.0 now") for difference in report.differences)
     assert "in the old record alone: vit-ti32-224-b1/cpu/float32/t1/numpy:conv2d:eager" in report.to_markdown()
@@ -86,9 +88,41 @@ def test_what_one_record_alone_holds_and_what_differs_is_told(record, tmp_path):
 
 def test_different_machines_are_refused_unless_forced(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", processor="Another CPU")
-    with pytest.raises(PatchParityError, match=r"different machines \(processor .* and Another CPU\); --force"):
+    with pytest.raises(PatchParityError, match=r"different machines \(processor: .* before, Another CPU now\); --force"):
         compare(old, new)
     assert any("processor" in difference for difference in compare(old, new, force=True).differences)
+
+
+def test_other_hosts_are_held_against_themselves(record, tmp_path):
+    box, other = {"processor": "A", "cores": 8}, {"processor": "B", "cores": 8}
+
+    def on_host(folder, **hosts):
+        content = json.loads((written(record, folder) / "bench.json").read_text())
+        for entry in content["benchmarks"]:
+            entry["extra_info"]["host"] = "host1"
+        content["environment"]["hosts"] = hosts
+        (folder / "bench.json").write_text(json.dumps(content))
+        return folder
+
+    old, same, new = (on_host(tmp_path / name, host1=where) for name, where in (("a", box), ("b", box), ("c", other)))
+    assert compare(old, same).ok
+    with pytest.raises(PatchParityError, match=r"different machines \(host1: processor: A before, B now\)"):
+        compare(old, new)
+
+
+def test_a_row_that_fails_now_is_no_success(record, tmp_path):
+    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
+    content = json.loads((new / "bench.json").read_text())
+    (lost,) = (
+        e for e in content["benchmarks"] if e["extra_info"]["implementation"] == CONV and e["extra_info"]["role"] != "overhead"
+    )
+    content["benchmarks"].remove(lost)
+    content["failures"] = [{"row": lost["params"]["identity"], "status": "error", "message": "it died"}]
+    (new / "bench.json").write_text(json.dumps(content))
+    report = compare(old, new)
+    assert (report.ok, list(report.failed.values()), report.only_old, report.regressions) == (False, ["it died"], [], [])
+    assert "1 failed in the new record" in report.summary()
+    assert "numpy:conv2d:eager: it died" in report.to_markdown()
 
 
 def test_too_few_rounds_decide_nothing(record, tmp_path):

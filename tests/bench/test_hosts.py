@@ -13,6 +13,7 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.bench import workers
+from patchparity.bench.harness import load_bench
 from patchparity.bench.hosts import LOCAL, Host, parse_hosts
 from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
@@ -67,8 +68,47 @@ def test_two_machines_take_part_in_one_run_each_with_its_own_reference(ssh, tmp_
     samples = [json.loads(line) for line in (tmp_path / "o" / "samples.jsonl").read_text().splitlines()]
     if Path("/proc/stat").exists():
         assert all(isinstance(sample["disturbance"], float) for sample in samples), "each machine tells of itself"
+    (tmp_path / "o" / "bench.json").unlink()
+    replayed = load_bench(tmp_path / "o")["environment"]
+    told = report.content["environment"]
+    assert (replayed["hosts"], replayed["processor"]) == (told["hosts"], told["processor"]), (
+        "a record knows its machines by itself"
+    )
     again = benchmark(BenchOptions(**{**options.__dict__, "resume": True}))
     assert [e["stats"]["data"] for e in again.content["benchmarks"]] == [e["stats"]["data"] for e in report.content["benchmarks"]]
+
+
+def of_another_machine(folder, host):
+    """Make what a record holds of a host look as if it had been measured elsewhere."""
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    lines = [json.dumps({**row, "machine": "another"} if row["host"] == host else row) + "\n" for row in rows]
+    (folder / "rows.jsonl").write_text("".join(lines))
+
+
+def test_a_record_is_not_gone_on_with_on_another_machine(ssh, tmp_path):
+    options = dict(**SMALL, hosts=(LOCAL, remote()), out=str(tmp_path))
+    benchmark(BenchOptions(**options))
+    kept = (tmp_path / "rows.jsonl").read_text()
+    for host, which in (("local", "this machine"), ("host1", "--host host1")):
+        (tmp_path / "rows.jsonl").write_text(kept)
+        of_another_machine(tmp_path, host)
+        with pytest.raises(
+            PatchParityError, match=rf"^what .* holds of {host} was measured on another machine than {which}: begin"
+        ):
+            benchmark(BenchOptions(**options, resume=True))
+    lines = kept.splitlines()
+    (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines[:-1]))
+    with pytest.raises(
+        PatchParityError, match=r"holds an unfinished case of host1: name that --host again, or begin a new folder"
+    ):
+        benchmark(BenchOptions(**{**options, "hosts": ()}, resume=True))
+    (tmp_path / "rows.jsonl").write_text(kept)
+    assert {
+        e["extra_info"]["host"] for e in benchmark(BenchOptions(**{**options, "hosts": ()}, resume=True)).content["benchmarks"]
+    } == {
+        "local",
+        "host1",
+    }, "what is finished is kept"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +162,9 @@ def test_a_host_whose_version_cannot_tell_of_itself_says_so(ssh, tmp_path, monke
 
 
 def test_a_worker_that_cannot_be_reached_any_more_names_no_machine(ssh):
-    with pytest.raises(WorkerLostError, match="the worker for numpy on cpu of host1, 1 thread.* could not be started: ") as raised:
+    with pytest.raises(
+        WorkerLostError, match=r"the worker for numpy on cpu of host1, 1 thread.* could not be started: "
+    ) as raised:
         Worker(WorkerKey("numpy", "cpu", 1, "ieee", host="host1"), host=Host("host1", "user@gone", "python3"))
     assert "gone" not in str(raised.value)
 

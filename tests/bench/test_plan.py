@@ -95,7 +95,9 @@ def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
     ]
     assert len({row.identity for row in rows}) == 9
     keras = plan(BenchOptions(cases=("vit-b16-224",), implementations=("keras-torch",), dtypes=("bfloat16",), threads=(1,)))
-    assert {row.implementation for row in keras if row.role == "ceiling"} == {"numpy:peak-float32", "numpy:copy"}, "Keras's products are torch's"
+    assert {row.implementation for row in keras if row.role == "ceiling"} == {"numpy:peak-float32", "numpy:copy"}, (
+        "Keras's products are torch's"
+    )
     narrow = plan(
         BenchOptions(cases=("vit-b16-224",), implementations=("onnxruntime:conv2d",), dtypes=("float64",), threads=(1,))
     )

@@ -8,8 +8,8 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
+from patchparity.bench.comparisons import comparisons, conv_against_linear
 from patchparity.bench.report.content import build_content
-from patchparity.bench.report.time_tables import conv_against_linear
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,10 @@ def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says)
     assert found["conv_over_linear"] == pytest.approx(factor)
     assert found["noise"] == pytest.approx(0.02)
     assert found["comparison"].word == says
+    (plain,) = comparisons(with_seconds(record, seconds)["benchmarks"])
+    assert plain["row"].endswith("/numpy:conv2d:eager")
+    assert plain["against"].endswith("/numpy:linear:eager")
+    assert (plain["verdict"], plain["ratio"], plain["reason"]) == (says, found["conv_over_linear"], found["comparison"].reason)
 
 
 def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
@@ -73,7 +77,7 @@ def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
     ]
     content = build_content(changed, {"summary": {"pass": 1, "fail": 1}, "results": rows})
     told = dict(content.summary)
-    assert "vit-ti32-224-b1 (0.9 cores)" in told["Disturbed"]
+    assert "vit-ti32-224-b1, float32, 1 thread: others kept 0.9 cores busy, " in told["Disturbed"]
     tables = {table.title: table.rows for table in content.tables}
     assert tables["Is it right?"][0][5:8] == ("fail", "1 of 2", "∞"), "the worst error is not that of what passed"
     assert ("x:y:z", "c on cpu", "error", "it died") in tables["Not timed"]
@@ -111,6 +115,26 @@ def test_the_kill_table_is_told(record):
     assert table.marks == [""]
     survived = build_content(record, None, {"results": [*rows, row("float64", [], "fail", "went unnoticed")]})
     assert [t.marks for t in survived.tables if t.title == "Can the verdicts fail?"] == [["fail"]]
+
+
+def test_a_noise_that_reads_the_same_is_told_once_and_a_partial_record_says_so(record):
+    changed = with_seconds(record, {})
+    assert dict(build_content(changed, None).summary)["Noise"].startswith("2.0% (A/A rows")
+    assert "Partial" not in dict(build_content(changed, None).summary)
+    changed["planned"] += 8
+    assert build_content(changed, None).summary[0] == (
+        "Partial", f"8 of {changed['planned']} rows are missing: the run was interrupted, and --resume goes on"
+    )  # fmt: skip
+
+
+def test_a_missed_goal_is_told(record):
+    changed = copy.deepcopy(record)
+    assert "Goal missed" not in dict(build_content(changed, None).summary)
+    for widest, told in ((0.009, None), (0.018, "known to ±1.8%, and ±1% was the goal"), (None, "not known yet, and")):
+        for entry in changed["benchmarks"]:
+            entry["extra_info"].update(precision_goal=0.01, widest_interval=widest)
+        found = dict(build_content(changed, None).summary).get("Goal missed")
+        assert found is None if told is None else told in found
 
 
 def test_a_quiet_record_says_nothing_of_disturbance(record):

@@ -23,6 +23,7 @@ from patchparity.bench.harness import load_bench
 from patchparity.bench.plan import plan
 from patchparity.bench.rows import row_work
 from patchparity.bench.session import BenchSession
+from patchparity.bench.workers import Worker
 
 from ..fake_backends import install, running_below
 
@@ -54,10 +55,12 @@ def test_bench_json_keeps_its_contract(report):
         assert stats["median"] > 0
         assert info["threads_requested"] == 1
         assert info["threads_observed"] == 1
-        flops = {"copy": 0, "peak": 2 * 1024**3, "one-patch": 2 * 3072 * 192}.get(info["operation"], 2 * 2 * 49 * 3072 * 192)
-        assert info["gflops"] == pytest.approx(flops / stats["median"] / 1e9)
+        flops = {"peak": 2 * 1024**3, "one-patch": 2 * 3072 * 192}.get(info["operation"], 2 * 2 * 49 * 3072 * 192)
+        rate = None if info["operation"] == "copy" else pytest.approx(flops / stats["median"] / 1e9)
+        assert info["gflops"] == rate
         compared = info["operation"] in ("tokens", "gemm")
         assert (info["gemm_fraction"] is not None, info["ratio"] is not None) == (compared, compared)
+        assert (info["precision_goal"], info["widest_interval"]) == (None, None)
         if info["role"] == "implementation":
             assert info["bound_ratio"] < 0.3
             assert 20 < info["effective_bits"] < 24
@@ -67,6 +70,9 @@ def test_bench_json_keeps_its_contract(report):
     roles = [entry["extra_info"]["role"] for entry in content["benchmarks"]]
     assert Counter(roles) == {"aa": 1, "ceiling": 3, "implementation": 2, "overhead": 2}
     assert content["machine_info"]["node"] == ""
+    assert [(each["against"].split("/")[-1], each["verdict"]) for each in content["comparisons"]] == [
+        ("numpy:linear:eager", "UNSURE")
+    ]
     assert content["environment"]["workers"]["numpy on cpu, 1 thread(s)"]["OPENBLAS_NUM_THREADS"] == "1"
     assert "OMP_WAIT_POLICY" in content["environment"]["workers"]["numpy on cpu, 1 thread(s), copy 1"]
 
@@ -112,7 +118,11 @@ def test_resume_measures_a_block_anew_where_it_cannot_be_kept(tmp_path):
     assert not set(map(tuple, data_of(first.content).values())) & set(map(tuple, data_of(wider.content).values()))
     narrower = benchmark(BenchOptions(**narrow, out=str(tmp_path), resume=True))
     assert data_of(narrower.content) == data_of(wider.content), "what the record holds beside is kept"
+    (tmp_path / "report.md").write_text("of the record as it was")
     longer = benchmark(BenchOptions(**{**SMALL, "rounds": 7}, out=str(tmp_path), resume=True))
+    assert not (tmp_path / "report.md").exists()
+    assert longer.content["measured_anew"] == ["vit-ti32-224-b2, float32, 1 thread"]
+    assert narrower.content["measured_anew"] == []
     assert {len(data) for data in data_of(longer.content).values()} == {7}
 
 
@@ -123,7 +133,7 @@ def test_a_record_of_another_version_is_refused_in_a_sentence(report, tmp_path):
         "".join(json.dumps({name: value for name, value in row.items() if name != "host"}) + "\n" for row in rows)
     )
     with pytest.raises(
-        PatchParityError, match=r"was written by another version of patchparity .a row has no 'host'.: measure anew"
+        PatchParityError, match=r"^/.*was written by another version of patchparity .a row has no 'host'.: measure anew"
     ):
         benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
 
@@ -344,6 +354,62 @@ def test_a_train_step_or_sequence_that_is_wrong_is_not_timed(tmp_path):
     assert all(message.startswith("not timed, for it is wrong: ") for message in failed.values())
 
 
+def test_each_operation_has_an_a_a_row_of_its_own(tmp_path):
+    content = benchmark(BenchOptions(**{**SMALL, "rounds": 6}, operations=("train-step",), out=str(tmp_path))).content
+    copies = {e["extra_info"]["operation"]: e["extra_info"] for e in content["benchmarks"] if e["extra_info"]["role"] == "aa"}
+    assert set(copies) == {"tokens", "train-step"}
+    medians = {e["params"]["identity"].split("/")[-1]: e["stats"]["data"] for e in content["benchmarks"]}
+    pairs = zip(medians["numpy:linear:eager#aa-train-step"], medians["numpy:linear:eager#train-step"], strict=True)
+    assert copies["train-step"]["ratio"] == pytest.approx(np.median([own / other for own, other in pairs]))
+    assert all(info["ratio_interval"] for info in copies.values())
+
+
+def test_a_first_round_after_loading_is_not_counted(monkeypatch):
+    visits = Counter()
+    request = Worker.request
+
+    def counted(worker, action, **arguments):
+        visits[worker.key.copy, action, arguments.get("row")] += 1
+        return request(worker, action, **arguments)
+
+    monkeypatch.setattr(Worker, "request", counted)
+    session = BenchSession(BenchOptions(**{**SMALL, "rounds": 4, "generations": 2}))
+    assert session.outcome(session.rows[0])["status"] == "measured"
+    session.close()
+    timed = {key: count for key, count in visits.items() if key[1] == "visit"}
+    assert set(timed.values()) == {4 + 2}, "one for each round, and one for each life of the workers"
+    assert len(timed) == 8
+    assert all(len(session.seconds(row.identity)) == 4 for row in session.rows)
+
+
+def test_ctrl_c_while_a_framework_is_imported_ends_at_once_and_leaves_no_process(monkeypatch):
+    session = BenchSession(BenchOptions(**SMALL))
+
+    def interrupted(worker):
+        if worker.key.copy:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGINT)  # reaches the main thread, which waits for the other one
+        return worker.request("visit", row="none that is there, asked of a worker that does not answer")
+
+    started = []
+    monkeypatch.setattr(Worker, "start", interrupted)
+    open_worker = session._worker
+
+    def stopped(key):
+        worker = open_worker(key)
+        started.append(worker)
+        if not key.copy:
+            os.kill(worker._gateway._io.popen.pid, signal.SIGSTOP)
+        return worker
+
+    monkeypatch.setattr(session, "_worker", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        session.outcome(session.rows[0])
+    assert len(started) == 2
+    assert all(worker._gateway._io.popen.poll() is not None for worker in started)
+    session.close()
+
+
 def test_rounds_are_spread_over_generations_of_workers(tmp_path):
     options = BenchOptions(**{**SMALL, "rounds": 7, "generations": 3}, out=str(tmp_path))
     content = benchmark(options).content
@@ -378,7 +444,12 @@ def test_measuring_ends_at_a_look_where_the_goal_is_reached_or_the_time_is_spent
     easy = benchmark(BenchOptions(**{**SMALL, "rounds": 64, "precision_goal": 10.0}, out=str(tmp_path / "easy"))).content
     assert {len(data) for data in data_of(easy).values()} == {16}
     hard = BenchOptions(**{**SMALL, "rounds": 40, "precision_goal": 1e-9}, out=str(tmp_path / "hard"))
-    assert {len(data) for data in data_of(benchmark(hard).content).values()} == {40}
+    missed = benchmark(hard).content
+    assert {len(data) for data in data_of(missed).values()} == {40}
+    compared = [e["extra_info"]["ratio_interval"] for e in missed["benchmarks"] if e["extra_info"]["operation"] == "tokens"]
+    widest = {e["extra_info"]["widest_interval"] for e in missed["benchmarks"]}
+    assert widest == {max((high - low) / 2 for low, high in compared)}
+    assert {e["extra_info"]["precision_goal"] for e in missed["benchmarks"]} == {1e-9}
     short = dataclasses.replace(hard, time_budget=1e-3, out=str(tmp_path / "short"))
     content = benchmark(short).content
     assert {len(data) for data in data_of(content).values()} == {16}
