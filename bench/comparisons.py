@@ -51,4 +51,4 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(info[name] for name in ("backend", "mode", "case", "device", "dtype", "threads_requested", "cache", "operation"))
+    return row_block(info), *(info[name] for name in ("backend", "mode", "device", "operation"))

@@ -55,6 +55,17 @@ def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says)
     assert (plain["verdict"], plain["ratio"], plain["reason"]) == (says, found["conv_over_linear"], found["comparison"].reason)
 
 
+def test_a_pair_is_of_one_machine(record):
+    """Where two take part, each convolution is held against the linear formulation beside it."""
+    seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
+    here = with_seconds(record, seconds)["benchmarks"]
+    seconds["numpy:linear:eager", "implementation"] = [4 * d for d in DRIFT]
+    there = with_seconds(record, seconds)["benchmarks"]
+    for entry in there:
+        entry["extra_info"]["host"] = "host1"
+    assert [found["conv_over_linear"] for found in conv_against_linear(here + there)] == [2.0, 0.5]
+
+
 def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
     seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
     (found,) = conv_against_linear(with_seconds(record, seconds, device="cuda")["benchmarks"])
