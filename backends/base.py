@@ -49,6 +49,7 @@ class Implementation:
         mode: `eager`, `graph`, `xla`, `jit`, `compile`.
         image_layout, kernel_layout: einops patterns of `backends.layouts`.
         dtypes: those it computes in.
+        devices: those it computes on, where its framework has them.
         flush_to_zero: whether it flushes subnormal numbers.
         output_roundings: how often a 16-bit result is rounded: 1 where the bias is fused, 2 where it is added afterwards.
         narrow_gradients: whether parts of a gradient's sum are kept in the 16-bit type (bias sums, overlapping patches, images).
@@ -56,6 +57,9 @@ class Implementation:
         differentiable: whether it has gradients; where it has none, forward alone is judged.
         slow_dtypes: those whose kernels take ten times as long as they should, so that `check` runs them on small shapes unless asked.
         costly_compile: whether the first call takes seconds, so that `check` runs it on one shape unless asked.
+        variant: whether it is one more way to write what its framework has already: `check` runs it on one shape unless asked, and the
+            benchmark leaves it out of the smaller presets.
+        peer: whether it is a library's own module, called as its users call it: a row of role `peer`, what ours are held against.
     """
 
     backend: str
@@ -64,6 +68,7 @@ class Implementation:
     image_layout: str = NCHW
     kernel_layout: str = OIHW
     dtypes: tuple[str, ...] = DTYPES
+    devices: tuple[str, ...] = DEVICES
     flush_to_zero: bool = False
     output_roundings: int = 1
     narrow_gradients: bool = True
@@ -71,11 +76,18 @@ class Implementation:
     differentiable: bool = True
     slow_dtypes: tuple[str, ...] = ()
     costly_compile: bool = False
+    variant: bool = False
+    peer: bool = False
 
     @property
     def name(self) -> str:
         """`backend:formulation:mode`, as users write it."""
         return f"{self.backend}:{self.formulation}:{self.mode}"
+
+    @property
+    def minor(self) -> bool:
+        """Whether one shape will do for a check, and no behavior is asked for, unless somebody wants more."""
+        return self.costly_compile or self.variant or self.peer
 
     def arithmetic(
         self, dtype: str, precision: Precision = "ieee", device: str = "cpu", *, to_sequence: bool = False
@@ -279,6 +291,10 @@ class Backend(abc.ABC):
 
     def unavailable(self, implementation: Implementation) -> str | None:
         """Say in one sentence why one implementation cannot run although the backend can, or None if it can."""
+        return None
+
+    def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
+        """Say in one sentence why an implementation cannot compute these sizes, or None if it can."""
         return None
 
     def lacks(self, precision: Precision, device: str) -> str | None:

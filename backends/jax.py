@@ -13,7 +13,7 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.probes import Direction
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._windows import channels_last_patches
+from ._windows import channels_first_patches, channels_last_patches
 from .base import (
     Backend,
     Computation,
@@ -24,9 +24,21 @@ from .base import (
     Operation,
     Precision,
     check_precision,
+    get_backend,
     step_results,
 )
-from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
+from .layouts import (
+    DENSE_CHANNELS_LAST,
+    HWIO,
+    LINEAR_CHANNELS_FIRST,
+    NCHW,
+    NHWC,
+    OIHW,
+    images_from_layout,
+    images_to_layout,
+    kernel_from_layout,
+    kernel_to_layout,
+)
 
 
 def _conv2d(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
@@ -52,6 +64,37 @@ def _linear(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
     if any(any(pair) for pair in spec.effective_padding):
         images = jnp.pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
     tokens = jnp.dot(channels_last_patches(images, spec, _Functions), kernel)
+    return tokens if bias is None else tokens + bias
+
+
+def _conv2d_nchw(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
+    """`lax.conv_general_dilated` on NCHW and OIHW, JAX's own default order, then flatten and transpose as in torch."""
+    from jax import lax
+
+    grid = lax.conv_general_dilated(images, kernel, window_strides=spec.stride, padding=spec.effective_padding)
+    tokens = grid.reshape(-1, spec.embed_dim, spec.num_patches).swapaxes(1, 2)
+    return tokens if bias is None else tokens + bias
+
+
+def _linear_nchw(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
+    """As `linear`, from NCHW images and a kernel `(D, C·P²)`, as torch keeps them."""
+    import jax.numpy as jnp
+
+    if any(any(pair) for pair in spec.effective_padding):
+        images = jnp.pad(images, ((0, 0), (0, 0), *spec.effective_padding))
+    tokens = jnp.dot(channels_first_patches(images, spec, _Functions), kernel.T)
+    return tokens if bias is None else tokens + bias
+
+
+def _einsum(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
+    """`jnp.einsum` of `(B, *grid, *patch, C)` with the convolution's kernel."""
+    import jax.numpy as jnp
+
+    if any(any(pair) for pair in spec.effective_padding):
+        images = jnp.pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
+    patches = channels_last_patches(images, spec, _Functions).reshape(-1, spec.num_patches, *spec.patch_size, spec.in_channels)
+    patch = "xyz"[: spec.spatial_axes]
+    tokens = jnp.einsum(f"bn{patch}c,{patch}cd->bnd", patches, kernel)
     return tokens if bias is None else tokens + bias
 
 
@@ -111,7 +154,7 @@ class _Embedding(LoadedEmbedding):
 
         self.jax, self.spec, self.implementation, self.dtype = jax, spec, implementation, np.dtype(dtype)
         self.device = jax.devices(device)[0]
-        compute = JaxBackend.formulations[implementation.formulation][0]
+        compute = get_backend(implementation.backend).formulations[implementation.formulation][0]  # type: ignore[attr-defined]
         self.assign(weights)
 
         def forward(images: Any, kernel: Any, bias: Any) -> Any:
@@ -267,6 +310,26 @@ class JaxBackend(Backend):
         Implementation("jax", formulation, "jit", NHWC, layout, flush_to_zero=True, output_roundings=2, default_on_cuda="tf32")
         for formulation, (_, layout) in formulations.items()
     )
+    variants = {
+        "conv2d_nchw": (_conv2d_nchw, OIHW, NCHW),
+        "linear_nchw": (_linear_nchw, LINEAR_CHANNELS_FIRST, NCHW),
+        "einsum": (_einsum, HWIO, NHWC),
+    }
+    implementations += tuple(
+        Implementation(
+            "jax",
+            formulation,
+            "jit",
+            images,
+            layout,
+            flush_to_zero=True,
+            output_roundings=2,
+            default_on_cuda="tf32",
+            variant=True,
+        )
+        for formulation, (_, layout, images) in variants.items()
+    )
+    formulations.update({formulation: (function, layout) for formulation, (function, layout, _) in variants.items()})
 
     def __init__(self) -> None:
         # Read when JAX first uses a GPU: without it JAX takes three quarters of the memory that other frameworks need too.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -148,6 +149,46 @@ class _Linear(_Naive):
         return tokens, kernel_from_layout(patches.T @ upstream, DENSE_CHANNELS_FIRST, self.spec)
 
 
+BLOCK_BYTES = 2**18
+"""Patches that `block` copies at a time: a quarter of the smallest second-level caches of today's servers (1 MiB; 512 KiB on older ones), so that
+patches, a part of the matrix and of the tokens are still there when the product reads them."""
+
+
+class _Block(_Linear):
+    """As `linear`, some rows of the grid at a time: the copied patches never leave the second-level cache."""
+
+    def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        spec, batch = self.spec, inputs.shape[0]
+        lead, *rest = spec.grid
+        row = math.prod(rest)
+        step = max(1, min(lead, BLOCK_BYTES // (row * spec.patch_values * self.work.itemsize)))
+        if batch not in self.buffers:
+            tokens = np.empty((batch, spec.num_patches, spec.embed_dim), self.work)
+            self.buffers = {batch: (np.empty((step * row, spec.patch_values), self.work), tokens)}
+        block, tokens = self.buffers[batch]
+        if not batch:
+            return tokens
+        images = np.ascontiguousarray(pad_images(inputs.astype(self.work, copy=False), spec))
+        windows = self._rows_of_images(images)
+        for image in range(batch):
+            for first in range(0, lead, step):
+                rows = windows[image, first : first + step]
+                patches = block[: len(rows) * row]
+                np.copyto(patches.view(self._run()).reshape(rows.shape), rows)
+                np.matmul(patches, self.matrix, out=tokens[image, first * row : first * row + len(patches)])
+        if self.weights.bias is not None:
+            np.add(tokens, self.weights.bias, out=tokens)
+        return tokens
+
+    def _work_step(self, inputs: NDArray[Any], upstream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The kernel's gradient needs all patches at once."""
+        return self.whole._work_step(inputs, upstream)
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        super().assign(weights)
+        self.whole = _Linear(weights, self.spec, self.dtype.name)
+
+
 class _DirectConvolution(_Naive):
     """The convolution's definition, one kernel row at a time: the windows' rows times that row of the kernel, added up."""
 
@@ -265,6 +306,10 @@ class NumPyBackend(Backend):
     implementations = tuple(
         Implementation("numpy", formulation, "eager", kernel_layout=layout, narrow_gradients=False)
         for formulation, (_, layout) in formulations.items()
+    )
+    formulations["block"] = (_Block, DENSE_CHANNELS_FIRST)
+    implementations += (
+        Implementation("numpy", "block", "eager", kernel_layout=DENSE_CHANNELS_FIRST, narrow_gradients=False, variant=True),
     )
 
     def devices(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..reference.embed import PatchEmbedGradients
+from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from ._windows import channels_last_patches
@@ -128,6 +129,37 @@ def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> 
 
     def forward(images: Any) -> Any:
         patches = channels_last_patches(_pad(images, spec), spec, _Functions)
+        tokens = tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0])
+        return _flat_grid(_add_bias(tokens, variables), spec)
+
+    return variables, forward
+
+
+def _extract_patches(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+    """`tf.image.extract_patches` (`tf.extract_volume_patches` for video), as KerasHub's older models and many tutorials have it; `tf.matmul`."""
+    tf = _tensorflow()
+    variables = _variables(shapes, dtype)
+    sizes, strides = (1, *spec.patch_size, 1), (1, *spec.stride, 1)
+
+    def forward(images: Any) -> Any:
+        padded = _pad(images, spec)
+        if spec.spatial_axes == 2:
+            patches = tf.image.extract_patches(padded, sizes, strides, (1, 1, 1, 1), "VALID")
+        else:
+            patches = tf.extract_volume_patches(padded, sizes, strides, "VALID")
+        tokens = tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0])
+        return _flat_grid(_add_bias(tokens, variables), spec)
+
+    return variables, forward
+
+
+def _space_to_depth(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+    """`tf.nn.space_to_depth`, which moves square patches into the channels, then `tf.matmul`."""
+    tf = _tensorflow()
+    variables = _variables(shapes, dtype)
+
+    def forward(images: Any) -> Any:
+        patches = tf.nn.space_to_depth(_pad(images, spec), spec.patch_size[0])
         tokens = tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0])
         return _flat_grid(_add_bias(tokens, variables), spec)
 
@@ -352,6 +384,34 @@ class TensorFlowBackend(Backend):
         for formulation, (_, layout) in formulations.items()
         for mode in ("eager", "graph", "xla")
     )
+    variants = {
+        # XLA has no kernel for extracting patches.
+        "extract_patches": (_extract_patches, DENSE_CHANNELS_LAST, ("eager", "graph")),
+        "space_to_depth": (_space_to_depth, DENSE_CHANNELS_LAST, ("eager", "graph", "xla")),
+    }
+    implementations += tuple(
+        Implementation(
+            "tensorflow",
+            formulation,
+            mode,
+            NHWC,
+            layout,
+            flush_to_zero=True,
+            output_roundings=2,
+            default_on_cuda="tf32",
+            variant=True,
+        )
+        for formulation, (_, layout, modes) in variants.items()
+        for mode in modes
+    )
+    formulations.update({formulation: (build, layout) for formulation, (build, layout, _) in variants.items()})
+
+    def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
+        """`tf.nn.space_to_depth` knows square patches of images that they tile."""
+        square = spec.spatial_axes == 2 and len(set(spec.patch_size)) == 1
+        if implementation.formulation == "space_to_depth" and not (square and spec.tiles):
+            return f"{implementation.name} cuts images into square patches that do not overlap, and no others"
+        return None
 
     def __init__(self) -> None:
         # Read when TensorFlow's library is loaded, and JAX sets it to 1: too talkative, at every float64 operation.
@@ -414,6 +474,8 @@ class TensorFlowBackend(Backend):
     ) -> LoadedEmbedding:
         """Put the weights into variables, in HWIO or `(K, D)`, and wrap the function for the mode."""
         weights.check_spec(spec)
+        if reason := self.refuses(implementation, spec):
+            raise PatchParityError(reason)
         return _Embedding(implementation, weights, spec, dtype, device)
 
     def device_memory(self, device: str) -> DeviceMemory | None:

@@ -1,4 +1,4 @@
-"""PyTorch: `torch.nn.Conv2d` and reshape + `torch.nn.Linear`, eager and compiled."""
+"""PyTorch: `torch.nn.Conv2d` and reshape + `torch.nn.Linear`, eager and compiled, and other ways to write them."""
 
 import contextlib
 import shutil
@@ -13,6 +13,8 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .base import (
+    DEVICES,
+    DTYPES,
     Backend,
     Computation,
     DeviceMemory,
@@ -24,6 +26,7 @@ from .base import (
     Precision,
     called_twice,
     check_precision,
+    get_backend,
     step_results,
 )
 from .layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
@@ -39,6 +42,10 @@ def _pad(spec: PatchEmbedSpec) -> Forward:
         return lambda images: images
     amounts = [amount for pair in reversed(spec.effective_padding) for amount in pair]
     return lambda images: torch.nn.functional.pad(images, amounts)
+
+
+CHANNELS_LAST = "conv2d_channels_last"
+"""The convolution on images and a kernel whose channels lie together in memory, under the same shapes."""
 
 
 def _conv2d(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
@@ -57,15 +64,79 @@ def _linear(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     """Patches by strided view, one copy to `(B, N, C·P²)`, then `torch.nn.Linear`."""
     import torch
 
-    layer = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias)
-    pad, axes = _pad(spec), spec.spatial_axes
+    layer, patches = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _patches(spec)
+    return layer, lambda images: layer(patches(images))
+
+
+def _windows(spec: PatchEmbedSpec) -> Forward:
+    """Views `(B, C, *grid, *patch)` of the patches, by `Tensor.unfold`."""
+    pad = _pad(spec)
+
+    def cut(images: Any) -> Any:
+        windows = pad(images)
+        for axis in range(spec.spatial_axes):
+            windows = windows.unfold(2 + axis, spec.patch_size[axis], spec.stride[axis])
+        return windows
+
+    return cut
+
+
+def _patches(spec: PatchEmbedSpec) -> Forward:
+    """Patches `(B, N, C·P²)`: a strided view and one copy."""
+    cut, axes = _windows(spec), spec.spatial_axes
     order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
+    return lambda images: cut(images).permute(order).reshape(-1, spec.num_patches, spec.patch_values)
+
+
+def _unfold(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """`torch.nn.functional.unfold`, which gives `(B, C·P², N)`, then `torch.nn.Linear`. It knows images alone: frames of a video go in as channels."""
+    import torch
+
+    layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _pad(spec)
+    frames = spec.patch_size[:-2]
 
     def forward(images: Any) -> Any:
-        windows = pad(images)
-        for axis in range(axes):
-            windows = windows.unfold(2 + axis, spec.patch_size[axis], spec.stride[axis])
-        return layer(windows.permute(order).reshape(-1, spec.num_patches, spec.patch_values))
+        batch, images = images.shape[0], pad(images)
+        if frames:
+            windows = images.unfold(2, spec.patch_size[0], spec.stride[0])  # (B, C, grid T, H, W, Pt)
+            images = windows.permute(0, 2, 1, 5, 3, 4).flatten(2, 3).flatten(0, 1)
+        columns = torch.nn.functional.unfold(images, spec.patch_size[-2:], stride=spec.stride[-2:])
+        return layer(columns.transpose(1, 2)).reshape(batch, spec.num_patches, spec.embed_dim)
+
+    return layer, forward
+
+
+def _einsum(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """`torch.einsum` of the patches' strided view with a convolution's kernel."""
+    import torch
+
+    layer, _ = _conv2d(spec, bias)
+    cut, axes = _windows(spec), spec.spatial_axes
+    grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
+    equation = f"bc{grid}{patch},dc{patch}->b{grid}d"
+
+    def forward(images: Any) -> Any:
+        tokens = torch.einsum(equation, cut(images), layer.weight).reshape(-1, spec.num_patches, spec.embed_dim)
+        return tokens if layer.bias is None else tokens + layer.bias
+
+    return layer, forward
+
+
+def _prepacked(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """As `linear`, with weights that oneDNN has laid out for its product once, when they are assigned."""
+    import torch
+
+    layer, patches = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _patches(spec)
+    packed: dict[tuple[int, int], Any] = {}
+
+    def forward(images: Any) -> Any:
+        key = images.shape[0], layer.weight._version  # an assignment makes a new one
+        if key not in packed:
+            packed.clear()
+            packed[key] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), key[0] * spec.num_patches)
+        rows = patches(images).reshape(-1, spec.patch_values)
+        tokens = torch.ops.mkldnn._linear_pointwise(rows, packed[key], layer.bias, "none", [], "")
+        return tokens.reshape(-1, spec.num_patches, spec.embed_dim)
 
     return layer, forward
 
@@ -98,9 +169,12 @@ class _Embedding(LoadedEmbedding):
 
         self.torch, self.spec, self.implementation = torch, spec, implementation
         self.device, self.dtype = torch.device(device), getattr(torch, dtype)
-        build = TorchBackend.formulations[implementation.formulation][0]
+        build = get_backend(implementation.backend).formulations[implementation.formulation][0]  # type: ignore[attr-defined]
         self.layer, forward = build(spec, weights.bias is not None)
         self.layer.to(device=self.device, dtype=self.dtype)
+        if implementation.formulation == CHANNELS_LAST:
+            self.memory_format = torch.channels_last if spec.spatial_axes == 2 else torch.channels_last_3d
+            self.layer.to(memory_format=self.memory_format)
         self.assign(weights)
         self.plain, self.forward = forward, self._in_mode(forward)
 
@@ -118,7 +192,8 @@ class _Embedding(LoadedEmbedding):
         return as_tensor(array).to(device=self.device, dtype=self.dtype)
 
     def place(self, images: NDArray[Any]) -> Any:
-        return self._tensor(images)
+        tensor = self._tensor(images)
+        return tensor.contiguous(memory_format=self.memory_format) if self.implementation.formulation == CHANNELS_LAST else tensor
 
     def call(self, inputs: Any) -> Any:
         with self.torch.inference_mode():
@@ -132,6 +207,8 @@ class _Embedding(LoadedEmbedding):
         return as_array(outputs)
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        if not self.implementation.differentiable:
+            return super().gradients(images, grad_tokens)
         inputs = self._tensor(images).requires_grad_()
         parameters = list(self.layer.parameters())
         found = self.torch.autograd.grad(self.forward(inputs), [inputs, *parameters], self._tensor(grad_tokens))
@@ -165,8 +242,10 @@ class _Embedding(LoadedEmbedding):
 
         return Operation(self, function, lambda outputs: {"forward": as_array(outputs)})
 
-    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation | None:
         """Forward, then `torch.autograd.grad` for the layer's parameters."""
+        if not self.implementation.differentiable:
+            return None
         grad, parameters, gradient = self.torch.autograd.grad, list(self.layer.parameters()), self._tensor(grad_tokens)
 
         def function(images: Any) -> Any:
@@ -277,11 +356,40 @@ class TorchBackend(Backend):
         for formulation, (_, layout) in formulations.items()
         for mode in ("eager", "compile")
     )
+    variants = {
+        CHANNELS_LAST: (_conv2d, OIHW),
+        "linear_prepacked": (_prepacked, LINEAR_CHANNELS_FIRST),
+        "unfold": (_unfold, LINEAR_CHANNELS_FIRST),
+        "einsum": (_einsum, OIHW),
+    }
+    implementations += tuple(
+        Implementation(
+            "torch",
+            formulation,
+            "eager",
+            kernel_layout=layout,
+            default_on_cuda="tf32" if formulation == CHANNELS_LAST else "ieee",
+            # oneDNN's own product has no float64 here, and no gradient.
+            dtypes=("float32", "bfloat16") if formulation == "linear_prepacked" else DTYPES,
+            devices=("cpu",) if formulation == "linear_prepacked" else DEVICES,
+            differentiable=formulation != "linear_prepacked",
+            # The bias is added afterwards: to a product of what is not contiguous, torch adds it so too.
+            output_roundings=2 if formulation in ("einsum", "unfold") else 1,
+            variant=True,
+        )
+        for formulation, (_, layout) in variants.items()
+    )
+    formulations.update(variants)
 
     def unavailable(self, implementation: Implementation) -> str | None:
         """`torch.compile` generates C++ on the CPU, and needs a compiler for it."""
         if implementation.mode == "compile" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
             return "torch.compile needs a C++ compiler, and none of c++, g++, clang++ is on the PATH"
+        if implementation.formulation == "linear_prepacked":
+            import torch
+
+            if not torch.backends.mkldnn.is_available():
+                return "this build of torch has no oneDNN, which lays the weights out"
         return None
 
     def devices(self) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ class BackendCheck:
         for unit in units:
             yield Begun(unit.name)
             yield Found(_check_unit(backend, unit, {}))
-        asked = {(unit.implementation.name, unit.device): unit for unit in units if not unit.implementation.costly_compile}
+        asked = {(unit.implementation.name, unit.device): unit for unit in units if not unit.implementation.minor}
         if self.behaviors and asked:
             yield Begun(f"{self.backend} behavior")
             yield Found(_behaviors(backend, list(asked.values()), self.seed))
@@ -143,17 +143,27 @@ class BackendCheck:
         skipped = []
         for implementation in implementations:
             for device in self.devices or present:
-                if device not in present:
-                    message = f"{backend.name} has no device {device!r} here, only {', '.join(present)}"
+                usable = [name for name in present if name in implementation.devices]
+                if device not in usable:
+                    message = f"{implementation.name} has no device {device!r} here, only {', '.join(usable)}"
                     skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
                     continue
                 if lacking := [dtype for dtype in self.dtypes_asked if dtype not in implementation.dtypes]:
                     message = f"{implementation.name} has no {', '.join(lacking)}, only {', '.join(implementation.dtypes)}"
                     skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
-                own = problems if self.every_case or not implementation.costly_compile else problems[:1]
-                if len(own) < len(problems):
-                    first = problems[0].case.name
-                    message = f"takes seconds to compile for each shape, so only {first} is checked: --every-case for all"
+                able = [problem for problem in problems if not backend.refuses(implementation, problem.case.spec)]
+                if len(able) < len(problems):
+                    refused = next(filter(None, (backend.refuses(implementation, problem.case.spec) for problem in problems)))
+                    skipped.append(result_row(implementation, device=device, verdict="skip", message=refused))
+                few = implementation.minor and not self.every_case
+                own = able[:1] if few else able
+                if len(own) < len(able):
+                    why = (
+                        "takes seconds to compile for each shape"
+                        if implementation.costly_compile
+                        else "is no formulation of its own"
+                    )
+                    message = f"{why}, so only {own[0].case.name} is checked: --every-case for all"
                     skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
                 for precision in self.precisions or get_args(Precision):
                     if self.precisions is None and precision not in ("ieee", "default"):
@@ -167,7 +177,7 @@ class BackendCheck:
                         for problem in own
                         for dtype in self.dtypes
                         if dtype in implementation.dtypes
-                        and self._tells_something_new(problem.case.name, dtype, precision, device, problem is problems[0])
+                        and self._tells_something_new(problem.case.name, dtype, precision, device, problem is own[0])
                         and (self._asked(dtype) or dtype not in implementation.slow_dtypes or problem.case.name in SMALL_CASES)
                     ]
         return units, skipped

@@ -87,13 +87,13 @@ class Preset:
         rounds: visits to each row; each visit is one warm call and one timed call.
         generations: lives of the worker processes that the rounds are spread over.
         operations: what is timed of each implementation; `tokens` always is.
-        costly_compile: whether implementations whose first call takes seconds (`torch.compile`) take part.
+        every_formulation: whether variants, and implementations whose first call takes seconds (`torch.compile`), take part.
         seeds: how many seeds the main job searches for false alarms at; 1 for no search.
     """
 
     cases: tuple[str, ...]
     rounds: int
-    costly_compile: bool
+    every_formulation: bool
     seeds: int = 1
     generations: int = 1
     operations: tuple[str, ...] = ("tokens",)
@@ -103,7 +103,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32)
 _SIZES = (224, 384, 512)
 
 PRESETS = {
-    "smoke": Preset(("vit-ti16-224-b1",), rounds=8, costly_compile=False),
+    "smoke": Preset(("vit-ti16-224-b1",), rounds=8, every_formulation=False),
     "quick": Preset(
         (
             "vit-b16-224-b1",
@@ -113,7 +113,7 @@ PRESETS = {
             "segformer-k7s4p3-224-b4",
         ),
         rounds=28,
-        costly_compile=False,
+        every_formulation=False,
     ),
     "full": Preset(
         (
@@ -131,7 +131,7 @@ PRESETS = {
             "overlap-k5s2-225-b1",
         ),
         rounds=32,
-        costly_compile=True,
+        every_formulation=True,
         seeds=200,
         generations=4,
         operations=("tokens", "sequence", "train-step"),

@@ -94,6 +94,8 @@ def check_suite(
         seed: of the probes.
         seeds: how many seeds to go through, from `seed` on: more than one are a search for false alarms, on the first shape alone, of which
             every failure is reported and of all else the worst.
+            Variants take part there only where they are named, other libraries' modules (peers) anywhere only where they are named or
+            `every_case` is given.
         progress: called before each implementation meets a shape; the total grows where a backend turns out to have more to do.
 
     Returns:
@@ -111,6 +113,9 @@ def check_suite(
         raise PatchParityError(f"seed={seed}, seeds={seeds}: expected at least 0 and 1")
     selection: dict[Backend, list[Implementation]] = {}
     for backend, implementation in list_implementations(backends, implementations):
+        beside = implementation.peer or (implementation.variant and seeds > 1)
+        if beside and not (backends or implementations or every_case):
+            continue
         selection.setdefault(backend, []).append(implementation)
     found_picture, no_picture = find_picture(image) if seeds == 1 else (None, "")
     picture = None if found_picture is None else (picture_case(*found_picture, remainder), found_picture[0])

@@ -201,8 +201,11 @@ def plan(options: BenchOptions) -> list[Row]:
         return []
     chosen = preset(options.preset)
     selection = list_implementations(list(options.backends) or None, list(options.implementations) or None)
-    if not options.implementations and not chosen.costly_compile:
-        selection = [(backend, each) for backend, each in selection if not each.costly_compile]
+    if not options.implementations and not chosen.every_formulation:
+        selection = [(backend, each) for backend, each in selection if not (each.costly_compile or each.variant)]
+    if not (options.implementations or options.backends):  # nobody asked for a peer
+        wanted = chosen.every_formulation
+        selection = [(backend, each) for backend, each in selection if not each.peer or (wanted and not backend.missing())]
     reference = REFERENCE_IMPLEMENTATION
     if reference not in {each.name for _, each in selection}:
         numpy = get_backend("numpy")
@@ -268,15 +271,18 @@ def _implementation_rows(
             return []
         device = "cpu"
     skip = ("" if elsewhere else backend.missing()) or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
+    skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
+    skip = skip or backend.refuses(implementation, named_case(place["case"]).spec) or ""
+    role = "peer" if implementation.peer else "implementation"
     rows = [
-        Row(implementation=name, device=device, skip=skip, **place),
+        Row(implementation=name, device=device, role=role, skip=skip, **place),
         Row(implementation=name, device=device, operation="one-patch", role="overhead", skip=skip, **place),
     ]
     for operation in OPERATIONS[1:]:
         if operation in operations:
             lacking = operation == "train-step" and not implementation.differentiable
             reason = skip or (f"{name} has no gradients" if lacking else "")
-            rows.append(Row(implementation=name, device=device, operation=operation, skip=reason, **place))
+            rows.append(Row(implementation=name, device=device, operation=operation, role=role, skip=reason, **place))
     return rows
 
 

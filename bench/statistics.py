@@ -138,12 +138,15 @@ class Ratio:
         medians: what `resampled_medians` returned, or None where nothing can be said.
         noise: how far from 1 a ratio may be by chance.
         unknown: why nothing can be said, where that is so.
+        chosen_from: among how many the first of the pair was chosen for being the fastest: of as many equal ones one looks fast by chance, so the
+            pair counts for as many comparisons (Bonferroni).
     """
 
     median: float
     medians: NDArray[np.float64] | None
     noise: float = SMALLEST_DIFFERENCE
     unknown: str = f"fewer than {FEWEST_ROUNDS} rounds"
+    chosen_from: int = 1
 
 
 def compare_ratios(ratios: Sequence[Ratio]) -> list[Comparison]:
@@ -172,13 +175,13 @@ def _chance_of_none(ratio: Ratio) -> float:
         return 1.0
     slower = ratio.median > 1
     contrary = ratio.medians <= 1 + ratio.noise if slower else ratio.medians >= 1 - ratio.noise
-    return (1 + int(contrary.sum())) / (1 + len(ratio.medians))
+    return min(1.0, ratio.chosen_from * (1 + int(contrary.sum())) / (1 + len(ratio.medians)))
 
 
 def _compare(ratio: Ratio, level: float, decided: bool) -> Comparison:
     if ratio.medians is None:
         return Comparison("UNSURE", ratio.unknown, ratio.median, None)
-    interval, adjusted = interval_of(ratio.medians), interval_of(ratio.medians, level)
+    interval, adjusted = interval_of(ratio.medians), interval_of(ratio.medians, level / ratio.chosen_from)
     noise = f"the noise of ±{100 * ratio.noise:.1f}%"
     if decided:
         word: Word = "SLOWER" if ratio.median > 1 else "FASTER"

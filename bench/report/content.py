@@ -10,7 +10,7 @@ from ..harness import rows_missing
 from ..verdicts import false_alarms
 from ..views import block_title, disturbed_blocks, missed_goals, noise_floors, row_block
 from .table import Table
-from .time_tables import conv_table, fastest_table, time_tables
+from .time_tables import conv_table, fastest_table, peers_table, time_tables
 from .verdict_tables import check_tables, controls_table
 
 CSV_FIELDS = (
@@ -91,7 +91,7 @@ def build_content(
     """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and `seeds.json` hold."""
     entries = bench["benchmarks"]
     tables = ([] if check is None else check_tables(check)) + ([] if controls is None else [controls_table(controls)])
-    tables = [fastest_table(entries), *tables, _left_out(bench), conv_table(entries), *time_tables(entries)]
+    tables = [fastest_table(entries), *tables, _left_out(bench), conv_table(entries), peers_table(entries), *time_tables(entries)]
     return Content(
         summary=_summary(bench, check, seeds, entries),
         tables=[table for table in tables if table.rows],

@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from ..cases import named_case
-from ..comparisons import conv_against_linear
+from ..comparisons import best_against_peers, conv_against_linear
 from ..hosts import LOCAL
 from ..operations import OPERATIONS
 from ..rows import Block
@@ -138,7 +138,7 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
         name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}" + OPERATION_NOTES.get(
             info["operation"], ""
         )
-        interval = ratio_text(info["conv_over_linear"], judged.interval)
+        interval = ratio_text(info["ratio_of_pair"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
         rows.append((info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[judged.word]))
     return Table(
@@ -149,5 +149,28 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
         ("case", "device", "threads", "framework", "conv / linear [95%]", "noise", "so"),
         rows,
         frozenset({2, 4, 5}),
+        marks,
+    )
+
+
+def peers_table(entries: list[dict[str, Any]]) -> Table:
+    """Our fastest on each framework against the modules that people call, in words."""
+    rows, marks = [], []
+    for info in best_against_peers(entries):
+        judged = info["comparison"]
+        says = {"FASTER": "ours is FASTER", "SLOWER": "the peer is FASTER", "SAME": "SAME", "UNSURE": f"UNSURE: {judged.reason}"}
+        marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
+        peer = info["partner"]["implementation"] + OPERATION_NOTES.get(info["operation"], "")
+        interval = ratio_text(info["ratio_of_pair"], judged.interval)
+        noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
+        place = (info["case"], info["device"], str(info["threads_requested"]))
+        rows.append((*place, peer, info["implementation"], interval, noise, says[judged.word]))
+    return Table(
+        "What people call today",
+        "Other libraries' own modules, called as their users call them, and our fastest implementation on the same framework: time of ours over time "
+        "of theirs, paired within each round, judged as above.",
+        ("case", "device", "threads", "peer", "ours", "ours / peer [95%]", "noise", "so"),
+        rows,
+        frozenset({2, 5, 6}),
         marks,
     )

@@ -1,6 +1,7 @@
 """The contract that every implementation of every backend keeps, those of missing frameworks skipped by name."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from patchparity.reference.verdict import judge
 
 SPECS = {
     "image": PatchEmbedSpec((30, 28), (6, 4), 3, 80),
+    "square": PatchEmbedSpec((12, 20), 4, 3, 56),
     "overlap-k5s2": PatchEmbedSpec((11, 15), 5, 3, 16, stride=2),
     "overlap-k7s4p3": PatchEmbedSpec((32, 40), 7, 3, 16, stride=4, padding=3, remainder="floor"),
     "gaps": PatchEmbedSpec((9, 13), 2, 3, 8, stride=4, remainder="floor"),
@@ -65,6 +67,8 @@ def problems():
                 if dtype in ("bfloat16", "float16") and shape not in ("image", "overlap-k7s4p3"):
                     continue
                 compiled_elsewhere = implementation.mode not in EAGER and shape not in ("image", "video")
+                if parameter.values[0].refuses(implementation, SPECS[shape]):
+                    continue
                 if compiled_elsewhere or (implementation.costly_compile and (shape, dtype) != ("image", "float32")):
                     continue
                 marks = [*parameter.marks, *known_to_fail(*parameter.values, dtype)]
@@ -99,6 +103,11 @@ def test_contract_in_a_process_with_the_switches_of_a_backend(backend):
 def available(backend, implementation):
     if reason := backend.unavailable(implementation):
         pytest.skip(reason)
+
+
+def some_spec(backend, implementation):
+    """Sizes that an implementation computes: not square where it can be."""
+    return SPECS["square" if backend.refuses(implementation, SPECS["image"]) else "image"]
 
 
 OPERATION_CASES = {"image": 2, "overlap-k7s4p3": 3, "video": 2}
@@ -142,7 +151,7 @@ def test_sequences_and_train_steps_are_right(backend, implementation, shape, dty
 @pytest.mark.parametrize(("backend", "implementation"), implementations())
 def test_a_first_call_gives_what_every_call_gives_and_tells_what_compiling_took(backend, implementation):
     available(backend, implementation)
-    spec = SPECS["image"]
+    spec = some_spec(backend, implementation)
     probe = standard_probes(spec, 2, "float32", seed=3)[0]
     loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
     inputs = loaded.place(probe.images)
@@ -183,7 +192,7 @@ def test_right_on_every_probe_forward_and_backward(backend, implementation, shap
 @pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
 def test_no_bias_and_other_batches(backend, implementation):
     available(backend, implementation)
-    spec = SPECS["image"]
+    spec = some_spec(backend, implementation)
     probe = standard_probes(spec, 3, "float32", seed=12)[0]
     weights = PatchEmbedWeights(probe.weights.kernel)
     loaded = backend.load(implementation, weights, spec, "float32", "cpu")
@@ -200,7 +209,7 @@ def test_no_bias_and_other_batches(backend, implementation):
 @pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
 def test_inputs_are_read_and_never_written(backend, implementation):
     available(backend, implementation)
-    spec = SPECS["image"]
+    spec = some_spec(backend, implementation)
     probe = standard_probes(spec, 2, "float32", seed=13)[-2]
     images = probe.images[:, :, ::-1][:, :, ::-1]  # a view with negative strides on the way, and read-only
     images.flags.writeable = False
@@ -216,9 +225,11 @@ def test_inputs_are_read_and_never_written(backend, implementation):
 @pytest.mark.parametrize(("backend", "implementation"), implementations())
 def test_a_kernel_in_the_wrong_layout_is_refused(backend, implementation):
     available(backend, implementation)
-    spec = SPECS["image"]
-    oihw = np.zeros((80, 3, 6, 4), np.float32)
-    with pytest.raises(PatchParityError, match=r"kernel of shape \(80, 3, 6, 4\): expected \(80, 6, 4, 3\)"):
+    spec = some_spec(backend, implementation)
+    width, *patch, channels = spec.kernel_shape
+    oihw = np.zeros((width, channels, *patch), np.float32)
+    message = f"kernel of shape {oihw.shape}: expected {spec.kernel_shape}"
+    with pytest.raises(PatchParityError, match=re.escape(message)):
         backend.load(implementation, PatchEmbedWeights(oihw), spec, "float32", "cpu")
 
 
@@ -245,6 +256,18 @@ def test_a_product_is_computed_in_the_type_that_was_asked_for(backend):
         assert dtype in str(result.dtype)
 
 
+def test_sizes_that_an_implementation_refuses_are_refused_when_it_is_loaded():
+    tensorflow = get_backend("tensorflow")
+    if reason := tensorflow.missing():
+        pytest.skip(reason)
+    chosen = tensorflow.implementation("tensorflow:space_to_depth:graph")
+    for shape, spec in SPECS.items():
+        assert bool(tensorflow.refuses(chosen, spec)) == (shape != "square")
+    probe = standard_probes(SPECS["image"], 2, "float32", seed=3)[0]
+    with pytest.raises(PatchParityError, match="space_to_depth:graph cuts images into square patches that do not overlap"):
+        tensorflow.load(chosen, probe.weights, SPECS["image"], "float32", "cpu")
+
+
 @pytest.mark.parametrize("backend", backends())
 def test_a_frameworks_own_convolution_is_the_reference(backend):
     spec = PatchEmbedSpec((12, 20), 4, 3, 7)
@@ -266,19 +289,19 @@ def test_precision_is_held_and_given_back(backend):
         backend.precision("fp8"),
     ):
         pass
-    before = _precision_state(backend.name)
+    before = _precision_state(backend.yardstick)
     with backend.precision("ieee"):
-        inside = _precision_state(backend.name)
-    assert _precision_state(backend.name) == before
+        inside = _precision_state(backend.yardstick)
+    assert _precision_state(backend.yardstick) == before
     if before is not None:
         assert inside != before, "every framework but NumPy has a default other than ieee"
     for precision in ("tf32", "bf16"):
         if not backend.lacks(precision, "cpu"):
             with backend.precision(precision):
-                assert _precision_state(backend.name) != inside
-            assert _precision_state(backend.name) == before
+                assert _precision_state(backend.yardstick) != inside
+            assert _precision_state(backend.yardstick) == before
     with backend.precision("default"):
-        assert _precision_state(backend.name) == before
+        assert _precision_state(backend.yardstick) == before
 
 
 def _precision_state(name: str):

@@ -119,7 +119,8 @@ def test_what_a_framework_refuses_or_changes_is_seen(asked):
 
 def backends_of_this_process():
     """Those installed; of Keras's frameworks one alone can be had."""
-    present = [backend for backend in list_backends() if not backend.missing()]
+    own = [backend for backend in list_backends() if not all(each.peer for each in backend.implementations)]
+    present = [backend for backend in own if not backend.missing()]
     return [
         backend
         for backend in present
@@ -130,7 +131,7 @@ def backends_of_this_process():
 def everything_found() -> list[CheckResult]:
     results = []
     for backend, implementation in list_implementations():
-        if backend.missing() or implementation.costly_compile or backend.unavailable(implementation):
+        if backend.missing() or implementation.minor or backend.unavailable(implementation):
             continue
         with backend.precision("ieee"):
             ready = backend.load(implementation, PROBLEM.weights, SPEC, "float32", "cpu")

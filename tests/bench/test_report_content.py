@@ -8,7 +8,7 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.comparisons import comparisons, conv_against_linear
+from patchparity.bench.comparisons import best_against_peers, comparisons, conv_against_linear
 from patchparity.bench.report.content import build_content
 
 
@@ -46,13 +46,13 @@ def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says)
         ("numpy:conv2d:eager", "implementation"): [factor * d for d in DRIFT],
     }
     (found,) = conv_against_linear(with_seconds(record, seconds)["benchmarks"])
-    assert found["conv_over_linear"] == pytest.approx(factor)
+    assert found["ratio_of_pair"] == pytest.approx(factor)
     assert found["noise"] == pytest.approx(0.02)
     assert found["comparison"].word == says
     (plain,) = comparisons(with_seconds(record, seconds)["benchmarks"])
     assert plain["row"].endswith("/numpy:conv2d:eager")
     assert plain["against"].endswith("/numpy:linear:eager")
-    assert (plain["verdict"], plain["ratio"], plain["reason"]) == (says, found["conv_over_linear"], found["comparison"].reason)
+    assert (plain["verdict"], plain["ratio"], plain["reason"]) == (says, found["ratio_of_pair"], found["comparison"].reason)
 
 
 def test_a_pair_is_of_one_machine(record):
@@ -63,7 +63,28 @@ def test_a_pair_is_of_one_machine(record):
     there = with_seconds(record, seconds)["benchmarks"]
     for entry in there:
         entry["extra_info"]["host"] = "host1"
-    assert [found["conv_over_linear"] for found in conv_against_linear(here + there)] == [2.0, 0.5]
+    assert [found["ratio_of_pair"] for found in conv_against_linear(here + there)] == [2.0, 0.5]
+
+
+def test_our_fastest_on_a_framework_is_held_against_its_peers(record):
+    seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
+    changed = with_seconds(record, {**seconds, ("numpy:naive:eager", "implementation"): [3 * d for d in DRIFT]})
+    (peer,) = (
+        copy.deepcopy(entry)
+        for entry in changed["benchmarks"]
+        if (entry["extra_info"]["implementation"], entry["extra_info"]["role"]) == ("numpy:naive:eager", "implementation")
+    )
+    peer["extra_info"].update(role="peer", implementation="numpy:somebody:eager", formulation="somebody")
+    peer["stats"]["data"] = [1.25 * d for d in DRIFT]
+    changed["benchmarks"].append(peer)
+    (found,) = best_against_peers(changed["benchmarks"])
+    assert (found["implementation"], found["ratio_of_pair"], found["comparison"].word) == ("numpy:linear:eager", 0.8, "FASTER")
+    (table,) = [t for t in build_content(changed, None).tables if t.title == "What people call today"]
+    assert table.rows[0][3:5] == ("numpy:somebody:eager", "numpy:linear:eager")
+    assert table.rows[0][-1] == "ours is FASTER"
+    assert not [t for t in build_content(record, None).tables if t.title == "What people call today"], (
+        "nothing where there is no peer"
+    )
 
 
 def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
