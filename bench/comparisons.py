@@ -58,7 +58,11 @@ def best_against_peers(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _judged(
     pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: dict[tuple[Block, str], float]
 ) -> list[dict[str, Any]]:
-    """Judge pairs of rows, the first chosen from so many, as one family: of the first of each `extra_info`, and `row`, `against`, `ratio_of_pair`, `noise`, `comparison`."""
+    """Judge pairs of rows, the first chosen from so many, as one family.
+
+    Returns:
+        Of the first of each pair its `extra_info`, and beside it `row`, `against`, `partner`, `ratio_of_pair`, `noise` and `comparison`.
+    """
     found, ratios = [], []
     for entry, partner, chosen_from in pairs:
         info = entry["extra_info"]
