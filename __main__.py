@@ -3,7 +3,7 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -397,10 +397,11 @@ def compare_command(
 
 def _fraction(text: str, option: str) -> float:
     """Read `5%` or `0.05`."""
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise PatchParityError(f"{option} {text}: expected a percentage or a fraction, such as 5% or 0.05") from None
+    with suppress(ValueError):
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        if value < 1 or text.endswith("%"):
+            return value
+    raise PatchParityError(f"{option} {text}: expected a percentage or a fraction below 1, such as 5% or 0.05")
 
 
 @app.command("report")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..reference.errors import PatchParityError
 from .environment import MACHINE
-from .harness import load_bench
+from .harness import load_bench, rows_missing
 from .hosts import LOCAL
 from .rows import Block
 from .statistics import SMALLEST_DIFFERENCE, Comparison, Ratio, by_generation, compare_ratios, enough, resampled_medians
@@ -41,7 +41,7 @@ class CompareReport:
     Args:
         rows: those that both records hold, in the new one's order.
         only_old, only_new: names of rows that one record alone holds.
-        geometric_mean: of new over old, over all rows.
+        geometric_mean: of new over old, over all rows; None where every row failed.
         differences: what differs between the environments (versions, variables, and with `force` the machine), each in words.
         fail_over: what was allowed.
         failed: rows that the old record holds and that failed in the new one, and why.
@@ -50,7 +50,7 @@ class CompareReport:
     rows: list[ComparedRow]
     only_old: list[str]
     only_new: list[str]
-    geometric_mean: float
+    geometric_mean: float | None
     differences: list[str]
     fail_over: float
     failed: dict[str, str]
@@ -117,8 +117,9 @@ class CompareReport:
         beside = [f"{len(self.failed)} failed in the new record"] if self.failed else []
         alone = {"old": self.only_old, "new": self.only_new}
         beside += [f"{len(names)} in the {which} record alone" for which, names in alone.items() if names]
-        told = f"{len(self.rows)} rows: {counts}; {limit}; geometric mean of new/old {self.geometric_mean:.3f}"
-        return "; ".join([told, *beside])
+        mean = [] if self.geometric_mean is None else [f"geometric mean of new/old {self.geometric_mean:.3f}"]
+        told = [f"{len(self.rows)} rows: {counts}", limit, *mean] if self.rows else ["no row can be compared"]
+        return "; ".join([*told, *beside])
 
 
 def compare(
@@ -144,7 +145,10 @@ def compare(
     floors = [noise_floors(content["benchmarks"]) for content in contents]
     shifts = _machine_shifts(*(content["benchmarks"] for content in contents))
     common = [name for name in tables[1] if name in tables[0]]
-    if not common:
+    failed = {
+        outcome["row"]: " ".join(outcome["message"].split()) for outcome in contents[1]["failures"] if outcome["row"] in tables[0]
+    }
+    if not common and not failed:
         raise PatchParityError(f"{old} and {new} have no row in common: nothing can be compared")
     labels = dict.fromkeys(tables[1][name]["extra_info"]["host"] for name in common)
     environments = {label: [_environment(content, label) for content in contents] for label in labels}
@@ -159,14 +163,20 @@ def compare(
         medians = [table[name]["stats"]["median"] for table in tables]
         regression = judged.word == "SLOWER" and judged.ratio > 1 + fail_over
         rows.append(ComparedRow(name, *medians, judged, regression))
-    failed = {outcome["row"]: outcome["message"] for outcome in contents[1]["failures"] if outcome["row"] in tables[0]}
     logs = [np.log(row.comparison.ratio) for row in rows]
     return CompareReport(
         rows,
         [name for name in tables[0] if name not in tables[1] and name not in failed],
         [name for name in tables[1] if name not in tables[0]],
-        float(np.exp(np.mean(logs))),
-        [told for label, pair in environments.items() for told in _differences(*pair, label)],
+        float(np.exp(np.mean(logs))) if logs else None,
+        [
+            *(
+                f"the {which} record is partial: {missing} of {content['planned']} rows are missing"
+                for which, content in zip(("old", "new"), contents, strict=True)
+                if (missing := rows_missing(content))
+            ),
+            *(told for label, pair in environments.items() for told in _differences(*pair, label)),
+        ],
         fail_over,
         failed,
     )
@@ -207,8 +217,10 @@ def _ratio(
     # The sessions share no rounds, so each is resampled by itself, with draws of its own.
     above, below = (resampled_medians(group, seed) for seed, group in enumerate(groups))
     block = row_block(new["extra_info"])
-    told = [floor.get((block, new["extra_info"]["operation"]), SMALLEST_DIFFERENCE) for floor in floors]
-    noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))
+    told = [floor.get((block, new["extra_info"]["operation"])) for floor in floors]
+    if new["extra_info"]["device"] != "cpu" or None in told:  # the A/A pair runs on the CPU
+        return Ratio(median, None, unknown="no A/A row of both records tells of the noise on this device")
+    noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))  # type: ignore[type-var]
     return Ratio(median, above / below, noise)
 
 

@@ -53,7 +53,10 @@ def _session(config: pytest.Config) -> BenchSession:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each row of the plan, in the plan's order; the parameter is the row's name, which JSON can hold."""
     if "identity" in metafunc.fixturenames:
-        metafunc.parametrize("identity", [row.identity for row in _session(metafunc.config).rows])
+        session = _session(metafunc.config)
+        if not session.rows:
+            raise pytest.UsageError(f"{session.options.out} holds no case that was finished: bench with --resume goes on")
+        metafunc.parametrize("identity", [row.identity for row in session.rows])
 
 
 @pytest.fixture(scope="session")
@@ -112,15 +115,8 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     output_json["schema"] = SCHEMA
     output_json["environment"] = session.environment()
     output_json["spent"] = session.spent()
-    output_json["planned"] = len(session.rows)
     output_json["measured_anew"] = [block_title(block) for block in session.measured_anew]
-    output_json["options"] = {
-        **dataclasses.asdict(session.options),
-        "out": "",
-        "hosts": list(session.hosts),
-        "pythons": list(session.interpreters),
-        "rounds": session.effort.rounds,
-    }
+    output_json.update(session.about())
     told = {"fail": "failures", "error": "failures", "skip": "skipped"}
     for name in ("failures", "skipped"):
         output_json[name] = []

@@ -106,6 +106,15 @@ def machine_fingerprint(environment: dict[str, Any]) -> str:
     return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
 
 
+UNKNOWN_ENVIRONMENT: dict[str, Any] = {
+    **dict.fromkeys(("python", "platform", "processor", "cores", "cores_of_machine", "memory_bytes", "blas"), "unknown"),
+    "gpus": [],
+    "versions": {},
+    "variables": {},
+}
+"""What a record tells whose machine is not noted."""
+
+
 def describe_environment(backends: list[Backend]) -> dict[str, Any]:
     """Return versions, processor, cores, memory, GPUs, BLAS and numeric variables as plain data; no host or user names."""
     versions = {"patchparity": package_version("patchparity"), "numpy": np.__version__}

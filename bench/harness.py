@@ -103,7 +103,7 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
             process.wait()
             raise
     content = _read_bench(folder) if status in (0, 1) and (folder / "bench.json").exists() else None
-    if content is None or rows_missing(content) or (status and not content["failures"]):
+    if content is None or (rows_missing(content) and not options.replay) or (status and not content["failures"]):
         lines = [
             line
             for line in log_path.read_text(errors="replace").splitlines()

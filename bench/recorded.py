@@ -65,7 +65,7 @@ FIELDS = (
     "role",
     "cache",
 )
-FIELDS += ("status", "message", "attempt", "rounds", "effort", "seed", "rows_of_block", "planned_skip", "machine")
+FIELDS += ("status", "message", "attempt", "rounds", "effort", "seed", "rows_of_block", "planned_skip", "machine", "versions")
 """Of a row; what is read of it here and in the views."""
 
 
@@ -75,20 +75,23 @@ def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     Raises:
         PatchParityError: a damaged record, or one of a version that wrote other fields.
     """
-    outcomes: dict[Block, dict[str, Outcome]] = defaultdict(dict)
+    attempts: dict[Block, dict[str, dict[str, Outcome]]] = defaultdict(lambda: defaultdict(dict))
     for outcome in record.rows():
         if missing := [name for name in FIELDS if name not in outcome]:
             raise PatchParityError(
                 f"{record.rows_path} was written by another version of patchparity (a row has no {missing[0]!r}): measure anew, without --resume"
             )
-        block = outcomes[outcome["case"], outcome["dtype"], outcome["threads_requested"], outcome["cache"], outcome["host"]]
-        if any(other["attempt"] != outcome["attempt"] for other in block.values()):
-            block.clear()
-        block[outcome["row"]] = outcome
+        block = outcome["case"], outcome["dtype"], outcome["threads_requested"], outcome["cache"], outcome["host"]
+        attempts[block][outcome["attempt"]][outcome["row"]] = outcome
     samples: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for sample in record.samples():
         samples[sample["row"], sample["attempt"]][sample["round"]] = sample
-    return {key: _block(found, samples) for key, found in outcomes.items()}
+    return {key: _last_ended([_block(found, samples) for found in tried.values()]) for key, tried in attempts.items()}
+
+
+def _last_ended(blocks: list[RecordedBlock]) -> RecordedBlock:
+    """The last attempt that ended; the last of all where none did."""
+    return next((block for block in reversed(blocks) if block.complete), blocks[-1])
 
 
 def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> RecordedBlock:

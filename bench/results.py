@@ -92,6 +92,7 @@ PRODUCTS = (
     "samples.jsonl",
     "rows.jsonl",
     "machines.json",
+    "plan.json",
     "bench.json",
     "bench.log",
     "check.json",
@@ -149,6 +150,7 @@ class Record:
         self.samples_path = folder / "samples.jsonl"
         self.rows_path = folder / "rows.jsonl"
         self.machines_path = folder / "machines.json"
+        self.plan_path = folder / "plan.json"
 
     def append_samples(self, samples: list[dict[str, Any]]) -> None:
         """Append samples; on return they are with the operating system, so that a killed process loses none."""
@@ -163,11 +165,15 @@ class Record:
 
     def machines(self) -> dict[str, dict[str, Any]]:
         """Return the environments of all machines that took part, by the fingerprint that is in the rows."""
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            content = json.loads(self.machines_path.read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                return content
-        return {}
+        return _read_object(self.machines_path)
+
+    def keep_plan(self, options: dict[str, Any], planned: int) -> None:
+        """Note what was asked for last, and how many rows that makes: without it, what was interrupted would look whole."""
+        write_json(self.plan_path, {"options": options, "planned": planned})
+
+    def plan(self) -> dict[str, Any]:
+        """Return what `keep_plan` noted; nothing where it is missing or damaged."""
+        return _read_object(self.plan_path)
 
     def append_rows(self, rows: list[dict[str, Any]]) -> None:
         """Append finished rows."""
@@ -191,6 +197,14 @@ class Record:
     def samples(self) -> Iterator[dict[str, Any]]:
         """Go through all samples, those of interrupted attempts among them."""
         return _lines(self.samples_path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from .. import __version__
 from ..backends.base import get_backend
 from ..reference.errors import PatchParityError
 from .cases import Case, named_case
-from .environment import describe_environment, machine_fingerprint, usable_cores
+from .environment import UNKNOWN_ENVIRONMENT, describe_environment, machine_fingerprint, usable_cores
 from .hosts import LOCAL, parse_hosts
 from .plan import BenchOptions, plan
 from .recorded import RecordedBlock, recorded_blocks
@@ -51,9 +52,12 @@ class BenchSession:
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.rows = self._planned()
         self.by_identity = {row.identity: row for row in self.rows}
+        if self.record and not self.options.replay:
+            self.record.keep_plan(**self.about())
         self.cases: dict[str, Case] = {name: named_case(name) for name in dict.fromkeys(row.case for row in self.rows)}
         self._workers: dict[WorkerKey, Worker] = {}
         self._unavailable: dict[WorkerKey, str] = {}
+        self._versions: dict[WorkerKey, dict[str, str]] = {}
         self._broken: dict[Block, Exception] = {}
 
     def _planned(self) -> list[Row]:
@@ -84,7 +88,7 @@ class BenchSession:
         return kept + [row for rows in blocks.values() for row in rows]
 
     def _require_machine(self, key: Block, recorded: RecordedBlock, finished: bool) -> None:
-        """Raise PatchParityError where going on would mix the rows of two machines, or needs one that does not take part."""
+        """Raise PatchParityError where going on would mix two machines, or two versions, or needs a machine that does not take part."""
         *_, label = key
         folder, which = self.options.out, "this machine" if label == LOCAL else f"--host {label}"
         if label not in self.environments:
@@ -92,10 +96,19 @@ class BenchSession:
                 raise PatchParityError(
                     f"{folder} holds an unfinished case of {label}: name that --host again, or begin a new folder"
                 )
-        elif recorded.machine != machine_fingerprint(self.environments[label]):
+            return
+        if recorded.machine != machine_fingerprint(self.environments[label]):
             raise PatchParityError(
                 f"what {folder} holds of {label} was measured on another machine than {which}: begin a new folder"
             )
+        for outcome in recorded.outcomes.values() if label == LOCAL else ():
+            if outcome["backend"] in self.interpreters or not outcome["versions"]:
+                continue  # what another interpreter has, its worker tells
+            now = {**get_backend(outcome["backend"]).versions(), "patchparity": __version__}
+            for name, then in outcome["versions"].items():
+                if now.get(name) != then:
+                    here = f"{name} {now[name]}" if name in now else f"no {name}"
+                    raise PatchParityError(f"{folder} holds times of {name} {then}, and here is {here} now: begin a new folder")
 
     def block_rows(self, row: Row) -> list[Row]:
         """All rows that are measured together with one."""
@@ -167,8 +180,10 @@ class BenchSession:
         about["machine"] = machine_fingerprint(self.environments[rows[0].host])
         skipped = {row.identity for row in rows if row.skip}
         self.visit_seconds += sum(outcome.get("visit_seconds") or 0.0 for outcome in outcomes)
+        told = {row.identity: self._versions.get(row.worker, {}) for row in rows}
         for outcome in outcomes:
-            self.outcomes[outcome["row"]] = {**outcome, **about, "planned_skip": outcome["row"] in skipped}
+            own = {"versions": told[outcome["row"]], "planned_skip": outcome["row"] in skipped}
+            self.outcomes[outcome["row"]] = {**outcome, **about, **own}
         if self.record:
             self.record.keep_machines({about["machine"]: self.environments[rows[0].host]})
             self.record.append_rows([self.outcomes[outcome["row"]] for outcome in outcomes])
@@ -207,7 +222,9 @@ class BenchSession:
 
     def _first_words(self, key: WorkerKey) -> "_Start":
         try:
-            reason = self._workers[key].start()["unavailable"]
+            told = self._workers[key].start()
+            reason = told["unavailable"]
+            self._versions[key] = {**told["versions"], "patchparity": __version__}
         except (WorkerLostError, WorkerError) as error:
             return _Start(failure=str(error))
         if reason:
@@ -242,9 +259,25 @@ class BenchSession:
         workers = {str(row.worker): worker_environment(row.worker) for row in self.rows if not row.skip}
         recorded = self.record.machines() if self.record else {}
         of_rows = {outcome["host"]: recorded.get(outcome["machine"], {}) for outcome in self.outcomes.values()}
-        machines = {**of_rows, **{label: with_versions_of(of_rows.get(label, {}), it) for label, it in self.environments.items()}}
-        here = machines.pop(LOCAL, None) or describe_environment([])
+        machines = {label: it or UNKNOWN_ENVIRONMENT for label, it in of_rows.items()}
+        machines.update({label: with_versions_of(of_rows.get(label, {}), it) for label, it in self.environments.items()})
+        here = machines.pop(LOCAL, UNKNOWN_ENVIRONMENT)
         return {**here, **({"hosts": machines} if machines else {}), "workers": workers}
+
+    def about(self) -> dict[str, Any]:
+        """What was asked for, and how many rows that makes; of a replay, what was asked for when it was measured."""
+        options = {
+            **dataclasses.asdict(self.options),
+            "out": "",
+            "hosts": list(self.hosts),
+            "pythons": list(self.interpreters),
+            "rounds": self.effort.rounds,
+        }
+        if self.options.replay and self.record:
+            noted = self.record.plan()
+            known = noted.get("options", {**options, "preset": "unknown"})
+            return {"options": known, "planned": max(noted.get("planned", 0), len(self.rows))}
+        return {"options": options, "planned": len(self.rows)}
 
     def spent(self) -> dict[str, float]:
         """Seconds of this run so far, and those of them in visits: warm calls, emptying caches, timed calls."""

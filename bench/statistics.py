@@ -43,13 +43,21 @@ def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
         `RESAMPLES` medians.
     """
     generator = np.random.default_rng(seed)
-    shortest = min(len(group) for group in groups)
-    # Generations have the same number of rounds; of one that was cut short the others are read as far as it goes.
-    table = np.array([np.asarray(group, np.float64)[:shortest] for group in groups])
-    count = len(table)
-    drawn = generator.integers(count, size=(RESAMPLES, count, 1))
-    rounds = generator.integers(shortest, size=(RESAMPLES, count, shortest))
-    return np.median(table[drawn, rounds].reshape(RESAMPLES, -1), axis=1)
+    lengths = np.array([len(group) for group in groups])
+    count, total = len(groups), int(lengths.sum())
+    drawn = generator.integers(count, size=(RESAMPLES, count))
+    if len(set(lengths)) == 1:
+        table = np.array([np.asarray(group, np.float64) for group in groups])
+        rounds = generator.integers(lengths[0], size=(RESAMPLES, count, lengths[0]))
+        return np.median(table[drawn[:, :, None], rounds].reshape(RESAMPLES, -1), axis=1)
+    # As many rounds as there are, each from any of those of the drawn generations: a longer one has more of them, as in the median itself.
+    ends = np.cumsum(lengths[drawn], axis=1)
+    picked = (generator.random((RESAMPLES, total)) * ends[:, -1:]).astype(np.int64)
+    place = (picked[:, :, None] >= ends[:, None, :-1]).sum(axis=2)
+    within = picked - np.take_along_axis(np.concatenate([np.zeros((RESAMPLES, 1), np.int64), ends], axis=1), place, axis=1)
+    starts = np.cumsum(lengths) - lengths
+    values = np.concatenate([np.asarray(group, np.float64) for group in groups])
+    return np.median(values[starts[np.take_along_axis(drawn, place, axis=1)] + within], axis=1)
 
 
 def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64]]:

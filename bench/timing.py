@@ -16,7 +16,7 @@ from .disturbance import Disturbance
 from .hosts import LOCAL
 from .judging import first_verdict, judged_results
 from .rows import PRODUCTS, Row, blank_outcome, copied_values, product_shape, row_problem, row_work
-from .statistics import paired_ratio
+from .statistics import FEWEST_ROUNDS, paired_ratio
 from .workers import Worker, WorkerError, WorkerKey, WorkerLostError
 
 Report = Callable[[float, str], None]
@@ -51,6 +51,9 @@ class Effort:
         looks = [0, FIRST_LOOK]
         while looks[-1] < self.rounds:
             looks.append(2 * looks[-1])
+        if len(looks) > 2 and self.rounds - looks[-2] < FIRST_LOOK:
+            looks.pop()  # no life of a few rounds at the end: it would count as one more process on the word of those few
+            looks[-1] = self.rounds
         ends = [min(look, self.rounds) for look in looks]
         return [after - before for before, after in itertools.pairwise(ends) if after > before]
 
@@ -58,6 +61,8 @@ class Effort:
         """Whether a block may stop at a look: its goal is reached, or its time is spent."""
         if self.goal is None:
             return False
+        if not block.base():
+            return True  # the reference is lost, and there is no ratio to wait for
         return block.widest() <= self.goal or (self.budget_seconds is not None and spent_seconds >= self.budget_seconds)
 
 
@@ -131,6 +136,7 @@ class _Block:
         self.rows, self.case, self.workers, self.seed, self.on_samples = rows, case, workers, seed, on_samples
         self.outcomes = {row.identity: blank_outcome(row) for row in rows}
         self.seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.disturbed = 0
         self.generator = np.random.default_rng([seed, *case.name.encode()])
 
     @property
@@ -170,6 +176,7 @@ class _Block:
                 samples.append({**identity, **place, "seconds": answer["seconds"], "visit_seconds": answer["visit_seconds"]})
                 self.seconds[row.identity][generation].append(answer["seconds"])
         told = {device: each.told(cpu_seconds) for device, each in watched.items()}
+        self.disturbed += any(each["disturbed"] for each in told.values())
         self.on_samples([{**sample, **told[sample["device"]]} for sample in samples])
 
     def _asker(self, device: str) -> Callable[[bool], dict[str, Any] | None]:
@@ -190,22 +197,30 @@ class _Block:
             problem = row_problem(row.operation, self.case)
             self._guarded(row, lambda row=row, problem=problem: _finish(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
 
-    def widest(self) -> float:
-        """Half-width of the widest 95% interval of an implementation's ratio to the reference; 0 where there is none to wait for."""
+    def base(self) -> dict[str, list[list[float]]]:
+        """Samples of the reference implementation, by operation; only of those that it still takes part in."""
         reference = next((row.implementation for row in self.rows if row.role == "aa"), None)
-        base = {
+        return {
             row.operation: list(self.seconds[row.identity].values())
             for row in self.live
             if row.role == "implementation" and row.implementation == reference
         }
-        timed = [row for row in self.live if row.role in ("implementation", "aa") and row.operation in base]
+
+    def widest(self) -> float:
+        """Half-width of the widest 95% interval of a ratio to the reference; infinite where one cannot be told."""
+        base = self.base()
+        timed = [row for row in self.live if row.role in ("implementation", "peer", "aa")]
+        if not base or any(row.operation not in base for row in timed):
+            return math.inf
         intervals = [paired_ratio(list(self.seconds[row.identity].values()), base[row.operation])[1] for row in timed]
-        return max((math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals), default=0.0)
+        return max(
+            (math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals), default=math.inf
+        )
 
     def judged_outcomes(self) -> list[dict[str, Any]]:
         """What became of every row; one that is faster than the machine is an error."""
         flat = defaultdict(list, {name: list(itertools.chain(*groups.values())) for name, groups in self.seconds.items()})
-        for identity, message in faster_than_the_machine(self.live, self.case, flat).items():
+        for identity, message in faster_than_the_machine(self.live, self.case, flat, self.disturbed).items():
             self.outcomes[identity].update(status="error", message=message)
         return list(self.outcomes.values())
 
@@ -228,11 +243,18 @@ PEAK_MARGIN = 0.25
 FMA peak here (187 to 219 of 228 GFLOP/s on two cores), so nothing can be more than 1.22 times as fast as one of them."""
 
 
-def faster_than_the_machine(rows: list[Row], case: Case, seconds: dict[str, list[float]]) -> dict[str, str]:
+UNCERTAIN_MARGIN = 9.0
+"""The same where others keep the machine busy, or the rounds are few: a product of 20 ms then shares its core with them while a call of one
+does not, and has been seen three times as slow. What is not waited for is a hundred times too fast."""
+
+
+def faster_than_the_machine(
+    rows: list[Row], case: Case, seconds: dict[str, list[float]], disturbed_rounds: int = 0
+) -> dict[str, str]:
     """Rows that compute faster than this machine can, and what that means, by identity.
 
     The median of a row is held against the fastest sample of any matrix product of its device in the same interleave, square or of the same
-    shape: a neighbor makes medians slow, and no sample fast. For rows of 16 bits a product in float32 is among them, because a CPU without
+    shape: a neighbor makes medians slow, and seldom all samples of a product. For rows of 16 bits a product in float32 is among them, because a CPU without
     16-bit arithmetic computes them so, and its libraries' 16-bit products can be a fiftieth as fast.
     """
     rates: dict[str, float] = {}
@@ -251,7 +273,9 @@ def faster_than_the_machine(rows: list[Row], case: Case, seconds: dict[str, list
         if row.role == "ceiling" or row.identity not in rates or not products:
             continue
         peak = max(products)
-        if rates[row.identity] > (1 + PEAK_MARGIN) * peak:
+        rounds = len(seconds[row.identity])
+        sure = rounds >= FEWEST_ROUNDS and 2 * disturbed_rounds < rounds
+        if rates[row.identity] > (1 + (PEAK_MARGIN if sure else UNCERTAIN_MARGIN)) * peak:
             told[row.identity] = (
                 f"{rates[row.identity] / 1e9:.4g} GFLOP/s, where the fastest matrix product here reaches {peak / 1e9:.4g}: no result can be there "
                 "so soon; the adapter does not wait for it (its synchronize is missing or wrong)"

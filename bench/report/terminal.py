@@ -33,7 +33,7 @@ def print_bench(report: "BenchReport") -> None:
         # The type unless it is said.
         name = block_title(block).replace(", float32", "") + OPERATION_NOTES.get(operation, "")
         if name != last:
-            titles[table.row_count] = name
+            titles[table.row_count] = f"[bold]{escape(name)}[/]"
             table.add_row()
         table.add_row(
             "  " + info["implementation"] + ("" if info["device"] == "cpu" else f" {info['device']}"),
@@ -76,7 +76,7 @@ def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
         if title is None:
             out.file.write(line + "\n")
         else:
-            out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+            out.print(title, soft_wrap=True)
 
 
 def print_compare(report: "CompareReport") -> None:
@@ -84,14 +84,16 @@ def print_compare(report: "CompareReport") -> None:
     from ..views import ratio_text
 
     told = [row for row in report.rows if row.comparison.word in ("FASTER", "SLOWER")]
-    table = _table("Changed", ("row",), ("old ms", "new ms", "new/old [95%]"))
+    table = _table("Changed", ("",), ("old ms", "new ms", "new/old [95%]"))
+    titles: dict[int, str] = {}
     for row in sorted(told, key=lambda row: -row.comparison.ratio):
         style = STYLES["fail" if row.regression else "known" if row.comparison.word == "SLOWER" else "pass"]
         interval = ratio_text(row.comparison.ratio, row.comparison.interval)
-        table.add_row(f"[{style}]{row.comparison.word}[/] {escape(row.name)}")
+        titles[table.row_count] = f"[{style}]{row.comparison.word}[/] {escape(row.name)}"
+        table.add_row()
         table.add_row("", f"{1e3 * row.old:.4g}", f"{1e3 * row.new:.4g}", escape(interval))
     if told:
-        out.print(table)
+        _print_with_titles(table, titles)
     unsure = [row for row in report.rows if row.comparison.word == "UNSURE"]
     for row in unsure[:MOST_LINES]:
         out.print(f"UNSURE {escape(row.name)}: {row.comparison.ratio:.3f}, {escape(row.comparison.reason)}", soft_wrap=True)

@@ -125,6 +125,39 @@ def test_a_row_that_fails_now_is_no_success(record, tmp_path):
     assert "numpy:conv2d:eager: it died" in report.to_markdown()
 
 
+def test_where_no_a_a_row_tells_of_the_noise_nothing_is_decided(record, tmp_path):
+    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", {CONV: 1.10})
+    content = json.loads((new / "bench.json").read_text())
+    for entry in content["benchmarks"]:
+        if entry["extra_info"]["role"] == "aa":
+            entry["extra_info"]["ratio_interval"] = None
+    (new / "bench.json").write_text(json.dumps(content))
+    report = compare(old, new)
+    assert set(words(report).values()) == {"UNSURE"}
+    assert {row.comparison.reason for row in report.rows} == {"no A/A row of both records tells of the noise on this device"}
+
+
+def test_a_record_in_which_everything_failed_is_told_as_that(record, tmp_path):
+    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
+    content = json.loads((new / "bench.json").read_text())
+    content["failures"] = [
+        {"row": e["params"]["identity"], "status": "error", "message": "it\ndied"} for e in content["benchmarks"]
+    ]
+    content["benchmarks"] = []
+    (new / "bench.json").write_text(json.dumps(content))
+    report = compare(old, new)
+    assert (report.ok, report.geometric_mean, report.rows) == (False, None, [])
+    assert report.summary() == "no row can be compared; 2 failed in the new record"
+    assert "it died" in report.to_markdown()
+
+
+def test_a_partial_record_is_told(record, tmp_path):
+    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
+    content = json.loads((new / "bench.json").read_text())
+    (new / "bench.json").write_text(json.dumps({**content, "planned": content["planned"] + 4}))
+    assert f"the new record is partial: 4 of {content['planned'] + 4} rows are missing" in compare(old, new).differences
+
+
 def test_too_few_rounds_decide_nothing(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", {CONV: 2.0})
     content = json.loads((new / "bench.json").read_text())
@@ -156,6 +189,7 @@ def test_the_command(record, tmp_path, capsys, monkeypatch):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", {CONV: 1.10})
     assert command("compare", old, new, "--json", tmp_path / "c.json", "--markdown", tmp_path / "c.md") == 1
     printed = capsys.readouterr().out
+    assert "old ms" in printed
     assert "SLOWER vit-ti32-224-b1/cpu/float32/t1/numpy:conv2d:eager" in printed
     content = json.loads((tmp_path / "c.json").read_text())
     assert content["schema"] == "patchparity.compare/1"

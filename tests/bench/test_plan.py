@@ -20,6 +20,8 @@ SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy
         (Effort(20, 3), [7, 7, 6]),
         (Effort(2, 4), [1, 1]),
         (Effort(100, goal=0.01), [16, 16, 32, 36]),
+        (Effort(70, goal=0.01), [16, 16, 38]),
+        (Effort(17, goal=0.01), [17]),
         (Effort(64, goal=0.01), [16, 16, 32]),
         (Effort(8, goal=0.01), [8]),
     ],

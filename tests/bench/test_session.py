@@ -17,9 +17,10 @@ import pytest
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
-from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
+from patchparity import BenchOptions, PatchParityError, benchmark, compare, get_backend
+from patchparity import __version__ as patchparity_version
 from patchparity.bench.cases import named_case
-from patchparity.bench.harness import load_bench
+from patchparity.bench.harness import load_bench, rows_missing
 from patchparity.bench.plan import plan
 from patchparity.bench.rows import row_work
 from patchparity.bench.session import BenchSession
@@ -142,8 +143,45 @@ def test_a_block_that_lost_a_row_is_not_told_as_if_it_were_whole(report, tmp_pat
     copied_record(report, tmp_path)
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()[:-1]
     (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
-    with pytest.raises(PatchParityError, match="the benchmark broke down"):
+    with pytest.raises(PatchParityError, match="holds no case that was finished: bench with --resume goes on"):
         load_bench(tmp_path)
+
+
+def test_a_stray_row_of_an_attempt_that_did_not_end_hides_nothing(report, tmp_path):
+    copied_record(report, tmp_path)
+    first = (tmp_path / "rows.jsonl").read_text().splitlines()[0]
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({**json.loads(first), "attempt": "later"}) + "\n")
+    assert data_of(load_bench(tmp_path)) == data_of(report.content)
+
+
+def test_a_record_made_again_knows_its_machine_its_options_and_what_is_missing(report, tmp_path):
+    copied_record(report, tmp_path)
+    again = load_bench(tmp_path)
+    assert (again["environment"]["processor"], again["options"]["preset"]) == ("unknown", "unknown"), "it is not noted here"
+    with pytest.raises(PatchParityError, match="different machines"):
+        compare(report.folder, tmp_path)
+    for name in ("machines.json", "plan.json"):
+        (tmp_path / name).write_text((report.folder / name).read_text())
+    noted = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**noted, "planned": 20}))
+    (tmp_path / "bench.json").unlink()
+    again = load_bench(tmp_path)
+    assert again["environment"]["processor"] == report.content["environment"]["processor"]
+    assert again["environment"]["versions"] == report.content["environment"]["versions"]
+    assert (again["options"], again["planned"]) == (report.content["options"], 20)
+    assert rows_missing(again) == 12
+
+
+def test_a_record_is_not_gone_on_with_other_versions(report, tmp_path):
+    copied_record(report, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert rows[0]["versions"] == {"numpy": np.__version__, "patchparity": patchparity_version}
+    lines = [json.dumps({**row, "versions": {**row["versions"], "numpy": "1.0"}}) + "\n" for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    told = rf"holds times of numpy 1.0, and here is numpy {np.__version__} now: begin a new folder"
+    with pytest.raises(PatchParityError, match=told):
+        benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
 
 
 @pytest.mark.parametrize("name", ["samples.jsonl", "rows.jsonl"])
@@ -183,7 +221,7 @@ def test_a_record_made_again_tells_of_errors_and_leaves_out_what_is_incomplete(r
     assert [row["message"] for row in content["failures"]] == ["it died"]
     (tmp_path / "bench.json").unlink()
     (tmp_path / "samples.jsonl").unlink()
-    with pytest.raises(PatchParityError, match="the benchmark broke down"):
+    with pytest.raises(PatchParityError, match="holds no case that was finished"):
         load_bench(tmp_path)
 
 
@@ -456,6 +494,24 @@ def test_measuring_ends_at_a_look_where_the_goal_is_reached_or_the_time_is_spent
     assert data_of(load_bench(tmp_path / "short")) == data_of(content)
     kept = benchmark(dataclasses.replace(short, resume=True))
     assert data_of(kept.content) == data_of(content), "a case that ended early is whole"
+
+
+def test_a_goal_without_its_reference_is_missed_and_not_waited_for(monkeypatch):
+    request = Worker.request
+
+    def dies(worker, action, **arguments):
+        if action == "visit" and not worker.key.copy:
+            worker.lose("it died")
+        return request(worker, action, **arguments)
+
+    monkeypatch.setattr(Worker, "request", dies)
+    session = BenchSession(BenchOptions(**{**SMALL, "rounds": 64, "precision_goal": 0.01}))
+    outcomes = {row.key: session.outcome(row) for row in session.rows}
+    copy = next(row for row in session.rows if row.role == "aa")
+    session.close()
+    assert outcomes["numpy:linear:eager"]["status"] == "error"
+    assert outcomes["numpy:linear:eager#aa"]["widest_interval"] == float("inf"), "not known, and so above any goal"
+    assert len(session.seconds(copy.identity)) == 16
 
 
 def test_a_backend_may_have_an_interpreter_of_its_own(tmp_path):

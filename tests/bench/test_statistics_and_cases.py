@@ -172,3 +172,15 @@ def test_a_winner_chosen_from_many_must_win_more_clearly():
 
     assert sum(found(1) == "FASTER" for _ in range(30)) > 10
     assert sum(found(20) == "FASTER" for _ in range(30)) <= 4, "5% of 30 is 1.5, its standard deviation 1.2"
+
+
+@pytest.mark.parametrize("lengths", [(16, 1), (2, 2, 2, 1), (16, 16, 32, 64)])
+def test_generations_of_different_lengths_count_with_all_their_rounds(lengths):
+    """An interval of some rounds beside a median of all would leave its own median out in half of the cases."""
+    generator, missed = np.random.default_rng(1), 0
+    for _ in range(40):
+        groups = [list(1 + 0.03 * generator.standard_normal(length)) for length in lengths]
+        ratio, (low, high) = paired_ratio(groups, [[1.0] * length for length in lengths])
+        assert low <= ratio <= high
+        missed += not low <= 1 <= high
+    assert missed <= 6, "5% of 40 is 2, its standard deviation 1.4"
