@@ -112,7 +112,7 @@ PRESETS = {
             "swin-t4-224-b4",
             "segformer-k7s4p3-224-b4",
         ),
-        rounds=28,
+        rounds=26,
         every_formulation=False,
     ),
     "full": Preset(

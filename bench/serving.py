@@ -1,11 +1,13 @@
 """The worker's side: what it does for each request, in a process of its own; plain data in and out."""
 
+import contextlib
 import hashlib
 import math
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -50,7 +52,14 @@ NO_RESULTS: Mapping[Direction, NDArray[Any]] = MappingProxyType({})
 
 
 class Server:
-    """The worker's side: one method for each request, plain data in and out."""
+    """The worker's side: one method for each request, plain data in and out.
+
+    Args:
+        home: cores that it computes on once everything is imported; None for those that it has.
+    """
+
+    def __init__(self, home: list[int] | None = None) -> None:
+        self.home = home
 
     def describe(self) -> dict[str, Any]:
         """Tell of the machine."""
@@ -68,6 +77,10 @@ class Server:
             self.precision = self.backend.precision(precision)  # type: ignore[arg-type]
             self.precision.__enter__()  # held for the life of the process
             self.at = open_device(self.backend, device)
+        if self.home is not None:
+            for task in Path("/proc/self/task").iterdir():  # threads that are there; later ones inherit it
+                with contextlib.suppress(OSError):  # one that has ended meanwhile
+                    os.sched_setaffinity(int(task.name), self.home)
         return {"versions": self.backend.versions(), "pid": os.getpid(), "unavailable": reason}
 
     def load(
@@ -204,9 +217,9 @@ def unpacked(packed: tuple[bytes, tuple[int, ...], str]) -> NDArray[Any]:
     return np.frombuffer(content, np.dtype(dtype)).reshape(shape)
 
 
-def serve(channel: Any) -> None:
+def serve(channel: Any, home: list[int] | None) -> None:
     """Answer requests until None comes; runs in the worker process."""
-    server = Server()
+    server = Server(home)
     while (request := channel.receive()) is not None:
         action, arguments = request
         try:

@@ -188,8 +188,9 @@ class BenchSession:
             self.record.keep_machines({about["machine"]: self.environments[rows[0].host]})
             self.record.append_rows([self.outcomes[outcome["row"]] for outcome in outcomes])
 
-    def _worker(self, key: WorkerKey) -> Worker:
-        return Worker(key, self.options.call_seconds, self.interpreters.get(key.backend, sys.executable), self.hosts[key.host])
+    def _worker(self, key: WorkerKey, turn: int) -> Worker:
+        python = self.interpreters.get(key.backend, sys.executable)
+        return Worker(key, self.options.call_seconds, python, self.hosts[key.host], turn=turn)
 
     def _restart(self, keys: set[WorkerKey]) -> None:
         """End workers and start them anew, as they were; one that does not come up again raises at its next request."""
@@ -205,9 +206,9 @@ class BenchSession:
         """
         told = {key: _Start(skip=self._unavailable.get(key, "")) for key in keys}
         fresh = [key for key in told if key not in self._unavailable and (key not in self._workers or self._workers[key].lost)]
-        for key in fresh:
+        for turn, key in enumerate(fresh):
             try:
-                self._workers[key] = self._worker(key)
+                self._workers[key] = self._worker(key, turn)
             except WorkerLostError as error:
                 told[key] = _Start(failure=str(error))
         launched = [key for key in fresh if not told[key].failure]

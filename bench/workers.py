@@ -63,16 +63,20 @@ def worker_environment(key: WorkerKey) -> dict[str, str]:
 
 _CONFINED = """\
 import os
+home = None
 if hasattr(os, "sched_getaffinity"):
     usable = sorted(os.sched_getaffinity(0))
     if {cores} < len(usable):
-        os.sched_setaffinity(0, usable[-{cores}:])
+        home = usable[-{cores}:]
+        begin = len(usable) - ({turn} + 1) * {cores} % len(usable)
+        os.sched_setaffinity(0, (usable + usable)[begin : begin + {cores}])
 """
-"""What a worker runs first: before NumPy or any framework is imported its cores are fixed, as many as it is asked for threads and the last
-ones, for the first serve the system most. A framework that counts cores then sees what it may use."""
+"""What a worker runs first: before NumPy or any framework is imported its cores are fixed, as many as it is asked for threads. A framework that
+counts cores then sees what it may use. Those that are started together import on different ones, by their turn; when it has imported, a worker
+goes home, to the last cores, for the first serve the system most."""
 _FIRST_WORDS = """\
 from patchparity.bench.serving import serve
-serve(channel)
+serve(channel, home)
 """
 
 
@@ -112,11 +116,13 @@ class Worker:
         python: str = sys.executable,
         host: Host = THIS_MACHINE,
         confined: bool = True,
+        turn: int = 0,
     ) -> None:
         self.key, self.call_seconds = key, call_seconds
         try:
             self._gateway = _gateway(host.launch(python, worker_environment(key)))
-            self._channel = self._gateway.remote_exec((_CONFINED.format(cores=key.threads) if confined else "") + _FIRST_WORDS)
+            first = _CONFINED.format(cores=key.threads, turn=turn) if confined else "home = None\n"
+            self._channel = self._gateway.remote_exec(first + _FIRST_WORDS)
         except Exception as error:
             # What execnet says of another machine is how ssh was called, and a record names no machine.
             why = type(error).__name__ if host.ssh else str(error) or type(error).__name__

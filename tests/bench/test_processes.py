@@ -45,7 +45,7 @@ def verdicts(report, backend):
 def test_several_backends_are_checked_apart_and_give_what_one_gives_here(installed):
     installed("wrong")
     together = checked("numpy", "wrong")
-    assert verdicts(together, "numpy") == {"pass"}
+    assert verdicts(together, "numpy") == {"pass", "skip"}, "a variant is checked on one shape"
     assert "fail" in verdicts(together, "wrong")
     assert [r for r in together.results if r.backend == "numpy"] == checked("numpy").results
     assert set(together.environment["workers"]) == {"numpy", "wrong"}

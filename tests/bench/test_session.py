@@ -433,8 +433,8 @@ def test_ctrl_c_while_a_framework_is_imported_ends_at_once_and_leaves_no_process
     monkeypatch.setattr(Worker, "start", interrupted)
     open_worker = session._worker
 
-    def stopped(key):
-        worker = open_worker(key)
+    def stopped(key, turn):
+        worker = open_worker(key, turn)
         started.append(worker)
         if not key.copy:
             os.kill(worker._gateway._io.popen.pid, signal.SIGSTOP)

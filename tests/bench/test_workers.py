@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,21 @@ from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLost
 
 @pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
 def test_a_workers_cores_are_fixed_before_it_imports_anything():
-    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
-    pid = worker.start()["pid"]
-    cores = os.sched_getaffinity(pid)
-    worker.end()
-    assert cores == {max(os.sched_getaffinity(0))}
+    usable = sorted(os.sched_getaffinity(0))
+    begun = []
+    for turn in range(3):
+        worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), turn=turn)
+        pid = worker._gateway._io.popen.pid
+        while len(os.sched_getaffinity(pid)) > 1:
+            time.sleep(0.001)
+        begun.append(os.sched_getaffinity(pid))
+        assert worker.start()["pid"] == pid
+        cores = {frozenset(os.sched_getaffinity(int(task.name))) for task in Path(f"/proc/{pid}/task").iterdir()}
+        worker.end()
+        assert cores == {frozenset({usable[-1]})}, "every thread goes home"
+    assert all(len(cores) == 1 for cores in begun)
+    assert begun[0] != begun[1], "while they import, workers that start together do not share a core"
+    assert begun[0] == {usable[-1]}
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
