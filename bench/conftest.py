@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """End when the command that started this process is gone, however it went: nobody would be left to read the results."""
     if os.environ.pop("PATCHPARITY_END_WITH_PARENT", "") and sys.platform == "linux":
+        # A shell starts background jobs with SIGINT ignored, and that is inherited.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         death_signal = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>; SIGINT lets the session write what it has and end its workers
         ctypes.CDLL(None).prctl(death_signal, signal.SIGINT)
 

@@ -420,8 +420,11 @@ def test_a_first_round_after_loading_is_not_counted(monkeypatch):
     assert all(len(session.seconds(row.identity)) == 4 for row in session.rows)
 
 
-def test_ctrl_c_while_a_framework_is_imported_ends_at_once_and_leaves_no_process(monkeypatch):
+def test_ctrl_c_while_a_framework_is_imported_ends_at_once_and_leaves_no_process(monkeypatch, request):
     session = BenchSession(BenchOptions(**SMALL))
+    # As at a terminal: a shell starts background jobs with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def interrupted(worker):
         if worker.key.copy:
