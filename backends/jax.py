@@ -57,13 +57,18 @@ def _conv2d(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
     return tokens if bias is None else tokens + bias
 
 
+def _pad(images: Any, spec: PatchEmbedSpec) -> Any:
+    """Zeros around images `(B, *image, C)`, where there are any."""
+    import jax.numpy as jnp
+
+    return jnp.pad(images, ((0, 0), *spec.effective_padding, (0, 0))) if any(map(any, spec.effective_padding)) else images
+
+
 def _linear(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
     """Pad, cut into patches, `jnp.dot`."""
     import jax.numpy as jnp
 
-    if any(any(pair) for pair in spec.effective_padding):
-        images = jnp.pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
-    tokens = jnp.dot(channels_last_patches(images, spec, _Functions), kernel)
+    tokens = jnp.dot(channels_last_patches(_pad(images, spec), spec, _Functions), kernel)
     return tokens if bias is None else tokens + bias
 
 
@@ -90,9 +95,9 @@ def _einsum(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
     """`jnp.einsum` of `(B, *grid, *patch, C)` with the convolution's kernel."""
     import jax.numpy as jnp
 
-    if any(any(pair) for pair in spec.effective_padding):
-        images = jnp.pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
-    patches = channels_last_patches(images, spec, _Functions).reshape(-1, spec.num_patches, *spec.patch_size, spec.in_channels)
+    patches = channels_last_patches(_pad(images, spec), spec, _Functions).reshape(
+        -1, spec.num_patches, *spec.patch_size, spec.in_channels
+    )
     patch = "xyz"[: spec.spatial_axes]
     tokens = jnp.einsum(f"bn{patch}c,{patch}cd->bnd", patches, kernel)
     return tokens if bias is None else tokens + bias

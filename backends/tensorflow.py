@@ -90,6 +90,12 @@ def _flat_grid(grid: Any, spec: PatchEmbedSpec) -> Any:
     return _tensorflow().reshape(grid, (_tensorflow().shape(grid)[0], count, spec.embed_dim))
 
 
+def _projected(patches: Any, variables: list[Any], spec: PatchEmbedSpec) -> Any:
+    """`tf.matmul` of patches with the values in the order of the kernel, then `tf.nn.bias_add`."""
+    tf = _tensorflow()
+    return _flat_grid(_add_bias(tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0]), variables), spec)
+
+
 def _variables(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
     tf = _tensorflow()
     return [tf.Variable(tf.zeros(shape, dtype)) for shape in shapes]
@@ -129,8 +135,7 @@ def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> 
 
     def forward(images: Any) -> Any:
         patches = channels_last_patches(_pad(images, spec), spec, _Functions)
-        tokens = tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0])
-        return _flat_grid(_add_bias(tokens, variables), spec)
+        return _projected(patches, variables, spec)
 
     return variables, forward
 
@@ -147,8 +152,7 @@ def _extract_patches(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype:
             patches = tf.image.extract_patches(padded, sizes, strides, (1, 1, 1, 1), "VALID")
         else:
             patches = tf.extract_volume_patches(padded, sizes, strides, "VALID")
-        tokens = tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0])
-        return _flat_grid(_add_bias(tokens, variables), spec)
+        return _projected(patches, variables, spec)
 
     return variables, forward
 
@@ -160,8 +164,7 @@ def _space_to_depth(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: 
 
     def forward(images: Any) -> Any:
         patches = tf.nn.space_to_depth(_pad(images, spec), spec.patch_size[0])
-        tokens = tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0])
-        return _flat_grid(_add_bias(tokens, variables), spec)
+        return _projected(patches, variables, spec)
 
     return variables, forward
 

@@ -31,7 +31,8 @@ thread of a matrix product adds 0.5 and more."""
 WARM_SECONDS = 0.004
 """A visit warms up for at least so long, and by one call at least. Processes take turns, and what one finds in the caches after the others does not
 recover in one call of a millisecond: the A/A copy, whose process is visited once a round and the reference's several times, was slower by 1 to 2%
-(ViT-Ti/16, 0.6 ms) and by 2 to 6% (Swin, 1.9 ms) with one call, by 0.4 and 0.8% with 4 ms, and by no less with 10 ms."""
+(ViT-Ti/16, 0.6 ms) and by 2 to 6% (Swin, 1.9 ms) with one call, by 0.4 and 0.8% with 4 ms; 10 ms
+were no better for Swin."""
 
 
 @dataclass

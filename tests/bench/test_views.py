@@ -42,7 +42,7 @@ def test_what_is_faster_than_the_machine_is_told_by_its_fastest_product():
     )
 
 
-def test_a_row_of_16_bits_is_held_against_a_product_in_float32_too(tmp_path):
+def test_a_row_of_16_bits_is_held_against_a_product_in_float32_too():
     """NumPy computes float16 in float32, at 30 times the rate of the only float16 product there is (torch's, on a CPU without the type)."""
     rows = BenchSession(BenchOptions(**SMALL, dtypes=("float16",))).rows
     case = named_case("vit-ti32-224-b2")
