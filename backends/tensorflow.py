@@ -130,7 +130,6 @@ def _keras_conv2d(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: st
 
 def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
     """Cut into patches, `tf.matmul`, then `tf.nn.bias_add`."""
-    tf = _tensorflow()
     variables = _variables(shapes, dtype)
 
     def forward(images: Any) -> Any:

@@ -15,7 +15,7 @@ from .views import noise_floors, row_block
 def comparisons(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """All pairs as plain data: which rows, the ratio of their times with its interval, the noise, and the verdict."""
     told = []
-    for info in (*conv_against_linear(entries), *best_against_peers(entries)):
+    for info in (*conv_against_linear(entries), *best_against_peers(entries), *best_against_others(entries)):
         judged = info["comparison"]
         named = {"row": info["row"], "against": info["against"], "ratio": judged.ratio, "interval": judged.interval}
         told.append({**named, "noise": info["noise"], "verdict": judged.word, "reason": judged.reason})
@@ -40,6 +40,15 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def best_against_peers(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Paired time ratio of our fastest implementation on a framework to every peer on the same framework; below 1: ours is faster."""
+    return _best_against("peer", entries)
+
+
+def best_against_others(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Paired time ratio of our fastest implementation on a framework to every other of ours on it."""
+    return _best_against("implementation", entries)
+
+
+def _best_against(role: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     candidates: Counter[tuple[Any, ...]] = Counter()
     for entry in entries:
@@ -49,9 +58,10 @@ def best_against_peers(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             candidates[key] += 1
             if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
                 best[key] = entry
-    peers = [entry for entry in entries if entry["extra_info"]["role"] == "peer"]
-    keys = [_framework_key(entry["extra_info"]) for entry in peers]
-    pairs = [(best[key], entry, candidates[key]) for key, entry in zip(keys, peers, strict=True) if key in best]
+    others = [entry for entry in entries if entry["extra_info"]["role"] == role]
+    keys = [_framework_key(entry["extra_info"]) for entry in others]
+    found = [(key, entry) for key, entry in zip(keys, others, strict=True) if key in best and entry is not best[key]]
+    pairs = [(best[key], entry, candidates[key]) for key, entry in found]
     return _judged(pairs, noise_floors(entries))
 
 

@@ -8,7 +8,7 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.comparisons import best_against_peers, comparisons, conv_against_linear
+from patchparity.bench.comparisons import best_against_others, best_against_peers, comparisons, conv_against_linear
 from patchparity.bench.report.content import build_content
 
 
@@ -49,7 +49,7 @@ def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says)
     assert found["ratio_of_pair"] == pytest.approx(factor)
     assert found["noise"] == pytest.approx(0.02)
     assert found["comparison"].word == says
-    (plain,) = comparisons(with_seconds(record, seconds)["benchmarks"])
+    plain, *_ = comparisons(with_seconds(record, seconds)["benchmarks"])
     assert plain["row"].endswith("/numpy:conv2d:eager")
     assert plain["against"].endswith("/numpy:linear:eager")
     assert (plain["verdict"], plain["ratio"], plain["reason"]) == (says, found["ratio_of_pair"], found["comparison"].reason)
@@ -64,6 +64,16 @@ def test_a_pair_is_of_one_machine(record):
     for entry in there:
         entry["extra_info"]["host"] = "host1"
     assert [found["ratio_of_pair"] for found in conv_against_linear(here + there)] == [2.0, 0.5]
+
+
+def test_the_fastest_of_a_framework_is_held_against_its_other_formulations(record):
+    seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
+    changed = with_seconds(record, {**seconds, ("numpy:naive:eager", "implementation"): [4 * d for d in DRIFT]})["benchmarks"]
+    found = {each["partner"]["implementation"]: each for each in best_against_others(changed)}
+    assert {name: each["ratio_of_pair"] for name, each in found.items()} == {"numpy:naive:eager": 0.25, "numpy:conv2d:eager": 0.5}
+    assert {each["implementation"] for each in found.values()} == {"numpy:linear:eager"}, "and not against itself"
+    told = {each["against"].split("/")[-1] for each in comparisons(changed) if each["row"].endswith("/numpy:linear:eager")}
+    assert told == {"numpy:naive:eager", "numpy:conv2d:eager"}
 
 
 def test_our_fastest_on_a_framework_is_held_against_its_peers(record):

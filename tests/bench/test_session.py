@@ -71,9 +71,11 @@ def test_bench_json_keeps_its_contract(report):
     roles = [entry["extra_info"]["role"] for entry in content["benchmarks"]]
     assert Counter(roles) == {"aa": 1, "ceiling": 3, "implementation": 2, "overhead": 2}
     assert content["machine_info"]["node"] == ""
-    assert [(each["against"].split("/")[-1], each["verdict"]) for each in content["comparisons"]] == [
-        ("numpy:linear:eager", "UNSURE")
-    ]
+    compared = [(each["row"].split("/")[-1], each["against"].split("/")[-1], each["verdict"]) for each in content["comparisons"]]
+    assert compared[0] == ("numpy:conv2d:eager", "numpy:linear:eager", "UNSURE")
+    assert [set(pair) for *pair, _ in compared] == 2 * [{"numpy:conv2d:eager", "numpy:linear:eager"}], (
+        "and the faster against the other"
+    )
     assert content["environment"]["workers"]["numpy on cpu, 1 thread(s)"]["OPENBLAS_NUM_THREADS"] == "1"
     assert "OMP_WAIT_POLICY" in content["environment"]["workers"]["numpy on cpu, 1 thread(s), copy 1"]
 
