@@ -42,6 +42,32 @@ def channels_first_patches(images: Any, spec: PatchEmbedSpec, xp: Any) -> Any:
     return xp.reshape(xp.transpose(blocks, order), (-1, spec.num_patches, spec.patch_values))
 
 
+def patches_code(spec: PatchEmbedSpec, xp: str, take: str, channels_first: bool = False) -> str:
+    """The same as lines of Python: from padded `images` to `patches` `(B, N, K)`, with a framework's functions under their own names.
+
+    Args:
+        spec: the sizes.
+        xp: module that has `reshape` and `transpose`.
+        take: name of the function that gathers along an axis.
+        channels_first: whether images, and the values of a patch, have their channels first.
+    """
+    axes, lead = spec.spatial_axes, 2 if channels_first else 1
+    lines = []
+    if spec.tiles:
+        split = [extent for pair in zip(spec.grid, spec.patch_size, strict=True) for extent in pair]
+        shape = (-1, spec.in_channels, *split) if channels_first else (-1, *split, spec.in_channels)
+        lines.append(f"blocks = {xp}.reshape(images, {shape})")
+    else:
+        lines.append("blocks = images")
+        for axis, (count, step, patch) in enumerate(zip(spec.grid, spec.stride, spec.patch_size, strict=True)):
+            lines.append(f"window = np.arange({count})[:, None] * {step} + np.arange({patch})")
+            lines.append(f"blocks = {take}(blocks, window, axis={lead + 2 * axis})")
+    grid, patch_axes = range(lead, lead + 2 * axes, 2), range(lead + 1, lead + 1 + 2 * axes, 2)
+    order = (0, *grid, 1, *patch_axes) if channels_first else (0, *grid, *patch_axes, 2 * axes + 1)
+    lines.append(f"patches = {xp}.reshape({xp}.transpose(blocks, {order}), (-1, {spec.num_patches}, {spec.patch_values}))")
+    return "".join(f"    {line}\n" for line in lines)
+
+
 def window_indices(spec: PatchEmbedSpec, axis: int) -> NDArray[np.int32]:
     """Positions along a padded image axis that each window covers, shape `(grid[axis], patch_size[axis])`."""
     starts = np.arange(spec.grid[axis], dtype=np.int32) * spec.stride[axis]

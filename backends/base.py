@@ -37,6 +37,8 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 INPUT_ROUNDOFF: dict[str, float] = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 """Unit roundoff of the inputs in the reduced float32 precisions: 10 and 7 explicit mantissa bits, rounded to nearest."""
 DEVICES = ("cpu", "cuda")
+OBJECT_MODE = "object"
+"""The mode of somebody's own implementation, which is called as it is."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Implementation:
         costly_compile: whether the first call takes seconds, so that `check` runs it on one shape unless asked.
         variant: whether it is one more way to write what its framework has already: `check` runs it on one shape unless asked, and the
             benchmark leaves it out of the smaller presets.
+        customary: whether it is what users of its framework call today, if no library does it for them: what the fastest is held against.
         peer: whether it is a library's own module, called as its users call it: a row of role `peer`, what ours are held against.
     """
 
@@ -77,6 +80,7 @@ class Implementation:
     slow_dtypes: tuple[str, ...] = ()
     costly_compile: bool = False
     variant: bool = False
+    customary: bool = False
     peer: bool = False
 
     @property
@@ -346,6 +350,27 @@ class Backend(abc.ABC):
     ) -> LoadedEmbedding:
         """Load the canonical weights (kernel and bias) into an implementation."""
 
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """Lines of Python that define `embed(images)`, from images in the implementation's own layout to tokens `(B, N, D)`.
+
+        They are given `kernel`, as the implementation's layout has it, and `bias`, both as the framework's own arrays. Unless a backend knows better
+        they load the implementation through patchparity, and everything is a NumPy array, images `(B, C, H, W)`.
+        """
+        fields = "".join(f"    {name}={value!r},\n" for name, value in spec.to_dict().items())
+        return f"""\
+import patchparity as pp
+from patchparity.backends.layouts import kernel_from_layout
+
+spec = pp.PatchEmbedSpec(
+{fields})
+weights = pp.PatchEmbedWeights(kernel_from_layout(kernel, "{implementation.kernel_layout}", spec), bias)
+backend = pp.get_backend("{self.name}")
+embed = backend.load(backend.implementation("{implementation.name}"), weights, spec, kernel.dtype.name, "{implementation.devices[0]}").tokens
+"""
+
+    def wait(self, outputs: Any) -> None:  # noqa: B027  nothing to do is a default
+        """Return once outputs of the framework, whoever called it, are computed; where calls return when they are there is nothing to do."""
+
     def events(self, device: str) -> Events | None:
         """The device's own clock, or None where the framework does not offer it."""
         return None
@@ -376,7 +401,11 @@ class Backend(abc.ABC):
         """Return the plain matrix product `(rows, depth) × (depth, columns)` on random data; its `call` takes None."""
 
     def implementation(self, name: str) -> Implementation:
-        """Find one of the backend's implementations by `backend:formulation:mode`."""
+        """Find one of the backend's implementations by `backend:formulation:mode`, or somebody's own (`backends.objects`)."""
+        if name.endswith(f":{OBJECT_MODE}"):
+            from .objects import object_implementation
+
+            return object_implementation(name)
         for implementation in self.implementations:
             if implementation.name == name:
                 return implementation

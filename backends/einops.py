@@ -35,6 +35,25 @@ class EinopsBackend(TorchBackend):
         """Its products are torch's."""
         return "torch"
 
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """The two layers, as vit-pytorch has them."""
+        height, width = spec.patch_size
+        return f"""\
+import torch
+from einops.layers.torch import Rearrange
+
+projection = torch.nn.Linear({spec.patch_values}, {spec.embed_dim})
+with torch.no_grad():
+    projection.weight.copy_(kernel)
+    projection.bias.copy_(bias)
+module = torch.nn.Sequential(Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1={height}, p2={width}), projection)
+
+
+@torch.inference_mode()
+def embed(images):
+    return module(images)
+"""
+
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
         """The pattern cuts images that patches tile."""
         if spec.spatial_axes == 2 and spec.tiles and not any(map(any, spec.effective_padding)):

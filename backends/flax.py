@@ -48,6 +48,27 @@ class FlaxBackend(JaxBackend):
         for formulation in formulations
     )
 
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """The layer, under `jax.jit`."""
+        settings = f"kernel_size={spec.patch_size}, strides={spec.stride}, padding={spec.effective_padding}"
+        if implementation.formulation == "nnx_conv":
+            layer = f"nnx.Conv({spec.in_channels}, {spec.embed_dim}, {settings}, rngs=nnx.Rngs(0))"
+            made = f"layer = {layer}\nlayer.kernel[...], layer.bias[...] = kernel, bias\n"
+            called = "layer(images)"
+        else:
+            made = f"layer = linen.Conv({spec.embed_dim}, {settings})\n"
+            called = 'layer.apply({"params": {"kernel": kernel, "bias": bias}}, images)'
+        return f"""\
+import jax
+from flax import linen, nnx
+
+{made}
+
+@jax.jit
+def embed(images):
+    return {called}.reshape(-1, {spec.num_patches}, {spec.embed_dim})
+"""
+
     @property
     def yardstick(self) -> str:
         """Its products are JAX's."""

@@ -13,7 +13,7 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.probes import Direction
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._windows import channels_first_patches, channels_last_patches
+from ._windows import channels_first_patches, channels_last_patches, patches_code
 from .base import (
     Backend,
     Computation,
@@ -101,6 +101,28 @@ def _einsum(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
     patch = "xyz"[: spec.spatial_axes]
     tokens = jnp.einsum(f"bn{patch}c,{patch}cd->bnd", patches, kernel)
     return tokens if bias is None else tokens + bias
+
+
+def _usage(implementation: Implementation, spec: PatchEmbedSpec) -> str:
+    """What each formulation is in plain JAX."""
+    formulation, first, padding = implementation.formulation, implementation.image_layout == NCHW, spec.effective_padding
+    if formulation.startswith("conv2d"):
+        letters = "HW" if spec.spatial_axes == 2 else "DHW"
+        names = (f"NC{letters}", f"OI{letters}") if first else (f"N{letters}C", f"{letters}IO")
+        numbers = (*names, f"N{letters}C")
+        convolution = f"jax.lax.conv_general_dilated(images, kernel, {spec.stride}, {padding}, dimension_numbers={numbers})"
+        lines = f"    grid = {convolution}\n    return grid.reshape(-1, {spec.num_patches}, {spec.embed_dim}) + bias\n"
+    else:
+        pairs = ((0, 0), (0, 0), *padding) if first else ((0, 0), *padding, (0, 0))
+        lines = f"    images = jnp.pad(images, {pairs})\n" if any(map(any, padding)) else ""
+        lines += patches_code(spec, "jnp", "jnp.take", first)
+        product = f"jnp.dot(patches, kernel{'.T' if first else ''})"
+        if formulation == "einsum":
+            patch = "xyz"[: spec.spatial_axes]
+            shape = (-1, spec.num_patches, *spec.patch_size, spec.in_channels)
+            product = f'jnp.einsum("bn{patch}c,{patch}cd->bnd", patches.reshape{shape}, kernel)'
+        lines += f"    return {product} + bias\n"
+    return f"import jax\nimport jax.numpy as jnp\nimport numpy as np\n\n\n@jax.jit\ndef embed(images):\n{lines}"
 
 
 TRACE_EVENTS = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
@@ -312,7 +334,17 @@ class JaxBackend(Backend):
     formulations = {"conv2d": (_conv2d, HWIO), "linear": (_linear, DENSE_CHANNELS_LAST)}
     implementations = tuple(
         # XLA sets flush-to-zero on the CPU (jax issue 16200, "working as intended"). Bias is added after the product.
-        Implementation("jax", formulation, "jit", NHWC, layout, flush_to_zero=True, output_roundings=2, default_on_cuda="tf32")
+        Implementation(
+            "jax",
+            formulation,
+            "jit",
+            NHWC,
+            layout,
+            flush_to_zero=True,
+            output_roundings=2,
+            default_on_cuda="tf32",
+            customary=formulation == "conv2d",
+        )
         for formulation, (_, layout) in formulations.items()
     )
     variants = {
@@ -384,6 +416,16 @@ class JaxBackend(Backend):
         """Put the weights on the device and jit the forward and backward functions."""
         weights.check_spec(spec)
         return _Embedding(implementation, weights, spec, dtype, device)
+
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """In plain JAX."""
+        return _usage(implementation, spec)
+
+    def wait(self, outputs: Any) -> None:
+        """`jax.block_until_ready`: JAX is asynchronous on the CPU too."""
+        import jax
+
+        jax.block_until_ready(outputs)
 
     def device_memory(self, device: str) -> DeviceMemory | None:
         """`Device.memory_stats`."""

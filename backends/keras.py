@@ -5,7 +5,8 @@ Keras runs on one of them for the life of a process, the one that `KERAS_BACKEND
 """
 
 import contextlib
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._windows import channels_last_patches
+from ._windows import channels_last_patches, patches_code
 from .base import (
     Backend,
     Computation,
@@ -52,7 +53,11 @@ def _linear(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
     return layer(channels_last_patches(images, spec, keras.ops))
 
 
-def _model(formulation: str, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
+Build = Callable[[Any, PatchEmbedSpec, bool, str], Any]
+"""From a Keras tensor of padded images to one of tokens, by way of a layer named `projection`."""
+
+
+def model_of(build: Build, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
     """A functional model from images `(B, H, W, C)` to tokens `(B, N, D)`."""
     import keras
 
@@ -60,7 +65,7 @@ def _model(formulation: str, spec: PatchEmbedSpec, bias: bool, dtype: str) -> An
     if any(any(pair) for pair in spec.effective_padding):
         pad = keras.layers.ZeroPadding2D if spec.spatial_axes == 2 else keras.layers.ZeroPadding3D
         padded = pad(spec.effective_padding, data_format="channels_last", dtype=dtype)(inputs)
-    return keras.Model(inputs, KerasBackend.formulations[formulation][0](padded, spec, bias, dtype))
+    return keras.Model(inputs, build(padded, spec, bias, dtype))
 
 
 def _with_prefix_and_positions(model: Any, dtype: str) -> Any:
@@ -145,7 +150,7 @@ class _JaxModel:
         import jax
 
         def forward(variables: list[Any], images: Any) -> Any:
-            return model.stateless_call(variables, [], images)[0]
+            return model.stateless_call(variables, [each.value for each in model.non_trainable_variables], images)[0]
 
         def pullback(variables: list[Any], images: Any, grad_tokens: Any) -> list[Any]:
             kernel_and_bias, image = jax.vjp(forward, variables, images)[1](grad_tokens)
@@ -177,17 +182,25 @@ class _JaxModel:
         self.jax.block_until_ready(outputs)
 
 
-class _Embedding(LoadedEmbedding):
+class KerasEmbedding(LoadedEmbedding):
+    """A functional model on one of Keras's frameworks, and the layer in it that holds kernel and bias."""
+
     def __init__(
-        self, engine: str, formulation: str, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        engine: str,
+        formulation: tuple[Build, str],
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> None:
         import keras
 
         self.keras, self.engine, self.spec, self.dtype, self.device = keras, engine, spec, np.dtype(dtype), device
-        self.kernel_layout = KerasBackend.formulations[formulation][1]
+        build, self.kernel_layout = formulation
         with self._scope():
-            self.functional = _model(formulation, spec, weights.bias is not None, dtype)
-            self.layer = self.functional.get_layer("projection")
+            self.functional = model_of(build, spec, weights.bias is not None, dtype)
+            self.layer = self.projection(self.functional)
             self.model = KerasBackend.engines[engine][1](self.functional)
         self.assign(weights)
 
@@ -203,7 +216,13 @@ class _Embedding(LoadedEmbedding):
             else:
                 yield
 
+    def projection(self, model: Any) -> Any:
+        """The layer whose variables are kernel and, where there is one, bias."""
+        return model.get_layer("projection")
+
     def assign(self, weights: PatchEmbedWeights) -> None:
+        """Into the layer's variables."""
+        self.weights = weights
         arrays = [kernel_to_layout(weights.kernel, self.kernel_layout)] + ([] if weights.bias is None else [weights.bias])
         with self._scope():
             for variable, array in zip(self.layer.trainable_variables, arrays, strict=True):
@@ -214,23 +233,28 @@ class _Embedding(LoadedEmbedding):
         return self.keras.ops.convert_to_tensor(np.array(array, self.dtype, order="C"), self.dtype.name)
 
     def place(self, images: NDArray[Any]) -> Any:
+        """Channels last."""
         with self._scope():
             return self._tensor(images_to_layout(images, NHWC))
 
     def call(self, inputs: Any) -> Any:
+        """The model, as the framework runs it."""
         with self._scope():
             return self.model.forward(inputs)
 
     def synchronize(self, outputs: Any) -> None:
+        """As the framework does."""
         self.model.synchronize(outputs)
 
     def fetch(self, outputs: Any) -> NDArray[Any]:
+        """`keras.ops.convert_to_numpy`."""
         return np.asarray(self.keras.ops.convert_to_numpy(outputs))
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        """The framework's own differentiation of the model, by images too."""
         with self._scope():
             found = self.model.pullback(self.place(images), self._tensor(grad_tokens))
-        image, kernel, *bias = map(self.fetch, found)
+        image, kernel, *bias = map(self.fetch, found[: 1 + len(self.layer.trainable_variables)])
         return PatchEmbedGradients(
             image=images_from_layout(image, NHWC),
             kernel=kernel_from_layout(kernel, self.kernel_layout, self.spec),
@@ -260,6 +284,7 @@ class _Embedding(LoadedEmbedding):
 
     def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
         """The framework's own differentiation of the model by its variables."""
+        count = 1 + len(self.layer.trainable_variables)  # a layer may have others behind its kernel and bias
         with self._scope():
             gradient = self._tensor(grad_tokens)
 
@@ -267,13 +292,16 @@ class _Embedding(LoadedEmbedding):
             with self._scope():
                 return self.model.train_step(images, gradient)
 
-        return Operation(self, function, lambda outputs: step_results(map(self.fetch, outputs), self.kernel_layout, self.spec))
+        return Operation(
+            self, function, lambda outputs: step_results(map(self.fetch, outputs[:count]), self.kernel_layout, self.spec)
+        )
 
 
 class KerasBackend(Backend):
     """Keras on one of its frameworks."""
 
-    formulations = {"conv2d": (_conv2d, HWIO), "linear": (_linear, DENSE_CHANNELS_LAST)}
+    formulations: dict[str, tuple[Build, str]] = {"conv2d": (_conv2d, HWIO), "linear": (_linear, DENSE_CHANNELS_LAST)}
+    embedding = KerasEmbedding
     engines: dict[str, tuple[str, Any]] = {
         "torch": ("eager", _TorchModel),
         "tensorflow": ("graph", _TensorFlowModel),
@@ -295,6 +323,7 @@ class KerasBackend(Backend):
                 # Keras adds the bias to the product by an operation of its own; the rest is the framework's.
                 output_roundings=2,
                 flush_to_zero=engine.name != "torch",
+                customary=formulation == "conv2d",
                 default_on_cuda="ieee" if (engine.name, formulation) == ("torch", "linear") else "tf32",
             )
             for formulation, (_, layout) in self.formulations.items()
@@ -358,7 +387,40 @@ class KerasBackend(Backend):
         weights.check_spec(spec)
         if reason := self.unavailable(implementation):
             raise PatchParityError(reason)
-        return _Embedding(self.engine.name, implementation.formulation, weights, spec, dtype, device)
+        return self.embedding(self.engine.name, self.formulations[implementation.formulation], weights, spec, dtype, device)
+
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """A functional model."""
+        padding, axes = spec.effective_padding, spec.spatial_axes
+        shape, tokens = (*spec.image_size, spec.in_channels), (spec.num_patches, spec.embed_dim)
+        pad = f"images = keras.layers.ZeroPadding{axes}D({padding})(images)\n" if any(map(any, padding)) else ""
+        if implementation.formulation == "conv2d":
+            layer = f"keras.layers.Conv{axes}D({spec.embed_dim}, {spec.patch_size}, {spec.stride}, dtype=kernel.dtype.name)"
+            lines = f"projection = {layer}\ntokens = keras.layers.Reshape({tokens})(projection(images))\n"
+        else:
+            cut = textwrap.dedent(patches_code(spec, "keras.ops", "keras.ops.take"))
+            lines = (
+                f"{cut}projection = keras.layers.Dense({spec.embed_dim}, dtype=kernel.dtype.name)\ntokens = projection(patches)\n"
+            )
+        return f"""\
+import os
+
+os.environ["KERAS_BACKEND"] = "{self.engine.name}"
+import keras
+import numpy as np
+
+inputs = images = keras.Input({shape}, dtype=kernel.dtype.name)
+{pad}{lines}model = keras.Model(inputs, tokens)
+projection.set_weights([kernel, bias])
+
+
+def embed(images):
+    return model.predict_on_batch(images)
+"""
+
+    def wait(self, outputs: Any) -> None:
+        """The framework's."""
+        self.engine.wait(outputs)
 
     def events(self, device: str) -> Events | None:
         """The framework's."""

@@ -186,7 +186,17 @@ class OnnxRuntimeBackend(Backend):
     formulations = {"conv2d": (_conv2d, OIHW, ("float32",)), "linear": (_linear, DENSE_CHANNELS_FIRST, ("float32", "float64"))}
     """With the dtypes that its CPU kernels have: `Conv` float32 alone."""
     implementations = tuple(
-        Implementation("onnxruntime", formulation, "graph", NCHW, layout, dtypes, default_on_cuda="tf32", differentiable=False)
+        Implementation(
+            "onnxruntime",
+            formulation,
+            "graph",
+            NCHW,
+            layout,
+            dtypes,
+            default_on_cuda="tf32",
+            differentiable=False,
+            customary=formulation == "conv2d",
+        )
         for formulation, (_, layout, dtypes) in formulations.items()
     )
 

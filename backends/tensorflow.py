@@ -18,7 +18,7 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._windows import channels_last_patches
+from ._windows import channels_last_patches, patches_code
 from .base import (
     Backend,
     Computation,
@@ -37,7 +37,7 @@ from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images
 Forward = Callable[[Any], Any]
 
 
-def _tensorflow() -> Any:
+def import_tensorflow() -> Any:
     """Import TensorFlow, quietly.
 
     Its libraries write to file descriptor 2 while they load, before any setting of theirs applies; and its advice against making
@@ -75,35 +75,35 @@ def _pad(images: Any, spec: PatchEmbedSpec) -> Any:
     """Zeros around images; TensorFlow's own SAME splits them its own way, so padding is always explicit."""
     if not any(any(pair) for pair in spec.effective_padding):
         return images
-    return _tensorflow().pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
+    return import_tensorflow().pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
 
 
 def _add_bias(values: Any, variables: list[Any]) -> Any:
-    return _tensorflow().nn.bias_add(values, variables[1]) if len(variables) == 2 else values
+    return import_tensorflow().nn.bias_add(values, variables[1]) if len(variables) == 2 else values
 
 
 def _flat_grid(grid: Any, spec: PatchEmbedSpec) -> Any:
     """`(B, *grid, D)` to `(B, N, D)`. The sizes are the result's own, so that a grid of another shape shows; a matrix has the spec's."""
     if grid.shape.rank == 2:
-        return _tensorflow().reshape(grid, (-1, spec.num_patches, spec.embed_dim))
+        return import_tensorflow().reshape(grid, (-1, spec.num_patches, spec.embed_dim))
     count = math.prod(grid.shape[1:-1])
-    return _tensorflow().reshape(grid, (_tensorflow().shape(grid)[0], count, spec.embed_dim))
+    return import_tensorflow().reshape(grid, (import_tensorflow().shape(grid)[0], count, spec.embed_dim))
 
 
 def _projected(patches: Any, variables: list[Any], spec: PatchEmbedSpec) -> Any:
     """`tf.matmul` of patches with the values in the order of the kernel, then `tf.nn.bias_add`."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     return _flat_grid(_add_bias(tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0]), variables), spec)
 
 
 def _variables(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
-    tf = _tensorflow()
+    tf = import_tensorflow()
     return [tf.Variable(tf.zeros(shape, dtype)) for shape in shapes]
 
 
 def _conv2d(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
     """`tf.nn.conv2d` (`conv3d` for video) with VALID padding, then `tf.nn.bias_add`."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     variables = _variables(shapes, dtype)
     convolve = tf.nn.conv2d if spec.spatial_axes == 2 else tf.nn.conv3d
     strides = (1, *spec.stride, 1)
@@ -141,7 +141,7 @@ def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> 
 
 def _extract_patches(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
     """`tf.image.extract_patches` (`tf.extract_volume_patches` for video), as KerasHub's older models and many tutorials have it; `tf.matmul`."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     variables = _variables(shapes, dtype)
     sizes, strides = (1, *spec.patch_size, 1), (1, *spec.stride, 1)
 
@@ -158,7 +158,7 @@ def _extract_patches(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype:
 
 def _space_to_depth(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
     """`tf.nn.space_to_depth`, which moves square patches into the channels, then `tf.matmul`."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     variables = _variables(shapes, dtype)
 
     def forward(images: Any) -> Any:
@@ -166,6 +166,45 @@ def _space_to_depth(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: 
         return _projected(patches, variables, spec)
 
     return variables, forward
+
+
+def _usage(implementation: Implementation, spec: PatchEmbedSpec) -> str:
+    """What each formulation is in plain TensorFlow."""
+    axes, width, values = spec.spatial_axes, spec.embed_dim, spec.patch_values
+    formulation, padding, sizes, strides = implementation.formulation, spec.effective_padding, spec.patch_size, spec.stride
+    lines = f"    images = tf.pad(images, {((0, 0), *padding, (0, 0))})\n" if any(map(any, padding)) else ""
+    before = ""
+    projected = f"tf.nn.bias_add(tf.matmul(tf.reshape(patches, (-1, {values})), kernel), bias)"
+    match formulation:
+        case "conv2d":
+            projected = f'tf.nn.bias_add(tf.nn.conv{axes}d(images, kernel, {(1, *strides, 1)}, "VALID"), bias)'
+        case "keras_conv2d":
+            before = f"""\
+projection = keras.layers.Conv{axes}D({width}, {sizes}, {strides}, dtype=kernel.dtype.name)
+projection.build((None, {", ".join(map(str, spec.padded_size))}, {spec.in_channels}))
+projection.set_weights([kernel, bias])
+"""
+            projected = "projection(images)"
+        case "linear":
+            lines += patches_code(spec, "tf", "tf.gather")
+        case "extract_patches" if axes == 2:
+            lines += (
+                f'    patches = tf.image.extract_patches(images, {(1, *sizes, 1)}, {(1, *strides, 1)}, (1, 1, 1, 1), "VALID")\n'
+            )
+        case "extract_patches":
+            lines += f'    patches = tf.extract_volume_patches(images, {(1, *sizes, 1)}, {(1, *strides, 1)}, "VALID")\n'
+        case "space_to_depth":
+            lines += f"    patches = tf.nn.space_to_depth(images, {sizes[0]})\n"
+    mode = {"eager": "", "graph": "@tf.function\n", "xla": "@tf.function(jit_compile=True)\n"}[implementation.mode]
+    return f"""\
+import keras
+import numpy as np
+import tensorflow as tf
+
+{before}
+{mode}def embed(images):
+{lines}    return tf.reshape({projected}, (-1, {spec.num_patches}, {width}))
+"""
 
 
 def traced_first_call(function: Any, images: Any) -> tuple[Any, FirstCall]:
@@ -187,7 +226,7 @@ def wait_for(outputs: Any) -> None:
     """Return once outputs are computed: on the CPU a call returns when they are; a GPU needs `sync_devices`."""
     first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
     if "GPU" in first.device:
-        _tensorflow().test.experimental.sync_devices()
+        import_tensorflow().test.experimental.sync_devices()
 
 
 class _Functions:
@@ -195,15 +234,15 @@ class _Functions:
 
     @staticmethod
     def reshape(array: Any, shape: tuple[int, ...]) -> Any:
-        return _tensorflow().reshape(array, shape)
+        return import_tensorflow().reshape(array, shape)
 
     @staticmethod
     def transpose(array: Any, axes: tuple[int, ...]) -> Any:
-        return _tensorflow().transpose(array, axes)
+        return import_tensorflow().transpose(array, axes)
 
     @staticmethod
     def take(array: Any, indices: NDArray[np.int32], axis: int) -> Any:
-        return _tensorflow().gather(array, indices, axis=axis)
+        return import_tensorflow().gather(array, indices, axis=axis)
 
 
 _MODES: dict[str, Callable[[Any], Callable[[Forward], Forward]]] = {
@@ -218,7 +257,7 @@ class _Embedding(LoadedEmbedding):
     def __init__(
         self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
     ) -> None:
-        tf = self.tf = _tensorflow()
+        tf = self.tf = import_tensorflow()
         self.spec, self.implementation, self.dtype = spec, implementation, np.dtype(dtype)
         self.device = tf.device("GPU:0" if device == "cuda" else "CPU:0")
         build = TensorFlowBackend.formulations[implementation.formulation][0]
@@ -315,7 +354,7 @@ class _Embedding(LoadedEmbedding):
 
 class _Gemm(Computation):
     def __init__(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> None:
-        tf = self.tf = _tensorflow()
+        tf = self.tf = import_tensorflow()
         generator = np.random.default_rng(0)
         with tf.device("GPU:0" if device == "cuda" else "CPU:0"):
             self.left = tf.identity(tf.constant(generator.standard_normal((rows, depth)).astype(dtype)))
@@ -333,7 +372,7 @@ class _Sweep(Computation):
     """One added to every value of an array."""
 
     def __init__(self, values: int, device: str) -> None:
-        tf = self.tf = _tensorflow()
+        tf = self.tf = import_tensorflow()
         self.device = tf.device("GPU:0" if device == "cuda" else "CPU:0")
         with self.device:
             self.values = tf.ones(values, tf.float32)
@@ -350,12 +389,12 @@ class _Memory(DeviceMemory):
     """TensorFlow's allocator of the first GPU."""
 
     def reset_peak(self) -> int:
-        config = _tensorflow().config.experimental
+        config = import_tensorflow().config.experimental
         config.reset_memory_stats("GPU:0")
         return int(config.get_memory_info("GPU:0")["current"])
 
     def peak(self) -> int:
-        return int(_tensorflow().config.experimental.get_memory_info("GPU:0")["peak"])
+        return int(import_tensorflow().config.experimental.get_memory_info("GPU:0")["peak"])
 
 
 class TensorFlowBackend(Backend):
@@ -382,6 +421,7 @@ class TensorFlowBackend(Backend):
             default_on_cuda="tf32",
             # A float64 convolution that XLA compiles for the CPU is a plain loop: 0.3 s for two images of ViT-B/16, ten times the eager one.
             slow_dtypes=("float64",) if mode == "xla" and formulation.endswith("conv2d") else (),
+            customary=formulation == "keras_conv2d" and mode != "xla",
         )
         for formulation, (_, layout) in formulations.items()
         for mode in ("eager", "graph", "xla")
@@ -423,7 +463,7 @@ class TensorFlowBackend(Backend):
     def unavailable(self, implementation: Implementation) -> str | None:
         """The Keras layer is TensorFlow's only while Keras itself runs on TensorFlow."""
         if implementation.formulation == "keras_conv2d":
-            _tensorflow()
+            import_tensorflow()
             import keras
 
             if keras.backend.backend() != "tensorflow":
@@ -432,7 +472,7 @@ class TensorFlowBackend(Backend):
 
     def devices(self) -> tuple[str, ...]:
         """The CPU, and `cuda` where TensorFlow sees a GPU."""
-        return ("cpu", "cuda") if _tensorflow().config.list_physical_devices("GPU") else ("cpu",)
+        return ("cpu", "cuda") if import_tensorflow().config.list_physical_devices("GPU") else ("cpu",)
 
     def environment(self, threads: int) -> dict[str, str]:
         """The stock wheel computes in Eigen's pools, which read these and not OpenMP's."""
@@ -445,12 +485,12 @@ class TensorFlowBackend(Backend):
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
         """`tf.constant`."""
-        return np.asarray(_tensorflow().constant(array))
+        return np.asarray(import_tensorflow().constant(array))
 
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
         """`tf.nn.conv2d`, channels last."""
         moved = images_to_layout(images, NHWC), kernel.transpose(2, 3, 1, 0)
-        return np.asarray(_tensorflow().nn.conv2d(*moved, kernel.shape[-1], "VALID")).transpose(0, 3, 1, 2)
+        return np.asarray(import_tensorflow().nn.conv2d(*moved, kernel.shape[-1], "VALID")).transpose(0, 3, 1, 2)
 
     def lacks(self, precision: Precision, device: str) -> str | None:
         """There is a switch for TensorFloat-32 and none for bfloat16 in float32."""
@@ -463,7 +503,7 @@ class TensorFlowBackend(Backend):
         if precision == "default":
             yield
             return
-        config = _tensorflow().config.experimental
+        config = import_tensorflow().config.experimental
         kept = config.tensor_float_32_execution_enabled()
         config.enable_tensor_float_32_execution(precision == "tf32")
         try:
@@ -479,6 +519,14 @@ class TensorFlowBackend(Backend):
         if reason := self.refuses(implementation, spec):
             raise PatchParityError(reason)
         return _Embedding(implementation, weights, spec, dtype, device)
+
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """In plain TensorFlow and Keras."""
+        return _usage(implementation, spec)
+
+    def wait(self, outputs: Any) -> None:
+        """Of a tensor on a GPU."""
+        wait_for(outputs)
 
     def device_memory(self, device: str) -> DeviceMemory | None:
         """`tf.config.experimental.get_memory_info`."""

@@ -141,6 +141,65 @@ def _prepacked(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     return layer, forward
 
 
+def _usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+    """What each formulation is in plain torch."""
+    axes, channels, width, count, values = (
+        spec.spatial_axes,
+        spec.in_channels,
+        spec.embed_dim,
+        spec.num_patches,
+        spec.patch_values,
+    )
+    amounts = [amount for pair in reversed(spec.effective_padding) for amount in pair]
+    pad = f"    images = torch.nn.functional.pad(images, {tuple(amounts)})\n" if any(amounts) else ""
+    unfold = "".join(
+        f".unfold({2 + axis}, {size}, {step})" for axis, (size, step) in enumerate(zip(spec.patch_size, spec.stride, strict=True))
+    )
+    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
+    patches = f"    patches = images{unfold}.permute{order}.reshape(-1, {values})\n"
+    formulation, tokens = implementation.formulation, f"  # (B, {count}, {width})"
+    layer, extra, code = f"torch.nn.Linear({values}, {width})", "", f"projection(patches).reshape(-1, {count}, {width}){tokens}"
+    memory_format = f"torch.channels_last{'' if axes == 2 else '_3d'}"
+    if formulation in ("conv2d", CHANNELS_LAST, "einsum"):
+        layer = f"torch.nn.Conv{axes}d({channels}, {width}, {spec.patch_size}, stride={spec.stride})"
+        code = f"projection(images).flatten(2).transpose(1, 2){tokens}"
+    if formulation == CHANNELS_LAST:
+        extra = f"projection.to(memory_format={memory_format})\n# Keep images so too: images.contiguous(memory_format={memory_format})\n"
+    if formulation == "einsum":
+        grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
+        patches = f"    patches = images{unfold}\n"
+        product = f'torch.einsum("bc{grid}{patch},dc{patch}->b{grid}d", patches, projection.weight)'
+        code = f"{product}.reshape(-1, {count}, {width}) + projection.bias{tokens}"
+    if formulation == "unfold":
+        columns = f"torch.nn.functional.unfold(images, {spec.patch_size[-2:]}, stride={spec.stride[-2:]})"
+        code = f"projection({columns}.transpose(1, 2)){tokens}"
+    if formulation == "linear_prepacked":
+        rows = batch * count
+        extra = (
+            f"packed = torch.ops.mkldnn._reorder_linear_weight(projection.weight.detach(), {rows})  # for a batch of {batch}\n"
+        )
+        product = 'torch.ops.mkldnn._linear_pointwise(patches, packed, projection.bias, "none", [], "")'
+        code = f"{product}.reshape(-1, {count}, {width}){tokens}"
+    compiled = "forward = torch.compile(forward, fullgraph=True, dynamic=False)\n\n\n" if implementation.mode == "compile" else ""
+    return f"""\
+import torch
+
+projection = {layer}
+with torch.no_grad():
+    projection.weight.copy_(kernel)
+    projection.bias.copy_(bias)
+{extra}
+
+def forward(images):
+{pad}{patches if "patches" in code else ""}    return {code}
+
+
+{compiled}@torch.inference_mode()
+def embed(images):
+    return forward(images)
+"""
+
+
 def as_tensor(array: NDArray[Any]) -> Any:
     """A copy of a NumPy array as a tensor; bfloat16, which torch does not take from NumPy, travels as its bits."""
     import torch
@@ -179,7 +238,7 @@ class _Embedding(LoadedEmbedding):
         self.plain, self.forward = forward, self._in_mode(forward)
 
     def _in_mode(self, forward: Forward) -> Forward:
-        return _compiled(forward) if self.implementation.mode == "compile" else forward
+        return {"eager": lambda function: function, "compile": _compiled, "cudagraph": _Graph}[self.implementation.mode](forward)
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         with self.torch.no_grad():
@@ -269,6 +328,36 @@ def _compiled(forward: Forward) -> Forward:
     return compiled
 
 
+class _Graph:
+    """A CUDA graph: what a call launches, captured once for the images that it reads, and launched as one. Each call overwrites its result."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.forward = forward
+        self.images: Any = None
+
+    def __call__(self, images: Any) -> Any:
+        """Capture where the images are others, launch, and return the result, before it is computed."""
+        if images is not self.images:
+            self._capture(images)
+        self.graph.replay()
+        return self.outputs
+
+    def _capture(self, images: Any) -> None:
+        """As torch's documentation has it ("CUDA semantics", CUDA graphs): some calls on another stream first, so that libraries have set themselves up."""
+        import torch
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.forward(images)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.forward(images)
+        self.images = images
+
+
 class _Gemm(Computation):
     def __init__(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> None:
         import torch
@@ -352,6 +441,7 @@ class TorchBackend(Backend):
             # cuDNN's convolutions may use TF32 unless told not to, matrix products not (docs, "Numerical accuracy").
             default_on_cuda="tf32" if formulation == "conv2d" else "ieee",
             costly_compile=mode == "compile",
+            customary=(formulation, mode) == ("conv2d", "eager"),
         )
         for formulation, (_, layout) in formulations.items()
         for mode in ("eager", "compile")
@@ -378,6 +468,19 @@ class TorchBackend(Backend):
             variant=True,
         )
         for formulation, (_, layout) in variants.items()
+    )
+    implementations += tuple(
+        Implementation(
+            "torch",
+            formulation,
+            "cudagraph",
+            kernel_layout=layout,
+            devices=("cuda",),
+            default_on_cuda="tf32" if formulation == "conv2d" else "ieee",
+            differentiable=False,
+            variant=True,
+        )
+        for formulation, (_, layout) in formulations.items()
     )
     formulations.update(variants)
 
@@ -466,6 +569,18 @@ class TorchBackend(Backend):
         """Build the module and copy the weights into its parameters."""
         weights.check_spec(spec)
         return _Embedding(implementation, weights, spec, dtype, device)
+
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """In plain torch; `unfold` of a video, which takes a detour, and CUDA graphs as patchparity has them."""
+        detour = (implementation.formulation == "unfold" and spec.spatial_axes == 3) or implementation.mode == "cudagraph"
+        return super().usage(implementation, spec, batch) if detour else _usage(implementation, spec, batch)
+
+    def wait(self, outputs: Any) -> None:
+        """`torch.cuda.synchronize`, of a tensor on a GPU."""
+        import torch
+
+        if outputs.is_cuda:
+            torch.cuda.synchronize(outputs.device)
 
     def events(self, device: str) -> Events | None:
         """CUDA events."""

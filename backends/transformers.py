@@ -35,6 +35,25 @@ class TransformersBackend(TorchBackend):
         """Its products are torch's."""
         return "torch"
 
+    def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
+        """The module, as the library builds it."""
+        sizes = f"image_size={spec.image_size}, patch_size={spec.patch_size}, num_channels={spec.in_channels}"
+        return f"""\
+import torch
+from transformers import ViTConfig
+from transformers.models.vit.modeling_vit import ViTPatchEmbeddings
+
+module = ViTPatchEmbeddings(ViTConfig({sizes}, hidden_size={spec.embed_dim}))
+with torch.no_grad():
+    module.projection.weight.copy_(kernel)
+    module.projection.bias.copy_(bias)
+
+
+@torch.inference_mode()
+def embed(images):
+    return module(images)
+"""
+
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
         """The module knows images, and patches that do not overlap."""
         if spec.spatial_axes == 2 and spec.stride == spec.patch_size and not any(map(any, spec.effective_padding)):

@@ -52,7 +52,7 @@ def here(backend) -> bool:
 def implementations(costly: bool = True):
     """Every implementation, those of a missing framework marked as skipped; on wish without those that compile for seconds."""
     for backend, implementation in list_implementations():
-        if here(backend) and (costly or not implementation.costly_compile):
+        if here(backend) and "cpu" in implementation.devices and (costly or not implementation.costly_compile):
             missing = backend.missing()
             marks = [pytest.mark.skip(reason=missing)] if missing else []
             yield pytest.param(backend, implementation, id=implementation.name, marks=marks)

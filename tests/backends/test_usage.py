@@ -1,0 +1,59 @@
+"""The lines of code that `recommend` shows: they are run, on shapes that trip whoever mixes up an axis, and judged."""
+
+import os
+
+import numpy as np
+import pytest
+
+from patchparity import PatchEmbedSpec, list_backends
+from patchparity.backends.layouts import images_to_layout, kernel_to_layout
+from patchparity.reference.probes import random_normal
+from patchparity.reference.verdict import judge
+
+SPECS = {
+    "plain": PatchEmbedSpec((24, 20), (8, 4), 3, 10),
+    "square": PatchEmbedSpec((24, 16), 4, 2, 10),
+    "overlap": PatchEmbedSpec((19, 23), (5, 3), 2, 10, stride=(2, 4), padding=(1, 2), remainder="floor"),
+    "uneven": PatchEmbedSpec((17, 23), 4, 3, 10, remainder="same"),
+    "video": PatchEmbedSpec((4, 8, 12), (2, 4, 3), 3, 10),
+}
+IMPLEMENTATIONS = {each.name: (backend, each) for backend in list_backends() for each in backend.implementations}
+
+
+def own_arrays(backend, code, *arrays):
+    """NumPy arrays as the framework's own, and back."""
+    if "patchparity" in code or backend.yardstick == "numpy" or backend.name.startswith(("keras", "onnx")):
+        return arrays
+    if backend.yardstick == "torch":
+        from patchparity.backends.torch import as_tensor as convert
+    elif backend.yardstick == "jax":
+        from jax.numpy import asarray as convert
+    else:
+        from tensorflow import constant as convert
+    return tuple(map(convert, arrays))
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
+@pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
+def test_the_lines_compute_the_patch_embedding(name, spec, monkeypatch):
+    backend, implementation = IMPLEMENTATIONS[name]
+    if reason := backend.missing() or backend.unavailable(implementation) or backend.refuses(implementation, spec):
+        pytest.skip(reason)
+    if "cpu" not in implementation.devices:
+        pytest.skip(f"{name} does not run on the CPU")
+    if implementation.costly_compile and spec is not SPECS["plain"]:
+        pytest.skip("compiled for one shape, for that takes seconds")
+    monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", ""))  # the lines set it; it is put back
+    probe = random_normal(spec, 3, "float32", seed=5)
+    code = backend.usage(implementation, spec, 3)
+    kernel = np.ascontiguousarray(kernel_to_layout(probe.weights.kernel, implementation.kernel_layout))
+    kernel, bias = own_arrays(backend, code, kernel, np.array(probe.weights.bias))
+    layout = "B C H W" if "patchparity" in code else implementation.image_layout
+    (images,) = own_arrays(backend, code, np.ascontiguousarray(images_to_layout(probe.images, layout)))
+    namespace = {"kernel": kernel, "bias": bias}
+    exec(compile(code, name, "exec"), namespace)
+    tokens = namespace["embed"](images)
+    tokens = np.asarray(tokens.detach() if hasattr(tokens, "detach") else tokens)
+    verdict = judge(probe, "forward", tokens, implementation.arithmetic("float32"))
+    assert verdict.verdict == "pass", verdict.message
+    assert max(map(len, code.splitlines())) <= 150, "lines that can be read"
