@@ -49,7 +49,10 @@ _FIXED = {
     "swin-t4-224": PatchEmbedSpec(224, 4, 3, 96),
     "segformer-k7s4p3-224": PatchEmbedSpec(224, 7, 3, 64, stride=4, padding=3, remainder="floor"),
     "overlap-k5s2-225": PatchEmbedSpec(225, 5, 3, 96, stride=2),
+    "videomae-b16-16x224": PatchEmbedSpec((16, 224, 224), (2, 16, 16), 3, 768),
+    "qwen2vl-p14-2x448": PatchEmbedSpec((2, 448, 448), (2, 14, 14), 3, 1280),
 }
+"""Sizes that follow no rule. The last two are tubelets, one axis more: VideoMAE's ViT-B on 16 frames, Qwen2-VL's on a picture, which it sees as two."""
 
 _VIT = re.compile(rf"vit-({'|'.join(VIT_WIDTHS)})({'|'.join(map(str, VIT_PATCHES))})-(\d+)")
 
@@ -59,7 +62,8 @@ def named_case(name: str) -> Case:
 
     Args:
         name: `vit-SIZEPATCH-IMAGE` with SIZE one of ti, s, b, l, h, so400m and PATCH 14, 16 or 32 (`vit-b16-224`, `vit-l14-518`),
-            `sam-b16-1024`, `swin-t4-224`, `segformer-k7s4p3-224` or `overlap-k5s2-225`; with `-bN` for a batch of N (else 1).
+            `sam-b16-1024`, `swin-t4-224`, `segformer-k7s4p3-224`, `overlap-k5s2-225`, or the tubelets `videomae-b16-16x224` and
+            `qwen2vl-p14-2x448`; with `-bN` for a batch of N (else 1).
 
     Raises:
         PatchParityError: a name that is none of these.
@@ -79,66 +83,99 @@ def named_case(name: str) -> Case:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some of a preset's cases, and what is measured of them.
+
+    Args:
+        cases: names for `named_case`.
+        dtypes: in which they are measured.
+        operations: what is timed of each implementation; `tokens` always is.
+        every_thread_count: whether on 1, 2, 4, ... threads, up to all cores, and not on all cores alone.
+        every_formulation: whether variants and installed peers take part.
+        compiled: whether implementations take part whose first call takes seconds (`torch.compile`).
+        generations: lives of the worker processes that the rounds are spread over.
+        devices: where; none means everywhere.
+        precisions_on_cuda: of float32, on a GPU; on the CPU it is `ieee` alone.
+    """
+
+    cases: tuple[str, ...]
+    dtypes: tuple[str, ...] = ("float32",)
+    operations: tuple[str, ...] = ("tokens",)
+    every_thread_count: bool = False
+    every_formulation: bool = False
+    compiled: bool = False
+    generations: int = 1
+    devices: tuple[str, ...] = ()
+    precisions_on_cuda: tuple[str, ...] = ("ieee",)
+
+
+@dataclass(frozen=True)
 class Preset:
     """How much to measure.
 
     Args:
-        cases: names for `named_case`.
-        rounds: visits to each row; each visit is one warm call and one timed call.
-        generations: lives of the worker processes that the rounds are spread over.
-        operations: what is timed of each implementation; `tokens` always is.
-        every_formulation: whether variants, and implementations whose first call takes seconds (`torch.compile`), take part.
+        parts: the cases; named ones, which a user asks for instead, are measured as those of the first part.
+        rounds: visits to each row; each visit is some warm calls and one timed sample.
         seeds: how many seeds the main job searches for false alarms at; 1 for no search.
+        time_budget: seconds that the rounds of one interleave may take; where they would take longer there are fewer of them. None for no limit.
     """
 
-    cases: tuple[str, ...]
+    parts: tuple[Part, ...]
     rounds: int
-    every_formulation: bool
     seeds: int = 1
-    generations: int = 1
-    operations: tuple[str, ...] = ("tokens",)
+    time_budget: float | None = None
 
-
-_BATCHES = (1, 2, 4, 8, 16, 32)
-_SIZES = (224, 384, 512)
 
 PRESETS = {
-    "smoke": Preset(("vit-ti16-224-b1",), rounds=8, every_formulation=False),
+    "smoke": Preset((Part(("vit-ti16-224-b1",)),), rounds=8),
     "quick": Preset(
-        (
-            "vit-b16-224-b1",
-            "vit-b16-224-b8",
-            "vit-b16-384-b1",
-            "swin-t4-224-b4",
-            "segformer-k7s4p3-224-b4",
-        ),
+        (Part(("vit-b16-224-b1", "vit-b16-224-b8", "vit-b16-384-b1", "swin-t4-224-b4", "segformer-k7s4p3-224-b4")),),
         rounds=26,
-        every_formulation=False,
     ),
     "full": Preset(
         (
-            *(f"vit-b16-224-b{batch}" for batch in _BATCHES),
-            *(f"vit-b16-{size}-b1" for size in _SIZES[1:]),
-            *(f"vit-{size}16-224-b8" for size in ("ti", "s", "l")),
-            "vit-h14-224-b8",
-            "vit-so400m14-384-b4",
-            "vit-l14-518-b4",
-            *(f"vit-b32-{size}-b8" for size in (224, 384)),
-            "sam-b16-1024-b1",
-            "swin-t4-224-b4",
-            "swin-t4-224-b32",
-            "segformer-k7s4p3-224-b4",
-            "overlap-k5s2-225-b1",
+            Part(
+                ("vit-b16-224-b1", "vit-b16-224-b8", "vit-b16-224-b32", "vit-b32-224-b8", "swin-t4-224-b4"),
+                every_thread_count=True,
+                every_formulation=True,
+                generations=2,
+                precisions_on_cuda=("ieee", "tf32"),
+            ),
+            Part(
+                ("vit-b16-224-b8",),
+                operations=("tokens", "sequence", "train-step"),
+                every_formulation=True,
+                compiled=True,
+            ),
+            Part(("vit-b16-224-b8",), dtypes=("bfloat16", "float16"), every_formulation=True),
+            Part(
+                ("videomae-b16-16x224-b1", "qwen2vl-p14-2x448-b1"),
+                every_formulation=True,
+                precisions_on_cuda=("ieee", "tf32"),
+            ),
+            Part(tuple(f"vit-b16-{size}-b1" for size in (112, 384, 512, 768, 1024)), every_formulation=True),
+            Part(
+                ("vit-ti16-224-b32", "vit-l14-518-b1", "segformer-k7s4p3-224-b4", "overlap-k5s2-225-b1"), every_formulation=True
+            ),
+            Part(tuple(f"vit-b16-224-b{batch}" for batch in (2, 4, 16, 64, 128))),
+            Part(("vit-s16-224-b8", "vit-h14-224-b8", "vit-so400m14-384-b1")),
+            Part(
+                ("vit-b16-224-b256",),
+                ("float32", "bfloat16", "float16"),
+                every_formulation=True,
+                devices=("cuda",),
+                precisions_on_cuda=("ieee", "tf32"),
+            ),
+            Part(("videomae-b16-16x224-b16",), ("bfloat16",), every_formulation=True, devices=("cuda",)),
         ),
         rounds=32,
-        every_formulation=True,
         seeds=200,
-        generations=4,
-        operations=("tokens", "sequence", "train-step"),
+        time_budget=25.0,
     ),
 }
-"""`smoke` shows that everything runs, `quick` answers in minutes (a sweep over batch, one over image size, and the shapes that differ
-most), `full` holds every named model."""
+"""`smoke` shows that everything runs. `quick` answers in minutes: a sweep over batch, one over image size, and the shapes that differ most. `full`
+holds every formulation and peer on every named model, batches from 1 to 128, images from 112 to 1024 pixels, 16-bit types, tubelets, whole sequences and
+train steps. Its time budget keeps it below 40 minutes on two cores."""
 
 
 def preset(name: str) -> Preset:

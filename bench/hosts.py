@@ -61,9 +61,10 @@ class Host:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is known of a host: its environment, as records describe it."""
+    """What is known of a host: its environment, as records describe it, and the memory that is free there (of another machine: all it has)."""
 
     environment: dict[str, Any]
+    available_bytes: int | None = None
 
     @property
     def cores(self) -> int:

@@ -1,5 +1,6 @@
 """No time without a verdict: what a worker computed, judged by this process before and after it is timed."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,7 +11,7 @@ from ..reference.verdict import Verdict, judge
 from .cases import Case
 from .operations import timing_probe
 from .rows import Row
-from .serving import unpacked
+from .serving import unpacked, unpacked_weights
 
 
 @functools.lru_cache(maxsize=6)
@@ -25,9 +26,13 @@ def _model(row: Row, to_sequence: bool) -> ArithmeticModel:
     return implementation.arithmetic(row.dtype, row.precision, row.device, to_sequence=to_sequence)  # type: ignore[arg-type]
 
 
-def judged_results(row: Row, case: Case, seed: int, results: dict[Direction, Any]) -> list[Verdict]:
-    """Judge what an operation gave, each of its results."""
+def judged_results(
+    row: Row, case: Case, seed: int, results: dict[Direction, Any], own_weights: dict[str, Any] | None = None
+) -> list[Verdict]:
+    """Judge what an operation gave, each of its results; of somebody's own implementation with the weights that it has."""
     truth = _truth(case, row.dtype, seed, row.timed_operation, False)
+    if own_weights:
+        truth = dataclasses.replace(truth, weights=unpacked_weights(own_weights))
     missing = set(truth.directions) - set(results)
     if missing:
         return [Verdict("fail", message=f"no {', '.join(sorted(missing))} in what {row.operation} gave")]
@@ -37,15 +42,22 @@ def judged_results(row: Row, case: Case, seed: int, results: dict[Direction, Any
 
 def first_verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
     """Judge the very configuration that will be timed, on the timed data and, for effective bits, on the twin without bias."""
-    judged = judged_results(row, case, seed, answer["results"])
+    judged = judged_results(row, case, seed, answer["results"], answer["weights"])
+    if answer["weights"]:  # the bias is its own, and the twin without it does not exist
+        return _told(judged, None)
     unbiased = _truth(case, row.dtype, seed, "tokens", True)
     fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), _model(row, False))
-    failed = [verdict for verdict in (*judged, fingerprint) if verdict.verdict == "fail"]
+    return _told(judged, fingerprint)
+
+
+def _told(judged: list[Verdict], fingerprint: Verdict | None) -> dict[str, Any]:
+    beside = [] if fingerprint is None else [fingerprint]
+    failed = [verdict for verdict in (*judged, *beside) if verdict.verdict == "fail"]
     ratios = [verdict.bound_ratio for verdict in judged]
     fields = {
         "verdict": "fail" if failed else "pass",
         "bound_ratio": None if None in ratios else max(ratios),  # type: ignore[type-var]
-        "effective_bits": fingerprint.effective_bits,
+        "effective_bits": None if fingerprint is None else fingerprint.effective_bits,
     }
     if failed:
         fields.update(status="fail", message=f"not timed, for it is wrong: {failed[0].message}")

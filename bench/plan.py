@@ -1,21 +1,34 @@
 """What a benchmark measures: options, and the rows that follow from them."""
 
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
-from ..backends.base import Backend, Implementation, check_place, get_backend, list_implementations, require_installed
+from ..backends.base import (
+    Backend,
+    Implementation,
+    Precision,
+    check_place,
+    check_precision,
+    get_backend,
+    list_implementations,
+    require_installed,
+)
+from ..backends.objects import ObjectFacts, read_facts
 from ..reference.errors import PatchParityError, require_choice
-from .cases import named_case, preset
+from .cases import Part, named_case, preset
 from .hosts import LOCAL, parse_hosts
+from .memory import refuse_what_does_not_fit, require_fit
 from .operations import OPERATIONS
-from .rows import NEARLY_PEAK, Row, product_shape
+from .rows import NEARLY_PEAK, Block, Row, product_shape
 from .timing import Effort
 from .workers import CALL_SECONDS, START_SECONDS, machine_of
 
@@ -37,16 +50,20 @@ class BenchOptions:
         preset: `smoke`, `quick` or `full`.
         cases: names of cases instead of the preset's.
         backends, implementations: as in `check`; none means all.
-        threads: CPU threads to ask for; none means all cores.
+        peers: somebody's own implementations, each `module:attribute`, timed with the weights that they have on the cases whose sizes are theirs; one
+            that gives the sequence brings that operation along.
+        threads: CPU threads to ask for; none means the preset's, mostly all cores.
         devices: `cpu`, `cuda`; none means all that are found.
-        dtypes: float32 by default.
+        dtypes: none means the preset's, mostly float32.
+        precisions: of float32: `ieee`, `tf32`, `bf16`, `default`; none means the preset's, on a CPU `ieee`.
         caches: `warm`, `cold`; warm by default.
         operations: `tokens`, `sequence`, `train-step`; none means the preset's.
         rounds: samples a row; None means the preset's. With a precision goal, the most there may be (512 unless given).
         generations: lives of the worker processes that the rounds are spread over; None means the preset's.
         precision_goal: half-width of the interval of every ratio to the reference, as a fraction, at which a case is done; looked at after 16,
             32, 64, ... rounds.
-        time_budget: seconds for a case, looked at when the goal is.
+        time_budget: seconds for a case. With a precision goal looked at when the goal is; without one, what the rounds of a case may take: where they
+            would take longer, there are fewer of them. None means the preset's.
         pythons: other interpreters for some backends, each `BACKEND=PATH`, so that frameworks whose dependencies conflict can take part in one
             run; patchparity must be installed there.
         hosts: `local`, `ssh=USER@MACHINE` or `ssh=USER@MACHINE//python=PATH`: the machines to measure on; none means this one. Where another
@@ -62,9 +79,11 @@ class BenchOptions:
     cases: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     implementations: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
     threads: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = ("float32",)
+    dtypes: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
     caches: tuple[str, ...] = ("warm",)
     operations: tuple[str, ...] = ()
     rounds: int | None = None
@@ -92,6 +111,8 @@ class BenchOptions:
         if LOCAL in machines:
             require_installed(name for name in self.backends if name not in elsewhere)
         check_place(self.dtypes, self.devices)
+        for precision in self.precisions:
+            check_precision(precision)
         for cache in self.caches:
             require_choice("cache", cache, CACHES)
         for operation in self.operations:
@@ -102,8 +123,6 @@ class BenchOptions:
         for name in ("call_seconds", "precision_goal", "time_budget"):
             if (amount := getattr(self, name)) is not None and not 0 < amount < math.inf:
                 raise PatchParityError(f"{name}={amount}: expected a finite number above 0")
-        if self.time_budget is not None and self.precision_goal is None:
-            raise PatchParityError(f"time_budget={self.time_budget}: it ends the search for a precision_goal, and none was given")
         if self.seed < 0:
             raise PatchParityError(f"seed={self.seed}: expected an integer of at least 0")
         for label, machine in machines.items():
@@ -136,11 +155,18 @@ class BenchOptions:
             found[name] = path
         return found
 
-    def effort(self) -> Effort:
-        """How long each block is measured."""
+    def effort(self, case: str | None = None, dtype: str | None = None) -> Effort:
+        """How long a block is measured; of no case in particular, as one is at least."""
         chosen = preset(self.preset)
+        parts = chosen.parts[:1] if self.cases else chosen.parts
+        lives = [
+            part.generations for part in parts if self.cases or (case in part.cases and dtype in (self.dtypes or part.dtypes))
+        ]
         rounds = self.rounds or (chosen.rounds if self.precision_goal is None else MOST_ROUNDS)
-        return Effort(rounds, self.generations or chosen.generations, self.precision_goal, self.time_budget)
+        budget = self.time_budget
+        if self.rounds is None and self.precision_goal is None and budget is None:
+            budget = chosen.time_budget
+        return Effort(rounds, self.generations or max(lives, default=1), self.precision_goal, budget)
 
     def arguments(self) -> list[str]:
         """The options as arguments of pytest, those that differ from the default."""
@@ -200,53 +226,101 @@ def plan(options: BenchOptions) -> list[Row]:
     if options.replay:
         return []
     chosen = preset(options.preset)
-    selection = list_implementations(list(options.backends) or None, list(options.implementations) or None)
-    if not options.implementations and not chosen.every_formulation:
-        selection = [(backend, each) for backend, each in selection if not (each.costly_compile or each.variant)]
-    if not (options.implementations or options.backends):  # nobody asked for a peer
-        wanted = chosen.every_formulation
-        selection = [(backend, each) for backend, each in selection if not each.peer or (wanted and not backend.missing())]
-    reference = REFERENCE_IMPLEMENTATION
-    if reference not in {each.name for _, each in selection}:
-        numpy = get_backend("numpy")
-        selection.insert(0, (numpy, numpy.implementation(reference)))
-    cases = [named_case(name) for name in options.cases or chosen.cases]
+    parts = chosen.parts
+    if options.cases:
+        parts = (dataclasses.replace(parts[0], cases=options.cases, compiled=parts[0].every_formulation),)
     own = {text.partition("=")[0] for text in options.pythons}
-    operations = options.operations or chosen.operations
-    rows = []
+    rows: list[Row] = []
     for host in parse_hosts(options.hosts):
         machine = machine_of(host)
-        # What is installed elsewhere, a worker there tells.
-        elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
-        for case in cases:
-            for device in options.devices or machine.devices:
-                for dtype in options.dtypes:
-                    for threads in options.threads or (machine.cores,):
-                        for cache in options.caches:
-                            place: dict[str, Any] = dict(case=case.name, dtype=dtype, precision="ieee", threads=threads)
-                            place.update(cache=cache, host=host.label)
-                            rows += _block_rows(selection, device, place, elsewhere, operations)
-    return list(dict.fromkeys(rows))
+        for part in parts:
+            selection = _selection(options, part)
+            # What is installed elsewhere, a worker there tells.
+            elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
+            counts = options.threads or (thread_counts(machine.cores) if part.every_thread_count else (machine.cores,))
+            devices = [device for device in options.devices or machine.devices if not part.devices or device in part.devices]
+            places = itertools.product(
+                part.cases, options.dtypes or part.dtypes, counts, options.caches, devices, _precisions(options, part)
+            )
+            objects = [read_facts(target) for target in options.peers]
+            operations = {*(options.operations or part.operations), *("sequence" for each in objects if each.to_sequence)}
+            for case, dtype, threads, cache, device, precision in places:
+                if device == "cpu" and precision not in (options.precisions or ("ieee",)):
+                    continue
+                place: dict[str, Any] = dict(
+                    case=named_case(case).name, dtype=dtype, threads=threads, cache=cache, host=host.label
+                )
+                place.update(device=device, precision=precision)
+                rows += _place_rows(selection, objects, place, elsewhere, operations)
+    return _that_fit(list({row.identity: row for row in rows}.values()), options)
 
 
-def _block_rows(
+def _that_fit(rows: list[Row], options: BenchOptions) -> list[Row]:
+    """The rows, those of blocks for which there is no memory with that reason to skip them.
+
+    Raises:
+        PatchParityError: a case that was asked for by name, and for which there is no memory.
+    """
+    blocks: dict[Block, list[Row]] = defaultdict(list)
+    for row in rows:
+        blocks[row.block].append(row)
+    free = {host.label: machine_of(host).available_bytes for host in parse_hosts(options.hosts)}
+    told = {block: refuse_what_does_not_fit(members, named_case(block[0]), free[block[-1]]) for block, members in blocks.items()}
+    if options.cases:
+        for reason in told.values():
+            require_fit(reason)
+    return [dataclasses.replace(row, skip=row.skip or told[row.block] or "") for row in rows]
+
+
+def thread_counts(cores: int) -> tuple[int, ...]:
+    """1, 2, 4, ... threads, up to all cores."""
+    return tuple(dict.fromkeys((*(2**power for power in range(cores.bit_length())), cores)))
+
+
+def _precisions(options: BenchOptions, part: Part) -> tuple[str, ...]:
+    return options.precisions or part.precisions_on_cuda
+
+
+def _selection(options: BenchOptions, part: Part) -> list[tuple[Backend, Implementation]]:
+    """The implementations of a part, the reference among them; those that nobody named only where the preset has them."""
+    selection = list_implementations(list(options.backends) or None, list(options.implementations) or None)
+    if not options.implementations:
+        selection = [
+            (backend, each)
+            for backend, each in selection
+            if (part.compiled or not each.costly_compile) and (part.every_formulation or not each.variant)
+        ]
+    if not (options.implementations or options.backends):  # nobody asked for a peer
+        selection = [
+            (backend, each) for backend, each in selection if not each.peer or (part.every_formulation and not backend.missing())
+        ]
+    if REFERENCE_IMPLEMENTATION not in {each.name for _, each in selection}:
+        numpy = get_backend("numpy")
+        selection.insert(0, (numpy, numpy.implementation(REFERENCE_IMPLEMENTATION)))
+    return selection
+
+
+def _place_rows(
     selection: list[tuple[Backend, Implementation]],
-    device: str,
+    objects: list[ObjectFacts],
     place: dict[str, Any],
     elsewhere: set[str],
-    operations: tuple[str, ...],
+    operations: set[str],
 ) -> list[Row]:
-    """All rows of one block on one device; the A/A copy does whatever operations are timed."""
-    backends = dict.fromkeys(backend for backend, _ in selection)
+    """All rows of one block on one device at one precision; the A/A copy does whatever operations are timed."""
+    theirs = [get_backend(get_backend(each.implementation.split(":")[0]).yardstick) for each in objects]
+    backends = dict.fromkeys([*(backend for backend, _ in selection), *theirs])
+    reference = {**place, "device": "cpu", "precision": "ieee"}
     return [
         *(
             row
             for backend, implementation in selection
-            for row in _implementation_rows(backend, implementation, device, place, backend.name in elsewhere, operations)
+            for row in _implementation_rows(backend, implementation, place, backend.name in elsewhere, operations)
         ),
-        *(row for backend in backends for row in _ceiling_rows(backend, device, place, backend.name in elsewhere)),
+        *(row for each in objects for row in _object_rows(each, place)),
+        *(row for backend in backends for row in _ceiling_rows(backend, place, backend.name in elsewhere)),
         *(
-            Row(implementation=REFERENCE_IMPLEMENTATION, device="cpu", operation=operation, role="aa", **place)
+            Row(implementation=REFERENCE_IMPLEMENTATION, operation=operation, role="aa", **reference)
             for operation in OPERATIONS
             if operation == "tokens" or operation in operations
         ),
@@ -254,50 +328,69 @@ def _block_rows(
 
 
 def _implementation_rows(
-    backend: Backend,
-    implementation: Implementation,
-    device: str,
-    place: dict[str, Any],
-    elsewhere: bool,
-    operations: tuple[str, ...],
+    backend: Backend, implementation: Implementation, place: dict[str, Any], elsewhere: bool, operations: set[str]
 ) -> list[Row]:
-    """A row for each operation, and one for a single patch of the case. NumPy is on the CPU alone, and the reference in the blocks of every device.
+    """A row for each operation, and one for a single patch of the case. NumPy is on the CPU alone, and the reference in the blocks of every device
+    and precision.
 
     Whether a backend with an interpreter of its own (`elsewhere`) is installed there, its worker tells.
     """
-    name, dtype = implementation.name, place["dtype"]
-    if backend.name == "numpy" and device != "cpu":
+    name, dtype, spec = implementation.name, place["dtype"], named_case(place["case"]).spec
+    if backend.name == "numpy" and (place["device"], place["precision"]) != ("cpu", "ieee"):
         if name != REFERENCE_IMPLEMENTATION:
             return []
-        device = "cpu"
+        place = {**place, "device": "cpu", "precision": "ieee"}
+    device, precision = place["device"], place["precision"]
     skip = ("" if elsewhere else backend.missing()) or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
     skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
-    skip = skip or backend.refuses(implementation, named_case(place["case"]).spec) or ""
+    skip = skip or backend.lacks(precision, device) or _no_such_precision(precision, dtype)
+    skip = skip or backend.refuses(implementation, spec) or ""
     role = "peer" if implementation.peer else "implementation"
     rows = [
-        Row(implementation=name, device=device, role=role, skip=skip, **place),
-        Row(implementation=name, device=device, operation="one-patch", role="overhead", skip=skip, **place),
+        Row(implementation=name, role=role, skip=skip, **place),
+        Row(implementation=name, operation="one-patch", role="overhead", skip=skip, **place),
     ]
     for operation in OPERATIONS[1:]:
         if operation in operations:
             lacking = operation == "train-step" and not implementation.differentiable
             reason = skip or (f"{name} has no gradients" if lacking else "")
-            rows.append(Row(implementation=name, device=device, operation=operation, role=role, skip=reason, **place))
+            rows.append(Row(implementation=name, operation=operation, role=role, skip=reason, **place))
     return rows
 
 
-def _ceiling_rows(backend: Backend, device: str, place: dict[str, Any], elsewhere: bool) -> list[Row]:
+def _object_rows(facts: ObjectFacts, place: dict[str, Any]) -> list[Row]:
+    """Somebody's own implementation at what it gives, tokens or the sequence, and on one patch where it takes images of that size."""
+    case = named_case(place["case"])
+    backend = get_backend(facts.implementation.split(":")[0])
+    skip = facts.refuses(case.spec, place["dtype"]) or backend.lacks(place["precision"], place["device"]) or ""
+    operation = "sequence" if facts.to_sequence else "tokens"
+    rows = [Row(implementation=facts.implementation, role="peer", operation=operation, skip=skip, **place)]
+    if facts.any_size and not facts.to_sequence:
+        rows.append(Row(implementation=facts.implementation, role="overhead", operation="one-patch", skip=skip, **place))
+    return rows
+
+
+def _no_such_precision(precision: Precision, dtype: str) -> str:
+    """Precisions are about float32 alone."""
+    return (
+        "" if precision in ("ieee", "default") or dtype == "float32" else f"{precision} is a precision of float32, not of {dtype}"
+    )
+
+
+def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> list[Row]:
     """The matrix product of the case's shape, where that is no peak a square one, and a copy, if the framework has its own worth timing.
 
     Of a framework without a product of 16 bits (NumPy, which is always there) the one in float32.
     """
-    if backend.yardstick != backend.name or (backend.name == "numpy" and device != "cpu"):
+    dtype, device, precision = place["dtype"], place["device"], place["precision"]
+    numpy_elsewhere = backend.name == "numpy" and (device, precision) != ("cpu", "ieee")
+    if backend.yardstick != backend.name or numpy_elsewhere or backend.lacks(precision, device):
         return []
     products = ["gemm"] if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK else ["gemm", "peak"]
-    operations = products if place["dtype"] in backend.product_dtypes else []
-    if not operations and np.dtype(place["dtype"]).itemsize == 2 and "float32" in backend.product_dtypes:
+    operations = products if dtype in backend.product_dtypes else []
+    if not operations and np.dtype(dtype).itemsize == 2 and "float32" in backend.product_dtypes:
         operations = ["peak-float32"]
-    if type(backend).copy is not Backend.copy:
+    if type(backend).copy is not Backend.copy and precision == "ieee":
         operations.append("copy")
-    about: dict[str, Any] = dict(device=device, role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place)
+    about: dict[str, Any] = dict(role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place)
     return [Row(implementation=f"{backend.name}:{name}", operation=name, **about) for name in operations]

@@ -25,6 +25,24 @@ def cpu_clock_mhz() -> int | None:
     return None
 
 
+def available_memory_bytes() -> int | None:
+    """Bytes of memory that a process can still get: what Linux counts as available, or what a control group leaves of its limit, whichever is less.
+
+    None where nobody tells.
+    """
+    found = []
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit, current = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        # Pages of files that were read count as current, and are given back when they are needed.
+        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found.append(limit - current + int(told["inactive_file"]) + int(told["active_file"]))
+    return min(found, default=None)
+
+
 def busy_seconds() -> tuple[float, float] | None:
     """CPU seconds that this machine has spent busy since it started, and those of them that its host took from it (steal).
 

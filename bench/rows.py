@@ -9,7 +9,7 @@ from .operations import OPERATIONS
 from .workers import WorkerKey
 
 Block = tuple[str, str, int, str, str]
-"""What is measured in one interleave: case, dtype, threads, cache, host."""
+"""What is measured in one interleave, on all devices and at all precisions: case, dtype, threads, cache, host."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Row:
         """A name that no other row of a record has."""
         cold = () if self.cache == "warm" else (self.cache,)
         elsewhere = () if self.host == LOCAL else (self.host,)
-        return "/".join((self.case, *elsewhere, self.device, self.dtype, f"t{self.threads}", *cold, self.key))
+        rounded = () if self.precision == "ieee" else (self.precision,)
+        return "/".join((self.case, *elsewhere, self.device, self.dtype, *rounded, f"t{self.threads}", *cold, self.key))
 
 
 PRODUCTS = ("gemm", "peak", "peak-float32")

@@ -14,10 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import Computation, FirstCall, LoadedEmbedding, Operation, check_precision, get_backend, list_backends
+from ..backends.base import (
+    OBJECT_MODE,
+    Computation,
+    FirstCall,
+    LoadedEmbedding,
+    Operation,
+    check_precision,
+    get_backend,
+    list_backends,
+)
+from ..backends.objects import ObjectEmbedding
 from ..reference.probes import Direction
 from ..reference.spec import PatchEmbedSpec
-from ..reference.weights import PatchEmbedWeights
+from ..reference.weights import PatchEmbedWeights, SequenceLayout
 from .devices import open_device
 from .environment import describe_environment
 from .operations import operation_of, results_of, timing_probe
@@ -97,13 +107,17 @@ class Server:
     ) -> dict[str, Any]:
         """Load an implementation, call it on the twin without bias and do its operation on the timed problem; what comes out goes back to be judged."""
         chosen = self.backend.implementation(implementation)
-        if reason := self.backend.unavailable(chosen):
+        somebodys = chosen.mode == OBJECT_MODE
+        if not somebodys and (reason := self.backend.unavailable(chosen)):
             return {"unavailable": reason}
         sizes = PatchEmbedSpec.from_dict(spec)
         probe = timing_probe(sizes, batch, dtype, seed, operation)
         unbiased = timing_probe(sizes, batch, dtype, seed, zero_bias=True)
         started = time.perf_counter()
-        embedding = self.backend.load(chosen, unbiased.weights, sizes, dtype, self.device)
+        if somebodys:
+            embedding: LoadedEmbedding = ObjectEmbedding(chosen, sizes, dtype, self.device)
+        else:
+            embedding = self.backend.load(chosen, unbiased.weights, sizes, dtype, self.device)
         times = {"load_seconds": time.perf_counter() - started}
         inputs, times["transfer_seconds"] = self.at.place(embedding, unbiased.images)
         placed_at = time.perf_counter()
@@ -125,6 +139,7 @@ class Server:
         # Less than the results: they lie in arrays or pages that are kept from call to call, and what else does cannot be told.
         whole = memory is not None and memory >= sum(array.nbytes for array in results.values())
         return {
+            "weights": _packed_weights(embedding.weights) if isinstance(embedding, ObjectEmbedding) else None,
             "peak_memory_bytes": memory if whole else None,
             "visit_seconds": calls,
             "results": {direction: _packed(array) for direction, array in results.items()},
@@ -201,6 +216,8 @@ class Server:
             told["visit_seconds"] = time.perf_counter() - started
             if {direction: _digest(array) for direction, array in results.items()} != loaded.digests:
                 told["results"] = {direction: _packed(array) for direction, array in results.items()}
+                whose = getattr(loaded.computation, "embedding", loaded.computation)
+                told["weights"] = _packed_weights(whose.weights) if isinstance(whose, ObjectEmbedding) else None
         return told
 
 
@@ -210,6 +227,17 @@ def _digest(array: NDArray[Any]) -> bytes:
 
 def _packed(array: NDArray[Any]) -> tuple[bytes, tuple[int, ...], str]:
     return np.ascontiguousarray(array).tobytes(), array.shape, array.dtype.name
+
+
+def _packed_weights(weights: PatchEmbedWeights) -> dict[str, Any]:
+    arrays = {name: value for name, value in vars(weights).items() if isinstance(value, np.ndarray)}
+    return {"arrays": {name: _packed(array) for name, array in arrays.items()}, "layout": dict(vars(weights.layout))}
+
+
+def unpacked_weights(packed: dict[str, Any]) -> PatchEmbedWeights:
+    """Return the weights that a worker packed: somebody's own."""
+    arrays = {name: unpacked(array) for name, array in packed["arrays"].items()}
+    return PatchEmbedWeights(**arrays, layout=SequenceLayout(**packed["layout"]))
 
 
 def unpacked(packed: tuple[bytes, tuple[int, ...], str]) -> NDArray[Any]:

@@ -77,7 +77,7 @@ class BenchSession:
             finished = recorded.complete if self.options.replay else recorded.whole
             if self.options.resume:
                 self._require_machine(key, recorded, finished)
-            if recorded.answers(planned, self.effort, self.options.seed) or (not planned and finished):
+            if recorded.answers(planned, self.options.effort(key[0], key[1]), self.options.seed) or (not planned and finished):
                 self.outcomes.update(recorded.outcomes)
                 self.samples.update(recorded.samples)
                 kept += recorded.rows
@@ -145,7 +145,7 @@ class BenchSession:
         )
 
     def _measure(self, rows: list[Row]) -> None:
-        attempt = uuid.uuid4().hex[:12]
+        attempt, effort = uuid.uuid4().hex[:12], self.options.effort(rows[0].case, rows[0].dtype)
 
         def keep(samples: list[dict[str, Any]]) -> None:
             lines = [{**sample, "attempt": attempt} for sample in samples]
@@ -165,7 +165,7 @@ class BenchSession:
             able,
             self.cases[rows[0].case],
             self._workers,
-            self.effort,
+            effort,
             self.options.seed,
             keep,
             lambda: self._restart({row.worker for row in able if not row.skip}),
@@ -175,7 +175,7 @@ class BenchSession:
             {**blank_outcome(row), "status": "error", "message": failed[row.identity]} for row in rows if row.identity in failed
         ]
         rounds = max((len(self.samples[row.identity]) for row in rows), default=0)
-        about = {"attempt": attempt, "rounds": rounds, "effort": dataclasses.asdict(self.effort), "seed": self.options.seed}
+        about = {"attempt": attempt, "rounds": rounds, "effort": dataclasses.asdict(effort), "seed": self.options.seed}
         about["rows_of_block"] = len(rows)
         about["machine"] = machine_fingerprint(self.environments[rows[0].host])
         skipped = {row.identity for row in rows if row.skip}

@@ -1,6 +1,7 @@
 """Interleaved rounds over workers: every row of a case visited once a round, in seeded random order."""
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -27,6 +28,10 @@ FIRST_LOOK = 16
 moment would call differences that are not there."""
 
 
+LEAST_ROUNDS = 2 * FEWEST_ROUNDS
+"""Rounds that no time budget goes below: with fewer in each of two generations none would be enough for an interval by itself."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long a block is measured.
@@ -35,13 +40,21 @@ class Effort:
         rounds: samples a row; with a goal, the most there may be.
         generations: lives of the worker processes; with a goal more than one means that every look begins a new one.
         goal: half-width of the 95% interval of every implementation's ratio to the reference, at which measuring ends; None for all rounds.
-        budget_seconds: time for a block, looked at when the goal is; None for no limit.
+        budget_seconds: with a goal, time for a block, looked at when the goal is; without one, what its rounds may take: where they would take
+            longer there are fewer of them. None for no limit.
     """
 
     rounds: int
     generations: int = 1
     goal: float | None = None
     budget_seconds: float | None = None
+
+    def fitting(self, round_seconds: float) -> "Effort":
+        """The same with as many rounds as fit into the time budget, where there is no goal: half as many for rounds of twice the length."""
+        if self.goal is not None or self.budget_seconds is None:
+            return self
+        least = min(self.rounds, LEAST_ROUNDS)
+        return dataclasses.replace(self, rounds=min(self.rounds, max(least, int(self.budget_seconds / round_seconds))))
 
     def stretches(self) -> list[int]:
         """Numbers of rounds between which workers may begin anew, and the goal is looked at."""
@@ -97,13 +110,18 @@ def measure_block(
     block = _Block(rows, case, workers, seed, on_samples)
     stretches = effort.stretches()
     renewed = effort.generations > 1
-    total, done, started = sum(stretches), 0, time.monotonic()
-    for number, rounds in enumerate(stretches):
+    total, done, number, started = sum(stretches), 0, 0, time.monotonic()
+    while number < len(stretches):
         if renewed and number:
             restart()
         if renewed or number == 0:
             block.load(lambda share, what: report(LOADING_SHARE * share if not done else _progress(done, total), what))  # noqa: B023
+            began = time.monotonic()
             block.settle()
+            if number == 0:
+                stretches = effort.fitting(time.monotonic() - began).stretches()
+                total = sum(stretches)
+        rounds = stretches[number]
         for _ in range(rounds):
             report(_progress(done, total), f"{case.name} round {done + 1} of {total}")
             block.round(done, generation=number if renewed else 0)
@@ -113,6 +131,7 @@ def measure_block(
             block.finish()
         if last:
             break
+        number += 1
     outcomes = block.judged_outcomes()
     widest = None if effort.goal is None else block.widest()
     return [{**outcome, "widest_interval": widest} for outcome in outcomes]
@@ -320,7 +339,8 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
 def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     """Take a row's last words: threads, and results that must still be right after everything that was timed."""
     answer = worker.request("finish", row=row.key)
-    results = answer.pop("results", None)
-    if results is not None and (failed := [each for each in judged_results(row, case, seed, results) if each.verdict == "fail"]):
+    results, weights = answer.pop("results", None), answer.pop("weights", None)
+    judged = [] if results is None else judged_results(row, case, seed, results, weights)
+    if failed := [each for each in judged if each.verdict == "fail"]:
         answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {failed[0].message}")
     return {"outcome": answer}

@@ -16,6 +16,7 @@ from ..backends.base import SPIN_FREE_ENVIRONMENT, get_backend
 from ..reference.errors import PatchParityError
 from .environment import describe_environment
 from .hosts import LOCAL, Host, Machine
+from .readings import available_memory_bytes
 
 START_SECONDS = 300.0
 """Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs more."""
@@ -191,7 +192,7 @@ def machine_of(host: Host) -> Machine:
         PatchParityError: a host that cannot be reached, or has no patchparity[bench] of this version.
     """
     if host.label == LOCAL:
-        return Machine(describe_environment([]))
+        return Machine(describe_environment([]), available_memory_bytes())
     expected = f"expected {host.python} there to have patchparity[bench] {__version__} (//python=PATH names another)"
     host.require_reachable()
     try:
@@ -208,4 +209,5 @@ def machine_of(host: Host) -> Machine:
         raise PatchParityError(
             f"host ssh={host.ssh}: {host.python} has patchparity {found}, expected {__version__}; pip install it there"
         )
-    return Machine(environment)
+    memory = environment["memory_bytes"]
+    return Machine(environment, memory if isinstance(memory, int) else None)

@@ -4,7 +4,9 @@ Laws: the object is never changed (training flags are put back), no framework is
 what cannot be read is asked for in one sentence, not guessed. A linear layer's flatten order is found by probe, and told.
 """
 
+import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 import math
@@ -43,6 +45,29 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
+class LiveCall:
+    """How an object is called, from images `(B, C, H, W)` to the output as a NumPy array; and the steps of that, for those who time it.
+
+    Args:
+        place: images to what the object takes, in its own framework's arrays and layout.
+        run: calls it as its users do; torch modules must be in evaluation mode, which calling the whole sees to and puts back.
+        fetch: what it returned, as a NumPy array `(B, N, D)`.
+        held: entered around a call of the whole.
+    """
+
+    place: Callable[[NDArray[Any]], Any]
+    run: Callable[[Any], Any]
+    fetch: Callable[[Any], NDArray[Any]]
+    held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Place, run and fetch."""
+        placed = self.place(images)
+        with self.held():
+            return self.fetch(self.run(placed))
+
+
+@dataclass(frozen=True)
 class LiveEmbedding:
     """An object that computes a patch embedding, with what was read out of it.
 
@@ -63,7 +88,7 @@ class LiveEmbedding:
     weights: PatchEmbedWeights
     dtype: str
     to_sequence: bool
-    call: Callable[[NDArray[Any]], NDArray[Any]]
+    call: LiveCall
     notes: tuple[str, ...] = ()
 
     @property
@@ -490,20 +515,26 @@ def _canonical(found: dict[str, Any], spec: PatchEmbedSpec, order: str) -> Patch
     return dataclasses.replace(weights, positions=arrays["positions"], layout=layout)
 
 
-def _caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """A function from images `(B, C, H, W)` to the object's output; a bare convolution layer's grid is flattened, as its users do."""
+def _caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> LiveCall:
+    """How an object is called; a bare convolution layer's grid is flattened, as its users do."""
+    to_framework, from_framework = _conversions(subject, kind)
 
-    def call(images: NDArray[Any]) -> NDArray[Any]:
-        placed = np.ascontiguousarray(images_to_layout(images, layout))
+    def place(images: NDArray[Any]) -> Any:
+        return to_framework(np.ascontiguousarray(images_to_layout(images, layout)))
+
+    def run(placed: Any) -> Any:
         try:
-            output = _call_torch(subject, placed) if kind == "torch" else _call_other(subject, kind, placed)
+            return _main_output(_run_torch(subject, placed) if kind == "torch" else subject(placed))
         except PatchParityError:
             raise
         except Exception as error:
             raise PatchParityError(
-                f"{name} failed on images of shape {placed.shape}, {layout}: {type(error).__name__}: {_first_line(error)} "
+                f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: {type(error).__name__}: {_first_line(error)} "
                 "(--image-layout, --image-size and --in-channels say what it takes)"
             ) from error
+
+    def fetch(returned: Any) -> NDArray[Any]:
+        output = from_framework(returned)
         if output.ndim < 2 or output.dtype.name not in DTYPES:
             raise PatchParityError(
                 f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
@@ -513,44 +544,57 @@ def _caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> 
             output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
         return output
 
-    return call
+    return LiveCall(place, run, fetch, functools.partial(_evaluating, subject) if kind == "torch" else contextlib.nullcontext)
 
 
-def _call_torch(subject: Any, images: NDArray[Any]) -> NDArray[Any]:
-    import torch
-
-    from ..torch import as_array, as_tensor
-
-    modules = list(subject.modules()) if isinstance(subject, torch.nn.Module) else []
+@contextlib.contextmanager
+def _evaluating(subject: Any) -> Iterator[None]:
+    """Hold a torch module in evaluation mode."""
+    modules = list(subject.modules()) if hasattr(subject, "modules") else []
     training = [module.training for module in modules]
-    parameter = next(subject.parameters(), None) if modules else None
-    tensor = as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
     try:
         for module in modules:
             module.training = False
-        with torch.inference_mode():
-            output = _main_output(subject(tensor))
+        yield
     finally:
         for module, flag in zip(modules, training, strict=True):
             module.training = flag
-    return as_array(output)
 
 
-def _call_other(subject: Any, kind: str, images: NDArray[Any]) -> NDArray[Any]:
+def _run_torch(subject: Any, images: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return subject(images)
+
+
+def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any], Callable[[Any], NDArray[Any]]]:
+    """From a NumPy array to what an object of this kind takes, and from what it returns to one."""
+    if kind == "torch":
+        from ..torch import as_array, as_tensor
+
+        def to_its_device(images: NDArray[Any]) -> Any:
+            parameter = next(subject.parameters(), None) if hasattr(subject, "parameters") else None
+            return as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
+
+        return to_its_device, as_array
     if kind == "keras":
         import keras
 
-        return np.asarray(keras.ops.convert_to_numpy(_main_output(subject(images))))
+        def to_tensor(images: NDArray[Any]) -> Any:
+            # A layer converts other types to its own; float32 is converted before, for that is no part of the layer's work.
+            return keras.ops.convert_to_tensor(images) if images.dtype == np.float32 else images
+
+        return to_tensor, lambda output: np.asarray(keras.ops.convert_to_numpy(output))
     if kind in ("flax", "jax"):
         import jax
 
-        return np.asarray(_main_output(subject(jax.numpy.asarray(images))))
+        return jax.numpy.asarray, np.asarray
     if kind == "tensorflow":
         import tensorflow
 
-        return np.asarray(_main_output(subject(tensorflow.constant(images))))
-    output = _main_output(subject(images))
-    return np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
+        return tensorflow.constant, np.asarray
+    return lambda images: images, lambda output: np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
 
 
 def _main_output(output: Any) -> Any:

@@ -7,8 +7,8 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.environment import usable_cores
-from patchparity.bench.plan import plan
-from patchparity.bench.timing import Effort
+from patchparity.bench.plan import plan, thread_counts
+from patchparity.bench.timing import LEAST_ROUNDS, Effort
 
 SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
 
@@ -58,7 +58,9 @@ def test_interpreters_that_will_not_do(text, message):
         (dict(rounds=0), "rounds=0: expected at least 1"),
         (dict(generations=0), "generations=0: expected at least 1"),
         (dict(precision_goal=0.0), "precision_goal=0.0: expected a finite number above 0"),
-        (dict(time_budget=5.0), "time_budget=5.0: it ends the search for a precision_goal, and none was given"),
+        (dict(precisions=("fp8",)), "precision 'fp8' is unknown"),
+        (dict(peers=("nothing",)), "'nothing': expected module:attribute"),
+        (dict(peers=("no.such.module:Thing",)), "'no.such.module:Thing' cannot be found: No module named 'no'"),
         (dict(call_seconds=0.0), "call_seconds=0.0"),
         (dict(call_seconds=float("inf")), "call_seconds=inf"),
         (dict(operations=("grad",)), "operation 'grad' is unknown; expected one of tokens, sequence, train-step"),
@@ -109,3 +111,58 @@ def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
     assert not any("compile" in row.implementation for row in plan(BenchOptions(preset="quick")))
     assert any("compile" in row.implementation for row in plan(BenchOptions(preset="full")))
     assert {row.threads for row in plan(BenchOptions())} == {usable_cores()}
+
+
+def test_full_measures_what_it_promises_and_each_row_once():
+    rows = plan(BenchOptions(preset="full"))
+    assert len({row.identity for row in rows}) == len(rows)
+    cores = usable_cores()
+    main = {row.threads for row in rows if row.case == "vit-b16-224-b8" and row.dtype == "float32"}
+    assert main == set(thread_counts(cores))
+    assert {row.threads for row in rows if row.case == "vit-b16-224-b64"} == {cores}
+    assert {row.dtype for row in rows} == {"float32", "bfloat16", "float16"}
+    assert {row.operation for row in rows} >= {"tokens", "sequence", "train-step"}
+    compiled = {row.case for row in rows if row.implementation.endswith(":compile")}
+    assert compiled == {"vit-b16-224-b8"}
+    assert not [row for row in rows if row.case == "vit-b16-224-b256"], "for a GPU alone"
+
+
+@pytest.mark.parametrize(("cores", "counts"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16))])
+def test_thread_counts(cores, counts):
+    assert thread_counts(cores) == counts
+
+
+def test_a_time_budget_without_a_goal_makes_rounds_fewer_and_never_too_few():
+    effort = Effort(32, 2, budget_seconds=20.0)
+    assert effort.fitting(0.1).rounds == 32
+    assert effort.fitting(1.0).rounds == 20
+    assert effort.fitting(60.0).rounds == LEAST_ROUNDS
+    assert Effort(4, 2, budget_seconds=20.0).fitting(60.0).rounds == 4
+    assert Effort(32, 2).fitting(1e6).rounds == 32
+    assert Effort(512, goal=0.01, budget_seconds=1.0).fitting(60.0).rounds == 512, "looks are for that"
+
+
+def test_a_case_that_does_not_fit_into_memory_is_said_beforehand_with_its_bytes(monkeypatch):
+    from patchparity.bench import plan as module
+    from patchparity.bench.hosts import Machine
+
+    machine = module.machine_of(module.parse_hosts(())[0])
+    monkeypatch.setattr(module, "machine_of", lambda host: Machine(machine.environment, 2 * 2**30))
+    with pytest.raises(
+        PatchParityError, match=r"vit-b16-224-b4096 would take about 1\d\d GiB of memory, and 2 GiB are free: choose"
+    ):
+        plan(BenchOptions(cases=("vit-b16-224-b4096",), implementations=("numpy:linear",)))
+    rows = plan(BenchOptions(preset="full", implementations=("numpy:linear",)))
+    skipped = {row.case for row in rows if "of memory, and 2 GiB are free" in row.skip}
+    assert "vit-b16-224-b128" in skipped
+    assert "vit-b16-224-b1" not in skipped, "a preset's other cases are measured"
+
+
+@pytest.mark.parametrize("precisions", [("tf32",), ("ieee", "tf32")])
+def test_precisions_are_rows_of_their_own_beside_the_reference_as_it_is(precisions):
+    rows = plan(BenchOptions(cases=("vit-ti32-224-b1",), backends=("torch", "numpy"), precisions=precisions))
+    assert len({row.identity for row in rows}) == len(rows)
+    assert {row.precision for row in rows if row.backend == "numpy"} == {"ieee"}
+    held = {row.precision for row in rows if row.implementation == "torch:conv2d:eager"}
+    assert held == set(precisions)
+    assert len({row.block for row in rows}) == 1, "one interleave, so that precisions are paired"
