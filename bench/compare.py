@@ -12,7 +12,16 @@ from .environment import MACHINE
 from .harness import load_bench, rows_missing
 from .hosts import LOCAL
 from .rows import Block
-from .statistics import SMALLEST_DIFFERENCE, Comparison, Ratio, by_generation, compare_ratios, enough, resampled_medians
+from .statistics import (
+    SMALLEST_DIFFERENCE,
+    Comparison,
+    Ratio,
+    by_generation,
+    compare_ratios,
+    enough,
+    resampled_medians,
+    unpaired_chance,
+)
 from .views import noise_floors, row_block
 
 
@@ -221,7 +230,7 @@ def _ratio(
     if new["extra_info"]["device"] != "cpu" or None in told:  # the A/A pair runs on the CPU
         return Ratio(median, None, unknown="no A/A row of both records tells of the noise on this device")
     noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))  # type: ignore[type-var]
-    return Ratio(median, above / below, noise)
+    return Ratio(median, above / below, noise, least_chance=unpaired_chance(*groups))
 
 
 def _differences(

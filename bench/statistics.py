@@ -1,15 +1,21 @@
 """Medians, bootstrap intervals, and verdicts on comparisons: FASTER, SLOWER, SAME or UNSURE, with the reason."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
-"""Bootstrap resamples. The smallest probability that they can show is 1/10001, and Holm's adjustment asks for 0.025/m among m comparisons:
-enough for 250. The ends of a 95% interval are the 250th values from either end, with a standard error of 6% of the tail."""
+"""Bootstrap resamples. The ends of a 95% interval are the 250th values from either end, with a standard error of 6% of the tail. Probabilities below
+`FEWEST_IN_A_TAIL` of them are read from the tail of a normal distribution instead: Holm's adjustment asks for 0.025/m among m comparisons, and a
+whole record has a thousand."""
+
+FEWEST_IN_A_TAIL = 10
+"""Resamples whose number tells a probability: its standard error is then a third of it."""
 
 CONFIDENCE = 0.95
 
@@ -146,6 +152,8 @@ class Ratio:
         medians: what `resampled_medians` returned, or None where nothing can be said.
         noise: how far from 1 a ratio may be by chance.
         unknown: why nothing can be said, where that is so.
+        least_chance: below which no probability is believed, however far the samples lie apart: that all of so many independent ones lie on one side
+            by chance (`paired_chance`, `unpaired_chance`).
         chosen_from: among how many the first of the pair was chosen for being the fastest: of as many equal ones one looks fast by chance, so the
             pair counts for as many comparisons (Bonferroni).
     """
@@ -154,7 +162,19 @@ class Ratio:
     medians: NDArray[np.float64] | None
     noise: float = SMALLEST_DIFFERENCE
     unknown: str = f"fewer than {FEWEST_ROUNDS} rounds"
+    least_chance: float = 0.0
     chosen_from: int = 1
+
+
+def paired_chance(groups: Groups) -> float:
+    """Probability that all of n ratios lie on the same side of a median by chance: 2^−n, the least that a sign test can show."""
+    return 2.0 ** -sum(map(len, groups))
+
+
+def unpaired_chance(first: Groups, second: Groups) -> float:
+    """Probability that all samples of one kind come before all of the other by chance: one of all orders, the least that a rank test can show."""
+    one, other = (sum(map(len, groups)) for groups in (first, second))
+    return 1.0 / math.comb(one + other, one)
 
 
 def compare_ratios(ratios: Sequence[Ratio]) -> list[Comparison]:
@@ -182,14 +202,30 @@ def _chance_of_none(ratio: Ratio) -> float:
     if ratio.medians is None:
         return 1.0
     slower = ratio.median > 1
-    contrary = ratio.medians <= 1 + ratio.noise if slower else ratio.medians >= 1 - ratio.noise
-    return min(1.0, ratio.chosen_from * (1 + int(contrary.sum())) / (1 + len(ratio.medians)))
+    limit = 1 + ratio.noise if slower else 1 - ratio.noise
+    contrary = int((ratio.medians <= limit if slower else ratio.medians >= limit).sum())
+    if contrary >= FEWEST_IN_A_TAIL:
+        chance = (1 + contrary) / (1 + len(ratio.medians))
+    else:
+        spread, distance = float(np.std(ratio.medians)), abs(float(np.median(ratio.medians)) - limit)
+        chance = NormalDist().cdf(-distance / spread) if spread else 0.0
+        chance = min(chance, (1 + FEWEST_IN_A_TAIL) / (1 + len(ratio.medians)))
+    return min(1.0, ratio.chosen_from * max(chance, ratio.least_chance))
+
+
+def _adjusted_interval(medians: NDArray[np.float64], tail: float) -> tuple[float, float]:
+    """The percentile interval; where its tails hold too few resamples to tell it, the normal one if that is wider."""
+    low, high = interval_of(medians, tail)
+    if tail * len(medians) < FEWEST_IN_A_TAIL:
+        center, reach = float(np.median(medians)), float(np.std(medians)) * NormalDist().inv_cdf(1 - tail)
+        low, high = min(low, center - reach), max(high, center + reach)
+    return low, high
 
 
 def _compare(ratio: Ratio, level: float, decided: bool) -> Comparison:
     if ratio.medians is None:
         return Comparison("UNSURE", ratio.unknown, ratio.median, None)
-    interval, adjusted = interval_of(ratio.medians), interval_of(ratio.medians, level / ratio.chosen_from)
+    interval, adjusted = interval_of(ratio.medians), _adjusted_interval(ratio.medians, level / ratio.chosen_from)
     noise = f"the noise of ±{100 * ratio.noise:.1f}%"
     if decided:
         word: Word = "SLOWER" if ratio.median > 1 else "FASTER"

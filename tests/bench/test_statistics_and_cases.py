@@ -11,8 +11,10 @@ from patchparity.bench.statistics import (
     by_generation,
     compare_ratios,
     noise_floor,
+    paired_chance,
     paired_ratio,
     resampled_medians,
+    unpaired_chance,
 )
 
 
@@ -138,12 +140,17 @@ def test_a_case_that_does_not_divide():
 
 def test_presets_name_cases_that_exist_and_cover_what_they_promise():
     for chosen in PRESETS.values():
-        cases = [named_case(name) for name in chosen.cases]
-        assert [case.name for case in cases] == list(chosen.cases), "names are canonical"
-    full = " ".join(PRESETS["full"].cases)
+        names = [name for part in chosen.parts for name in part.cases]
+        assert [named_case(name).name for name in names] == names, "names are canonical"
+    listed = [name for part in PRESETS["full"].parts for name in part.cases]
+    full = " ".join(listed)
     assert all(f"vit-{size}" in full for size in VIT_WIDTHS)
-    assert all(any(f"{patch}-" in name for name in PRESETS["full"].cases) for patch in VIT_PATCHES)
-    assert all(name in full for name in ("sam-b16-1024", "swin-t4-224", "-518-", "overlap-k5s2", "segformer-k7s4p3"))
+    assert all(any(f"{patch}-" in name for name in listed) for patch in VIT_PATCHES)
+    assert all(
+        name in full for name in ("b16-1024", "swin-t4-224", "-518-", "overlap-k5s2", "segformer-k7s4p3", "2x448", "16x224")
+    )
+    assert {f"vit-b16-224-b{batch}" for batch in (1, 2, 4, 8, 16, 32, 64, 128)} <= set(listed), "the sweep over batch"
+    assert {f"vit-b16-{size}-b1" for size in (112, 224, 384, 512, 768, 1024)} <= set(listed), "the sweep over image size"
     with pytest.raises(PatchParityError, match="preset 'fast' is unknown; expected one of smoke, quick, full"):
         preset("fast")
 
@@ -184,3 +191,30 @@ def test_generations_of_different_lengths_count_with_all_their_rounds(lengths):
         assert low <= ratio <= high
         missed += not low <= 1 <= high
     assert missed <= 6, "5% of 40 is 2, its standard deviation 1.4"
+
+
+def test_a_thousand_clear_differences_are_all_decided_and_as_many_equal_pairs_are_not():
+    """Holm's adjustment must not ask for a smaller probability than the resamples can show: a full record would then decide nothing."""
+    generator = np.random.default_rng(3)
+
+    def ratios(truth):
+        pairs = [[generator.normal(truth, 0.01, 16), generator.normal(truth, 0.01, 16)] for _ in range(300)]
+        return [
+            Ratio(
+                float(np.median(np.concatenate(pair))), resampled_medians(pair), least_chance=paired_chance(pair), chosen_from=14
+            )
+            for pair in pairs
+        ]
+
+    clear, equal = ratios(1.10), ratios(1.0)
+    words = [judged.word for judged in compare_ratios(clear + equal)]
+    assert set(words[:300]) == {"SLOWER"}
+    assert set(words[300:]) <= {"SAME", "UNSURE"}
+
+
+def test_few_rounds_are_not_believed_however_far_apart_they_lie():
+    pair = [np.array([1.5, 1.5001, 1.5002, 1.5001, 1.5, 1.5])]
+    alone = Ratio(1.5, resampled_medians(pair), least_chance=paired_chance(pair))
+    assert compare_ratios([alone])[0].word == "SLOWER", "six of six: 1.6%, and 2.5% are allowed"
+    assert {judged.word for judged in compare_ratios([alone, alone])} == {"UNSURE"}, "1.25% are allowed"
+    assert unpaired_chance(pair, pair) == 1 / 924
