@@ -60,6 +60,7 @@ def extra_information(
     here = [row for row in block if row["row"] in seconds and row["device"] == outcome["device"]]
     # What computes something else (a square, a copy, one patch) is not compared with the case's products, nor with its reference.
     comparable = outcome["operation"] in (*OPERATIONS, "gemm")
+    here = [row for row in here if row["precision"] == outcome["precision"] or row["operation"] == "copy"]
     gemms = [row for row in here if row["operation"] == "gemm" and comparable]
     fastest_gemm = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
     own_gemm = next((row for row in gemms if row["backend"] == get_backend(backend).yardstick), None)
@@ -151,7 +152,7 @@ def _roof(
 
 
 def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The fastest implementation of each backend, by (block, operation, device, backend): block by block, operation by operation."""
+    """The fastest implementation of each backend, by (block, operation, device, precision, backend): block by block, operation by operation."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     told = [entry for entry in benchmarks if entry["extra_info"]["role"] == "implementation"]
     blocks = list(dict.fromkeys(row_block(entry["extra_info"]) for entry in told))
@@ -161,7 +162,7 @@ def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str,
 
     for entry in sorted(told, key=place):
         info = entry["extra_info"]
-        key = (row_block(info), info["operation"], info["device"], info["backend"])
+        key = (row_block(info), info["operation"], info["device"], info["precision"], info["backend"])
         if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
             best[key] = entry
     return best
@@ -217,6 +218,11 @@ def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[Block, str], float
         for info in infos
         if info["ratio_interval"]
     }
+
+
+def place_text(info: dict[str, Any]) -> str:
+    """The device, and the precision where it is not what float32 is by itself."""
+    return str(info["device"]) + ("" if info["precision"] == "ieee" else f" {info['precision']}")
 
 
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:

@@ -1,16 +1,14 @@
 """What the report says: tables and curves, from the record alone. How it looks is `render.py`'s concern."""
 
-import statistics
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from ..cases import named_case
 from ..harness import rows_missing
 from ..verdicts import false_alarms
-from ..views import block_title, disturbed_blocks, missed_goals, noise_floors, row_block
+from ..views import block_title, disturbed_blocks, missed_goals, noise_floors
+from .curves import Figure, scaling_figures
 from .table import Table
-from .time_tables import conv_table, fastest_table, peers_table, time_tables
+from .time_tables import conv_table, fastest_table, gains_table, peers_table, time_tables
 from .verdict_tables import check_tables, controls_table
 
 CSV_FIELDS = (
@@ -55,24 +53,6 @@ CSV_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Median seconds of one implementation over batch or image size."""
-
-    name: str
-    x: list[int]
-    seconds: list[float]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Curves over one variable."""
-
-    title: str
-    x_title: str
-    curves: list[Curve]
-
-
-@dataclass(frozen=True)
 class Content:
     """The whole report."""
 
@@ -91,11 +71,19 @@ def build_content(
     """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and `seeds.json` hold."""
     entries = bench["benchmarks"]
     tables = ([] if check is None else check_tables(check)) + ([] if controls is None else [controls_table(controls)])
-    tables = [fastest_table(entries), *tables, _left_out(bench), conv_table(entries), peers_table(entries), *time_tables(entries)]
+    tables = [
+        fastest_table(entries),
+        *tables,
+        _left_out(bench),
+        conv_table(entries),
+        gains_table(entries),
+        peers_table(entries),
+        *time_tables(entries),
+    ]
     return Content(
         summary=_summary(bench, check, seeds, entries),
         tables=[table for table in tables if table.rows],
-        figures=[figure for figure in _figures(entries) if figure.curves],
+        figures=scaling_figures(entries),
         csv_rows=[_csv_row(entry) for entry in entries],
     )
 
@@ -147,29 +135,6 @@ def _summary(
 
 def _gigabytes(size: int | str) -> str:
     return f"{size / 2**30:.0f} GiB" if isinstance(size, int) else f"memory {size}"
-
-
-def _figures(entries: list[dict[str, Any]]) -> list[Figure]:
-    """Time over batch and over image size, for each family of cases that varies in one of them alone."""
-    sweeps: dict[tuple[Any, ...], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for entry in entries:
-        info = entry["extra_info"]
-        if info["role"] not in ("implementation", "peer") or info["operation"] != "tokens":
-            continue
-        case = named_case(info["case"])
-        model, size = info["case"].rsplit("-", 2)[:2]
-        place = row_block(info)[1:]
-        label = info["implementation"] + (f" {info['device']}" if info["device"] != "cpu" else "")
-        median = statistics.median(entry["stats"]["data"])
-        sweeps["batch", f"{model} at {size}", *place][label][case.batch] = median
-        sweeps["image size", f"{model}, batch {case.batch}", *place][label][case.spec.image_size[0]] = median
-    figures = []
-    for (variable, what, *place), curves in sweeps.items():
-        lines = [
-            Curve(name, sorted(points), [points[x] for x in sorted(points)]) for name, points in curves.items() if len(points) > 1
-        ]
-        figures.append(Figure(block_title((f"{what}: time over {variable}", *place)), variable, lines))
-    return figures
 
 
 def _left_out(bench: dict[str, Any]) -> Table:

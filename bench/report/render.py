@@ -10,7 +10,8 @@ from ...reference.errors import PatchParityError
 from ..harness import load_bench
 from ..results import write_text
 from ..verdicts import load_check
-from .content import CSV_FIELDS, Content, Figure, build_content
+from .content import CSV_FIELDS, Content, build_content
+from .curves import LIMIT, Figure
 from .table import Table
 
 
@@ -58,7 +59,7 @@ def _figure(figure: Figure) -> Any:
     import plotly.graph_objects
 
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
-    backends = list(dict.fromkeys(curve.name.split(":")[0] for curve in figure.curves))
+    backends = list(dict.fromkeys(curve.name.split(":")[0] for curve in figure.curves if not curve.name.startswith(LIMIT)))
     seen: dict[str, int] = {}
     # Okabe and Ito's palette, which readers with any color vision can tell apart: a color for a framework, a dash for a formulation.
     palette = ("#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
@@ -66,10 +67,20 @@ def _figure(figure: Figure) -> Any:
     for curve in figure.curves:
         backend = curve.name.split(":")[0]
         seen[backend] = seen.get(backend, -1) + 1
-        line = {"color": palette[backends.index(backend) % len(palette)], "dash": dashes[seen[backend] % len(dashes)]}
+        if curve.name.startswith(LIMIT):
+            line = {"color": "#888888", "dash": "dash", "width": 4}
+        else:
+            line = {"color": palette[backends.index(backend) % len(palette)], "dash": dashes[seen[backend] % len(dashes)]}
         lines.append(
             plotly.graph_objects.Scatter(
-                x=curve.x, y=[1e3 * s for s in curve.seconds], name=curve.name, mode="lines+markers", line=line
+                x=curve.x,
+                y=curve.gflops,
+                name=curve.name,
+                mode="lines+markers",
+                line=line,
+                visible=True if curve.shown else "legendonly",
+                customdata=[[1e3 * seconds] for seconds in curve.seconds],
+                hovertemplate="%{y:.4g} GFLOP/s, %{customdata[0]:.4g} ms",
             )
         )
     drawn = plotly.graph_objects.Figure(lines)
@@ -78,7 +89,7 @@ def _figure(figure: Figure) -> Any:
     )
     ticks = sorted({x for curve in figure.curves for x in curve.x})
     drawn.update_xaxes(title=figure.x_title, type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
-    drawn.update_yaxes(title="median, ms", type="log", dtick="D2", exponentformat="none")
+    drawn.update_yaxes(title="GFLOP/s (of the median)", rangemode="tozero")
     return drawn
 
 

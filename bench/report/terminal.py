@@ -10,6 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ..compare import CompareReport
     from ..harness import BenchReport
+    from ..recommend import Recommendation
     from ..verdicts import CheckReport, CheckResult
 
 out = Console(highlight=False, emoji=False)
@@ -22,7 +23,7 @@ STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yel
 
 def print_bench(report: "BenchReport") -> None:
     """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
-    from ..views import OPERATION_NOTES, block_title, disturbed_blocks, fastest, missed_goals, ratio_text
+    from ..views import OPERATION_NOTES, block_title, disturbed_blocks, fastest, missed_goals, place_text, ratio_text
 
     table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
     best = fastest(report.content["benchmarks"])
@@ -36,7 +37,7 @@ def print_bench(report: "BenchReport") -> None:
             titles[table.row_count] = f"[bold]{escape(name)}[/]"
             table.add_row()
         table.add_row(
-            "  " + info["implementation"] + ("" if info["device"] == "cpu" else f" {info['device']}"),
+            "  " + info["implementation"] + ("" if (place := place_text(info)) == "cpu" else f" {place}"),
             f"{1e3 * entry['stats']['median']:.3g}",
             f"{info['gflops']:.1f}",
             "" if info["gemm_fraction"] is None else f"{100 * info['gemm_fraction']:.0f}%",
@@ -221,3 +222,36 @@ def _print_behaviors(report: "CheckReport") -> None:
         shown = names if len(names) <= 36 else f"{names[:33].rsplit(',', 1)[0]}, ..."
         table.add_row(probe, f"[{STYLES[verdict]}]{escape(finding)}[/]", escape(shown))
     out.print(table)
+
+
+def print_recommendation(found: "Recommendation") -> None:
+    """Print what to use: overall, on each framework, and the lines of code."""
+    from ..views import ratio_text
+
+    place = "" if found.device == "cpu" else f" on {found.device}"
+    out.print(
+        f"[bold]{found.case}, {found.dtype}{place}, {found.threads} thread{'s' if found.threads > 1 else ''}[/] ({escape(found.measured)})"
+    )
+    if found.noise is not None:
+        out.print(f"noise of this measurement: {100 * found.noise:.1f}%")
+    table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain over today [95%]", ""))
+    for choice in found.choices:
+        nearest = min(choice.today, key=lambda rival: rival.seconds, default=None)
+        gain = "" if nearest is None or choice.customary else ratio_text(nearest.speedup, nearest.interval)
+        word = "called today" if choice.customary else "sure" if choice.sure else "not sure"
+        fraction = "" if choice.gemm_fraction is None else f"{100 * choice.gemm_fraction:.0f}%"
+        table.add_row(choice.implementation, f"{1e3 * choice.seconds:.3g}", fraction, gain, word)
+    out.print(table)
+    first = found.choices[0]
+    if found.runner_up is not None:
+        sure = found.runner_up.word == "FASTER"
+        next_one = f"{found.runner_up.ratio:.2f} of the next framework's time"
+        how = f"surely the fastest of all, {next_one}" if sure else f"not surely faster than the next framework ({next_one})"
+        out.print(f"overall: [bold]{escape(first.implementation)}[/], {how}", soft_wrap=True)
+    for choice in found.choices:
+        out.print(f"{choice.framework}: {escape(choice.sentence())}", soft_wrap=True)
+    for note in found.notes:
+        out.print(f"[red]note[/] {escape(note)}", soft_wrap=True)
+    layouts = f"images {first.layouts['images']}; kernel {first.layouts['kernel']}"
+    out.print(f"\n[bold]{escape(first.implementation)}[/], given `kernel` and `bias` ({escape(layouts)}):\n")
+    out.print(escape(first.code), soft_wrap=True)

@@ -4,11 +4,11 @@ from collections import defaultdict
 from typing import Any
 
 from ..cases import named_case
-from ..comparisons import best_against_peers, conv_against_linear
+from ..comparisons import best_against_today, conv_against_linear, gains
 from ..hosts import LOCAL
 from ..operations import OPERATIONS
 from ..rows import Block
-from ..views import OPERATION_NOTES, block_title, fastest, ratio_text, row_block
+from ..views import OPERATION_NOTES, block_title, fastest, place_text, ratio_text, row_block
 from .table import Table, milliseconds, number, percent
 
 _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
@@ -20,11 +20,11 @@ _ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)", 
 def fastest_table(entries: list[dict[str, Any]]) -> Table:
     """The fastest formulation of each framework in each case."""
     rows = []
-    for ((case, dtype, threads, cache, host), operation, device, _), entry in fastest(entries).items():
+    for ((case, dtype, threads, cache, host), operation, *_), entry in fastest(entries).items():
         info = entry["extra_info"]
         ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
         named = case + ("" if host == LOCAL else f" on {host}") + (" (cold cache)" if cache == "cold" else "")
-        place = (named, str(threads), dtype, device, info["implementation"] + OPERATION_NOTES.get(operation, ""))
+        place = (named, str(threads), dtype, place_text(info), info["implementation"] + OPERATION_NOTES.get(operation, ""))
         median, rate = milliseconds(entry["stats"]["median"]), number(info["gflops"], ".1f")
         rows.append((*place, median, rate, percent(info["gemm_fraction"]), ratio))
     return Table(
@@ -106,7 +106,7 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
     asked, seen = info["threads_requested"], info["threads_observed"]
     return (
         info["implementation"] + _ROLE_NOTES.get(info["role"], "") + OPERATION_NOTES.get(info["operation"], ""),
-        info["device"],
+        place_text(info),
         milliseconds(stats["median"]),
         f"{milliseconds(stats['q1'])} to {milliseconds(stats['q3'])}",
         number(info["gflops"], ".1f"),
@@ -140,12 +140,12 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
         )
         interval = ratio_text(info["ratio_of_pair"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
-        rows.append((info["case"], info["device"], str(info["threads_requested"]), name, interval, noise, says[judged.word]))
+        rows.append((info["case"], place_text(info), str(info["threads_requested"]), name, interval, noise, says[judged.word]))
     return Table(
         "Convolution or linear?",
         "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
         "95% bootstrap interval. FASTER only where the ratio lies beyond the noise (the farther end of the interval of the A/A row, the same code in "
-        "two processes of that interleave), adjusted for the number of comparisons in this table (Holm).",
+        "two processes of that interleave), adjusted for the number of comparisons of the interleave (Holm).",
         ("case", "device", "threads", "framework", "conv / linear [95%]", "noise", "so"),
         rows,
         frozenset({2, 4, 5}),
@@ -156,21 +156,43 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
 def peers_table(entries: list[dict[str, Any]]) -> Table:
     """Our fastest on each framework against the modules that people call, in words."""
     rows, marks = [], []
-    for info in best_against_peers(entries):
+    for info in best_against_today(entries):
         judged = info["comparison"]
-        says = {"FASTER": "ours is FASTER", "SLOWER": "the peer is FASTER", "SAME": "SAME", "UNSURE": f"UNSURE: {judged.reason}"}
+        says = {
+            "FASTER": "the fastest is FASTER",
+            "SLOWER": "what is called today is FASTER",
+            "SAME": "SAME",
+            "UNSURE": f"UNSURE: {judged.reason}",
+        }
         marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
         peer = info["partner"]["implementation"] + OPERATION_NOTES.get(info["operation"], "")
         interval = ratio_text(info["ratio_of_pair"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
-        place = (info["case"], info["device"], str(info["threads_requested"]))
+        place = (info["case"], place_text(info), str(info["threads_requested"]))
         rows.append((*place, peer, info["implementation"], interval, noise, says[judged.word]))
     return Table(
         "What people call today",
-        "Other libraries' own modules, called as their users call them, and our fastest implementation on the same framework: time of ours over time "
-        "of theirs, paired within each round, judged as above.",
-        ("case", "device", "threads", "peer", "ours", "ours / peer [95%]", "noise", "so"),
+        "Other libraries' own modules, called as their users call them, and what is customary on a framework by itself, against the fastest "
+        "implementation on the same framework: time of the fastest over time of theirs, paired within each round, judged as above.",
+        ("case", "device", "threads", "called today", "fastest", "fastest / called today [95%]", "noise", "so"),
         rows,
         frozenset({2, 5, 6}),
         marks,
+    )
+
+
+def gains_table(entries: list[dict[str, Any]]) -> Table:
+    """What the fastest formulation gains over what people call today, framework by framework."""
+    rows = []
+    for gain in gains(entries):
+        name = gain.framework + OPERATION_NOTES.get(gain.operation, "")
+        spread = f"{min(gain.ratios):.2f} to {max(gain.ratios):.2f}"
+        rows.append((name, str(len(gain.ratios)), f"{gain.mean:.2f}", spread, str(gain.slower)))
+    return Table(
+        "What is to be gained",
+        "Time of what people call today over that of the framework's fastest implementation, over all cases of this record: of every row of the table "
+        "below, and 1 where they call the fastest. The last column counts those that are surely faster than every implementation here.",
+        ("framework", "pairs", "geometric mean", "from to", "surely faster today"),
+        rows,
+        frozenset({1, 2, 4}),
     )

@@ -8,7 +8,7 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.comparisons import best_against_others, best_against_peers, comparisons, conv_against_linear
+from patchparity.bench.comparisons import best_against_others, best_against_today, comparisons, conv_against_linear
 from patchparity.bench.report.content import build_content
 
 
@@ -87,7 +87,7 @@ def test_our_fastest_on_a_framework_is_held_against_its_peers(record):
     peer["extra_info"].update(role="peer", implementation="numpy:somebody:eager", formulation="somebody")
     peer["stats"]["data"] = [1.25 * d for d in DRIFT]
     changed["benchmarks"].append(peer)
-    (found,) = best_against_peers(changed["benchmarks"])
+    (found,) = best_against_today(changed["benchmarks"])
     assert (found["implementation"], found["ratio_of_pair"], found["comparison"].word) == ("numpy:linear:eager", 0.8, "FASTER")
     (table,) = [t for t in build_content(changed, None).tables if t.title == "What people call today"]
     assert table.rows[0][3:5] == ("numpy:somebody:eager", "numpy:linear:eager")
