@@ -34,6 +34,7 @@ _PUBLIC = {
     "BenchOptions": "patchparity.bench.plan",
     "benchmark": "patchparity.bench.harness",
     "compare": "patchparity.bench.compare",
+    "recommend": "patchparity.bench.recommend",
     "run": "patchparity.bench.job",
     "render_report": "patchparity.bench.report.render",
 }

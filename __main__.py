@@ -29,6 +29,10 @@ ImplementationOption = Annotated[
     list[str] | None,
     typer.Option("--implementation", help="Only this one (backend:formulation:mode, or its beginning); may be repeated."),
 ]
+PeerOption = Annotated[
+    list[str] | None,
+    typer.Option("--peer", metavar="MODULE:ATTRIBUTE", help="Anyone's implementation, to be timed beside ours; may be repeated."),
+]
 DeviceOption = Annotated[list[str] | None, typer.Option("--device", help="cpu or cuda; may be repeated. Default: all there are.")]
 ImageOption = Annotated[
     Path | None, typer.Option("--image", help="A picture (PNG, JPEG, ..., or .npy); default: one that scikit-image ships.")
@@ -293,7 +297,11 @@ GoalOption = Annotated[
     ),
 ]
 BudgetOption = Annotated[
-    float | None, typer.Option("--time-budget", help="Seconds for a case, after which the precision goal is given up.")
+    float | None,
+    typer.Option(
+        "--time-budget",
+        help="Seconds for a case: after them a precision goal is given up; without a goal there are as many rounds as fit.",
+    ),
 ]
 PythonOption = Annotated[
     list[str] | None,
@@ -315,7 +323,19 @@ OperationOption = Annotated[
 ]
 TimedDtypeOption = Annotated[
     list[str] | None,
-    typer.Option("--dtype", help="float32 (the default), float64, bfloat16 or float16; may be repeated.", show_default=False),
+    typer.Option(
+        "--dtype",
+        help="float32, float64, bfloat16 or float16; may be repeated. Default: the preset's, mostly float32.",
+        show_default=False,
+    ),
+]
+TimedPrecisionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        help="Of float32: ieee, tf32, bf16 or default; may be repeated. Default: ieee, and on a GPU the preset's.",
+        show_default=False,
+    ),
 ]
 CacheOption = Annotated[list[str] | None, typer.Option("--cache", help="warm (the default), cold, or, given twice, both.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of data and order.")]
@@ -331,9 +351,11 @@ def bench_command(
     threads: ThreadsOption = "",
     backend: BackendOption = None,
     implementation: ImplementationOption = None,
+    peer: PeerOption = None,
     case: CaseOption = None,
     device: DeviceOption = None,
     dtype: TimedDtypeOption = None,
+    precision: TimedPrecisionOption = None,
     rounds: RoundsOption = None,
     generations: GenerationsOption = None,
     precision_goal: GoalOption = None,
@@ -395,6 +417,45 @@ def compare_command(
     raise typer.Exit(FINE if report.ok else FAILED)
 
 
+@app.command("recommend")
+def recommend_command(
+    case: Annotated[str, typer.Option("--case", help="A case, or vit_b16, or vit_base_patch16_224.")] = "vit-b16-224",
+    batch: Annotated[int | None, typer.Option("--batch", help="Images at a time; default: the case's own.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; default: all cores.")] = None,
+    backend: BackendOption = None,
+    peer: PeerOption = None,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="A folder that bench or run wrote; default: measure now.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Say which implementation to use for a shape on this machine, how sure that is, and the lines of code; measures for a minute or two."""
+    from .bench.recommend import recommend
+    from .bench.report.terminal import print_recommendation
+    from .bench.results import require_writable, write_json
+
+    if json:
+        require_writable(json)
+    if record is not None and peer:
+        raise PatchParityError("--peer has no part here: what the record holds is measured already")
+    with _interruptible():
+        found = recommend(
+            case,
+            batch=batch,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            backends=tuple(backend or ()),
+            peers=tuple(peer or ()),
+            record=record,
+        )
+    if json:
+        write_json(json, found.to_dict())
+    print_recommendation(found)
+
+
 def _fraction(text: str, option: str) -> float:
     """Read `5%` or `0.05`."""
     with suppress(ValueError):
@@ -427,9 +488,11 @@ def run_command(
     threads: ThreadsOption = "",
     backend: BackendOption = None,
     implementation: ImplementationOption = None,
+    peer: PeerOption = None,
     case: CaseOption = None,
     device: DeviceOption = None,
     dtype: TimedDtypeOption = None,
+    precision: TimedPrecisionOption = None,
     rounds: RoundsOption = None,
     generations: GenerationsOption = None,
     precision_goal: GoalOption = None,
@@ -483,7 +546,10 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         "cases": "case",
         "backends": "backend",
         "implementations": "implementation",
+        "peers": "peer",
         "devices": "device",
+        "dtypes": "dtype",
+        "precisions": "precision",
         "pythons": "python",
         "hosts": "host",
     }
@@ -493,7 +559,6 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         precision_goal=None if typed["precision_goal"] is None else _fraction(typed["precision_goal"], "--precision-goal"),
         time_budget=typed["time_budget"],
         caches=tuple(typed["cache"] or ("warm",)),
-        dtypes=tuple(typed["dtype"] or ("float32",)),
         operations=tuple(typed["operation"] or ()),
         out=str(typed["out_folder"]),
         **{name: typed[name] for name in plain},

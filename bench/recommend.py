@@ -1,0 +1,297 @@
+"""`recommend`: which implementation to use for a shape on this machine, by how much it beats what people call today, and how sure that is."""
+
+import dataclasses
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backends.base import OBJECT_MODE, Backend, Implementation, get_backend, list_backends
+from ..backends.objects import target_of
+from ..reference.errors import PatchParityError
+from .cases import Case, named_case
+from .comparisons import best_against_today, best_overall, is_called_today
+from .harness import benchmark, load_bench
+from .plan import BenchOptions
+from .statistics import Comparison
+from .views import place_text
+
+OWN_ROUNDS = 24
+"""Rounds of a run of its own: enough for a difference of twice the noise to be sure (bench/records holds the noise of such runs), in one to two minutes."""
+
+OWN_SECONDS = 40.0
+"""What those rounds may take."""
+
+_TIMM_SIZES = {"tiny": "ti", "small": "s", "base": "b", "large": "l", "huge": "h", "so400m": "so400m"}
+
+
+def case_of_text(text: str, batch: int | None = None) -> Case:
+    """Read the name of a shape as people write it.
+
+    Args:
+        text: a case (`vit-b16-224-b8`), one without its image size, which is then 224 (`vit_b16`), or a name of timm's
+            (`vit_base_patch16_224`); `_` and `-` are the same.
+        batch: instead of the name's own.
+
+    Raises:
+        PatchParityError: a name that is none of these, a batch below 1.
+    """
+    if batch is not None and batch < 1:
+        raise PatchParityError(f"batch {batch}: expected at least 1")
+    name = text.strip().lower().replace("_", "-")
+    parts = re.fullmatch(r"(.+?\d.*?)(-b\d+)?", name)  # the batch is not the b16 of vit-b16: a digit comes before it
+    model, own_batch = parts.groups() if parts else (name, None)
+    if timm := re.fullmatch(r"(?:vit|deit3?)-([a-z0-9]+)-patch(\d+)(?:-[a-z][a-z0-9]*)*?(?:-(\d+))?", model):
+        size, patch, image = timm.groups()
+        model = f"vit-{_TIMM_SIZES.get(size, size)}{patch}-{image or 224}"
+    elif re.fullmatch(r"vit-[a-z0-9]+", model):
+        model += "-224"
+    name = model + (own_batch or "")
+    found = named_case(name)
+    return found if batch is None else named_case(f"{found.name.rsplit('-b', 1)[0]}-b{batch}")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What people call today, against what is recommended.
+
+    Args:
+        implementation: its name.
+        seconds: median.
+        speedup: its time over that of the recommended one, the median over rounds; above 1 the recommended one is faster.
+        interval: 95%, or None.
+        comparison: the verdict on the recommended one: FASTER means that it surely is.
+    """
+
+    implementation: str
+    seconds: float
+    speedup: float
+    interval: tuple[float, float] | None
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to use on one framework.
+
+    Args:
+        framework: torch, tensorflow, jax, ...
+        implementation: what to use. Where the fastest is not surely faster than everything that people call today, the fastest of that.
+        seconds: median.
+        gemm_fraction: of the machine's fastest matrix product of the same shape.
+        sure: whether it is surely faster than all that people call on this framework today.
+        customary: whether it is what people call today.
+        fastest: the fastest by its median, which may be what is not surely faster.
+        today: what people call.
+        code: lines of Python that define `embed(images)`.
+        layouts: how images and kernel are kept.
+    """
+
+    framework: str
+    implementation: str
+    seconds: float
+    gemm_fraction: float | None
+    sure: bool
+    customary: bool
+    fastest: str
+    today: list[Rival]
+    code: str
+    layouts: dict[str, str]
+
+    def sentence(self) -> str:
+        """Say it in one sentence."""
+        called = f"what people call on {self.framework} today"
+        if self.implementation == self.fastest and self.customary:
+            return f"{self.implementation} is {called}, and nothing is faster here"
+        if not self.today:
+            return f"nothing was measured that people call on {self.framework} today"
+        nearest = min(self.today, key=lambda rival: rival.seconds)
+        interval = "" if nearest.interval is None else f" [{nearest.interval[0]:.2f}, {nearest.interval[1]:.2f}]"
+        gain = f"{nearest.speedup:.2f} times as fast as {nearest.implementation}{interval}"
+        if self.sure:
+            return f"{self.implementation} is surely faster than {called}: {gain}"
+        return f"nothing is surely faster than {called} ({self.fastest}: {gain}; {nearest.comparison.reason})"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer for one shape.
+
+    Args:
+        case, device, dtype, threads: what was asked for.
+        measured: when, and from which folder.
+        noise: of the interleave, as a fraction; None where no A/A row tells it.
+        choices: one for each framework, the fastest first.
+        runner_up: how the first choice's fastest compares with that of the next framework, None where there is one framework alone.
+        notes: what should be known of the record, in sentences.
+    """
+
+    case: str
+    device: str
+    dtype: str
+    threads: int
+    measured: str
+    noise: float | None
+    choices: list[Choice]
+    runner_up: Comparison | None
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {"schema": "patchparity.recommend/1", **dataclasses.asdict(self)}
+
+
+def recommend(
+    case: str = "vit-b16-224",
+    *,
+    batch: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    backends: tuple[str, ...] = (),
+    peers: tuple[str, ...] = (),
+    record: str | os.PathLike[str] | None = None,
+) -> Recommendation:
+    """Say which implementation to use for a shape on this machine, from a record or from a short run of its own.
+
+    Args:
+        case: as `case_of_text` reads it.
+        batch: instead of the name's own.
+        device, dtype: as in `bench`.
+        threads: CPU threads; None means all cores, or the most that the record has.
+        backends: only these frameworks; none means all that are installed.
+        peers: somebody's own implementations, `module:attribute`, which count as what is called today.
+        record: a folder that `bench` or `run` wrote; None for a run of its own, of one to two minutes.
+
+    Raises:
+        PatchParityError: an unknown shape, one that the record does not hold, and whatever `benchmark` refuses.
+    """
+    wanted = case_of_text(case, batch)
+    if record is not None:
+        return recommend_from(load_bench(Path(record)), wanted.name, device, dtype, threads, backends, f"record {record}")
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = [get_backend(name) for name in backends] or [each for each in list_backends() if not each.missing()]
+        names = [each.name for backend in chosen for each in backend.implementations if not each.costly_compile]
+        options = BenchOptions(
+            cases=(wanted.name,),
+            implementations=tuple(names),
+            peers=peers,
+            devices=(device,),
+            dtypes=(dtype,),
+            threads=(threads,) if threads else (),
+            rounds=OWN_ROUNDS,
+            time_budget=OWN_SECONDS,
+            out=folder,
+        )
+        content = benchmark(options).content
+    return recommend_from(content, wanted.name, device, dtype, threads, backends, "a run of its own")
+
+
+def recommend_from(
+    content: dict[str, Any],
+    case: str,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    backends: tuple[str, ...] = (),
+    source: str = "a record",
+) -> Recommendation:
+    """Say the same of what a `bench.json` holds.
+
+    Raises:
+        PatchParityError: a shape, device, dtype or thread count that it does not hold.
+    """
+    entries = [entry for entry in content["benchmarks"] if entry["extra_info"]["cache"] == "warm"]
+    told = [entry for entry in entries if entry["extra_info"]["role"] in ("implementation", "peer", "aa")]
+    told = [entry for entry in told if entry["extra_info"]["operation"] == "tokens"]
+    of_case = _holding(told, "case", case, source)
+    if device != "cpu":
+        _holding(of_case, "device", device, f"{source}, of {case},")
+    here = _holding(of_case, "dtype", dtype, f"{source}, of {case},")
+    most = max(entry["extra_info"]["threads_requested"] for entry in here)
+    here = _holding(here, "threads_requested", threads or most, f"{source}, of {case} in {dtype},")
+    host = here[0]["extra_info"]["host"]
+    here = [
+        entry
+        for entry in here
+        if entry["extra_info"]["host"] == host
+        and (entry["extra_info"]["device"] == device or entry["extra_info"]["role"] == "aa")
+        and entry["extra_info"]["precision"] == "ieee"
+    ]
+    timed = [entry for entry in here if entry["extra_info"]["role"] != "aa"]
+    if backends:
+        timed = [entry for entry in timed if entry["extra_info"]["backend"] in backends]
+    if not timed:
+        raise PatchParityError(f"{source} holds no row of {case} on {device} by {', '.join(backends) or 'any backend'}")
+    rivals = best_against_today(timed + [entry for entry in here if entry["extra_info"]["role"] == "aa"])
+    choices = [_choice(framework, timed, rivals) for framework in dict.fromkeys(map(_framework, timed))]
+    choices.sort(key=lambda choice: choice.seconds)
+    overall = best_overall(here)
+    info = timed[0]["extra_info"]
+    noises = [each["noise"] for each in rivals if each["noise"] is not None]
+    failed = [outcome for outcome in content["failures"] if outcome["case"] == case]
+    notes = [f"{outcome['implementation']} failed, and is left out: {outcome['message']}" for outcome in failed]
+    measured = f"{source}, {content['datetime'][:16].replace('T', ' ')} UTC"
+    return Recommendation(
+        case, device, dtype, info["threads_requested"], measured, noises[0] if noises else None, choices, overall, notes
+    )
+
+
+def _holding(entries: list[dict[str, Any]], field: str, value: Any, source: str) -> list[dict[str, Any]]:
+    found = [entry for entry in entries if entry["extra_info"][field] == value]
+    if not found:
+        held = ", ".join(map(str, dict.fromkeys(entry["extra_info"][field] for entry in entries))) or "nothing"
+        name = field.removesuffix("_requested")
+        raise PatchParityError(f"{source} holds no {name} {value}; it holds {held}")
+    return found
+
+
+def _framework(entry: dict[str, Any]) -> str:
+    return get_backend(entry["extra_info"]["backend"]).yardstick
+
+
+def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> Choice:
+    own = [entry for entry in timed if _framework(entry) == framework]
+    fastest = min(own, key=lambda entry: entry["stats"]["median"])
+    medians = {entry["extra_info"]["implementation"]: entry["stats"]["median"] for entry in own}
+    today = [
+        Rival(
+            info["partner"]["implementation"],
+            medians[info["partner"]["implementation"]],
+            1 / info["ratio_of_pair"],
+            None if (interval := info["comparison"].interval) is None else (1 / interval[1], 1 / interval[0]),
+            info["comparison"],
+        )
+        for info in rivals
+        if get_backend(info["backend"]).yardstick == framework
+    ]
+    called = [entry for entry in own if is_called_today(entry["extra_info"])]
+    sure = bool(today) and all(rival.comparison.word == "FASTER" for rival in today) and fastest not in called
+    chosen = fastest if sure or not called else min(called, key=lambda entry: entry["stats"]["median"])
+    info = chosen["extra_info"]
+    backend = get_backend(info["backend"])
+    implementation = backend.implementation(info["implementation"])
+    case = named_case(info["case"])
+    return Choice(
+        framework,
+        info["implementation"],
+        chosen["stats"]["median"],
+        info["gemm_fraction"],
+        sure,
+        chosen in called,
+        fastest["extra_info"]["implementation"],
+        today,
+        usage_of(implementation, backend, case),
+        {"images": implementation.image_layout, "kernel": implementation.kernel_layout, "where": place_text(info)},
+    )
+
+
+def usage_of(implementation: Implementation, backend: Backend, case: Case) -> str:
+    """Lines of Python that define `embed(images)`; of somebody's own implementation those that make it."""
+    if implementation.mode != OBJECT_MODE:
+        return backend.usage(implementation, case.spec, case.batch)
+    module, _, path = target_of(implementation).partition(":")
+    first, _, rest = path.partition(".")
+    return f"from {module} import {first}\n\nembed = {first}{'.' if rest else ''}{rest}  # a class or a factory is called first\n"

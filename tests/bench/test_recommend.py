@@ -1,0 +1,128 @@
+"""Which implementation to use: from records whose answer is known, and one that is measured here."""
+
+import copy
+import json
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("execnet")
+
+from typer.testing import CliRunner
+
+from patchparity import BenchOptions, PatchParityError, benchmark
+from patchparity.__main__ import app
+from patchparity.bench.recommend import case_of_text, recommend, recommend_from
+
+DRIFT = [1.0, 1.3, 0.9, 1.1, 1.6, 1.0, 1.2, 0.8, 1.1, 1.4, 1.0, 0.9]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("record")
+    names = ("numpy:linear", "numpy:naive", "numpy:conv2d")
+    benchmark(BenchOptions(cases=("vit-ti32-224-b2",), implementations=names, threads=(1,), rounds=12, out=str(path)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def record(folder):
+    return json.loads((folder / "bench.json").read_text())
+
+
+def with_times(record, factors):
+    """The record with the samples of some rows replaced by known ones, and an A/A row of 1%."""
+    changed = copy.deepcopy(record)
+    for entry in changed["benchmarks"]:
+        info = entry["extra_info"]
+        if (info["role"], info["operation"]) == ("implementation", "tokens"):
+            seconds = [factors[info["implementation"].split(":")[1]] * drift for drift in DRIFT]
+            entry["stats"].update(data=seconds, median=sorted(seconds)[6])
+        if info["role"] == "aa":
+            info["ratio_interval"] = [0.99, 1.01]
+    return changed
+
+
+def test_what_is_surely_faster_than_what_people_call_is_recommended(record):
+    found = recommend_from(with_times(record, {"linear": 1.0, "naive": 1.25, "conv2d": 3.0}), "vit-ti32-224-b2")
+    (choice,) = found.choices
+    assert (choice.implementation, choice.sure, choice.customary) == ("numpy:linear:eager", True, False)
+    (rival,) = choice.today
+    assert (rival.implementation, rival.speedup, rival.comparison.word) == ("numpy:naive:eager", 1.25, "FASTER")
+    assert choice.sentence() == (
+        "numpy:linear:eager is surely faster than what people call on numpy today: 1.25 times as fast as numpy:naive:eager [1.25, 1.25]"
+    )
+    assert found.runner_up is None, "one framework alone"
+    assert found.noise == pytest.approx(0.01)
+
+
+def test_where_nothing_is_surely_faster_it_says_so_and_what_people_call_stays(record):
+    found = recommend_from(with_times(record, {"linear": 0.995, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2")
+    (choice,) = found.choices
+    assert (choice.implementation, choice.sure, choice.fastest) == ("numpy:naive:eager", False, "numpy:linear:eager")
+    assert choice.sentence().startswith(
+        "nothing is surely faster than what people call on numpy today (numpy:linear:eager: 1.01 times"
+    )
+
+
+def test_where_people_call_the_fastest_it_says_so(record):
+    found = recommend_from(with_times(record, {"linear": 1.5, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2")
+    (choice,) = found.choices
+    assert choice.sentence() == "numpy:naive:eager is what people call on numpy today, and nothing is faster here"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (dict(case="vit-b16-224-b8"), "holds no case vit-b16-224-b8; it holds vit-ti32-224-b2"),
+        (dict(dtype="bfloat16"), "of vit-ti32-224-b2, holds no dtype bfloat16; it holds float32"),
+        (dict(threads=7), "in float32, holds no threads 7; it holds 1"),
+        (dict(device="cuda"), "of vit-ti32-224-b2, holds no device cuda; it holds cpu"),
+        (dict(backends=("jax",)), "holds no row of vit-ti32-224-b2 on cpu by jax"),
+    ],
+)
+def test_what_a_record_does_not_hold_is_said(record, asked, message):
+    with pytest.raises(PatchParityError, match=message):
+        recommend_from(record, **{"case": "vit-ti32-224-b2", **asked})
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "name"),
+    [
+        ("vit_b16", 8, "vit-b16-224-b8"),
+        ("vit-b16", None, "vit-b16-224-b1"),
+        ("vit_b16_b4", None, "vit-b16-224-b4"),
+        ("vit_l14_518", 2, "vit-l14-518-b2"),
+        ("vit-b16-384-b4", 8, "vit-b16-384-b8"),
+        ("vit_base_patch16_224", None, "vit-b16-224-b1"),
+        ("vit_small_patch16_384", 3, "vit-s16-384-b3"),
+        ("vit_large_patch14_clip_224", None, "vit-l14-224-b1"),
+        ("deit3_huge_patch14_224", None, "vit-h14-224-b1"),
+        ("swin_t4_224", 4, "swin-t4-224-b4"),
+        ("videomae-b16-16x224", None, "videomae-b16-16x224-b1"),
+    ],
+)
+def test_names_as_people_write_them(text, batch, name):
+    assert case_of_text(text, batch).name == name
+
+
+@pytest.mark.parametrize(("text", "batch"), [("vit", None), ("resnet50", None), ("", None), ("vit-b17", None), ("vit-b16", 0)])
+def test_names_of_nothing(text, batch):
+    with pytest.raises(PatchParityError, match=r"is unknown; expected for instance|expected at least 1"):
+        case_of_text(text, batch)
+
+
+def test_the_command_tells_the_lines_and_writes_json(folder, tmp_path):
+    told = CliRunner().invoke(
+        app, ["recommend", "--case", "vit_ti32", "--batch", "2", "--record", str(folder), "--json", str(tmp_path / "r.json")]
+    )
+    assert told.exit_code == 0, told.output
+    content = json.loads((tmp_path / "r.json").read_text())
+    assert content["schema"] == "patchparity.recommend/1"
+    assert content["choices"][0]["code"].strip() in "\n".join(line.rstrip() for line in told.output.splitlines())
+
+
+def test_a_run_of_its_own_measures_every_formulation_of_a_framework():
+    (choice,) = recommend("vit_ti32", batch=1, backends=("numpy",)).choices
+    assert choice.framework == "numpy"
+    assert choice.customary != choice.implementation.startswith(("numpy:linear", "numpy:block"))
