@@ -8,7 +8,7 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.comparisons import best_against_others, best_against_today, comparisons, conv_against_linear
+from patchparity.bench.comparisons import best_against_others, best_against_today, comparisons, conv_against_linear, gains
 from patchparity.bench.report.content import build_content
 
 
@@ -66,19 +66,24 @@ def test_a_pair_is_of_one_machine(record):
     assert [found["ratio_of_pair"] for found in conv_against_linear(here + there)] == [2.0, 0.5]
 
 
-def test_the_fastest_of_a_framework_is_held_against_its_other_formulations(record):
+def test_the_fastest_of_a_framework_is_held_against_its_other_formulations_and_what_is_customary(record):
     seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
     changed = with_seconds(record, {**seconds, ("numpy:naive:eager", "implementation"): [4 * d for d in DRIFT]})["benchmarks"]
-    found = {each["partner"]["implementation"]: each for each in best_against_others(changed)}
-    assert {name: each["ratio_of_pair"] for name, each in found.items()} == {"numpy:naive:eager": 0.25, "numpy:conv2d:eager": 0.5}
-    assert {each["implementation"] for each in found.values()} == {"numpy:linear:eager"}, "and not against itself"
+    others, today = (
+        {each["partner"]["implementation"]: each for each in told(changed)} for told in (best_against_others, best_against_today)
+    )
+    assert {name: each["ratio_of_pair"] for name, each in others.items()} == {"numpy:conv2d:eager": 0.5}
+    assert {name: each["ratio_of_pair"] for name, each in today.items()} == {"numpy:naive:eager": 0.25}
+    assert {each["implementation"] for each in (*others.values(), *today.values())} == {"numpy:linear:eager"}, (
+        "and not against itself"
+    )
     told = {each["against"].split("/")[-1] for each in comparisons(changed) if each["row"].endswith("/numpy:linear:eager")}
     assert told == {"numpy:naive:eager", "numpy:conv2d:eager"}
 
 
-def test_our_fastest_on_a_framework_is_held_against_its_peers(record):
+def test_the_fastest_on_a_framework_is_held_against_its_peers_and_the_gain_is_told(record):
     seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
-    changed = with_seconds(record, {**seconds, ("numpy:naive:eager", "implementation"): [3 * d for d in DRIFT]})
+    changed = with_seconds(record, {**seconds, ("numpy:naive:eager", "implementation"): [5 * d for d in DRIFT]})
     (peer,) = (
         copy.deepcopy(entry)
         for entry in changed["benchmarks"]
@@ -87,14 +92,27 @@ def test_our_fastest_on_a_framework_is_held_against_its_peers(record):
     peer["extra_info"].update(role="peer", implementation="numpy:somebody:eager", formulation="somebody")
     peer["stats"]["data"] = [1.25 * d for d in DRIFT]
     changed["benchmarks"].append(peer)
-    (found,) = best_against_today(changed["benchmarks"])
-    assert (found["implementation"], found["ratio_of_pair"], found["comparison"].word) == ("numpy:linear:eager", 0.8, "FASTER")
-    (table,) = [t for t in build_content(changed, None).tables if t.title == "What people call today"]
-    assert table.rows[0][3:5] == ("numpy:somebody:eager", "numpy:linear:eager")
-    assert table.rows[0][-1] == "ours is FASTER"
-    assert not [t for t in build_content(record, None).tables if t.title == "What people call today"], (
-        "nothing where there is no peer"
+    found = {each["partner"]["implementation"]: each for each in best_against_today(changed["benchmarks"])}
+    assert {name: each["ratio_of_pair"] for name, each in found.items()} == {
+        "numpy:naive:eager": 0.2,
+        "numpy:somebody:eager": 0.8,
+    }
+    assert all((each["implementation"], each["comparison"].word) == ("numpy:linear:eager", "FASTER") for each in found.values())
+    tables = {table.title: table for table in build_content(changed, None).tables}
+    called = tables["What people call today"].rows
+    assert [(row[3], row[4], row[-1]) for row in called] == [
+        ("numpy:naive:eager", "numpy:linear:eager", "the fastest is FASTER"),
+        ("numpy:somebody:eager", "numpy:linear:eager", "the fastest is FASTER"),
+    ]
+    assert tables["What is to be gained"].rows == [("numpy", "2", "2.50", "1.25 to 5.00", "0")], "the root of 5 · 1.25"
+
+
+def test_where_people_call_the_fastest_nothing_is_to_be_gained(record):
+    seconds = {("numpy:linear:eager", "implementation"): [2 * d for d in DRIFT], ("numpy:naive:eager", "implementation"): DRIFT}
+    (gain,) = gains(
+        with_seconds(record, {**seconds, ("numpy:conv2d:eager", "implementation"): [3 * d for d in DRIFT]})["benchmarks"]
     )
+    assert (gain.framework, gain.ratios, gain.mean, gain.slower) == ("numpy", [1.0], 1.0, 0)
 
 
 def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
