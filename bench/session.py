@@ -20,7 +20,7 @@ from .plan import BenchOptions, plan
 from .recorded import RecordedBlock, recorded_blocks
 from .results import Record, output_folder, with_versions_of
 from .rows import Block, Row, blank_outcome
-from .timing import measure_block
+from .timing import LEAST_ROUNDS, measure_block
 from .views import extra_information
 from .workers import Worker, WorkerError, WorkerKey, WorkerLostError, machine_of, worker_environment
 
@@ -235,16 +235,24 @@ class BenchSession:
     def _report(self, rows: list[Row]) -> Callable[[float, str], None]:
         """Turn the progress of one block into that of the run, blocks weighted by the work in them."""
         identities = {row.identity for row in rows}
-        expected = {row.identity: self._expected_seconds(row) for row in self.rows}
+        others = Counter(row.block for row in self.rows if not row.skip)
+        expected = {row.identity: self._expected_seconds(row, others) for row in self.rows}
         done = sum(expected[identity] for identity in self.outcomes if identity in expected)
         here = sum(expected[identity] for identity in identities)
         total = sum(expected.values())
         return lambda fraction, what: self.progress(done + fraction * here, total, what) if self.progress else None
 
-    def _expected_seconds(self, row: Row) -> float:
-        """Rough time for a row, for the progress bar alone: 50 GFLOP/s a core, two calls a round, half a second to load."""
+    def _expected_seconds(self, row: Row, others: Counter[Block]) -> float:
+        """Rough time for a row, for the progress bar alone: 50 GFLOP/s a core, two calls a round, as many rounds as a time budget leaves, half a
+        second to load."""
+        if row.skip:
+            return 0.1
         work = self.cases[row.case].spec.flops(self.cases[row.case].batch)
-        return 0.1 if row.skip else 0.5 + 2 * self.effort.rounds * work / (50e9 * row.threads)
+        visits = 2 * self.effort.rounds * work / (50e9 * row.threads)
+        if self.effort.goal is None and self.effort.budget_seconds is not None:
+            least = visits * min(1.0, LEAST_ROUNDS / self.effort.rounds)
+            visits = min(visits, max(least, self.effort.budget_seconds / others[row.block]))
+        return 0.5 + visits
 
     def _environments(self) -> dict[str, dict[str, Any]]:
         """The machines that take part, by label; none in a replay, which measures nothing."""
