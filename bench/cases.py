@@ -135,10 +135,16 @@ PRESETS = {
     "full": Preset(
         (
             Part(
-                ("vit-b16-224-b1", "vit-b16-224-b8", "vit-b16-224-b32", "vit-b32-224-b8", "swin-t4-224-b4"),
+                ("vit-b16-224-b8",),
                 every_thread_count=True,
                 every_formulation=True,
                 generations=2,
+                precisions_on_cuda=("ieee", "tf32"),
+            ),
+            Part(
+                ("vit-b16-224-b1", "vit-b16-224-b32", "vit-b32-224-b8", "swin-t4-224-b4"),
+                every_thread_count=True,
+                every_formulation=True,
                 precisions_on_cuda=("ieee", "tf32"),
             ),
             Part(
