@@ -138,6 +138,7 @@ PRESETS = {
                 ("vit-b16-224-b8",),
                 every_thread_count=True,
                 every_formulation=True,
+                compiled=True,
                 generations=2,
                 precisions_on_cuda=("ieee", "tf32"),
             ),
@@ -147,12 +148,7 @@ PRESETS = {
                 every_formulation=True,
                 precisions_on_cuda=("ieee", "tf32"),
             ),
-            Part(
-                ("vit-b16-224-b8",),
-                operations=("tokens", "sequence", "train-step"),
-                every_formulation=True,
-                compiled=True,
-            ),
+            Part(("vit-s16-224-b8",), operations=("tokens", "sequence", "train-step"), every_formulation=True),
             Part(("vit-b16-224-b8",), dtypes=("bfloat16", "float16"), every_formulation=True),
             Part(
                 ("videomae-b16-16x224-b1", "qwen2vl-p14-2x448-b1"),
@@ -164,7 +160,7 @@ PRESETS = {
                 ("vit-ti16-224-b32", "vit-l14-518-b1", "segformer-k7s4p3-224-b4", "overlap-k5s2-225-b1"), every_formulation=True
             ),
             Part(tuple(f"vit-b16-224-b{batch}" for batch in (2, 4, 16, 64, 128))),
-            Part(("vit-s16-224-b8", "vit-h14-224-b8", "vit-so400m14-384-b1")),
+            Part(("vit-h14-224-b8", "vit-so400m14-384-b1")),
             Part(
                 ("vit-b16-224-b256",),
                 ("float32", "bfloat16", "float16"),
