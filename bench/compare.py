@@ -22,7 +22,7 @@ from .statistics import (
     resampled_medians,
     unpaired_chance,
 )
-from .views import noise_floors, row_block
+from .views import Floors, noise_floors, noise_of, row_block
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,7 @@ def _name(entry: dict[str, Any]) -> str:
     return str(entry["params"]["identity"])
 
 
-def _ratio(
-    old: dict[str, Any], new: dict[str, Any], floors: list[dict[tuple[Block, str], float]], shifts: dict[Block, float]
-) -> Ratio:
+def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[Floors], shifts: dict[Block, float]) -> Ratio:
     median = new["stats"]["median"] / old["stats"]["median"]
     groups = [by_generation(each["stats"]["data"], each["extra_info"]["generations"]) for each in (new, old)]
     if not all(map(enough, groups)):
@@ -226,8 +224,8 @@ def _ratio(
     # The sessions share no rounds, so each is resampled by itself, with draws of its own.
     above, below = (resampled_medians(group, seed) for seed, group in enumerate(groups))
     block = row_block(new["extra_info"])
-    told = [floor.get((block, new["extra_info"]["operation"])) for floor in floors]
-    if new["extra_info"]["device"] != "cpu" or None in told:  # the A/A pair runs on the CPU
+    told = [noise_of(floor, new["extra_info"]) for floor in floors]
+    if None in told:
         return Ratio(median, None, unknown="no A/A row of both records tells of the noise on this device")
     noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))  # type: ignore[type-var]
     return Ratio(median, above / below, noise, least_chance=unpaired_chance(*groups))

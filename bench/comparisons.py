@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import get_backend
-from .rows import Block
 from .statistics import Comparison, Ratio, by_generation, compare_ratios, enough, paired_chance, paired_ratios, resampled_medians
-from .views import noise_floors, row_block
+from .views import Floors, noise_floors, noise_of, row_block
 
 
 def comparisons(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -131,9 +130,7 @@ def _best_against(wanted: Callable[[dict[str, Any]], bool], entries: list[dict[s
     return _judged(pairs, noise_floors(entries))
 
 
-def _judged(
-    pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: dict[tuple[Block, str], float]
-) -> list[dict[str, Any]]:
+def _judged(pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: Floors) -> list[dict[str, Any]]:
     """Judge pairs of rows, the first chosen from so many; those of one interleave are a family.
 
     Returns:
@@ -144,8 +141,7 @@ def _judged(
         info = entry["extra_info"]
         if len(entry["stats"]["data"]) != len(partner["stats"]["data"]):
             continue
-        # The A/A pair runs on the CPU: it tells nothing of another device's noise.
-        noise = floors.get((row_block(info), info["operation"])) if info["device"] == "cpu" else None
+        noise = noise_of(floors, info)
         own, other = (by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner))
         families[row_block(info)].append((len(found), _ratio(paired_ratios(own, other), noise, chosen_from)))
         names = {"row": entry["params"]["identity"], "against": partner["params"]["identity"]}

@@ -9,7 +9,7 @@ from ..reference.error import ArithmeticModel
 from ..reference.probes import Direction, Probe
 from ..reference.verdict import Verdict, judge
 from .cases import Case
-from .operations import timing_probe
+from .operations import FINGERPRINT_IMAGES, forget_problems, timing_probe
 from .rows import Row
 from .serving import unpacked, unpacked_weights
 
@@ -18,7 +18,17 @@ from .serving import unpacked, unpacked_weights
 def _truth(case: Case, dtype: str, seed: int, operation: str, zero_bias: bool) -> Probe:
     """A timed problem; with its expectations it is made once for all rows of a block: three operations, one patch, and the twins without bias
     of tokens and of that patch."""
-    return timing_probe(case.spec, case.batch, dtype, seed, operation, zero_bias)
+    problem = timing_probe(case.spec, case.batch, dtype, seed, operation, zero_bias)
+    if not zero_bias:
+        return problem
+    few = slice(FINGERPRINT_IMAGES)
+    return dataclasses.replace(problem, images=problem.images[few], grad_tokens=problem.grad_tokens[few])
+
+
+def forget() -> None:
+    """Let go of the problems and truths of a block that is done."""
+    _truth.cache_clear()
+    forget_problems()
 
 
 def _model(row: Row, to_sequence: bool) -> ArithmeticModel:

@@ -307,7 +307,8 @@ def _place_rows(
     elsewhere: set[str],
     operations: set[str],
 ) -> list[Row]:
-    """All rows of one block on one device at one precision; the A/A copy does whatever operations are timed."""
+    """All rows of one block on one device at one precision; the A/A copy does whatever operations are timed. On a GPU there is another copy, of one of
+    its own implementations, for the noise of the CPU says nothing of it."""
     theirs = [get_backend(get_backend(each.implementation.split(":")[0]).yardstick) for each in objects]
     backends = dict.fromkeys([*(backend for backend, _ in selection), *theirs])
     reference = {**place, "device": "cpu", "precision": "ieee"}
@@ -324,7 +325,27 @@ def _place_rows(
             for operation in OPERATIONS
             if operation == "tokens" or operation in operations
         ),
+        *(
+            Row(implementation=implementation.name, operation="tokens", role="aa", **{**place, "precision": "ieee"})
+            for implementation in _twin_on(place["device"], place["dtype"], selection, elsewhere)
+        ),
     ]
+
+
+def _twin_on(
+    device: str, dtype: str, selection: list[tuple[Backend, Implementation]], elsewhere: set[str]
+) -> list[Implementation]:
+    """The implementation of which a GPU's A/A copy is: the first of the selection that runs there as it is; none on the CPU."""
+    found = [
+        each
+        for backend, each in selection
+        if device in each.devices
+        and dtype in each.dtypes
+        and backend.name != "numpy"
+        and (backend.name in elsewhere or not backend.missing())
+    ]
+    plain = [each for each in found if not (each.variant or each.peer or each.costly_compile)]
+    return plain[:1] if device != "cpu" else []
 
 
 def _implementation_rows(

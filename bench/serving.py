@@ -30,7 +30,7 @@ from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights, SequenceLayout
 from .devices import open_device
 from .environment import describe_environment
-from .operations import operation_of, results_of, timing_probe
+from .operations import FINGERPRINT_IMAGES, forget_problems, operation_of, results_of, timing_probe
 from .readings import busy_seconds
 
 CORE_SLACK = 0.1
@@ -123,7 +123,7 @@ class Server:
         placed_at = time.perf_counter()
         outputs, told = embedding.first_call(inputs)
         times["first_call_seconds"] = calls = time.perf_counter() - placed_at
-        fingerprint = embedding.fetch(outputs)
+        fingerprint = embedding.fetch(outputs)[:FINGERPRINT_IMAGES]
         embedding.assign(PatchEmbedWeights(probe.weights.kernel, probe.weights.bias))
         inputs, _ = self.at.place(embedding, probe.images)
         computation = operation_of(embedding, operation, probe)
@@ -218,6 +218,9 @@ class Server:
                 told["results"] = {direction: _packed(array) for direction, array in results.items()}
                 whose = getattr(loaded.computation, "embedding", loaded.computation)
                 told["weights"] = _packed_weights(whose.weights) if isinstance(whose, ObjectEmbedding) else None
+        del loaded
+        if not self.loaded:
+            forget_problems()
         return told
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from .cases import Case
 from .disturbance import Disturbance
 from .hosts import LOCAL
-from .judging import first_verdict, judged_results
+from .judging import first_verdict, forget, judged_results
 from .rows import PRODUCTS, Row, blank_outcome, copied_values, product_shape, row_problem, row_work
 from .statistics import FEWEST_ROUNDS, paired_ratio
 from .workers import Worker, WorkerError, WorkerKey, WorkerLostError
@@ -133,6 +133,7 @@ def measure_block(
         if last:
             break
         number += 1
+    forget()
     outcomes = block.judged_outcomes()
     widest = None if effort.goal is None else block.widest()
     return [{**outcome, "widest_interval": widest} for outcome in outcomes]

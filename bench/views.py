@@ -92,9 +92,11 @@ def _ratio_to_reference(
     """A row's time over that of the reference implementation at the same operation (a product's: over its tokens), and the interval."""
     own = seconds[outcome["row"]]
     wanted = "tokens" if outcome["operation"] == "gemm" else outcome["operation"]
-    names = {row["implementation"] for row in block if row["role"] == "aa"}
+    # An A/A copy is held against its own twin, on a GPU too.
+    twins = [outcome] if outcome["role"] == "aa" else [row for row in block if row["role"] == "aa" and row["device"] == "cpu"]
+    names = {(row["implementation"], row["device"]) for row in twins}
     for row in block:
-        found = row["implementation"] in names and (row["role"], row["operation"]) == ("implementation", wanted)
+        found = (row["implementation"], row["device"]) in names and (row["role"], row["operation"]) == ("implementation", wanted)
         if found and len(reference := seconds.get(row["row"], [])) == len(own):
             return paired_ratio(*(by_generation(each, generations) for each in (own, reference)))
     return None, None
@@ -210,11 +212,15 @@ def block_title(block: Block) -> str:
     return f"{case}{where}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
 
 
-def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[Block, str], float]:
-    """Noise floor of each operation of each block, from its A/A row."""
+Floors = dict[tuple[Block, str, str], float]
+"""Noise floors by block, operation and device."""
+
+
+def noise_floors(entries: list[dict[str, Any]]) -> Floors:
+    """Noise floor of each operation of each block on each device, from its A/A row."""
     infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
     return {
-        (row_block(info), info["operation"]): noise_floor(tuple(info["ratio_interval"]))
+        (row_block(info), info["operation"], info["device"]): noise_floor(tuple(info["ratio_interval"]))
         for info in infos
         if info["ratio_interval"]
     }
@@ -223,6 +229,12 @@ def noise_floors(entries: list[dict[str, Any]]) -> dict[tuple[Block, str], float
 def place_text(info: dict[str, Any]) -> str:
     """The device, and the precision where it is not what float32 is by itself."""
     return str(info["device"]) + ("" if info["precision"] == "ieee" else f" {info['precision']}")
+
+
+def noise_of(floors: Floors, info: dict[str, Any]) -> float | None:
+    """Noise floor of a row; on a GPU that of its tokens stands for all operations, for it has no other A/A row. None where none tells."""
+    operation = info["operation"] if info["device"] == "cpu" else "tokens"
+    return floors.get((row_block(info), operation, info["device"]))
 
 
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:

@@ -166,3 +166,22 @@ def test_precisions_are_rows_of_their_own_beside_the_reference_as_it_is(precisio
     held = {row.precision for row in rows if row.implementation == "torch:conv2d:eager"}
     assert held == set(precisions)
     assert len({row.block for row in rows}) == 1, "one interleave, so that precisions are paired"
+
+
+def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
+    from patchparity.bench import plan as module
+    from patchparity.bench.hosts import Machine
+
+    machine = module.machine_of(module.parse_hosts(())[0])
+    monkeypatch.setattr(module, "machine_of", lambda host: Machine({**machine.environment, "gpus": ["a GPU"]}))
+    rows = plan(BenchOptions(cases=("vit-ti32-224-b1",), pythons=("jax=python",), backends=("numpy", "jax")))
+    copies = [(row.implementation, row.device, row.worker.copy) for row in rows if row.role == "aa"]
+    assert copies == [("numpy:linear:eager", "cpu", 1), ("jax:conv2d:jit", "cuda", 1)]
+    assert len({row.identity for row in rows}) == len(rows)
+    full = plan(BenchOptions(preset="full", pythons=("jax=python",), backends=("numpy", "jax")))
+    assert {row.precision for row in full if row.device == "cuda" and row.dtype == "float32"} == {"ieee", "tf32"}
+    assert {row.precision for row in full if row.device == "cpu"} == {"ieee"}
+    assert "vit-b16-224-b256" in {row.case for row in full if row.device == "cuda"}
+    assert "vit-b16-224-b256" not in {
+        row.case for row in full if row.device == "cpu" and row.role not in ("aa",) and row.backend != "numpy"
+    }

@@ -117,9 +117,15 @@ def test_where_people_call_the_fastest_nothing_is_to_be_gained(record):
 
 def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
     seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
-    (found,) = conv_against_linear(with_seconds(record, seconds, device="cuda")["benchmarks"])
+    changed = with_seconds(record, seconds, device="cuda")["benchmarks"]
+    (found,) = conv_against_linear(changed)
     assert (found["noise"], found["comparison"].word) == (None, "UNSURE")
     assert found["comparison"].reason == "no A/A row tells of the noise on this device"
+    for entry in changed:  # and an A/A copy of its own does
+        if entry["extra_info"]["role"] == "aa":
+            entry["extra_info"]["device"] = "cuda"
+    (found,) = conv_against_linear(changed)
+    assert (found["noise"], found["comparison"].word) == (pytest.approx(0.02), "SLOWER")
 
 
 def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
