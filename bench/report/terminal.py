@@ -234,11 +234,11 @@ def print_recommendation(found: "Recommendation") -> None:
     )
     if found.noise is not None:
         out.print(f"noise of this measurement: {100 * found.noise:.1f}%")
-    table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain over today [95%]", ""))
+    table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain [95%]", ""))
     for choice in found.choices:
         nearest = min(choice.today, key=lambda rival: rival.seconds, default=None)
         gain = "" if nearest is None or choice.customary else ratio_text(nearest.speedup, nearest.interval)
-        word = "called today" if choice.customary else "sure" if choice.sure else "not sure"
+        word = "today's" if choice.customary else "sure" if choice.sure else "unsure"
         fraction = "" if choice.gemm_fraction is None else f"{100 * choice.gemm_fraction:.0f}%"
         table.add_row(choice.implementation, f"{1e3 * choice.seconds:.3g}", fraction, gain, word)
     out.print(table)
