@@ -47,6 +47,7 @@ from ._options import (
     TimedPrecisionOption,
     WeightsOption,
 )
+from ._porting import add_to
 from .bench.report.terminal import controls_line, escape, out, print_bench, print_check, print_controls
 from .reference.errors import PatchParityError
 
@@ -506,6 +507,9 @@ def _copy(source: Path, target: Path) -> None:
     from .bench.results import write_text
 
     write_text(target, source.read_text(encoding="utf-8"))
+
+
+add_to(app)
 
 
 def main() -> None:

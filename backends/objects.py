@@ -120,15 +120,18 @@ def _backend_of(framework: str) -> str:
 
 
 def _takes_other_sizes(target: str, spec: PatchEmbedSpec) -> bool:
+    """Whether it takes images of a size beside its own; where it fails on its own too, which may be a guess, its worker will tell why."""
     from .porting.live import read_live
 
+    def works(size: tuple[int, ...]) -> bool:
+        try:
+            live = read_live(target, image_size=size)
+            return bool(live.call(np.zeros(live.spec.images_shape(1), live.dtype)).shape[1] >= live.spec.num_patches)
+        except PatchParityError:
+            return False
+
     other = tuple(size + step for size, step in zip(spec.image_size, spec.stride, strict=True))
-    try:
-        live = read_live(target, image_size=other)
-        found = live.call(np.zeros(live.spec.images_shape(1), live.dtype))
-    except PatchParityError:
-        return False
-    return found.shape[1] >= live.spec.num_patches
+    return works(other) or not works(spec.image_size)
 
 
 def target_of(implementation: Implementation) -> str:

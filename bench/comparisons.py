@@ -50,8 +50,9 @@ def best_against_others(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return _best_against(lambda info: info["role"] == "implementation" and not is_called_today(info), entries)
 
 
-def best_overall(entries: list[dict[str, Any]]) -> Comparison | None:
-    """The fastest row of all against the fastest of any other framework, of one interleave; None where there is one framework alone."""
+def best_overall(entries: list[dict[str, Any]]) -> tuple[str, str, float, bool] | None:
+    """The fastest row of all against the fastest of any other framework, of one interleave: both, how many times as fast the first is, and whether that
+    is sure; None where there is one framework alone."""
     told = [entry for entry in entries if entry["extra_info"]["role"] in ("implementation", "peer")]
     told.sort(key=lambda entry: entry["stats"]["median"])
     first, *others = told
@@ -60,7 +61,10 @@ def best_overall(entries: list[dict[str, Any]]) -> Comparison | None:
     if other is None:
         return None
     found = _judged([(first, other, len(told))], noise_floors(entries))
-    return found[0]["comparison"] if found else None
+    if not found:
+        return None
+    names = (first["extra_info"]["implementation"], other["extra_info"]["implementation"])
+    return *names, 1 / found[0]["ratio_of_pair"], found[0]["comparison"].word == "FASTER"
 
 
 def is_called_today(info: dict[str, Any]) -> bool:

@@ -234,7 +234,7 @@ def plan(options: BenchOptions) -> list[Row]:
     for host in parse_hosts(options.hosts):
         machine = machine_of(host)
         for part in parts:
-            selection = _selection(options, part)
+            selection = _selection(options, part, machine.devices)
             # What is installed elsewhere, a worker there tells.
             elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
             counts = options.threads or (thread_counts(machine.cores) if part.every_thread_count else (machine.cores,))
@@ -281,9 +281,14 @@ def _precisions(options: BenchOptions, part: Part) -> tuple[str, ...]:
     return options.precisions or part.precisions_on_cuda
 
 
-def _selection(options: BenchOptions, part: Part) -> list[tuple[Backend, Implementation]]:
-    """The implementations of a part, the reference among them; those that nobody named only where the preset has them."""
+def _selection(options: BenchOptions, part: Part, devices: tuple[str, ...]) -> list[tuple[Backend, Implementation]]:
+    """The implementations of a part, the reference among them; those that nobody named only where the preset has them, and the machine a device."""
     selection = list_implementations(list(options.backends) or None, list(options.implementations) or None)
+    selection = [
+        (backend, each)
+        for backend, each in selection
+        if each.name in options.implementations or set(each.devices) & set(options.devices or devices)
+    ]
     if not options.implementations:
         selection = [
             (backend, each)

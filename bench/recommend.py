@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.base import OBJECT_MODE, Backend, Implementation, get_backend, list_backends
+from ..backends.layouts import with_time_axis
 from ..backends.objects import target_of
 from ..reference.errors import PatchParityError
 from .cases import Case, named_case
@@ -40,16 +41,21 @@ def case_of_text(text: str, batch: int | None = None) -> Case:
     """
     if batch is not None and batch < 1:
         raise PatchParityError(f"batch {batch}: expected at least 1")
-    name = text.strip().lower().replace("_", "-")
+    name = text.strip().lower().split(".")[0].replace("_", "-")  # what timm puts behind a dot is how it was trained
     parts = re.fullmatch(r"(.+?\d.*?)(-b\d+)?", name)  # the batch is not the b16 of vit-b16: a digit comes before it
     model, own_batch = parts.groups() if parts else (name, None)
     if timm := re.fullmatch(r"(?:vit|deit3?)-([a-z0-9]+)-patch(\d+)(?:-[a-z][a-z0-9]*)*?(?:-(\d+))?", model):
         size, patch, image = timm.groups()
-        model = f"vit-{_TIMM_SIZES.get(size, size)}{patch}-{image or 224}"
+        model = f"vit-{_TIMM_SIZES.get(size, size)}{patch}-{image or (518 if 'dinov2' in model else 224)}"
+    elif swin := re.fullmatch(r"swin-tiny-patch4-window\d+-(\d+)", model):
+        model = f"swin-t4-{swin.group(1)}"
     elif re.fullmatch(r"vit-[a-z0-9]+", model):
         model += "-224"
     name = model + (own_batch or "")
-    found = named_case(name)
+    try:
+        found = named_case(name)
+    except PatchParityError as error:
+        raise PatchParityError(str(error).replace(repr(name), repr(text), 1)) from None
     return found if batch is None else named_case(f"{found.name.rsplit('-b', 1)[0]}-b{batch}")
 
 
@@ -62,7 +68,8 @@ class Rival:
         seconds: median.
         speedup: its time over that of the recommended one, the median over rounds; above 1 the recommended one is faster.
         interval: 95%, or None.
-        comparison: the verdict on the recommended one: FASTER means that it surely is.
+        comparison: the verdict on the fastest: FASTER means that it surely is.
+        noise: of the interleave, as a fraction; None where no A/A row tells it.
     """
 
     implementation: str
@@ -70,6 +77,7 @@ class Rival:
     speedup: float
     interval: tuple[float, float] | None
     comparison: Comparison
+    noise: float | None
 
 
 @dataclass(frozen=True)
@@ -100,19 +108,46 @@ class Choice:
     code: str
     layouts: dict[str, str]
 
+    @property
+    def nearest(self) -> Rival | None:
+        """What the fastest is surely faster than last of all: of rivals that it does not surely beat the fastest, else of all."""
+        unbeaten = [rival for rival in self.today if rival.comparison.word != "FASTER"]
+        return min(unbeaten or self.today, key=lambda rival: rival.seconds, default=None)
+
     def sentence(self) -> str:
         """Say it in one sentence."""
         called = f"what people call on {self.framework} today"
         if self.implementation == self.fastest and self.customary:
             return f"{self.implementation} is {called}, and nothing is faster here"
-        if not self.today:
-            return f"nothing was measured that people call on {self.framework} today"
-        nearest = min(self.today, key=lambda rival: rival.seconds)
+        if (nearest := self.nearest) is None:
+            return f"{self.implementation} is the fastest; nothing was measured that people call on {self.framework} today"
         interval = "" if nearest.interval is None else f" [{nearest.interval[0]:.2f}, {nearest.interval[1]:.2f}]"
-        gain = f"{nearest.speedup:.2f} times as fast as {nearest.implementation}{interval}"
+        gain = f"{self.fastest} is {nearest.speedup:.2f} times as fast as {nearest.implementation}{interval}"
         if self.sure:
             return f"{self.implementation} is surely faster than {called}: {gain}"
-        return f"nothing is surely faster than {called} ({self.fastest}: {gain}; {nearest.comparison.reason})"
+        noise = "" if nearest.noise is None else f" at a noise of ±{100 * nearest.noise:.1f}%, adjusted for all that was compared"
+        return f"nothing is surely faster than {called}: {gain}, which is {nearest.comparison.word}{noise}"
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """The fastest of all against the fastest of any other framework, whatever people call.
+
+    Args:
+        fastest, other: implementations.
+        speedup: time of the other over that of the fastest, the median over rounds.
+        sure: whether the fastest is surely faster.
+    """
+
+    fastest: str
+    other: str
+    speedup: float
+    sure: bool
+
+    def sentence(self) -> str:
+        """Say it in one sentence."""
+        how = "surely the fastest of all" if self.sure else "the fastest of all, not surely"
+        return f"{self.fastest} is {how}: {self.speedup:.2f} times as fast as {self.other}, the fastest of another framework"
 
 
 @dataclass(frozen=True)
@@ -124,7 +159,7 @@ class Recommendation:
         measured: when, and from which folder.
         noise: of the interleave, as a fraction; None where no A/A row tells it.
         choices: one for each framework, the fastest first.
-        runner_up: how the first choice's fastest compares with that of the next framework, None where there is one framework alone.
+        runner_up: the fastest of all against that of any other framework; None where there is one framework alone.
         notes: what should be known of the record, in sentences.
     """
 
@@ -135,7 +170,7 @@ class Recommendation:
     measured: str
     noise: float | None
     choices: list[Choice]
-    runner_up: Comparison | None
+    runner_up: RunnerUp | None
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,11 +204,19 @@ def recommend(
         PatchParityError: an unknown shape, one that the record does not hold, and whatever `benchmark` refuses.
     """
     wanted = case_of_text(case, batch)
+    if threads is not None and threads < 1:
+        raise PatchParityError(f"threads={threads}: expected at least 1")
     if record is not None:
-        return recommend_from(load_bench(Path(record)), wanted.name, device, dtype, threads, backends, f"record {record}")
+        folder_of_record = Path(record).parent if Path(record).is_file() else Path(record)
+        return recommend_from(load_bench(folder_of_record), wanted.name, device, dtype, threads, backends, f"record {record}")
     with tempfile.TemporaryDirectory() as folder:
         chosen = [get_backend(name) for name in backends] or [each for each in list_backends() if not each.missing()]
-        names = [each.name for backend in chosen for each in backend.implementations if not each.costly_compile]
+        names = [
+            each.name
+            for backend in chosen
+            for each in backend.implementations
+            if device in each.devices and not each.costly_compile
+        ]
         options = BenchOptions(
             cases=(wanted.name,),
             implementations=tuple(names),
@@ -228,14 +271,22 @@ def recommend_from(
     rivals = best_against_today(timed + [entry for entry in here if entry["extra_info"]["role"] == "aa"])
     choices = [_choice(framework, timed, rivals) for framework in dict.fromkeys(map(_framework, timed))]
     choices.sort(key=lambda choice: choice.seconds)
-    overall = best_overall(here)
+    overall = best_overall(timed + [entry for entry in here if entry["extra_info"]["role"] == "aa"])
     info = timed[0]["extra_info"]
     noises = [each["noise"] for each in rivals if each["noise"] is not None]
     failed = [outcome for outcome in content["failures"] if outcome["case"] == case]
     notes = [f"{outcome['implementation']} failed, and is left out: {outcome['message']}" for outcome in failed]
     measured = f"{source}, {content['datetime'][:16].replace('T', ' ')} UTC"
     return Recommendation(
-        case, device, dtype, info["threads_requested"], measured, noises[0] if noises else None, choices, overall, notes
+        case,
+        device,
+        dtype,
+        info["threads_requested"],
+        measured,
+        noises[0] if noises else None,
+        choices,
+        None if overall is None else RunnerUp(*overall),
+        notes,
     )
 
 
@@ -263,13 +314,15 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
             1 / info["ratio_of_pair"],
             None if (interval := info["comparison"].interval) is None else (1 / interval[1], 1 / interval[0]),
             info["comparison"],
+            info["noise"],
         )
         for info in rivals
         if get_backend(info["backend"]).yardstick == framework
     ]
     called = [entry for entry in own if is_called_today(entry["extra_info"])]
     sure = bool(today) and all(rival.comparison.word == "FASTER" for rival in today) and fastest not in called
-    chosen = fastest if sure or not called else min(called, key=lambda entry: entry["stats"]["median"])
+    # Of what people call, a framework's own before another library within 1% of it: one package less.
+    chosen = fastest if sure or not called else min(called, key=_with_packages)
     info = chosen["extra_info"]
     backend = get_backend(info["backend"])
     implementation = backend.implementation(info["implementation"])
@@ -284,8 +337,17 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
         fastest["extra_info"]["implementation"],
         today,
         usage_of(implementation, backend, case),
-        {"images": implementation.image_layout, "kernel": implementation.kernel_layout, "where": place_text(info)},
+        {
+            "images": with_time_axis(implementation.image_layout, case.spec.spatial_axes),
+            "kernel": with_time_axis(implementation.kernel_layout, case.spec.spatial_axes),
+            "where": place_text(info),
+        },
     )
+
+
+def _with_packages(entry: dict[str, Any]) -> float:
+    """Seconds, those of a peer 1% longer."""
+    return float(entry["stats"]["median"] * (1.01 if entry["extra_info"]["role"] == "peer" else 1.0))
 
 
 def usage_of(implementation: Implementation, backend: Backend, case: Case) -> str:

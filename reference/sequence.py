@@ -65,15 +65,18 @@ def layer_norm(values: NDArray[Any], norm: LayerNorm, epsilon: float) -> NDArray
 
 
 def merge_block_order(grid: tuple[int, ...]) -> NDArray[np.int64]:
-    """Raster index of each token when 2×2 blocks follow one another (Qwen2-VL), shape `(N,)`.
+    """Raster index of each token when 2×2 blocks follow one another (Qwen2-VL), of video frame by frame, shape `(N,)`.
 
     Raises:
-        PatchParityError: a grid that is not (even, even).
+        PatchParityError: a grid that is not (even, even), or (frames, even, even).
     """
-    if len(grid) != 2 or grid[0] % 2 or grid[1] % 2:
+    if len(grid) not in (2, 3) or grid[-2] % 2 or grid[-1] % 2:
         raise PatchParityError(f"grid={grid}: 2x2 merge order needs an even number of rows and of columns")
-    raster = np.arange(grid[0] * grid[1]).reshape(grid[0] // 2, 2, grid[1] // 2, 2)
-    return raster.transpose(0, 2, 1, 3).ravel()
+    rows, columns = grid[-2:]
+    raster = np.arange(rows * columns).reshape(rows // 2, 2, columns // 2, 2)
+    frame = raster.transpose(0, 2, 1, 3).ravel()
+    frames = np.arange(grid[0] if len(grid) == 3 else 1)
+    return (frames[:, None] * rows * columns + frame).ravel()
 
 
 def assemble_sequence(

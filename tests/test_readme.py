@@ -36,7 +36,10 @@ def test_the_python_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["backends", "check", "diagnose", "bench", "report", "run"])
+@pytest.mark.parametrize(
+    "command",
+    ["backends", "check", "diagnose", "bench", "recommend", "compare", "report", "run", "inspect", "port", "verify", "embed"],
+)
 def test_every_option_named_in_the_readme_exists(command):
     help_text = subprocess.run(
         [sys.executable, "-m", "patchparity", command, "--help"], capture_output=True, text=True, check=True

@@ -79,6 +79,7 @@ class LiveEmbedding:
         dtype: name of the dtype of weights and output.
         to_sequence: whether it returns the sequence (prefix tokens or positions were found in it), or the tokens.
         call: images `(B, C, H, W)` in `dtype` to the output, as a NumPy array of whatever shape the object gives.
+        kernel_layout: the einops pattern in which the object keeps its kernel; empty where the weights were given.
         notes: what was found out by probe or chosen, in sentences.
     """
 
@@ -90,6 +91,7 @@ class LiveEmbedding:
     to_sequence: bool
     call: LiveCall
     notes: tuple[str, ...] = ()
+    kernel_layout: str = ""
 
     @property
     def flush_to_zero(self) -> bool:
@@ -236,7 +238,17 @@ def read_live(
     is_layer = found.get("owner") is not None and found["owner"] is subject
     call = _caller(subject, kind, layout, name, is_layer)
     to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
-    live = LiveEmbedding(name, kind, spec, canonical, dtype, to_sequence, call, tuple(found.get("notes", ())))  # type: ignore[arg-type]
+    live = LiveEmbedding(
+        name,
+        kind,  # type: ignore[arg-type]
+        spec,
+        canonical,
+        dtype,
+        to_sequence,
+        call,
+        tuple(found.get("notes", ())),
+        KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
+    )
     return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
 
 
@@ -294,6 +306,63 @@ def _parameters(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], An
                 )
     elif kind == "flax":
         yield from _flax_parameters(subject)
+
+
+Slot = tuple[NDArray[Any], Callable[[NDArray[Any]], None]]
+"""What a parameter holds, and what puts another array of its shape and dtype there."""
+
+
+def parameters_of(subject: Any, live: LiveEmbedding) -> dict[str, Slot]:
+    """The parameters of an object that hold fields of the weights, by field, with what assigns each.
+
+    Raises:
+        PatchParityError: an object whose parameters cannot be assigned (linen).
+    """
+    if live.framework not in ("torch", "keras", "flax") or isinstance(getattr(subject, "variables", None), Mapping):
+        raise PatchParityError(
+            f"{live.name} keeps no parameters that can be assigned: expected a torch module, a Keras layer or an nnx module"
+        )
+    slots: dict[str, Slot] = {}
+    rest: dict[str, Slot] = {}
+    for name, value, put in _assignable(subject, live.framework):
+        role = next((role for role, pattern in _ROLES.items() if re.search(pattern, name)), None)
+        (slots if role else rest)[role or name] = value, put
+    kernels = [name for name, (value, _) in rest.items() if value.ndim >= 2]
+    slots["kernel"] = rest.pop(kernels[0])
+    biases = [name for name in rest if name.endswith("bias")]
+    if biases:
+        slots["bias"] = rest.pop(biases[0])
+    return {name: slots[name] for name in ("kernel", "bias", *_ROLES) if name in slots and name != "mask_token"}
+
+
+def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Callable[[NDArray[Any]], None]]]:
+    """Name, value and assignment of every parameter."""
+    if kind == "torch":
+        import torch
+
+        from ..torch import as_array, as_tensor
+
+        def put_torch(parameter: Any, array: NDArray[Any]) -> None:
+            with torch.no_grad():
+                parameter.copy_(as_tensor(array).reshape(parameter.shape))
+
+        for name, parameter in subject.named_parameters():
+            yield name, as_array(parameter), functools.partial(put_torch, parameter)
+    elif kind == "keras":
+        for variable in subject.weights:
+            if "seed" not in variable.path:
+                yield variable.path.partition("/")[2] or variable.path, np.asarray(variable.numpy()), variable.assign
+    else:
+        import jax.numpy as jnp
+        from flax import nnx
+
+        def put_flax(parameter: Any, array: NDArray[Any]) -> None:
+            parameter[...] = jnp.asarray(array)
+
+        for path, module in nnx.iter_modules(subject):
+            for key, value in vars(module).items():
+                if isinstance(value, nnx.Param) and value[...] is not None:
+                    yield ".".join((*map(str, path), key)), np.asarray(value[...]), functools.partial(put_flax, value)
 
 
 def _flax_parameters(subject: Any) -> Iterator[tuple[str, NDArray[Any], Any]]:
@@ -623,4 +692,5 @@ def _with_flatten_order(live: LiveEmbedding, found: dict[str, Any], orders: list
     best = min(distances, key=distances.__getitem__)
     names = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}
     note = f"the linear layer's flatten order was found by probe: {names[best[-3:]]} (--kernel-layout {best})"
-    return dataclasses.replace(live, weights=_canonical(found, live.spec, best), notes=(*live.notes, note))
+    told = {"notes": (*live.notes, note), "kernel_layout": KERNEL_LAYOUTS[best]}
+    return dataclasses.replace(live, weights=_canonical(found, live.spec, best), **told)

@@ -1,11 +1,13 @@
 """What the terminal shows: tables that fit 80 columns, then one line for everything that failed, surprised or was skipped."""
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich.box
 from rich.console import Console
 from rich.table import Table
+
+from ...backends.base import OBJECT_MODE
 
 if TYPE_CHECKING:
     from ..compare import CompareReport
@@ -59,11 +61,25 @@ def print_bench(report: "BenchReport") -> None:
             soft_wrap=True,
         )
     for outcome in report.content["failures"]:
+        what = {"tokens": "", "one-patch": ", one patch"}.get(outcome["operation"], f", {outcome['operation']}")
         out.print(
-            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}: {escape(outcome['message'])}"
+            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}{what}: {escape(outcome['message'])}"
         )
+    _print_objects(report.content["benchmarks"])
     for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
         out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
+
+
+def _print_objects(entries: list[dict[str, Any]]) -> None:
+    """A line for each of somebody's own implementations that was timed."""
+    from ..views import OPERATION_NOTES, block_title, row_block
+
+    for entry in entries:
+        info = entry["extra_info"]
+        if info["mode"] == OBJECT_MODE and info["role"] == "peer":
+            where = block_title(row_block(info)).replace(", float32", "") + OPERATION_NOTES.get(info["operation"], "")
+            told = f"{1e3 * entry['stats']['median']:.3g} ms, {info['verdict']}, {info['bound_ratio']:.2g} of its bound"
+            out.print(f"peer {escape(info['implementation'])} {escape(where)}: {told}")
 
 
 def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
@@ -236,20 +252,17 @@ def print_recommendation(found: "Recommendation") -> None:
         out.print(f"noise of this measurement: {100 * found.noise:.1f}%")
     table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain [95%]", ""))
     for choice in found.choices:
-        nearest = min(choice.today, key=lambda rival: rival.seconds, default=None)
+        nearest = choice.nearest
         gain = "" if nearest is None or choice.customary else ratio_text(nearest.speedup, nearest.interval)
-        word = "today's" if choice.customary else "sure" if choice.sure else "unsure"
+        word = "today's" if choice.customary else "sure" if choice.sure else ""
         fraction = "" if choice.gemm_fraction is None else f"{100 * choice.gemm_fraction:.0f}%"
         table.add_row(choice.implementation, f"{1e3 * choice.seconds:.3g}", fraction, gain, word)
     out.print(table)
     first = found.choices[0]
     if found.runner_up is not None:
-        sure = found.runner_up.word == "FASTER"
-        next_one = f"{found.runner_up.ratio:.2f} of the next framework's time"
-        how = f"surely the fastest of all, {next_one}" if sure else f"not surely faster than the next framework ({next_one})"
-        out.print(f"overall: [bold]{escape(first.implementation)}[/], {how}", soft_wrap=True)
+        out.print(escape(found.runner_up.sentence()))
     for choice in found.choices:
-        out.print(f"{choice.framework}: {escape(choice.sentence())}", soft_wrap=True)
+        out.print(f"{choice.framework}: {escape(choice.sentence())}")
     for note in found.notes:
         out.print(f"[red]note[/] {escape(note)}", soft_wrap=True)
     layouts = f"images {first.layouts['images']}; kernel {first.layouts['kernel']}"

@@ -140,15 +140,26 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
         )
         interval = ratio_text(info["ratio_of_pair"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
-        rows.append((info["case"], place_text(info), str(info["threads_requested"]), name, interval, noise, says[judged.word]))
+        rows.append(
+            (
+                info["case"],
+                place_text(info),
+                info["dtype"],
+                str(info["threads_requested"]),
+                name,
+                interval,
+                noise,
+                says[judged.word],
+            )
+        )
     return Table(
         "Convolution or linear?",
         "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
         "95% bootstrap interval. FASTER only where the ratio lies beyond the noise (the farther end of the interval of the A/A row, the same code in "
         "two processes of that interleave), adjusted for the number of comparisons of the interleave (Holm).",
-        ("case", "device", "threads", "framework", "conv / linear [95%]", "noise", "so"),
+        ("case", "device", "dtype", "threads", "framework", "conv / linear [95%]", "noise", "so"),
         rows,
-        frozenset({2, 4, 5}),
+        frozenset({3, 5, 6}),
         marks,
     )
 
@@ -168,15 +179,15 @@ def peers_table(entries: list[dict[str, Any]]) -> Table:
         peer = info["partner"]["implementation"] + OPERATION_NOTES.get(info["operation"], "")
         interval = ratio_text(info["ratio_of_pair"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
-        place = (info["case"], place_text(info), str(info["threads_requested"]))
+        place = (info["case"], place_text(info), info["dtype"], str(info["threads_requested"]))
         rows.append((*place, peer, info["implementation"], interval, noise, says[judged.word]))
     return Table(
         "What people call today",
         "Other libraries' own modules, called as their users call them, and what is customary on a framework by itself, against the fastest "
         "implementation on the same framework: time of the fastest over time of theirs, paired within each round, judged as above.",
-        ("case", "device", "threads", "called today", "fastest", "fastest / called today [95%]", "noise", "so"),
+        ("case", "device", "dtype", "threads", "called today", "fastest", "fastest / called today [95%]", "noise", "so"),
         rows,
-        frozenset({2, 5, 6}),
+        frozenset({3, 6, 7}),
         marks,
     )
 

@@ -47,6 +47,7 @@ def test_selection():
     assert {i.name for _, i in list_implementations(["torch"], ["torch:conv2d"])} == {
         "torch:conv2d:eager",
         "torch:conv2d:compile",
+        "torch:conv2d:cudagraph",
     }
     assert len(list_implementations(["numpy", "numpy"])) == len(get_backend("numpy").implementations)
     assert {i.backend for _, i in list_implementations(None, ["torch"])} == {"torch"}

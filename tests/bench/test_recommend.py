@@ -50,7 +50,8 @@ def test_what_is_surely_faster_than_what_people_call_is_recommended(record):
     (rival,) = choice.today
     assert (rival.implementation, rival.speedup, rival.comparison.word) == ("numpy:naive:eager", 1.25, "FASTER")
     assert choice.sentence() == (
-        "numpy:linear:eager is surely faster than what people call on numpy today: 1.25 times as fast as numpy:naive:eager [1.25, 1.25]"
+        "numpy:linear:eager is surely faster than what people call on numpy today: numpy:linear:eager is 1.25 times as fast as "
+        "numpy:naive:eager [1.25, 1.25]"
     )
     assert found.runner_up is None, "one framework alone"
     assert found.noise == pytest.approx(0.01)
@@ -61,7 +62,7 @@ def test_where_nothing_is_surely_faster_it_says_so_and_what_people_call_stays(re
     (choice,) = found.choices
     assert (choice.implementation, choice.sure, choice.fastest) == ("numpy:naive:eager", False, "numpy:linear:eager")
     assert choice.sentence().startswith(
-        "nothing is surely faster than what people call on numpy today (numpy:linear:eager: 1.01 times"
+        "nothing is surely faster than what people call on numpy today: numpy:linear:eager is 1.01 times"
     )
 
 
@@ -99,6 +100,9 @@ def test_what_a_record_does_not_hold_is_said(record, asked, message):
         ("vit_large_patch14_clip_224", None, "vit-l14-224-b1"),
         ("deit3_huge_patch14_224", None, "vit-h14-224-b1"),
         ("swin_t4_224", 4, "swin-t4-224-b4"),
+        ("swin_tiny_patch4_window7_224", 4, "swin-t4-224-b4"),
+        ("vit_base_patch16_224.augreg_in21k", None, "vit-b16-224-b1"),
+        ("vit_large_patch14_dinov2.lvd142m", None, "vit-l14-518-b1"),
         ("videomae-b16-16x224", None, "videomae-b16-16x224-b1"),
     ],
 )

@@ -100,7 +100,7 @@ def test_the_fastest_on_a_framework_is_held_against_its_peers_and_the_gain_is_to
     assert all((each["implementation"], each["comparison"].word) == ("numpy:linear:eager", "FASTER") for each in found.values())
     tables = {table.title: table for table in build_content(changed, None).tables}
     called = tables["What people call today"].rows
-    assert [(row[3], row[4], row[-1]) for row in called] == [
+    assert [(row[4], row[5], row[-1]) for row in called] == [
         ("numpy:naive:eager", "numpy:linear:eager", "the fastest is FASTER"),
         ("numpy:somebody:eager", "numpy:linear:eager", "the fastest is FASTER"),
     ]

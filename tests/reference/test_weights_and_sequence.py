@@ -163,3 +163,9 @@ def test_other_errors():
         SequenceLayout(prefix=("cls",))
     with pytest.raises(PatchParityError, match="positions 'rope' is unknown"):
         initialize_weights(SPEC, positions="rope")
+
+
+def test_merged_blocks_of_video_follow_frame_by_frame():
+    frame = merge_block_order((2, 4))
+    assert frame.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+    assert merge_block_order((2, 2, 4)).tolist() == [*frame, *(8 + frame)]

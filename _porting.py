@@ -1,0 +1,193 @@
+"""The commands about weights: inspect, port, verify, embed. Thin, as `__main__`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ._options import JsonOption
+from .bench.report.terminal import escape, out
+
+FINE, FAILED = 0, 1
+
+CheckpointArgument = Annotated[
+    Path,
+    typer.Argument(metavar="CKPT", help="safetensors (also an index of shards, or a folder), .pt, .npz, .h5, .keras, .msgpack."),
+]
+PrefixOption = Annotated[
+    str | None, typer.Option("--prefix", help="What stands before all names, where a file holds several embedding stages.")
+]
+DialectsOption = Annotated[
+    list[Path] | None, typer.Option("--dialects", help="A TOML file with dialects of your own; may be repeated.")
+]
+FromOption = Annotated[str | None, typer.Option("--from", help="The dialect, where it is known (port --list).")]
+
+
+def inspect_command(
+    checkpoint: CheckpointArgument, prefix: PrefixOption = None, dialects: DialectsOption = None, json: JsonOption = None
+) -> None:
+    """Tell which dialect a checkpoint is in and why, what its embedding stage holds, and what is missing or ambiguous."""
+    from .backends.porting.port import inspect_checkpoint
+    from .bench.results import require_writable, write_json
+
+    if json:
+        require_writable(json)
+    told = inspect_checkpoint(checkpoint, prefix=prefix, dialects=dialects or ())
+    if json:
+        write_json(json, told)
+    _print_inspection(told)
+    raise typer.Exit(FINE if told["dialect"] else FAILED)
+
+
+def _print_inspection(told: dict[str, Any]) -> None:
+    def line(text: str) -> None:
+        out.print(escape(text), soft_wrap=True)
+
+    first = told["candidates"][0] if told["candidates"] else None
+    if told["ambiguous"]:
+        line(
+            f"ambiguous: {', '.join(told['rivals'])} fit alike; --from, --prefix or a config.json beside the file would tell them apart"
+        )
+    elif first is None:
+        line(f"no dialect that is known ({told['format']}, {told['other_tensors']} tensors)")
+    else:
+        under = f" under {told['prefix']!r}" if told["prefix"] else ""
+        line(f"dialect: {told['dialect']}{under} ({told['format']})")
+        for evidence in first["evidence"]:
+            line(f"  {evidence}")
+        others = list(dict.fromkeys(each["dialect"] for each in told["candidates"][1:] if each["dialect"] != told["dialect"]))
+        if others:
+            line(f"  it reads the same as, or better than as, {', '.join(others)}")
+        spec = told["spec"]
+        grid = "×".join(map(str, spec["grid"])) or "not told"
+        line(
+            f"patch {'×'.join(map(str, spec['patch_size']))}, {spec['in_channels']} channels, width {spec['embed_dim']}, grid {grid}"
+        )
+        tokens = ", ".join(name.replace("_", " ") for name in spec["prefix_tokens"]) or "none"
+        line(f"prefix tokens: {tokens}; positions: {spec['positions'] or 'none'}; bias: {'yes' if spec['bias'] else 'no'}")
+        for name, tensor in told["tensors"].items():
+            line(f"  {name}: {tensor['name']} {tuple(tensor['shape'])} {tensor['dtype']}, {tensor['layout']}")
+    line(f"{told['other_tensors']} other tensors")
+
+
+def port_command(
+    source: Annotated[Path | None, typer.Argument(metavar="[SRC]", help="A checkpoint of any dialect.")] = None,
+    target: Annotated[Path | None, typer.Argument(metavar="[DST]", help="The new file; its name tells the format.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The target dialect (port --list).")] = None,
+    from_: FromOption = None,
+    prefix: PrefixOption = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", help="Copy this checkpoint of the target dialect, and replace its embedding stage.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, float64, bfloat16 or float16; default: as it is.")
+    ] = None,
+    allow_loss: Annotated[bool, typer.Option("--allow-loss", help="Leave out what the target cannot hold.")] = False,
+    dialects: DialectsOption = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write what was done, and the proof, as JSON.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")] = False,
+) -> None:
+    """Move the embedding stage of a checkpoint into another library's dialect, and prove it by running both."""
+    from .backends.porting.port import port
+    from .bench.results import require_writable, write_json
+    from .reference.errors import PatchParityError
+
+    if listed:
+        _print_dialects(dialects)
+        raise typer.Exit(FINE)
+    if source is None or target is None or to is None:
+        raise PatchParityError("port needs SRC, DST and --to DIALECT (port --list tells the dialects)")
+    if report:
+        require_writable(report)
+    done = port(
+        source,
+        target,
+        to,
+        from_=from_,
+        prefix=prefix,
+        into=into,
+        dtype=dtype,
+        allow_loss=allow_loss,
+        dialects=dialects or (),
+    )
+    if report:
+        write_json(report, done.to_dict())
+    out.print(escape(f"{done.source} -> {done.target}: {', '.join(done.tensors)}"), soft_wrap=True)
+    for step in done.steps:
+        out.print(escape(f"step {step}"), soft_wrap=True)
+    for loss in done.losses:
+        out.print(f"[yellow]lost[/] {escape(loss)}", soft_wrap=True)
+    for check in done.checks:
+        out.print(f"[green]{check.verdict}[/] {escape(check.name)}: {escape(check.message)}", soft_wrap=True)
+    out.print(escape(str(target)), soft_wrap=True)
+
+
+def _print_dialects(files: list[Path] | None) -> None:
+    from rich.table import Table
+
+    from .backends.porting.dialects import list_dialects
+
+    table = Table("dialect", "formats", "holds")
+    for dialect in list_dialects(files or ()).values():
+        table.add_row(dialect.id, " ".join(dialect.formats), escape(f"{dialect.title}: {dialect.holds()}"))
+    out.print(table)
+
+
+def verify_command(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one, in any dialect.")],
+    from_: Annotated[list[str] | None, typer.Option("--from", help="The dialect of A; given twice, of A and B.")] = None,
+    dialects: DialectsOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Prove that two checkpoints hold the same embedding stage, or say how they differ; exit 1 if they do."""
+    from .backends.porting.port import verify
+    from .bench.results import require_writable, write_json
+    from .reference.errors import PatchParityError
+
+    if json:
+        require_writable(json)
+    named = [*(from_ or []), None, None]
+    if len(from_ or []) > 2:
+        raise PatchParityError(f"--from was given {len(from_ or [])} times: expected at most two, for A and for B")
+    found = verify(first, second, from_=(named[0], named[1]), dialects=dialects or ())
+    if json:
+        write_json(json, found.to_dict())
+    out.print(escape(f"{found.first} and {found.second}: {found.explanation}"), soft_wrap=True)
+    for check in found.checks:
+        style = "green" if check.verdict == "pass" else "bold red"
+        out.print(f"[{style}]{check.verdict}[/] {escape(check.name)}: {escape(check.message)}", soft_wrap=True)
+    raise typer.Exit(FINE if found.same else FAILED)
+
+
+def embed_command(
+    checkpoint: CheckpointArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A .npy file, NCHW (tubelets NCTHW), or a picture.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The .npy file to write.")],
+    from_: FromOption = None,
+    to: Annotated[
+        str, typer.Option("--to", help="tokens, after the projection, or the sequence that enters the encoder.")
+    ] = "sequence",
+    prefix: PrefixOption = None,
+    dialects: DialectsOption = None,
+) -> None:
+    """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their model computes."""
+    from .backends.porting.images import read_images, write_array
+    from .backends.porting.port import embed
+    from .bench.results import require_writable
+
+    require_writable(target)
+    tokens = embed(checkpoint, read_images(images), to=to, from_=from_, prefix=prefix, dialects=dialects or ())
+    write_array(target, tokens)
+    out.print(f"{escape(str(target))}: {to} {tokens.shape}, float64", soft_wrap=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for name, command in (
+        ("inspect", inspect_command),
+        ("port", port_command),
+        ("verify", verify_command),
+        ("embed", embed_command),
+    ):
+        app.command(name)(command)

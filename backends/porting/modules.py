@@ -1,0 +1,281 @@
+"""Live objects and weights: `to_module` builds one, `from_module` reads one, `transfer` moves the weights of one into another and proves it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.error import ArithmeticModel
+from ...reference.errors import PatchParityError, require_choice
+from ...reference.probes import random_normal
+from ...reference.spec import PatchEmbedSpec
+from ...reference.verdict import judge
+from ...reference.weights import PatchEmbedWeights
+from ..layouts import DENSE_CHANNELS_LAST, HWIO, KERNEL_LAYOUTS, LINEAR_CHANNELS_FIRST, OIHW, kernel_to_layout
+from .live import LiveEmbedding, parameters_of, read_live
+
+Kind = Literal["torch", "torch-linear", "keras", "keras-dense", "flax", "jax"]
+KINDS = ("torch", "torch-linear", "keras", "keras-dense", "flax", "jax")
+
+
+def to_module(weights: PatchEmbedWeights, kind: Kind, spec: PatchEmbedSpec) -> Any:
+    """Build a framework's own layer with the weights in place.
+
+    Args:
+        weights: canonical; kernel and bias are used.
+        kind: `torch` (an `nn.Conv2d`, of tubelets `nn.Conv3d`), `torch-linear` (an `nn.Linear` over patches flattened (C, Ph, Pw)), `keras` (a
+            built `Conv2D` or `Conv3D`, channels last), `keras-dense` (a built `Dense` over patches flattened (Ph, Pw, C)), `flax` (an `nnx.Conv`), or
+            `jax` (a dictionary with `kernel`, HWIO, and `bias`).
+        spec: the sizes.
+
+    Raises:
+        PatchParityError: an unknown kind, a framework that is not installed, padding that a layer cannot have.
+    """
+    require_choice("kind", kind, KINDS)
+    weights.check_spec(spec)
+    builders: dict[str, Callable[[PatchEmbedWeights, PatchEmbedSpec], Any]] = {
+        "torch": _torch_conv,
+        "torch-linear": _torch_linear,
+        "keras": _keras_conv,
+        "keras-dense": _keras_dense,
+        "flax": _flax_conv,
+        "jax": _jax_parameters,
+    }
+    try:
+        return builders[kind](weights, spec)
+    except ImportError as error:
+        raise PatchParityError(f"a {kind} layer needs {error.name}, which is not installed") from None
+
+
+def _symmetric(spec: PatchEmbedSpec, kind: str) -> tuple[int, ...]:
+    pairs = spec.effective_padding
+    if any(before != after for before, after in pairs):
+        raise PatchParityError(
+            f"padding {pairs} is not the same on both sides, and {kind} has no such layer: pad the images before it"
+        )
+    return tuple(before for before, _ in pairs)
+
+
+def _torch_conv(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
+    import torch
+
+    from ..torch import as_tensor
+
+    layer_type = torch.nn.Conv2d if spec.spatial_axes == 2 else torch.nn.Conv3d
+    padding = _symmetric(spec, "torch")
+    layer = layer_type(
+        spec.in_channels, spec.embed_dim, spec.patch_size, spec.stride, padding=padding, bias=weights.bias is not None
+    )
+    return _filled(layer, as_tensor(np.ascontiguousarray(kernel_to_layout(weights.kernel, OIHW))), weights)
+
+
+def _torch_linear(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
+    import torch
+
+    from ..torch import as_tensor
+
+    layer = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=weights.bias is not None)
+    return _filled(layer, as_tensor(np.ascontiguousarray(kernel_to_layout(weights.kernel, LINEAR_CHANNELS_FIRST))), weights)
+
+
+def _filled(layer: Any, kernel: Any, weights: PatchEmbedWeights) -> Any:
+    import torch
+
+    from ..torch import as_tensor
+
+    layer = layer.to(kernel.dtype)
+    with torch.no_grad():
+        layer.weight.copy_(kernel)
+        if weights.bias is not None:
+            layer.bias.copy_(as_tensor(weights.bias))
+    return layer
+
+
+def _keras_conv(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
+    import keras
+
+    if any(_symmetric(spec, "Keras")):
+        raise PatchParityError(
+            f"padding {spec.effective_padding}: a Keras layer has none of its own but SAME; pad the images before it"
+        )
+    layer_type = keras.layers.Conv2D if spec.spatial_axes == 2 else keras.layers.Conv3D
+    options = dict(data_format="channels_last", use_bias=weights.bias is not None, dtype=weights.kernel.dtype.name)
+    layer = layer_type(spec.embed_dim, spec.patch_size, spec.stride, **options)
+    layer.build((None, *spec.image_size, spec.in_channels))
+    return _assigned(layer, kernel_to_layout(weights.kernel, HWIO), weights)
+
+
+def _keras_dense(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
+    import keras
+
+    layer = keras.layers.Dense(spec.embed_dim, use_bias=weights.bias is not None, dtype=weights.kernel.dtype.name)
+    layer.build((None, None, spec.patch_values))
+    return _assigned(layer, kernel_to_layout(weights.kernel, DENSE_CHANNELS_LAST), weights)
+
+
+def _assigned(layer: Any, kernel: NDArray[Any], weights: PatchEmbedWeights) -> Any:
+    arrays = [np.ascontiguousarray(kernel)] + ([] if weights.bias is None else [weights.bias])
+    for variable, array in zip(layer.trainable_variables, arrays, strict=True):
+        variable.assign(array)
+    return layer
+
+
+def _flax_conv(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
+    import jax.numpy as jnp
+    from flax import nnx
+
+    settings: dict[str, Any] = dict(kernel_size=spec.patch_size, strides=spec.stride, padding=[*spec.effective_padding])
+    dtype = weights.kernel.dtype
+    layer = nnx.Conv(
+        spec.in_channels,
+        spec.embed_dim,
+        use_bias=weights.bias is not None,
+        rngs=nnx.Rngs(0),
+        dtype=dtype,
+        param_dtype=dtype,
+        **settings,
+    )
+    layer.kernel[...] = jnp.asarray(kernel_to_layout(weights.kernel, HWIO))
+    if weights.bias is not None:
+        layer.bias[...] = jnp.asarray(weights.bias)
+    return layer
+
+
+def _jax_parameters(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
+    import jax.numpy as jnp
+
+    kernel = {"kernel": jnp.asarray(np.ascontiguousarray(kernel_to_layout(weights.kernel, HWIO)))}
+    return kernel if weights.bias is None else {**kernel, "bias": jnp.asarray(weights.bias)}
+
+
+def from_module(module: Any, **options: Any) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
+    """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module.
+
+    Args:
+        module: the object; it is not changed.
+        options: those of `read_live`, for what cannot be read out of it.
+
+    Returns:
+        Canonical weights, prefix tokens and positions among them where it has some, and the spec.
+
+    Raises:
+        PatchParityError: whatever `read_live` refuses.
+    """
+    live = read_live(module, **options)
+    return live.weights, live.spec
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What `transfer` did.
+
+    Args:
+        moved: fields that were moved.
+        bound_ratio: largest difference of the two objects' outputs on the same images, as a fraction of what their arithmetic allows.
+        bitwise: whether both outputs are the same to the last bit.
+    """
+
+    moved: tuple[str, ...]
+    bound_ratio: float
+    bitwise: bool
+
+
+def transfer(source: Any, target: Any, **options: Any) -> Transfer:
+    """Move the patch embedding of one live object into another, of whatever framework, and prove it by running both on the same images.
+
+    Args:
+        source: an `nn.Module`, a Keras layer or a Flax module with the weights.
+        target: another one of the same sizes; kernel, bias, prefix tokens and positions are assigned, in its own dtype.
+        options: those of `read_live`, for what cannot be read out of either.
+
+    Raises:
+        PatchParityError: objects of different sizes, a target that cannot hold what the source has, outputs that differ (the target then has its old
+            weights again).
+    """
+    one, other = read_live(source, **options), read_live(target, **options)
+    _require_one_model(one, other)
+    if other.spec.image_size != one.spec.image_size:
+        other = read_live(target, **{**options, "image_size": one.spec.image_size})
+    slots = parameters_of(target, other)
+    before = {name: np.array(value) for name, (value, _) in slots.items()}
+    fields = [name for name in slots if _held(one.weights, name) is not None]
+    missing = [
+        name
+        for name in ("bias", "class_token", "distillation_token", "register_tokens", "positions")
+        if _held(one.weights, name) is not None and name not in slots
+    ]
+    if missing:
+        raise PatchParityError(f"the target has no {', '.join(missing)}, and the source has")
+    try:
+        for name in slots:
+            value = _held(one.weights, name)
+            _assign(slots[name], name, value, other, np.zeros_like(before[name]) if value is None else None)
+        ratio, bitwise = _same_output(one, read_live(target, **{**options, "image_size": one.spec.image_size}))
+    except BaseException:
+        for name in slots:
+            slots[name][1](before[name])
+        raise
+    return Transfer(tuple(fields), ratio, bitwise)
+
+
+def _held(weights: PatchEmbedWeights, name: str) -> NDArray[Any] | None:
+    value = getattr(weights, name)
+    return None if value is None else np.asarray(value)
+
+
+def _require_one_model(one: LiveEmbedding, other: LiveEmbedding) -> None:
+    for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
+        own, theirs = getattr(one.spec, name), getattr(other.spec, name)
+        if own != theirs:
+            raise PatchParityError(f"{one.name} has {told} {own}, {other.name} {theirs}: they are not of one model")
+    if one.to_sequence != other.to_sequence:
+        kinds = ("tokens", "the sequence")
+        raise PatchParityError(f"{one.name} gives {kinds[one.to_sequence]}, {other.name} {kinds[other.to_sequence]}")
+
+
+def _assign(
+    slot: tuple[NDArray[Any], Callable[[NDArray[Any]], None]],
+    name: str,
+    value: NDArray[Any] | None,
+    other: LiveEmbedding,
+    zeros: NDArray[Any] | None,
+) -> None:
+    held, put = slot
+    if value is None:
+        assert zeros is not None
+        put(zeros)
+        return
+    array = value
+    if name == "kernel":
+        array = kernel_to_layout(value, other.kernel_layout or KERNEL_LAYOUTS["oihw"])
+    if array.size != held.size:
+        raise PatchParityError(f"the target keeps {name} in shape {held.shape}, and the source has {array.size} values")
+    put(np.ascontiguousarray(array).reshape(held.shape).astype(held.dtype))
+
+
+def _same_output(one: LiveEmbedding, other: LiveEmbedding) -> tuple[float, bool]:
+    """Outputs of both on the same images, the second judged against what the first's weights give."""
+    import dataclasses
+
+    dtype = other.dtype
+    probe = dataclasses.replace(
+        random_normal(one.spec, 2, dtype, 0),
+        weights=other.weights,
+        gradients=(),
+        gate="deterministic",
+        to_sequence=other.to_sequence,
+    )
+    images = np.array(probe.images)
+    outputs = one.call(images.astype(one.dtype)), other.call(images)
+    model = ArithmeticModel.of(np.dtype(dtype), other.flush_to_zero, output_roundings=2)
+    judged = judge(probe, "forward", outputs[1], model)
+    if judged.verdict == "fail":
+        raise PatchParityError(f"{other.name} gives something else than its new weights: {judged.message}")
+    against = dataclasses.replace(probe, weights=one.weights.astype(dtype))
+    other_judged = judge(against, "forward", outputs[1], model)
+    if other_judged.verdict == "fail":
+        raise PatchParityError(f"{other.name} gives something else than {one.name}: {other_judged.message}")
+    same = outputs[0].dtype == outputs[1].dtype and outputs[0].tobytes() == outputs[1].tobytes()
+    return other_judged.bound_ratio or 0.0, same

@@ -1,0 +1,272 @@
+"""torch's files, read without torch: a restricted unpickler that builds tensors and plain containers, and nothing else.
+
+`torch.load(weights_only=True)` does the same for what `torch.save` writes, but refuses TorchScript archives, OpenAI's CLIP among them, and reads
+everything. Here a storage is read when a tensor of it is asked for.
+"""
+
+import collections
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.errors import PatchParityError
+from .checkpoints import Checkpoint, TensorInfo, dtype_of
+
+LARGEST_PICKLE = 256 * 2**20
+"""Bytes of the pickle that tells of the tensors; a model of a hundred thousand tensors has 10 MB of it."""
+
+DEEPEST = 64
+"""Containers within one another that are looked into."""
+
+STORAGE_TYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+"""torch's storages and NumPy's types."""
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: str
+    values: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage: offset and strides in values."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def extent(self) -> int:
+        """Values of the storage from the first to the last that it reads."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+
+
+class _Inert:
+    """Stands for an object that is not built: it takes whatever it is given, and does nothing."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def append(self, item: Any) -> None:
+        """Take an item."""
+
+    def extend(self, items: Any) -> None:
+        """Take items."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Take an entry."""
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Any:
+    """In place of `torch._utils._rebuild_tensor_v2`."""
+    if not isinstance(storage, _Storage):
+        return _Inert()
+    found = _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    if found.offset < 0 or min((*found.shape, *found.strides), default=0) < 0 or len(found.shape) != len(found.strides):
+        raise ValueError(f"a tensor of shape {found.shape}, strides {found.strides} and offset {found.offset}")
+    if found.offset + found.extent > storage.values:
+        raise ValueError(f"a tensor of shape {found.shape} reaches beyond its storage of {storage.values} values")
+    return found
+
+
+def _first(value: Any = None, *others: Any) -> Any:
+    """In place of what wraps a value: `torch._utils._rebuild_parameter`, `torch.jit._pickle.restore_type_tag`, ..."""
+    return value
+
+
+_BUILT: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): lambda *arguments: {},
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    ("torch._tensor", "_rebuild_from_type_v2"): lambda function, kind, arguments, state: function(*arguments),
+    ("torch", "Size"): lambda sizes=(): tuple(sizes),
+    ("torch", "device"): _Inert,
+    ("torch.nn.parameter", "Parameter"): _Inert,
+    ("torch", "Tensor"): _Inert,
+    ("argparse", "Namespace"): _Inert,
+    ("types", "SimpleNamespace"): _Inert,
+    ("pathlib", "PosixPath"): _Inert,
+    ("numpy", "dtype"): _Inert,
+}
+"""What the pickles of checkpoints name, and what is built instead; nothing else is."""
+
+_INERT_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "omegaconf")
+"""Modules of which checkpoints hold settings: all that they name is inert."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, path: Path) -> None:
+        super().__init__(file, encoding="latin-1")
+        self.path = path
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Name what stands for a global; nothing is imported."""
+        if (module, name) in _BUILT:
+            return _BUILT[module, name]
+        if module in ("torch", "torch.storage", "torch.cuda") and name in STORAGE_TYPES:
+            return STORAGE_TYPES[name]
+        if module.startswith("__torch__"):
+            return _Inert
+        if module == "torch.jit._pickle":
+            return _first
+        if module == "torch" and name in ("float32", "float16", "bfloat16", "float64", "int64"):
+            return name
+        if module.split(".")[0] in _INERT_MODULES or module in _INERT_MODULES:
+            return _Inert
+        raise PatchParityError(f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage: ('storage', type, key, device, values, ...)."""
+        kind, dtype, key, _, values, *_ = pid
+        if kind != "storage" or not isinstance(dtype, str):
+            raise ValueError(f"a reference to {kind!r}")
+        return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(values)))
+
+
+def _flattened(found: Any, prefix: str, tensors: dict[str, _Tensor], depth: int = 0) -> None:
+    """Tensors of nested containers, by the path to each."""
+    if isinstance(found, _Tensor):
+        tensors[prefix.removesuffix(".")] = found
+    elif depth < DEEPEST:
+        inside = found.state if isinstance(found, _Inert) else found
+        if isinstance(inside, Mapping):
+            for key, value in inside.items():
+                if isinstance(key, (str, int)):
+                    _flattened(value, f"{prefix}{key}.", tensors, depth + 1)
+        elif isinstance(inside, (list, tuple)):
+            for number, value in enumerate(inside):
+                _flattened(value, f"{prefix}{number}.", tensors, depth + 1)
+
+
+class _TensorsOfStorages(Checkpoint):
+    format = "torch"
+
+    def _keep(self, found: Any) -> None:
+        self.views: dict[str, _Tensor] = {}
+        _flattened(found, "", self.views)
+        self.tensors = {name: TensorInfo(view.shape, view.storage.dtype) for name, view in self.views.items()}
+
+    def _view(self, name: str, content: bytes) -> NDArray[Any]:
+        """A tensor from the bytes between its first and its last value."""
+        view = self.views[name]
+        values = np.frombuffer(content, dtype_of(view.storage.dtype))
+        if len(values) < view.extent:
+            raise ValueError(f"{len(values)} values, and {view.extent} are needed")
+        strides = [stride * values.itemsize for stride in view.strides]
+        return np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False).copy()
+
+    def _range(self, name: str) -> tuple[int, int]:
+        view = self.views[name]
+        size = dtype_of(view.storage.dtype).itemsize
+        return view.offset * size, view.extent * size
+
+
+class TorchCheckpoint(_TensorsOfStorages):
+    """What `torch.save` and `torch.jit.save` write since torch 1.6: an archive with a pickle, and a file for each storage."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.archive = zipfile.ZipFile(path)
+        try:
+            names = {entry.filename: entry for entry in self.archive.infolist()}
+            entry = min(
+                (entry for name, entry in names.items() if name.endswith("data.pkl")), key=lambda each: len(each.filename)
+            )
+            if entry.file_size > LARGEST_PICKLE:
+                raise self.damaged(f"{entry.filename} claims {entry.file_size} bytes")
+            self.root = entry.filename.removesuffix("data.pkl")
+            if f"{self.root}byteorder" in names and self.archive.read(f"{self.root}byteorder") != b"little":
+                raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
+            with self.archive.open(entry) as file:
+                self._keep(_Unpickler(io.BytesIO(file.read(entry.file_size)), path).load())
+            for name, view in self.views.items():
+                self._check(name, view, names)
+        except BaseException:
+            self.archive.close()
+            raise
+
+    def _check(self, name: str, view: _Tensor, names: Mapping[str, zipfile.ZipInfo]) -> None:
+        stored = names.get(f"{self.root}data/{view.storage.key}")
+        needed = view.storage.values * dtype_of(view.storage.dtype).itemsize
+        if stored is None:
+            raise self.damaged(f"the values of {name} are not there")
+        if stored.file_size < needed or stored.compress_type != zipfile.ZIP_STORED:
+            raise self.damaged(f"{name} claims a storage of {needed} bytes, and {stored.file_size} are there")
+
+    def _read(self, name: str) -> NDArray[Any]:
+        begin, size = self._range(name)
+        with self.archive.open(f"{self.root}data/{self.views[name].storage.key}") as file:
+            file.seek(begin)
+            return self._view(name, file.read(size))
+
+    def close(self) -> None:
+        """Close the archive."""
+        self.archive.close()
+
+
+MAGIC = 0x1950A86A20F9469CFC6C
+"""The first number in a file of `torch.save` before torch 1.6 (torch/serialization.py)."""
+
+
+class LegacyTorchCheckpoint(_TensorsOfStorages):
+    """What `torch.save` wrote before torch 1.6: five pickles, then the storages."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        size = path.stat().st_size
+        self.begins: dict[str, int] = {}
+        with path.open("rb") as file:
+            magic, _, system = (_Unpickler(file, path).load() for _ in range(3))
+            if magic != MAGIC:
+                raise PatchParityError(f"{path} is a pickle, but none that torch wrote: it is not read")
+            if not (isinstance(system, dict) and system.get("little_endian", True)):
+                raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
+            unpickler = _Unpickler(file, path)
+            self._keep(unpickler.load())
+            for key in map(str, _Unpickler(file, path).load()):
+                values = int.from_bytes(file.read(8), "little")
+                storage = unpickler.storages.get(key)
+                self.begins[key] = file.tell()
+                room = size - file.tell()
+                if storage is None or values < storage.values or values * dtype_of(storage.dtype).itemsize > room:
+                    raise self.damaged(f"a storage claims {values} values, and {room} bytes are there")
+                file.seek(values * dtype_of(storage.dtype).itemsize, io.SEEK_CUR)
+        for name, view in self.views.items():
+            if view.storage.key not in self.begins:
+                raise self.damaged(f"the values of {name} are not there")
+
+    def _read(self, name: str) -> NDArray[Any]:
+        begin, size = self._range(name)
+        with self.path.open("rb") as file:
+            file.seek(self.begins[self.views[name].storage.key] + begin)
+            return self._view(name, file.read(size))

@@ -1,0 +1,281 @@
+"""From canonical weights to the tensors of a dialect: axes are moved, and what a layout cannot say is a named step or a loss."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.errors import PatchParityError
+from ...reference.spec import PatchEmbedSpec
+from ...reference.weights import LayerNorm, PatchEmbedWeights, PrefixToken
+from .dialects import STEPS, Dialect, Loss, Plan, from_canonical
+from .stages import sinusoid_table
+
+TOKENS: tuple[PrefixToken, ...] = ("class_token", "distillation_token", "register_tokens")
+NORMS = ("patch_norm", "token_norm", "sequence_norm")
+
+
+def fit(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect) -> tuple[PatchEmbedWeights, Plan]:
+    """Bring weights into the form that a dialect can hold.
+
+    Args:
+        weights: canonical.
+        spec: their sizes.
+        dialect: the target.
+
+    Returns:
+        The weights as they will be there, and the steps and losses that this takes.
+
+    Raises:
+        PatchParityError: what cannot be made at all: a token that the target must have, patches of another kind.
+    """
+    plan = Plan()
+    _require_same_patches(spec, dialect)
+    weights = _without_tokens(weights, dialect, plan)
+    weights = _without_norms(weights, dialect, plan)
+    weights = _with_bias(weights, dialect, plan)
+    if weights.mask_token is not None and "mask_token" not in dialect.entries:
+        plan.steps.append("drop-mask-token")
+        weights = dataclasses.replace(weights, mask_token=None)
+    weights = _with_positions(weights, spec, dialect, plan)
+    _check_order(weights, dialect, plan)
+    for name in dialect.required:
+        owner, _, _ = name.partition(".")
+        if getattr(weights, owner) is None:
+            raise PatchParityError(f"{dialect.id} must have a {owner.replace('_', ' ')}, and the source has none")
+    layout = dataclasses.replace(
+        weights.layout, prefix=dialect.prefix, prefix_side=dialect.prefix_side, token_order=dialect.token_order
+    )
+    return dataclasses.replace(weights, layout=layout), plan
+
+
+def _require_same_patches(spec: PatchEmbedSpec, dialect: Dialect) -> None:
+    if dialect.video != (spec.spatial_axes == 3):
+        kinds = ("images", "tubelets of video")
+        raise PatchParityError(f"{dialect.id} is of {kinds[dialect.video]}, the source of {kinds[spec.spatial_axes == 3]}")
+    step = spec.patch_size if dialect.stride is None else (dialect.stride,) * spec.spatial_axes
+    pads = {amount for pair in spec.padding for amount in pair}
+    if spec.stride != step or pads - {dialect.padding}:
+        raise PatchParityError(
+            f"{dialect.id} has stride {step} and padding {dialect.padding}, the source stride {spec.stride} and padding {spec.padding}"
+        )
+
+
+def _without_tokens(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+    """Leave out prefix tokens that the dialect has no place for, and their position rows."""
+    for name in TOKENS:
+        count = weights.prefix_rows(name) if name in weights.layout.prefix else 0
+        if not count or name in dialect.entries:
+            continue
+        plan.losses.append(Loss(name, f"{dialect.id} has no {name.replace('_', ' ')}"))
+        positions = weights.positions
+        if positions is not None and name in weights.layout.positioned:
+            positions = np.delete(positions, _rows_of(weights, name), axis=0)
+        weights = dataclasses.replace(weights, **{name: None, "positions": positions})
+    return weights
+
+
+def _rows_of(weights: PatchEmbedWeights, wanted: PrefixToken) -> slice:
+    """The rows of the position table that belong to a prefix token."""
+    assert weights.positions is not None
+    at = 0 if weights.layout.prefix_side == "first" else len(weights.positions) - weights.num_positioned_prefix_tokens
+    for name in weights.layout.prefix:
+        if name in weights.layout.positioned and (count := weights.prefix_rows(name)):
+            if name == wanted:
+                return slice(at, at + count)
+            at += count
+    return slice(0, 0)
+
+
+def _without_norms(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+    for name in NORMS:
+        if getattr(weights, name) is None:
+            continue
+        if f"{name}.scale" not in dialect.entries:
+            plan.losses.append(Loss(name, f"{dialect.id} has no {name.replace('_', ' ')}"))
+            weights = dataclasses.replace(weights, **{name: None})
+        elif weights.layout.norm_epsilon != dialect.norm_epsilon:
+            told = f"{dialect.id} normalizes with ε = {dialect.norm_epsilon:g}, the source with {weights.layout.norm_epsilon:g}"
+            plan.losses.append(Loss(name, told))
+            weights = dataclasses.replace(weights, layout=dataclasses.replace(weights.layout, norm_epsilon=dialect.norm_epsilon))
+    return weights
+
+
+def _with_bias(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+    if weights.bias is None and "bias" in dialect.required:
+        plan.steps.append("zero-bias")
+        return dataclasses.replace(weights, bias=np.zeros(weights.kernel.shape[0], weights.kernel.dtype))
+    if weights.bias is not None and "bias" not in dialect.entries:
+        if weights.bias.any():
+            plan.losses.append(Loss("bias", f"{dialect.id} has no bias"))
+        else:
+            plan.steps.append("drop-zero-bias")
+        return dataclasses.replace(weights, bias=None)
+    return weights
+
+
+def _with_positions(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+    """Give the position table the rows that the dialect has."""
+    if dialect.computed:
+        return _computed_away(weights, spec, dialect, plan)
+    if "positions" not in dialect.entries:
+        if weights.positions is None:
+            return weights
+        if weights.positions.any():
+            plan.losses.append(Loss("positions", f"{dialect.id} adds no positions"))
+        return dataclasses.replace(weights, positions=None)
+    if weights.positions is None:
+        if "positions" not in dialect.required:
+            return weights
+        plan.steps.append("zero-positions")
+        layout = dataclasses.replace(weights.layout, positioned=())
+        table = np.zeros((spec.num_patches, spec.embed_dim), weights.kernel.dtype)
+        weights = dataclasses.replace(weights, positions=table, layout=layout)
+    have = tuple(name for name in dialect.prefix if name in weights.layout.positioned and weights.prefix_rows(name))
+    choices = [tuple(name for name in each if weights.prefix_rows(name)) for each in dialect.positioned]
+    if have in choices and have != choices[0] and set(choices[0]) < set(have):
+        spare = [name for name in have if name not in choices[0]]
+        if not any(weights.positions[_rows_of(weights, name)].any() for name in spare):
+            plan.steps.append("drop-zero-position-rows")
+            return _repositioned(weights, choices[0])
+    if have in choices:
+        return dataclasses.replace(weights, layout=dataclasses.replace(weights.layout, positioned=have))
+    wider = [each for each in choices if set(have) <= set(each)]
+    if wider:
+        plan.steps.append("zero-position-rows")
+        return _repositioned(weights, min(wider, key=len))
+    plan.steps.append("fold-position-rows")
+    narrower = [each for each in choices if set(each) <= set(have)] or [()]
+    return _repositioned(weights, max(narrower, key=len))
+
+
+def _computed_away(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+    """Positions that the target computes: the same are left out, others are lost."""
+    if weights.positions is not None:
+        table = sinusoid_table(spec.num_patches, spec.embed_dim).astype(weights.positions.dtype)
+        if weights.positions.shape == table.shape and (weights.positions == table).all():
+            plan.steps.append("drop-computed-positions")
+        else:
+            plan.losses.append(Loss("positions", f"{dialect.id} computes its positions"))
+    else:
+        plan.losses.append(Loss("positions", f"{dialect.id} adds positions of its own, and the source has none"))
+    return dataclasses.replace(weights, positions=None)
+
+
+def _repositioned(weights: PatchEmbedWeights, wanted: tuple[PrefixToken, ...]) -> PatchEmbedWeights:
+    """Rows of zeros for tokens that shall have one; rows of others added to their tokens."""
+    assert weights.positions is not None
+    dtype = weights.positions.dtype
+    rows: dict[PrefixToken, NDArray[Any]] = {}
+    changed: dict[str, Any] = {}
+    taken = np.zeros(len(weights.positions), bool)
+    for name in weights.layout.prefix:
+        count = weights.prefix_rows(name)
+        if not count:
+            continue
+        held = name in weights.layout.positioned
+        own = weights.positions[_rows_of(weights, name)] if held else np.zeros((count, weights.positions.shape[1]), dtype)
+        if held:
+            taken[_rows_of(weights, name)] = True
+        if name in wanted:
+            rows[name] = own
+        elif held and own.any():
+            token = getattr(weights, name)
+            summed = token.astype(np.float64) + own.astype(np.float64).reshape(token.shape)
+            changed[name] = summed.astype(token.dtype)
+    prefix = [rows[name] for name in weights.layout.prefix if name in rows]
+    patches = weights.positions[~taken]
+    parts = [*prefix, patches] if weights.layout.prefix_side == "first" else [patches, *prefix]
+    layout = dataclasses.replace(weights.layout, positioned=wanted)
+    return dataclasses.replace(weights, positions=np.concatenate(parts), layout=layout, **changed)
+
+
+def _check_order(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> None:
+    """Note where the target puts prefix tokens or patches in another order than the source."""
+    present = [name for name in weights.layout.prefix if weights.prefix_rows(name)]
+    theirs = [name for name in dialect.prefix if name in present]
+    if present != theirs:
+        plan.losses.append(Loss("prefix", f"the source has {', '.join(present)} in this order, {dialect.id} {', '.join(theirs)}"))
+    if present and weights.layout.prefix_side != dialect.prefix_side:
+        if weights.positions is not None and weights.num_positioned_prefix_tokens:
+            told = f"prefix tokens stand {weights.layout.prefix_side} in the source and {dialect.prefix_side} in {dialect.id}"
+        else:
+            told = f"prefix tokens stand {weights.layout.prefix_side} in the source, {dialect.prefix_side} in {dialect.id}"
+        plan.losses.append(Loss("prefix", told))
+    if weights.layout.token_order != dialect.token_order:
+        plan.losses.append(
+            Loss(
+                "token_order",
+                f"tokens are in {weights.layout.token_order} order in the source, in {dialect.token_order} order in {dialect.id}",
+            )
+        )
+
+
+def tensors_of(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """The tensors of a dialect that hold these weights, which `fit` has brought into its form.
+
+    Args:
+        weights: canonical.
+        spec: their sizes.
+        dialect: the target.
+        prefix: put before all names.
+    """
+    names = ("Pt", "Ph", "Pw")[3 - spec.spatial_axes :]
+    sizes: dict[str, int] = {"D": spec.embed_dim, "C": spec.in_channels, **dict(zip(names, spec.patch_size, strict=True))}
+    sizes.update(zip(("Gh", "Gw"), spec.grid[-2:], strict=True))
+    found = {}
+    for name, entry in dialect.entries.items():
+        array = _field(weights, name)
+        if array is not None:
+            for place in (entry.name, *dialect.copies.get(name, ())):
+                found[prefix + place] = from_canonical(array, entry, sizes)
+    return found
+
+
+def _field(weights: PatchEmbedWeights, name: str) -> NDArray[Any] | None:
+    owner, _, part = name.partition(".")
+    value = getattr(weights, owner)
+    return getattr(value, part) if isinstance(value, LayerNorm) else value
+
+
+def steps_in_words(plan: Plan) -> list[str]:
+    """What a port does beside moving axes, in sentences."""
+    return [f"{name}: {STEPS[name]}" for name in plan.steps]
+
+
+def losses_in_words(plan: Plan) -> list[str]:
+    """What a target cannot hold, in sentences."""
+    return [f"{loss.field}: {loss.why}" for loss in plan.losses]
+
+
+def same_bits(first: PatchEmbedWeights, second: PatchEmbedWeights) -> list[str]:
+    """Fields in which two weights differ in any bit."""
+    different = []
+    for entry in dataclasses.fields(PatchEmbedWeights):
+        if entry.name == "layout":
+            continue
+        parts: list[list[NDArray[Any] | None]] = []
+        for weights in (first, second):
+            value = getattr(weights, entry.name)
+            parts.append([value.scale, value.shift] if isinstance(value, LayerNorm) else [value])
+        if len(parts[0]) != len(parts[1]) or any(not _same(one, other) for one, other in zip(*parts, strict=True)):
+            different.append(entry.name)
+    return different
+
+
+def _same(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+
+
+def cast(weights: PatchEmbedWeights, dtype: str | None) -> PatchEmbedWeights:
+    """The same in another dtype, rounded to nearest; None leaves each as it is."""
+    return weights if dtype is None else weights.astype(np.dtype(dtype))
+
+
+def named(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Names and shapes, for messages."""
+    return ", ".join(f"{name} {array.shape}" for name, array in arrays.items())

@@ -1,0 +1,138 @@
+"""Weights as live layers of every framework, and from one live model into another."""
+
+import os
+
+import numpy as np
+import pytest
+
+from patchparity import PatchEmbedSpec, PatchParityError, from_module, initialize_weights, patch_embed, to_module, transfer
+from patchparity.backends.porting.transcribe import same_bits
+from patchparity.reference.weights import PatchEmbedWeights
+
+SPEC = PatchEmbedSpec((24, 40), (8, 4), 3, 10)
+
+
+def weights_of(spec, seed=0, bias=True):
+    generator = np.random.default_rng(seed)
+    kernel = generator.standard_normal(spec.kernel_shape).astype(np.float32)
+    return PatchEmbedWeights(kernel, generator.standard_normal(spec.embed_dim).astype(np.float32) if bias else None)
+
+
+NEEDS = {"torch": "torch", "torch-linear": "torch", "keras": "keras", "keras-dense": "keras", "flax": "flax", "jax": "jax"}
+
+
+def need(kind):
+    pytest.importorskip(NEEDS[kind])
+    if kind.startswith("keras") and os.environ.get("KERAS_BACKEND") not in ("tensorflow", "jax", "torch"):
+        pytest.skip("KERAS_BACKEND is not set")
+
+
+def called(kind, module, images):
+    """What the layer gives for images `(B, C, H, W)`, as tokens."""
+    if kind == "torch":
+        import torch
+
+        return module(torch.from_numpy(images)).flatten(2).transpose(1, 2).detach().numpy()
+    if kind == "keras" or kind == "flax":
+        out = np.asarray(module(images.transpose(0, 2, 3, 1)))
+    return out.reshape(len(images), -1, out.shape[-1])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["torch", "keras", "flax"])
+def test_a_layer_computes_what_the_reference_does_and_gives_its_weights_back(kind, bias):
+    need(kind)
+    weights = weights_of(SPEC, bias=bias)
+    module = to_module(weights, kind, SPEC)
+    images = np.random.default_rng(1).standard_normal(SPEC.images_shape(2)).astype(np.float32)
+    expected = patch_embed(images, weights.astype(np.float64), SPEC)
+    assert np.abs(called(kind, module, images) - expected).max() < 1e-4
+    back, spec = from_module(module, image_size=SPEC.image_size)
+    assert same_bits(back, weights) == []
+    assert (spec.patch_size, spec.in_channels, spec.embed_dim) == (SPEC.patch_size, 3, 10)
+
+
+@pytest.mark.parametrize("kind", ["torch-linear", "keras-dense", "jax"])
+def test_matrices_and_trees_hold_the_same_values(kind):
+    need(kind)
+    weights = weights_of(SPEC)
+    module = to_module(weights, kind, SPEC)
+    if kind == "jax":
+        assert (np.asarray(module["kernel"]) == weights.kernel.transpose(1, 2, 3, 0)).all()
+        assert (np.asarray(module["bias"]) == weights.bias).all()
+    elif kind == "torch-linear":
+        assert (module.weight.detach().numpy() == weights.kernel.transpose(0, 3, 1, 2).reshape(10, -1)).all()
+    else:
+        assert (np.asarray(module.get_weights()[0]) == weights.kernel.reshape(10, -1).T).all()
+
+
+def test_tubelets_and_overlap_become_layers_where_there_are_some():
+    need("torch")
+    video = PatchEmbedSpec((4, 8, 12), (2, 4, 3), 3, 10)
+    weights = weights_of(video)
+    layer = to_module(weights, "torch", video)
+    assert type(layer).__name__ == "Conv3d"
+    overlap = PatchEmbedSpec((32, 40), 7, 3, 10, stride=4, padding=3, remainder="floor")
+    assert to_module(weights_of(overlap), "torch", overlap).padding == (3, 3)
+    uneven = PatchEmbedSpec((17, 22), 4, 3, 10, remainder="same")
+    with pytest.raises(PatchParityError, match="is not the same on both sides"):
+        to_module(weights_of(uneven), "torch", uneven)
+    with pytest.raises(PatchParityError, match="kind 'mxnet' is unknown"):
+        to_module(weights, "mxnet", video)
+
+
+PAIRS = [("torch", "keras"), ("keras", "torch"), ("torch", "flax"), ("flax", "keras")]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_weights_move_between_live_models_and_the_move_is_proved(pair):
+    source_kind, target_kind = pair
+    need(source_kind)
+    need(target_kind)
+    spec = PatchEmbedSpec((24, 16), 8, 3, 10)
+    source, target = to_module(weights_of(spec, 1), source_kind, spec), to_module(weights_of(spec, 2), target_kind, spec)
+    done = transfer(source, target, image_size=spec.image_size)
+    assert done.moved == ("kernel", "bias")
+    assert done.bound_ratio < 1
+    assert same_bits(from_module(target)[0], weights_of(spec, 1)) == []
+    images = np.random.default_rng(1).standard_normal(spec.images_shape(2)).astype(np.float32)
+    assert np.abs(called(source_kind, source, images) - called(target_kind, target, images)).max() < 1e-4
+
+
+def test_a_whole_vit_s_embeddings_move_from_torch_to_keras_hub():
+    need("torch")
+    need("keras")
+    transformers, keras_hub = pytest.importorskip("transformers"), pytest.importorskip("keras_hub")
+    import torch
+    from keras_hub.src.models.vit.vit_layers import ViTPatchingAndEmbedding
+    from transformers.models.vit.modeling_vit import ViTEmbeddings
+
+    assert keras_hub
+    source = ViTEmbeddings(transformers.ViTConfig(image_size=32, patch_size=8, hidden_size=24))
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.normal_()
+    target = ViTPatchingAndEmbedding(image_size=(32, 32), patch_size=(8, 8), hidden_dim=24)
+    target(np.zeros((1, 32, 32, 3), np.float32))
+    done = transfer(source, target)
+    assert set(done.moved) == {"kernel", "bias", "class_token", "positions"}
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        expected = source.eval()(torch.from_numpy(images)).numpy()
+    assert np.abs(np.asarray(target(images.transpose(0, 2, 3, 1))) - expected).max() < 1e-4
+
+
+def test_what_cannot_move_is_said_and_the_target_stays_as_it_was():
+    need("torch")
+    spec, other = PatchEmbedSpec((24, 16), 8, 3, 10), PatchEmbedSpec((24, 16), 8, 3, 12)
+    source, target = to_module(weights_of(spec), "torch", spec), to_module(weights_of(other), "torch", other)
+    with pytest.raises(PatchParityError, match=r"has width 10, .* 12: they are not of one model"):
+        transfer(source, target)
+    bare = to_module(weights_of(spec, 5, bias=False), "torch", spec)
+    with pytest.raises(PatchParityError, match="the target has no bias, and the source has"):
+        transfer(source, bare)
+    assert same_bits(from_module(bare, image_size=spec.image_size)[0], weights_of(spec, 5, bias=False)) == []
+
+
+def test_initialized_weights_fit():
+    assert initialize_weights(SPEC, seed=0).kernel.shape == SPEC.kernel_shape

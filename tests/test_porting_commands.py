@@ -1,0 +1,100 @@
+"""inspect, port, verify and embed as users type them."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from patchparity import PatchEmbedSpec
+from patchparity.__main__ import app
+from patchparity.backends.porting.checkpoints import opened
+from patchparity.backends.porting.writing import write_checkpoint
+from patchparity.reference.errors import PatchParityError
+
+SPEC = PatchEmbedSpec((32, 32), 8, 3, 20)
+
+
+@pytest.fixture
+def google(tmp_path):
+    """A checkpoint as google's vision_transformer saves it."""
+    generator = np.random.default_rng(0)
+    tensors = {
+        "embedding/kernel": generator.standard_normal((8, 8, 3, 20)),
+        "embedding/bias": generator.standard_normal(20),
+        "cls": generator.standard_normal((1, 1, 20)),
+        "Transformer/posembed_input/pos_embedding": generator.standard_normal((1, 17, 20)),
+        "head/kernel": generator.standard_normal((20, 10)),
+    }
+    path = tmp_path / "ViT-B_16.npz"
+    write_checkpoint(path, {name: array.astype(np.float32) for name, array in tensors.items()})
+    return path
+
+
+def told(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_checkpoint_is_inspected_ported_verified_and_run(google, tmp_path):
+    output = told("inspect", google, "--json", tmp_path / "i.json")
+    assert "dialect: google-vit (npz)" in output
+    assert "1 other tensors" in output
+    content = json.loads((tmp_path / "i.json").read_text())
+    assert {"dialect", "candidates", "ambiguous", "spec", "tensors", "other_tensors"} <= set(content)
+    assert content["spec"]["num_patches"] == 16
+
+    target = tmp_path / "model.safetensors"
+    output = told("port", google, target, "--to", "timm-vit", "--report", tmp_path / "r.json")
+    assert "google-vit -> timm-vit: patch_embed.proj.weight, patch_embed.proj.bias, cls_token, pos_embed" in output
+    assert json.loads((tmp_path / "r.json").read_text())["ok"]
+    with opened(target) as moved:
+        assert moved.tensors["patch_embed.proj.weight"].shape == (20, 3, 8, 8)
+
+    assert "the same embedding stage, to the last bit" in told("verify", google, target)
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((2, 3, 32, 32)))
+    outputs = []
+    for path in (google, target):
+        assert "sequence (2, 17, 20), float64" in told("embed", path, tmp_path / "x.npy", tmp_path / "y.npy")
+        outputs.append(np.load(tmp_path / "y.npy"))
+    assert (outputs[0] == outputs[1]).all()
+    assert "tokens (2, 16, 20)" in told("embed", target, tmp_path / "x.npy", tmp_path / "y.npy", "--to", "tokens")
+
+
+def test_checkpoints_that_differ_exit_with_1_and_say_how(google, tmp_path):
+    told("port", google, tmp_path / "a.safetensors", "--to", "timm-vit")
+    with opened(tmp_path / "a.safetensors") as checkpoint:
+        tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    swapped = {**tensors, "patch_embed.proj.weight": tensors["patch_embed.proj.weight"].transpose(0, 1, 3, 2)}
+    write_checkpoint(tmp_path / "b.safetensors", swapped)
+    assert "rows and columns are exchanged" in " ".join(told("verify", google, tmp_path / "b.safetensors", code=1).split())
+
+
+def test_the_dialects_are_listed(tmp_path):
+    output = told("port", "--list")
+    for name in ("timm-vit", "hf-vit", "google-vit", "big-vision-vit", "keras-hub-vit", "openai-clip", "dinov2", "linear-ppc"):
+        assert name in output
+
+
+def refused(*arguments):
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert isinstance(result.exception, PatchParityError), result.output
+    return str(result.exception)
+
+
+def test_what_cannot_be_done_is_said(google, tmp_path):
+    assert "port needs SRC, DST and --to" in refused("port", google)
+    assert "dialect 'timm' is unknown" in refused("port", google, tmp_path / "a.safetensors", "--to", "timm")
+    assert "expected a name that ends in" in refused("port", google, tmp_path / "a.zip", "--to", "timm-vit")
+    assert "is kept in safetensors, torch, and this name is of npz" in refused(
+        "port", google, tmp_path / "a.npz", "--to", "timm-vit"
+    )
+    assert "google-vit is kept in npz, msgpack" in refused("port", google, tmp_path / "a.safetensors", "--to", "google-vit")
+    assert "cannot read" in refused("inspect", tmp_path / "absent.npz")
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 24, 24)))
+    assert "give 9 tokens, and there are positions for 16" in refused("embed", google, tmp_path / "x.npy", tmp_path / "y.npy")
+    np.save(tmp_path / "flat.npy", np.zeros((3, 24, 24)))
+    assert "expected (B, C, H, W)" in refused("embed", google, tmp_path / "flat.npy", tmp_path / "y.npy")
+    (tmp_path / "no.txt").write_text("nothing of the kind, but long enough to look at")
+    assert "is no checkpoint of a kind that is known" in refused("inspect", tmp_path / "no.txt")
