@@ -98,3 +98,13 @@ def test_what_cannot_be_done_is_said(google, tmp_path):
     assert "expected (B, C, H, W)" in refused("embed", google, tmp_path / "flat.npy", tmp_path / "y.npy")
     (tmp_path / "no.txt").write_text("nothing of the kind, but long enough to look at")
     assert "is no checkpoint of a kind that is known" in refused("inspect", tmp_path / "no.txt")
+
+
+def test_a_whole_checkpoint_is_not_overwritten_by_a_stage(google, tmp_path):
+    write_checkpoint(tmp_path / "whole.safetensors", {"head.weight": np.zeros(3), "patch_embed.proj.bias": np.zeros(20)})
+    before = (tmp_path / "whole.safetensors").read_bytes()
+    told_why = refused("port", google, tmp_path / "whole.safetensors", "--to", "timm-vit")
+    assert "holds 1 tensors that would be lost (head.weight, ...): --into" in told_why
+    assert (tmp_path / "whole.safetensors").read_bytes() == before
+    for _ in range(2):
+        told("port", google, tmp_path / "stage.safetensors", "--to", "timm-vit")  # what a port wrote, another may replace

@@ -110,6 +110,7 @@ class Dialect:
         optional: fields that need not be there.
         prefix, prefix_side, token_order, norm_epsilon: as in SequenceLayout.
         positioned: which prefix tokens may have rows in the position table: alternatives.
+        epsilon_of_config: whether `layer_norm_eps` of `config.json` is that of these norms; most are made with their framework's default.
         separator: between the parts of a name.
         stride, padding, remainder: where they are not those of patches that tile.
         model_types: what `config.json` calls its models.
@@ -130,6 +131,7 @@ class Dialect:
     positioned: tuple[tuple[PrefixToken, ...], ...] = ((),)
     token_order: Literal["raster", "merge-2x2"] = "raster"
     norm_epsilon: float = 1e-6
+    epsilon_of_config: bool = False
     separator: str = "."
     stride: int | None = None
     padding: int = 0

@@ -14,7 +14,7 @@ from ...reference.diagnosis import diagnose
 from ...reference.embed import patch_embed
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError, require_choice
-from ...reference.probes import Probe, random_normal
+from ...reference.probes import random_normal
 from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
@@ -161,6 +161,7 @@ def port(
             _require_same_shape(stage.spec, place, wanted)
             tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix)
             kernel = tensors[place.candidate.names["kernel"]]
+    _require_no_loss_of(target, into, tensors)
     checks = _prove(stage, raw, held, written, kernel, wanted)
     report = PortReport(stage.candidate.label, to, steps_in_words(plan), losses_in_words(plan), list(tensors), checks)
     if not report.ok:
@@ -172,6 +173,21 @@ def port(
         with opened(into) as existing:
             replace_tensors(existing, target, tensors)
     return dataclasses.replace(report, checks=[*checks, _read_back(target, to, written, stage.spec, known)])
+
+
+def _require_no_loss_of(target: str | os.PathLike[str], into: Any, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Raise PatchParityError where the target is a checkpoint with more in it than will be written: a whole model, say."""
+    if into is not None or not Path(target).exists():
+        return
+    try:
+        with opened(target) as there:
+            others = [name for name in there.tensors if name not in tensors]
+    except PatchParityError:
+        return  # no checkpoint: a file that its owner wants replaced
+    if others:
+        raise PatchParityError(
+            f"{target} exists, and holds {len(others)} tensors that would be lost ({others[0]}, ...): --into {target} keeps them, or remove it first"
+        )
 
 
 def _require_same_shape(spec: PatchEmbedSpec, place: Stage, wanted: Dialect) -> None:
@@ -194,9 +210,11 @@ def _read_back(
     return Check("file", "fail" if different else "pass", 0.0, message)
 
 
-def _problem(stage: Stage, dtype: str, seed: int = 0) -> Probe:
-    """Random images for a stage: those of its grid, where there are positions; else not square."""
-    return random_normal(stage.spec, 2, dtype, seed)
+def _not_square(spec: PatchEmbedSpec) -> PatchEmbedSpec:
+    """The same patches of an image of two rows and three columns of them, in which rows and columns cannot be mistaken for one another."""
+    grid = (1, 2, 3)[3 - spec.spatial_axes :]
+    extents = zip(grid, spec.stride, spec.patch_size, spec.padding, strict=True)
+    return spec.replace(image_size=tuple((count - 1) * step + patch - sum(pad) for count, step, patch, pad in extents))
 
 
 def _prove(
@@ -206,8 +224,8 @@ def _prove(
 
     In float32, for which every framework has functions: narrower weights are exact in it.
     """
-    spec, sides = stage.spec, []
-    images = _problem(stage, "float32").images
+    spec = _not_square(stage.spec)
+    images = random_normal(spec, 2, "float32", 0).images
     source_bias = None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
     target_bias = None if written.bias is None else written.bias.astype(np.float32)
     layouts = stage.dialect.entries["kernel"].layout, wanted.entries["kernel"].layout
@@ -223,17 +241,17 @@ def _prove(
         if found is None:
             found = patch_embed(images, weights.astype(np.float32), spec, np.float32)
             where = f"{side} layout ({layout}) in the reference, for {framework} is not installed or does not read it"
-        checks.append(_judged(where, stage, weights.astype(np.float32), found, "float32"))
+        checks.append(_judged(where, spec, weights.astype(np.float32), found))
     checks.append(_sequences(stage, held, written))
     return checks
 
 
-def _judged(name: str, stage: Stage, weights: PatchEmbedWeights, tokens: NDArray[Any], dtype: str) -> Check:
-    base = _problem(stage, dtype)
+def _judged(name: str, spec: PatchEmbedSpec, weights: PatchEmbedWeights, tokens: NDArray[Any]) -> Check:
+    base = random_normal(spec, 2, "float32", 0)
     plain = PatchEmbedWeights(weights.kernel, weights.bias)
     # A trained kernel is not zero-mean, so the bound that holds for any data is the one that decides.
     probe = dataclasses.replace(base, weights=plain, gate="deterministic", gradients=())
-    found = judge(probe, "forward", tokens, ArithmeticModel.of(np.dtype(dtype), flush_to_zero=True, output_roundings=2))
+    found = judge(probe, "forward", tokens, ArithmeticModel.of(np.dtype(np.float32), flush_to_zero=True, output_roundings=2))
     ratio = float("inf") if found.bound_ratio is None else found.bound_ratio
     return Check(name, found.verdict, ratio, found.message or "within the bound of float32")
 
@@ -244,7 +262,7 @@ SEQUENCE_ROUNDINGS = 4
 
 def _sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbedWeights) -> Check:
     """What enters the encoder, before and after, in float64: the same bits, or within the roundings of the steps."""
-    images = _problem(stage, "float64").images
+    images = random_normal(stage.spec, 2, "float64", 0).images
     before = embed_sequence(images, _comparable(stage.weights, held).astype(np.float64), stage.spec)
     after = embed_sequence(images, written.astype(np.float64), stage.spec)
     if before.shape != after.shape:
@@ -341,10 +359,12 @@ def verify(
         return Difference(False, *labels, why, [])
     images = random_normal(spec, 2, "float64", 0).images
     plain = [PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64) for each in stages]
-    tokens = [patch_embed(images, weights, spec) for weights in plain]
+    uneven = _not_square(spec)
+    others = random_normal(uneven, 2, "float64", 0).images
+    tokens = [patch_embed(others, weights, uneven) for weights in plain]
     sequences = [embed_sequence(images, _sized(each, spec).astype(np.float64), spec) for each in stages]
     narrowest = max(2.0 ** -{"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[each.dtype] for each in stages)
-    checks = [_compared("tokens", *tokens, plain, images, spec, narrowest)]
+    checks = [_compared("tokens", *tokens, plain, others, uneven, narrowest)]
     if sequences[0].shape != sequences[1].shape:
         told = f"the sequences are of shapes {sequences[0].shape} and {sequences[1].shape}: the prefix tokens differ"
         return Difference(False, *labels, told, checks)
@@ -354,7 +374,7 @@ def verify(
         return Difference(True, *labels, f"the same embedding stage, {exact}", checks)
     if checks[0].verdict == "pass":
         return Difference(False, *labels, f"tokens agree, and the sequences do not: {_what_differs(one, other)}", checks)
-    found = diagnose(images, plain[0], tokens[1], spec)
+    found = diagnose(others, plain[0], tokens[1], uneven)
     return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
 
 

@@ -375,7 +375,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         dialect.prefix_side,
         candidate.positioned,
         dialect.token_order,
-        config.norm_epsilon or dialect.norm_epsilon,
+        (config.norm_epsilon if dialect.epsilon_of_config else None) or dialect.norm_epsilon,
     )
     norms = {}
     for norm in ("patch_norm", "token_norm", "sequence_norm"):
