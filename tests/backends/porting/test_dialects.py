@@ -63,8 +63,9 @@ def random_stage(dialect, seed=0, grid=None, registers=2, positioned=None):
 
 
 def suffix_of(dialect):
+    """Of a format that needs no other library, where a dialect is kept in one."""
     suffixes = {"safetensors": ".safetensors", "npz": ".npz", "msgpack": ".msgpack", "torch": ".pt"}
-    return next(suffixes[each] for each in dialect.formats if each in suffixes)
+    return next(suffix for kind, suffix in suffixes.items() if kind in dialect.formats)
 
 
 def written(dialect, folder, name="source", seed=0, prefix="", config=True, **options):
