@@ -24,7 +24,11 @@ FromOption = Annotated[str | None, typer.Option("--from", help="The dialect, whe
 
 
 def inspect_command(
-    checkpoint: CheckpointArgument, prefix: PrefixOption = None, dialects: DialectsOption = None, json: JsonOption = None
+    checkpoint: CheckpointArgument,
+    from_: FromOption = None,
+    prefix: PrefixOption = None,
+    dialects: DialectsOption = None,
+    json: JsonOption = None,
 ) -> None:
     """Tell which dialect a checkpoint is in and why, what its embedding stage holds, and what is missing or ambiguous."""
     from .backends.porting.port import inspect_checkpoint
@@ -32,7 +36,7 @@ def inspect_command(
 
     if json:
         require_writable(json)
-    told = inspect_checkpoint(checkpoint, prefix=prefix, dialects=dialects or ())
+    told = inspect_checkpoint(checkpoint, from_=from_, prefix=prefix, dialects=dialects or ())
     if json:
         write_json(json, told)
     _print_inspection(told)
@@ -45,9 +49,7 @@ def _print_inspection(told: dict[str, Any]) -> None:
 
     first = told["candidates"][0] if told["candidates"] else None
     if told["ambiguous"]:
-        line(
-            f"ambiguous: {', '.join(told['rivals'])} fit alike; --from, --prefix or a config.json beside the file would tell them apart"
-        )
+        line(f"ambiguous: {', '.join(told['rivals'])} fit alike; {told['remedy']} would tell them apart")
     elif first is None:
         line(f"no dialect that is known ({told['format']}, {told['other_tensors']} tensors)")
     else:
@@ -57,7 +59,7 @@ def _print_inspection(told: dict[str, Any]) -> None:
             line(f"  {evidence}")
         others = list(dict.fromkeys(each["dialect"] for each in told["candidates"][1:] if each["dialect"] != told["dialect"]))
         if others:
-            line(f"  it reads the same as, or better than as, {', '.join(others)}")
+            line(f"  its tensors fit also: {', '.join(others)}")
         spec = told["spec"]
         grid = "×".join(map(str, spec["grid"])) or "not told"
         line(
@@ -123,20 +125,20 @@ def port_command(
 
 
 def _print_dialects(files: list[Path] | None) -> None:
-    from rich.table import Table
-
     from .backends.porting.dialects import list_dialects
 
-    table = Table("dialect", "formats", "holds")
     for dialect in list_dialects(files or ()).values():
-        table.add_row(dialect.id, " ".join(dialect.formats), escape(f"{dialect.title}: {dialect.holds()}"))
-    out.print(table)
+        out.print(f"[bold]{escape(dialect.id)}[/] ({' '.join(dialect.formats)})")
+        out.print(f"    {escape(dialect.title)}. Holds {escape(dialect.holds())}")
 
 
 def verify_command(
     first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one, in any dialect.")],
     from_: Annotated[list[str] | None, typer.Option("--from", help="The dialect of A; given twice, of A and B.")] = None,
+    prefix: Annotated[
+        list[str] | None, typer.Option("--prefix", help="What stands before the names of A; given twice, of A and B.")
+    ] = None,
     dialects: DialectsOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -147,10 +149,11 @@ def verify_command(
 
     if json:
         require_writable(json)
-    named = [*(from_ or []), None, None]
-    if len(from_ or []) > 2:
-        raise PatchParityError(f"--from was given {len(from_ or [])} times: expected at most two, for A and for B")
-    found = verify(first, second, from_=(named[0], named[1]), dialects=dialects or ())
+    for option, given in (("--from", from_), ("--prefix", prefix)):
+        if len(given or []) > 2:
+            raise PatchParityError(f"{option} was given {len(given or [])} times: expected at most two, for A and for B")
+    named, before = ([*(given or []), None, None] for given in (from_, prefix))
+    found = verify(first, second, from_=(named[0], named[1]), prefixes=(before[0], before[1]), dialects=dialects or ())
     if json:
         write_json(json, found.to_dict())
     out.print(escape(f"{found.first} and {found.second}: {found.explanation}"), soft_wrap=True)
@@ -162,7 +165,12 @@ def verify_command(
 
 def embed_command(
     checkpoint: CheckpointArgument,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A .npy file, NCHW (tubelets NCTHW), or a picture.")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES", help="A .npy file, NCHW (tubelets NCTHW), taken as it is, or a picture, scaled to -1 to 1."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The .npy file to write.")],
     from_: FromOption = None,
     to: Annotated[

@@ -6,6 +6,7 @@ folder; what is no tensor is left where it is.
 
 import abc
 import contextlib
+import io
 import json
 import os
 import struct
@@ -49,6 +50,15 @@ SAFETENSORS_TYPES = {
 """Names of the types in a safetensors header."""
 
 INDEX_SUFFIX = ".safetensors.index.json"
+
+
+MOST_AXES = 16
+"""Axes of a tensor that is looked at; NumPy has 64 at most, a kernel five."""
+
+
+def size_limit(room: int) -> int:
+    """Largest extent that a tensor in so many bytes can have; an empty one may be told with any, and is not believed."""
+    return max(room, 1)
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -141,6 +151,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     source = Path(path)
     if source.is_dir():
         source = _in_folder(source)
+    if source.exists() and not source.is_file():
+        raise PatchParityError(f"cannot read {source}: it is no regular file")
     try:
         with source.open("rb") as file:
             start = file.read(16)
@@ -258,7 +270,9 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def _add(self, name: str, entry: Any, room: int) -> None:
         try:
-            shape = tuple(int(extent) for extent in entry["shape"])
+            shape = tuple(entry["shape"])
+            if not all(type(extent) is int for extent in shape):
+                raise ValueError
             first, last = (int(offset) for offset in entry["data_offsets"])
             dtype = SAFETENSORS_TYPES.get(entry["dtype"])
         except (KeyError, TypeError, ValueError):
@@ -266,6 +280,8 @@ class SafetensorsCheckpoint(Checkpoint):
         if dtype is None:
             return  # a type that holds no embedding
         info = TensorInfo(shape, dtype)
+        if len(shape) > MOST_AXES or max(shape, default=0) > size_limit(room):
+            raise self.damaged(f"{name} claims {len(shape)} axes, or more values along one than {room} bytes hold")
         if min(shape, default=0) < 0 or not 0 <= first <= last <= room or last - first != info.nbytes:
             raise self.damaged(f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}")
         self.tensors[name], self.places[name] = info, (first, last)
@@ -353,11 +369,18 @@ class NpzCheckpoint(Checkpoint):
 
 
 def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if read is None:
+    start = file.read(8)
+    version = np.lib.format.read_magic(io.BytesIO(start))
+    width = {(1, 0): 2, (2, 0): 4}.get(version)
+    if width is None:
         raise ValueError(f"npy version {version}")
-    shape, fortran, dtype = read(file)
+    told = file.read(width)
+    length = int.from_bytes(told, "little")
+    if length > 2**16:
+        raise ValueError(f"a header of {length} bytes")
+    content = io.BytesIO(told + file.read(length))
+    read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(content)
     return shape, fortran, dtype
 
 
@@ -376,8 +399,10 @@ class H5Checkpoint(Checkpoint):
         self._walk(self.file, "", set())
 
     def _walk(self, group: Any, prefix: str, seen: set[Any]) -> None:
-        if group.id in seen or len(prefix) > 4096:
-            raise self.damaged(f"the group {prefix!r} leads back to itself")
+        address = self.h5py.h5o.get_info(group.id).addr
+        if address in seen:
+            return  # another name of a group that is here
+        seen.add(address)
         for name in group:
             link = group.get(name, getlink=True)
             if isinstance(link, self.h5py.ExternalLink):
@@ -386,7 +411,7 @@ class H5Checkpoint(Checkpoint):
                 continue  # another name of something that is here
             item = group[name]
             if isinstance(item, self.h5py.Group):
-                self._walk(item, f"{prefix}{name}/", seen | {group.id})
+                self._walk(item, f"{prefix}{name}/", seen)
             elif isinstance(item, self.h5py.Dataset):
                 self._add(f"{prefix}{name}", item)
 

@@ -52,6 +52,7 @@ STEPS: dict[str, str] = {
     "zero-positions": "positions of zeros are added, for the target has some: nothing changes",
     "computed-positions": "positions that the source computes are written as a table",
     "drop-computed-positions": "positions are left out, for the target computes the same",
+    "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part but in pre-training",
     "drop-mask-token": "the mask token is left out: it plays no part but in pre-training",
 }
 """What may be done beside moving axes, and what that means. All but `fold-position-rows` leave the sequence as it is, bit by bit."""
@@ -194,6 +195,13 @@ def _dialect(identity: str, told: dict[str, Any], source: str) -> Dialect:
             raise wrong(f"{missing} is missing")
     if strange := [each for each in plain["formats"] if each not in FORMATS]:
         raise wrong(f"format {strange[0]!r} is unknown; expected some of {', '.join(FORMATS)}")
+    texts = {"title", "framework", "prefix_side", "token_order", "separator", "remainder", "computed"}
+    for key, value in plain.items():
+        kind = (str,) if key in texts else (bool,) if key in ("plain", "epsilon_of_config") else (int, float, tuple, dict)
+        if not isinstance(value, kind) or (
+            key in ("optional", "prefix", "formats", "model_types", "beside") and not isinstance(value, tuple)
+        ):
+            raise wrong(f"{key} = {value!r} is of the wrong kind")
     return Dialect(identity, entries=entries, **plain)
 
 
@@ -224,7 +232,10 @@ def list_dialects(more: Iterable[Path] = ()) -> dict[str, Dialect]:
     """Return all dialects by id, those of other files after ours."""
     found = dict(_own_dialects())
     for path in more:
-        found.update(read_dialects(path))
+        own = read_dialects(path)
+        if twice := next((identity for identity in own if identity in found), None):
+            raise PatchParityError(f"{path} calls a dialect {twice!r}, and there is one of that name: choose another")
+        found.update(own)
     return found
 
 

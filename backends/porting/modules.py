@@ -35,6 +35,10 @@ def to_module(weights: PatchEmbedWeights, kind: Kind, spec: PatchEmbedSpec) -> A
     """
     require_choice("kind", kind, KINDS)
     weights.check_spec(spec)
+    if weights.kernel.dtype == np.float64 and kind in ("flax", "jax"):
+        raise PatchParityError(
+            f"JAX has no float64 by default, and {kind} parameters would be rounded: cast the weights to float32 first"
+        )
     builders: dict[str, Callable[[PatchEmbedWeights, PatchEmbedSpec], Any]] = {
         "torch": _torch_conv,
         "torch-linear": _torch_linear,
@@ -269,6 +273,13 @@ def _same_output(one: LiveEmbedding, other: LiveEmbedding) -> tuple[float, bool]
     )
     images = np.array(probe.images)
     outputs = one.call(images.astype(one.dtype)), other.call(images)
+    source = dataclasses.replace(probe, images=images.astype(one.dtype), weights=one.weights)
+    source_model = ArithmeticModel.of(np.dtype(one.dtype), one.flush_to_zero, output_roundings=2)
+    source_judged = judge(source, "forward", outputs[0], source_model)
+    if source_judged.verdict == "fail":
+        raise PatchParityError(
+            f"{one.name} gives something else than its weights do, so there is nothing to move: {source_judged.message}"
+        )
     model = ArithmeticModel.of(np.dtype(dtype), other.flush_to_zero, output_roundings=2)
     judged = judge(probe, "forward", outputs[1], model)
     if judged.verdict == "fail":

@@ -18,12 +18,12 @@ from ...reference.probes import random_normal
 from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
-from ...reference.weights import PatchEmbedWeights
+from ...reference.weights import LayerNorm, PatchEmbedWeights
 from .checkpoints import opened
 from .dialects import Dialect, get_dialect, list_dialects
-from .proof import run
+from .proof import installed, run
 from .stages import Config, Stage, describe, find_candidates, read_stage, without
-from .transcribe import cast, fit, losses_in_words, same_bits, steps_in_words, tensors_of
+from .transcribe import NORMS, cast, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
 from .writing import format_of, replace_tensors, write_checkpoint
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -36,6 +36,7 @@ def _dialects(files: Iterable[str | os.PathLike[str]]) -> dict[str, Dialect]:
 def inspect_checkpoint(
     path: str | os.PathLike[str],
     *,
+    from_: str | None = None,
     prefix: str | None = None,
     sizes: Config | None = None,
     dialects: Iterable[str | os.PathLike[str]] = (),
@@ -44,6 +45,7 @@ def inspect_checkpoint(
 
     Args:
         path: the file, an index of shards, or a folder.
+        from_: the dialect, where it is known.
         prefix: what stands before all names, where several stages are there.
         sizes: what is known of its sizes and no `config.json` tells.
         dialects: TOML files with dialects of your own.
@@ -54,8 +56,10 @@ def inspect_checkpoint(
     Raises:
         PatchParityError: a file that cannot be read, is damaged, or hostile.
     """
+    known = _dialects(dialects)
     with opened(path) as checkpoint:
-        return describe(checkpoint, find_candidates(checkpoint, _dialects(dialects), prefix, sizes))
+        chosen = known if from_ is None else {from_: get_dialect(from_, known)}
+        return describe(checkpoint, find_candidates(checkpoint, chosen, prefix, sizes))
 
 
 @dataclass(frozen=True)
@@ -144,35 +148,49 @@ def port(
     with opened(source) as checkpoint:
         stage = read_stage(checkpoint, from_, prefix, known, sizes)
         raw = checkpoint.read(stage.candidate.names["kernel"])
-    held, plan = fit(stage.weights, stage.spec, wanted)
+    place = None
+    if into is not None:
+        with opened(into) as existing:
+            place = read_stage(existing, to, None, known, Config.of(stage.spec))
+        _require_same_shape(stage, place)
+    held, plan = fit(
+        stage.weights,
+        stage.spec,
+        wanted,
+        tuple(place.candidate.names) if place else (),
+        stage.size_known,
+        stage.dialect.computed,
+        place.weights.layout.norm_epsilon if place else None,
+    )
     if plan.losses and not allow_loss:
         raise PatchParityError(
             f"{to} cannot hold all of {stage.candidate.label}: {'; '.join(losses_in_words(plan))} (--allow-loss leaves it out)"
         )
-    written = cast(held, dtype)
-    if into is None:
-        tensors = tensors_of(written, stage.spec, wanted)
-        if wanted.plain and wanted.framework == "keras":
-            raise PatchParityError(f"{to} has no names of its own: --into names a file that Keras wrote")
-        kernel = tensors[wanted.entries["kernel"].name]
-    else:
-        with opened(into) as existing:
-            place = read_stage(existing, to, None, known, Config.of(stage.spec))
-            _require_same_shape(stage.spec, place, wanted)
-            tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix)
-            kernel = tensors[place.candidate.names["kernel"]]
+    kept = dtype or (place.dtype if place and place.dtype != stage.dtype else None)
+    written = cast(held, kept)
+    if kept is not None and (lost := underflown(held, written)) and not allow_loss:
+        raise PatchParityError(f"{lost} values that are not zero become zero in {kept} (--allow-loss allows that)")
+    tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix if place else "")
+    if place is None and wanted.framework == "keras":
+        raise PatchParityError(f"{to} has no names of its own: --into names a file that Keras wrote")
+    kernel = tensors[(place.candidate.prefix if place else "") + wanted.entries["kernel"].name]
     _require_no_loss_of(target, into, tensors)
-    checks = _prove(stage, raw, held, written, kernel, wanted)
-    report = PortReport(stage.candidate.label, to, steps_in_words(plan), losses_in_words(plan), list(tensors), checks)
-    if not report.ok:
-        wrong = next(check for check in checks if check.verdict != "pass")
-        raise PatchParityError(f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}")
+    checks = _prove(stage, raw, held, written, kernel, wanted, bool(plan.losses))
+
+    def read_back(draft: Path) -> None:
+        checks.append(_read_back(draft, to, written, stage.spec, place, known))
+        if wrong := next((check for check in checks if check.verdict != "pass"), None):
+            raise PatchParityError(f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}")
+
     if into is None:
-        write_checkpoint(target, tensors, {"format": "pt"} if kind == "safetensors" else None)
+        write_checkpoint(target, tensors, {"format": "pt"} if kind == "safetensors" else None, read_back)
     else:
         with opened(into) as existing:
-            replace_tensors(existing, target, tensors)
-    return dataclasses.replace(report, checks=[*checks, _read_back(target, to, written, stage.spec, known)])
+            replace_tensors(existing, target, tensors, read_back)
+    steps = steps_in_words(plan)
+    if kept is not None and dtype is None:
+        steps.append(f"cast: kept in {kept}, as the existing checkpoint is")
+    return PortReport(stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks)
 
 
 def _require_no_loss_of(target: str | os.PathLike[str], into: Any, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -190,22 +208,27 @@ def _require_no_loss_of(target: str | os.PathLike[str], into: Any, tensors: Mapp
         )
 
 
-def _require_same_shape(spec: PatchEmbedSpec, place: Stage, wanted: Dialect) -> None:
+def _require_same_shape(stage: Stage, place: Stage) -> None:
     for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width")):
-        own, theirs = getattr(spec, name), getattr(place.spec, name)
+        own, theirs = getattr(stage.spec, name), getattr(place.spec, name)
         if own != theirs:
             raise PatchParityError(f"the existing checkpoint has {told} {theirs}, the source {own}: they are not of one model")
+    tables = stage.weights.positions, place.weights.positions
+    if tables[0] is not None and tables[1] is not None and stage.spec.grid != place.spec.grid:
+        raise PatchParityError(
+            f"the existing checkpoint has a grid of {place.spec.grid}, the source of {stage.spec.grid}: sizes of positions are not changed on the way"
+        )
 
 
 def _read_back(
-    target: str | os.PathLike[str], to: str, written: PatchEmbedWeights, spec: PatchEmbedSpec, known: Mapping[str, Dialect]
+    draft: Path, to: str, written: PatchEmbedWeights, spec: PatchEmbedSpec, place: Stage | None, known: Mapping[str, Dialect]
 ) -> Check:
-    """The file, read again in its dialect: the same weights to the last bit."""
-    with opened(target) as checkpoint:
-        back = read_stage(checkpoint, to, None, known, Config.of(spec))
-    plain = written if back.weights.positions is not None or written.positions is None else without(written, "positions")
-    own = back.weights if written.positions is not None or not back.dialect.computed else without(back.weights, "positions")
-    different = same_bits(plain, own)
+    """The file, read again in its dialect before it takes its place: the same weights to the last bit."""
+    with opened(draft) as checkpoint:
+        back = read_stage(checkpoint, to, place.candidate.prefix if place else None, known, Config.of(spec)).weights
+    if written.positions is None and get_dialect(to, known).computed:
+        back = without(back, "positions")
+    different = same_bits(written, back)
     message = f"{', '.join(different)} read back differently" if different else "the file gives back every bit"
     return Check("file", "fail" if different else "pass", 0.0, message)
 
@@ -218,7 +241,13 @@ def _not_square(spec: PatchEmbedSpec) -> PatchEmbedSpec:
 
 
 def _prove(
-    stage: Stage, raw: NDArray[Any], held: PatchEmbedWeights, written: PatchEmbedWeights, kernel: NDArray[Any], wanted: Dialect
+    stage: Stage,
+    raw: NDArray[Any],
+    held: PatchEmbedWeights,
+    written: PatchEmbedWeights,
+    kernel: NDArray[Any],
+    wanted: Dialect,
+    lossy: bool,
 ) -> list[Check]:
     """Both layouts, each in its own framework, against the reference; and the sequence before against the sequence after.
 
@@ -239,10 +268,14 @@ def _prove(
         found = run(framework, layout, np.array(images), np.ascontiguousarray(tensor, np.float32), bias, spec)
         where = f"{side} layout ({layout}) in {framework}"
         if found is None:
-            found = patch_embed(images, weights.astype(np.float32), spec, np.float32)
-            where = f"{side} layout ({layout}) in the reference, for {framework} is not installed or does not read it"
+            found = patch_embed(images, PatchEmbedWeights(weights.kernel, weights.bias).astype(np.float32), spec, np.float32)
+            why = "nothing in it reads this layout" if installed(framework) else "it is not installed"
+            where = f"{side} layout ({layout}) in the reference, not in {framework}: {why}"
         checks.append(_judged(where, spec, weights.astype(np.float32), found))
-    checks.append(_sequences(stage, held, written))
+    if lossy:
+        checks.append(Check("sequence", "pass", 0.0, "not compared: something of it is left out"))
+    else:
+        checks.append(_sequences(stage, held, written))
     return checks
 
 
@@ -263,7 +296,8 @@ SEQUENCE_ROUNDINGS = 4
 def _sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbedWeights) -> Check:
     """What enters the encoder, before and after, in float64: the same bits, or within the roundings of the steps."""
     images = random_normal(stage.spec, 2, "float64", 0).images
-    before = embed_sequence(images, _comparable(stage.weights, held).astype(np.float64), stage.spec)
+    source = stage.weights if held.positions is not None or not stage.dialect.computed else without(stage.weights, "positions")
+    before = embed_sequence(images, source.astype(np.float64), stage.spec)
     after = embed_sequence(images, written.astype(np.float64), stage.spec)
     if before.shape != after.shape:
         return Check("sequence", "fail", float("inf"), f"{after.shape} after, {before.shape} before")
@@ -284,20 +318,6 @@ def _sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbedWeights
 
 def _without_norms(weights: PatchEmbedWeights) -> PatchEmbedWeights:
     return dataclasses.replace(weights, patch_norm=None, token_norm=None, sequence_norm=None)
-
-
-def _comparable(source: PatchEmbedWeights, held: PatchEmbedWeights) -> PatchEmbedWeights:
-    """The source without what was left out by consent."""
-    gone = [
-        name
-        for name in ("bias", "class_token", "distillation_token", "register_tokens", "patch_norm", "token_norm", "sequence_norm")
-        if getattr(source, name) is not None and getattr(held, name) is None
-    ]
-    lost_positions = source.positions is not None and held.positions is None
-    if not gone and not lost_positions and source.layout.token_order == held.layout.token_order:
-        return source
-    # What was lost is lost: what is left is what the target holds, its own rows among it.
-    return held
 
 
 @dataclass(frozen=True)
@@ -327,6 +347,7 @@ def verify(
     second: str | os.PathLike[str],
     *,
     from_: tuple[str | None, str | None] = (None, None),
+    prefixes: tuple[str | None, str | None] = (None, None),
     sizes: Config | None = None,
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> Difference:
@@ -335,6 +356,7 @@ def verify(
     Args:
         first, second: checkpoints.
         from_: their dialects, where they are known.
+        prefixes: what stands before their names, where a file holds several stages.
         sizes: what is known of their sizes and no `config.json` tells; what the first tells holds for the second.
         dialects: TOML files with dialects of your own.
 
@@ -343,10 +365,10 @@ def verify(
     """
     known = _dialects(dialects)
     stages = []
-    for path, dialect in zip((first, second), from_, strict=True):
+    for path, dialect, prefix in zip((first, second), from_, prefixes, strict=True):
         with opened(path) as checkpoint:
             told = Config.of(stages[0].spec) if stages and stages[0].size_known else sizes
-            stages.append(read_stage(checkpoint, dialect, None, known, sizes or told))
+            stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told))
     one, other = stages
     labels = one.candidate.label, other.candidate.label
     for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
@@ -357,50 +379,98 @@ def verify(
     if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
         why = f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
         return Difference(False, *labels, why, [])
-    images = random_normal(spec, 2, "float64", 0).images
-    plain = [PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64) for each in stages]
-    uneven = _not_square(spec)
-    others = random_normal(uneven, 2, "float64", 0).images
-    tokens = [patch_embed(others, weights, uneven) for weights in plain]
-    sequences = [embed_sequence(images, _sized(each, spec).astype(np.float64), spec) for each in stages]
-    narrowest = max(2.0 ** -{"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[each.dtype] for each in stages)
-    checks = [_compared("tokens", *tokens, plain, others, uneven, narrowest)]
-    if sequences[0].shape != sequences[1].shape:
-        told = f"the sequences are of shapes {sequences[0].shape} and {sequences[1].shape}: the prefix tokens differ"
+    checks = [_fields_compared(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)]
+    checks = [check for check in checks if check is not None]
+    rows = [_rows(each.weights, spec) for each in stages]
+    if rows[0].shape != rows[1].shape:
+        told = f"the sequences are of {rows[0].shape[0]} and {rows[1].shape[0]} tokens: the prefix tokens differ"
         return Difference(False, *labels, told, checks)
-    checks.append(_compared("sequence", *sequences, plain, images, spec, narrowest))
+    checks.append(_rows_compared(rows, one, other, spec))
     if all(check.verdict == "pass" for check in checks):
-        exact = "to the last bit" if all(check.bound_ratio == 0 for check in checks) else "within rounding"
+        exact = "to the last bit" if all(check.bound_ratio == 0 for check in checks) else "within the rounding of their types"
         return Difference(True, *labels, f"the same embedding stage, {exact}", checks)
     if checks[0].verdict == "pass":
-        return Difference(False, *labels, f"tokens agree, and the sequences do not: {_what_differs(one, other)}", checks)
-    found = diagnose(others, plain[0], tokens[1], uneven)
+        wrong = ", ".join(check.name for check in checks if check.verdict == "fail")
+        return Difference(False, *labels, f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})", checks)
+    uneven = _not_square(spec)
+    images = random_normal(uneven, 2, "float64", 0).images
+    plain = [PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64) for each in stages]
+    found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
     return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
 
 
-def _sized(stage: Stage, spec: PatchEmbedSpec) -> PatchEmbedWeights:
-    """Weights for images of another size than the stage was read with: without positions where it has none to lose."""
-    return stage.weights
+UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoffs."""
+
+SMALLEST = {"float64": 0.0, "float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
+"""Half of the smallest subnormal number: what rounding to a type may take away altogether."""
 
 
-def _compared(
-    name: str,
-    first: NDArray[Any],
-    second: NDArray[Any],
-    plain: list[PatchEmbedWeights],
-    images: NDArray[Any],
-    spec: PatchEmbedSpec,
-    unit: float,
-) -> Check:
-    error = np.abs(first - second)
+def _parts(weights: PatchEmbedWeights, name: str) -> list[NDArray[Any]] | None:
+    value = getattr(weights, name)
+    if value is None:
+        return None
+    return [value.scale, value.shift] if isinstance(value, LayerNorm) else [value]
+
+
+def _fields_compared(name: str, first: PatchEmbedWeights, second: PatchEmbedWeights) -> Check | None:
+    """One field of both: the same bits, or, of different types, the one rounded to the other; no bias is one of zeros. None where neither has it."""
+    one, other = _parts(first, name), _parts(second, name)
+    if one is None and other is None:
+        return None
+    if name == "bias":
+        one = one or [np.zeros_like(other[0])]  # type: ignore[index]
+        other = other or [np.zeros_like(one[0])]
+    if one is None or other is None:
+        return Check(name, "fail", float("inf"), "one of the two has none")
+    ratios = [_apart(a, b) for a, b in zip(one, other, strict=True)]
+    if name != "kernel" and "norm" in name and first.layout.norm_epsilon != second.layout.norm_epsilon:
+        return Check(name, "fail", float("inf"), f"ε is {first.layout.norm_epsilon:g} and {second.layout.norm_epsilon:g}")
+    ratio = max(ratios)
+    told = "the same" if ratio == 0 else f"{ratio:.3g} of what rounding to the narrower type allows"
+    return Check(name, "pass" if ratio <= 1 else "fail", ratio, told)
+
+
+def _apart(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """How far two arrays are apart, as a multiple of what rounding one to the type of the other allows; nothing where their types are one."""
+    types = first.dtype.name, second.dtype.name
+    one, other = first.astype(np.float64), second.astype(np.float64)
+    error = np.abs(one - other)
     if not error.any():
-        return Check(name, "pass", 0.0, "the same")
-    absolute = plain[0].map(np.abs)
-    gauge = patch_embed(np.abs(images), absolute, spec).max() + np.abs(first).max()
-    ratio = float(error.max() / (SEQUENCE_ROUNDINGS * unit * gauge))
-    return Check(
-        name, "pass" if ratio <= 1 else "fail", ratio, f"at most {error.max():.3g} apart, {ratio:.3g} of what rounding allows"
-    )
+        return 0.0
+    if types[0] == types[1]:
+        return float("inf")
+    unit, least = max(UNITS[each] for each in types), max(SMALLEST[each] for each in types)
+    return float(np.max(error / (unit * np.maximum(np.abs(one), np.abs(other)) + least + 1e-320)))
+
+
+def _rows(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> NDArray[np.float64]:
+    """What is added to tokens, and put before or behind them: the sequence of images of zeros, without bias or norms, `(rows, D)`."""
+    plain = dataclasses.replace(_without_norms(weights), bias=None).astype(np.float64)
+    return np.asarray(embed_sequence(np.zeros(spec.images_shape(1)), plain, spec)[0])
+
+
+def _rows_compared(rows: list[NDArray[np.float64]], one: Stage, other: Stage, spec: PatchEmbedSpec) -> Check:
+    """Prefix tokens and positions of both: the same, or within one rounding of each part where their types differ or a part was folded into another."""
+    error = np.abs(rows[0] - rows[1])
+    if not error.any():
+        return Check("prefix tokens and positions", "pass", 0.0, "the same")
+    kinds = [_kinds(each.weights) for each in (one, other)]
+    folded = one.candidate.positioned != other.candidate.positioned
+    if kinds[0] == kinds[1] and not folded:
+        return Check("prefix tokens and positions", "fail", float("inf"), f"up to {error.max():.3g} apart")
+    unit = max(UNITS[kind] for each in kinds for kind in each) if kinds[0] or kinds[1] else 0.0
+    least = max((SMALLEST[kind] for each in kinds for kind in each), default=0.0)
+    sizes = [_rows(each.weights.map(lambda array: np.abs(array.astype(np.float64))), spec) for each in (one, other)]
+    ratio = float(np.max(error / (2 * unit * np.maximum(*sizes) + least + 1e-320)))
+    told = f"up to {error.max():.3g} apart, {ratio:.3g} of what rounding allows"
+    return Check("prefix tokens and positions", "pass" if ratio <= 1 else "fail", ratio, told)
+
+
+def _kinds(weights: PatchEmbedWeights) -> set[str]:
+    """Types of prefix tokens and positions."""
+    names = ("class_token", "distillation_token", "register_tokens", "positions")
+    return {getattr(weights, name).dtype.name for name in names if getattr(weights, name) is not None}
 
 
 def _what_differs(one: Stage, other: Stage) -> str:
@@ -437,7 +507,10 @@ def embed(
     with opened(checkpoint) as file:
         told = Config(image_size=tuple(images.shape[-2:]), frames=images.shape[2] if images.ndim == 5 else None)
         stage = read_stage(file, from_, prefix, _dialects(dialects), told if sizes is None else sizes.over(told))
-    axes = stage.spec.spatial_axes
+    axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
+    if images.ndim == axes + 2 and images.shape[1] != channels:
+        hint = "; channels last? move them to axis 1" if images.shape[-1] == channels else ""
+        raise PatchParityError(f"images of shape {images.shape}: expected {channels} channels at axis 1{hint}")
     if images.ndim != axes + 2:
         kinds = {2: "(B, C, H, W)", 3: "(B, C, T, H, W)"}
         raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}")

@@ -1,6 +1,7 @@
 """Running a layout where it is used: a kernel as it lies in a file, given to the function of its own framework that reads it so."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,11 @@ from ..layouts import NHWC, images_to_layout
 Tokens = NDArray[Any]
 
 
+def installed(framework: str) -> bool:
+    """Whether a framework is here; NumPy's dialects are run by the reference."""
+    return framework in ("torch", "jax", "keras") and importlib.util.find_spec(framework) is not None
+
+
 def runner(
     framework: str, layout: str
 ) -> Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None, PatchEmbedSpec], Tokens] | None:
@@ -21,8 +27,7 @@ def runner(
     Returns:
         A function of images `(B, C, H, W)`, the raw kernel, the bias and the spec, all in one dtype.
     """
-    package = {"torch": "torch", "jax": "jax", "keras": "keras"}.get(framework)
-    if package is None or importlib.util.find_spec(package) is None:
+    if not installed(framework):
         return None
     kind = "conv" if "(" not in layout else "matrix"
     return (
@@ -110,6 +115,10 @@ def _jax_dense(patches: NDArray[Any], kernel: NDArray[Any], bias: NDArray[Any] |
 
 
 def _keras_conv(images: NDArray[Any], kernel: NDArray[Any], bias: NDArray[Any] | None, spec: PatchEmbedSpec) -> Tokens:
+    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" and importlib.util.find_spec("tensorflow"):
+        from ..tensorflow import import_tensorflow
+
+        import_tensorflow()  # quietly, which Keras does not
     import keras
 
     found = keras.ops.conv(images_to_layout(images, NHWC), kernel, spec.stride, "valid", "channels_last")

@@ -60,14 +60,15 @@ def read_config(path: Path) -> Config:
     assert isinstance(inner, dict)
     size = inner.get("image_size", inner.get("img_size"))
     if size is None and isinstance(told.get("pretrained_cfg"), dict):
-        size = (told["pretrained_cfg"].get("input_size") or [None])[1:] or None
+        shape = told["pretrained_cfg"].get("input_size")
+        size = shape[1:] if isinstance(shape, list) else None
     return Config(
         str(inner.get("model_type", told.get("model_type", ""))),
         _pair(size),
         _pair(inner.get("patch_size", inner.get("spatial_patch_size"))),
         _whole(inner.get("num_channels", inner.get("in_channels"))),
         _whole(inner.get("num_frames")),
-        inner.get("layer_norm_eps") if isinstance(inner.get("layer_norm_eps"), float) else None,
+        epsilon if isinstance(epsilon := inner.get("layer_norm_eps"), float) and 0 < epsilon < 1 else None,
     )
 
 
@@ -134,13 +135,16 @@ def find_candidates(
     """
     config = read_config(checkpoint.path) if sizes is None else sizes.over(read_config(checkpoint.path))
     found = []
-    for dialect in (list_dialects() if dialects is None else dialects).values():
+    known = list_dialects() if dialects is None else dialects
+    for dialect in known.values():
         if checkpoint.format not in dialect.formats:
             continue
         for own in _prefixes(checkpoint, dialect):
             if prefix is None or own == prefix:
-                found += _candidates(checkpoint, dialect, own, config)
-    return sorted(found, key=lambda each: each.weight, reverse=True)
+                found += _candidates(checkpoint, dialect, own, config, alone=len(known) == 1)
+    found.sort(key=lambda each: each.weight, reverse=True)
+    # Beside a library's own names a matrix under any other tells nothing.
+    return [each for each in found if not each.dialect.plain] or found
 
 
 def _prefixes(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
@@ -156,13 +160,16 @@ def _prefixes(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
     return found
 
 
-def _candidates(checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: Config) -> list[Candidate]:
+def _candidates(checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: Config, alone: bool) -> list[Candidate]:
+    """How a dialect reads what stands under a prefix; `alone` where it was asked for by name."""
     names = {}
     for name, entry in dialect.entries.items():
         if prefix + entry.name in checkpoint.tensors:
             names[name] = prefix + entry.name
         elif name in dialect.required:
             return []
+    if dialect.plain and not alone and len(checkpoint.tensors) > len(names):
+        return []  # beside other tensors a layer under any name may be anything
     evidence = [f"{len(names)} of its tensors are there: {', '.join(names.values())}"]
     if missing := [entry.name for name, entry in dialect.entries.items() if name not in names]:
         evidence.append(f"not there: {', '.join(missing)}")
@@ -171,7 +178,11 @@ def _candidates(checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: C
         sizes: dict[str, int] | None = dict(known)
         for name in names:
             sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, _shared(sizes))
-        if sizes is None or not _sound(sizes, dialect):
+        if (
+            sizes is None
+            or not _sound(sizes, dialect)
+            or ("(" in dialect.entries["kernel"].layout and config.channels not in (None, sizes["C"]))
+        ):
             continue
         told = [*evidence, *assumed]
         beside = sum(prefix + name in checkpoint.tensors for name in dialect.beside)
@@ -204,12 +215,15 @@ def _known_sizes(kernel: Entry, shape: tuple[int, ...], config: Config) -> list[
         *_, height, width = config.patch_size
         return [({"Ph": height, "Pw": width}, [f"the patch is known to be {height}×{width}"])]
     values = shape[1] if kernel.layout.startswith("D") else shape[0]
-    for channels in (3, 1, 4):
+    found = []
+    for channels in (config.channels,) if config.channels else (3, 1, 4):
         side = math.isqrt(values // channels)
         if values == channels * side * side and side > 1:
             told = f"the patch is assumed to be square, {side}×{side} of {channels} channel{'s' if channels > 1 else ''}"
-            return [({"Ph": side, "Pw": side, "C": channels}, [told])]
-    return []
+            found.append(({"Ph": side, "Pw": side, "C": channels}, [told]))
+            if channels == 3:
+                break  # no other fits: 3·s² is no square
+    return found
 
 
 def _grids(
@@ -304,18 +318,29 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     rivals = ambiguous(candidates)
     if len(rivals) > 1:
         told = "; ".join(f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals)
-        raise PatchParityError(
-            f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. --from with a dialect, --prefix, or a config.json beside it would"
-        )
+        raise PatchParityError(f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. {remedy(rivals)} would")
     return candidates[0]
+
+
+def remedy(rivals: list[Candidate]) -> str:
+    """What would tell rivals apart."""
+    named = ["--prefix"] if len({each.prefix for each in rivals}) > 1 else []
+    named += ["--from with a dialect"] if len({each.dialect.id for each in rivals}) > 1 else []
+    named += ["a config.json beside it"] if any(each.dialect.model_types for each in rivals) else []
+    return " or ".join(named or ["a config.json with the image size"])
 
 
 def ambiguous(candidates: list[Candidate]) -> list[Candidate]:
     """Candidates that are as likely as the first, one for each reading."""
     if not candidates:
         return []
-    # How long a prefix is decides between equal readings alone.
-    likely = [each for each in candidates if each.weight[:-1] == candidates[0].weight[:-1]]
+    # Of one prefix the reading that explains most tensors; two prefixes are two stages, however many tensors each has.
+    best: dict[str, tuple[int, ...]] = {}
+    for each in candidates:
+        best.setdefault(each.prefix, each.weight[:-1])
+    likely = [
+        each for each in candidates if each.weight[:-1] == best[each.prefix] and each.weight[:3] == candidates[0].weight[:3]
+    ]
     return list({each.reading: each for each in reversed(likely)}.values())[::-1]
 
 
@@ -359,7 +384,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         array = checkpoint.read(tensor)
         if array.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
             raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, no type of weights")
-        if not np.isfinite(array.astype(np.float64)).all():
+        if not np.isfinite(array).all():
             raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
         arrays[name] = to_canonical(array, dialect.entries[name], sizes)
     patch = (sizes["Pt"], sizes["Ph"], sizes["Pw"]) if dialect.video else (sizes["Ph"], sizes["Pw"])
@@ -413,6 +438,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         ],
         "ambiguous": len(rivals) > 1,
         "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
+        "remedy": remedy(rivals) if len(rivals) > 1 else "",
         "spec": None,
         "tensors": {},
         "other_tensors": len(checkpoint.tensors) - len(used),

@@ -7,6 +7,7 @@ everything. Here a storage is read when a tensor of it is asked for.
 import collections
 import io
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ class _Inert:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Any:
-    """In place of `torch._utils._rebuild_tensor_v2`."""
+    """In place of `torch._utils._rebuild_tensor_v2`, whose last argument may say that values are to be negated or conjugated when they are read."""
+    if any(isinstance(each, dict) and any(each.values()) and set(each) <= {"conj", "neg"} and each for each in others):
+        raise ValueError("a tensor that is negated or conjugated when it is read: save it with .resolve_neg().resolve_conj()")
     if not isinstance(storage, _Storage):
         return _Inert()
     found = _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
@@ -123,6 +126,13 @@ _INERT_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "omegaconf"
 """Modules of which checkpoints hold settings: all that they name is inert."""
 
 
+def _require_small_memo(content: bytes, path: Path) -> None:
+    """Raise PatchParityError where a pickle numbers an object far beyond the objects that it can hold: the memo is as long as the number."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument) > len(content):
+            raise PatchParityError(f"{path} is damaged or hostile: its pickle numbers an object {argument}")
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, encoding="latin-1")
@@ -153,19 +163,20 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(values)))
 
 
-def _flattened(found: Any, prefix: str, tensors: dict[str, _Tensor], depth: int = 0) -> None:
-    """Tensors of nested containers, by the path to each."""
+def _flattened(found: Any, prefix: str, tensors: dict[str, _Tensor], depth: int, seen: set[int]) -> None:
+    """Tensors of nested containers, by the path to each; a container that is there twice is looked into once."""
     if isinstance(found, _Tensor):
         tensors[prefix.removesuffix(".")] = found
-    elif depth < DEEPEST:
+    elif depth < DEEPEST and id(found) not in seen:
+        seen.add(id(found))
         inside = found.state if isinstance(found, _Inert) else found
         if isinstance(inside, Mapping):
             for key, value in inside.items():
                 if isinstance(key, (str, int)):
-                    _flattened(value, f"{prefix}{key}.", tensors, depth + 1)
+                    _flattened(value, f"{prefix}{key}.", tensors, depth + 1, seen)
         elif isinstance(inside, (list, tuple)):
             for number, value in enumerate(inside):
-                _flattened(value, f"{prefix}{number}.", tensors, depth + 1)
+                _flattened(value, f"{prefix}{number}.", tensors, depth + 1, seen)
 
 
 class _TensorsOfStorages(Checkpoint):
@@ -173,7 +184,7 @@ class _TensorsOfStorages(Checkpoint):
 
     def _keep(self, found: Any) -> None:
         self.views: dict[str, _Tensor] = {}
-        _flattened(found, "", self.views)
+        _flattened(found, "", self.views, 0, set())
         self.tensors = {name: TensorInfo(view.shape, view.storage.dtype) for name, view in self.views.items()}
 
     def _view(self, name: str, content: bytes) -> NDArray[Any]:
@@ -205,10 +216,15 @@ class TorchCheckpoint(_TensorsOfStorages):
             if entry.file_size > LARGEST_PICKLE:
                 raise self.damaged(f"{entry.filename} claims {entry.file_size} bytes")
             self.root = entry.filename.removesuffix("data.pkl")
-            if f"{self.root}byteorder" in names and self.archive.read(f"{self.root}byteorder") != b"little":
+            order = names.get(f"{self.root}byteorder")
+            if order is not None and order.file_size > 16:
+                raise self.damaged(f"{order.filename} claims {order.file_size} bytes")
+            if order is not None and self.archive.read(f"{self.root}byteorder") != b"little":
                 raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
             with self.archive.open(entry) as file:
-                self._keep(_Unpickler(io.BytesIO(file.read(entry.file_size)), path).load())
+                content = file.read(entry.file_size)
+            _require_small_memo(content, path)
+            self._keep(_Unpickler(io.BytesIO(content), path).load())
             for name, view in self.views.items():
                 self._check(name, view, names)
         except BaseException:
@@ -238,6 +254,22 @@ MAGIC = 0x1950A86A20F9469CFC6C
 """The first number in a file of `torch.save` before torch 1.6 (torch/serialization.py)."""
 
 
+def _magic(start: bytes, path: Path) -> int:
+    """The first pickle of a file, told without building it: one number.
+
+    Raises:
+        PatchParityError: a pickle that begins otherwise, or that names a global.
+    """
+    for operation, argument, _ in pickletools.genops(start):
+        if operation.name in ("LONG1", "INT", "BININT", "LONG"):
+            return int(argument)
+        if operation.name in ("GLOBAL", "STACK_GLOBAL"):
+            raise PatchParityError(f"{path} holds {str(argument).replace(' ', '.')}, which is no tensor: nothing of it was run")
+        if operation.name not in ("PROTO", "FRAME"):
+            break
+    raise PatchParityError(f"{path} is a pickle, but none that torch wrote: it is not read")
+
+
 class LegacyTorchCheckpoint(_TensorsOfStorages):
     """What `torch.save` wrote before torch 1.6: five pickles, then the storages."""
 
@@ -246,6 +278,8 @@ class LegacyTorchCheckpoint(_TensorsOfStorages):
         size = path.stat().st_size
         self.begins: dict[str, int] = {}
         with path.open("rb") as file:
+            magic = _magic(file.read(64), path)
+            file.seek(0)
             magic, _, system = (_Unpickler(file, path).load() for _ in range(3))
             if magic != MAGIC:
                 raise PatchParityError(f"{path} is a pickle, but none that torch wrote: it is not read")

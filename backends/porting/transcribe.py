@@ -17,13 +17,25 @@ TOKENS: tuple[PrefixToken, ...] = ("class_token", "distillation_token", "registe
 NORMS = ("patch_norm", "token_norm", "sequence_norm")
 
 
-def fit(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect) -> tuple[PatchEmbedWeights, Plan]:
+def fit(
+    weights: PatchEmbedWeights,
+    spec: PatchEmbedSpec,
+    dialect: Dialect,
+    held: tuple[str, ...] = (),
+    size_known: bool = True,
+    computed: str = "",
+    epsilon: float | None = None,
+) -> tuple[PatchEmbedWeights, Plan]:
     """Bring weights into the form that a dialect can hold.
 
     Args:
         weights: canonical.
         spec: their sizes.
         dialect: the target.
+        size_known: whether something tells the image size, and so how many positions there are.
+        computed: what positions the source computes, if it does.
+        epsilon: that of an existing checkpoint's norms, where it is not the dialect's own.
+        held: fields that an existing checkpoint has, and that must therefore be filled too.
 
     Returns:
         The weights as they will be there, and the steps and losses that this takes.
@@ -32,19 +44,31 @@ def fit(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect) -> t
         PatchParityError: what cannot be made at all: a token that the target must have, patches of another kind.
     """
     plan = Plan()
+    required = {*dialect.required, *held}
     _require_same_patches(spec, dialect)
+    _require_same_order(weights, dialect)
+    if weights.positions is None and "positions" in required and not size_known:
+        raise PatchParityError(
+            f"{dialect.id} has positions, the source none, and nothing tells the image size: a config.json beside it would"
+        )
     weights = _without_tokens(weights, dialect, plan)
-    weights = _without_norms(weights, dialect, plan)
-    weights = _with_bias(weights, dialect, plan)
+    weights = _without_norms(weights, dialect, plan, dialect.norm_epsilon if epsilon is None else epsilon)
+    weights = _with_bias(weights, dialect, plan, "bias" in required)
+    if weights.mask_token is None and "mask_token" in required:
+        plan.steps.append("zero-mask-token")
+        weights = dataclasses.replace(weights, mask_token=np.zeros(spec.embed_dim, weights.kernel.dtype))
     if weights.mask_token is not None and "mask_token" not in dialect.entries:
         plan.steps.append("drop-mask-token")
         weights = dataclasses.replace(weights, mask_token=None)
-    weights = _with_positions(weights, spec, dialect, plan)
-    _check_order(weights, dialect, plan)
-    for name in dialect.required:
+    weights = _with_positions(weights, spec, dialect, plan, "positions" in required, computed)
+    for name in [*dialect.entries, *held]:
+        if name not in required:
+            continue
         owner, _, _ = name.partition(".")
         if getattr(weights, owner) is None:
-            raise PatchParityError(f"{dialect.id} must have a {owner.replace('_', ' ')}, and the source has none")
+            whose = dialect.id if name in dialect.required else "the existing checkpoint"
+            told = owner.replace("_", " ")
+            raise PatchParityError(f"{whose} has {told}, the source has none, and none can be made up: choose a target without")
     layout = dataclasses.replace(
         weights.layout, prefix=dialect.prefix, prefix_side=dialect.prefix_side, token_order=dialect.token_order
     )
@@ -89,22 +113,22 @@ def _rows_of(weights: PatchEmbedWeights, wanted: PrefixToken) -> slice:
     return slice(0, 0)
 
 
-def _without_norms(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+def _without_norms(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, epsilon: float) -> PatchEmbedWeights:
     for name in NORMS:
         if getattr(weights, name) is None:
             continue
         if f"{name}.scale" not in dialect.entries:
             plan.losses.append(Loss(name, f"{dialect.id} has no {name.replace('_', ' ')}"))
             weights = dataclasses.replace(weights, **{name: None})
-        elif weights.layout.norm_epsilon != dialect.norm_epsilon:
-            told = f"{dialect.id} normalizes with ε = {dialect.norm_epsilon:g}, the source with {weights.layout.norm_epsilon:g}"
+        elif weights.layout.norm_epsilon != epsilon:
+            told = f"the target normalizes with ε = {epsilon:g}, the source with {weights.layout.norm_epsilon:g}"
             plan.losses.append(Loss(name, told))
-            weights = dataclasses.replace(weights, layout=dataclasses.replace(weights.layout, norm_epsilon=dialect.norm_epsilon))
+            weights = dataclasses.replace(weights, layout=dataclasses.replace(weights.layout, norm_epsilon=epsilon))
     return weights
 
 
-def _with_bias(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
-    if weights.bias is None and "bias" in dialect.required:
+def _with_bias(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, required: bool) -> PatchEmbedWeights:
+    if weights.bias is None and required:
         plan.steps.append("zero-bias")
         return dataclasses.replace(weights, bias=np.zeros(weights.kernel.shape[0], weights.kernel.dtype))
     if weights.bias is not None and "bias" not in dialect.entries:
@@ -116,8 +140,12 @@ def _with_bias(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> Patc
     return weights
 
 
-def _with_positions(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+def _with_positions(
+    weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan, required: bool, computed: str
+) -> PatchEmbedWeights:
     """Give the position table the rows that the dialect has."""
+    if dialect.computed and dialect.computed == computed:
+        return dataclasses.replace(weights, positions=None)
     if dialect.computed:
         return _computed_away(weights, spec, dialect, plan)
     if "positions" not in dialect.entries:
@@ -127,7 +155,7 @@ def _with_positions(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: D
             plan.losses.append(Loss("positions", f"{dialect.id} adds no positions"))
         return dataclasses.replace(weights, positions=None)
     if weights.positions is None:
-        if "positions" not in dialect.required:
+        if not required:
             return weights
         plan.steps.append("zero-positions")
         layout = dataclasses.replace(weights.layout, positioned=())
@@ -192,24 +220,19 @@ def _repositioned(weights: PatchEmbedWeights, wanted: tuple[PrefixToken, ...]) -
     return dataclasses.replace(weights, positions=np.concatenate(parts), layout=layout, **changed)
 
 
-def _check_order(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) -> None:
-    """Note where the target puts prefix tokens or patches in another order than the source."""
-    present = [name for name in weights.layout.prefix if weights.prefix_rows(name)]
+def _require_same_order(weights: PatchEmbedWeights, dialect: Dialect) -> None:
+    """Raise PatchParityError where the target puts prefix tokens or patches elsewhere in the sequence than the source: no tensor can say so."""
+    present = [name for name in weights.layout.prefix if weights.prefix_rows(name) and name in dialect.entries]
     theirs = [name for name in dialect.prefix if name in present]
     if present != theirs:
-        plan.losses.append(Loss("prefix", f"the source has {', '.join(present)} in this order, {dialect.id} {', '.join(theirs)}"))
+        raise PatchParityError(f"the source has {', '.join(present)} in this order, {dialect.id} {', '.join(theirs)}")
     if present and weights.layout.prefix_side != dialect.prefix_side:
-        if weights.positions is not None and weights.num_positioned_prefix_tokens:
-            told = f"prefix tokens stand {weights.layout.prefix_side} in the source and {dialect.prefix_side} in {dialect.id}"
-        else:
-            told = f"prefix tokens stand {weights.layout.prefix_side} in the source, {dialect.prefix_side} in {dialect.id}"
-        plan.losses.append(Loss("prefix", told))
+        raise PatchParityError(
+            f"prefix tokens stand {weights.layout.prefix_side} in the source, {dialect.prefix_side} in {dialect.id}"
+        )
     if weights.layout.token_order != dialect.token_order:
-        plan.losses.append(
-            Loss(
-                "token_order",
-                f"tokens are in {weights.layout.token_order} order in the source, in {dialect.token_order} order in {dialect.id}",
-            )
+        raise PatchParityError(
+            f"tokens are in {weights.layout.token_order} order in the source, in {dialect.token_order} order in {dialect.id}"
         )
 
 
@@ -274,6 +297,16 @@ def _same(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool:
 def cast(weights: PatchEmbedWeights, dtype: str | None) -> PatchEmbedWeights:
     """The same in another dtype, rounded to nearest; None leaves each as it is."""
     return weights if dtype is None else weights.astype(np.dtype(dtype))
+
+
+def underflown(before: PatchEmbedWeights, after: PatchEmbedWeights) -> int:
+    """How many values that were not zero are zero after a cast."""
+    counts = []
+    for entry in dataclasses.fields(PatchEmbedWeights):
+        pair = getattr(before, entry.name), getattr(after, entry.name)
+        if isinstance(pair[0], np.ndarray):
+            counts.append(int(((pair[0] != 0) & (pair[1] == 0)).sum()))
+    return sum(counts)
 
 
 def named(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -63,13 +63,19 @@ def format_of(path: str | os.PathLike[str]) -> str:
     return found
 
 
-def write_checkpoint(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    tensors: Tensors,
+    metadata: Mapping[str, str] | None = None,
+    check: Callable[[Path], None] = lambda draft: None,
+) -> None:
     """Write tensors to a new file, of the format that its name tells.
 
     Args:
         path: the file; an existing one is replaced, in one step.
         tensors: by name; `/` in a name of Flax's msgpack is a level of its tree.
         metadata: texts, kept by safetensors alone.
+        check: called with the new file before it takes its place; what it raises leaves the old one there.
 
     Raises:
         PatchParityError: a name that tells no format, a format that keeps no names (Keras), a file that cannot be written or reads back otherwise.
@@ -89,15 +95,19 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Tensors, metadata: M
     with _draft(path) as draft:
         writers[kind](draft)
         _require_same(draft, path, plain)
+        check(draft)
 
 
-def replace_tensors(source: Checkpoint, path: str | os.PathLike[str], changes: Tensors) -> None:
+def replace_tensors(
+    source: Checkpoint, path: str | os.PathLike[str], changes: Tensors, check: Callable[[Path], None] = lambda draft: None
+) -> None:
     """Write a copy of a checkpoint with some tensors replaced or added; all others stay as they are, bit by bit.
 
     Args:
         source: the checkpoint that is copied, of one file.
         path: the copy, of the same format.
         changes: the new tensors, by name.
+        check: as in `write_checkpoint`.
 
     Raises:
         PatchParityError: a source of shards, another format, tensors that a Keras file has no place for, a file that cannot be written or reads
@@ -118,12 +128,13 @@ def replace_tensors(source: Checkpoint, path: str | os.PathLike[str], changes: T
             with _draft(path) as draft:
                 writer(source, draft)
                 _require_same(draft, path, plain)
+                check(draft)
             return
     if source.format == "torch":
         raise PatchParityError(
             f"{source.path}: a torch file holds objects that are not read, so no copy of it is made; convert it to safetensors first"
         )
-    raise PatchParityError(f"{source.path} is of shards: --into takes one file")
+    raise PatchParityError(f"{source.path} is of shards: --into takes one file (the shard that holds the embedding stage, say)")
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,7 @@ from patchparity.backends.porting.writing import write_checkpoint
 from patchparity.reference.sequence import embed_sequence
 from patchparity.reference.weights import LayerNorm, SequenceLayout
 
+DTYPE_BF16 = np.dtype(ml_dtypes.bfloat16)
 DIALECTS = {name: each for name, each in list_dialects().items() if not (each.framework == "keras" and each.plain)}
 NAMED = {name: each for name, each in DIALECTS.items() if not each.plain}
 
@@ -223,7 +225,7 @@ def test_a_loss_is_refused_unless_it_is_allowed_and_then_it_is_listed(tmp_path):
     assert not target.exists()
     done = port(path, target, "timm-vit", allow_loss=True)
     assert done.losses == ["distillation_token: timm-vit has no distillation token"]
-    with pytest.raises(PatchParityError, match="hf-clip must have a sequence norm, and the source has none"):
+    with pytest.raises(PatchParityError, match="hf-clip has sequence norm, the source has none, and none can be made up"):
         port(written(DIALECTS["timm-vit"], tmp_path, "v")[0], tmp_path / "c.safetensors", "hf-clip")
 
 
@@ -257,10 +259,8 @@ def test_what_differs_is_said_in_the_words_of_diagnose(tmp_path):
     assert "rows and columns are exchanged" in found.explanation
     moved = dataclasses.replace(square, positions=square.positions[::-1].copy())
     write_checkpoint(tmp_path / "c.safetensors", tensors_of(moved, spec, dialect))
-    assert (
-        verify(tmp_path / "a.safetensors", tmp_path / "c.safetensors").explanation
-        == "tokens agree, and the sequences do not: positions differ"
-    )
+    told = verify(tmp_path / "a.safetensors", tmp_path / "c.safetensors").explanation
+    assert told == "the kernels agree, and prefix tokens and positions do not (positions differ)"
 
 
 @pytest.mark.parametrize(
@@ -332,3 +332,57 @@ def test_every_dialect_is_sound():
         assert len({entry.name for entry in dialect.entries.values()}) == len(dialect.entries)
     with pytest.raises(PatchParityError, match="dialect 'resnet' is unknown; expected one of timm-vit"):
         get_dialect("resnet")
+
+
+def test_what_lies_beside_a_stage_is_not_left_out_unseen(tmp_path):
+    """A kernel under a library's name, with tokens and positions that fit none of its readings, is refused and not read as a bare kernel."""
+    weights, spec = random_stage(DIALECTS["timm-vit"], grid=(2, 3))
+    path = tmp_path / "a.safetensors"
+    write_checkpoint(path, tensors_of(dataclasses.replace(weights, register_tokens=None), spec, DIALECTS["timm-vit"]))
+    with pytest.raises(PatchParityError, match="is in no dialect that is known"):
+        port(path, tmp_path / "b.safetensors", "hf-vit")
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": list(spec.image_size)}))
+    assert port(path, tmp_path / "b.safetensors", "timm-vit").ok
+
+
+def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_path):
+    weights, spec = random_stage(DIALECTS["timm-vit"], 1)
+    bare = dataclasses.replace(weights, bias=None)
+    write_checkpoint(tmp_path / "bare.safetensors", tensors_of(bare, spec, DIALECTS["timm-vit"]))
+    old = dataclasses.replace(random_stage(DIALECTS["timm-vit"], 2)[0])
+    write_checkpoint(tmp_path / "old.safetensors", tensors_of(old, spec, DIALECTS["timm-vit"]))
+    done = port(tmp_path / "bare.safetensors", tmp_path / "new.safetensors", "timm-vit", into=tmp_path / "old.safetensors")
+    assert done.ok
+    assert any(step.startswith("zero-bias") for step in done.steps)
+    with opened(tmp_path / "new.safetensors") as checkpoint:
+        assert not checkpoint.read("patch_embed.proj.bias").any()
+    fewer = dataclasses.replace(weights, register_tokens=None)
+    write_checkpoint(tmp_path / "fewer.safetensors", tensors_of(fewer, spec, DIALECTS["timm-vit"]))
+    with pytest.raises(PatchParityError, match="the existing checkpoint has register tokens, the source has none"):
+        port(tmp_path / "fewer.safetensors", tmp_path / "n.safetensors", "timm-vit", into=tmp_path / "old.safetensors")
+    assert not (tmp_path / "n.safetensors").exists()
+    other, larger = random_stage(DIALECTS["timm-vit"], 3, grid=(5, 5))
+    write_checkpoint(tmp_path / "larger.safetensors", tensors_of(other, larger, DIALECTS["timm-vit"]))
+    with pytest.raises(PatchParityError, match="sizes of positions are not changed on the way"):
+        port(tmp_path / "larger.safetensors", tmp_path / "n.safetensors", "timm-vit", into=tmp_path / "old.safetensors")
+
+
+def test_values_that_would_vanish_in_a_narrow_type_are_told(tmp_path):
+    weights, spec = random_stage(DIALECTS["hf-siglip"])
+    tiny = dataclasses.replace(weights, kernel=weights.kernel * np.float32(1e-9))
+    write_checkpoint(tmp_path / "a.safetensors", tensors_of(tiny, spec, DIALECTS["hf-siglip"]))
+    with pytest.raises(PatchParityError, match=r"\d+ values that are not zero become zero in float16"):
+        port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "hf-siglip2", dtype="float16")
+
+
+def test_verify_tells_small_differences_in_narrow_types(tmp_path):
+    weights, spec = random_stage(DIALECTS["hf-siglip"])
+    narrow = weights.astype(DTYPE_BF16)
+    write_checkpoint(tmp_path / "a.safetensors", tensors_of(narrow, spec, DIALECTS["hf-siglip"]))
+    other = dataclasses.replace(narrow, bias=(narrow.bias.astype(np.float32) * 1.05).astype(DTYPE_BF16))
+    write_checkpoint(tmp_path / "b.safetensors", tensors_of(other, spec, DIALECTS["hf-siglip"]))
+    write_checkpoint(tmp_path / "wide.safetensors", tensors_of(weights, spec, DIALECTS["hf-siglip"]))
+    assert not verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors").same
+    found = verify(tmp_path / "a.safetensors", tmp_path / "wide.safetensors")
+    assert found.same
+    assert found.explanation.endswith("within the rounding of their types")

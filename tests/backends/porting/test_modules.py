@@ -134,5 +134,31 @@ def test_what_cannot_move_is_said_and_the_target_stays_as_it_was():
     assert same_bits(from_module(bare, image_size=spec.image_size)[0], weights_of(spec, 5, bias=False)) == []
 
 
+def test_an_object_that_does_something_else_with_its_weights_moves_nowhere():
+    """Its parameters would arrive, and the two models would differ."""
+    need("torch")
+    import torch
+
+    spec = PatchEmbedSpec((24, 16), 8, 3, 10)
+
+    class ReadsBgr(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.proj = to_module(weights_of(spec, 1), "torch", spec)
+
+        def forward(self, images):
+            return self.proj(images.flip(1)).flatten(2).transpose(1, 2)
+
+    class Plain(ReadsBgr):
+        def forward(self, images):
+            return self.proj(images).flatten(2).transpose(1, 2)
+
+    target = Plain()
+    before = target.proj.weight.detach().clone()
+    with pytest.raises(PatchParityError, match="ReadsBgr gives something else than its weights do, so there is nothing to move"):
+        transfer(ReadsBgr(), target)
+    assert (target.proj.weight == before).all()
+
+
 def test_initialized_weights_fit():
     assert initialize_weights(SPEC, seed=0).kernel.shape == SPEC.kernel_shape
