@@ -1,5 +1,6 @@
 """The command line: tables, exit status, and one sentence for each mistake of a user."""
 
+import functools
 import html.parser
 import json
 import signal
@@ -203,7 +204,9 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
     command = [sys.executable, "-m", "patchparity", "bench", "--preset", "smoke", "--backend", "numpy", "--rounds", "100000"]
-    process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    # A shell starts background jobs with SIGINT ignored, and what is ignored is inherited: a run of the tests may be such a job.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while not (tmp_path / "samples.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.1)
