@@ -71,7 +71,7 @@ def test_checkpoints_that_differ_exit_with_1_and_say_how(google, tmp_path):
     assert "rows and columns are exchanged" in " ".join(told("verify", google, tmp_path / "b.safetensors", code=1).split())
 
 
-def test_the_dialects_are_listed(tmp_path):
+def test_the_dialects_are_listed():
     output = told("port", "--list")
     for name in ("timm-vit", "hf-vit", "google-vit", "big-vision-vit", "keras-hub-vit", "openai-clip", "dinov2", "linear-ppc"):
         assert name in output

@@ -56,11 +56,6 @@ MOST_AXES = 16
 """Axes of a tensor that is looked at; NumPy has 64 at most, a kernel five."""
 
 
-def size_limit(room: int) -> int:
-    """Largest extent that a tensor in so many bytes can have; an empty one may be told with any, and is not believed."""
-    return max(room, 1)
-
-
 def dtype_of(name: str) -> np.dtype[Any]:
     """NumPy's type of a name, those of ml_dtypes among them."""
     return np.dtype(getattr(ml_dtypes, name, name))
@@ -214,7 +209,7 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
 def _zip_reader(source: Path) -> Checkpoint:
     with zipfile.ZipFile(source) as archive:
         names = [entry.filename for entry in archive.infolist()]
-    if twice := next((name for name in names if names.count(name) > 1), None) if len(names) < 10_000 else _twice(names):
+    if twice := _twice(names):
         raise PatchParityError(f"{source} is damaged or hostile: it holds {twice!r} twice")
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
         from .torch_files import TorchCheckpoint
@@ -280,7 +275,8 @@ class SafetensorsCheckpoint(Checkpoint):
         if dtype is None:
             return  # a type that holds no embedding
         info = TensorInfo(shape, dtype)
-        if len(shape) > MOST_AXES or max(shape, default=0) > size_limit(room):
+        # Before they are multiplied: an empty tensor may be told with any extent, and is not believed.
+        if len(shape) > MOST_AXES or max(shape, default=0) > max(room, 1):
             raise self.damaged(f"{name} claims {len(shape)} axes, or more values along one than {room} bytes hold")
         if min(shape, default=0) < 0 or not 0 <= first <= last <= room or last - first != info.nbytes:
             raise self.damaged(f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}")

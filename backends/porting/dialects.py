@@ -255,14 +255,14 @@ def to_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) ->
     """Move a tensor of a file into the canonical axes of its field."""
     source, target = entry.layout, _canonical_axes(entry)
     used = {name: sizes[name] for name in re.sub(r"[()]", " ", source).split() if name in sizes and name != "1"}
-    return np.ascontiguousarray(einops.rearrange(array, f"{_ones(source)} -> {target}", **used))
+    return np.ascontiguousarray(einops.rearrange(array, f"{source} -> {target}", **used))
 
 
 def from_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) -> NDArray[Any]:
     """Move a field of the weights into the layout of a dialect."""
     source, target = _canonical_axes(entry), entry.layout
     used = {name: sizes[name] for name in re.sub(r"[()]", " ", source).split() if name in sizes}
-    return np.ascontiguousarray(einops.rearrange(array, f"{source} -> {_ones(target)}", **used))
+    return np.ascontiguousarray(einops.rearrange(array, f"{source} -> {target}", **used))
 
 
 def _canonical_axes(entry: Entry) -> str:
@@ -274,11 +274,6 @@ def _canonical_axes(entry: Entry) -> str:
     if entry.field.startswith("patch_norm") and "Ph" in entry.layout:
         return "(Ph Pw C)"
     return axes
-
-
-def _ones(layout: str) -> str:
-    """einops writes axes of one value as 1 in both directions."""
-    return layout
 
 
 @dataclass(frozen=True)

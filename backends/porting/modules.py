@@ -1,5 +1,6 @@
 """Live objects and weights: `to_module` builds one, `from_module` reads one, `transfer` moves the weights of one into another and proves it."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from ...reference.probes import random_normal
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
-from ..layouts import DENSE_CHANNELS_LAST, HWIO, KERNEL_LAYOUTS, LINEAR_CHANNELS_FIRST, OIHW, kernel_to_layout
+from ..layouts import DENSE_CHANNELS_LAST, HWIO, LINEAR_CHANNELS_FIRST, OIHW, kernel_to_layout
 from .live import LiveEmbedding, parameters_of, read_live
 
 Kind = Literal["torch", "torch-linear", "keras", "keras-dense", "flax", "jax"]
@@ -213,9 +214,9 @@ def transfer(source: Any, target: Any, **options: Any) -> Transfer:
     if missing:
         raise PatchParityError(f"the target has no {', '.join(missing)}, and the source has")
     try:
-        for name in slots:
+        for name, (_, put) in slots.items():
             value = _held(one.weights, name)
-            _assign(slots[name], name, value, other, np.zeros_like(before[name]) if value is None else None)
+            put(np.zeros_like(before[name]) if value is None else _as_held(name, value, before[name], other))
         ratio, bitwise = _same_output(one, read_live(target, **{**options, "image_size": one.spec.image_size}))
     except BaseException:
         for name in slots:
@@ -239,30 +240,20 @@ def _require_one_model(one: LiveEmbedding, other: LiveEmbedding) -> None:
         raise PatchParityError(f"{one.name} gives {kinds[one.to_sequence]}, {other.name} {kinds[other.to_sequence]}")
 
 
-def _assign(
-    slot: tuple[NDArray[Any], Callable[[NDArray[Any]], None]],
-    name: str,
-    value: NDArray[Any] | None,
-    other: LiveEmbedding,
-    zeros: NDArray[Any] | None,
-) -> None:
-    held, put = slot
-    if value is None:
-        assert zeros is not None
-        put(zeros)
-        return
-    array = value
-    if name == "kernel":
-        array = kernel_to_layout(value, other.kernel_layout or KERNEL_LAYOUTS["oihw"])
+def _as_held(name: str, value: NDArray[Any], held: NDArray[Any], other: LiveEmbedding) -> NDArray[Any]:
+    """A field in the layout, shape and dtype in which the target holds it.
+
+    Raises:
+        PatchParityError: another number of values.
+    """
+    array = kernel_to_layout(value, other.kernel_layout or OIHW) if name == "kernel" else value
     if array.size != held.size:
         raise PatchParityError(f"the target keeps {name} in shape {held.shape}, and the source has {array.size} values")
-    put(np.ascontiguousarray(array).reshape(held.shape).astype(held.dtype))
+    return np.ascontiguousarray(array).reshape(held.shape).astype(held.dtype)
 
 
 def _same_output(one: LiveEmbedding, other: LiveEmbedding) -> tuple[float, bool]:
     """Outputs of both on the same images, the second judged against what the first's weights give."""
-    import dataclasses
-
     dtype = other.dtype
     probe = dataclasses.replace(
         random_normal(one.spec, 2, dtype, 0),

@@ -18,15 +18,14 @@ from ...reference.probes import random_normal
 from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
-from ...reference.weights import LayerNorm, PatchEmbedWeights
+from ...reference.weights import PatchEmbedWeights
+from ..base import DTYPES
 from .checkpoints import opened
 from .dialects import Dialect, get_dialect, list_dialects
 from .proof import installed, run
-from .stages import Config, Stage, describe, find_candidates, read_stage, without
-from .transcribe import NORMS, cast, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
+from .stages import NORMS, Config, Stage, describe, find_candidates, read_stage, without
+from .transcribe import arrays_of, cast, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
 from .writing import format_of, replace_tensors, write_checkpoint
-
-DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 def _dialects(files: Iterable[str | os.PathLike[str]]) -> dict[str, Dialect]:
@@ -290,28 +289,31 @@ def _judged(name: str, spec: PatchEmbedSpec, weights: PatchEmbedWeights, tokens:
 
 
 SEQUENCE_ROUNDINGS = 4
-"""Roundings of one value on its way into the sequence, in the type of the weights: of its token or position by a fold, of a cast, twice."""
+"""Roundings of one value on its way into the sequence, in the type of the weights: the product's kernel and bias by a cast, its token or position by a
+fold and a cast."""
 
 
 def _sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbedWeights) -> Check:
-    """What enters the encoder, before and after, in float64: the same bits, or within the roundings of the steps."""
+    """What enters the encoder, before and after, in float64: the same bits; or what its norms are given, and the norms themselves, within the roundings
+    of the steps."""
     images = random_normal(stage.spec, 2, "float64", 0).images
     source = stage.weights if held.positions is not None or not stage.dialect.computed else without(stage.weights, "positions")
-    before = embed_sequence(images, source.astype(np.float64), stage.spec)
-    after = embed_sequence(images, written.astype(np.float64), stage.spec)
+    before, after = (embed_sequence(images, each.astype(np.float64), stage.spec) for each in (source, written))
     if before.shape != after.shape:
         return Check("sequence", "fail", float("inf"), f"{after.shape} after, {before.shape} before")
-    error = np.abs(after - before)
-    if not error.any():
+    if (before == after).all():
         return Check("sequence", "pass", 0.0, "the same before and after")
-    narrowest = max(
-        2.0 ** -{"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[w.kernel.dtype.name] for w in (held, written)
-    )
-    absolute = written.map(lambda array: np.abs(array.astype(np.float64)))
-    bound = SEQUENCE_ROUNDINGS * narrowest * (embed_sequence(np.abs(images), _without_norms(absolute), stage.spec) + 2.0**-24)
-    if any(getattr(written, norm) is not None for norm in ("patch_norm", "token_norm", "sequence_norm")):
-        bound = np.maximum(bound, SEQUENCE_ROUNDINGS * narrowest * stage.spec.embed_dim * np.abs(before).max())
-    ratio = float(np.max(error / bound))
+    norms = [check for name in NORMS if (check := _fields_compared(name, source, written)) is not None]
+    if wrong := next((check for check in norms if check.verdict != "pass"), None):
+        return Check("sequence", "fail", wrong.bound_ratio, f"{wrong.name}: {wrong.message}")
+    plain = [_without_norms(each).astype(np.float64) for each in (source, written)]
+    error = np.abs(np.subtract(*(embed_sequence(images, each, stage.spec) for each in plain)))
+    narrowest, least = (max(table[each.kernel.dtype.name] for each in (held, written)) for table in (UNITS, SMALLEST))
+    absolute = plain[1].map(np.abs)
+    # What rounding takes from a value altogether, times the pixels that it is multiplied with.
+    lost = least * (1 + np.abs(images).sum() / len(images))
+    bound = SEQUENCE_ROUNDINGS * (narrowest * embed_sequence(np.abs(images), absolute, stage.spec) + lost)
+    ratio = float(np.max(error / (bound + 1e-300)))
     told = f"at most {error.max():.3g} apart, {ratio:.2g} of what rounding allows"
     return Check("sequence", "pass" if ratio <= 1 else "fail", ratio, told)
 
@@ -406,24 +408,18 @@ SMALLEST = {"float64": 0.0, "float32": 2.0**-150, "float16": 2.0**-25, "bfloat16
 """Half of the smallest subnormal number: what rounding to a type may take away altogether."""
 
 
-def _parts(weights: PatchEmbedWeights, name: str) -> list[NDArray[Any]] | None:
-    value = getattr(weights, name)
-    if value is None:
-        return None
-    return [value.scale, value.shift] if isinstance(value, LayerNorm) else [value]
-
-
 def _fields_compared(name: str, first: PatchEmbedWeights, second: PatchEmbedWeights) -> Check | None:
     """One field of both: the same bits, or, of different types, the one rounded to the other; no bias is one of zeros. None where neither has it."""
-    one, other = _parts(first, name), _parts(second, name)
-    if one is None and other is None:
+    pairs = list(zip(arrays_of(first, name), arrays_of(second, name), strict=True))
+    if all(one is None and other is None for one, other in pairs):
         return None
     if name == "bias":
-        one = one or [np.zeros_like(other[0])]  # type: ignore[index]
-        other = other or [np.zeros_like(one[0])]
-    if one is None or other is None:
+        pairs = [
+            (np.zeros_like(other) if one is None else one, np.zeros_like(one) if other is None else other) for one, other in pairs
+        ]
+    ratios = [_apart(one, other) for one, other in pairs if one is not None and other is not None]
+    if len(ratios) < len(pairs):
         return Check(name, "fail", float("inf"), "one of the two has none")
-    ratios = [_apart(a, b) for a, b in zip(one, other, strict=True)]
     if name != "kernel" and "norm" in name and first.layout.norm_epsilon != second.layout.norm_epsilon:
         return Check(name, "fail", float("inf"), f"ε is {first.layout.norm_epsilon:g} and {second.layout.norm_epsilon:g}")
     ratio = max(ratios)

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, PrefixToken, SequenceLayout
+from ..base import DTYPES
 from .checkpoints import Checkpoint
 from .dialects import Dialect, Entry, get_dialect, list_dialects, to_canonical
+
+NORMS = ("patch_norm", "token_norm", "sequence_norm")
+"""Fields of PatchEmbedWeights that are layer norms."""
 
 MOST_CHANNELS = 16
 """Channels above which an axis is hardly one of channels: satellite images have 13."""
@@ -177,7 +181,7 @@ def _candidates(checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: C
     for known, assumed in _known_sizes(dialect.entries["kernel"], checkpoint.tensors[names["kernel"]].shape, config):
         sizes: dict[str, int] | None = dict(known)
         for name in names:
-            sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, _shared(sizes))
+            sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, sizes)
         if (
             sizes is None
             or not _sound(sizes, dialect)
@@ -194,11 +198,6 @@ def _candidates(checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: C
         for positioned, grid in _grids(dialect, names, sizes, config):
             found.append(Candidate(dialect, prefix, names, sizes, positioned, grid, tuple(told), weight))
     return found
-
-
-def _shared(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes that tensors have in common; rows are each table's own."""
-    return dict(sizes)
 
 
 def _sound(sizes: Mapping[str, int], dialect: Dialect) -> bool:
@@ -382,7 +381,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     arrays: dict[str, NDArray[Any]] = {}
     for name, tensor in candidate.names.items():
         array = checkpoint.read(tensor)
-        if array.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
+        if array.dtype.name not in DTYPES:
             raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, no type of weights")
         if not np.isfinite(array).all():
             raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
@@ -403,7 +402,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         (config.norm_epsilon if dialect.epsilon_of_config else None) or dialect.norm_epsilon,
     )
     norms = {}
-    for norm in ("patch_norm", "token_norm", "sequence_norm"):
+    for norm in NORMS:
         if f"{norm}.scale" in arrays:
             norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift"))
     if dialect.computed and candidate.grid:

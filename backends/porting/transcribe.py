@@ -1,7 +1,6 @@
 """From canonical weights to the tensors of a dialect: axes are moved, and what a layout cannot say is a named step or a loss."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, PrefixToken
 from .dialects import STEPS, Dialect, Loss, Plan, from_canonical
-from .stages import sinusoid_table
+from .stages import NORMS, sinusoid_table
 
 TOKENS: tuple[PrefixToken, ...] = ("class_token", "distillation_token", "register_tokens")
-NORMS = ("patch_norm", "token_norm", "sequence_norm")
 
 
 def fit(
@@ -277,15 +275,19 @@ def same_bits(first: PatchEmbedWeights, second: PatchEmbedWeights) -> list[str]:
     """Fields in which two weights differ in any bit."""
     different = []
     for entry in dataclasses.fields(PatchEmbedWeights):
-        if entry.name == "layout":
-            continue
-        parts: list[list[NDArray[Any] | None]] = []
-        for weights in (first, second):
-            value = getattr(weights, entry.name)
-            parts.append([value.scale, value.shift] if isinstance(value, LayerNorm) else [value])
-        if len(parts[0]) != len(parts[1]) or any(not _same(one, other) for one, other in zip(*parts, strict=True)):
-            different.append(entry.name)
+        if entry.name != "layout":
+            pairs = zip(arrays_of(first, entry.name), arrays_of(second, entry.name), strict=True)
+            if any(not _same(one, other) for one, other in pairs):
+                different.append(entry.name)
     return different
+
+
+def arrays_of(weights: PatchEmbedWeights, name: str) -> list[NDArray[Any] | None]:
+    """The arrays of a field: scale and shift of a norm, the one of any other; None in place of those that are not there."""
+    value = getattr(weights, name)
+    if isinstance(value, LayerNorm):
+        return [value.scale, value.shift]
+    return [value, value] if name in NORMS else [value]
 
 
 def _same(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool:
@@ -307,8 +309,3 @@ def underflown(before: PatchEmbedWeights, after: PatchEmbedWeights) -> int:
         if isinstance(pair[0], np.ndarray):
             counts.append(int(((pair[0] != 0) & (pair[1] == 0)).sum()))
     return sum(counts)
-
-
-def named(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Names and shapes, for messages."""
-    return ", ".join(f"{name} {array.shape}" for name, array in arrays.items())

@@ -163,21 +163,25 @@ def test_many_pairs_can_hold_each_other():
         ("timm-vit", "dinov2"),
         ("hf-siglip2", "hf-siglip"),
     ]:
-        assert pair in HOLDING or pair == ("timm-vit", "dinov2")
+        assert pair in HOLDING
 
 
 @pytest.mark.parametrize("pair", HOLDING, ids=["-to-".join(pair) for pair in HOLDING])
 def test_every_pair_there_and_back_again(pair, tmp_path_factory):
-    there_and_back(pair, 0, tmp_path_factory)
+    assert_there_and_back(pair, 0, tmp_path_factory)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pair=st.sampled_from(HOLDING), seed=st.integers(0, 2**20))
 def test_there_and_back_again(pair, seed, tmp_path_factory):
-    there_and_back(pair, seed, tmp_path_factory)
+    assert_there_and_back(pair, seed, tmp_path_factory)
 
 
-def there_and_back(pair, seed, tmp_path_factory):
+FOLDED = 1e-6
+"""What a fold rounds: a sum of two float32 values below 16, 2⁻²⁴ of it."""
+
+
+def assert_there_and_back(pair, seed, tmp_path_factory):
     """Bitwise where only axes move; on the sequence where a step is lossy."""
     source, target = (DIALECTS[name] for name in pair)
     weights, spec = random_stage(source, seed)
@@ -189,17 +193,17 @@ def there_and_back(pair, seed, tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(about))
     with opened(path) as checkpoint:
         middle = read_stage(checkpoint, target.id)
+    lossy = "fold-position-rows" in plan.steps
+    images = np.random.default_rng(seed).standard_normal(spec.images_shape(2))
+    before, after = (embed_sequence(images, each.astype(np.float64), spec) for each in (weights, middle.weights))
+    assert np.abs(before - after).max() <= (FOLDED if lossy else 0) * max(1.0, np.abs(before).max())
     try:
         back, _ = fit(middle.weights, spec, source)
     except PatchParityError:
         return  # what the source must have and the target does not keep
-    lossy = "fold-position-rows" in plan.steps
     if not lossy:
         different = [name for name in same_bits(back, fit(weights, spec, source)[0]) if name != "mask_token"]
         assert not different or set(plan.steps) & {"zero-bias", "zero-positions"}
-    images = np.random.default_rng(seed).standard_normal(spec.images_shape(2))
-    before, after = (embed_sequence(images, each.astype(np.float64), spec) for each in (weights, middle.weights))
-    assert np.abs(before - after).max() <= (1e-6 if lossy else 0) * max(1.0, np.abs(before).max())
 
 
 @pytest.mark.parametrize(
