@@ -31,7 +31,7 @@ def inspect_command(
     json: JsonOption = None,
 ) -> None:
     """Tell which dialect a checkpoint is in and why, what its embedding stage holds, and what is missing or ambiguous."""
-    from .backends.porting.port import inspect_checkpoint
+    from .backends.porting.reading import inspect_checkpoint
     from .bench.results import require_writable, write_json
 
     if json:
@@ -143,7 +143,7 @@ def verify_command(
     json: JsonOption = None,
 ) -> None:
     """Prove that two checkpoints hold the same embedding stage, or say how they differ; exit 1 if they do."""
-    from .backends.porting.port import verify
+    from .backends.porting.verify import verify
     from .bench.results import require_writable, write_json
     from .reference.errors import PatchParityError
 
@@ -181,7 +181,7 @@ def embed_command(
 ) -> None:
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their model computes."""
     from .backends.porting.images import read_images, write_array
-    from .backends.porting.port import embed
+    from .backends.porting.reading import embed
     from .bench.results import require_writable
 
     require_writable(target)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.resources
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -228,11 +229,11 @@ def _own_dialects() -> dict[str, Dialect]:
     return found
 
 
-def list_dialects(more: Iterable[Path] = ()) -> dict[str, Dialect]:
+def list_dialects(more: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Dialect]:
     """Return all dialects by id, those of other files after ours."""
     found = dict(_own_dialects())
     for path in more:
-        own = read_dialects(path)
+        own = read_dialects(Path(path))
         if twice := next((identity for identity in own if identity in found), None):
             raise PatchParityError(f"{path} calls a dialect {twice!r}, and there is one of that name: choose another")
         found.update(own)

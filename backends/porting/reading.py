@@ -1,0 +1,101 @@
+"""`inspect_checkpoint` and `embed`: the embedding stage of any checkpoint, told and run."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.embed import patch_embed
+from ...reference.errors import PatchParityError, require_choice
+from ...reference.sequence import embed_sequence
+from ...reference.weights import PatchEmbedWeights
+from .checkpoints import opened
+from .dialects import get_dialect, list_dialects
+from .stages import Config, describe, find_candidates, read_stage
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Config | None = None,
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> dict[str, Any]:
+    """Tell which dialect a checkpoint is in and why, what its embedding stage holds, what is missing and what is ambiguous.
+
+    Args:
+        path: the file, an index of shards, or a folder.
+        from_: the dialect, where it is known.
+        prefix: what stands before all names, where several stages are there.
+        sizes: what is known of its sizes and no `config.json` tells.
+        dialects: TOML files with dialects of your own.
+
+    Returns:
+        Plain data: `dialect`, `candidates`, `ambiguous`, `spec`, `tensors`, `other_tensors`, ...
+
+    Raises:
+        PatchParityError: a file that cannot be read, is damaged, or hostile.
+    """
+    known = list_dialects(dialects)
+    with opened(path) as checkpoint:
+        chosen = known if from_ is None else {from_: get_dialect(from_, known)}
+        return describe(checkpoint, find_candidates(checkpoint, chosen, prefix, sizes))
+
+
+def embed(
+    checkpoint: str | os.PathLike[str],
+    images: NDArray[Any],
+    *,
+    to: str = "tokens",
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Config | None = None,
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> NDArray[Any]:
+    """Run the reference on the embedding stage of a checkpoint.
+
+    Args:
+        checkpoint: of any dialect.
+        images: `(B, C, H, W)`, or `(B, C, T, H, W)` for tubelets, preprocessed as the model has it.
+        to: `tokens` after the projection (and its norm, if there is one before it), or the `sequence` that enters the encoder.
+        from_, prefix, sizes, dialects: as in `port`; the images tell their own size.
+
+    Returns:
+        `(B, N, D)`, or `(B, prefix + N, D)`, float64.
+
+    Raises:
+        PatchParityError: whatever `read_stage` refuses; images that do not fit.
+    """
+    require_choice("to", to, ("tokens", "sequence"))
+    with opened(checkpoint) as file:
+        told = Config(image_size=tuple(images.shape[-2:]), frames=images.shape[2] if images.ndim == 5 else None)
+        stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told))
+    axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
+    if images.ndim == axes + 2 and images.shape[1] != channels:
+        hint = "; channels last? move them to axis 1" if images.shape[-1] == channels else ""
+        raise PatchParityError(f"images of shape {images.shape}: expected {channels} channels at axis 1{hint}")
+    if images.ndim != axes + 2:
+        kinds = {2: "(B, C, H, W)", 3: "(B, C, T, H, W)"}
+        raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}")
+    spec = stage.spec if images.shape[2:] == stage.spec.image_size else stage.spec.replace(image_size=images.shape[2:])
+    weights = stage.weights.astype(np.float64)
+    if to == "tokens":
+        return (
+            embed_sequence(images, _projection(weights), spec)
+            if weights.patch_norm is not None
+            else patch_embed(images, weights, spec)
+        )
+    if weights.positions is not None and spec.num_patches != stage.spec.num_patches:
+        raise PatchParityError(
+            f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, and there are positions for {stage.spec.num_patches}: "
+            f"expected images of {'×'.join(map(str, stage.spec.image_size))}"
+        )
+    return embed_sequence(images, weights, spec)
+
+
+def _projection(weights: PatchEmbedWeights) -> PatchEmbedWeights:
+    """The projection alone, with the norm before it."""
+    return PatchEmbedWeights(weights.kernel, weights.bias, patch_norm=weights.patch_norm, layout=weights.layout)
