@@ -144,7 +144,8 @@ class ObjectEmbedding(LoadedEmbedding):
     """An object with the weights that it has: nothing is put into it."""
 
     def __init__(self, implementation: Implementation, spec: PatchEmbedSpec, dtype: str, device: str) -> None:
-        from .porting.live import load_object, read_live
+        from .porting.live import read_live
+        from .porting.loading import load_object
 
         subject = load_object(target_of(implementation))
         if device == "cuda" and hasattr(subject, "to"):

@@ -1,19 +1,15 @@
-"""Live objects: read the patch embedding out of somebody's module, layer or function, and call it as its users do.
+"""Live objects: read the patch embedding out of somebody's module, layer or function, with how its users call it.
 
 Laws: the object is never changed (training flags are put back), no framework is imported that the object has not brought along, and
 what cannot be read is asked for in one sentence, not guessed. A linear layer's flatten order is found by probe, and told.
 """
 
-import contextlib
 import dataclasses
-import functools
-import importlib
 import inspect
 import math
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,42 +25,13 @@ from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
 from ..layouts import HWIO, KERNEL_LAYOUTS, NCHW, NHWC, OIHW, images_to_layout, kernel_from_layout
 from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
+from .calling import LiveCall, caller
+from .loading import build, load_object
+from .parameters import ROLES, read_all
 
 Framework = Literal["torch", "keras", "flax", "numpy", "jax", "tensorflow"]
 FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
 """What an object is called with: `keras` and `flax` are found by type; a plain function takes NumPy arrays unless told otherwise."""
-
-_ROLES = {
-    "class_token": r"(cls|class)_?(token|embedding|tok)?$",
-    "distillation_token": r"dist(illation)?_token$",
-    "register_tokens": r"reg(ister)?(_tokens?)?s?$",
-    "mask_token": r"mask_token$",
-    "positions": r"pos(itional|ition)?_?embed(ding)?s?([./](weight|embeddings?))?$",
-}
-"""How libraries name what surrounds the projection (timm, transformers, KerasHub, Flax, CLIP); anything else is asked about."""
-
-
-@dataclass(frozen=True)
-class LiveCall:
-    """How an object is called, from images `(B, C, H, W)` to the output as a NumPy array; and the steps of that, for those who time it.
-
-    Args:
-        place: images to what the object takes, in its own framework's arrays and layout.
-        run: calls it as its users do; torch modules must be in evaluation mode, which calling the whole sees to and puts back.
-        fetch: what it returned, as a NumPy array `(B, N, D)`.
-        held: entered around a call of the whole.
-    """
-
-    place: Callable[[NDArray[Any]], Any]
-    run: Callable[[Any], Any]
-    fetch: Callable[[Any], NDArray[Any]]
-    held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-
-    def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Place, run and fetch."""
-        placed = self.place(images)
-        with self.held():
-            return self.fetch(self.run(placed))
 
 
 @dataclass(frozen=True)
@@ -99,65 +66,11 @@ class LiveEmbedding:
         return self.framework not in ("torch", "numpy")
 
 
-def load_object(target: str) -> Any:
-    """Import `module:attribute`; a class, or a function that needs no arguments, is called first.
-
-    Raises:
-        PatchParityError: a target that cannot be imported, built or called.
-    """
-    module_name, _, path = target.partition(":")
-    if not (module_name and path):
-        raise PatchParityError(f"{target!r}: expected module:attribute, such as mymodel.vit:PatchEmbed")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what the module imports, in case it is TensorFlow
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise PatchParityError(f"{target!r} cannot be found: {error}") from None
-    except Exception as error:  # whatever a stranger's module raises while it is imported
-        raise PatchParityError(f"{target!r} cannot be imported: {type(error).__name__}: {_first_line(error)}") from None
-    if not callable(found):
-        raise PatchParityError(
-            f"{target!r} is a {type(found).__name__}: expected a module, a layer, a function or a class of these"
-        )
-    if inspect.isclass(found) or (inspect.isroutine(found) and _needs_nothing(found)):
-        return _built(found, repr(target))
-    return found
-
-
-def _built(factory: Any, name: str) -> Any:
-    """Call a class or a factory without arguments."""
-    try:
-        found = factory()
-    except Exception as error:
-        raise PatchParityError(
-            f"{name} cannot be built without arguments ({type(error).__name__}: {_first_line(error)}): name a function that builds it"
-        ) from None
-    if not callable(found):
-        raise PatchParityError(f"{name} gave a {type(found).__name__} when it was called without arguments: expected a callable")
-    return found
-
-
 def _require_sizes(option: str, value: Any) -> None:
     """Raise PatchParityError for a size that is no positive integer, nor a tuple of these."""
     parts = value if isinstance(value, (tuple, list)) else (value,)
     if value is not None and not all(isinstance(part, (int, np.integer)) and part > 0 for part in parts):
         raise PatchParityError(f"{option}={value!r}: expected a positive integer, or one for each axis")
-
-
-def _needs_nothing(function: Any) -> bool:
-    try:
-        inspect.signature(function).bind()
-    except (TypeError, ValueError):
-        return False
-    return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def read_live(
@@ -189,7 +102,7 @@ def read_live(
     name = target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__name__)
     subject = load_object(target) if isinstance(target, str) else target
     if inspect.isclass(subject):
-        name, subject = subject.__qualname__, _built(subject, subject.__qualname__)
+        name, subject = subject.__qualname__, build(subject, subject.__qualname__)
     if not callable(subject):
         raise PatchParityError(f"{name} is no callable: expected a module, a layer or a function")
     if framework is not None:
@@ -236,7 +149,7 @@ def read_live(
     if dtype not in DTYPES:
         raise PatchParityError(f"{name} has a kernel of dtype {dtype}: expected one of {', '.join(DTYPES)}")
     is_layer = found.get("owner") is not None and found["owner"] is subject
-    call = _caller(subject, kind, layout, name, is_layer)
+    call = caller(subject, kind, layout, name, is_layer)
     to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
     live = LiveEmbedding(
         name,
@@ -280,112 +193,6 @@ def _build_keras(subject: Any, given: dict[str, Any], layout: str) -> None:
     subject(images_to_layout(images, layout))
 
 
-def _parameters(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]:
-    """Name, value and owning layer of every parameter."""
-    if kind == "torch":
-        from ..torch import as_array
-
-        modules = dict(subject.named_modules())
-        for name, parameter in subject.named_parameters():
-            if parameter.is_meta or type(parameter).__name__.startswith("Uninitialized"):
-                raise PatchParityError(
-                    f"parameter {name} has no values yet: call the module once, or load its weights, before it is checked"
-                )
-            yield name, as_array(parameter), modules.get(name.rpartition(".")[0])
-        for name, buffer in subject.named_buffers():
-            yield name, as_array(buffer), None
-    elif kind == "keras":
-        layers = list(subject._flatten_layers())
-        for variable in subject.weights:
-            owners = [layer for layer in layers if any(own is variable for own in layer._trainable_variables)]
-            if "seed" not in variable.path:
-                yield (
-                    variable.path.partition("/")[2] or variable.path,
-                    np.asarray(variable.numpy()),
-                    owners[-1] if owners else None,
-                )
-    elif kind == "flax":
-        yield from _flax_parameters(subject)
-
-
-Slot = tuple[NDArray[Any], Callable[[NDArray[Any]], None]]
-"""What a parameter holds, and what puts another array of its shape and dtype there."""
-
-
-def parameters_of(subject: Any, live: LiveEmbedding) -> dict[str, Slot]:
-    """The parameters of an object that hold fields of the weights, by field, with what assigns each.
-
-    Raises:
-        PatchParityError: an object whose parameters cannot be assigned (linen).
-    """
-    if live.framework not in ("torch", "keras", "flax") or isinstance(getattr(subject, "variables", None), Mapping):
-        raise PatchParityError(
-            f"{live.name} keeps no parameters that can be assigned: expected a torch module, a Keras layer or an nnx module"
-        )
-    slots: dict[str, Slot] = {}
-    rest: dict[str, Slot] = {}
-    for name, value, put in _assignable(subject, live.framework):
-        role = next((role for role, pattern in _ROLES.items() if re.search(pattern, name)), None)
-        (slots if role else rest)[role or name] = value, put
-    kernels = [name for name, (value, _) in rest.items() if value.ndim >= 2]
-    slots["kernel"] = rest.pop(kernels[0])
-    biases = [name for name in rest if name.endswith("bias")]
-    if biases:
-        slots["bias"] = rest.pop(biases[0])
-    return {name: slots[name] for name in ("kernel", "bias", *_ROLES) if name in slots and name != "mask_token"}
-
-
-def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Callable[[NDArray[Any]], None]]]:
-    """Name, value and assignment of every parameter."""
-    if kind == "torch":
-        import torch
-
-        from ..torch import as_array, as_tensor
-
-        def put_torch(parameter: Any, array: NDArray[Any]) -> None:
-            with torch.no_grad():
-                parameter.copy_(as_tensor(array).reshape(parameter.shape))
-
-        for name, parameter in subject.named_parameters():
-            yield name, as_array(parameter), functools.partial(put_torch, parameter)
-    elif kind == "keras":
-        for variable in subject.weights:
-            if "seed" not in variable.path:
-                yield variable.path.partition("/")[2] or variable.path, np.asarray(variable.numpy()), variable.assign
-    else:
-        import jax.numpy as jnp
-        from flax import nnx
-
-        def put_flax(parameter: Any, array: NDArray[Any]) -> None:
-            parameter[...] = jnp.asarray(array)
-
-        for path, module in nnx.iter_modules(subject):
-            for key, value in vars(module).items():
-                if isinstance(value, nnx.Param) and value[...] is not None:
-                    yield ".".join((*map(str, path), key)), np.asarray(value[...]), functools.partial(put_flax, value)
-
-
-def _flax_parameters(subject: Any) -> Iterator[tuple[str, NDArray[Any], Any]]:
-    variables = getattr(subject, "variables", None)
-    if isinstance(variables, Mapping):  # linen, bound
-
-        def walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, NDArray[Any], Any]]:
-            for key, value in tree.items():
-                if isinstance(value, Mapping):
-                    yield from walk(value, (*path, key))
-                else:
-                    yield ".".join((*path, key)), np.asarray(value), subject if not path else None
-
-        yield from walk(variables.get("params", {}), ())
-        return
-    from flax import nnx
-
-    for path, module in nnx.iter_modules(subject):
-        for key, value in vars(module).items():
-            if isinstance(value, nnx.Param) and value[...] is not None:
-                yield ".".join((*map(str, path), key)), np.asarray(value[...]), module
-
-
 def _read_weights(
     subject: Any, kind: str, kernel_layout: str | None, given: dict[str, Any], name: str
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -393,8 +200,8 @@ def _read_weights(
     found: dict[str, Any] = {}
     rest: dict[str, tuple[NDArray[Any], Any]] = {}
     buffers = {buffer for buffer, _ in subject.named_buffers()} if kind == "torch" else set()
-    for parameter, value, owner in _parameters(subject, kind):
-        role = next((role for role, pattern in _ROLES.items() if re.search(pattern, parameter)), None)
+    for parameter, value, owner in read_all(subject, kind):
+        role = next((role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None)
         if role is not None:
             found[role] = value
         elif parameter in buffers:
@@ -582,97 +389,6 @@ def _canonical(found: dict[str, Any], spec: PatchEmbedSpec, order: str) -> Patch
         )
     layout = SequenceLayout(positioned=choices[extra])  # type: ignore[arg-type]
     return dataclasses.replace(weights, positions=arrays["positions"], layout=layout)
-
-
-def _caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> LiveCall:
-    """How an object is called; a bare convolution layer's grid is flattened, as its users do."""
-    to_framework, from_framework = _conversions(subject, kind)
-
-    def place(images: NDArray[Any]) -> Any:
-        return to_framework(np.ascontiguousarray(images_to_layout(images, layout)))
-
-    def run(placed: Any) -> Any:
-        try:
-            return _main_output(_run_torch(subject, placed) if kind == "torch" else subject(placed))
-        except PatchParityError:
-            raise
-        except Exception as error:
-            raise PatchParityError(
-                f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: {type(error).__name__}: {_first_line(error)} "
-                "(--image-layout, --image-size and --in-channels say what it takes)"
-            ) from error
-
-    def fetch(returned: Any) -> NDArray[Any]:
-        output = from_framework(returned)
-        if output.ndim < 2 or output.dtype.name not in DTYPES:
-            raise PatchParityError(
-                f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
-            )
-        if is_layer and output.ndim == 4:
-            grid = output if layout == NHWC else output.transpose(0, 2, 3, 1)
-            output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
-        return output
-
-    return LiveCall(place, run, fetch, functools.partial(_evaluating, subject) if kind == "torch" else contextlib.nullcontext)
-
-
-@contextlib.contextmanager
-def _evaluating(subject: Any) -> Iterator[None]:
-    """Hold a torch module in evaluation mode."""
-    modules = list(subject.modules()) if hasattr(subject, "modules") else []
-    training = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, flag in zip(modules, training, strict=True):
-            module.training = flag
-
-
-def _run_torch(subject: Any, images: Any) -> Any:
-    import torch
-
-    with torch.inference_mode():
-        return subject(images)
-
-
-def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any], Callable[[Any], NDArray[Any]]]:
-    """From a NumPy array to what an object of this kind takes, and from what it returns to one."""
-    if kind == "torch":
-        from ..torch import as_array, as_tensor
-
-        def to_its_device(images: NDArray[Any]) -> Any:
-            parameter = next(subject.parameters(), None) if hasattr(subject, "parameters") else None
-            return as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
-
-        return to_its_device, as_array
-    if kind == "keras":
-        import keras
-
-        def to_tensor(images: NDArray[Any]) -> Any:
-            # A layer converts other types to its own; float32 is converted before, for that is no part of the layer's work.
-            return keras.ops.convert_to_tensor(images) if images.dtype == np.float32 else images
-
-        return to_tensor, lambda output: np.asarray(keras.ops.convert_to_numpy(output))
-    if kind in ("flax", "jax"):
-        import jax
-
-        return jax.numpy.asarray, np.asarray
-    if kind == "tensorflow":
-        import tensorflow
-
-        return tensorflow.constant, np.asarray
-    return lambda images: images, lambda output: np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
-
-
-def _main_output(output: Any) -> Any:
-    """The array of interest where a module returns several: `last_hidden_state`, or the first."""
-    if hasattr(output, "last_hidden_state"):
-        return output.last_hidden_state
-    if isinstance(output, Mapping):
-        return next(iter(output.values()))
-    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def _with_flatten_order(live: LiveEmbedding, found: dict[str, Any], orders: list[str]) -> LiveEmbedding:

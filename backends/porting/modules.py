@@ -15,7 +15,8 @@ from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
 from ..layouts import DENSE_CHANNELS_LAST, HWIO, LINEAR_CHANNELS_FIRST, OIHW, kernel_to_layout
-from .live import LiveEmbedding, parameters_of, read_live
+from .live import LiveEmbedding, read_live
+from .parameters import parameters_of
 
 Kind = Literal["torch", "torch-linear", "keras", "keras-dense", "flax", "jax"]
 KINDS = ("torch", "torch-linear", "keras", "keras-dense", "flax", "jax")
@@ -203,7 +204,7 @@ def transfer(source: Any, target: Any, **options: Any) -> Transfer:
     _require_one_model(one, other)
     if other.spec.image_size != one.spec.image_size:
         other = read_live(target, **{**options, "image_size": one.spec.image_size})
-    slots = parameters_of(target, other)
+    slots = parameters_of(target, other.framework, other.name)
     before = {name: np.array(value) for name, (value, _) in slots.items()}
     fields = [name for name in slots if _held(one.weights, name) is not None]
     missing = [

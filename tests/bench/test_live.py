@@ -18,7 +18,8 @@ from patchparity import (
     patch_embed,
     save_weights,
 )
-from patchparity.backends.porting.live import load_object, read_live
+from patchparity.backends.porting.live import read_live
+from patchparity.backends.porting.loading import load_object
 from patchparity.bench.live import diagnose_object
 
 SPEC = PatchEmbedSpec((24, 40), 8, 3, 20)

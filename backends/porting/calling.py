@@ -1,0 +1,129 @@
+"""How a live object is called: images placed as it takes them, itself run as its users do, its output fetched."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.errors import PatchParityError
+from ..base import DTYPES
+from ..layouts import NHWC, images_to_layout
+from .loading import first_line
+
+
+@dataclass(frozen=True)
+class LiveCall:
+    """How an object is called, from images `(B, C, H, W)` to the output as a NumPy array; and the steps of that, for those who time it.
+
+    Args:
+        place: images to what the object takes, in its own framework's arrays and layout.
+        run: calls it as its users do; torch modules must be in evaluation mode, which calling the whole sees to and puts back.
+        fetch: what it returned, as a NumPy array `(B, N, D)`.
+        held: entered around a call of the whole.
+    """
+
+    place: Callable[[NDArray[Any]], Any]
+    run: Callable[[Any], Any]
+    fetch: Callable[[Any], NDArray[Any]]
+    held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Place, run and fetch."""
+        placed = self.place(images)
+        with self.held():
+            return self.fetch(self.run(placed))
+
+
+def caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> LiveCall:
+    """How an object is called; a bare convolution layer's grid is flattened, as its users do."""
+    to_framework, from_framework = _conversions(subject, kind)
+
+    def place(images: NDArray[Any]) -> Any:
+        return to_framework(np.ascontiguousarray(images_to_layout(images, layout)))
+
+    def run(placed: Any) -> Any:
+        try:
+            return _main_output(_run_torch(subject, placed) if kind == "torch" else subject(placed))
+        except PatchParityError:
+            raise
+        except Exception as error:
+            raise PatchParityError(
+                f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: {type(error).__name__}: {first_line(error)} "
+                "(--image-layout, --image-size and --in-channels say what it takes)"
+            ) from error
+
+    def fetch(returned: Any) -> NDArray[Any]:
+        output = from_framework(returned)
+        if output.ndim < 2 or output.dtype.name not in DTYPES:
+            raise PatchParityError(
+                f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
+            )
+        if is_layer and output.ndim == 4:
+            grid = output if layout == NHWC else output.transpose(0, 2, 3, 1)
+            output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
+        return output
+
+    return LiveCall(place, run, fetch, functools.partial(_evaluating, subject) if kind == "torch" else contextlib.nullcontext)
+
+
+@contextlib.contextmanager
+def _evaluating(subject: Any) -> Iterator[None]:
+    """Hold a torch module in evaluation mode."""
+    modules = list(subject.modules()) if hasattr(subject, "modules") else []
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+
+
+def _run_torch(subject: Any, images: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return subject(images)
+
+
+def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any], Callable[[Any], NDArray[Any]]]:
+    """From a NumPy array to what an object of this kind takes, and from what it returns to one."""
+    if kind == "torch":
+        from ..torch import as_array, as_tensor
+
+        def to_its_device(images: NDArray[Any]) -> Any:
+            parameter = next(subject.parameters(), None) if hasattr(subject, "parameters") else None
+            return as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
+
+        return to_its_device, as_array
+    if kind == "keras":
+        import keras
+
+        def to_tensor(images: NDArray[Any]) -> Any:
+            # A layer converts other types to its own; float32 is converted before, for that is no part of the layer's work.
+            return keras.ops.convert_to_tensor(images) if images.dtype == np.float32 else images
+
+        return to_tensor, lambda output: np.asarray(keras.ops.convert_to_numpy(output))
+    if kind in ("flax", "jax"):
+        import jax
+
+        return jax.numpy.asarray, np.asarray
+    if kind == "tensorflow":
+        import tensorflow
+
+        return tensorflow.constant, np.asarray
+    return lambda images: images, lambda output: np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
+
+
+def _main_output(output: Any) -> Any:
+    """The array of interest where a module returns several: `last_hidden_state`, or the first."""
+    if hasattr(output, "last_hidden_state"):
+        return output.last_hidden_state
+    if isinstance(output, Mapping):
+        return next(iter(output.values()))
+    return output[0] if isinstance(output, (tuple, list)) else output
