@@ -151,7 +151,7 @@ def kernel_sizes(kernel: NDArray[Any], pattern: str, patch_size: Any) -> tuple[i
         raise PatchParityError(f"kernel of shape {kernel.shape}: expected {len(names)} axes, {pattern}")
     sizes = dict(zip(names, kernel.shape, strict=True))
     if "K" not in sizes:
-        return sizes["D"], (sizes["Ph"], sizes["Pw"])
+        return sizes["D"], tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)
     if patch_size is None:
         raise PatchParityError(
             f"kernel of shape {kernel.shape}: a matrix does not show the patch size; give it with --patch-size"

@@ -38,12 +38,28 @@ class LiveCall:
             return self.fetch(self.run(placed))
 
 
-def caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> LiveCall:
-    """How an object is called; a bare convolution layer's grid is flattened, as its users do."""
+def caller(
+    subject: Any,
+    kind: str,
+    layout: str,
+    name: str,
+    is_layer: bool,
+    cut: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+) -> LiveCall:
+    """How an object is called; a bare convolution layer's grid is flattened, as its users do.
+
+    Args:
+        subject: the object.
+        kind: its framework.
+        layout: of the images that it takes.
+        name: as errors call it.
+        is_layer: whether it is a bare layer.
+        cut: of a bare linear layer: images `(B, C, H, W)` to the patches that it takes.
+    """
     to_framework, from_framework = _conversions(subject, kind)
 
     def place(images: NDArray[Any]) -> Any:
-        return to_framework(np.ascontiguousarray(images_to_layout(images, layout)))
+        return to_framework(np.ascontiguousarray(images_to_layout(images, layout) if cut is None else cut(images)))
 
     def run(placed: Any) -> Any:
         try:
@@ -62,8 +78,8 @@ def caller(subject: Any, kind: str, layout: str, name: str, is_layer: bool) -> L
             raise PatchParityError(
                 f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
             )
-        if is_layer and output.ndim == 4:
-            grid = output if layout == NHWC else output.transpose(0, 2, 3, 1)
+        if is_layer and output.ndim > 3:
+            grid = output if layout == NHWC else np.moveaxis(output, 1, -1)
             output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
         return output
 

@@ -94,6 +94,11 @@ class Checkpoint(abc.ABC):
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
 
+    @property
+    def config_folder(self) -> Path | None:
+        """Where a `config.json` may lie beside it."""
+        return self.path.parent
+
     def read(self, name: str) -> NDArray[Any]:
         """Read one tensor, as an array of its own.
 

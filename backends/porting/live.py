@@ -5,6 +5,7 @@ what cannot be read is asked for in one sentence, not guessed. A linear layer's 
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 import os
@@ -19,11 +20,12 @@ from numpy.typing import NDArray
 
 from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError, require_choice
+from ...reference.patches import patchify
 from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
-from ..layouts import HWIO, KERNEL_LAYOUTS, NCHW, NHWC, OIHW, images_to_layout, kernel_from_layout
+from ..layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_to_layout, kernel_from_layout, with_time_axis
 from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
 from .calling import LiveCall, caller
 from .loading import build, load_object
@@ -127,8 +129,8 @@ def read_live(
         orders = [""]
     else:
         found, sizes, orders = _read_weights(subject, kind, kernel_layout, given, name)
-    own = {**found.get("own_sizes", {}), **_own_sizes(subject, kind, found.get("owner"), name)}
-    hidden = kind == "flax" and found.get("owner") is None and np.ndim(found["kernel"]) == 4 and weights is None
+    own = {**found.get("own_sizes", {}), **_own_sizes(subject, kind, found.get("owner"), name, np.ndim(found["kernel"]))}
+    hidden = kind == "flax" and found.get("owner") is None and np.ndim(found["kernel"]) > 2 and weights is None
     if hidden and stride is None:
         raise PatchParityError(
             f"{name} does not show the stride of the layer inside it: give it (stride, --stride), and the padding if there is some"
@@ -149,7 +151,16 @@ def read_live(
     if dtype not in DTYPES:
         raise PatchParityError(f"{name} has a kernel of dtype {dtype}: expected one of {', '.join(DTYPES)}")
     is_layer = found.get("owner") is not None and found["owner"] is subject
-    call = caller(subject, kind, layout, name, is_layer)
+    cut = None
+    if is_layer and np.ndim(found["kernel"]) == 2:
+        if len(orders) > 1 and spec.in_channels > 1:
+            raise PatchParityError(
+                f"{name} is a bare linear layer, which does not show in which order it takes the values of a patch: "
+                f"give it (kernel_layout, --kernel-layout): {' or '.join(orders)}"
+            )
+        orders = orders[:1]
+        cut = functools.partial(_cut, spec=spec, channels_first=orders[0].endswith("chw"))
+    call = caller(subject, kind, layout, name, is_layer, cut)
     to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
     live = LiveEmbedding(
         name,
@@ -163,6 +174,15 @@ def read_live(
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
     return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
+
+
+def _cut(images: NDArray[Any], spec: PatchEmbedSpec, channels_first: bool) -> NDArray[Any]:
+    """Images as the patches `(B, N, K)` that a bare linear layer takes, values in the order (C, Ph, Pw) or (Ph, Pw, C)."""
+    patches = patchify(images, spec)
+    if not channels_first:
+        return patches
+    last = patches.reshape(*patches.shape[:2], -1, spec.in_channels)
+    return last.swapaxes(2, 3).reshape(patches.shape)
 
 
 def _framework(subject: Any) -> str | None:
@@ -242,9 +262,11 @@ def _read_weights(
 
 
 def _pattern(order: str, axes: int) -> str:
-    if axes not in (2, 4):
-        raise PatchParityError(f"a kernel of {axes} axes cannot be read out of an object: expected 2 (a matrix) or 4")
-    return {"oihw": OIHW, "hwio": HWIO}.get(order, KERNEL_LAYOUTS[order])
+    if axes not in (2, 4, 5):
+        raise PatchParityError(
+            f"a kernel of {axes} axes cannot be read out of an object: expected 2 (a matrix), 4, or 5 (tubelets)"
+        )
+    return with_time_axis(KERNEL_LAYOUTS[order], axes - 2)
 
 
 def _matrix_sizes(kernel: NDArray[Any], order: str, given: dict[str, Any], name: str) -> dict[str, Any]:
@@ -298,8 +320,8 @@ _NOT_PLAIN = {
 """Settings of convolution layers that no patch embedding has, with the value that turns each off."""
 
 
-def _own_sizes(subject: Any, kind: str, owner: Any, name: str) -> dict[str, Any]:
-    """Stride, padding and image size that an object knows itself.
+def _own_sizes(subject: Any, kind: str, owner: Any, name: str, kernel_axes: int) -> dict[str, Any]:
+    """Stride, padding and, of images, their size that an object knows itself (of a video no attribute tells the frames by one name).
 
     Raises:
         PatchParityError: a layer that is no plain convolution (groups, dilation, padding with other than zeros).
@@ -324,7 +346,7 @@ def _own_sizes(subject: Any, kind: str, owner: Any, name: str) -> dict[str, Any]
     parts = subject.modules() if kind == "torch" else subject._flatten_layers() if kind == "keras" else [subject]
     for part in parts:
         size = getattr(part, "image_size", getattr(part, "img_size", None))
-        if isinstance(size, int) or (isinstance(size, (tuple, list)) and len(size) >= 2):
+        if kernel_axes < 5 and (isinstance(size, int) or (isinstance(size, (tuple, list)) and len(size) >= 2)):
             told["image_size"] = size if isinstance(size, int) else tuple(size)[:2]
             break
     return told
@@ -341,6 +363,10 @@ def _spec(name: str, sizes: dict[str, Any], told: dict[str, Any], found: dict[st
     steps = (step,) * len(patch) if isinstance(step, int) else step
     positions = found.get("positions")
     size = told.get("image_size")
+    if size is None and positions is not None and len(patch) > 2:
+        raise PatchParityError(
+            f"{name} holds positions of a video, and nothing tells its size: give it (image_size, --image-size)"
+        )
     if size is None and positions is not None:
         rows = positions.reshape(-1, sizes["embed_dim"]).shape[0]
         sides = [math.isqrt(rows - extra) for extra in range(3) if math.isqrt(rows - extra) ** 2 == rows - extra]

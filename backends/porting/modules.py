@@ -1,22 +1,30 @@
 """Live objects and weights: `to_module` builds one, `from_module` reads one, `transfer` moves the weights of one into another and proves it."""
 
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...reference.embed import patch_embed
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError, require_choice
 from ...reference.probes import random_normal
+from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
 from ..layouts import DENSE_CHANNELS_LAST, HWIO, LINEAR_CHANNELS_FIRST, OIHW, kernel_to_layout
+from .calling import LiveCall
+from .dialects import list_dialects
 from .live import LiveEmbedding, read_live
 from .parameters import parameters_of
+from .stages import Config, read_stage
+from .trees import TreeCheckpoint
 
 Kind = Literal["torch", "torch-linear", "keras", "keras-dense", "flax", "jax"]
 KINDS = ("torch", "torch-linear", "keras", "keras-dense", "flax", "jax")
@@ -157,20 +165,54 @@ def _jax_parameters(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
 
 
 def from_module(module: Any, **options: Any) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
-    """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module.
+    """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module, or a tree of parameters.
 
     Args:
-        module: the object; it is not changed.
-        options: those of `read_live`, for what cannot be read out of it.
+        module: the object; it is not changed. A mapping (a state dict, Flax's parameters, an `nnx.State`) is read as a checkpoint is, in whatever
+            dialect its names are.
+        options: for what cannot be read out of it: of an object those of `read_live`, of a tree `from_`, `prefix` and `dialects` as in `port`, and
+            `patch_size`, `image_size` (with the frames of a video in front) and `in_channels`.
 
     Returns:
         Canonical weights, prefix tokens and positions among them where it has some, and the spec.
 
     Raises:
-        PatchParityError: whatever `read_live` refuses.
+        PatchParityError: whatever `read_live` or, of a tree, `read_stage` refuses.
     """
+    if isinstance(module, Mapping):
+        return _from_tree(module, **options)
     live = read_live(module, **options)
     return live.weights, live.spec
+
+
+def _from_tree(
+    tree: Mapping[Any, Any],
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    dialects: Iterable[str | os.PathLike[str]] = (),
+    patch_size: int | tuple[int, ...] | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+    in_channels: int | None = None,
+) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
+    sizes = Config.told(patch_size, image_size, in_channels)
+    stage = read_stage(TreeCheckpoint(tree), from_, prefix, list_dialects(dialects), sizes)
+    return stage.weights, stage.spec
+
+
+def _live(subject: Any, options: Mapping[str, Any]) -> LiveEmbedding:
+    """A live object; of a tree of parameters the reference with its weights."""
+    if not isinstance(subject, Mapping):
+        return read_live(subject, **options)
+    weights, spec = from_module(subject, **options)
+    to_sequence, wide = weights.num_prefix_tokens > 0 or weights.positions is not None, weights.astype(np.float64)
+    compute, dtype = embed_sequence if to_sequence else patch_embed, weights.kernel.dtype
+
+    def run(images: NDArray[Any]) -> NDArray[Any]:
+        return compute(images.astype(np.float64), wide, spec).astype(dtype)
+
+    call = LiveCall(lambda images: images, run, lambda tokens: tokens)
+    return LiveEmbedding(f"the {type(subject).__name__}", "numpy", spec, weights, dtype.name, to_sequence, call)
 
 
 @dataclass(frozen=True)
@@ -188,22 +230,33 @@ class Transfer:
     bitwise: bool
 
 
-def transfer(source: Any, target: Any, **options: Any) -> Transfer:
+def transfer(
+    source: Any,
+    target: Any,
+    source_options: Mapping[str, Any] = MappingProxyType({}),
+    target_options: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
+) -> Transfer:
     """Move the patch embedding of one live object into another, of whatever framework, and prove it by running both on the same images.
 
     Args:
-        source: an `nn.Module`, a Keras layer or a Flax module with the weights.
-        target: another one of the same sizes; kernel, bias, prefix tokens and positions are assigned, in its own dtype.
-        options: those of `read_live`, for what cannot be read out of either.
+        source: an `nn.Module`, a Keras layer or a Flax module with the weights, or a tree of parameters, for which the reference then stands.
+        target: an object of the same sizes; kernel, bias, prefix tokens and positions are assigned, in its own dtype.
+        source_options, target_options: those of `from_module`, for what cannot be read out of one of them.
+        options: the same for both.
 
     Raises:
         PatchParityError: objects of different sizes, a target that cannot hold what the source has, outputs that differ (the target then has its old
             weights again).
     """
-    one, other = read_live(source, **options), read_live(target, **options)
+    if isinstance(target, Mapping):
+        raise PatchParityError("the target is a tree of parameters, whose arrays are nobody's to change: to_module makes another")
+    asked = {**options, **target_options}
+    one, other = _live(source, {**options, **source_options}), read_live(target, **asked)
     _require_one_model(one, other)
+    asked["image_size"] = one.spec.image_size
     if other.spec.image_size != one.spec.image_size:
-        other = read_live(target, **{**options, "image_size": one.spec.image_size})
+        other = read_live(target, **asked)
     slots = parameters_of(target, other.framework, other.name)
     before = {name: np.array(value) for name, (value, _) in slots.items()}
     fields = [name for name in slots if _held(one.weights, name) is not None]
@@ -218,7 +271,7 @@ def transfer(source: Any, target: Any, **options: Any) -> Transfer:
         for name, (_, put) in slots.items():
             value = _held(one.weights, name)
             put(np.zeros_like(before[name]) if value is None else _as_held(name, value, before[name], other))
-        ratio, bitwise = _same_output(one, read_live(target, **{**options, "image_size": one.spec.image_size}))
+        ratio, bitwise = _same_output(one, read_live(target, **asked))
     except BaseException:
         for name in slots:
             slots[name][1](before[name])

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ...reference.weights import LayerNorm, PatchEmbedWeights, PrefixToken, Sequ
 from ..base import DTYPES
 from .checkpoints import Checkpoint
 from .dialects import Dialect, Entry, get_dialect, list_dialects, to_canonical
+from .trees import IN_MEMORY
 
 NORMS = ("patch_norm", "token_norm", "sequence_norm")
 """Fields of PatchEmbedWeights that are layer norms."""
@@ -43,15 +44,37 @@ class Config:
         return Config(*(own or theirs for own, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     @classmethod
+    def told(
+        cls, patch_size: int | Sequence[int] | None, image_size: int | Sequence[int] | None, in_channels: int | None
+    ) -> "Config":
+        """What a user tells: sizes of the axes, with the frames of a video in front, or one for height and width.
+
+        Raises:
+            PatchParityError: a size that is no positive integer, nor two or three of these.
+        """
+        sizes = {}
+        for option, value in (("patch_size", patch_size), ("image_size", image_size)):
+            parts = () if value is None else (value, value) if isinstance(value, int) else tuple(value)
+            if value is not None and (len(parts) not in (2, 3) or not all(isinstance(part, int) and part > 0 for part in parts)):
+                raise PatchParityError(f"{option}={value!r}: expected a positive integer, or one for each axis")
+            sizes[option] = parts
+        if in_channels is not None and not (isinstance(in_channels, int) and in_channels > 0):
+            raise PatchParityError(f"in_channels={in_channels!r}: expected a positive integer")
+        image = sizes["image_size"]
+        return cls("", image[-2:], sizes["patch_size"][-2:], in_channels, image[0] if len(image) == 3 else None)
+
+    @classmethod
     def of(cls, spec: PatchEmbedSpec) -> "Config":
         """The sizes of a spec."""
         frames = spec.image_size[0] if spec.spatial_axes == 3 else None
         return cls("", spec.image_size[-2:], spec.patch_size[-2:], spec.in_channels, frames)
 
 
-def read_config(path: Path) -> Config:
+def read_config(folder: Path | None) -> Config:
     """Read `config.json` in the folder of a checkpoint; what is missing or damaged there tells nothing."""
-    file = path.parent / "config.json"
+    if folder is None:
+        return Config()
+    file = folder / "config.json"
     try:
         if file.stat().st_size > LARGEST_CONFIG:
             return Config()
@@ -137,11 +160,11 @@ def find_candidates(
         prefix: what stands before all names; None for whatever is found.
         sizes: what is known of the sizes; it goes before what config.json tells.
     """
-    config = read_config(checkpoint.path) if sizes is None else sizes.over(read_config(checkpoint.path))
+    config = read_config(checkpoint.config_folder) if sizes is None else sizes.over(read_config(checkpoint.config_folder))
     found = []
     known = list_dialects() if dialects is None else dialects
     for dialect in known.values():
-        if checkpoint.format not in dialect.formats:
+        if checkpoint.format not in (*dialect.formats, IN_MEMORY):
             continue
         for own in _prefixes(checkpoint, dialect):
             if prefix is None or own == prefix:
@@ -367,7 +390,7 @@ def read_stage(
     candidates = find_candidates(checkpoint, chosen, prefix, sizes)
     if dialect and not candidates:
         wanted = chosen[dialect]
-        if checkpoint.format not in wanted.formats:
+        if checkpoint.format not in (*wanted.formats, IN_MEMORY):
             raise PatchParityError(
                 f"{checkpoint.path} is a {checkpoint.format} file, and {dialect} is kept in {', '.join(wanted.formats)}"
             )
@@ -393,7 +416,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         grid = candidate.grid or ((1, 2, 4) if dialect.video else (2, 4))
     image = tuple((count - 1) * by + size - 2 * dialect.padding for count, by, size in zip(grid, step, patch, strict=True))
     spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, dialect.padding, dialect.remainder)  # type: ignore[arg-type]
-    config = read_config(checkpoint.path)
+    config = read_config(checkpoint.config_folder)
     layout = SequenceLayout(
         dialect.prefix,
         dialect.prefix_side,

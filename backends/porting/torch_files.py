@@ -9,6 +9,7 @@ import io
 import pickle
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,9 @@ def _flattened(found: Any, prefix: str, tensors: dict[str, _Tensor], depth: int,
                 _flattened(value, f"{prefix}{number}.", tensors, depth + 1, seen)
 
 
-class _TensorsOfStorages(Checkpoint):
+class TensorsOfStorages(Checkpoint):
+    """Tensors that are views of storages."""
+
     format = "torch"
 
     def _keep(self, found: Any) -> None:
@@ -196,13 +199,55 @@ class _TensorsOfStorages(Checkpoint):
         strides = [stride * values.itemsize for stride in view.strides]
         return np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False).copy()
 
+    def storage_begin(self, key: str) -> int:
+        """Where the values of a storage begin in the file."""
+        raise NotImplementedError
+
+    def replace(self, draft: Path, changes: Mapping[str, NDArray[Any]]) -> None:
+        """Overwrite tensors in a copy of the file, where their values lie; the pickle, and what it holds beside tensors, stays as it is, unread.
+
+        Raises:
+            PatchParityError: a tensor that is not there, has another shape or type, or whose values other tensors read too.
+        """
+        for name, array in changes.items():
+            self._require_place(name, array, changes)
+        with draft.open("r+b") as file:
+            for name, array in changes.items():
+                begin, size = self._range(name)
+                begin += self.storage_begin(self.views[name].storage.key)
+                file.seek(begin)
+                values = np.frombuffer(bytearray(file.read(size)), array.dtype)
+                strides = [stride * values.itemsize for stride in self.views[name].strides]
+                np.lib.stride_tricks.as_strided(values, array.shape, strides)[...] = array
+                file.seek(begin)
+                file.write(values.tobytes())
+
+    def _require_place(self, name: str, array: NDArray[Any], changes: Mapping[str, NDArray[Any]]) -> None:
+        view = self.views.get(name)
+        if view is None or view.shape != array.shape or dtype_of(view.storage.dtype) != array.dtype:
+            there = "nothing" if view is None else f"one of shape {view.shape} and type {view.storage.dtype}"
+            raise PatchParityError(
+                f"{self.path} has no place for {name} of shape {array.shape} and type {array.dtype}: it holds {there}"
+            )
+        others = [other for other in self.views if other != name and self._shared(view, self.views[other])]
+        if spared := [other for other in others if other not in changes or changes[other].tobytes() != array.tobytes()]:
+            raise PatchParityError(
+                f"{self.path}: {name} shares its values with {spared[0]}, which would change with it: convert the file to safetensors first"
+            )
+
+    @staticmethod
+    def _shared(one: _Tensor, other: _Tensor) -> bool:
+        """Whether two tensors read of one storage, in ranges that overlap."""
+        apart = one.offset + one.extent <= other.offset or other.offset + other.extent <= one.offset
+        return one.storage.key == other.storage.key and not apart
+
     def _range(self, name: str) -> tuple[int, int]:
         view = self.views[name]
         size = dtype_of(view.storage.dtype).itemsize
         return view.offset * size, view.extent * size
 
 
-class TorchCheckpoint(_TensorsOfStorages):
+class TorchCheckpoint(TensorsOfStorages):
     """What `torch.save` and `torch.jit.save` write since torch 1.6: an archive with a pickle, and a file for each storage."""
 
     def __init__(self, path: Path) -> None:
@@ -245,9 +290,59 @@ class TorchCheckpoint(_TensorsOfStorages):
             file.seek(begin)
             return self._view(name, file.read(size))
 
+    def storage_begin(self, key: str) -> int:
+        """Behind the entry's own header, whose length the file tells once more."""
+        return data_begin(self.path, self.archive.getinfo(f"{self.root}data/{key}"))
+
+    def replace(self, draft: Path, changes: Mapping[str, NDArray[Any]]) -> None:
+        """As told, and correct the checksums of the archive."""
+        super().replace(draft, changes)
+        entries = [f"{self.root}data/{key}" for key in dict.fromkeys(self.views[name].storage.key for name in changes)]
+        correct_checksums(draft, self.archive, entries)
+
     def close(self) -> None:
         """Close the archive."""
         self.archive.close()
+
+
+_LOCAL, _CENTRAL, _DESCRIPTOR = 30, 46, b"PK\x07\x08"
+"""Bytes of an archive's headers before a file's name, and what may stand before a checksum behind its content (PKWARE's APPNOTE, 4.3)."""
+
+
+def data_begin(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Where the content of a file in an archive begins."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        header = file.read(_LOCAL)
+    return entry.header_offset + _LOCAL + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+
+
+def correct_checksums(path: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
+    """Write anew the checksums of files whose content was overwritten in a copy of an archive: before it, behind it, and in the directory."""
+    found = {}
+    with path.open("r+b") as file:
+        for name in names:
+            entry = archive.getinfo(name)
+            file.seek(begin := data_begin(path, entry))
+            left, checksum = entry.file_size, 0
+            while left and (content := file.read(min(left, 2**22))):
+                checksum, left = zlib.crc32(content, checksum), left - len(content)
+            found[name] = checksum.to_bytes(4, "little")
+            if entry.flag_bits & 8:  # the checksum stands behind the content
+                file.seek(begin + entry.file_size)
+                at = begin + entry.file_size + (4 if file.read(4) == _DESCRIPTOR else 0)
+            else:
+                at = entry.header_offset + 14
+            file.seek(at)
+            file.write(found[name])
+        at = archive.start_dir
+        for entry in archive.infolist():  # in the directory's order
+            file.seek(at)
+            header = file.read(_CENTRAL)
+            if entry.filename in found:
+                file.seek(at + 16)
+                file.write(found[entry.filename])
+            at += _CENTRAL + sum(int.from_bytes(header[place : place + 2], "little") for place in (28, 30, 32))
 
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -270,7 +365,7 @@ def _magic(start: bytes, path: Path) -> int:
     raise PatchParityError(f"{path} is a pickle, but none that torch wrote: it is not read")
 
 
-class LegacyTorchCheckpoint(_TensorsOfStorages):
+class LegacyTorchCheckpoint(TensorsOfStorages):
     """What `torch.save` wrote before torch 1.6: five pickles, then the storages."""
 
     def __init__(self, path: Path) -> None:
@@ -298,6 +393,10 @@ class LegacyTorchCheckpoint(_TensorsOfStorages):
         for name, view in self.views.items():
             if view.storage.key not in self.begins:
                 raise self.damaged(f"the values of {name} are not there")
+
+    def storage_begin(self, key: str) -> int:
+        """Behind the count of its values."""
+        return self.begins[key]
 
     def _read(self, name: str) -> NDArray[Any]:
         begin, size = self._range(name)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from .checkpoints import (
     FLAX_ARRAY,
+    INDEX_SUFFIX,
     SAFETENSORS_TYPES,
     Checkpoint,
     H5Checkpoint,
@@ -28,10 +29,12 @@ from .checkpoints import (
     MsgpackCheckpoint,
     NpzCheckpoint,
     SafetensorsCheckpoint,
+    ShardedCheckpoint,
     dtype_of,
     open_checkpoint,
 )
 from .files import usual_mode
+from .torch_files import TensorsOfStorages
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -57,10 +60,15 @@ def format_of(path: str | os.PathLike[str]) -> str:
     Raises:
         PatchParityError: a name that tells none.
     """
-    found = SUFFIXES.get(Path(path).suffix)
+    found = "safetensors" if is_index(path) else SUFFIXES.get(Path(path).suffix)
     if found is None:
         raise PatchParityError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
     return found
+
+
+def is_index(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of an index of shards."""
+    return Path(path).name.endswith(INDEX_SUFFIX)
 
 
 def write_checkpoint(
@@ -81,6 +89,8 @@ def write_checkpoint(
         PatchParityError: a name that tells no format, a format that keeps no names (Keras), a file that cannot be written or reads back otherwise.
     """
     kind = format_of(path)
+    if is_index(path):
+        raise PatchParityError(f"{path}: an embedding stage is written to one file, shards only as a copy of others (--into)")
     plain = {name: _plain(array) for name, array in tensors.items()}
     writers: dict[str, Callable[[Path], None]] = {
         "safetensors": lambda draft: _write_safetensors(draft, plain, metadata or {}),
@@ -104,24 +114,35 @@ def replace_tensors(
     """Write a copy of a checkpoint with some tensors replaced or added; all others stay as they are, bit by bit.
 
     Args:
-        source: the checkpoint that is copied, of one file.
-        path: the copy, of the same format.
+        source: the checkpoint that is copied.
+        path: the copy, of the same format; of shards the new index, and the shards beside it.
         changes: the new tensors, by name.
         check: as in `write_checkpoint`.
 
     Raises:
-        PatchParityError: a source of shards, another format, tensors that a Keras file has no place for, a file that cannot be written or reads
-            back otherwise.
+        PatchParityError: another format, tensors that a Keras or torch file has no place for, shards that would replace others, a file that cannot be
+            written or reads back otherwise.
     """
     plain = {name: _plain(array) for name, array in changes.items()}
     if format_of(path) != source.format:
         raise PatchParityError(f"{path}: --into copies a {source.format} file, and this name is of {format_of(path)}")
+    of_shards = is_index(path)
+    if of_shards != isinstance(source, ShardedCheckpoint):
+        kinds = ("of one file", "of shards")
+        raise PatchParityError(
+            f"{source.path} is {kinds[not of_shards]}, and {path} names a checkpoint {kinds[of_shards]}: "
+            f"expected a name that ends in {INDEX_SUFFIX if not of_shards else source.path.suffix}"
+        )
+    if isinstance(source, ShardedCheckpoint):
+        _replace_in_shards(source, Path(path), plain, check)
+        return
     writers: list[tuple[type[Checkpoint], Callable[[Any, Path], None]]] = [
         (SafetensorsCheckpoint, lambda held, draft: _replace_in_safetensors(held, draft, plain)),
         (NpzCheckpoint, lambda held, draft: _replace_in_npz(held, draft, plain)),
         (MsgpackCheckpoint, lambda held, draft: _replace_in_msgpack(held, draft, plain)),
         (KerasCheckpoint, lambda held, draft: _replace_in_keras(held, draft, plain)),
         (H5Checkpoint, lambda held, draft: _replace_in_h5(held, draft, plain)),
+        (TensorsOfStorages, lambda held, draft: _replace_in_torch(held, draft, plain)),
     ]
     for kind, writer in writers:
         if isinstance(source, kind):
@@ -130,11 +151,7 @@ def replace_tensors(
                 _require_same(draft, path, plain)
                 check(draft)
             return
-    if source.format == "torch":
-        raise PatchParityError(
-            f"{source.path}: a torch file holds objects that are not read, so no copy of it is made; convert it to safetensors first"
-        )
-    raise PatchParityError(f"{source.path} is of shards: --into takes one file (the shard that holds the embedding stage, say)")
+    raise PatchParityError(f"{source.path}: of a {source.format} file no copy is made")
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -201,6 +218,43 @@ def _replace_in_safetensors(source: SafetensorsCheckpoint, draft: Path, changes:
                 first, last = entries[name]["data_offsets"]
                 file.seek(source.begin + first)
                 _copy(file, out, last - first)
+
+
+def _replace_in_shards(source: ShardedCheckpoint, path: Path, changes: Tensors, check: Callable[[Path], None]) -> None:
+    """Copies of all shards, those with changed tensors made anew, and the index last: before that nothing is there to be read."""
+    kernel_shard = next(source.places[name] for name in changes if name in source.places)
+    of_shards: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in changes.items():
+        of_shards.setdefault(source.places.get(name, kernel_shard), {})[name] = array
+    there = [name for name in (*source.shards, path.name) if (path.parent / name).exists()]
+    if there:
+        raise PatchParityError(f"{path.parent} holds {there[0]} already: name the index in a folder without")
+    index = json.loads(source.path.read_text(encoding="utf-8"))
+    index["weight_map"].update({name: shard for shard, held in of_shards.items() for name in held})
+    added = sum(array.nbytes - (source.tensors[name].nbytes if name in source.tensors else 0) for name, array in changes.items())
+    if isinstance(index.get("metadata"), dict) and isinstance(index["metadata"].get("total_size"), int):
+        index["metadata"]["total_size"] += added
+    try:
+        with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=".patchparity-") as folder:
+            for shard, held in source.shards.items():
+                if shard in of_shards:
+                    _replace_in_safetensors(held, Path(folder) / shard, of_shards[shard])
+                else:
+                    shutil.copyfile(held.path, Path(folder) / shard)
+            draft = Path(folder) / path.name
+            draft.write_text(json.dumps(index, indent=2), encoding="utf-8")
+            _require_same(draft, path, changes)
+            check(draft)
+            for name in (*source.shards, path.name):
+                (Path(folder) / name).chmod(usual_mode())
+                (Path(folder) / name).replace(path.parent / name)
+    except OSError as error:
+        raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _replace_in_torch(source: TensorsOfStorages, draft: Path, changes: Tensors) -> None:
+    shutil.copyfile(source.path, draft)
+    source.replace(draft, changes)
 
 
 def _copy(source: Any, target: BinaryIO, size: int) -> None:
