@@ -1,12 +1,16 @@
 """The commands about weights: inspect, port, verify, embed. Thin, as `__main__`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._options import JsonOption
 from .bench.report.terminal import escape, out
+from .reference.errors import PatchParityError
+
+if TYPE_CHECKING:
+    from .backends.porting.stages import Config
 
 FINE, FAILED = 0, 1
 
@@ -20,13 +24,42 @@ PrefixOption = Annotated[
 DialectsOption = Annotated[
     list[Path] | None, typer.Option("--dialects", help="A TOML file with dialects of your own; may be repeated.")
 ]
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option("--image-size", help="224, 224x160 (height, width) or 16x224x224 (frames first), where no file tells it."),
+]
+PatchSizeOption = Annotated[str | None, typer.Option("--patch-size", help="16 or 16x8, where the kernel is a matrix.")]
+InChannelsOption = Annotated[int | None, typer.Option("--in-channels", help="Where the kernel is a matrix.")]
 FromOption = Annotated[str | None, typer.Option("--from", help="The dialect, where it is known (port --list).")]
+
+
+def _sizes(image_size: str | None, patch_size: str | None, in_channels: int | None) -> "Config | None":
+    """What was told of the sizes, None if nothing was.
+
+    Raises:
+        PatchParityError: what is no size.
+    """
+    from .backends.porting.stages import Config
+
+    def parts(option: str, text: str | None) -> tuple[int, ...] | int | None:
+        if text is None:
+            return None
+        numbers = text.lower().replace("×", "x").split("x")
+        if not all(number.isascii() and number.isdigit() and int(number) for number in numbers) or len(numbers) > 3:
+            raise PatchParityError(f"{option} {text}: expected a number, or numbers with x between them, such as 224x160")
+        return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
+
+    told = parts("--patch-size", patch_size), parts("--image-size", image_size), in_channels
+    return None if told == (None, None, None) else Config.told(*told)
 
 
 def inspect_command(
     checkpoint: CheckpointArgument,
     from_: FromOption = None,
     prefix: PrefixOption = None,
+    image_size: ImageSizeOption = None,
+    patch_size: PatchSizeOption = None,
+    in_channels: InChannelsOption = None,
     dialects: DialectsOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -36,7 +69,9 @@ def inspect_command(
 
     if json:
         require_writable(json)
-    told = inspect_checkpoint(checkpoint, from_=from_, prefix=prefix, dialects=dialects or ())
+    told = inspect_checkpoint(
+        checkpoint, from_=from_, prefix=prefix, sizes=_sizes(image_size, patch_size, in_channels), dialects=dialects or ()
+    )
     if json:
         write_json(json, told)
     _print_inspection(told)
@@ -79,12 +114,16 @@ def port_command(
     from_: FromOption = None,
     prefix: PrefixOption = None,
     into: Annotated[
-        Path | None, typer.Option("--into", help="Copy this checkpoint of the target dialect, and replace its embedding stage.")
+        Path | None,
+        typer.Option("--into", help="Copy this checkpoint of the target dialect (shards too), and replace its embedding stage."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, float64, bfloat16 or float16; default: as it is.")
     ] = None,
     allow_loss: Annotated[bool, typer.Option("--allow-loss", help="Leave out what the target cannot hold.")] = False,
+    image_size: ImageSizeOption = None,
+    patch_size: PatchSizeOption = None,
+    in_channels: InChannelsOption = None,
     dialects: DialectsOption = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write what was done, and the proof, as JSON.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")] = False,
@@ -92,7 +131,6 @@ def port_command(
     """Move the embedding stage of a checkpoint into another library's dialect, and prove it by running both."""
     from .backends.porting.port import port
     from .bench.results import require_writable, write_json
-    from .reference.errors import PatchParityError
 
     if listed:
         _print_dialects(dialects)
@@ -107,6 +145,7 @@ def port_command(
         to,
         from_=from_,
         prefix=prefix,
+        sizes=_sizes(image_size, patch_size, in_channels),
         into=into,
         dtype=dtype,
         allow_loss=allow_loss,
@@ -139,13 +178,15 @@ def verify_command(
     prefix: Annotated[
         list[str] | None, typer.Option("--prefix", help="What stands before the names of A; given twice, of A and B.")
     ] = None,
+    image_size: ImageSizeOption = None,
+    patch_size: PatchSizeOption = None,
+    in_channels: InChannelsOption = None,
     dialects: DialectsOption = None,
     json: JsonOption = None,
 ) -> None:
     """Prove that two checkpoints hold the same embedding stage, or say how they differ; exit 1 if they do."""
     from .backends.porting.verify import verify
     from .bench.results import require_writable, write_json
-    from .reference.errors import PatchParityError
 
     if json:
         require_writable(json)
@@ -153,7 +194,10 @@ def verify_command(
         if len(given or []) > 2:
             raise PatchParityError(f"{option} was given {len(given or [])} times: expected at most two, for A and for B")
     named, before = ([*(given or []), None, None] for given in (from_, prefix))
-    found = verify(first, second, from_=(named[0], named[1]), prefixes=(before[0], before[1]), dialects=dialects or ())
+    sizes = _sizes(image_size, patch_size, in_channels)
+    found = verify(
+        first, second, from_=(named[0], named[1]), prefixes=(before[0], before[1]), sizes=sizes, dialects=dialects or ()
+    )
     if json:
         write_json(json, found.to_dict())
     out.print(escape(f"{found.first} and {found.second}: {found.explanation}"), soft_wrap=True)
@@ -177,6 +221,9 @@ def embed_command(
         str, typer.Option("--to", help="tokens, after the projection, or the sequence that enters the encoder.")
     ] = "sequence",
     prefix: PrefixOption = None,
+    image_size: ImageSizeOption = None,
+    patch_size: PatchSizeOption = None,
+    in_channels: InChannelsOption = None,
     dialects: DialectsOption = None,
 ) -> None:
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their model computes."""
@@ -185,7 +232,8 @@ def embed_command(
     from .bench.results import require_writable
 
     require_writable(target)
-    tokens = embed(checkpoint, read_images(images), to=to, from_=from_, prefix=prefix, dialects=dialects or ())
+    sizes = _sizes(image_size, patch_size, in_channels)
+    tokens = embed(checkpoint, read_images(images), to=to, from_=from_, prefix=prefix, sizes=sizes, dialects=dialects or ())
     write_array(target, tokens)
     out.print(f"{escape(str(target))}: {to} {tokens.shape}, float64", soft_wrap=True)
 

@@ -108,3 +108,71 @@ def test_a_whole_checkpoint_is_not_overwritten_by_a_stage(google, tmp_path):
     assert (tmp_path / "whole.safetensors").read_bytes() == before
     for _ in range(2):
         told("port", google, tmp_path / "stage.safetensors", "--to", "timm-vit")  # what a port wrote, another may replace
+
+
+def test_sizes_that_no_file_tells(tmp_path):
+    """A grid of 3×5 and its class token are 16 rows, as many as a grid of 4×4 without a row for it."""
+    generator = np.random.default_rng(0)
+    shapes = {
+        "patch_embed.proj.weight": (20, 3, 8, 8),
+        "patch_embed.proj.bias": (20,),
+        "cls_token": (1, 1, 20),
+        "pos_embed": (1, 16, 20),
+    }
+    path, target = tmp_path / "vit.safetensors", tmp_path / "hf.safetensors"
+    write_checkpoint(path, {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    assumed = "the grid is assumed to be square, 4×4, with position rows for no prefix token; an image size would tell"
+    assert assumed in told("inspect", path)
+    assert f"step assumed: {assumed}" in told("port", path, target, "--to", "hf-vit")
+    output = told("inspect", path, "--image-size", "24x40")
+    assert "grid 3×5" in output
+    assert "assumed" not in output
+    output = told("port", path, target, "--to", "hf-vit", "--image-size", "24x40")
+    assert "assumed" not in output
+    with opened(target) as moved:
+        assert moved.tensors["embeddings.position_embeddings"].shape == (1, 16, 20)
+    assert "the same embedding stage" in told("verify", path, target, "--image-size", "24x40")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--image-size", "40x40"), "has grid 4×4, and 5×5 .of 40×40 pixels. was told"),
+        (("--patch-size", "16"), "has patch 8×8, and 16×16 was told"),
+        (("--in-channels", "4"), "has channels 3, and 4 was told"),
+        (("--image-size", "wide"), "--image-size wide: expected a number, or numbers with x between them, such as 224x160"),
+        (("--image-size", "0"), "expected a number, or numbers with x"),
+        (("--image-size", "2x2x2x2"), "expected a number, or numbers with x"),
+        (("--in-channels", "-3"), "in_channels=-3: expected a positive integer"),
+    ],
+)
+def test_sizes_that_are_wrong(google, tmp_path, options, message):
+    for command in (("inspect", google), ("port", google, tmp_path / "a.safetensors", "--to", "timm-vit")):
+        with pytest.raises(PatchParityError, match=message):
+            CliRunner().invoke(app, [str(each) for each in (*command, *options)], catch_exceptions=False)
+
+
+def test_a_matrix_that_needs_its_patch(tmp_path):
+    generator, path = np.random.default_rng(0), tmp_path / "a.safetensors"
+    write_checkpoint(path, {"weight": generator.standard_normal((20, 4 * 16 * 3)).astype(np.float32)})
+    output = told("inspect", path, "--from", "linear-ppc", "--patch-size", "4x16", "--image-size", "8x32", "--in-channels", "3")
+    assert "patch 4×16, 3 channels, width 20, grid 2×2" in output
+
+
+def test_images_that_patches_do_not_divide_are_treated_otherwise(tmp_path):
+    generator, path = np.random.default_rng(0), tmp_path / "swin.safetensors"
+    projection = "embeddings.patch_embeddings.projection"
+    shapes = {
+        f"{projection}.weight": (20, 3, 4, 4),
+        f"{projection}.bias": (20,),
+        "embeddings.norm.weight": (20,),
+        "embeddings.norm.bias": (20,),
+    }
+    write_checkpoint(path, {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    output = told("port", path, tmp_path / "b.safetensors", "--to", "oihw", "--allow-loss", "--image-size", "30x33")
+    assert "other-remainder" not in output
+    output = told("inspect", path, "--image-size", "30x33")
+    assert "grid 8×9" in output
+    output = told("port", path, tmp_path / "timm.safetensors", "--to", "timm-vit", "--allow-loss")
+    assert "step other-remainder: images that patches do not divide are padded by the one" in output
+    assert "other-remainder" not in told("port", path, tmp_path / "same.safetensors", "--to", "hf-swin")

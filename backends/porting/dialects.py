@@ -54,6 +54,7 @@ STEPS: dict[str, str] = {
     "computed-positions": "positions that the source computes are written as a table",
     "drop-computed-positions": "positions are left out, for the target computes the same",
     "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part but in pre-training",
+    "other-remainder": "images that patches do not divide are padded by the one and cut or refused by the other: nothing changes at sizes that they divide",
     "drop-mask-token": "the mask token is left out: it plays no part but in pre-training",
 }
 """What may be done beside moving axes, and what that means. All but `fold-position-rows` leave the sequence as it is, bit by bit."""

@@ -133,7 +133,8 @@ def port(
     else:
         with opened(into) as existing:
             replace_tensors(existing, target, tensors, read_back)
-    steps = steps_in_words(plan)
+    steps = [f"assumed: {stage.candidate.assumed}"] if stage.candidate.assumed else []
+    steps += steps_in_words(plan)
     if kept is not None and dtype is None:
         steps.append(f"cast: kept in {kept}, as the existing checkpoint is")
     return PortReport(stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks)

@@ -13,7 +13,7 @@ from ...reference.sequence import embed_sequence
 from ...reference.weights import PatchEmbedWeights
 from .checkpoints import opened
 from .dialects import get_dialect, list_dialects
-from .stages import Config, describe, find_candidates, read_stage
+from .stages import Config, describe, find_candidates, read_stage, require_asked
 
 
 def inspect_checkpoint(
@@ -42,7 +42,10 @@ def inspect_checkpoint(
     known = list_dialects(dialects)
     with opened(path) as checkpoint:
         chosen = known if from_ is None else {from_: get_dialect(from_, known)}
-        return describe(checkpoint, find_candidates(checkpoint, chosen, prefix, sizes))
+        candidates = find_candidates(checkpoint, chosen, prefix, sizes)
+        for candidate in candidates[:1]:
+            require_asked(checkpoint, candidate, sizes)
+        return describe(checkpoint, candidates)
 
 
 def embed(

@@ -30,7 +30,7 @@ LARGEST_CONFIG = 2**20
 
 @dataclass(frozen=True)
 class Config:
-    """What a `config.json` beside a checkpoint tells of the embedding stage, as far as it does."""
+    """What a `config.json` beside a checkpoint tells of the embedding stage, as far as it does; or a user, whom no file may contradict (`asked`)."""
 
     model_type: str = ""
     image_size: tuple[int, ...] = ()
@@ -38,6 +38,7 @@ class Config:
     channels: int | None = None
     frames: int | None = None
     norm_epsilon: float | None = None
+    asked: bool = False
 
     def over(self, other: "Config") -> "Config":
         """This, and the other where this tells nothing."""
@@ -61,7 +62,8 @@ class Config:
         if in_channels is not None and not (isinstance(in_channels, int) and in_channels > 0):
             raise PatchParityError(f"in_channels={in_channels!r}: expected a positive integer")
         image = sizes["image_size"]
-        return cls("", image[-2:], sizes["patch_size"][-2:], in_channels, image[0] if len(image) == 3 else None)
+        frames = image[0] if len(image) == 3 else None
+        return cls("", image[-2:], sizes["patch_size"][-2:], in_channels, frames, asked=True)
 
     @classmethod
     def of(cls, spec: PatchEmbedSpec) -> "Config":
@@ -120,6 +122,7 @@ class Candidate:
         positioned: prefix tokens with rows in the position table.
         grid: of patches, where something tells it.
         evidence: what speaks for it, in words.
+        assumed: what was assumed of the grid although another is as possible; empty where nothing was.
         weight: how much does; of two readings the one with more is taken.
     """
 
@@ -130,6 +133,7 @@ class Candidate:
     positioned: tuple[PrefixToken, ...]
     grid: tuple[int, ...]
     evidence: tuple[str, ...]
+    assumed: str
     weight: tuple[int, ...]
 
     @property
@@ -201,7 +205,7 @@ def _candidates(checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: C
     if missing := [entry.name for name, entry in dialect.entries.items() if name not in names]:
         evidence.append(f"not there: {', '.join(missing)}")
     found = []
-    for known, assumed in _known_sizes(dialect.entries["kernel"], checkpoint.tensors[names["kernel"]].shape, config):
+    for known, of_patch in _known_sizes(dialect.entries["kernel"], checkpoint.tensors[names["kernel"]].shape, config):
         sizes: dict[str, int] | None = dict(known)
         for name in names:
             sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, sizes)
@@ -211,15 +215,16 @@ def _candidates(checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: C
             or ("(" in dialect.entries["kernel"].layout and config.channels not in (None, sizes["C"]))
         ):
             continue
-        told = [*evidence, *assumed]
+        told = [*evidence, *of_patch]
         beside = sum(prefix + name in checkpoint.tensors for name in dialect.beside)
         typed = config.model_type in dialect.model_types
         if typed:
             told.append(f"config.json calls the model {config.model_type}")
         unlikely = sizes["C"] > MOST_CHANNELS or sizes["Ph"] != sizes["Pw"]
         weight = (int(typed), int(not dialect.plain), int(not unlikely), len(names) + beside, -len(prefix))
-        for positioned, grid in _grids(dialect, names, sizes, config):
-            found.append(Candidate(dialect, prefix, names, sizes, positioned, grid, tuple(told), weight))
+        for positioned, grid, assumed in _grids(dialect, names, sizes, config):
+            evidence_of_grid = (*told, *([assumed] if assumed else []))
+            found.append(Candidate(dialect, prefix, names, sizes, positioned, grid, evidence_of_grid, assumed, weight))
     return found
 
 
@@ -250,13 +255,13 @@ def _known_sizes(kernel: Entry, shape: tuple[int, ...], config: Config) -> list[
 
 def _grids(
     dialect: Dialect, names: Mapping[str, str], sizes: Mapping[str, int], config: Config
-) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...]]]:
-    """Grids that the position table allows, and for which prefix tokens it then has rows."""
+) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
+    """Grids that the position table allows, for which prefix tokens it then has rows, and what that assumes."""
     told = _config_grid(dialect, sizes, config)
     if "Gh" in sizes:
-        return [((), (sizes["Gh"], sizes["Gw"]))]
+        return [((), (sizes["Gh"], sizes["Gw"]), "")]
     if "positions" not in names:
-        return [((), told)]
+        return [((), told, "")]
     counts = {name: sizes.get("R", 0) if name == "register_tokens" else 1 for name in dialect.prefix if name in names}
     found: dict[int, tuple[PrefixToken, ...]] = {}
     for alternative in dialect.positioned:
@@ -266,13 +271,22 @@ def _grids(
     for extra, present in found.items():
         patches = sizes["rows"] - extra
         if told and math.prod(told) == patches:
-            return [(present, told)]
+            return [(present, told, "")]
         side = math.isqrt(max(patches, 0))
         if patches > 0 and side * side == patches and not dialect.video:
-            grids.append((present, (side, side)))
+            rivals = [count for other in found if other != extra and (count := sizes["rows"] - other) and _oblong(count)]
+            rows = ", ".join(name.replace("_", " ") for name in present) or "no prefix token"
+            assumed = f"the grid is assumed to be square, {side}×{side}, with position rows for {rows}; an image size would tell"
+            grids.append((present, (side, side), assumed if rivals else ""))
         elif patches > 0 and dialect.video and (video := _video_grid(patches, sizes, config)):
-            grids.append((present, video))
+            frames = f"the grid is assumed to be of {video[0]} × {video[1]}×{video[2]}; an image size with its frames would tell"
+            grids.append((present, video, "" if config.frames else frames))
     return grids
+
+
+def _oblong(count: int) -> bool:
+    """Whether so many patches may be those of an image at most twice as long as it is wide."""
+    return any(count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short)
 
 
 def _video_grid(patches: int, sizes: Mapping[str, int], config: Config) -> tuple[int, ...]:
@@ -292,8 +306,10 @@ def _config_grid(dialect: Dialect, sizes: Mapping[str, int], config: Config) -> 
     *_, height, width = config.image_size
     pad = 2 * dialect.padding
     step = (dialect.stride or sizes["Ph"], dialect.stride or sizes["Pw"])
+    more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in step]
     image = tuple(
-        (size + pad - patch) // by + 1 for size, patch, by in zip((height, width), (sizes["Ph"], sizes["Pw"]), step, strict=True)
+        (size + pad - patch + up) // by + 1
+        for size, patch, by, up in zip((height, width), (sizes["Ph"], sizes["Pw"]), step, more, strict=True)
     )
     if dialect.video:
         frames = (config.frames or sizes["Pt"]) // sizes["Pt"]
@@ -396,7 +412,27 @@ def read_stage(
             )
         names = ", ".join(f"{entry.name} ({entry.layout})" for name, entry in wanted.entries.items() if name in wanted.required)
         raise PatchParityError(f"{checkpoint.path} does not hold {dialect}: expected {names}, with shapes that fit together")
-    return _read(checkpoint, choose(checkpoint, candidates))
+    chosen_one = choose(checkpoint, candidates)
+    require_asked(checkpoint, chosen_one, sizes)
+    return _read(checkpoint, chosen_one)
+
+
+def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Config | None) -> None:
+    """Raise PatchParityError where a user told a size that the checkpoint does not have."""
+    if sizes is None or not sizes.asked:
+        return
+    own = candidate.sizes
+    pairs = [
+        ("patch", (own["Ph"], own["Pw"]), sizes.patch_size),
+        ("channels", (own["C"],), (sizes.channels,) if sizes.channels else ()),
+        ("grid", candidate.grid[-2:], _config_grid(candidate.dialect, own, sizes)[-2:]),
+    ]
+    for name, have, asked in pairs:
+        if asked and have and have != asked:
+            told = f" (of {'×'.join(map(str, sizes.image_size))} pixels)" if name == "grid" else ""
+            raise PatchParityError(
+                f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and {'×'.join(map(str, asked))}{told} was told"
+            )
 
 
 def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:

@@ -45,6 +45,8 @@ def fit(
     required = {*dialect.required, *held}
     _require_same_patches(spec, dialect)
     _require_same_order(weights, dialect)
+    if spec.remainder != dialect.remainder and not dialect.plain:
+        plan.steps.append("other-remainder")
     if weights.positions is None and "positions" in required and not size_known:
         raise PatchParityError(
             f"{dialect.id} has positions, the source none, and nothing tells the image size: a config.json beside it would"
