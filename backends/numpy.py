@@ -2,18 +2,14 @@
 
 import contextlib
 import dataclasses
-import functools
-import itertools
 import math
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from ..reference.embed import PatchEmbedGradients, patch_embed, patch_embed_gradients
 from ..reference.patches import pad_images, patchify
@@ -119,27 +115,19 @@ class _Naive(LoadedEmbedding):
         return PatchEmbedGradients(*(array.astype(self.dtype, copy=False) for array in vars(gradients).values()))
 
 
-ROWS_PER_THREAD = 256
-"""Patches that a thread must have to multiply them by itself. It lays the whole kernel out for its own product first, which costs as much as
-some 10 rows of that product, and to be handed the work and waited for some 50 µs: under a twentieth from 256 rows on."""
+THREADED_COPY_BYTES = 2**21
+"""Patches of which each thread copies a part. Handing work to a thread and waiting for it takes some 50 µs, and one core copies 10 to 30 GB/s: half
+of a smaller copy is not worth it (ViT-B/16 on two cores: at batch 1, 0.6 MB, threads cost 4% of the whole; at batch 8, 4.8 MB, they gain 2%).
 
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    """The BLAS libraries that are loaded, NumPy's own among them (none, where threadpoolctl does not know it: Apple's)."""
-    return ThreadpoolController().select(user_api="blas")
-
-
-_limiting = threading.Lock()
-"""Held while BLAS is told to use one thread: the setting is the process's, and two who set it and set it back would leave it at one."""
+That each thread also multiplies its own part, with a product of one thread, was tried: as fast (0.93 and 0.96 of the product at batch 8 and 32), and
+half as fast for a tenth of a second after any other product, for so long BLAS's own idle threads spin."""
 
 
 class _Linear(_Naive):
     """The same with one copy of the patches, whole rows of pixels at a time, into an array that is kept, and a product into another.
 
     Images are kept channels last, where a row of a patch is P·C values that lie together, in the image as in the patch. The patches have a column of
-    ones behind them and the kernel the bias as its last row, so that the product adds the bias. On more than one thread each copies its own part of
-    the patches and multiplies it, with a product of one thread, so that nobody waits between the two. The result is a buffer that the next call
+    ones behind them and the kernel the bias as its last row, so that the product adds the bias. The result is a buffer that the next call
     overwrites; `fetch` copies it.
     """
 
@@ -150,7 +138,7 @@ class _Linear(_Naive):
         kernel, bias = kernel_to_layout(self.weights.kernel, self.kernel_layout), self.weights.bias
         self.matrix = np.ascontiguousarray(kernel if bias is None else np.concatenate([kernel, bias[None]]))
         self.buffers: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
-        self.threads = usable_threads() if _blas().lib_controllers else 1
+        self.threads = usable_threads()
         self.pool = ThreadPoolExecutor(self.threads)  # starts none before it is given something to do
 
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
@@ -159,13 +147,28 @@ class _Linear(_Naive):
     def fetch(self, outputs: NDArray[Any]) -> NDArray[Any]:
         return outputs.copy()
 
-    def _room(self, batch: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Room for patches `(B·N, K)` in the kernel's order, a column of ones behind them if there is a bias, and for tokens `(B·N, D)`."""
-        spec = self.spec
+    def _patches(self, inputs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Patches `(B·N, K)` in the kernel's order, a column of ones behind them if there is a bias, and room for the tokens `(B·N, D)`."""
+        spec, batch = self.spec, inputs.shape[0]
         if batch not in self.buffers:
             rows = batch * spec.num_patches
             self.buffers = {batch: (np.ones((rows, len(self.matrix)), self.work), np.empty((rows, spec.embed_dim), self.work))}
-        return self.buffers[batch]
+        patches, tokens = self.buffers[batch]
+        if batch:
+            source = self._rows_of_images(self._padded(inputs))
+            self._copy(source, patches[:, : spec.patch_values].view(self._run()).reshape(source.shape))
+        return patches, tokens
+
+    def _copy(self, source: NDArray[Any], target: NDArray[Any]) -> None:
+        """Copy patches, large ones in threads: NumPy lets go of the interpreter meanwhile."""
+        threads = self.threads
+        axis = 0 if len(source) >= threads else 1
+        if threads == 1 or source.nbytes < THREADED_COPY_BYTES or source.shape[axis] < threads:
+            np.copyto(target, source)
+            return
+        parts = zip(np.array_split(target, threads, axis), np.array_split(source, threads, axis), strict=True)
+        for done in [self.pool.submit(np.copyto, *part) for part in parts]:
+            done.result()
 
     def _padded(self, inputs: NDArray[Any]) -> NDArray[Any]:
         images, padding = inputs.astype(self.work, copy=False), self.spec.effective_padding
@@ -184,53 +187,15 @@ class _Linear(_Naive):
         return np.ndarray(shape, self._run(), images, strides=(batch, *steps, *pixels[:-1]))
 
     def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        spec, batch = self.spec, inputs.shape[0]
-        patches, tokens = self._room(batch)
-        if batch:
-            source = self._rows_of_images(self._padded(inputs))
-            target = patches[:, : spec.patch_values].view(self._run()).reshape(source.shape)
-            lead = spec.grid[0]
-            row = spec.num_patches // lead
-
-            def part(first: int, last: int) -> None:
-                """Copy and multiply some rows of the batch's grids, counted through the images."""
-                for images, rows in _blocks(first, last, lead):
-                    np.copyto(target[images, rows], source[images, rows])
-                np.matmul(patches[first * row : last * row], self.matrix, out=tokens[first * row : last * row])
-
-            threads = max(1, min(self.threads, batch * lead, len(patches) // ROWS_PER_THREAD))
-            if threads == 1:
-                part(0, batch * lead)
-            else:
-                cuts = [batch * lead * thread // threads for thread in range(threads + 1)]
-                with _limiting, _blas().limit(limits=1):
-                    own, *rest = itertools.pairwise(cuts)
-                    others = [self.pool.submit(part, *ends) for ends in rest]
-                    try:
-                        part(*own)
-                    finally:
-                        wait(others)
-                for done in others:
-                    done.result()  # or what it raised
-        return tokens.reshape(spec.tokens_shape(batch))
+        patches, tokens = self._patches(inputs)
+        np.matmul(patches, self.matrix, out=tokens)
+        return tokens.reshape(self.spec.tokens_shape(inputs.shape[0]))
 
     def _work_step(self, inputs: NDArray[Any], upstream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         tokens = self._work_tokens(inputs)
         patches, _ = self.buffers[inputs.shape[0]]
         gradient = patches[:, : self.spec.patch_values].T @ upstream
         return tokens, kernel_from_layout(gradient, self.kernel_layout, self.spec)
-
-
-def _blocks(first: int, last: int, lead: int) -> list[tuple[slice, slice]]:
-    """Images, and rows of their grids of `lead` rows, that hold the rows from `first` to `last` of all images: those of the first, of whole
-    ones, of the last."""
-    (head, start), (tail, end) = divmod(first, lead), divmod(last, lead)
-    if head == tail:
-        return [(slice(head, tail + 1), slice(start, end))]
-    blocks = [(slice(head, head + 1), slice(start, lead))] if start else []
-    whole = slice(head + bool(start), tail)
-    blocks += [(whole, slice(0, lead))] if whole.start < whole.stop else []
-    return blocks + ([(slice(tail, tail + 1), slice(0, end))] if end else [])
 
 
 class _LinearChannelsFirst(_Linear):
@@ -421,7 +386,7 @@ class NumPyBackend(Backend):
     )
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-        """`linear` of images that patches tile, whose threads are those of the product; the others as patchparity has them."""
+        """`linear` of images that patches tile, on one thread; the others as patchparity has them."""
         plain = spec.tiles and not any(map(any, spec.effective_padding)) and spec.spatial_axes == 2
         if implementation.formulation != "linear" or not plain:
             return super().usage(implementation, spec, batch)
