@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._options import JsonOption
+from ._status import FAILED, FINE
 from .bench.report.terminal import escape, out
 from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
-    from .backends.porting.stages import Config
-
-FINE, FAILED = 0, 1
+    from .backends.porting.sizes import Config
 
 CheckpointArgument = Annotated[
     Path,
@@ -39,7 +38,7 @@ def _sizes(image_size: str | None, patch_size: str | None, in_channels: int | No
     Raises:
         PatchParityError: what is no size.
     """
-    from .backends.porting.stages import Config
+    from .backends.porting.sizes import Config
 
     def parts(option: str, text: str | None) -> tuple[int, ...] | int | None:
         if text is None:

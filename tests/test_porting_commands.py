@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from patchparity import PatchEmbedSpec
 from patchparity.__main__ import app
-from patchparity.backends.porting.checkpoints import opened
-from patchparity.backends.porting.writing import write_checkpoint
+from patchparity.backends.porting.formats.opening import opened
+from patchparity.backends.porting.formats.writing import write_checkpoint
 from patchparity.reference.errors import PatchParityError
 
 SPEC = PatchEmbedSpec((32, 32), 8, 3, 20)
@@ -127,6 +127,8 @@ def test_sizes_that_no_file_tells(tmp_path):
     output = told("inspect", path, "--image-size", "24x40")
     assert "grid 3×5" in output
     assert "assumed" not in output
+    with pytest.raises(PatchParityError, match=r"has grid 4×4, and 2×5 .of 16×40 pixels. was told"):
+        CliRunner().invoke(app, ["inspect", str(path), "--image-size", "16x40"], catch_exceptions=False)
     output = told("port", path, target, "--to", "hf-vit", "--image-size", "24x40")
     assert "assumed" not in output
     with opened(target) as moved:
@@ -176,3 +178,19 @@ def test_images_that_patches_do_not_divide_are_treated_otherwise(tmp_path):
     output = told("port", path, tmp_path / "timm.safetensors", "--to", "timm-vit", "--allow-loss")
     assert "step other-remainder: images that patches do not divide are padded by the one" in output
     assert "other-remainder" not in told("port", path, tmp_path / "same.safetensors", "--to", "hf-swin")
+
+
+def test_sizes_that_leave_no_reading(tmp_path):
+    """Of 15 rows neither 15 nor 14 patches are a square: a size must be told, and the right one."""
+    generator, path = np.random.default_rng(0), tmp_path / "a.safetensors"
+    shapes = {"patch_embed.proj.weight": (20, 3, 8, 8), "cls_token": (1, 1, 20), "pos_embed": (1, 15, 20)}
+    write_checkpoint(path, {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    assert "grid 2×7" in told("inspect", path, "--from", "timm-vit", "--image-size", "16x56")
+    command = ["port", str(path), str(tmp_path / "b.safetensors"), "--to", "hf-vit", "--image-size", "16"]
+    with pytest.raises(
+        PatchParityError, match="tensors of timm-vit, but its 15 positions are not of an image of 16×16: --image-size"
+    ):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    for without in (command[:-2], ["inspect", str(path)]):
+        with pytest.raises(PatchParityError, match="its 15 positions are of no square grid: --image-size tells the right one"):
+            CliRunner().invoke(app, without, catch_exceptions=False)

@@ -30,6 +30,7 @@ from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
 from .calling import LiveCall, caller
 from .loading import build, load_object
 from .parameters import ROLES, read_all
+from .sizes import require_sizes
 
 Framework = Literal["torch", "keras", "flax", "numpy", "jax", "tensorflow"]
 FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
@@ -68,13 +69,6 @@ class LiveEmbedding:
         return self.framework not in ("torch", "numpy")
 
 
-def _require_sizes(option: str, value: Any) -> None:
-    """Raise PatchParityError for a size that is no positive integer, nor a tuple of these."""
-    parts = value if isinstance(value, (tuple, list)) else (value,)
-    if value is not None and not all(isinstance(part, (int, np.integer)) and part > 0 for part in parts):
-        raise PatchParityError(f"{option}={value!r}: expected a positive integer, or one for each axis")
-
-
 def read_live(
     target: Any,
     *,
@@ -101,21 +95,11 @@ def read_live(
     Raises:
         PatchParityError: weights that cannot be found, sizes that are missing or cannot belong together, an object that fails.
     """
-    name = target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__name__)
-    subject = load_object(target) if isinstance(target, str) else target
-    if inspect.isclass(subject):
-        name, subject = subject.__qualname__, build(subject, subject.__qualname__)
-    if not callable(subject):
-        raise PatchParityError(f"{name} is no callable: expected a module, a layer or a function")
-    if framework is not None:
-        require_choice("framework", framework, FRAMEWORKS)
-    own_framework = _framework(subject)
-    if framework is not None and own_framework not in (None, framework):
-        raise PatchParityError(f"{name} is an object of {own_framework}: framework={framework!r} is for plain functions")
-    kind = own_framework or framework or "numpy"
+    subject, name = _subject(target)
+    kind = _kind(subject, framework, name)
     given: dict[str, Any] = dict(patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride)
     for option, value in given.items():
-        _require_sizes(option, value)
+        require_sizes(option, value)
     if image_layout is not None:
         require_choice("image layout", image_layout, IMAGE_LAYOUTS)
     if kernel_layout is not None:
@@ -153,12 +137,7 @@ def read_live(
     is_layer = found.get("owner") is not None and found["owner"] is subject
     cut = None
     if is_layer and np.ndim(found["kernel"]) == 2:
-        if len(orders) > 1 and spec.in_channels > 1:
-            raise PatchParityError(
-                f"{name} is a bare linear layer, which does not show in which order it takes the values of a patch: "
-                f"give it (kernel_layout, --kernel-layout): {' or '.join(orders)}"
-            )
-        orders = orders[:1]
+        orders = _only_order(orders, spec, name)
         cut = functools.partial(_cut, spec=spec, channels_first=orders[0].endswith("chw"))
     call = caller(subject, kind, layout, name, is_layer, cut)
     to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
@@ -174,6 +153,41 @@ def read_live(
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
     return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
+
+
+def _subject(target: Any) -> tuple[Any, str]:
+    """The object that is meant, built where it is a class, and its name.
+
+    Raises:
+        PatchParityError: what cannot be found, built or called.
+    """
+    name = target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__name__)
+    subject = load_object(target) if isinstance(target, str) else target
+    if inspect.isclass(subject):
+        name, subject = subject.__qualname__, build(subject, subject.__qualname__)
+    if not callable(subject):
+        raise PatchParityError(f"{name} is no callable: expected a module, a layer or a function")
+    return subject, name
+
+
+def _kind(subject: Any, framework: str | None, name: str) -> str:
+    """What an object is called with: its own framework, or of a plain function what was said."""
+    if framework is not None:
+        require_choice("framework", framework, FRAMEWORKS)
+    own = _framework(subject)
+    if framework is not None and own not in (None, framework):
+        raise PatchParityError(f"{name} is an object of {own}: framework={framework!r} is for plain functions")
+    return own or framework or "numpy"
+
+
+def _only_order(orders: list[str], spec: PatchEmbedSpec, name: str) -> list[str]:
+    """The flatten order of a bare linear layer, which was said, or of one channel does not matter."""
+    if len(orders) > 1 and spec.in_channels > 1:
+        raise PatchParityError(
+            f"{name} is a bare linear layer, which does not show in which order it takes the values of a patch: "
+            f"give it (kernel_layout, --kernel-layout): {' or '.join(orders)}"
+        )
+    return orders[:1]
 
 
 def _cut(images: NDArray[Any], spec: PatchEmbedSpec, channels_first: bool) -> NDArray[Any]:

@@ -21,10 +21,11 @@ from ...reference.weights import PatchEmbedWeights
 from ..layouts import DENSE_CHANNELS_LAST, HWIO, LINEAR_CHANNELS_FIRST, OIHW, kernel_to_layout
 from .calling import LiveCall
 from .dialects import list_dialects
+from .formats.tree import TreeCheckpoint
 from .live import LiveEmbedding, read_live
 from .parameters import parameters_of
-from .stages import Config, read_stage
-from .trees import TreeCheckpoint
+from .sizes import Config
+from .stages import read_stage
 
 Kind = Literal["torch", "torch-linear", "keras", "keras-dense", "flax", "jax"]
 KINDS = ("torch", "torch-linear", "keras", "keras-dense", "flax", "jax")

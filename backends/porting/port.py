@@ -16,13 +16,14 @@ from ...reference.probes import random_normal
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..base import DTYPES
-from .checkpoints import opened
 from .checks import Check, compare_sequences, judge_projection, not_square
 from .dialects import Dialect, get_dialect, list_dialects
+from .formats.opening import opened
+from .formats.writing import format_of, replace_tensors, write_checkpoint
 from .proof import installed, run
-from .stages import Config, Stage, read_stage, without
+from .sizes import Config
+from .stages import Stage, read_stage, without
 from .transcribe import cast, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
-from .writing import format_of, replace_tensors, write_checkpoint
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError, require_choice
 from ...reference.sequence import embed_sequence
 from ...reference.weights import PatchEmbedWeights
-from .checkpoints import opened
+from .candidates import find_candidates, require_asked, require_grid
 from .dialects import get_dialect, list_dialects
-from .stages import Config, describe, find_candidates, read_stage, require_asked
+from .formats.opening import opened
+from .sizes import Config
+from .stages import describe, read_stage
 
 
 def inspect_checkpoint(
@@ -43,6 +45,8 @@ def inspect_checkpoint(
     with opened(path) as checkpoint:
         chosen = known if from_ is None else {from_: get_dialect(from_, known)}
         candidates = find_candidates(checkpoint, chosen, prefix, sizes)
+        if not candidates:
+            require_grid(checkpoint, chosen, prefix, sizes)
         for candidate in candidates[:1]:
             require_asked(checkpoint, candidate, sizes)
         return describe(checkpoint, candidates)

@@ -12,10 +12,11 @@ from ...reference.diagnosis import diagnose
 from ...reference.embed import patch_embed
 from ...reference.probes import random_normal
 from ...reference.weights import PatchEmbedWeights
-from .checkpoints import opened
 from .checks import Check, compare_fields, compare_rows, not_square, prefix_and_positions
 from .dialects import list_dialects
-from .stages import NORMS, Config, Stage, read_stage
+from .formats.opening import opened
+from .sizes import Config
+from .stages import NORMS, Stage, read_stage
 from .transcribe import same_bits
 
 

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchparity import PatchParityError
-from patchparity.backends.porting.checkpoints import LARGEST_TENSOR, open_checkpoint
-from patchparity.backends.porting.writing import replace_tensors, write_checkpoint
+from patchparity.backends.porting.formats.base import LARGEST_TENSOR
+from patchparity.backends.porting.formats.opening import open_checkpoint
+from patchparity.backends.porting.formats.writing import replace_tensors, write_checkpoint
 
 TENSORS = {
     "model/kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7.5,
@@ -384,12 +385,12 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     write_checkpoint(path, {"a": np.arange(3.0)})
     before = path.read_bytes()
-    from patchparity.backends.porting import writing
+    from patchparity.backends.porting.formats import writing
 
     def broken(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_write_safetensors", broken)
+    monkeypatch.setattr(writing, "write_safetensors", broken)
     with pytest.raises(PatchParityError, match="No space left on device"):
         write_checkpoint(path, {"a": np.arange(5.0)})
     assert path.read_bytes() == before

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, inspect_checkpoint, port, verify
-from patchparity.backends.porting.checkpoints import opened
+from patchparity.backends.porting.candidates import find_candidates
 from patchparity.backends.porting.dialects import FIELDS, get_dialect, list_dialects
-from patchparity.backends.porting.stages import find_candidates, read_stage, sinusoid_table
+from patchparity.backends.porting.formats.opening import opened
+from patchparity.backends.porting.formats.writing import write_checkpoint
+from patchparity.backends.porting.stages import read_stage, sinusoid_table
 from patchparity.backends.porting.transcribe import fit, same_bits, tensors_of
-from patchparity.backends.porting.writing import write_checkpoint
 from patchparity.reference.sequence import embed_sequence
 from patchparity.reference.weights import LayerNorm, SequenceLayout
 
@@ -343,7 +344,7 @@ def test_what_lies_beside_a_stage_is_not_left_out_unseen(tmp_path):
     weights, spec = random_stage(DIALECTS["timm-vit"], grid=(2, 3))
     path = tmp_path / "a.safetensors"
     write_checkpoint(path, tensors_of(dataclasses.replace(weights, register_tokens=None), spec, DIALECTS["timm-vit"]))
-    with pytest.raises(PatchParityError, match="is in no dialect that is known"):
+    with pytest.raises(PatchParityError, match="holds the tensors of timm-vit, but its 7 positions are of no square grid"):
         port(path, tmp_path / "b.safetensors", "hf-vit")
     (tmp_path / "config.json").write_text(json.dumps({"image_size": list(spec.image_size)}))
     assert port(path, tmp_path / "b.safetensors", "timm-vit").ok

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError, port, verify
-from patchparity.backends.porting.checkpoints import opened
 from patchparity.backends.porting.dialects import list_dialects
-from patchparity.backends.porting.writing import replace_tensors, write_checkpoint
+from patchparity.backends.porting.formats.opening import opened
+from patchparity.backends.porting.formats.writing import replace_tensors, write_checkpoint
 
 from .test_dialects import random_stage, tensors_of, written
 

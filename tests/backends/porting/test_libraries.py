@@ -277,7 +277,7 @@ def test_and_after_a_port(saved, tmp_path):
 
 def test_every_tensor_of_an_example_matters(saved):
     """A table of zeros, say, would let a port that forgets it pass."""
-    from patchparity.backends.porting.checkpoints import opened
+    from patchparity.backends.porting.formats.opening import opened
     from patchparity.backends.porting.stages import read_stage
     from patchparity.reference.sequence import embed_sequence
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoints import Checkpoint, TensorInfo, dtype_of
+from .base import Checkpoint, TensorInfo, dtype_of
 
 IN_MEMORY = "memory"
 """The format of what is in no file: any dialect may be kept in it."""
@@ -32,7 +32,7 @@ class TreeCheckpoint(Checkpoint):
     def _read(self, name: str) -> NDArray[Any]:
         leaf = self.leaves[name]
         if hasattr(leaf, "detach"):
-            from ..torch import as_array
+            from ...torch import as_array
 
             return np.array(as_array(leaf))
         return np.array(leaf)

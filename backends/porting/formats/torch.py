@@ -8,6 +8,7 @@ import collections
 import io
 import pickle
 import pickletools
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...reference.errors import PatchParityError
-from .checkpoints import Checkpoint, TensorInfo, dtype_of
+from ....reference.errors import PatchParityError
+from .base import COPIED_BYTES, Checkpoint, TensorInfo, Tensors, dtype_of
 
 LARGEST_PICKLE = 256 * 2**20
 """Bytes of the pickle that tells of the tensors; a model of a hundred thousand tensors has 10 MB of it."""
@@ -203,7 +204,7 @@ class TensorsOfStorages(Checkpoint):
         """Where the values of a storage begin in the file."""
         raise NotImplementedError
 
-    def replace(self, draft: Path, changes: Mapping[str, NDArray[Any]]) -> None:
+    def replace(self, draft: Path, changes: Tensors) -> None:
         """Overwrite tensors in a copy of the file, where their values lie; the pickle, and what it holds beside tensors, stays as it is, unread.
 
         Raises:
@@ -222,7 +223,7 @@ class TensorsOfStorages(Checkpoint):
                 file.seek(begin)
                 file.write(values.tobytes())
 
-    def _require_place(self, name: str, array: NDArray[Any], changes: Mapping[str, NDArray[Any]]) -> None:
+    def _require_place(self, name: str, array: NDArray[Any], changes: Tensors) -> None:
         view = self.views.get(name)
         if view is None or view.shape != array.shape or dtype_of(view.storage.dtype) != array.dtype:
             there = "nothing" if view is None else f"one of shape {view.shape} and type {view.storage.dtype}"
@@ -294,7 +295,7 @@ class TorchCheckpoint(TensorsOfStorages):
         """Behind the entry's own header, whose length the file tells once more."""
         return data_begin(self.path, self.archive.getinfo(f"{self.root}data/{key}"))
 
-    def replace(self, draft: Path, changes: Mapping[str, NDArray[Any]]) -> None:
+    def replace(self, draft: Path, changes: Tensors) -> None:
         """As told, and correct the checksums of the archive."""
         super().replace(draft, changes)
         entries = [f"{self.root}data/{key}" for key in dict.fromkeys(self.views[name].storage.key for name in changes)]
@@ -325,7 +326,7 @@ def correct_checksums(path: Path, archive: zipfile.ZipFile, names: list[str]) ->
             entry = archive.getinfo(name)
             file.seek(begin := data_begin(path, entry))
             left, checksum = entry.file_size, 0
-            while left and (content := file.read(min(left, 2**22))):
+            while left and (content := file.read(min(left, COPIED_BYTES))):
                 checksum, left = zlib.crc32(content, checksum), left - len(content)
             found[name] = checksum.to_bytes(4, "little")
             if entry.flag_bits & 8:  # the checksum stands behind the content
@@ -403,3 +404,22 @@ class LegacyTorchCheckpoint(TensorsOfStorages):
         with self.path.open("rb") as file:
             file.seek(self.begins[self.views[name].storage.key] + begin)
             return self._view(name, file.read(size))
+
+
+def write_torch(draft: Path, tensors: Tensors) -> None:
+    """Write a file anew, by torch itself."""
+    try:
+        import torch
+    except ImportError:
+        raise PatchParityError(
+            "writing a torch file needs torch: pip install 'patchparity[torch]', or write safetensors"
+        ) from None
+    from ...torch import as_tensor
+
+    torch.save({name: as_tensor(array) for name, array in tensors.items()}, draft)
+
+
+def replace_in_torch(source: TensorsOfStorages, draft: Path, changes: Tensors) -> None:
+    """Overwrite tensors in a copy, where their values lie."""
+    shutil.copyfile(source.path, draft)
+    source.replace(draft, changes)

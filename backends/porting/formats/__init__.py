@@ -1,0 +1,1 @@
+"""Checkpoint files, a format a file: each reads and writes its own."""

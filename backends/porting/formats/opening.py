@@ -1,0 +1,105 @@
+"""Opening a checkpoint: what it is, its first bytes tell, not its name."""
+
+import contextlib
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ....reference.errors import PatchParityError
+from .base import Checkpoint, first_line, first_twin
+from .keras import H5Checkpoint, KerasCheckpoint
+from .msgpack import MsgpackCheckpoint
+from .npz import NpzCheckpoint
+from .safetensors import INDEX_SUFFIX, LARGEST_HEADER, SafetensorsCheckpoint, ShardedCheckpoint
+from .torch import LegacyTorchCheckpoint, TorchCheckpoint
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint: safetensors (one file, an index of shards, or a folder with either), torch, npz, Keras h5 and .keras, Flax msgpack.
+
+    What it is, its first bytes tell, not its name.
+
+    Raises:
+        PatchParityError: a file that cannot be read, of another kind, damaged, or hostile.
+    """
+    source = Path(path)
+    if source.is_dir():
+        source = _in_folder(source)
+    if source.exists() and not source.is_file():
+        raise PatchParityError(f"cannot read {source}: it is no regular file")
+    try:
+        with source.open("rb") as file:
+            start = file.read(16)
+        return _reader(source, start)
+    except PatchParityError:
+        raise
+    except OSError as error:
+        raise PatchParityError(f"cannot read {source}: {error.strerror or error}") from None
+    except Exception as error:  # whatever damaged content makes the readers raise
+        raise PatchParityError(f"{source} is damaged or hostile: {type(error).__name__}: {first_line(error)}") from None
+
+
+def _in_folder(folder: Path) -> Path:
+    """The checkpoint of a folder, as transformers and timm lay it out."""
+    for name in (
+        "model.safetensors",
+        "open_clip_model.safetensors",
+        "pytorch_model.bin",
+        "flax_model.msgpack",
+        "model.weights.h5",
+    ):
+        if (folder / name).is_file():
+            return folder / name
+    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    single = sorted(folder.glob("*.safetensors"))
+    if len(indices) == 1:
+        return indices[0]
+    if not indices and len(single) == 1:
+        return single[0]
+    raise PatchParityError(f"{folder} holds no checkpoint that can be told: name the file")
+
+
+def _reader(source: Path, start: bytes) -> Checkpoint:
+    if source.name.endswith(".index.json"):
+        return ShardedCheckpoint(source)
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return H5Checkpoint(source, source)
+    if start[:4] == b"PK\x03\x04":
+        return _zip_reader(source)
+    if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= max(LARGEST_HEADER, source.stat().st_size):
+        return SafetensorsCheckpoint(source)
+    if source.suffix == ".safetensors":
+        raise PatchParityError(f"{source} is damaged or hostile: it does not begin as a safetensors file does")
+    if start[:1] == b"\x80" and source.suffix not in (".msgpack", ".flax"):
+        return LegacyTorchCheckpoint(source)
+    if source.suffix in (".msgpack", ".flax") or (start[:1] and (start[0] & 0xF0 == 0x80 or start[0] in (0xDE, 0xDF))):
+        return MsgpackCheckpoint(source)
+    raise PatchParityError(
+        f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or .keras, Flax msgpack"
+    )
+
+
+def _zip_reader(source: Path) -> Checkpoint:
+    with zipfile.ZipFile(source) as archive:
+        names = [entry.filename for entry in archive.infolist()]
+    if twice := first_twin(names):
+        raise PatchParityError(f"{source} is damaged or hostile: it holds {twice!r} twice")
+    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        return TorchCheckpoint(source)
+    if "model.weights.h5" in names:
+        return KerasCheckpoint(source)
+    if names and all(name.endswith(".npy") for name in names):
+        return NpzCheckpoint(source)
+    raise PatchParityError(f"{source} is an archive of a kind that is not known: expected torch, npz or .keras")
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
+    """Open a checkpoint for the time of a `with` statement."""
+    checkpoint = open_checkpoint(path)
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.close()

@@ -1,0 +1,172 @@
+"""safetensors: one file, or shards with an index (https://github.com/huggingface/safetensors)."""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....reference.errors import PatchParityError
+from .base import Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of, first_line, first_twin
+
+LARGEST_HEADER = 100 * 2**20
+"""Bytes of a header; safetensors' own limit."""
+
+SAFETENSORS_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""Names of the types in a safetensors header."""
+
+INDEX_SUFFIX = ".safetensors.index.json"
+
+MOST_AXES = 16
+"""Axes of a tensor that is looked at; NumPy has 64 at most, a kernel five."""
+
+
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are all different."""
+    if twice := first_twin([key for key, _ in pairs]):
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return dict(pairs)
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """One safetensors file: a header in JSON, then the bytes of all tensors (https://github.com/huggingface/safetensors)."""
+
+    format = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(LARGEST_HEADER, size - 8):
+                raise self.damaged(f"its header claims {length} bytes, and {size - 8} are there")
+            try:
+                header = json.loads(file.read(length), object_pairs_hook=without_twins)
+            except (ValueError, RecursionError) as error:
+                raise self.damaged(f"its header is no JSON ({first_line(error)})") from None
+        self.begin = 8 + length
+        self.places: dict[str, tuple[int, int]] = {}
+        if not isinstance(header, dict):
+            raise self.damaged("its header is no JSON object")
+        notes = header.pop("__metadata__", {}) or {}
+        self.metadata = {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {}
+        for name, entry in header.items():
+            self._add(name, entry, size - self.begin)
+
+    def _add(self, name: str, entry: Any, room: int) -> None:
+        try:
+            shape = tuple(entry["shape"])
+            if not all(type(extent) is int for extent in shape):
+                raise ValueError
+            first, last = (int(offset) for offset in entry["data_offsets"])
+            dtype = SAFETENSORS_TYPES.get(entry["dtype"])
+        except (KeyError, TypeError, ValueError):
+            raise self.damaged(f"its header tells {name!r} badly") from None
+        if dtype is None:
+            return  # a type that holds no embedding
+        info = TensorInfo(shape, dtype)
+        # Before they are multiplied: an empty tensor may be told with any extent, and is not believed.
+        if len(shape) > MOST_AXES or max(shape, default=0) > max(room, 1):
+            raise self.damaged(f"{name} claims {len(shape)} axes, or more values along one than {room} bytes hold")
+        if min(shape, default=0) < 0 or not 0 <= first <= last <= room or last - first != info.nbytes:
+            raise self.damaged(f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}")
+        self.tensors[name], self.places[name] = info, (first, last)
+
+    def _read(self, name: str) -> NDArray[Any]:
+        first, last = self.places[name]
+        with self.path.open("rb") as file:
+            file.seek(self.begin + first)
+            content = file.read(last - first)
+        info = self.tensors[name]
+        return np.frombuffer(content, dtype_of(info.dtype)).reshape(info.shape)
+
+
+class ShardedCheckpoint(Checkpoint):
+    """Several safetensors files, and an index that tells which tensor is in which."""
+
+    format = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        if path.stat().st_size > LARGEST_HEADER:
+            raise self.damaged(f"an index of {path.stat().st_size} bytes")
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_twins)
+            places = {str(name): str(shard) for name, shard in index["weight_map"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self.damaged(f"it is no index of shards ({first_line(error)})") from None
+        self.shards: dict[str, SafetensorsCheckpoint] = {}
+        self.places = places
+        for shard in dict.fromkeys(places.values()):
+            if Path(shard).name != shard or shard in ("", ".", ".."):
+                raise self.damaged(f"it names a shard {shard!r}, which is no file of this folder")
+            if not (path.parent / shard).is_file():
+                raise PatchParityError(f"{path} names a shard {shard!r}, which is not there")
+            self.shards[shard] = SafetensorsCheckpoint(path.parent / shard)
+        for name, shard in places.items():
+            if name not in self.shards[shard].tensors:
+                raise self.damaged(f"{name!r} should be in {shard}, and is not")
+            self.tensors[name] = self.shards[shard].tensors[name]
+        self.metadata = {key: value for shard in self.shards.values() for key, value in shard.metadata.items()}
+
+    def _read(self, name: str) -> NDArray[Any]:
+        return self.shards[self.places[name]].read(name)
+
+
+def write_safetensors(draft: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """Write a file anew. Every array is contiguous: safetensors 0.8.0 writes a transposed view as if it were not transposed (its issue 825)."""
+    import safetensors.numpy
+
+    safetensors.numpy.save_file(dict(tensors), draft, dict(metadata) or None)
+
+
+def replace_in_safetensors(source: SafetensorsCheckpoint, draft: Path, changes: Tensors) -> None:
+    """A new header, then the bytes of every tensor, copied a piece at a time."""
+    types = {numpy: name for name, numpy in SAFETENSORS_TYPES.items()}
+    header: dict[str, Any] = {"__metadata__": source.metadata} if source.metadata else {}
+    with source.path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        entries: dict[str, Any] = json.loads(file.read(length))
+    entries.pop("__metadata__", None)
+    offset = 0
+    for name in [*entries, *(name for name in changes if name not in entries)]:
+        if name in changes:
+            array = changes[name]
+            size, dtype, shape = array.nbytes, types[array.dtype.name], list(array.shape)
+        else:
+            first, last = entries[name]["data_offsets"]
+            size, dtype, shape = last - first, entries[name]["dtype"], entries[name]["shape"]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
+    with source.path.open("rb") as file, draft.open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for name in header:
+            if name == "__metadata__":
+                continue
+            if name in changes:
+                out.write(changes[name].tobytes())
+            else:
+                first, last = entries[name]["data_offsets"]
+                file.seek(source.begin + first)
+                copy_bytes(file, out, last - first)
