@@ -75,13 +75,12 @@ def _linear(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
 
 
 def _linear_words(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
-    """As `linear`, with pixels moved in words of eight bytes, and a column of ones behind the patches so that the product adds the bias."""
+    """As `linear`, with pixels moved in words of eight bytes; the bias is the last row of the kernel, and the patches have a column of ones for it."""
     import jax.numpy as jnp
 
     patches = _patches_by_words(_pad(images, spec), spec)
-    if bias is not None:
+    if len(kernel) > spec.patch_values:
         patches = jnp.concatenate([patches, jnp.ones((*patches.shape[:-1], 1), patches.dtype)], axis=-1)
-        kernel = jnp.concatenate([kernel, bias[None]])
     return jnp.dot(patches, kernel)
 
 
@@ -289,6 +288,10 @@ class _Embedding(LoadedEmbedding):
         self.kernel = self._array(kernel_to_layout(weights.kernel, self.implementation.kernel_layout))
         self.bias = None if weights.bias is None else self._array(weights.bias)
 
+    def apart(self, kernel: Any, bias: Any) -> tuple[Any, Any]:
+        """Kernel and bias, or what stands for them, as they are kept here."""
+        return kernel, bias
+
     def _array(self, array: NDArray[Any]) -> Any:
         with wide(self.dtype):
             return self.jax.device_put(np.array(array, self.dtype, order="C"), self.device)
@@ -310,6 +313,7 @@ class _Embedding(LoadedEmbedding):
         with wide(self.dtype):
             found = self.pullback(self.place(images), self.kernel, self.bias, self._array(grad_tokens))
         image, kernel, bias = (None if gradient is None else np.asarray(gradient) for gradient in found)
+        kernel, bias = self.apart(kernel, bias)
         return PatchEmbedGradients(
             image=images_from_layout(image, self.implementation.image_layout),
             kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),
@@ -354,10 +358,24 @@ class _Embedding(LoadedEmbedding):
                 return whole(images, self.kernel, self.bias, gradient)
 
         def fetched(outputs: Any) -> dict[Direction, NDArray[Any]]:
-            arrays = [np.asarray(array) for array in outputs if array is not None]
+            tokens, *gradients = (None if array is None else np.asarray(array) for array in outputs)
+            arrays = [array for array in (tokens, *self.apart(*gradients)) if array is not None]
             return step_results(arrays, self.implementation.kernel_layout, self.spec)
 
         return Operation(self, function, fetched)
+
+
+class _WithBiasRow(_Embedding):
+    """The bias is kept as the last row of the kernel, put there once."""
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        kernel = kernel_to_layout(weights.kernel, self.implementation.kernel_layout)
+        self.kernel = self._array(kernel if weights.bias is None else np.concatenate([kernel, weights.bias[None]]))
+        self.bias = None
+
+    def apart(self, kernel: Any, bias: Any) -> tuple[Any, Any]:
+        rows = self.spec.patch_values
+        return kernel[:rows], kernel[rows] if len(kernel) > rows else None
 
 
 class _Gemm(Computation):
@@ -497,7 +515,8 @@ class JaxBackend(Backend):
     ) -> LoadedEmbedding:
         """Put the weights on the device and jit the forward and backward functions."""
         weights.check_spec(spec)
-        return _Embedding(implementation, weights, spec, dtype, device)
+        kept = _WithBiasRow if implementation.formulation == "linear_words" else _Embedding
+        return kept(implementation, weights, spec, dtype, device)
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
         """In plain JAX; `linear_words` where patches do not tile as `linear`, which it is there but for the bias."""
