@@ -32,6 +32,7 @@ _PUBLIC = {
     "load_weights": "patchparity.backends.porting.files",
     "inspect_checkpoint": "patchparity.backends.porting.reading",
     "port": "patchparity.backends.porting.port",
+    "Sizes": "patchparity.backends.porting.sizes",
     "verify": "patchparity.backends.porting.verify",
     "embed": "patchparity.backends.porting.reading",
     "to_module": "patchparity.backends.porting.modules",

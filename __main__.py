@@ -66,6 +66,13 @@ def main() -> None:
             raise
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(MISUSED)
+    except MemoryError as error:
+        if "--traceback" in sys.argv:
+            raise
+        err.print(
+            f"[bold red]error:[/] there is not enough memory for that ({escape(str(error)) or 'no more is told'})", soft_wrap=True
+        )
+        sys.exit(MISUSED)
 
 
 if __name__ == "__main__":

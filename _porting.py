@@ -11,7 +11,7 @@ from .bench.report.terminal import escape, out
 from .reference.errors import PatchParityError
 
 if TYPE_CHECKING:
-    from .backends.porting.sizes import Config
+    from .backends.porting.sizes import Sizes
 
 CheckpointArgument = Annotated[
     Path,
@@ -32,24 +32,27 @@ InChannelsOption = Annotated[int | None, typer.Option("--in-channels", help="Whe
 FromOption = Annotated[str | None, typer.Option("--from", help="The dialect, where it is known (port --list).")]
 
 
-def _sizes(image_size: str | None, patch_size: str | None, in_channels: int | None) -> "Config | None":
+def _sizes(image_size: str | None, patch_size: str | None, in_channels: int | None) -> "Sizes | None":
     """What was told of the sizes, None if nothing was.
 
     Raises:
         PatchParityError: what is no size.
     """
-    from .backends.porting.sizes import Config
+    from .backends.porting.sizes import Sizes
 
     def parts(option: str, text: str | None) -> tuple[int, ...] | int | None:
         if text is None:
             return None
         numbers = text.lower().replace("×", "x").split("x")
-        if not all(number.isascii() and number.isdigit() and int(number) for number in numbers) or len(numbers) > 3:
+        if (
+            not all(number.isascii() and number.isdigit() and len(number) < 10 and int(number) for number in numbers)
+            or len(numbers) > 3
+        ):
             raise PatchParityError(f"{option} {text}: expected a number, or numbers with x between them, such as 224x160")
         return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
 
     told = parts("--patch-size", patch_size), parts("--image-size", image_size), in_channels
-    return None if told == (None, None, None) else Config.told(*told)
+    return None if told == (None, None, None) else Sizes.told(*told)
 
 
 def inspect_command(

@@ -10,7 +10,7 @@ from ...reference.weights import PrefixToken
 from .dialects import Dialect, Entry, list_dialects
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
-from .sizes import Config, read_config
+from .sizes import Sizes, read_config
 
 MOST_CHANNELS = 16
 """Channels above which an axis is hardly one of channels: satellite images have 13."""
@@ -63,7 +63,7 @@ def find_candidates(
     checkpoint: Checkpoint,
     dialects: Mapping[str, Dialect] | None = None,
     prefix: str | None = None,
-    sizes: Config | None = None,
+    sizes: Sizes | None = None,
     gridless: bool = False,
 ) -> list[Candidate]:
     """All ways to read a checkpoint, the likeliest first.
@@ -72,10 +72,10 @@ def find_candidates(
         checkpoint: an open one.
         dialects: those to try; None for all.
         prefix: what stands before all names; None for whatever is found.
-        sizes: what is known of the sizes; it goes before what config.json tells.
+        sizes: what is known of the sizes; what a user said goes before what config.json tells, anything else behind it.
         gridless: whether also those whose positions fit no grid.
     """
-    config = read_config(checkpoint.config_folder) if sizes is None else sizes.over(read_config(checkpoint.config_folder))
+    config = known_of(checkpoint, sizes)
     found = []
     known = list_dialects() if dialects is None else dialects
     for dialect in known.values():
@@ -87,6 +87,14 @@ def find_candidates(
     found.sort(key=lambda each: each.weight, reverse=True)
     # Beside a library's own names a matrix under any other tells nothing.
     return [each for each in found if not each.dialect.plain] or found
+
+
+def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
+    """What is known of the sizes: by a user, by the file's own `config.json`, by another checkpoint."""
+    own = read_config(checkpoint.config_folder)
+    if sizes is None:
+        return own
+    return sizes.over(own) if sizes.asked else own.over(sizes)
 
 
 def _prefixes(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
@@ -103,7 +111,7 @@ def _prefixes(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
 
 
 def _candidates(
-    checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: Config, alone: bool, gridless: bool
+    checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: Sizes, alone: bool, gridless: bool
 ) -> list[Candidate]:
     """How a dialect reads what stands under a prefix; `alone` where it was asked for by name."""
     names = {}
@@ -147,7 +155,7 @@ def _sound(sizes: Mapping[str, int], dialect: Dialect) -> bool:
     return sizes.get("K", values) == values
 
 
-def _known_sizes(kernel: Entry, shape: tuple[int, ...], config: Config) -> list[tuple[dict[str, int], list[str]]]:
+def _known_sizes(kernel: Entry, shape: tuple[int, ...], config: Sizes) -> list[tuple[dict[str, int], list[str]]]:
     """What is known of a patch that lies flattened in a matrix: from config.json, or, assumed, square and of three channels (or one)."""
     if "(" not in kernel.layout:
         return [({}, [])]
@@ -167,7 +175,7 @@ def _known_sizes(kernel: Entry, shape: tuple[int, ...], config: Config) -> list[
 
 
 def _grids(
-    dialect: Dialect, names: Mapping[str, str], sizes: Mapping[str, int], config: Config
+    dialect: Dialect, names: Mapping[str, str], sizes: Mapping[str, int], config: Sizes
 ) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
     """Grids that the position table allows, for which prefix tokens it then has rows, and what that assumes."""
     told = _config_grid(dialect, sizes, config)
@@ -183,6 +191,8 @@ def _grids(
     grids = []
     for extra, present in found.items():
         patches = sizes["rows"] - extra
+        if told and dialect.video and not config.frames and patches % math.prod(told[1:]) == 0:
+            told = (patches // math.prod(told[1:]), *told[1:])
         if told and math.prod(told) == patches:
             return [(present, told, "")]
         side = math.isqrt(max(patches, 0))
@@ -202,7 +212,7 @@ def _oblong(count: int) -> bool:
     return any(count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short)
 
 
-def _video_grid(patches: int, sizes: Mapping[str, int], config: Config) -> tuple[int, ...]:
+def _video_grid(patches: int, sizes: Mapping[str, int], config: Sizes) -> tuple[int, ...]:
     """A grid of frames and a square: of config.json's frames, or the fewest frames that leave a square."""
     counts = [config.frames // sizes["Pt"]] if config.frames else range(1, patches + 1)
     for frames in counts:
@@ -212,7 +222,7 @@ def _video_grid(patches: int, sizes: Mapping[str, int], config: Config) -> tuple
     return ()
 
 
-def _config_grid(dialect: Dialect, sizes: Mapping[str, int], config: Config) -> tuple[int, ...]:
+def _config_grid(dialect: Dialect, sizes: Mapping[str, int], config: Sizes) -> tuple[int, ...]:
     """The grid of the image size that config.json tells."""
     if not config.image_size:
         return ()
@@ -271,7 +281,7 @@ def ambiguous(candidates: list[Candidate]) -> list[Candidate]:
     return list({each.reading: each for each in reversed(likely)}.values())[::-1]
 
 
-def require_grid(checkpoint: Checkpoint, dialects: Mapping[str, Dialect], prefix: str | None, sizes: Config | None) -> None:
+def require_grid(checkpoint: Checkpoint, dialects: Mapping[str, Dialect], prefix: str | None, sizes: Sizes | None) -> None:
     """Raise PatchParityError where a checkpoint that nothing reads would be read but for the number of its positions, and say so."""
     near = [each for each in find_candidates(checkpoint, dialects, prefix, sizes, gridless=True) if "positions" in each.names]
     if near:
@@ -282,15 +292,23 @@ def require_grid(checkpoint: Checkpoint, dialects: Mapping[str, Dialect], prefix
         )
 
 
-def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Config | None) -> None:
+def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | None) -> None:
     """Raise PatchParityError where a user told a size that the checkpoint does not have."""
     if sizes is None or not sizes.asked:
         return
     own, axes = candidate.sizes, 3 if sizes.frames else 2
+    if sizes.frames and not candidate.dialect.video:
+        raise PatchParityError(f"{checkpoint.path} is of images, and a size with {sizes.frames} frames was told")
+    grid = _config_grid(candidate.dialect, own, sizes)
+    if sizes.image_size and not grid:
+        raise PatchParityError(f"an image of {'×'.join(map(str, sizes.image_size))} was told, which is smaller than a patch")
+    patch = (
+        (own["Ph"], own["Pw"]) if len(sizes.patch_size) < 3 else tuple(own[name] for name in ("Pt", "Ph", "Pw") if name in own)
+    )
     pairs = [
-        ("patch", (own["Ph"], own["Pw"]), sizes.patch_size),
+        ("patch", patch, sizes.patch_size),
         ("channels", (own["C"],), (sizes.channels,) if sizes.channels else ()),
-        ("grid", candidate.grid[-axes:], _config_grid(candidate.dialect, own, sizes)[-axes:]),
+        ("grid", candidate.grid[-axes:], grid[-axes:]),
     ]
     for name, have, asked in pairs:
         if asked and have and have != asked:

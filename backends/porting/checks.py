@@ -134,21 +134,36 @@ def compare_rows(rows: list[NDArray[np.float64]], one: Stage, other: Stage, spec
     error = np.abs(rows[0] - rows[1])
     if not error.any():
         return Check("prefix tokens and positions", "pass", 0.0, "the same")
-    kinds = [_kinds(each.weights) for each in (one, other)]
-    folded = one.candidate.positioned != other.candidate.positioned
-    if kinds[0] == kinds[1] and not folded:
+    bound = _allowed(one, other, spec)
+    if not bound.any():
         return Check("prefix tokens and positions", "fail", float("inf"), f"up to {error.max():.3g} apart")
-    unit = max(UNITS[kind] for each in kinds for kind in each) if kinds[0] or kinds[1] else 0.0
-    least = max((SMALLEST[kind] for each in kinds for kind in each), default=0.0)
-    sizes = [
-        prefix_and_positions(each.weights.map(lambda array: np.abs(array.astype(np.float64))), spec) for each in (one, other)
-    ]
-    ratio = float(np.max(error / (2 * unit * np.maximum(*sizes) + least + 1e-320)))
+    with np.errstate(over="ignore"):  # where nothing may differ
+        ratio = float(np.max(error / (bound + 1e-300)))
     told = f"up to {error.max():.3g} apart, {ratio:.3g} of what rounding allows"
     return Check("prefix tokens and positions", "pass" if ratio <= 1 else "fail", ratio, told)
 
 
-def _kinds(weights: PatchEmbedWeights) -> set[str]:
-    """Types of prefix tokens and positions."""
+def _allowed(one: Stage, other: Stage, spec: PatchEmbedSpec) -> NDArray[np.float64]:
+    """What rounding may change in the rows of two stages: twice that of every part whose types differ; of all parts by the coarsest type where some
+    were folded into others."""
     names = ("class_token", "distillation_token", "register_tokens", "positions")
-    return {getattr(weights, name).dtype.name for name in names if getattr(weights, name) is not None}
+    folded = one.candidate.positioned != other.candidate.positioned
+    kinds = [
+        {name: held.dtype.name for name in names if (held := getattr(each.weights, name)) is not None} for each in (one, other)
+    ]
+    every = {*kinds[0].values(), *kinds[1].values()}
+    coarse = {name: every if folded else {kind[name] for kind in kinds if name in kind} for name in names}
+
+    def part(table: dict[str, float], name: str) -> float:
+        return max((table[kind] for kind in coarse[name]), default=0.0) if folded or len(coarse[name]) > 1 else 0.0
+
+    bounds = []
+    for each in (one, other):
+        held = {name: getattr(each.weights, name) for name in names}
+        scaled = {
+            name: np.abs(value.astype(np.float64)) * 2 * part(UNITS, name) + part(SMALLEST, name)
+            for name, value in held.items()
+            if value is not None
+        }
+        bounds.append(prefix_and_positions(dataclasses.replace(each.weights, **scaled), spec))
+    return np.maximum(*bounds)

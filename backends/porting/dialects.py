@@ -233,6 +233,7 @@ def _own_dialects() -> dict[str, Dialect]:
 def list_dialects(more: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Dialect]:
     """Return all dialects by id, those of other files after ours."""
     found = dict(_own_dialects())
+    more = [more] if isinstance(more, (str, os.PathLike)) else more
     for path in more:
         own = read_dialects(Path(path))
         if twice := next((identity for identity in own if identity in found), None):

@@ -28,7 +28,7 @@ from ..base import DTYPES
 from ..layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_to_layout, kernel_from_layout, with_time_axis
 from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
 from .calling import LiveCall, caller
-from .loading import build, load_object
+from .loading import build, first_line, load_object
 from .parameters import ROLES, read_all
 from .sizes import require_sizes
 
@@ -120,7 +120,8 @@ def read_live(
             f"{name} does not show the stride of the layer inside it: give it (stride, --stride), and the padding if there is some"
         )
     patch = sizes["patch_size"]
-    if patch_size is not None and tuple(np.broadcast_to(patch_size, len(patch))) != tuple(patch):
+    wanted = (patch_size,) * len(patch) if isinstance(patch_size, (int, np.integer)) else patch_size
+    if wanted is not None and tuple(wanted) != tuple(patch):
         raise PatchParityError(f"{name}: a kernel of patch size {tuple(patch)} was found, {patch_size} was asked for")
     try:
         spec = _spec(name, sizes, {**own, **{key: value for key, value in given.items() if value is not None}}, found)
@@ -222,9 +223,15 @@ def _image_layout(subject: Any, kind: str) -> str:
 def _build_keras(subject: Any, given: dict[str, Any], layout: str) -> None:
     """Call a Keras layer once, so that it has weights."""
     size = given["image_size"] or getattr(subject, "image_size", None) or 224
-    height, width = (size, size) if isinstance(size, int) else tuple(size)[:2]
-    images = np.zeros((1, given["in_channels"] or getattr(subject, "num_channels", 3), height, width), np.float32)
-    subject(images_to_layout(images, layout))
+    axes = getattr(subject, "rank", 2)
+    extents = (size,) * axes if isinstance(size, int) else tuple(size)[:axes]
+    images = np.zeros((1, given["in_channels"] or getattr(subject, "num_channels", 3), *extents), np.float32)
+    try:
+        subject(images_to_layout(images, layout))
+    except Exception as error:
+        raise PatchParityError(
+            f"a {type(subject).__name__} without weights failed on images {images.shape} ({first_line(error)}): call it once before"
+        ) from None
 
 
 def _read_weights(
@@ -375,6 +382,8 @@ def _spec(name: str, sizes: dict[str, Any], told: dict[str, Any], found: dict[st
     patch = told["patch_size"]
     step = patch if told.get("stride") is None else told["stride"]
     steps = (step,) * len(patch) if isinstance(step, int) else step
+    if len(steps) != len(patch):
+        raise PatchParityError(f"{name}: stride {tuple(steps)} has {len(steps)} axes, the patch {tuple(patch)} {len(patch)}")
     positions = found.get("positions")
     size = told.get("image_size")
     if size is None and positions is not None and len(patch) > 2:

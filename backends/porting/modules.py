@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from .dialects import list_dialects
 from .formats.tree import TreeCheckpoint
 from .live import LiveEmbedding, read_live
 from .parameters import parameters_of
-from .sizes import Config
+from .sizes import Sizes, require_sizes
 from .stages import read_stage
 
 Kind = Literal["torch", "torch-linear", "keras", "keras-dense", "flax", "jax"]
@@ -165,25 +166,58 @@ def _jax_parameters(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
     return kernel if weights.bias is None else {**kernel, "bias": jnp.asarray(weights.bias)}
 
 
-def from_module(module: Any, **options: Any) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
+UNLIKE = 2.0**-5
+"""Distance of an object's output from that of its weights, relative to the latter's norm, beyond which it computes something else: eight times what inputs
+rounded to bfloat16 (2⁻⁸) can do, while a mask, an activation or a norm that was overlooked changes a tenth and more."""
+
+
+def from_module(module: Any, *, check: bool = True, **options: Any) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
     """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module, or a tree of parameters.
 
     Args:
         module: the object; it is not changed. A mapping (a state dict, Flax's parameters, an `nnx.State`) is read as a checkpoint is, in whatever
             dialect its names are.
+        check: whether an object is called once, on random images, to see that it computes what its weights do and nothing beside (an activation, a
+            mask). One that leaves tokens out on purpose (ViTMAE) needs False.
         options: for what cannot be read out of it: of an object those of `read_live`, of a tree `from_`, `prefix` and `dialects` as in `port`, and
-            `patch_size`, `image_size` (with the frames of a video in front) and `in_channels`.
+            `patch_size`, `image_size` (with the frames of a video in front), `in_channels`, and `stride` and `padding`, which no tree shows and which
+            are else those of its dialect.
 
     Returns:
         Canonical weights, prefix tokens and positions among them where it has some, and the spec.
 
     Raises:
-        PatchParityError: whatever `read_live` or, of a tree, `read_stage` refuses.
+        PatchParityError: whatever `read_live` or, of a tree, `read_stage` refuses; an object that computes something else.
+
+    Warns:
+        UserWarning: of a tree whose grid was assumed although its positions allow another.
     """
     if isinstance(module, Mapping):
         return _from_tree(module, **options)
     live = read_live(module, **options)
+    if check:
+        _require_own_output(live)
     return live.weights, live.spec
+
+
+def _require_own_output(live: LiveEmbedding) -> None:
+    """Raise PatchParityError where an object gives something else than its weights do."""
+    images = np.array(random_normal(live.spec, 1, live.dtype, 0).images)
+    observed = live.call(images).astype(np.float64)
+    compute = embed_sequence if live.to_sequence else patch_embed
+    expected = compute(images.astype(np.float64), live.weights.astype(np.float64), live.spec)
+    advice = "name the layer itself, or read it all the same with check=False"
+    if observed.size != expected.size:
+        raise PatchParityError(f"{live.name} gives {observed.shape}, its weights {expected.shape}: {advice}")
+    # A grid that nobody flattened, channels last or first, is as good.
+    shapes = [observed.reshape(expected.shape)]
+    if observed.ndim > 3:
+        shapes.append(np.moveaxis(observed, 1, -1).reshape(expected.shape))
+    apart = min(float(np.linalg.norm(each - expected)) for each in shapes) / float(np.linalg.norm(expected) + 1e-300)
+    if not apart < UNLIKE:
+        raise PatchParityError(
+            f"{live.name} gives something else than its weights do ({apart:.0%} of it is different): a mask, a norm, an activation, padding? {advice}"
+        )
 
 
 def _from_tree(
@@ -195,10 +229,20 @@ def _from_tree(
     patch_size: int | tuple[int, ...] | None = None,
     image_size: int | tuple[int, ...] | None = None,
     in_channels: int | None = None,
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | None = None,
 ) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
-    sizes = Config.told(patch_size, image_size, in_channels)
+    sizes = Sizes.told(patch_size, image_size, in_channels)
+    require_sizes("stride", stride)
     stage = read_stage(TreeCheckpoint(tree), from_, prefix, list_dialects(dialects), sizes)
-    return stage.weights, stage.spec
+    if stage.candidate.assumed:
+        warnings.warn(stage.candidate.assumed, UserWarning, stacklevel=3)
+    told = {
+        name: value for name, value in (("stride", stride), ("padding", padding), ("image_size", image_size)) if value is not None
+    }
+    spec = stage.spec.replace(**told) if stride is not None or padding is not None else stage.spec
+    stage.weights.check_spec(spec)
+    return stage.weights, spec
 
 
 def _live(subject: Any, options: Mapping[str, Any]) -> LiveEmbedding:

@@ -21,9 +21,9 @@ from .dialects import Dialect, get_dialect, list_dialects
 from .formats.opening import opened
 from .formats.writing import format_of, replace_tensors, write_checkpoint
 from .proof import installed, run
-from .sizes import Config
+from .sizes import Sizes
 from .stages import Stage, read_stage, without
-from .transcribe import cast, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
+from .transcribe import cast, cast_as, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def port(
     *,
     from_: str | None = None,
     prefix: str | None = None,
-    sizes: Config | None = None,
+    sizes: Sizes | None = None,
     into: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
     allow_loss: bool = False,
@@ -98,7 +98,7 @@ def port(
     place = None
     if into is not None:
         with opened(into) as existing:
-            place = read_stage(existing, to, None, known, Config.of(stage.spec))
+            place = read_stage(existing, to, None, known, Sizes.of(stage.spec))
         _require_same_shape(stage, place)
     held, plan = fit(
         stage.weights,
@@ -113,15 +113,16 @@ def port(
         raise PatchParityError(
             f"{to} cannot hold all of {stage.candidate.label}: {'; '.join(losses_in_words(plan))} (--allow-loss leaves it out)"
         )
-    kept = dtype or (place.dtype if place and place.dtype != stage.dtype else None)
-    written = cast(held, kept)
-    if kept is not None and (lost := underflown(held, written)) and not allow_loss:
+    written = cast_as(held, place.weights) if place is not None and dtype is None else cast(held, dtype)
+    if (lost := underflown(held, written)) and not allow_loss:
+        kept = dtype or "the types of the existing checkpoint"
         raise PatchParityError(f"{lost} values that are not zero become zero in {kept} (--allow-loss allows that)")
     tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix if place else "")
     if place is None and wanted.framework == "keras":
         raise PatchParityError(f"{to} has no names of its own: --into names a file that Keras wrote")
     kernel = tensors[(place.candidate.prefix if place else "") + wanted.entries["kernel"].name]
     _require_no_loss_of(target, into, tensors)
+    added = [] if into is None else _added(into, tensors)
     checks = _prove(stage, raw, held, written, kernel, wanted, bool(plan.losses))
 
     def read_back(draft: Path) -> None:
@@ -136,8 +137,9 @@ def port(
             replace_tensors(existing, target, tensors, read_back)
     steps = [f"assumed: {stage.candidate.assumed}"] if stage.candidate.assumed else []
     steps += steps_in_words(plan)
-    if kept is not None and dtype is None:
-        steps.append(f"cast: kept in {kept}, as the existing checkpoint is")
+    if dtype is None and (changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]):
+        steps.append(f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has")
+    steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
     return PortReport(stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks)
 
 
@@ -154,6 +156,22 @@ def _require_no_loss_of(target: str | os.PathLike[str], into: Any, tensors: Mapp
         raise PatchParityError(
             f"{target} exists, and holds {len(others)} tensors that would be lost ({others[0]}, ...): --into {target} keeps them, or remove it first"
         )
+
+
+def _added(into: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Names of tensors that an existing checkpoint does not have.
+
+    Raises:
+        PatchParityError: tensors that it has in another shape: positions of another grid, another number of registers.
+    """
+    with opened(into) as existing:
+        for name, array in tensors.items():
+            if name in existing.tensors and existing.tensors[name].shape != array.shape:
+                raise PatchParityError(
+                    f"the existing checkpoint has {name} of shape {existing.tensors[name].shape}, and it would be {array.shape}: "
+                    "its model would not take it"
+                )
+        return [name for name in tensors if name not in existing.tensors]
 
 
 def _require_same_shape(stage: Stage, place: Stage) -> None:
@@ -173,7 +191,7 @@ def _read_back(
 ) -> Check:
     """The file, read again in its dialect before it takes its place: the same weights to the last bit."""
     with opened(draft) as checkpoint:
-        back = read_stage(checkpoint, to, place.candidate.prefix if place else None, known, Config.of(spec)).weights
+        back = read_stage(checkpoint, to, place.candidate.prefix if place else None, known, Sizes.of(spec)).weights
     if written.positions is None and get_dialect(to, known).computed:
         back = without(back, "positions")
     different = same_bits(written, back)

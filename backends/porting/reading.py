@@ -14,7 +14,7 @@ from ...reference.weights import PatchEmbedWeights
 from .candidates import find_candidates, require_asked, require_grid
 from .dialects import get_dialect, list_dialects
 from .formats.opening import opened
-from .sizes import Config
+from .sizes import Sizes
 from .stages import describe, read_stage
 
 
@@ -23,7 +23,7 @@ def inspect_checkpoint(
     *,
     from_: str | None = None,
     prefix: str | None = None,
-    sizes: Config | None = None,
+    sizes: Sizes | None = None,
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, Any]:
     """Tell which dialect a checkpoint is in and why, what its embedding stage holds, what is missing and what is ambiguous.
@@ -59,7 +59,7 @@ def embed(
     to: str = "tokens",
     from_: str | None = None,
     prefix: str | None = None,
-    sizes: Config | None = None,
+    sizes: Sizes | None = None,
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> NDArray[Any]:
     """Run the reference on the embedding stage of a checkpoint.
@@ -78,7 +78,10 @@ def embed(
     """
     require_choice("to", to, ("tokens", "sequence"))
     with opened(checkpoint) as file:
-        told = Config(image_size=tuple(images.shape[-2:]), frames=images.shape[2] if images.ndim == 5 else None)
+        told = Sizes(image_size=tuple(images.shape[-2:]), frames=images.shape[2] if images.ndim == 5 else None)
+        if sizes is not None and sizes.asked and sizes.image_size not in ((), told.image_size):
+            asked, given = ("×".join(map(str, each.image_size)) for each in (sizes, told))
+            raise PatchParityError(f"images of {given} pixels, and {asked} was told")
         stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told))
     axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
     if images.ndim == axes + 2 and images.shape[1] != channels:

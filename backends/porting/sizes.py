@@ -24,7 +24,7 @@ def require_sizes(option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3)) 
 
 
 @dataclass(frozen=True)
-class Config:
+class Sizes:
     """What a `config.json` beside a checkpoint tells of the embedding stage, as far as it does; or a user, whom no file may contradict (`asked`)."""
 
     model_type: str = ""
@@ -35,14 +35,17 @@ class Config:
     norm_epsilon: float | None = None
     asked: bool = False
 
-    def over(self, other: "Config") -> "Config":
+    def over(self, other: "Sizes") -> "Sizes":
         """This, and the other where this tells nothing."""
-        return Config(*(own or theirs for own, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Sizes(*(own or theirs for own, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     @classmethod
     def told(
-        cls, patch_size: int | Sequence[int] | None, image_size: int | Sequence[int] | None, in_channels: int | None
-    ) -> "Config":
+        cls,
+        patch_size: int | Sequence[int] | None = None,
+        image_size: int | Sequence[int] | None = None,
+        in_channels: int | None = None,
+    ) -> "Sizes":
         """What a user tells: sizes of the axes, with the frames of a video in front, or one for height and width.
 
         Raises:
@@ -56,35 +59,35 @@ class Config:
             for value in (patch_size, image_size)
         )
         frames = image[0] if len(image) == 3 else None
-        return cls("", image[-2:], patch[-2:], in_channels, frames, asked=True)
+        return cls("", image[-2:], patch, in_channels, frames, asked=True)
 
     @classmethod
-    def of(cls, spec: PatchEmbedSpec) -> "Config":
+    def of(cls, spec: PatchEmbedSpec) -> "Sizes":
         """The sizes of a spec."""
         frames = spec.image_size[0] if spec.spatial_axes == 3 else None
         return cls("", spec.image_size[-2:], spec.patch_size[-2:], spec.in_channels, frames)
 
 
-def read_config(folder: Path | None) -> Config:
+def read_config(folder: Path | None) -> Sizes:
     """Read `config.json` in the folder of a checkpoint; what is missing or damaged there tells nothing."""
     if folder is None:
-        return Config()
+        return Sizes()
     file = folder / "config.json"
     try:
-        if file.stat().st_size > LARGEST_CONFIG:
-            return Config()
+        if not file.is_file() or file.stat().st_size > LARGEST_CONFIG:
+            return Sizes()
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return Config()
+        return Sizes()
     if not isinstance(told, dict):
-        return Config()
+        return Sizes()
     inner = told.get("vision_config") if isinstance(told.get("vision_config"), dict) else told
     assert isinstance(inner, dict)
     size = inner.get("image_size", inner.get("img_size"))
     if size is None and isinstance(told.get("pretrained_cfg"), dict):
         shape = told["pretrained_cfg"].get("input_size")
         size = shape[1:] if isinstance(shape, list) else None
-    return Config(
+    return Sizes(
         str(inner.get("model_type", told.get("model_type", ""))),
         _pair(size),
         _pair(inner.get("patch_size", inner.get("spatial_patch_size"))),

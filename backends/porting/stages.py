@@ -13,11 +13,11 @@ from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
-from .candidates import Candidate, ambiguous, choose, find_candidates, remedy, require_asked, require_grid
+from .candidates import Candidate, ambiguous, choose, find_candidates, known_of, remedy, require_asked, require_grid
 from .dialects import Dialect, get_dialect, list_dialects, to_canonical
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
-from .sizes import Config, read_config
+from .sizes import Sizes
 
 NORMS = ("patch_norm", "token_norm", "sequence_norm")
 """Fields of PatchEmbedWeights that are layer norms."""
@@ -52,7 +52,7 @@ def read_stage(
     dialect: str | None = None,
     prefix: str | None = None,
     dialects: Mapping[str, Dialect] | None = None,
-    sizes: Config | None = None,
+    sizes: Sizes | None = None,
 ) -> Stage:
     """Read the embedding stage of a checkpoint; only its tensors are read.
 
@@ -101,7 +101,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         grid = candidate.grid or ((1, 2, 4) if dialect.video else (2, 4))
     image = tuple((count - 1) * by + size - 2 * dialect.padding for count, by, size in zip(grid, step, patch, strict=True))
     spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, dialect.padding, dialect.remainder)  # type: ignore[arg-type]
-    config = read_config(checkpoint.config_folder)
+    config = known_of(checkpoint, None)
     layout = SequenceLayout(
         dialect.prefix,
         dialect.prefix_side,

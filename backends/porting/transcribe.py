@@ -299,15 +299,46 @@ def _same(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool:
 
 
 def cast(weights: PatchEmbedWeights, dtype: str | None) -> PatchEmbedWeights:
-    """The same in another dtype, rounded to nearest; None leaves each as it is."""
-    return weights if dtype is None else weights.astype(np.dtype(dtype))
+    """The same in another dtype, rounded to nearest; None leaves each as it is.
+
+    Raises:
+        PatchParityError: values that the dtype does not reach to.
+    """
+    return weights if dtype is None else weights.map(lambda array: _narrowed(array, np.dtype(dtype)))
+
+
+def cast_as(weights: PatchEmbedWeights, there: PatchEmbedWeights) -> PatchEmbedWeights:
+    """The same, each field in the dtype that it has in other weights, or there the kernel.
+
+    Raises:
+        PatchParityError: values that a dtype does not reach to.
+    """
+    changed: dict[str, Any] = {}
+    for entry in dataclasses.fields(PatchEmbedWeights):
+        value, slot = getattr(weights, entry.name), getattr(there, entry.name)
+        if isinstance(value, LayerNorm):
+            kept = slot if isinstance(slot, LayerNorm) else LayerNorm(there.kernel, there.kernel)
+            value = LayerNorm(_narrowed(value.scale, kept.scale.dtype), _narrowed(value.shift, kept.shift.dtype))
+        elif isinstance(value, np.ndarray):
+            value = _narrowed(value, (there.kernel if slot is None else slot).dtype)
+        changed[entry.name] = value
+    return PatchEmbedWeights(**changed)
+
+
+def _narrowed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        found = array.astype(dtype)
+    if not np.isfinite(found).all():
+        largest = float(np.abs(array.astype(np.float64)).max())
+        raise PatchParityError(f"values up to {largest:.3g} are beyond what {dtype.name} reaches to")
+    return found
 
 
 def underflown(before: PatchEmbedWeights, after: PatchEmbedWeights) -> int:
     """How many values that were not zero are zero after a cast."""
     counts = []
     for entry in dataclasses.fields(PatchEmbedWeights):
-        pair = getattr(before, entry.name), getattr(after, entry.name)
-        if isinstance(pair[0], np.ndarray):
-            counts.append(int(((pair[0] != 0) & (pair[1] == 0)).sum()))
+        if entry.name != "layout":
+            pairs = zip(arrays_of(before, entry.name), arrays_of(after, entry.name), strict=True)
+            counts += [int(((one != 0) & (other == 0)).sum()) for one, other in pairs if one is not None and other is not None]
     return sum(counts)

@@ -15,7 +15,7 @@ from ...reference.weights import PatchEmbedWeights
 from .checks import Check, compare_fields, compare_rows, not_square, prefix_and_positions
 from .dialects import list_dialects
 from .formats.opening import opened
-from .sizes import Config
+from .sizes import Sizes
 from .stages import NORMS, Stage, read_stage
 from .transcribe import same_bits
 
@@ -48,7 +48,7 @@ def verify(
     *,
     from_: tuple[str | None, str | None] = (None, None),
     prefixes: tuple[str | None, str | None] = (None, None),
-    sizes: Config | None = None,
+    sizes: Sizes | None = None,
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> Difference:
     """Prove that two checkpoints, in any two dialects, hold the same embedding stage, or say how they differ.
@@ -67,7 +67,7 @@ def verify(
     stages = []
     for path, dialect, prefix in zip((first, second), from_, prefixes, strict=True):
         with opened(path) as checkpoint:
-            told = Config.of(stages[0].spec) if stages and stages[0].size_known else sizes
+            told = Sizes.of(stages[0].spec) if stages and stages[0].size_known else sizes
             stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told))
     one, other = stages
     labels = one.candidate.label, other.candidate.label
@@ -75,6 +75,9 @@ def verify(
         if getattr(one.spec, name) != getattr(other.spec, name):
             why = f"the first has {told} {getattr(one.spec, name)}, the second {getattr(other.spec, name)}"
             return Difference(False, *labels, why, [])
+    orders = [each.weights.layout.token_order for each in stages]
+    if orders[0] != orders[1]:
+        return Difference(False, *labels, f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second", [])
     spec = one.spec if one.size_known else other.spec
     if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
         why = f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
@@ -88,7 +91,12 @@ def verify(
     checks.append(compare_rows(rows, one, other, spec))
     if all(check.verdict == "pass" for check in checks):
         exact = "to the last bit" if all(check.bound_ratio == 0 for check in checks) else "within the rounding of their types"
-        return Difference(True, *labels, f"the same embedding stage, {exact}", checks)
+        notes = [
+            f"assumed of the {which}: {each.candidate.assumed}" for which, each in zip(("first", "second"), stages, strict=True)
+        ]
+        notes = [note for note, each in zip(notes, stages, strict=True) if each.candidate.assumed]
+        notes += ["but for the mask token, which plays no part but in pre-training"] if _masks_differ(one, other) else []
+        return Difference(True, *labels, "; ".join([f"the same embedding stage, {exact}", *notes]), checks)
     if checks[0].verdict == "pass":
         wrong = ", ".join(check.name for check in checks if check.verdict == "fail")
         return Difference(False, *labels, f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})", checks)
@@ -97,6 +105,11 @@ def verify(
     plain = [PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64) for each in stages]
     found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
     return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
+
+
+def _masks_differ(one: Stage, other: Stage) -> bool:
+    masks = one.weights.mask_token, other.weights.mask_token
+    return masks[0] is not None and masks[1] is not None and not np.array_equal(*masks)
 
 
 def _what_differs(one: Stage, other: Stage) -> str:

@@ -6,13 +6,15 @@ everything. Here a storage is read when a tensor of it is asked for.
 
 import collections
 import io
+import math
 import pickle
 import pickletools
+import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +41,23 @@ STORAGE_TYPES = {
     "CharStorage": "int8",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
 }
 """torch's storages and NumPy's types."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Storage:
+    """Values that tensors are views of; `views` are all that were built, wherever in the file they are."""
+
     key: str
     dtype: str
     values: int
+    views: list["_Tensor"] = field(default_factory=list, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Tensor:
     """A view of a storage: offset and strides in values."""
 
@@ -97,6 +104,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -
         raise ValueError(f"a tensor of shape {found.shape}, strides {found.strides} and offset {found.offset}")
     if found.offset + found.extent > storage.values:
         raise ValueError(f"a tensor of shape {found.shape} reaches beyond its storage of {storage.values} values")
+    storage.views.append(found)
     return found
 
 
@@ -108,6 +116,7 @@ def _first(value: Any = None, *others: Any) -> Any:
 _BUILT: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("collections", "defaultdict"): lambda *arguments: {},
+    ("collections", "Counter"): _Inert,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _first,
@@ -121,6 +130,12 @@ _BUILT: dict[tuple[str, str], Callable[..., Any]] = {
     ("types", "SimpleNamespace"): _Inert,
     ("pathlib", "PosixPath"): _Inert,
     ("numpy", "dtype"): _Inert,
+    ("numpy", "ndarray"): _Inert,
+    ("_codecs", "encode"): _Inert,
+    ("torch._utils", "_rebuild_sparse_tensor"): _Inert,
+    ("torch._utils", "_rebuild_qtensor"): _Inert,
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _Inert,
+    ("torch.serialization", "_get_layout"): _Inert,
 }
 """What the pickles of checkpoints name, and what is built instead; nothing else is."""
 
@@ -128,11 +143,21 @@ _INERT_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "omegaconf"
 """Modules of which checkpoints hold settings: all that they name is inert."""
 
 
-def _require_small_memo(content: bytes, path: Path) -> None:
-    """Raise PatchParityError where a pickle numbers an object far beyond the objects that it can hold: the memo is as long as the number."""
-    for operation, argument, _ in pickletools.genops(content):
-        if operation.name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument) > len(content):
+def _require_small_memo(file: Any, path: Path) -> None:
+    """Raise PatchParityError where the pickle that comes next numbers an object far beyond the objects that it can hold: the memo is as long as the
+    number. The file stands where it stood."""
+    start = file.tell()
+    for operation, argument, place in pickletools.genops(file):
+        if operation.name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument) > (place or 0) - start + 1:
             raise PatchParityError(f"{path} is damaged or hostile: its pickle numbers an object {argument}")
+    file.seek(start)
+
+
+def _load(file: Any, path: Path) -> tuple[Any, "_Unpickler"]:
+    """The object of the pickle that comes next, and who built it."""
+    _require_small_memo(file, path)
+    unpickler = _Unpickler(file, path)
+    return unpickler.load(), unpickler
 
 
 class _Unpickler(pickle.Unpickler):
@@ -151,7 +176,7 @@ class _Unpickler(pickle.Unpickler):
             return _Inert
         if module == "torch.jit._pickle":
             return _first
-        if module == "torch" and name in ("float32", "float16", "bfloat16", "float64", "int64"):
+        if module == "torch" and re.fullmatch(r"(float|bfloat|complex|u?int|quint|qint)\d+(_\w+)?|bool", name):
             return name
         if module.split(".")[0] in _INERT_MODULES or module in _INERT_MODULES:
             return _Inert
@@ -165,20 +190,32 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(values)))
 
 
-def _flattened(found: Any, prefix: str, tensors: dict[str, _Tensor], depth: int, seen: set[int]) -> None:
-    """Tensors of nested containers, by the path to each; a container that is there twice is looked into once."""
+def _flattened(
+    found: Any, prefix: str, tensors: dict[str, _Tensor], depth: int, seen: dict[int, str], again: dict[str, str]
+) -> None:
+    """Tensors of nested containers, by the path to each; a container that is there twice is looked into once, and noted in `again`."""
     if isinstance(found, _Tensor):
         tensors[prefix.removesuffix(".")] = found
-    elif depth < DEEPEST and id(found) not in seen:
-        seen.add(id(found))
-        inside = found.state if isinstance(found, _Inert) else found
-        if isinstance(inside, Mapping):
-            for key, value in inside.items():
-                if isinstance(key, (str, int)):
-                    _flattened(value, f"{prefix}{key}.", tensors, depth + 1, seen)
-        elif isinstance(inside, (list, tuple)):
-            for number, value in enumerate(inside):
-                _flattened(value, f"{prefix}{number}.", tensors, depth + 1, seen)
+    elif id(found) in seen and isinstance(found, (Mapping, list, tuple, _Inert)) and found:
+        again.setdefault(seen[id(found)], prefix)
+    elif depth >= DEEPEST:
+        again.setdefault("", f"{prefix}..., nested too deep to be looked into.")
+    elif id(found) not in seen:
+        seen[id(found)] = prefix
+        for name, value in _members(found.state if isinstance(found, _Inert) else found):
+            _flattened(value, f"{prefix}{name}.", tensors, depth + 1, seen, again)
+
+
+def _members(inside: Any) -> Iterator[tuple[Any, Any]]:
+    """What a container holds, by key or place, and by attribute; keys that are no names are told as Python writes them."""
+    if isinstance(inside, Mapping):
+        for key, value in inside.items():
+            yield key if isinstance(key, (str, int)) else repr(key), value
+    elif isinstance(inside, (list, tuple)):
+        yield from enumerate(inside)
+    if isinstance(inside, collections.OrderedDict):
+        for attribute, value in vars(inside).items():
+            yield f"@{attribute}", value
 
 
 class TensorsOfStorages(Checkpoint):
@@ -188,7 +225,10 @@ class TensorsOfStorages(Checkpoint):
 
     def _keep(self, found: Any) -> None:
         self.views: dict[str, _Tensor] = {}
-        _flattened(found, "", self.views, 0, set())
+        self.again: dict[str, str] = {}
+        _flattened(found, "", self.views, 0, {}, self.again)
+        # A view that repeats values (a stride of 0) claims more than the file holds: no weight does.
+        self.views = {name: view for name, view in self.views.items() if math.prod(view.shape) <= view.storage.values}
         self.tensors = {name: TensorInfo(view.shape, view.storage.dtype) for name, view in self.views.items()}
 
     def _view(self, name: str, content: bytes) -> NDArray[Any]:
@@ -230,11 +270,27 @@ class TensorsOfStorages(Checkpoint):
             raise PatchParityError(
                 f"{self.path} has no place for {name} of shape {array.shape} and type {array.dtype}: it holds {there}"
             )
-        others = [other for other in self.views if other != name and self._shared(view, self.views[other])]
-        if spared := [other for other in others if other not in changes or changes[other].tobytes() != array.tobytes()]:
-            raise PatchParityError(
-                f"{self.path}: {name} shares its values with {spared[0]}, which would change with it: convert the file to safetensors first"
+        if twice := next((pair for pair in self.again.items() if name.startswith(pair[0])), None):
+            raise self._would_change(name, f"what is called {twice[1].removesuffix('.')!r} too")
+        changed = {
+            id(self.views[other]) for other in changes if other in self.views and changes[other].tobytes() == array.tobytes()
+        }
+        names = {id(other): called for called, other in self.views.items()}
+        for other in view.storage.views:
+            if other is not view and self._shared(view, other) and id(other) not in changed:
+                raise self._would_change(name, names.get(id(other), "a tensor elsewhere in the file"))
+        if sum(other is view for other in self.views.values()) > 1 and any(
+            other is view and (called not in changes or changes[called].tobytes() != array.tobytes())
+            for called, other in self.views.items()
+        ):
+            raise self._would_change(
+                name, next(called for called, other in self.views.items() if other is view and called != name)
             )
+
+    def _would_change(self, name: str, other: str) -> PatchParityError:
+        return PatchParityError(
+            f"{self.path}: {name} shares its values with {other}, which would change with it: convert the file to safetensors first"
+        )
 
     @staticmethod
     def _shared(one: _Tensor, other: _Tensor) -> bool:
@@ -259,8 +315,8 @@ class TorchCheckpoint(TensorsOfStorages):
             entry = min(
                 (entry for name, entry in names.items() if name.endswith("data.pkl")), key=lambda each: len(each.filename)
             )
-            if entry.file_size > LARGEST_PICKLE:
-                raise self.damaged(f"{entry.filename} claims {entry.file_size} bytes")
+            if entry.file_size > LARGEST_PICKLE or entry.compress_type != zipfile.ZIP_STORED:  # torch packs nothing
+                raise self.damaged(f"{entry.filename} is packed, or claims {entry.file_size} bytes")
             self.root = entry.filename.removesuffix("data.pkl")
             order = names.get(f"{self.root}byteorder")
             if order is not None and order.file_size > 16:
@@ -269,8 +325,7 @@ class TorchCheckpoint(TensorsOfStorages):
                 raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
             with self.archive.open(entry) as file:
                 content = file.read(entry.file_size)
-            _require_small_memo(content, path)
-            self._keep(_Unpickler(io.BytesIO(content), path).load())
+            self._keep(_load(io.BytesIO(content), path)[0])
             for name, view in self.views.items():
                 self._check(name, view, names)
         except BaseException:
@@ -376,14 +431,14 @@ class LegacyTorchCheckpoint(TensorsOfStorages):
         with path.open("rb") as file:
             magic = _magic(file.read(64), path)
             file.seek(0)
-            magic, _, system = (_Unpickler(file, path).load() for _ in range(3))
+            magic, _, system = (_load(file, path)[0] for _ in range(3))
             if magic != MAGIC:
                 raise PatchParityError(f"{path} is a pickle, but none that torch wrote: it is not read")
             if not (isinstance(system, dict) and system.get("little_endian", True)):
                 raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
-            unpickler = _Unpickler(file, path)
-            self._keep(unpickler.load())
-            for key in map(str, _Unpickler(file, path).load()):
+            found, unpickler = _load(file, path)
+            self._keep(found)
+            for key in map(str, _load(file, path)[0]):
                 values = int.from_bytes(file.read(8), "little")
                 storage = unpickler.storages.get(key)
                 self.begins[key] = file.tell()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ....reference.errors import PatchParityError
 from .base import Checkpoint, TensorInfo, dtype_of
 
 IN_MEMORY = "memory"
@@ -20,7 +21,10 @@ class TreeCheckpoint(Checkpoint):
 
     def __init__(self, tree: Mapping[Any, Any]) -> None:
         super().__init__(Path(f"the {type(tree).__name__}"))
-        self.leaves = dict(_leaves(tree, ()))
+        try:
+            self.leaves = dict(_leaves(tree, ()))
+        except RecursionError:
+            raise PatchParityError(f"{self.path} holds mappings within one another without end") from None
         for name, leaf in self.leaves.items():
             self.tensors[name] = TensorInfo(tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."))
 

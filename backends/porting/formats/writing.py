@@ -154,7 +154,7 @@ def _draft(path: str | os.PathLike[str]) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".patchparity-") as folder:
             draft = Path(folder) / f"draft{target.suffix}"
             yield draft
-            draft.chmod(usual_mode())
+            draft.chmod(target.stat().st_mode & 0o7777 if target.exists() else usual_mode())
             draft.replace(target)
     except OSError as error:
         raise PatchParityError(f"cannot write {target}: {error.strerror or error}") from None
