@@ -62,6 +62,8 @@ def write_text(path: Path, text: str) -> None:
 
 def require_writable(path: Path) -> None:
     """Raise PatchParityError unless a file can be written here: asked before the work that it is to hold."""
+    if str(path) == "-":
+        raise PatchParityError("cannot write -: expected the name of a file")
     target = path.resolve()
     if target.is_dir():
         raise PatchParityError(f"cannot write {path}: it is a folder")

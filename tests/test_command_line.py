@@ -199,6 +199,8 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
             CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path / "no" / "c.json")], catch_exceptions=False)
         with pytest.raises(PatchParityError, match="it is a folder"):
             CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path)], catch_exceptions=False)
+        with pytest.raises(PatchParityError, match="cannot write -: expected the name of a file"):
+            CliRunner().invoke(command_line.app, [command, "--json", "-"], catch_exceptions=False)
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
