@@ -161,7 +161,10 @@ def port_command(
     for loss in done.losses:
         out.print(f"[yellow]lost[/] {escape(loss)}", soft_wrap=True)
     for check in done.checks:
-        out.print(f"[green]{check.verdict}[/] {escape(check.name)}: {escape(check.message)}", soft_wrap=True)
+        out.print(
+            f"[{'green' if check.verdict == 'pass' else 'yellow'}]{check.verdict}[/] {escape(check.name)}: {escape(check.message)}",
+            soft_wrap=True,
+        )
     out.print(escape(str(target)), soft_wrap=True)
 
 

@@ -33,7 +33,7 @@ class Check:
 
     Args:
         name: what was compared.
-        verdict: `pass` or `fail`.
+        verdict: `pass`, `fail`, or `skip` where something could not be compared.
         bound_ratio: largest error as a fraction of its bound, 0 where all bits are the same.
         message: in words.
     """
@@ -78,6 +78,9 @@ def compare_fields(name: str, first: PatchEmbedWeights, second: PatchEmbedWeight
         return Check(name, "fail", float("inf"), f"ε is {first.layout.norm_epsilon:g} and {second.layout.norm_epsilon:g}")
     ratio = max(ratios)
     told = "the same" if ratio == 0 else f"{ratio:.3g} of what rounding to the narrower type allows"
+    if np.isinf(ratio):
+        apart = max(float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max()) for one, other in pairs)
+        told = f"up to {apart:.3g} apart, in one type"
     return Check(name, "pass" if ratio <= 1 else "fail", ratio, told)
 
 

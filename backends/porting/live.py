@@ -250,10 +250,10 @@ def _read_weights(
         else:
             rest[parameter] = (value, owner)
     kernels = {parameter: value for parameter, (value, _) in rest.items() if value.ndim >= 2}
-    listed = ", ".join(f"{parameter} {value.shape}" for parameter, (value, _) in rest.items()) or "nothing"
+    listed = _listed(rest)
     if len(kernels) != 1:
         raise PatchParityError(
-            f"{name} holds {listed}: expected one kernel; name the layer that holds it, or give the weights (--weights)"
+            f"{name} holds {listed}: expected one kernel; name the layer or the embeddings that hold it, or give the weights"
         )
     (kernel_name,) = kernels
     found["kernel"], found["owner"] = rest.pop(kernel_name)
@@ -262,7 +262,7 @@ def _read_weights(
     if biases:
         found["bias"] = rest.pop(biases[0])[0]
     if rest:
-        listed = ", ".join(f"{parameter} {value.shape}" for parameter, (value, _) in rest.items())
+        listed = _listed(rest)
         raise PatchParityError(
             f"{name} holds {listed} beside its kernel, which no linear patch embedding has: name the projection alone"
         )
@@ -280,6 +280,12 @@ def _read_weights(
     embed_dim, patch = kernel_sizes(kernel, _pattern(order, kernel.ndim), given["patch_size"])
     channels = kernel.size // (embed_dim * math.prod(patch))
     return found, {"embed_dim": embed_dim, "patch_size": patch, "in_channels": channels}, [order]
+
+
+def _listed(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str:
+    """The first parameters and their shapes, and how many there are."""
+    told = [f"{parameter} {value.shape}" for parameter, (value, _) in parameters.items()]
+    return ", ".join([*told[:5], *([f"... ({len(told)} in all)"] if len(told) > 5 else [])]) or "nothing"
 
 
 def _pattern(order: str, axes: int) -> str:

@@ -175,8 +175,8 @@ def from_module(module: Any, *, check: bool = True, **options: Any) -> tuple[Pat
     """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module, or a tree of parameters.
 
     Args:
-        module: the object; it is not changed. A mapping (a state dict, Flax's parameters, an `nnx.State`) is read as a checkpoint is, in whatever
-            dialect its names are.
+        module: the object; it is not changed. A mapping (a state dict, Flax's parameters, an `nnx.State`), and a whole model of torch or nnx, is read
+            as a checkpoint is, in whatever dialect its names are.
         check: whether an object is called once, on random images, to see that it computes what its weights do and nothing beside (an activation, a
             mask). One that leaves tokens out on purpose (ViTMAE) needs False.
         options: for what cannot be read out of it: of an object those of `read_live`, of a tree `from_`, `prefix` and `dialects` as in `port`, and
@@ -194,10 +194,30 @@ def from_module(module: Any, *, check: bool = True, **options: Any) -> tuple[Pat
     """
     if isinstance(module, Mapping):
         return _from_tree(module, **options)
-    live = read_live(module, **options)
+    try:
+        live = read_live(module, **options)
+    except PatchParityError as error:
+        tree = _tree_of(module)
+        if tree is None:
+            raise
+        try:  # a whole model: its names tell which stage is there
+            return _from_tree(tree, **options)
+        except (PatchParityError, TypeError):
+            raise error from None
     if check:
         _require_own_output(live)
     return live.weights, live.spec
+
+
+def _tree_of(module: Any) -> Mapping[Any, Any] | None:
+    """The parameters of a model by name, where its framework keeps names: torch, nnx."""
+    if any(base.__module__.startswith("torch.nn") for base in type(module).__mro__):
+        return module.state_dict()
+    if any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
+        from flax import nnx
+
+        return nnx.state(module)
+    return None
 
 
 def _require_own_output(live: LiveEmbedding) -> None:

@@ -45,6 +45,8 @@ def inspect_checkpoint(
     with opened(path) as checkpoint:
         chosen = known if from_ is None else {from_: get_dialect(from_, known)}
         candidates = find_candidates(checkpoint, chosen, prefix, sizes)
+        if not candidates and (from_ is not None or prefix is not None):
+            read_stage(checkpoint, from_, prefix, known, sizes)  # which says what is wrong
         if not candidates:
             require_grid(checkpoint, chosen, prefix, sizes)
         for candidate in candidates[:1]:
@@ -56,7 +58,7 @@ def embed(
     checkpoint: str | os.PathLike[str],
     images: NDArray[Any],
     *,
-    to: str = "tokens",
+    to: str = "sequence",
     from_: str | None = None,
     prefix: str | None = None,
     sizes: Sizes | None = None,
@@ -67,7 +69,7 @@ def embed(
     Args:
         checkpoint: of any dialect.
         images: `(B, C, H, W)`, or `(B, C, T, H, W)` for tubelets, preprocessed as the model has it.
-        to: `tokens` after the projection (and its norm, if there is one before it), or the `sequence` that enters the encoder.
+        to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm, if there is one before it).
         from_, prefix, sizes, dialects: as in `port`; the images tell their own size.
 
     Returns:

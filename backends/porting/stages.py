@@ -71,6 +71,13 @@ def read_stage(
     candidates = find_candidates(checkpoint, chosen, prefix, sizes)
     if not candidates:
         require_grid(checkpoint, chosen, prefix, sizes)
+    if prefix is not None and not candidates and find_candidates(checkpoint, chosen, None, sizes, gridless=True):
+        others = ", ".join(
+            dict.fromkeys(repr(each.prefix) for each in find_candidates(checkpoint, chosen, None, sizes, gridless=True))
+        )
+        raise PatchParityError(
+            f"{checkpoint.path} holds no embedding stage under the prefix {prefix!r}; there is one under {others}"
+        )
     if dialect and not candidates:
         wanted = chosen[dialect]
         if checkpoint.format not in (*wanted.formats, IN_MEMORY):

@@ -49,7 +49,7 @@ def fit(
         plan.steps.append("other-remainder")
     if weights.positions is None and "positions" in required and not size_known:
         raise PatchParityError(
-            f"{dialect.id} has positions, the source none, and nothing tells the image size: a config.json beside it would"
+            f"{dialect.id} has positions, the source none, and nothing tells the image size: a config.json beside it would, or --image-size"
         )
     weights = _without_tokens(weights, dialect, plan)
     weights = _without_norms(weights, dialect, plan, dialect.norm_epsilon if epsilon is None else epsilon)

@@ -150,6 +150,8 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 def _draft(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file beside the target, which takes its place when all went well."""
     target = Path(path).resolve()
+    if not target.parent.is_dir():
+        raise PatchParityError(f"cannot write {path}: there is no folder {target.parent}")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".patchparity-") as folder:
             draft = Path(folder) / f"draft{target.suffix}"
@@ -177,6 +179,8 @@ def _replace_in_shards(source: ShardedCheckpoint, path: Path, changes: Tensors, 
     there = [name for name in (*source.shards, path.name) if (path.parent / name).exists()]
     if there:
         raise PatchParityError(f"{path.parent} holds {there[0]} already: name the index in a folder without")
+    if not path.parent.is_dir():
+        raise PatchParityError(f"cannot write {path}: there is no folder {path.parent}")
     index = json.loads(source.path.read_text(encoding="utf-8"))
     index["weight_map"].update({name: shard for shard, held in of_shards.items() for name in held})
     added = sum(array.nbytes - (source.tensors[name].nbytes if name in source.tensors else 0) for name, array in changes.items())

@@ -266,3 +266,43 @@ def test_frames_follow_from_the_count_where_the_image_is_told(tmp_path):
     height, width = spec.image_size[-2:]
     told = inspect_checkpoint(path, sizes=Sizes.told(image_size=(height, width)))
     assert told["spec"]["grid"] == list(spec.grid)
+
+
+def test_a_whole_model_is_read_by_its_names():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.vit.modeling_vit import ViTModel
+
+    config = transformers.ViTConfig(image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
+    model = ViTModel(config)
+    with torch.no_grad():
+        model.embeddings.position_embeddings.normal_()
+    weights, spec = from_module(model)
+    assert spec.grid == (4, 4)
+    assert (weights.positions == model.embeddings.position_embeddings.detach().numpy()[0]).all()
+    with pytest.raises(PatchParityError, match=r"holds 0.weight .*: expected one kernel"):
+        from_module(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Conv2d(8, 8, 3)))
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    path = saved(tmp_path / "one", tensors=lambda held: {f"vit.{name}": array for name, array in held.items()})
+    with pytest.raises(PatchParityError, match=r"no embedding stage under the prefix 'vit'; there is one under 'vit.'"):
+        inspect_checkpoint(path, prefix="vit")
+    with pytest.raises(PatchParityError, match=r"does not hold timm-vit: expected patch_embed.proj.weight"):
+        inspect_checkpoint(path, from_="timm-vit")
+    with pytest.raises(PatchParityError, match=r"there is no folder .*nowhere"):
+        port(path, tmp_path / "nowhere" / "out.safetensors", "timm-vit", allow_loss=True)
+
+
+def test_what_was_not_compared_did_not_pass(tmp_path):
+    path, _, _ = written(DIALECTS["timm-deit"], tmp_path, "deit")
+    done = port(path, tmp_path / "out.safetensors", "timm-vit", allow_loss=True)
+    assert [check.verdict for check in done.checks if check.name == "sequence"] == ["skip"]
+    assert done.ok
+
+
+def test_a_difference_of_one_type_is_told_in_numbers(tmp_path):
+    one = saved(tmp_path / "one", seed=1)
+    other = saved(tmp_path / "other", seed=1, change=lambda weights: dataclasses.replace(weights, kernel=weights.kernel + 1))
+    found = verify(one, other)
+    assert next(check.message for check in found.checks if check.name == "kernel") == "up to 1 apart, in one type"
