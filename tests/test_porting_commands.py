@@ -123,7 +123,8 @@ def test_sizes_that_no_file_tells(tmp_path):
     write_checkpoint(path, {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
     assumed = "the grid is assumed to be square, 4×4, with position rows for no prefix token; an image size would tell"
     assert assumed in told("inspect", path)
-    assert f"step assumed: {assumed}" in told("port", path, target, "--to", "hf-vit")
+    with pytest.raises(PatchParityError, match=r"is ambiguous: the grid is assumed to be square.*--image-size, or a config.json"):
+        CliRunner().invoke(app, ["port", str(path), str(target), "--to", "hf-vit"], catch_exceptions=False)
     output = told("inspect", path, "--image-size", "24x40")
     assert "grid 3×5" in output
     assert "assumed" not in output

@@ -95,6 +95,8 @@ def port(
     with opened(source) as checkpoint:
         stage = read_stage(checkpoint, from_, prefix, known, sizes)
         raw = checkpoint.read(stage.candidate.names["kernel"])
+    if stage.candidate.assumed:
+        raise PatchParityError(f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json beside it)")
     place = None
     if into is not None:
         with opened(into) as existing:
@@ -135,8 +137,7 @@ def port(
     else:
         with opened(into) as existing:
             replace_tensors(existing, target, tensors, read_back)
-    steps = [f"assumed: {stage.candidate.assumed}"] if stage.candidate.assumed else []
-    steps += steps_in_words(plan)
+    steps = steps_in_words(plan)
     if dtype is None and (changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]):
         steps.append(f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has")
     steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]

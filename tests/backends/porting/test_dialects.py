@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, inspect_checkpoint, port, verify
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, Sizes, inspect_checkpoint, port, verify
 from patchparity.backends.porting.candidates import find_candidates
 from patchparity.backends.porting.dialects import FIELDS, get_dialect, list_dialects
 from patchparity.backends.porting.formats.opening import opened
@@ -356,7 +356,13 @@ def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_p
     write_checkpoint(tmp_path / "bare.safetensors", tensors_of(bare, spec, DIALECTS["timm-vit"]))
     old = dataclasses.replace(random_stage(DIALECTS["timm-vit"], 2)[0])
     write_checkpoint(tmp_path / "old.safetensors", tensors_of(old, spec, DIALECTS["timm-vit"]))
-    done = port(tmp_path / "bare.safetensors", tmp_path / "new.safetensors", "timm-vit", into=tmp_path / "old.safetensors")
+    done = port(
+        tmp_path / "bare.safetensors",
+        tmp_path / "new.safetensors",
+        "timm-vit",
+        into=tmp_path / "old.safetensors",
+        sizes=Sizes.of(spec),
+    )
     assert done.ok
     assert any(step.startswith("zero-bias") for step in done.steps)
     with opened(tmp_path / "new.safetensors") as checkpoint:
@@ -364,12 +370,24 @@ def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_p
     fewer = dataclasses.replace(weights, register_tokens=None)
     write_checkpoint(tmp_path / "fewer.safetensors", tensors_of(fewer, spec, DIALECTS["timm-vit"]))
     with pytest.raises(PatchParityError, match="the existing checkpoint has register tokens, the source has none"):
-        port(tmp_path / "fewer.safetensors", tmp_path / "n.safetensors", "timm-vit", into=tmp_path / "old.safetensors")
+        port(
+            tmp_path / "fewer.safetensors",
+            tmp_path / "n.safetensors",
+            "timm-vit",
+            into=tmp_path / "old.safetensors",
+            sizes=Sizes.of(spec),
+        )
     assert not (tmp_path / "n.safetensors").exists()
     other, larger = random_stage(DIALECTS["timm-vit"], 3, grid=(5, 5))
     write_checkpoint(tmp_path / "larger.safetensors", tensors_of(other, larger, DIALECTS["timm-vit"]))
     with pytest.raises(PatchParityError, match="sizes of positions are not changed on the way"):
-        port(tmp_path / "larger.safetensors", tmp_path / "n.safetensors", "timm-vit", into=tmp_path / "old.safetensors")
+        port(
+            tmp_path / "larger.safetensors",
+            tmp_path / "n.safetensors",
+            "timm-vit",
+            into=tmp_path / "old.safetensors",
+            sizes=Sizes.of(larger),
+        )
 
 
 def test_values_that_would_vanish_in_a_narrow_type_are_told(tmp_path):
