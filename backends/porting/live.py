@@ -69,6 +69,10 @@ class LiveEmbedding:
         return self.framework not in ("torch", "numpy")
 
 
+class SeveralKernelsError(PatchParityError):
+    """An object with more than one kernel: a whole model, say, whose names may tell which is the patch embedding's."""
+
+
 def read_live(
     target: Any,
     *,
@@ -252,7 +256,8 @@ def _read_weights(
     kernels = {parameter: value for parameter, (value, _) in rest.items() if value.ndim >= 2}
     listed = _listed(rest)
     if len(kernels) != 1:
-        raise PatchParityError(
+        kind_of_error = SeveralKernelsError if kernels else PatchParityError
+        raise kind_of_error(
             f"{name} holds {listed}: expected one kernel; name the layer or the embeddings that hold it, or give the weights"
         )
     (kernel_name,) = kernels

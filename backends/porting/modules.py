@@ -23,7 +23,7 @@ from ..layouts import DENSE_CHANNELS_LAST, HWIO, LINEAR_CHANNELS_FIRST, OIHW, ke
 from .calling import LiveCall
 from .dialects import list_dialects
 from .formats.tree import TreeCheckpoint
-from .live import LiveEmbedding, read_live
+from .live import LiveEmbedding, SeveralKernelsError, read_live
 from .parameters import parameters_of
 from .sizes import Sizes, require_sizes
 from .stages import read_stage
@@ -196,7 +196,7 @@ def from_module(module: Any, *, check: bool = True, **options: Any) -> tuple[Pat
         return _from_tree(module, **options)
     try:
         live = read_live(module, **options)
-    except PatchParityError as error:
+    except SeveralKernelsError as error:
         tree = _tree_of(module)
         if tree is None:
             raise

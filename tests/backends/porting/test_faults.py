@@ -262,10 +262,19 @@ def test_sizes_that_were_told_are_not_passed_over(tmp_path, sizes, message):
 
 
 def test_frames_follow_from_the_count_where_the_image_is_told(tmp_path):
+    """Of 16 patches 4 are those of a picture of 2×2, so there are 4 tubelets in time; a square picture alone would make it one of 4×4."""
     path, _, spec = written(DIALECTS["hf-vivit"], tmp_path, "v")
-    height, width = spec.image_size[-2:]
-    told = inspect_checkpoint(path, sizes=Sizes.told(image_size=(height, width)))
-    assert told["spec"]["grid"] == list(spec.grid)
+    assert inspect_checkpoint(path)["spec"]["grid"] == [1, 4, 4]
+    _, height, width = spec.patch_size
+    told = inspect_checkpoint(path, sizes=Sizes.told(image_size=(2 * height, 2 * width)))
+    assert told["spec"]["grid"] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("setting", [{"groups": 3}, {"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}], ids=str)
+def test_a_layer_that_is_refused_is_not_read_by_its_names_instead(setting):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(PatchParityError, match="a patch embedding has"):
+        from_module(torch.nn.Conv2d(3, 6, 4, 4, **setting))
 
 
 def test_a_whole_model_is_read_by_its_names():
