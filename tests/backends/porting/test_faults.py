@@ -264,6 +264,7 @@ def test_sizes_that_were_told_are_not_passed_over(tmp_path, sizes, message):
 def test_frames_follow_from_the_count_where_the_image_is_told(tmp_path):
     """Of 16 patches 4 are those of a picture of 2×2, so there are 4 tubelets in time; a square picture alone would make it one of 4×4."""
     path, _, spec = written(DIALECTS["hf-vivit"], tmp_path, "v")
+    (path.parent / "config.json").unlink(missing_ok=True)
     assert inspect_checkpoint(path)["spec"]["grid"] == [1, 4, 4]
     _, height, width = spec.patch_size
     told = inspect_checkpoint(path, sizes=Sizes.told(image_size=(2 * height, 2 * width)))
