@@ -4,6 +4,7 @@
 everything. Here a storage is read when a tensor of it is asked for.
 """
 
+import abc
 import collections
 import io
 import math
@@ -12,7 +13,6 @@ import pickletools
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
-from .base import COPIED_BYTES, Checkpoint, TensorInfo, Tensors, dtype_of
+from .archives import correct_checksums, data_begin
+from .base import Checkpoint, TensorInfo, Tensors, dtype_of
 
 LARGEST_PICKLE = 256 * 2**20
 """Bytes of the pickle that tells of the tensors; a model of a hundred thousand tensors has 10 MB of it."""
@@ -240,9 +241,9 @@ class TensorsOfStorages(Checkpoint):
         strides = [stride * values.itemsize for stride in view.strides]
         return np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False).copy()
 
+    @abc.abstractmethod
     def storage_begin(self, key: str) -> int:
         """Where the values of a storage begin in the file."""
-        raise NotImplementedError
 
     def replace(self, draft: Path, changes: Tensors) -> None:
         """Overwrite tensors in a copy of the file, where their values lie; the pickle, and what it holds beside tensors, stays as it is, unread.
@@ -272,20 +273,14 @@ class TensorsOfStorages(Checkpoint):
             )
         if twice := next((pair for pair in self.again.items() if name.startswith(pair[0])), None):
             raise self._would_change(name, f"what is called {twice[1].removesuffix('.')!r} too")
-        changed = {
-            id(self.views[other]) for other in changes if other in self.views and changes[other].tobytes() == array.tobytes()
-        }
-        names = {id(other): called for called, other in self.views.items()}
-        for other in view.storage.views:
-            if other is not view and self._shared(view, other) and id(other) not in changed:
-                raise self._would_change(name, names.get(id(other), "a tensor elsewhere in the file"))
-        if sum(other is view for other in self.views.values()) > 1 and any(
-            other is view and (called not in changes or changes[called].tobytes() != array.tobytes())
-            for called, other in self.views.items()
-        ):
-            raise self._would_change(
-                name, next(called for called, other in self.views.items() if other is view and called != name)
-            )
+        # A tensor that is changed alike may share: two names of one, or two tensors of the same values.
+        alike = {called for called in changes if changes[called].tobytes() == array.tobytes()}
+        for called, other in self.views.items():
+            if called not in alike and self._shared(view, other):
+                raise self._would_change(name, called)
+        known = {id(other) for other in self.views.values()}
+        if any(id(other) not in known and self._shared(view, other) for other in view.storage.views):
+            raise self._would_change(name, "a tensor elsewhere in the file")
 
     def _would_change(self, name: str, other: str) -> PatchParityError:
         return PatchParityError(
@@ -359,46 +354,6 @@ class TorchCheckpoint(TensorsOfStorages):
     def close(self) -> None:
         """Close the archive."""
         self.archive.close()
-
-
-_LOCAL, _CENTRAL, _DESCRIPTOR = 30, 46, b"PK\x07\x08"
-"""Bytes of an archive's headers before a file's name, and what may stand before a checksum behind its content (PKWARE's APPNOTE, 4.3)."""
-
-
-def data_begin(path: Path, entry: zipfile.ZipInfo) -> int:
-    """Where the content of a file in an archive begins."""
-    with path.open("rb") as file:
-        file.seek(entry.header_offset)
-        header = file.read(_LOCAL)
-    return entry.header_offset + _LOCAL + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-
-
-def correct_checksums(path: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
-    """Write anew the checksums of files whose content was overwritten in a copy of an archive: before it, behind it, and in the directory."""
-    found = {}
-    with path.open("r+b") as file:
-        for name in names:
-            entry = archive.getinfo(name)
-            file.seek(begin := data_begin(path, entry))
-            left, checksum = entry.file_size, 0
-            while left and (content := file.read(min(left, COPIED_BYTES))):
-                checksum, left = zlib.crc32(content, checksum), left - len(content)
-            found[name] = checksum.to_bytes(4, "little")
-            if entry.flag_bits & 8:  # the checksum stands behind the content
-                file.seek(begin + entry.file_size)
-                at = begin + entry.file_size + (4 if file.read(4) == _DESCRIPTOR else 0)
-            else:
-                at = entry.header_offset + 14
-            file.seek(at)
-            file.write(found[name])
-        at = archive.start_dir
-        for entry in archive.infolist():  # in the directory's order
-            file.seek(at)
-            header = file.read(_CENTRAL)
-            if entry.filename in found:
-                file.seek(at + 16)
-                file.write(found[entry.filename])
-            at += _CENTRAL + sum(int.from_bytes(header[place : place + 2], "little") for place in (28, 30, 32))
 
 
 MAGIC = 0x1950A86A20F9469CFC6C

@@ -131,14 +131,11 @@ def replace_tensors(
         (H5Checkpoint, lambda held, draft: replace_in_h5(held, draft, plain)),
         (TensorsOfStorages, lambda held, draft: replace_in_torch(held, draft, plain)),
     ]
-    for kind, writer in writers:
-        if isinstance(source, kind):
-            with _draft(path) as draft:
-                writer(source, draft)
-                _require_same(draft, path, plain)
-                check(draft)
-            return
-    raise PatchParityError(f"{source.path}: of a {source.format} file no copy is made")
+    writer = next(writer for kind, writer in writers if isinstance(source, kind))
+    with _draft(path) as draft:
+        writer(source, draft)
+        _require_same(draft, path, plain)
+        check(draft)
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -172,10 +169,10 @@ def _require_same(draft: Path, path: Any, tensors: Tensors) -> None:
 
 def _replace_in_shards(source: ShardedCheckpoint, path: Path, changes: Tensors, check: Callable[[Path], None]) -> None:
     """Copies of all shards, those with changed tensors made anew, and the index last: before that nothing is there to be read."""
-    kernel_shard = next(source.places[name] for name in changes if name in source.places)
+    beside = next((source.places[name] for name in changes if name in source.places), next(iter(source.shards)))
     of_shards: dict[str, dict[str, NDArray[Any]]] = {}
     for name, array in changes.items():
-        of_shards.setdefault(source.places.get(name, kernel_shard), {})[name] = array
+        of_shards.setdefault(source.places.get(name, beside), {})[name] = array
     there = [name for name in (*source.shards, path.name) if (path.parent / name).exists()]
     if there:
         raise PatchParityError(f"{path.parent} holds {there[0]} already: name the index in a folder without")
