@@ -118,15 +118,11 @@ def read_live(
     else:
         found, sizes, orders = _read_weights(subject, kind, kernel_layout, given, name)
     own = {**found.get("own_sizes", {}), **_own_sizes(subject, kind, found.get("owner"), name, np.ndim(found["kernel"]))}
-    hidden = kind == "flax" and found.get("owner") is None and np.ndim(found["kernel"]) > 2 and weights is None
-    if hidden and stride is None:
+    if kind == "flax" and found.get("owner") is None and np.ndim(found["kernel"]) > 2 and weights is None and stride is None:
         raise PatchParityError(
             f"{name} does not show the stride of the layer inside it: give it (stride, --stride), and the padding if there is some"
         )
-    patch = sizes["patch_size"]
-    wanted = (patch_size,) * len(patch) if isinstance(patch_size, (int, np.integer)) else patch_size
-    if wanted is not None and tuple(wanted) != tuple(patch):
-        raise PatchParityError(f"{name}: a kernel of patch size {tuple(patch)} was found, {patch_size} was asked for")
+    _require_patch(name, sizes["patch_size"], patch_size)
     try:
         spec = _spec(name, sizes, {**own, **{key: value for key, value in given.items() if value is not None}}, found)
         canonical = _canonical(found, spec, orders[0])
@@ -158,6 +154,12 @@ def read_live(
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
     return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
+
+
+def _require_patch(name: str, found: tuple[int, ...], asked: int | tuple[int, ...] | None) -> None:
+    wanted = (asked,) * len(found) if isinstance(asked, (int, np.integer)) else asked
+    if wanted is not None and tuple(wanted) != tuple(found):
+        raise PatchParityError(f"{name}: a kernel of patch size {tuple(found)} was found, {asked} was asked for")
 
 
 def _subject(target: Any) -> tuple[Any, str]:

@@ -97,11 +97,7 @@ def port(
         raw = checkpoint.read(stage.candidate.names["kernel"])
     if stage.candidate.assumed:
         raise PatchParityError(f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json beside it)")
-    place = None
-    if into is not None:
-        with opened(into) as existing:
-            place = read_stage(existing, to, None, known, Sizes.of(stage.spec))
-        _require_same_shape(stage, place)
+    place = None if into is None else _place(into, to, known, stage)
     held, plan = fit(
         stage.weights,
         stage.spec,
@@ -115,10 +111,7 @@ def port(
         raise PatchParityError(
             f"{to} cannot hold all of {stage.candidate.label}: {'; '.join(losses_in_words(plan))} (--allow-loss leaves it out)"
         )
-    written = cast_as(held, place.weights) if place is not None and dtype is None else cast(held, dtype)
-    if (lost := underflown(held, written)) and not allow_loss:
-        kept = dtype or "the types of the existing checkpoint"
-        raise PatchParityError(f"{lost} values that are not zero become zero in {kept} (--allow-loss allows that)")
+    written = _cast(held, place, dtype, allow_loss)
     tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix if place else "")
     if place is None and wanted.framework == "keras":
         raise PatchParityError(f"{to} has no names of its own: --into names a file that Keras wrote")
@@ -142,6 +135,27 @@ def port(
         steps.append(f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has")
     steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
     return PortReport(stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks)
+
+
+def _place(into: str | os.PathLike[str], to: str, known: Mapping[str, Dialect], stage: Stage) -> Stage:
+    """The stage of an existing checkpoint that another one shall replace, of the same model."""
+    with opened(into) as existing:
+        place = read_stage(existing, to, None, known, Sizes.of(stage.spec))
+    _require_same_shape(stage, place)
+    return place
+
+
+def _cast(held: PatchEmbedWeights, place: Stage | None, dtype: str | None, allow_loss: bool) -> PatchEmbedWeights:
+    """Weights in the types in which they are written: the one that was asked for, else those of the existing checkpoint, else their own.
+
+    Raises:
+        PatchParityError: values that vanish in them, which was not allowed.
+    """
+    written = cast_as(held, place.weights) if place is not None and dtype is None else cast(held, dtype)
+    if (lost := underflown(held, written)) and not allow_loss:
+        kept = dtype or "the types of the existing checkpoint"
+        raise PatchParityError(f"{lost} values that are not zero become zero in {kept} (--allow-loss allows that)")
+    return written
 
 
 def _require_no_loss_of(target: str | os.PathLike[str], into: Any, tensors: Mapping[str, NDArray[Any]]) -> None:

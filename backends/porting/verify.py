@@ -91,10 +91,8 @@ def verify(
     checks.append(compare_rows(rows, one, other, spec))
     if all(check.verdict == "pass" for check in checks):
         exact = "to the last bit" if all(check.bound_ratio == 0 for check in checks) else "within the rounding of their types"
-        notes = [
-            f"assumed of the {which}: {each.candidate.assumed}" for which, each in zip(("first", "second"), stages, strict=True)
-        ]
-        notes = [note for note, each in zip(notes, stages, strict=True) if each.candidate.assumed]
+        named = zip(("first", "second"), stages, strict=True)
+        notes = [f"assumed of the {which}: {each.candidate.assumed}" for which, each in named if each.candidate.assumed]
         notes += ["but for the mask token, which plays no part but in pre-training"] if _masks_differ(one, other) else []
         return Difference(True, *labels, "; ".join([f"the same embedding stage, {exact}", *notes]), checks)
     if checks[0].verdict == "pass":
