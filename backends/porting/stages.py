@@ -23,6 +23,11 @@ NORMS = ("patch_norm", "token_norm", "sequence_norm")
 """Fields of PatchEmbedWeights that are layer norms."""
 
 
+LARGEST_IMAGE = 2**25
+"""Values of one image or video that a grid may mean: a picture of 3344×3344 in three channels, ten times one of 1024×1024, seven videos of 32×224×224. A
+proof makes two of them in float64, 512 MB; a table of positions that claims more would take many times its own size."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """The embedding stage of a checkpoint.
@@ -109,6 +114,10 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     image = tuple((count - 1) * by + size - 2 * dialect.padding for count, by, size in zip(grid, step, patch, strict=True))
     spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, dialect.padding, dialect.remainder)  # type: ignore[arg-type]
     config = known_of(checkpoint, None)
+    if (values := math.prod(spec.images_shape(1))) > LARGEST_IMAGE:
+        raise PatchParityError(
+            f"{checkpoint.path} has positions for a grid of {'×'.join(map(str, grid))}: images of {values} values, expected at most {LARGEST_IMAGE}"
+        )
     layout = SequenceLayout(
         dialect.prefix,
         dialect.prefix_side,

@@ -316,3 +316,15 @@ def test_a_difference_of_one_type_is_told_in_numbers(tmp_path):
     other = saved(tmp_path / "other", seed=1, change=lambda weights: dataclasses.replace(weights, kernel=weights.kernel + 1))
     found = verify(one, other)
     assert next(check.message for check in found.checks if check.name == "kernel") == "up to 1 apart, in one type"
+
+
+def test_a_grid_that_means_giant_images_is_refused_before_they_are_made(tmp_path, monkeypatch):
+    from patchparity.backends.porting import stages
+
+    path = saved(tmp_path / "one", grid=(4, 4))  # 16×20 pixels in 3 channels
+    monkeypatch.setattr(stages, "LARGEST_IMAGE", 20 * 16 * 3)
+    assert verify(path, path).same
+    monkeypatch.setattr(stages, "LARGEST_IMAGE", 20 * 16 * 3 - 1)
+    for call in (lambda: verify(path, path), lambda: port(path, tmp_path / "out.safetensors", "hf-vit")):
+        with pytest.raises(PatchParityError, match="has positions for a grid of 4×4: images of 960 values, expected at most 959"):
+            call()
