@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -115,16 +116,22 @@ class _Naive(LoadedEmbedding):
         return PatchEmbedGradients(*(array.astype(self.dtype, copy=False) for array in vars(gradients).values()))
 
 
+PIECE_BYTES = 5 * 2**20
+"""Patches that `linear` copies and multiplies at a time. Larger pieces leave the caches between the copy and the product; smaller ones make BLAS
+bring the matrix into its own order too often, and meet more often. ViT-B/16 on two cores, in parts of NumPy's own product: batch 32 (19 MB of patches)
+whole 0.94, in pieces of 8 images (4.8 MB) 0.99, of 4 0.96; batch 8 whole 0.95, in halves 0.92."""
+
 THREADED_COPY_BYTES = 2**21
 """Patches of which each thread copies a part. Handing work to a thread and waiting for it takes some 50 µs, and one core copies 10 to 30 GB/s: half
-of a smaller copy is not worth it (ViT-B/16 on two cores: at batch 1, 0.6 MB, threads cost 4% of the whole; at batch 8, 4.8 MB, they gain 2%).
+of a smaller copy is not worth it (ViT-B/16 on two cores: at batch 1, 0.6 MB, threads cost 4% of the whole; of 4.8 MB they gain up to 2%).
 
 That each thread also multiplies its own part, with a product of one thread, was tried: as fast (0.93 and 0.96 of the product at batch 8 and 32), and
 half as fast for a tenth of a second after any other product, for so long BLAS's own idle threads spin."""
 
 
 class _Linear(_Naive):
-    """The same with one copy of the patches, whole rows of pixels at a time, into an array that is kept, and a product into another.
+    """The same in pieces that stay in the caches: each a copy of its patches, whole rows of pixels at a time, into an array that is kept, and a product
+    into another.
 
     Images are kept channels last, where a row of a patch is P·C values that lie together, in the image as in the patch. The patches have a column of
     ones behind them and the kernel the bias as its last row, so that the product adds the bias. The result is a buffer that the next call
@@ -132,14 +139,15 @@ class _Linear(_Naive):
     """
 
     image_layout, kernel_layout = NHWC, DENSE_CHANNELS_LAST
+    piece_bytes = PIECE_BYTES
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         super().assign(weights)
         kernel, bias = kernel_to_layout(self.weights.kernel, self.kernel_layout), self.weights.bias
         self.matrix = np.ascontiguousarray(kernel if bias is None else np.concatenate([kernel, bias[None]]))
-        self.buffers: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+        self.buffers: dict[tuple[int, int], tuple[NDArray[Any], NDArray[Any]]] = {}
         self.threads = usable_threads()
-        self.pool = ThreadPoolExecutor(self.threads)  # starts none before it is given something to do
+        self.pool = ThreadPoolExecutor(max(1, self.threads - 1))  # starts none before it is given something to do
 
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(images_to_layout(images, self.image_layout), self.dtype)
@@ -147,27 +155,44 @@ class _Linear(_Naive):
     def fetch(self, outputs: NDArray[Any]) -> NDArray[Any]:
         return outputs.copy()
 
-    def _patches(self, inputs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Patches `(B·N, K)` in the kernel's order, a column of ones behind them if there is a bias, and room for the tokens `(B·N, D)`."""
+    def _pieces(self, batch: int) -> list[tuple[slice, slice]]:
+        """Images, and rows of their grids, that are embedded at once: several whole images, or a part of one; all about as large."""
+        lead, *rest = self.spec.grid
+        rows = max(1, self.piece_bytes // (math.prod(rest) * len(self.matrix) * self.work.itemsize))
+        if rows >= lead:
+            return [(images, slice(0, lead)) for images in _parts(batch, rows // lead)]
+        return [(slice(image, image + 1), part) for image in range(batch) for part in _parts(lead, rows)]
+
+    def _embed(self, inputs: NDArray[Any], pieces: list[tuple[slice, slice]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Tokens `(B, N, D)`, and the patches `(rows, K)` of the last piece, behind them a column of ones if there is a bias; both arrays are kept."""
         spec, batch = self.spec, inputs.shape[0]
-        if batch not in self.buffers:
-            rows = batch * spec.num_patches
-            self.buffers = {batch: (np.ones((rows, len(self.matrix)), self.work), np.empty((rows, spec.embed_dim), self.work))}
-        patches, tokens = self.buffers[batch]
-        if batch:
-            source = self._rows_of_images(self._padded(inputs))
+        row = math.prod(spec.grid[1:])
+        windows = self._rows_of_images(self._padded(inputs))
+        most = max(((images.stop - images.start) * (part.stop - part.start) * row for images, part in pieces), default=0)
+        if (batch, most) not in self.buffers:
+            room = np.ones((most, len(self.matrix)), self.work)
+            self.buffers = {(batch, most): (room, np.empty(spec.tokens_shape(batch), self.work))}
+        room, tokens = self.buffers[batch, most]
+        patches = room
+        for images, part in pieces:
+            source = windows[images, part]
+            patches = room[: source.shape[0] * source.shape[1] * row]
             self._copy(source, patches[:, : spec.patch_values].view(self._run()).reshape(source.shape))
-        return patches, tokens
+            result = tokens[images, part.start * row : part.stop * row].reshape(len(patches), spec.embed_dim)
+            np.matmul(patches, self.matrix, out=result)
+        return tokens, patches
 
     def _copy(self, source: NDArray[Any], target: NDArray[Any]) -> None:
-        """Copy patches, large ones in threads: NumPy lets go of the interpreter meanwhile."""
+        """Copy patches, large ones in threads, of which this is one: NumPy lets go of the interpreter meanwhile."""
         threads = self.threads
         axis = 0 if len(source) >= threads else 1
         if threads == 1 or source.nbytes < THREADED_COPY_BYTES or source.shape[axis] < threads:
             np.copyto(target, source)
             return
-        parts = zip(np.array_split(target, threads, axis), np.array_split(source, threads, axis), strict=True)
-        for done in [self.pool.submit(np.copyto, *part) for part in parts]:
+        own, *others = zip(np.array_split(target, threads, axis), np.array_split(source, threads, axis), strict=True)
+        given = [self.pool.submit(np.copyto, *part) for part in others]
+        np.copyto(*own)
+        for done in given:
             done.result()
 
     def _padded(self, inputs: NDArray[Any]) -> NDArray[Any]:
@@ -187,15 +212,21 @@ class _Linear(_Naive):
         return np.ndarray(shape, self._run(), images, strides=(batch, *steps, *pixels[:-1]))
 
     def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        patches, tokens = self._patches(inputs)
-        np.matmul(patches, self.matrix, out=tokens)
-        return tokens.reshape(self.spec.tokens_shape(inputs.shape[0]))
+        tokens, _ = self._embed(inputs, self._pieces(inputs.shape[0]))
+        return tokens
 
     def _work_step(self, inputs: NDArray[Any], upstream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        tokens = self._work_tokens(inputs)
-        patches, _ = self.buffers[inputs.shape[0]]
+        """In one piece: the kernel's gradient needs all patches."""
+        tokens, patches = self._embed(inputs, [(slice(0, inputs.shape[0]), slice(0, self.spec.grid[0]))])
         gradient = patches[:, : self.spec.patch_values].T @ upstream
         return tokens, kernel_from_layout(gradient, self.kernel_layout, self.spec)
+
+
+def _parts(length: int, most: int) -> list[slice]:
+    """Cut a length into as few parts of at most `most` as there can be, as equal as they can be."""
+    count = -(-length // most)
+    ends = [length * number // count for number in range(count + 1)] if count else []
+    return [slice(begin, end) for begin, end in itertools.pairwise(ends)]
 
 
 class _LinearChannelsFirst(_Linear):
@@ -226,33 +257,7 @@ patches, a part of the matrix and of the tokens are still there when the product
 class _Block(_Linear):
     """As `linear`, some rows of the grid at a time: the copied patches never leave the second-level cache."""
 
-    def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        spec, batch = self.spec, inputs.shape[0]
-        lead, *rest = spec.grid
-        row = math.prod(rest)
-        step = max(1, min(lead, BLOCK_BYTES // (row * len(self.matrix) * self.work.itemsize)))
-        if batch not in self.buffers:
-            tokens = np.empty((batch, spec.num_patches, spec.embed_dim), self.work)
-            self.buffers = {batch: (np.ones((step * row, len(self.matrix)), self.work), tokens)}
-        block, tokens = self.buffers[batch]
-        if not batch:
-            return tokens
-        windows = self._rows_of_images(self._padded(inputs))
-        for image in range(batch):
-            for first in range(0, lead, step):
-                rows = windows[image, first : first + step]
-                patches = block[: len(rows) * row]
-                np.copyto(patches[:, : spec.patch_values].view(self._run()).reshape(rows.shape), rows)
-                np.matmul(patches, self.matrix, out=tokens[image, first * row : first * row + len(patches)])
-        return tokens
-
-    def _work_step(self, inputs: NDArray[Any], upstream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The kernel's gradient needs all patches at once."""
-        return self.whole._work_step(inputs, upstream)
-
-    def assign(self, weights: PatchEmbedWeights) -> None:
-        super().assign(weights)
-        self.whole = _Linear(weights, self.spec, self.dtype.name)
+    piece_bytes = BLOCK_BYTES
 
 
 class _DirectConvolution(_Naive):
@@ -391,20 +396,25 @@ class NumPyBackend(Backend):
         if implementation.formulation != "linear" or not plain:
             return super().usage(implementation, spec, batch)
         (rows, columns), (height, breadth), width, values = spec.grid, spec.patch_size, spec.embed_dim, spec.patch_values
-        size, count = breadth * spec.in_channels, batch * spec.num_patches
+        strips = batch * rows
+        step = _parts(strips, max(1, PIECE_BYTES // (columns * (values + 1) * 4)))[-1]  # the last is the longest
         return f"""\
 import numpy as np
 
-run = np.dtype((np.void, {size} * kernel.itemsize))  # a row of a patch, copied at once
+run = np.dtype((np.void, {breadth * spec.in_channels} * kernel.itemsize))  # a row of a patch, copied at once
 matrix = np.concatenate([kernel, bias[None]])  # the product adds the bias
-patches = np.ones(({count}, {values} + 1), kernel.dtype)
-tokens = np.empty(({count}, {width}), kernel.dtype)  # overwritten by every call
+step = {step.stop - step.start}  # rows of patches at a time, so that they stay in the cache
+patches = np.ones((step * {columns}, {values} + 1), kernel.dtype)
+tokens = np.empty(({strips * columns}, {width}), kernel.dtype)  # overwritten by every call
 
 
 def embed(images):  # {(batch, *spec.image_size, spec.in_channels)}, contiguous
-    source = images.reshape({batch}, -1).view(run).reshape({batch}, {rows}, {height}, {columns}).transpose(0, 1, 3, 2)
-    np.copyto(patches[:, :{values}].view(run).reshape(source.shape), source)
-    np.matmul(patches, matrix, out=tokens)
+    source = images.reshape({strips}, -1).view(run).reshape({strips}, {height}, {columns}).transpose(0, 2, 1)
+    for first in range(0, {strips}, step):
+        piece = source[first : first + step]
+        part = patches[: len(piece) * {columns}]
+        np.copyto(part[:, :{values}].view(run).reshape(piece.shape), piece)
+        np.matmul(part, matrix, out=tokens[first * {columns} : first * {columns} + len(part)])
     return tokens.reshape({batch}, {spec.num_patches}, {width})
 """
 

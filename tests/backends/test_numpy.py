@@ -1,4 +1,6 @@
-"""`numpy:linear` on several threads: each copies its part of the patches."""
+"""`numpy:linear` in pieces, whose patches are copied by several threads."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -30,6 +32,35 @@ def test_every_thread_copies_its_part(spec, threads, formulation, dtype, monkeyp
     assert judge(probe, "forward", first, implementation.arithmetic(dtype)).verdict == "pass"
     assert (loaded.tokens(probe.images) == first).all()
     assert bool(loaded.pool._threads) == (threads in (2, 3)), "64 threads find too little to share out"
+
+
+@pytest.mark.parametrize("formulation", ["linear", "linear_nchw", "block"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
+@pytest.mark.parametrize("values", [1, 700, 1500, 4000, 10**6], ids=lambda values: f"pieces of {values} values")
+def test_every_piece_lands_in_its_place(spec, formulation, values, monkeypatch):
+    probe = random_normal(spec, 5, "float32", seed=4)
+    backend = get_backend("numpy")
+    implementation = backend.implementation(f"numpy:{formulation}:eager")
+    loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
+    loaded.piece_bytes = 4 * values
+    sizes, product = [], np.matmul
+
+    def watched(patches, matrix, out):
+        sizes.append(patches.size)
+        return product(patches, matrix, out=out)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    strip = spec.num_patches // spec.grid[0] * len(loaded.matrix)
+    for batch in (5, 2, 5):
+        sizes.clear()
+        assert judge_first(probe, loaded, batch, implementation) == "pass"
+        assert max(sizes) <= max(values, strip), "no piece is larger than it may be, unless one row of the grid is"
+        assert 2 * min(sizes) >= max(sizes), "pieces are about equal, for small ones are slow"
+
+
+def judge_first(probe, loaded, batch, implementation):
+    part = dataclasses.replace(probe, images=probe.images[:batch], grad_tokens=probe.grad_tokens[:batch])
+    return judge(part, "forward", loaded.tokens(part.images), implementation.arithmetic("float32")).verdict
 
 
 def test_a_copy_that_fails_is_heard(monkeypatch):
