@@ -155,31 +155,35 @@ class _Linear(_Naive):
     def fetch(self, outputs: NDArray[Any]) -> NDArray[Any]:
         return outputs.copy()
 
-    def _pieces(self, batch: int) -> list[tuple[slice, slice]]:
+    def _pieces(self, images: int, lead: int) -> list[tuple[slice, slice]]:
         """Images, and rows of their grids, that are embedded at once: several whole images, or a part of one; all about as large."""
-        lead, *rest = self.spec.grid
-        rows = max(1, self.piece_bytes // (math.prod(rest) * len(self.matrix) * self.work.itemsize))
+        rows = max(1, self.piece_bytes // (math.prod(self.spec.grid[1:]) * len(self.matrix) * self.work.itemsize))
         if rows >= lead:
-            return [(images, slice(0, lead)) for images in _parts(batch, rows // lead)]
-        return [(slice(image, image + 1), part) for image in range(batch) for part in _parts(lead, rows)]
+            return [(part, slice(0, lead)) for part in _parts(images, rows // lead)]
+        return [(slice(image, image + 1), part) for image in range(images) for part in _parts(lead, rows)]
 
-    def _embed(self, inputs: NDArray[Any], pieces: list[tuple[slice, slice]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Tokens `(B, N, D)`, and the patches `(rows, K)` of the last piece, behind them a column of ones if there is a bias; both arrays are kept."""
+    def _embed(self, inputs: NDArray[Any], whole: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Tokens `(B, N, D)`, and the patches `(rows, K)` of the last piece, behind them a column of ones if there is a bias; both arrays are kept.
+
+        With `whole` there is but one piece.
+        """
         spec, batch = self.spec, inputs.shape[0]
         row = math.prod(spec.grid[1:])
         windows = self._rows_of_images(self._padded(inputs))
-        most = max(((images.stop - images.start) * (part.stop - part.start) * row for images, part in pieces), default=0)
+        images, lead = windows.shape[:2]
+        pieces = [(slice(0, images), slice(0, lead))] if whole else self._pieces(images, lead)
+        most = max(((part.stop - part.start) * (rows.stop - rows.start) * row for part, rows in pieces), default=0)
         if (batch, most) not in self.buffers:
             room = np.ones((most, len(self.matrix)), self.work)
             self.buffers = {(batch, most): (room, np.empty(spec.tokens_shape(batch), self.work))}
-        room, tokens = self.buffers[batch, most]
-        patches = room
-        for images, part in pieces:
-            source = windows[images, part]
+        patches, tokens = self.buffers[batch, most]
+        room, results = patches, tokens.reshape(images, lead * row, spec.embed_dim)
+        for part, rows in pieces:
+            source = windows[part, rows]
             patches = room[: source.shape[0] * source.shape[1] * row]
             self._copy(source, patches[:, : spec.patch_values].view(self._run()).reshape(source.shape))
-            result = tokens[images, part.start * row : part.stop * row].reshape(len(patches), spec.embed_dim)
-            np.matmul(patches, self.matrix, out=result)
+            result = results[part, rows.start * row : rows.stop * row]
+            np.matmul(patches, self.matrix, out=result.reshape(len(patches), spec.embed_dim))
         return tokens, patches
 
     def _copy(self, source: NDArray[Any], target: NDArray[Any]) -> None:
@@ -204,20 +208,25 @@ class _Linear(_Naive):
         return np.dtype((np.void, self.work.itemsize * self.spec.patch_size[-1] * self.spec.in_channels))
 
     def _rows_of_images(self, images: NDArray[Any]) -> NDArray[Any]:
-        """`(B, *grid, *patch[:-1])` views of rows of pixels; those of neighboring patches may overlap."""
+        """`(B, *grid, *patch[:-1])` views of rows of pixels; those of neighboring patches may overlap.
+
+        Images that patches tile follow each other as their rows of patches do, and are one tall image: `(1, B·grid[0], ...)`.
+        """
         spec = self.spec
         batch, *pixels, _ = images.strides
         steps = [stride * step for stride, step in zip(pixels, spec.stride, strict=True)]
-        shape = (images.shape[0], *spec.grid, *spec.patch_size[:-1])
+        lead, *rest = spec.grid
+        first = (1, len(images) * lead) if spec.tiles else (len(images), lead)
+        shape = (*first, *rest, *spec.patch_size[:-1])
         return np.ndarray(shape, self._run(), images, strides=(batch, *steps, *pixels[:-1]))
 
     def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        tokens, _ = self._embed(inputs, self._pieces(inputs.shape[0]))
+        tokens, _ = self._embed(inputs)
         return tokens
 
     def _work_step(self, inputs: NDArray[Any], upstream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """In one piece: the kernel's gradient needs all patches."""
-        tokens, patches = self._embed(inputs, [(slice(0, inputs.shape[0]), slice(0, self.spec.grid[0]))])
+        tokens, patches = self._embed(inputs, whole=True)
         gradient = patches[:, : self.spec.patch_values].T @ upstream
         return tokens, kernel_from_layout(gradient, self.kernel_layout, self.spec)
 

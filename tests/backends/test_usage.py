@@ -1,5 +1,6 @@
 """The lines of code that `recommend` shows: they are run, on shapes that trip whoever mixes up an axis, and judged."""
 
+import importlib
 import os
 
 import numpy as np
@@ -43,6 +44,21 @@ def test_the_lines_compute_the_patch_embedding(name, spec, monkeypatch):
         pytest.skip(f"{name} does not run on the CPU")
     if implementation.costly_compile and spec is not SPECS["plain"]:
         pytest.skip("compiled for one shape, for that takes seconds")
+    lines_compute(backend, implementation, spec, monkeypatch)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
+@pytest.mark.parametrize("name", ["numpy:linear:eager", "jax:linear_words:jit"])
+def test_so_do_lines_that_cut_a_batch_into_pieces(name, spec, monkeypatch):
+    backend, implementation = IMPLEMENTATIONS[name]
+    if reason := backend.missing():
+        pytest.skip(reason)
+    row = 4 * (spec.patch_values + 1) * spec.num_patches // spec.grid[0]
+    monkeypatch.setattr(importlib.import_module(type(backend).__module__), "PIECE_BYTES", 2 * row)
+    lines_compute(backend, implementation, spec, monkeypatch)
+
+
+def lines_compute(backend, implementation, spec, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", ""))  # the lines set it; it is put back
     probe = random_normal(spec, 3, "float32", seed=5)
     code = backend.usage(implementation, spec, 3)
@@ -51,7 +67,7 @@ def test_the_lines_compute_the_patch_embedding(name, spec, monkeypatch):
     layout = "B C H W" if "patchparity" in code else implementation.image_layout
     (images,) = own_arrays(backend, code, np.ascontiguousarray(images_to_layout(probe.images, layout)))
     namespace = {"kernel": kernel, "bias": bias}
-    exec(compile(code, name, "exec"), namespace)
+    exec(compile(code, implementation.name, "exec"), namespace)
     tokens = namespace["embed"](images)
     tokens = np.asarray(tokens.detach() if hasattr(tokens, "detach") else tokens)
     verdict = judge(probe, "forward", tokens, implementation.arithmetic("float32"))
