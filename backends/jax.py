@@ -118,7 +118,7 @@ def _strip(spec: PatchEmbedSpec) -> PatchEmbedSpec:
 def _pieces(spec: PatchEmbedSpec, batch: int, patch_bytes: int) -> int:
     """Into how many equal pieces a batch is cut, whole rows of the grid each: as few as they may be; one where none are of at least half the size."""
     strips = batch * spec.grid[0]
-    most = PIECE_BYTES // (spec.num_patches // spec.grid[0] * patch_bytes)
+    most = max(1, PIECE_BYTES // (spec.num_patches // spec.grid[0] * patch_bytes))
     if not spec.tiles or most >= strips:
         return 1
     length = max((length for length in range(most // 2 + 1, most + 1) if strips % length == 0), default=strips)

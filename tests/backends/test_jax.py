@@ -23,7 +23,7 @@ ROWS = 4
 
 
 def in_pieces(spec, monkeypatch, rows=ROWS):
-    monkeypatch.setattr(module, "PIECE_BYTES", rows * spec.num_patches // spec.grid[0] * 4 * (spec.patch_values + 1))
+    monkeypatch.setattr(module, "PIECE_BYTES", int(rows * (spec.num_patches // spec.grid[0]) * 4 * (spec.patch_values + 1)))
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
@@ -54,6 +54,7 @@ def test_pieces_need_no_bias(spec, monkeypatch):
         ("plain", 6, 6, 5),  # pieces that end inside of an image
         ("plain", 1, 4, 1),  # 5 rows: one at a time would be too few
         ("video", 2, 2, 3),
+        ("video", 2, 0.5, 6),  # a row is larger than a piece should be
         ("left out", 4, 5, 1),  # rows of patches do not follow each other
         ("overlap", 4, 5, 1),
         ("padded", 3, 4, 3),
