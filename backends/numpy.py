@@ -172,7 +172,8 @@ class _Linear(_Naive):
         row = math.prod(spec.grid[1:])
         windows = self._rows_of_images(self._padded(inputs))
         images, lead = windows.shape[:2]
-        pieces = [(slice(0, images), slice(0, lead))] if whole else self._pieces(images, lead)
+        everything = [(slice(0, images), slice(0, lead))] if batch else []
+        pieces = everything if whole or not batch else self._pieces(images, lead)
         most = max(((part.stop - part.start) * (rows.stop - rows.start) * row for part, rows in pieces), default=0)
         if (batch, most) not in self.buffers:
             room = np.ones((most, len(self.matrix)), self.work)
@@ -211,13 +212,13 @@ class _Linear(_Naive):
     def _rows_of_images(self, images: NDArray[Any]) -> NDArray[Any]:
         """`(B, *grid, *patch[:-1])` views of rows of pixels; those of neighboring patches may overlap.
 
-        Images that patches tile follow each other as their rows of patches do, and are one tall image: `(1, B·grid[0], ...)`.
+        Images whose rows of patches follow each other across images are one tall image: `(1, B·grid[0], ...)`.
         """
         spec = self.spec
         batch, *pixels, _ = images.strides
         steps = [stride * step for stride, step in zip(pixels, spec.stride, strict=True)]
         lead, *rest = spec.grid
-        first = (1, len(images) * lead) if spec.tiles else (len(images), lead)
+        first = (1, len(images) * lead) if batch == lead * steps[0] else (len(images), lead)
         shape = (*first, *rest, *spec.patch_size[:-1])
         return np.ndarray(shape, self._run(), images, strides=(batch, *steps, *pixels[:-1]))
 

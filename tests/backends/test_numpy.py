@@ -56,6 +56,7 @@ def test_every_piece_lands_in_its_place(spec, formulation, values, monkeypatch):
         assert judge_first(probe, loaded, batch, implementation) == "pass"
         assert max(sizes) <= max(values, strip), "no piece is larger than it may be, unless one row of the grid is"
         assert 2 * min(sizes) >= max(sizes), "pieces are about equal, for small ones are slow"
+    assert loaded.tokens(probe.images[:0]).shape == spec.tokens_shape(0)
 
 
 def judge_first(probe, loaded, batch, implementation):
