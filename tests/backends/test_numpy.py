@@ -53,15 +53,26 @@ def test_every_piece_lands_in_its_place(spec, formulation, values, monkeypatch):
     strip = spec.num_patches // spec.grid[0] * len(loaded.matrix)
     for batch in (5, 2, 5):
         sizes.clear()
-        assert judge_first(probe, loaded, batch, implementation) == "pass"
+        assert verdict_of(probe, loaded, batch, implementation) == "pass"
         assert max(sizes) <= max(values, strip), "no piece is larger than it may be, unless one row of the grid is"
         assert 2 * min(sizes) >= max(sizes), "pieces are about equal, for small ones are slow"
     assert loaded.tokens(probe.images[:0]).shape == spec.tokens_shape(0)
 
 
-def judge_first(probe, loaded, batch, implementation):
+def verdict_of(probe, loaded, batch, implementation):
     part = dataclasses.replace(probe, images=probe.images[:batch], grad_tokens=probe.grad_tokens[:batch])
     return judge(part, "forward", loaded.tokens(part.images), implementation.arithmetic("float32")).verdict
+
+
+@pytest.mark.parametrize("larger", [(41, 24), (48, 24), (40, 27), (63, 31)])
+@pytest.mark.parametrize("formulation", ["linear", "block"])  # linear_nchw refuses them
+def test_images_larger_than_told_are_cropped_and_never_taken_as_one_tall_image(formulation, larger):
+    spec, backend = SPECS["plain"], get_backend("numpy")
+    weights = random_normal(spec, 1, "float32", seed=4).weights
+    loaded = backend.load(backend.implementation(f"numpy:{formulation}:eager"), weights, spec, "float32", "cpu")
+    images = np.random.default_rng(5).standard_normal((3, 3, *larger)).astype(np.float32)
+    cropped = loaded.tokens(np.ascontiguousarray(images[..., :40, :24]))
+    np.testing.assert_array_equal(loaded.tokens(images), cropped)
 
 
 def test_a_copy_that_fails_is_heard(monkeypatch):

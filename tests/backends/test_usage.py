@@ -44,21 +44,34 @@ def test_the_lines_compute_the_patch_embedding(name, spec, monkeypatch):
         pytest.skip(f"{name} does not run on the CPU")
     if implementation.costly_compile and spec is not SPECS["plain"]:
         pytest.skip("compiled for one shape, for that takes seconds")
-    lines_compute(backend, implementation, spec, monkeypatch)
+    verdict, code = run_lines(backend, implementation, spec, monkeypatch)
+    assert verdict.verdict == "pass", verdict.message
+    assert max(map(len, code.splitlines())) <= 150, "lines that can be read"
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
-@pytest.mark.parametrize("name", ["numpy:linear:eager", "jax:linear_words:jit"])
-def test_so_do_lines_that_cut_a_batch_into_pieces(name, spec, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "module", "loop"),
+    [
+        ("numpy:linear:eager", "patchparity.backends.numpy", "step = 2 "),
+        ("jax:linear_words:jit", "patchparity.backends._jax_formulations", "jax.lax.map("),
+    ],
+)
+def test_so_do_lines_that_cut_a_batch_into_pieces(name, module, loop, spec, monkeypatch):
     backend, implementation = IMPLEMENTATIONS[name]
     if reason := backend.missing():
         pytest.skip(reason)
     row = 4 * (spec.patch_values + 1) * spec.num_patches // spec.grid[0]
-    monkeypatch.setattr(importlib.import_module(type(backend).__module__), "PIECE_BYTES", 2 * row)
-    lines_compute(backend, implementation, spec, monkeypatch)
+    monkeypatch.setattr(importlib.import_module(module), "PIECE_BYTES", 2 * row)
+    verdict, code = run_lines(backend, implementation, spec, monkeypatch)
+    assert verdict.verdict == "pass", verdict.message
+    assert max(map(len, code.splitlines())) <= 150, "lines that can be read"
+    if spec is SPECS["square"]:  # 18 rows of patches in three images: pieces of two
+        assert loop in code
 
 
-def lines_compute(backend, implementation, spec, monkeypatch):
+def run_lines(backend, implementation, spec, monkeypatch):
+    """The verdict on what the lines compute, and the lines."""
     monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", ""))  # the lines set it; it is put back
     probe = random_normal(spec, 3, "float32", seed=5)
     code = backend.usage(implementation, spec, 3)
@@ -70,6 +83,4 @@ def lines_compute(backend, implementation, spec, monkeypatch):
     exec(compile(code, implementation.name, "exec"), namespace)
     tokens = namespace["embed"](images)
     tokens = np.asarray(tokens.detach() if hasattr(tokens, "detach") else tokens)
-    verdict = judge(probe, "forward", tokens, implementation.arithmetic("float32"))
-    assert verdict.verdict == "pass", verdict.message
-    assert max(map(len, code.splitlines())) <= 150, "lines that can be read"
+    return judge(probe, "forward", tokens, implementation.arithmetic("float32")), code
