@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..reference.embed import PatchEmbedGradients
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
+from ._torch_formulations import CHANNELS_LAST, Forward, conv2d, einsum, linear, prepacked, unfold, usage
 from .base import (
     DEVICES,
     DTYPES,
@@ -30,174 +31,6 @@ from .base import (
     step_results,
 )
 from .layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
-
-Forward = Callable[[Any], Any]
-
-
-def _pad(spec: PatchEmbedSpec) -> Forward:
-    """Zeros around images, as `torch.nn.functional.pad` takes them: last axis first. Nothing where there are none."""
-    import torch
-
-    if not any(any(pair) for pair in spec.effective_padding):
-        return lambda images: images
-    amounts = [amount for pair in reversed(spec.effective_padding) for amount in pair]
-    return lambda images: torch.nn.functional.pad(images, amounts)
-
-
-CHANNELS_LAST = "conv2d_channels_last"
-"""The convolution on images and a kernel whose channels lie together in memory, under the same shapes."""
-
-
-def _conv2d(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """`torch.nn.Conv2d` (`Conv3d` for video) with kernel = patch, then flatten(2) and transpose(1, 2)."""
-    import torch
-
-    layer_type = torch.nn.Conv2d if spec.spatial_axes == 2 else torch.nn.Conv3d
-    symmetric = all(before == after for before, after in spec.effective_padding)
-    padding = tuple(before for before, _ in spec.effective_padding) if symmetric else 0
-    pad: Forward = (lambda images: images) if symmetric else _pad(spec)
-    layer = layer_type(spec.in_channels, spec.embed_dim, spec.patch_size, spec.stride, padding=padding, bias=bias)
-    return layer, lambda images: layer(pad(images)).flatten(2).transpose(1, 2)
-
-
-def _linear(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """Patches by strided view, one copy to `(B, N, C·P²)`, then `torch.nn.Linear`."""
-    import torch
-
-    layer, patches = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _patches(spec)
-    return layer, lambda images: layer(patches(images))
-
-
-def _windows(spec: PatchEmbedSpec) -> Forward:
-    """Views `(B, C, *grid, *patch)` of the patches, by `Tensor.unfold`."""
-    pad = _pad(spec)
-
-    def cut(images: Any) -> Any:
-        windows = pad(images)
-        for axis in range(spec.spatial_axes):
-            windows = windows.unfold(2 + axis, spec.patch_size[axis], spec.stride[axis])
-        return windows
-
-    return cut
-
-
-def _patches(spec: PatchEmbedSpec) -> Forward:
-    """Patches `(B, N, C·P²)`: a strided view and one copy."""
-    cut, axes = _windows(spec), spec.spatial_axes
-    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
-    return lambda images: cut(images).permute(order).reshape(-1, spec.num_patches, spec.patch_values)
-
-
-def _unfold(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """`torch.nn.functional.unfold`, which gives `(B, C·P², N)`, then `torch.nn.Linear`. It knows images alone: frames of a video go in as channels."""
-    import torch
-
-    layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _pad(spec)
-    frames = spec.patch_size[:-2]
-
-    def forward(images: Any) -> Any:
-        batch, images = images.shape[0], pad(images)
-        if frames:
-            windows = images.unfold(2, spec.patch_size[0], spec.stride[0])  # (B, C, grid T, H, W, Pt)
-            images = windows.permute(0, 2, 1, 5, 3, 4).flatten(2, 3).flatten(0, 1)
-        columns = torch.nn.functional.unfold(images, spec.patch_size[-2:], stride=spec.stride[-2:])
-        return layer(columns.transpose(1, 2)).reshape(batch, spec.num_patches, spec.embed_dim)
-
-    return layer, forward
-
-
-def _einsum(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """`torch.einsum` of the patches' strided view with a convolution's kernel."""
-    import torch
-
-    layer, _ = _conv2d(spec, bias)
-    cut, axes = _windows(spec), spec.spatial_axes
-    grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
-    equation = f"bc{grid}{patch},dc{patch}->b{grid}d"
-
-    def forward(images: Any) -> Any:
-        tokens = torch.einsum(equation, cut(images), layer.weight).reshape(-1, spec.num_patches, spec.embed_dim)
-        return tokens if layer.bias is None else tokens + layer.bias
-
-    return layer, forward
-
-
-def _prepacked(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """As `linear`, with weights that oneDNN has laid out for its product once, when they are assigned."""
-    import torch
-
-    layer, patches = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _patches(spec)
-    packed: dict[tuple[int, int], Any] = {}
-
-    def forward(images: Any) -> Any:
-        key = images.shape[0], layer.weight._version  # an assignment makes a new one
-        if key not in packed:
-            packed.clear()
-            packed[key] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), key[0] * spec.num_patches)
-        rows = patches(images).reshape(-1, spec.patch_values)
-        tokens = torch.ops.mkldnn._linear_pointwise(rows, packed[key], layer.bias, "none", [], "")
-        return tokens.reshape(-1, spec.num_patches, spec.embed_dim)
-
-    return layer, forward
-
-
-def _usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-    """What each formulation is in plain torch."""
-    axes, channels, width, count, values = (
-        spec.spatial_axes,
-        spec.in_channels,
-        spec.embed_dim,
-        spec.num_patches,
-        spec.patch_values,
-    )
-    amounts = [amount for pair in reversed(spec.effective_padding) for amount in pair]
-    pad = f"    images = torch.nn.functional.pad(images, {tuple(amounts)})\n" if any(amounts) else ""
-    unfold = "".join(
-        f".unfold({2 + axis}, {size}, {step})" for axis, (size, step) in enumerate(zip(spec.patch_size, spec.stride, strict=True))
-    )
-    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
-    patches = f"    patches = images{unfold}.permute{order}.reshape(-1, {values})\n"
-    formulation, tokens = implementation.formulation, f"  # (B, {count}, {width})"
-    layer, extra, code = f"torch.nn.Linear({values}, {width})", "", f"projection(patches).reshape(-1, {count}, {width}){tokens}"
-    memory_format = f"torch.channels_last{'' if axes == 2 else '_3d'}"
-    if formulation in ("conv2d", CHANNELS_LAST, "einsum"):
-        layer = f"torch.nn.Conv{axes}d({channels}, {width}, {spec.patch_size}, stride={spec.stride})"
-        code = f"projection(images).flatten(2).transpose(1, 2){tokens}"
-    if formulation == CHANNELS_LAST:
-        extra = f"projection.to(memory_format={memory_format})\n# Keep images so too: images.contiguous(memory_format={memory_format})\n"
-    if formulation == "einsum":
-        grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
-        patches = f"    patches = images{unfold}\n"
-        product = f'torch.einsum("bc{grid}{patch},dc{patch}->b{grid}d", patches, projection.weight)'
-        code = f"{product}.reshape(-1, {count}, {width}) + projection.bias{tokens}"
-    if formulation == "unfold":
-        columns = f"torch.nn.functional.unfold(images, {spec.patch_size[-2:]}, stride={spec.stride[-2:]})"
-        code = f"projection({columns}.transpose(1, 2)){tokens}"
-    if formulation == "linear_prepacked":
-        rows = batch * count
-        extra = (
-            f"packed = torch.ops.mkldnn._reorder_linear_weight(projection.weight.detach(), {rows})  # for a batch of {batch}\n"
-        )
-        product = 'torch.ops.mkldnn._linear_pointwise(patches, packed, projection.bias, "none", [], "")'
-        code = f"{product}.reshape(-1, {count}, {width}){tokens}"
-    compiled = "forward = torch.compile(forward, fullgraph=True, dynamic=False)\n\n\n" if implementation.mode == "compile" else ""
-    return f"""\
-import torch
-
-projection = {layer}
-with torch.no_grad():
-    projection.weight.copy_(kernel)
-    projection.bias.copy_(bias)
-{extra}
-
-def forward(images):
-{pad}{patches if "patches" in code else ""}    return {code}
-
-
-{compiled}@torch.inference_mode()
-def embed(images):
-    return forward(images)
-"""
 
 
 def as_tensor(array: NDArray[Any]) -> Any:
@@ -431,7 +264,7 @@ class TorchBackend(Backend):
 
     name = "torch"
     packages = ("torch",)
-    formulations = {"conv2d": (_conv2d, OIHW), "linear": (_linear, LINEAR_CHANNELS_FIRST)}
+    formulations = {"conv2d": (conv2d, OIHW), "linear": (linear, LINEAR_CHANNELS_FIRST)}
     implementations = tuple(
         Implementation(
             "torch",
@@ -447,10 +280,10 @@ class TorchBackend(Backend):
         for mode in ("eager", "compile")
     )
     variants = {
-        CHANNELS_LAST: (_conv2d, OIHW),
-        "linear_prepacked": (_prepacked, LINEAR_CHANNELS_FIRST),
-        "unfold": (_unfold, LINEAR_CHANNELS_FIRST),
-        "einsum": (_einsum, OIHW),
+        CHANNELS_LAST: (conv2d, OIHW),
+        "linear_prepacked": (prepacked, LINEAR_CHANNELS_FIRST),
+        "unfold": (unfold, LINEAR_CHANNELS_FIRST),
+        "einsum": (einsum, OIHW),
     }
     implementations += tuple(
         Implementation(
@@ -573,7 +406,7 @@ class TorchBackend(Backend):
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
         """In plain torch; `unfold` of a video, which takes a detour, and CUDA graphs as patchparity has them."""
         detour = (implementation.formulation == "unfold" and spec.spatial_axes == 3) or implementation.mode == "cudagraph"
-        return super().usage(implementation, spec, batch) if detour else _usage(implementation, spec, batch)
+        return super().usage(implementation, spec, batch) if detour else usage(implementation, spec, batch)
 
     def wait(self, outputs: Any) -> None:
         """`torch.cuda.synchronize`, of a tensor on a GPU."""
