@@ -242,10 +242,13 @@ def plan(options: BenchOptions) -> list[Row]:
             places = itertools.product(
                 part.cases, options.dtypes or part.dtypes, counts, options.caches, devices, _precisions(options, part)
             )
+            most = max(counts)
             objects = [read_facts(target) for target in options.peers]
             operations = {*(options.operations or part.operations), *("sequence" for each in objects if each.to_sequence)}
             for case, dtype, threads, cache, device, precision in places:
                 if device == "cpu" and precision not in (options.precisions or ("ieee",)):
+                    continue
+                if device != "cpu" and threads < most:  # a GPU computes no faster for more threads of the CPU
                     continue
                 place: dict[str, Any] = dict(
                     case=named_case(case).name, dtype=dtype, threads=threads, cache=cache, host=host.label
