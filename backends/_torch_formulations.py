@@ -116,6 +116,16 @@ def prepacked(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     return layer, forward
 
 
+def fused(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """As `linear`, in one Triton kernel that takes its patches from the images as it multiplies."""
+    import torch
+
+    from ._torch_triton import embed
+
+    layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _pad(spec)
+    return layer, lambda images: embed(pad(images), layer.weight, layer.bias, spec)
+
+
 def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
     """What each formulation is in plain torch."""
     axes, channels, width, count, values = (

@@ -1,6 +1,7 @@
 """PyTorch: `torch.nn.Conv2d` and reshape + `torch.nn.Linear`, eager and compiled, and other ways to write them."""
 
 import contextlib
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ..reference.embed import PatchEmbedGradients
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._torch_formulations import CHANNELS_LAST, Forward, conv2d, einsum, linear, prepacked, unfold, usage
+from ._torch_formulations import CHANNELS_LAST, Forward, conv2d, einsum, fused, linear, prepacked, unfold, usage
 from .base import (
     DEVICES,
     DTYPES,
@@ -302,20 +303,25 @@ class TorchBackend(Backend):
         )
         for formulation, (_, layout) in variants.items()
     )
+    on_cuda = {"fused": (fused, LINEAR_CHANNELS_FIRST)}
     implementations += tuple(
         Implementation(
             "torch",
             formulation,
-            "cudagraph",
+            mode,
             kernel_layout=layout,
+            # Tensor cores know no float32, and triton multiplies what is not theirs slowly.
+            dtypes=("bfloat16", "float16") if formulation == "fused" else DTYPES,
             devices=("cuda",),
             default_on_cuda="tf32" if formulation == "conv2d" else "ieee",
             differentiable=False,
             variant=True,
         )
-        for formulation, (_, layout) in formulations.items()
+        for table, modes in ((formulations, ("cudagraph",)), (on_cuda, ("eager", "cudagraph")))
+        for formulation, (_, layout) in table.items()
+        for mode in modes
     )
-    formulations.update(variants)
+    formulations.update({**variants, **on_cuda})
 
     def unavailable(self, implementation: Implementation) -> str | None:
         """`torch.compile` generates C++ on the CPU, and needs a compiler for it."""
@@ -326,6 +332,8 @@ class TorchBackend(Backend):
 
             if not torch.backends.mkldnn.is_available():
                 return "this build of torch has no oneDNN, which lays the weights out"
+        if implementation.formulation == "fused" and importlib.util.find_spec("triton") is None:
+            return "triton is not installed, in whose language the kernel is written: pip install triton"
         return None
 
     def devices(self) -> tuple[str, ...]:
@@ -405,7 +413,7 @@ class TorchBackend(Backend):
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
         """In plain torch; `unfold` of a video, which takes a detour, and CUDA graphs as patchparity has them."""
-        detour = (implementation.formulation == "unfold" and spec.spatial_axes == 3) or implementation.mode == "cudagraph"
+        detour = (implementation.formulation == "unfold" and spec.spatial_axes == 3) or "cuda" in implementation.devices[:1]
         return super().usage(implementation, spec, batch) if detour else usage(implementation, spec, batch)
 
     def wait(self, outputs: Any) -> None:

@@ -1,0 +1,66 @@
+"""The Triton kernel, by Triton's interpreter on the CPU; what the compiler makes of it needs a GPU (`check --device cuda`)."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, get_backend
+from patchparity.reference.probes import standard_probes
+from patchparity.reference.verdict import judge
+
+SPECS = {
+    "one tile": PatchEmbedSpec((8, 12), 4, 3, 20),
+    "many tiles, K and D that do not divide": PatchEmbedSpec((30, 56), (6, 4), 3, 80),
+    "square, K that divides": PatchEmbedSpec((32, 24), 8, 1, 64),
+    "overlap and padding": PatchEmbedSpec((32, 40), 7, 3, 16, stride=4, padding=3, remainder="floor"),
+    "same": PatchEmbedSpec((10, 14), 3, 4, 12, stride=2, remainder="same"),
+    "video": PatchEmbedSpec((4, 8, 12), (2, 4, 3), 3, 10),
+}
+INTERPRETED = "TRITON_INTERPRET"
+"""What turns Triton's interpreter on, if it is set before triton is imported."""
+
+needs_triton = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("torch", "triton")), reason="torch or triton is not installed"
+)
+
+
+@needs_triton
+@pytest.mark.skipif(INTERPRETED in os.environ, reason="this is such a process")
+def test_in_a_process_that_interprets():
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, INTERPRETED: "1"})
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert f"{len(SPECS) + 1} passed" in done.stdout
+
+
+@needs_triton
+@pytest.mark.skipif(INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process")
+@pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
+def test_the_kernel_computes_the_patch_embedding(spec):
+    backend = get_backend("torch")
+    implementation = backend.implementation("torch:fused:eager")
+    model = implementation.arithmetic("float16")
+    for probe in standard_probes(spec, 3, "float16", seed=5):
+        loaded = backend.load(implementation, PatchEmbedWeights(probe.weights.kernel, probe.weights.bias), spec, "float16", "cpu")
+        verdict = judge(probe, "forward", loaded.tokens(probe.images), model)
+        assert verdict.verdict == "pass", f"{probe.name}: {verdict.message}"
+
+
+@needs_triton
+@pytest.mark.skipif(INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process")
+def test_no_images_no_tokens_and_images_in_strides_of_their_own():
+    import torch
+
+    from patchparity.backends._torch_triton import embed
+
+    spec = SPECS["one tile"]
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(2, 3, 8, 12, generator=generator).half()
+    kernel, bias = torch.randn(20, 48, generator=generator).half(), torch.randn(20, generator=generator).half()
+    assert embed(images[:0], kernel, bias, spec).shape == (0, 6, 20)
+    expected = embed(images, kernel, bias, spec)
+    assert torch.equal(embed(images.to(memory_format=torch.channels_last), kernel, bias, spec), expected)
+    assert torch.equal(embed(images, kernel, None, spec), embed(images, kernel, torch.zeros(20).half(), spec))
