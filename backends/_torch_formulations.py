@@ -1,5 +1,6 @@
 """How torch writes the patch embedding: a layer and a function from images to tokens for each formulation, and the lines that say it in plain torch."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,24 +44,59 @@ def linear(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     return layer, lambda images: layer(patches(images))
 
 
-def _windows(spec: PatchEmbedSpec) -> Forward:
-    """Views `(B, C, *grid, *patch)` of the patches, by `Tensor.unfold`."""
-    pad = _pad(spec)
+def _windows(spec: PatchEmbedSpec, words: int = 1) -> Forward:
+    """Views `(B, C, *grid, *patch)` of the patches of padded images, by `Tensor.unfold`; of images whose columns come in words, patches in such words."""
+    sizes = [(size, step) for size, step in zip(spec.patch_size, spec.stride, strict=True)]
+    sizes[-1] = spec.patch_size[-1] // words, spec.stride[-1] // words
 
     def cut(images: Any) -> Any:
-        windows = pad(images)
-        for axis in range(spec.spatial_axes):
-            windows = windows.unfold(2 + axis, spec.patch_size[axis], spec.stride[axis])
-        return windows
+        for axis, (size, step) in enumerate(sizes):
+            images = images.unfold(2 + axis, size, step)
+        return images
 
     return cut
 
 
 def _patches(spec: PatchEmbedSpec) -> Forward:
     """Patches `(B, N, C·P²)`: a strided view and one copy."""
-    cut, axes = _windows(spec), spec.spatial_axes
-    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
-    return lambda images: cut(images).permute(order).reshape(-1, spec.num_patches, spec.patch_values)
+    pad, cut, order = _pad(spec), _windows(spec), _patches_last(spec)
+    return lambda images: cut(pad(images)).permute(order).reshape(-1, spec.num_patches, spec.patch_values)
+
+
+def _patches_last(spec: PatchEmbedSpec) -> tuple[int, ...]:
+    """The axes of windows in the order `(B, *grid, C, *patch)`."""
+    axes = spec.spatial_axes
+    return (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
+
+
+WIDEST_WORD = 16
+"""Bytes of the widest type that torch copies as one, complex128."""
+
+
+def _word_patches(spec: PatchEmbedSpec) -> Forward:
+    """Patches `(B, N, C·P²)` of images that need no gradient: as many pixels are copied at once as go into a word, whole patches and whole steps."""
+    import torch
+
+    words = {2: torch.int16, 4: torch.int32, 8: torch.int64, WIDEST_WORD: torch.complex128}
+    pad, order, windows = _pad(spec), _patches_last(spec), {}
+
+    def patches(images: Any) -> Any:
+        images, size = pad(images).contiguous(), images.element_size()
+        pixels = math.gcd(spec.patch_size[-1], spec.stride[-1], images.shape[-1], WIDEST_WORD // size)
+        if pixels not in windows:
+            windows[pixels] = _windows(spec, pixels)
+        rows = windows[pixels](images.view(words[pixels * size])).permute(order)
+        return rows.reshape(-1, spec.num_patches, spec.patch_values // pixels).view(images.dtype)
+
+    return patches
+
+
+def linear_words(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """As `linear`, with patches copied in words of up to 16 bytes."""
+    import torch
+
+    layer, patches = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _word_patches(spec)
+    return layer, lambda images: layer(patches(images))
 
 
 def unfold(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
@@ -86,22 +122,22 @@ def einsum(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     import torch
 
     layer, _ = conv2d(spec, bias)
-    cut, axes = _windows(spec), spec.spatial_axes
+    pad, cut, axes = _pad(spec), _windows(spec), spec.spatial_axes
     grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
     equation = f"bc{grid}{patch},dc{patch}->b{grid}d"
 
     def forward(images: Any) -> Any:
-        tokens = torch.einsum(equation, cut(images), layer.weight).reshape(-1, spec.num_patches, spec.embed_dim)
+        tokens = torch.einsum(equation, cut(pad(images)), layer.weight).reshape(-1, spec.num_patches, spec.embed_dim)
         return tokens if layer.bias is None else tokens + layer.bias
 
     return layer, forward
 
 
 def prepacked(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """As `linear`, with weights that oneDNN has laid out for its product once, when they are assigned."""
+    """As `linear_words`, with weights that oneDNN has laid out for its product once, when they are assigned."""
     import torch
 
-    layer, patches = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _patches(spec)
+    layer, patches = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _word_patches(spec)
     packed: dict[tuple[int, int], Any] = {}
 
     def forward(images: Any) -> Any:
@@ -140,8 +176,8 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> s
     unfold = "".join(
         f".unfold({2 + axis}, {size}, {step})" for axis, (size, step) in enumerate(zip(spec.patch_size, spec.stride, strict=True))
     )
-    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
-    patches = f"    patches = images{unfold}.permute{order}.reshape(-1, {values})\n"
+    patches = f"    patches = images{unfold}.permute{_patches_last(spec)}.reshape(-1, {values})\n"
+    imports = ""
     formulation, tokens = implementation.formulation, f"  # (B, {count}, {width})"
     layer, extra, code = f"torch.nn.Linear({values}, {width})", "", f"projection(patches).reshape(-1, {count}, {width}){tokens}"
     memory_format = f"torch.channels_last{'' if axes == 2 else '_3d'}"
@@ -158,6 +194,8 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> s
     if formulation == "unfold":
         columns = f"torch.nn.functional.unfold(images, {spec.patch_size[-2:]}, stride={spec.stride[-2:]})"
         code = f"projection({columns}.transpose(1, 2)){tokens}"
+    if formulation in ("linear_words", "linear_prepacked"):
+        imports, patches = "import math\n\n", _word_patches_code(spec)
     if formulation == "linear_prepacked":
         rows = batch * count
         extra = (
@@ -167,7 +205,7 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> s
         code = f"{product}.reshape(-1, {count}, {width}){tokens}"
     compiled = "forward = torch.compile(forward, fullgraph=True, dynamic=False)\n\n\n" if implementation.mode == "compile" else ""
     return f"""\
-import torch
+{imports}import torch
 
 projection = {layer}
 with torch.no_grad():
@@ -182,4 +220,17 @@ def forward(images):
 {compiled}@torch.inference_mode()
 def embed(images):
     return forward(images)
+"""
+
+
+def _word_patches_code(spec: PatchEmbedSpec) -> str:
+    """Lines that do as `_word_patches` does."""
+    *sizes, (width, step) = zip(spec.patch_size, spec.stride, strict=True)
+    unfold = "".join(f".unfold({2 + axis}, {size}, {stride})" for axis, (size, stride) in enumerate(sizes))
+    unfold += f".unfold({1 + spec.spatial_axes}, {width} // pixels, {step} // pixels)"
+    return f"""\
+    pixels = math.gcd({width}, {step}, images.shape[-1], {WIDEST_WORD} // images.element_size())  # that are copied at once
+    word = {{2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}}[pixels * images.element_size()]
+    windows = images.contiguous().view(word){unfold}
+    patches = windows.permute{_patches_last(spec)}.reshape(-1, {spec.patch_values} // pixels).view(images.dtype)
 """

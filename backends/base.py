@@ -54,6 +54,7 @@ class Implementation:
         devices: those it computes on, where its framework has them.
         flush_to_zero: whether it flushes subnormal numbers.
         output_roundings: how often a 16-bit result is rounded: 1 where the bias is fused, 2 where it is added afterwards.
+        output_roundings_on_cuda: the same on a GPU; None where it is no other.
         narrow_gradients: whether parts of a gradient's sum are kept in the 16-bit type (bias sums, overlapping patches, images).
         default_on_cuda: what `default` means for float32 on a GPU, as the framework documents it; on the CPU it is `ieee` everywhere.
         differentiable: whether it has gradients; where it has none, forward alone is judged.
@@ -74,6 +75,7 @@ class Implementation:
     devices: tuple[str, ...] = DEVICES
     flush_to_zero: bool = False
     output_roundings: int = 1
+    output_roundings_on_cuda: int | None = None
     narrow_gradients: bool = True
     default_on_cuda: Precision = "ieee"
     differentiable: bool = True
@@ -106,7 +108,9 @@ class Implementation:
         if precision == "default":
             precision = self.default_on_cuda if device == "cuda" else "ieee"
         inputs = INPUT_ROUNDOFF.get(precision, 0.0) if dtype == "float32" else 0.0
-        model = ArithmeticModel.of(np.dtype(dtype), self.flush_to_zero, self.output_roundings + to_sequence)
+        on_cuda = self.output_roundings_on_cuda if device == "cuda" else None
+        roundings = self.output_roundings if on_cuda is None else on_cuda
+        model = ArithmeticModel.of(np.dtype(dtype), self.flush_to_zero, roundings + to_sequence)
         gradients = model.output if self.narrow_gradients else 0.0
         truncating = device == "cuda" and (inputs or model.output)
         return dataclasses.replace(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..reference.embed import PatchEmbedGradients
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._torch_formulations import CHANNELS_LAST, Forward, conv2d, einsum, fused, linear, prepacked, unfold, usage
+from ._torch_formulations import CHANNELS_LAST, Forward, conv2d, einsum, fused, linear, linear_words, prepacked, unfold, usage
 from .base import (
     DEVICES,
     DTYPES,
@@ -260,79 +260,74 @@ class _Memory(DeviceMemory):
         return int(torch.cuda.max_memory_allocated())
 
 
+FUSED, PREPACKED = "fused", "linear_prepacked"
+MODES = {
+    "conv2d": ("eager", "compile", "cudagraph"),
+    "linear": ("eager", "compile", "cudagraph"),
+    "linear_words": ("eager", "cudagraph"),
+    FUSED: ("eager", "cudagraph"),
+}
+"""Modes of each formulation; of others `eager` alone."""
+
+
+def _implementation(formulation: str, mode: str, layout: str) -> Implementation:
+    """What a formulation declares in a mode."""
+    if formulation == FUSED or mode == "cudagraph":
+        devices: tuple[str, ...] = ("cuda",)
+    else:
+        devices = ("cpu",) if formulation == PREPACKED else DEVICES
+    return Implementation(
+        "torch",
+        formulation,
+        mode,
+        kernel_layout=layout,
+        # oneDNN's own product has no float64 here; tensor cores know no float32, and Triton multiplies slowly what is not theirs.
+        dtypes={PREPACKED: ("float32", "bfloat16"), FUSED: ("bfloat16", "float16")}.get(formulation, DTYPES),
+        devices=devices,
+        # cuDNN's convolutions may use TF32 unless told not to, matrix products not (docs, "Numerical accuracy").
+        default_on_cuda="tf32" if formulation in ("conv2d", CHANNELS_LAST) else "ieee",
+        # The bias is added afterwards: to a product of what is not contiguous, on a GPU to a convolution, and to a bfloat16 product of odd K
+        # (147: seen on an H200, torch 2.11).
+        output_roundings=2 if formulation in ("einsum", "unfold") else 1,
+        output_roundings_on_cuda=1 if formulation == FUSED else 2,
+        differentiable=mode in ("eager", "compile") and formulation not in (PREPACKED, "linear_words", FUSED),
+        costly_compile=mode == "compile",
+        variant=formulation not in ("conv2d", "linear") or mode == "cudagraph",
+        customary=(formulation, mode) == ("conv2d", "eager"),
+    )
+
+
 class TorchBackend(Backend):
     """PyTorch on CPU and CUDA."""
 
     name = "torch"
     packages = ("torch",)
-    formulations = {"conv2d": (conv2d, OIHW), "linear": (linear, LINEAR_CHANNELS_FIRST)}
-    implementations = tuple(
-        Implementation(
-            "torch",
-            formulation,
-            mode,
-            kernel_layout=layout,
-            # cuDNN's convolutions may use TF32 unless told not to, matrix products not (docs, "Numerical accuracy").
-            default_on_cuda="tf32" if formulation == "conv2d" else "ieee",
-            costly_compile=mode == "compile",
-            customary=(formulation, mode) == ("conv2d", "eager"),
-        )
-        for formulation, (_, layout) in formulations.items()
-        for mode in ("eager", "compile")
-    )
-    variants = {
+    formulations = {
+        "conv2d": (conv2d, OIHW),
+        "linear": (linear, LINEAR_CHANNELS_FIRST),
         CHANNELS_LAST: (conv2d, OIHW),
-        "linear_prepacked": (prepacked, LINEAR_CHANNELS_FIRST),
+        "linear_words": (linear_words, LINEAR_CHANNELS_FIRST),
+        PREPACKED: (prepacked, LINEAR_CHANNELS_FIRST),
         "unfold": (unfold, LINEAR_CHANNELS_FIRST),
         "einsum": (einsum, OIHW),
+        FUSED: (fused, LINEAR_CHANNELS_FIRST),
     }
-    implementations += tuple(
-        Implementation(
-            "torch",
-            formulation,
-            "eager",
-            kernel_layout=layout,
-            default_on_cuda="tf32" if formulation == CHANNELS_LAST else "ieee",
-            # oneDNN's own product has no float64 here, and no gradient.
-            dtypes=("float32", "bfloat16") if formulation == "linear_prepacked" else DTYPES,
-            devices=("cpu",) if formulation == "linear_prepacked" else DEVICES,
-            differentiable=formulation != "linear_prepacked",
-            # The bias is added afterwards: to a product of what is not contiguous, torch adds it so too.
-            output_roundings=2 if formulation in ("einsum", "unfold") else 1,
-            variant=True,
-        )
-        for formulation, (_, layout) in variants.items()
+    implementations = tuple(
+        _implementation(formulation, mode, layout)
+        for formulation, (_, layout) in formulations.items()
+        for mode in MODES.get(formulation, ("eager",))
     )
-    on_cuda = {"fused": (fused, LINEAR_CHANNELS_FIRST)}
-    implementations += tuple(
-        Implementation(
-            "torch",
-            formulation,
-            mode,
-            kernel_layout=layout,
-            # Tensor cores know no float32, and triton multiplies what is not theirs slowly.
-            dtypes=("bfloat16", "float16") if formulation == "fused" else DTYPES,
-            devices=("cuda",),
-            default_on_cuda="tf32" if formulation == "conv2d" else "ieee",
-            differentiable=False,
-            variant=True,
-        )
-        for table, modes in ((formulations, ("cudagraph",)), (on_cuda, ("eager", "cudagraph")))
-        for formulation, (_, layout) in table.items()
-        for mode in modes
-    )
-    formulations.update({**variants, **on_cuda})
 
     def unavailable(self, implementation: Implementation) -> str | None:
         """`torch.compile` generates C++ on the CPU, and needs a compiler for it."""
         if implementation.mode == "compile" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
             return "torch.compile needs a C++ compiler, and none of c++, g++, clang++ is on the PATH"
-        if implementation.formulation == "linear_prepacked":
+        if implementation.formulation == PREPACKED:
             import torch
 
             if not torch.backends.mkldnn.is_available():
                 return "this build of torch has no oneDNN, which lays the weights out"
-        if implementation.formulation == "fused" and importlib.util.find_spec("triton") is None:
+        if implementation.formulation == FUSED and importlib.util.find_spec("triton") is None:
             return "triton is not installed, in whose language the kernel is written: pip install triton"
         return None
 
