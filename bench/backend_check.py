@@ -146,6 +146,8 @@ class BackendCheck:
                 usable = [name for name in present if name in implementation.devices]
                 if device not in usable:
                     message = f"{implementation.name} has no device {device!r} here, only {', '.join(usable)}"
+                    if not usable:
+                        message = f"{implementation.name} runs on {', '.join(implementation.devices)} alone, which {backend.name} does not see here"
                     skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
                     continue
                 if lacking := [dtype for dtype in self.dtypes_asked if dtype not in implementation.dtypes]:

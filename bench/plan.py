@@ -228,7 +228,8 @@ def plan(options: BenchOptions) -> list[Row]:
     chosen = preset(options.preset)
     parts = chosen.parts
     if options.cases:
-        parts = (dataclasses.replace(parts[0], cases=options.cases, compiled=parts[0].every_formulation),)
+        first = next(part for part in parts if not part.devices)
+        parts = (dataclasses.replace(first, cases=options.cases, compiled=first.every_formulation),)
     own = {text.partition("=")[0] for text in options.pythons}
     rows: list[Row] = []
     for host in parse_hosts(options.hosts):
@@ -416,6 +417,8 @@ def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> l
     if backend.yardstick != backend.name or numpy_elsewhere or backend.lacks(precision, device):
         return []
     products = ["gemm"] if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK else ["gemm", "peak"]
+    if device != "cpu":  # there the case's own may be all launch, or its rows not aligned
+        products = ["gemm", "peak-4096"]
     operations = products if dtype in backend.product_dtypes else []
     if not operations and np.dtype(dtype).itemsize == 2 and "float32" in backend.product_dtypes:
         operations = ["peak-float32"]

@@ -22,8 +22,8 @@ class Row:
         device, dtype, precision: as in the results.
         threads: CPU threads asked for.
         operation: `tokens`; `sequence`, with a class token and positions; `train-step`, tokens and the gradients of kernel and bias;
-            `one-patch`, tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one; `peak-float32`, that in
-            float32 beside rows of 16 bits; `copy`, of as many bytes as the case must move.
+            `one-patch`, tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one, on a GPU `peak-4096`;
+            `peak-float32`, that in float32 beside rows of 16 bits; `copy`, of as many bytes as the case must move.
         role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
         cache: `warm` (the call before left its data there), or `cold` (something else has been read since).
@@ -78,11 +78,12 @@ class Row:
         return "/".join((self.case, *elsewhere, self.device, self.dtype, *rounded, f"t{self.threads}", *cold, self.key))
 
 
-PRODUCTS = ("gemm", "peak", "peak-float32")
-"""Operations of ceilings that are matrix products."""
+SQUARES = {"peak": 1024, "peak-float32": 1024, "peak-4096": 4096}
+"""Edges of the square matrix products. 1024: 2.1 GFLOP, some 20 ms of one core, and 4 MB a matrix, from where rates no longer grow here. 4096, on GPUs:
+137 GFLOP, 0.2 ms of an H200 in bfloat16, twenty times what it takes to launch it."""
 
-PEAK_SIZE = 1024
-"""Edge of the square matrix product: 2.1 GFLOP, some 20 ms of one core, and 4 MB a matrix, from where rates no longer grow here."""
+PRODUCTS = ("gemm", *SQUARES)
+"""Operations of ceilings that are matrix products."""
 
 
 NEARLY_PEAK = 192
@@ -125,8 +126,8 @@ def products(operation: str) -> int:
 
 def product_shape(operation: str, case: Case) -> tuple[int, int, int]:
     """Rows, depth and columns of a matrix product: `(B·N, K, D)`, or a square."""
-    if operation != "gemm":
-        return PEAK_SIZE, PEAK_SIZE, PEAK_SIZE
+    if operation in SQUARES:
+        return (SQUARES[operation],) * 3
     return case.batch * case.spec.num_patches, case.spec.patch_values, case.spec.embed_dim
 
 

@@ -181,6 +181,10 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
     full = plan(BenchOptions(preset="full", pythons=("jax=python",), backends=("numpy", "jax")))
     assert {row.precision for row in full if row.device == "cuda" and row.dtype == "float32"} == {"ieee", "tf32"}
     assert {row.precision for row in full if row.device == "cpu"} == {"ieee"}
+    squares = {row.operation for row in full if row.device == "cuda" and row.role == "ceiling"}
+    assert squares == {"gemm", "peak-4096"}, "products of small cases are all launch"
+    named = plan(BenchOptions(preset="full", cases=("vit-ti32-224-b1",), backends=("jax",), pythons=("jax=python",)))
+    assert {(row.device, row.dtype) for row in named} == {("cpu", "float32"), ("cuda", "float32")}, "not as a part for GPUs alone"
     assert {row.threads for row in full if row.device == "cuda"} == {machine.cores}, "once, not for every number of CPU threads"
     both = plan(BenchOptions(cases=("vit-ti32-224-b1",), threads=(1, 2), backends=("jax",), pythons=("jax=python",)))
     assert {(row.device, row.threads) for row in both} == {("cpu", 1), ("cpu", 2), ("cuda", 2)}
