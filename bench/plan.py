@@ -344,17 +344,17 @@ def _place_rows(
 def _twin_on(
     device: str, dtype: str, selection: list[tuple[Backend, Implementation]], elsewhere: set[str]
 ) -> list[Implementation]:
-    """The implementation of which a GPU's A/A copy is: the first of the selection that runs there as it is; none on the CPU."""
+    """The implementation of which a GPU's A/A copy is: the first of the selection that runs there as it is, of a framework that times by the GPU's own
+    clock if there is one, for others are timed with what the CPU does meanwhile; none on the CPU."""
     found = [
-        each
-        for backend, each in selection
+        (backend.events(device) is None, number)
+        for number, (backend, each) in enumerate(selection)
         if device in each.devices
         and dtype in each.dtypes
-        and backend.name != "numpy"
+        and not (each.variant or each.peer or each.costly_compile or backend.name == "numpy")
         and (backend.name in elsewhere or not backend.missing())
     ]
-    plain = [each for each in found if not (each.variant or each.peer or each.costly_compile)]
-    return plain[:1] if device != "cpu" else []
+    return [selection[min(found)[1]][1]] if found and device != "cpu" else []
 
 
 def _implementation_rows(

@@ -177,6 +177,8 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
     rows = plan(BenchOptions(cases=("vit-ti32-224-b1",), pythons=("jax=python",), backends=("numpy", "jax")))
     copies = [(row.implementation, row.device, row.worker.copy) for row in rows if row.role == "aa"]
     assert copies == [("numpy:linear:eager", "cpu", 1), ("jax:conv2d:jit", "cuda", 1)]
+    own_clock = plan(BenchOptions(cases=("vit-ti32-224-b1",), pythons=("jax=python", "torch=python"), backends=("jax", "torch")))
+    assert [row.implementation for row in own_clock if row.role == "aa" and row.device == "cuda"] == ["torch:conv2d:eager"]
     assert len({row.identity for row in rows}) == len(rows)
     full = plan(BenchOptions(preset="full", pythons=("jax=python",), backends=("numpy", "jax")))
     assert {row.precision for row in full if row.device == "cuda" and row.dtype == "float32"} == {"ieee", "tf32"}
