@@ -47,8 +47,8 @@ class Device(abc.ABC):
         """How a call is timed: `wall` (each waited for), `events` (the device's own clock) or `amortized` (many calls, waited for once)."""
 
     @abc.abstractmethod
-    def time(self, computation: Computation, inputs: Any, repeat: int) -> Sample:
-        """Time a call, repeated; all of it is computed when this returns."""
+    def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
+        """Time a call, repeated; all of it is computed when this returns. If `cold`, the cache is emptied right before."""
 
     @abc.abstractmethod
     def peak_memory(self, computation: Computation, inputs: Any) -> int | None:
@@ -80,15 +80,21 @@ class Device(abc.ABC):
 
     def repeat(self, computation: Computation, inputs: Any) -> int:
         """How often a sample must repeat a call for the timer; the call has been made before."""
-        started = time.perf_counter()
-        self.call(computation, inputs)
-        return max(1, math.ceil(self.shortest_sample_seconds / (time.perf_counter() - started)))
+        first = math.ceil(self.shortest_sample_seconds / self.time(computation, inputs, 1).seconds)
+        if first <= 1:
+            return 1
+        # Once more with as many: where calls are queued, one that is waited for takes longer than its share.
+        return max(first, math.ceil(self.shortest_sample_seconds / self.time(computation, inputs, first).seconds))
 
-    def flush(self) -> None:
-        """Fill the last-level cache with other data: twice its size is read and written."""
+    def other_data(self) -> Computation:
+        """What fills the last-level cache with other data: twice its size is read and written. Its `call` takes None."""
         if self._other is None:
             self._other = self.backend.sweep(2 * self.cache_bytes() // 4, self.name)
-        self.call(self._other, None)
+        return self._other
+
+    def flush(self) -> None:
+        """Fill the last-level cache with other data, and wait."""
+        self.call(self.other_data(), None)
 
 
 class CpuDevice(Device):
@@ -98,8 +104,10 @@ class CpuDevice(Device):
     """The clock resolves 50 ns and reading it costs as much: 0.1%."""
     timer = "wall"
 
-    def time(self, computation: Computation, inputs: Any, repeat: int) -> Sample:
+    def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
         """Wall time of calls that are waited for one by one, the garbage collector held."""
+        if cold:
+            self.flush()
         call, synchronize = computation.call, computation.synchronize
         gc.disable()
         cpu_before, started = time.process_time(), time.perf_counter()
@@ -148,12 +156,14 @@ def _status_bytes(field: str) -> int:
 class CudaDevice(Device):
     """A CUDA GPU: calls are queued one after another, and timed by events in the queue where the framework has them.
 
-    Without events many calls are queued and waited for once: work is done in the order in which it was queued, so the last result is the
-    end of all, and the one wait is spread over them.
+    Something is queued ahead of the first event, so that the GPU does not wait for the first launch while its clock runs. Without events many calls
+    are queued and waited for once: work is done in the order in which it was queued, so the last result is the end of all, and one launch and one wait
+    are spread over them.
     """
 
-    shortest_sample_seconds = 2e-3
-    """Waiting for a GPU costs about 10 µs, and events resolve 0.5 µs (CUDA, cudaEventElapsedTime): both are below 1% of this."""
+    shortest_sample_seconds = 10e-3
+    """A launch takes up to 100 µs of Python (H200: `torch.nn.Conv2d` and `jax.jit` of one patch), waiting for a GPU about 10, and events resolve
+    0.5 µs (CUDA, cudaEventElapsedTime): 1% of this."""
 
     def __init__(self, backend: Backend, name: str) -> None:
         super().__init__(backend, name)
@@ -165,20 +175,26 @@ class CudaDevice(Device):
         """Events where there are any."""
         return "amortized" if self.events is None else "events"
 
-    def time(self, computation: Computation, inputs: Any, repeat: int) -> Sample:
+    def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
         """Seconds between two events around the calls, or until the last result is there, over the number of calls."""
-        call = computation.call
+        call, events = computation.call, self.events
+        if events is not None:
+            ahead = self.other_data().call(None) if cold else call(inputs)
+        elif cold:
+            self.flush()
         gc.disable()
         cpu_before, started = time.process_time(), time.perf_counter()
-        begin = None if self.events is None else self.events.mark()
+        begin = None if events is None else events.mark()
         for _ in range(repeat):
             outputs = call(inputs)
-        end = None if self.events is None else self.events.mark()
+        end = None if events is None else events.mark()
         computation.synchronize(outputs)
         wall, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_before
         gc.enable()
-        seconds = wall if self.events is None else self.events.seconds(begin, end)
-        return Sample(seconds / repeat, wall, cpu_seconds)
+        if events is None:
+            return Sample(wall / repeat, wall, cpu_seconds)
+        del ahead
+        return Sample(events.seconds(begin, end) / repeat, wall, cpu_seconds)
 
     def peak_memory(self, computation: Computation, inputs: Any) -> int | None:
         """As the framework's allocator tells it."""

@@ -240,13 +240,11 @@ def plan(options: BenchOptions) -> list[Row]:
             elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
             counts = options.threads or (thread_counts(machine.cores) if part.every_thread_count else (machine.cores,))
             devices = [device for device in options.devices or machine.devices if not part.devices or device in part.devices]
-            places = itertools.product(
-                part.cases, options.dtypes or part.dtypes, counts, options.caches, devices, _precisions(options, part)
-            )
+            places = itertools.product(part.cases, counts, options.caches, devices, _precisions(options, part))
             most = max(counts)
             objects = [read_facts(target) for target in options.peers]
             operations = {*(options.operations or part.operations), *("sequence" for each in objects if each.to_sequence)}
-            for case, dtype, threads, cache, device, precision in places:
+            for case, threads, cache, device, (dtype, precision) in places:
                 if device == "cpu" and precision not in (options.precisions or ("ieee",)):
                     continue
                 if device != "cpu" and threads < most:  # a GPU computes no faster for more threads of the CPU
@@ -281,8 +279,13 @@ def thread_counts(cores: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*(2**power for power in range(cores.bit_length())), cores)))
 
 
-def _precisions(options: BenchOptions, part: Part) -> tuple[str, ...]:
-    return options.precisions or part.precisions_on_cuda
+def _precisions(options: BenchOptions, part: Part) -> tuple[tuple[str, str], ...]:
+    """Types with their precisions: those that were asked for, or a preset's, which are about float32 alone."""
+    return tuple(
+        (dtype, precision)
+        for dtype in options.dtypes or part.dtypes
+        for precision in options.precisions or (part.precisions_on_cuda if dtype == "float32" else ("ieee",))
+    )
 
 
 def _selection(options: BenchOptions, part: Part, devices: tuple[str, ...]) -> list[tuple[Backend, Implementation]]:
@@ -414,7 +417,8 @@ def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> l
     """
     dtype, device, precision = place["dtype"], place["device"], place["precision"]
     numpy_elsewhere = backend.name == "numpy" and (device, precision) != ("cpu", "ieee")
-    if backend.yardstick != backend.name or numpy_elsewhere or backend.lacks(precision, device):
+    meaningless = backend.lacks(precision, device) or _no_such_precision(precision, dtype)
+    if backend.yardstick != backend.name or numpy_elsewhere or meaningless:
         return []
     products = ["gemm"] if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK else ["gemm", "peak"]
     if device != "cpu":  # there the case's own may be all launch, or its rows not aligned

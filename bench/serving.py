@@ -179,9 +179,7 @@ class Server:
         self.at.call(loaded.computation, loaded.inputs)
         while time.perf_counter() - started < WARM_SECONDS and not loaded.cold:
             self.at.call(loaded.computation, loaded.inputs)
-        if loaded.cold:
-            self.at.flush()
-        sample = self.at.time(loaded.computation, loaded.inputs, loaded.repeat)
+        sample = self.at.time(loaded.computation, loaded.inputs, loaded.repeat, loaded.cold)
         loaded.wall_seconds += sample.wall_seconds
         loaded.cpu_seconds += sample.cpu_seconds
         visit = {"visit_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_before}

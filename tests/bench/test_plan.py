@@ -182,6 +182,7 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
     assert len({row.identity for row in rows}) == len(rows)
     full = plan(BenchOptions(preset="full", pythons=("jax=python",), backends=("numpy", "jax")))
     assert {row.precision for row in full if row.device == "cuda" and row.dtype == "float32"} == {"ieee", "tf32"}
+    assert {row.precision for row in full if row.dtype != "float32"} == {"ieee"}, "the others are precisions of float32"
     assert {row.precision for row in full if row.device == "cpu"} == {"ieee"}
     squares = {row.operation for row in full if row.device == "cuda" and row.role == "ceiling"}
     assert squares == {"gemm", "peak-4096"}, "products of small cases are all launch"
