@@ -10,7 +10,7 @@ from .base import Implementation
 Forward = Callable[[Any], Any]
 
 
-def _pad(spec: PatchEmbedSpec) -> Forward:
+def padder(spec: PatchEmbedSpec) -> Forward:
     """Zeros around images, as `torch.nn.functional.pad` takes them: last axis first. Nothing where there are none."""
     import torch
 
@@ -31,7 +31,7 @@ def conv2d(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     layer_type = torch.nn.Conv2d if spec.spatial_axes == 2 else torch.nn.Conv3d
     symmetric = all(before == after for before, after in spec.effective_padding)
     padding = tuple(before for before, _ in spec.effective_padding) if symmetric else 0
-    pad: Forward = (lambda images: images) if symmetric else _pad(spec)
+    pad: Forward = (lambda images: images) if symmetric else padder(spec)
     layer = layer_type(spec.in_channels, spec.embed_dim, spec.patch_size, spec.stride, padding=padding, bias=bias)
     return layer, lambda images: layer(pad(images)).flatten(2).transpose(1, 2)
 
@@ -59,7 +59,7 @@ def _windows(spec: PatchEmbedSpec, words: int = 1) -> Forward:
 
 def _patches(spec: PatchEmbedSpec) -> Forward:
     """Patches `(B, N, C·P²)`: a strided view and one copy."""
-    pad, cut, order = _pad(spec), _windows(spec), _patches_last(spec)
+    pad, cut, order = padder(spec), _windows(spec), _patches_last(spec)
     return lambda images: cut(pad(images)).permute(order).reshape(-1, spec.num_patches, spec.patch_values)
 
 
@@ -78,7 +78,7 @@ def _word_patches(spec: PatchEmbedSpec) -> Forward:
     import torch
 
     words = {2: torch.int16, 4: torch.int32, 8: torch.int64, WIDEST_WORD: torch.complex128}
-    pad, order, windows = _pad(spec), _patches_last(spec), {}
+    pad, order, windows = padder(spec), _patches_last(spec), {}
 
     def patches(images: Any) -> Any:
         images, size = pad(images).contiguous(), images.element_size()
@@ -103,7 +103,7 @@ def unfold(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     """`torch.nn.functional.unfold`, which gives `(B, C·P², N)`, then `torch.nn.Linear`. It knows images alone: frames of a video go in as channels."""
     import torch
 
-    layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _pad(spec)
+    layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), padder(spec)
     frames = spec.patch_size[:-2]
 
     def forward(images: Any) -> Any:
@@ -122,7 +122,7 @@ def einsum(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     import torch
 
     layer, _ = conv2d(spec, bias)
-    pad, cut, axes = _pad(spec), _windows(spec), spec.spatial_axes
+    pad, cut, axes = padder(spec), _windows(spec), spec.spatial_axes
     grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
     equation = f"bc{grid}{patch},dc{patch}->b{grid}d"
 
@@ -158,7 +158,7 @@ def fused(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
 
     from ._torch_triton import embed
 
-    layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), _pad(spec)
+    layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), padder(spec)
     return layer, lambda images: embed(pad(images), layer.weight, layer.bias, spec)
 
 

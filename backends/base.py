@@ -242,6 +242,12 @@ def step_results(arrays: Iterable[NDArray[Any]], kernel_layout: str, spec: Patch
     return {**named, "grad_bias": bias[0]} if bias else named
 
 
+def spec_code(spec: PatchEmbedSpec) -> str:
+    """Lines that make a spec."""
+    fields = "".join(f"    {name}={value!r},\n" for name, value in spec.to_dict().items())
+    return f"pp.PatchEmbedSpec(\n{fields})"
+
+
 class Events(abc.ABC):
     """A device's own clock: marks in its queue of work, and the time between two of them."""
 
@@ -360,13 +366,11 @@ class Backend(abc.ABC):
         They are given `kernel`, as the implementation's layout has it, and `bias`, both as the framework's own arrays. Unless a backend knows better
         they load the implementation through patchparity, and everything is a NumPy array, images `(B, C, H, W)`.
         """
-        fields = "".join(f"    {name}={value!r},\n" for name, value in spec.to_dict().items())
         return f"""\
 import patchparity as pp
 from patchparity.backends.layouts import kernel_from_layout
 
-spec = pp.PatchEmbedSpec(
-{fields})
+spec = {spec_code(spec)}
 weights = pp.PatchEmbedWeights(kernel_from_layout(kernel, "{implementation.kernel_layout}", spec), bias)
 backend = pp.get_backend("{self.name}")
 embed = backend.load(backend.implementation("{implementation.name}"), weights, spec, kernel.dtype.name, "{implementation.devices[0]}").tokens
@@ -433,7 +437,7 @@ def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
     broken = []
     package = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
-        if not module.ispkg:
+        if not (module.ispkg or module.name.startswith("_")):  # what one backend has apart is its own to import
             loaded = importlib.import_module(f"{__package__}.{module.name}")
             found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from ..reference.embed import PatchEmbedGradients
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._torch_formulations import CHANNELS_LAST, Forward, conv2d, einsum, fused, linear, linear_words, prepacked, unfold, usage
+from ._torch_formulations import (
+    CHANNELS_LAST,
+    Forward,
+    conv2d,
+    einsum,
+    fused,
+    linear,
+    linear_words,
+    padder,
+    prepacked,
+    unfold,
+    usage,
+)
 from .base import (
     DEVICES,
     DTYPES,
@@ -29,6 +41,7 @@ from .base import (
     called_twice,
     check_precision,
     get_backend,
+    spec_code,
     step_results,
 )
 from .layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
@@ -52,6 +65,23 @@ def as_array(tensor: Any) -> NDArray[Any]:
     if plain.dtype == torch.bfloat16:
         return np.asarray(plain.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
     return np.asarray(plain.numpy())
+
+
+def fused_patch_embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmbedSpec) -> Any:
+    """The Triton kernel on tensors of one GPU and one type, bfloat16 or float16; sums are float32. It has no gradient.
+
+    Args:
+        images: `(B, C, *image)`.
+        kernel: `(D, C·P²)`, or a convolution's `(D, C, *patch)`.
+        bias: `(D,)`, or None.
+        spec: the sizes.
+
+    Returns:
+        Tokens `(B, N, D)`.
+    """
+    from ._torch_triton import embed
+
+    return embed(padder(spec)(images), kernel.reshape(spec.embed_dim, -1).contiguous(), bias, spec)
 
 
 class _Embedding(LoadedEmbedding):
@@ -407,8 +437,29 @@ class TorchBackend(Backend):
         return _Embedding(implementation, weights, spec, dtype, device)
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-        """In plain torch; `unfold` of a video, which takes a detour, and CUDA graphs as patchparity has them."""
-        detour = (implementation.formulation == "unfold" and spec.spatial_axes == 3) or "cuda" in implementation.devices[:1]
+        """In plain torch; with patchparity `unfold` of a video, which takes a detour, the Triton kernel, and CUDA graphs, on tensors of the GPU."""
+        if implementation.mode == "cudagraph":
+            return f"""\
+{super().usage(implementation, spec, batch).replace("embed = ", "loaded = ").replace(").tokens", ")")}
+
+def embed(images):  # always one tensor of the GPU: new images are put into it, images.copy_(new), and each call overwrites its result
+    return loaded.call(images)
+"""
+        if implementation.formulation == FUSED:
+            return f"""\
+import torch
+
+import patchparity as pp
+from patchparity.backends.torch import fused_patch_embed
+
+spec = {spec_code(spec)}
+
+
+@torch.inference_mode()
+def embed(images):
+    return fused_patch_embed(images, kernel, bias, spec)  # (B, {spec.num_patches}, {spec.embed_dim})
+"""
+        detour = implementation.formulation == "unfold" and spec.spatial_axes == 3
         return super().usage(implementation, spec, batch) if detour else usage(implementation, spec, batch)
 
     def wait(self, outputs: Any) -> None:

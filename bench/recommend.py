@@ -274,7 +274,16 @@ def recommend_from(
     overall = best_overall(timed + [entry for entry in here if entry["extra_info"]["role"] == "aa"])
     info = timed[0]["extra_info"]
     noises = [each["noise"] for each in rivals if each["noise"] is not None]
-    failed = [outcome for outcome in content["failures"] if outcome["case"] == case]
+    about = {
+        name: info[name] for name in ("case", "device", "dtype", "threads_requested", "operation", "precision", "cache", "host")
+    }
+    failed = [
+        outcome
+        for outcome in content["failures"]
+        if all(outcome[name] == value for name, value in about.items())
+        and outcome["role"] in ("implementation", "peer")
+        and (not backends or outcome["backend"] in backends)
+    ]
     notes = [f"{outcome['implementation']} failed, and is left out: {outcome['message']}" for outcome in failed]
     measured = f"{source}, {content['datetime'][:16].replace('T', ' ')} UTC"
     return Recommendation(

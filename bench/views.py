@@ -238,5 +238,11 @@ def noise_of(floors: Floors, info: dict[str, Any]) -> float | None:
 
 
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
-    """A ratio with its interval, as tables show it; without one where the rounds were too few."""
-    return f"{ratio:.2f}" if interval is None else f"{ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    """A ratio with its interval, as tables show it: two decimals, of a small one (a GPU's to the CPU) two digits; no interval where rounds were too few."""
+    told, *ends = (f"{each:.2f}" if each >= 0.1 else f"{each:.2g}" for each in (ratio, *(interval or ())))
+    return f"{told} [{', '.join(ends)}]" if ends else told
+
+
+def rate_text(gigaflops: float) -> str:
+    """A rate in GFLOP/s, as tables show it: a tenth of a thousand is more than any timing resolves."""
+    return f"{gigaflops:.1f}" if gigaflops < 1000 else f"{gigaflops:.0f}"

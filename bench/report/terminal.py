@@ -25,7 +25,7 @@ STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yel
 
 def print_bench(report: "BenchReport") -> None:
     """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
-    from ..views import OPERATION_NOTES, block_title, disturbed_blocks, fastest, missed_goals, place_text, ratio_text
+    from ..views import OPERATION_NOTES, block_title, disturbed_blocks, fastest, missed_goals, place_text, rate_text, ratio_text
 
     table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
     best = fastest(report.content["benchmarks"])
@@ -41,7 +41,7 @@ def print_bench(report: "BenchReport") -> None:
         table.add_row(
             "  " + info["implementation"] + ("" if (place := place_text(info)) == "cpu" else f" {place}"),
             f"{1e3 * entry['stats']['median']:.3g}",
-            f"{info['gflops']:.1f}",
+            rate_text(info["gflops"]),
             "" if info["gemm_fraction"] is None else f"{100 * info['gemm_fraction']:.0f}%",
             "" if info["ratio"] is None else escape(ratio_text(info["ratio"], info["ratio_interval"])),
         )

@@ -8,7 +8,7 @@ from ..comparisons import best_against_today, conv_against_linear, gains
 from ..hosts import LOCAL
 from ..operations import OPERATIONS
 from ..rows import Block
-from ..views import OPERATION_NOTES, block_title, fastest, place_text, ratio_text, row_block
+from ..views import OPERATION_NOTES, block_title, fastest, place_text, rate_text, ratio_text, row_block
 from .table import Table, milliseconds, number, percent
 
 _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
@@ -25,7 +25,7 @@ def fastest_table(entries: list[dict[str, Any]]) -> Table:
         ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
         named = case + ("" if host == LOCAL else f" on {host}") + (" (cold cache)" if cache == "cold" else "")
         place = (named, str(threads), dtype, place_text(info), info["implementation"] + OPERATION_NOTES.get(operation, ""))
-        median, rate = milliseconds(entry["stats"]["median"]), number(info["gflops"], ".1f")
+        median, rate = milliseconds(entry["stats"]["median"]), "" if info["gflops"] is None else rate_text(info["gflops"])
         rows.append((*place, median, rate, percent(info["gemm_fraction"]), ratio))
     return Table(
         "Who is fastest?",
@@ -109,7 +109,7 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
         place_text(info),
         milliseconds(stats["median"]),
         f"{milliseconds(stats['q1'])} to {milliseconds(stats['q3'])}",
-        number(info["gflops"], ".1f"),
+        "" if info["gflops"] is None else rate_text(info["gflops"]),
         f"{info['gigabytes_per_second']:.2f}",
         percent(info["gemm_fraction"]),
         percent(info["own_gemm_fraction"]),

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, get_backend
-from patchparity.reference.probes import standard_probes
+from patchparity.backends.layouts import kernel_to_layout
+from patchparity.backends.torch import as_array, as_tensor
+from patchparity.reference.probes import random_normal, standard_probes
 from patchparity.reference.verdict import judge
 
 SPECS = {
@@ -19,6 +21,7 @@ SPECS = {
     "same": PatchEmbedSpec((10, 14), 3, 4, 12, stride=2, remainder="same"),
     "video": PatchEmbedSpec((4, 8, 12), (2, 4, 3), 3, 10),
 }
+HALF = get_backend("torch").implementation("torch:fused:eager").arithmetic("float16", device="cuda")
 INTERPRETED = "TRITON_INTERPRET"
 """What turns Triton's interpreter on, if it is set before triton is imported."""
 
@@ -33,7 +36,7 @@ def test_in_a_process_that_interprets():
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, INTERPRETED: "1"})
     assert done.returncode == 0, done.stdout[-4000:]
-    assert f"{len(SPECS) + 1} passed" in done.stdout
+    assert f"{2 * len(SPECS) + 1} passed" in done.stdout
 
 
 @needs_triton
@@ -42,11 +45,24 @@ def test_in_a_process_that_interprets():
 def test_the_kernel_computes_the_patch_embedding(spec):
     backend = get_backend("torch")
     implementation = backend.implementation("torch:fused:eager")
-    model = implementation.arithmetic("float16")
     for probe in standard_probes(spec, 3, "float16", seed=5):
         loaded = backend.load(implementation, PatchEmbedWeights(probe.weights.kernel, probe.weights.bias), spec, "float16", "cpu")
-        verdict = judge(probe, "forward", loaded.tokens(probe.images), model)
+        verdict = judge(probe, "forward", loaded.tokens(probe.images), HALF)
         assert verdict.verdict == "pass", f"{probe.name}: {verdict.message}"
+
+
+@needs_triton
+@pytest.mark.skipif(INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process")
+@pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
+def test_so_do_the_lines_that_recommend_shows(spec):
+    backend = get_backend("torch")
+    probe = random_normal(spec, 2, "float16", seed=6)
+    for layout in ("D (C Ph Pw)", "D C Ph Pw"):  # a linear layer's kernel, or a convolution's
+        given = kernel_to_layout(probe.weights.kernel, layout)
+        names = {"kernel": as_tensor(given), "bias": as_tensor(probe.weights.bias)}
+        exec(backend.usage(backend.implementation("torch:fused:eager"), spec, 2), names)
+        verdict = judge(probe, "forward", as_array(names["embed"](as_tensor(probe.images))), HALF)
+        assert verdict.verdict == "pass", verdict.message
 
 
 @needs_triton

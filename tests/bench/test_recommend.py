@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +131,19 @@ def test_a_run_of_its_own_measures_every_formulation_of_a_framework():
     (choice,) = recommend("vit_ti32", batch=1, backends=("numpy",)).choices
     assert choice.framework == "numpy"
     assert choice.customary != choice.implementation.startswith(("numpy:linear", "numpy:block"))
+
+
+def test_only_what_failed_at_what_was_asked_for_is_told():
+    """The record of an H200, where JAX's product of one patch failed, and nothing else."""
+    path = Path(__file__).parents[2] / "bench" / "records" / "h200" / "bench.json"
+    record = json.loads(path.read_text())
+    asked = dict(case="vit-b16-224-b256", device="cuda", dtype="bfloat16")
+    assert [each["operation"] for each in record["failures"]] == ["one-patch"] * 3
+    found = recommend_from(record, **asked)
+    assert [choice.implementation for choice in found.choices] == ["torch:fused:cudagraph", "jax:linear_nchw:jit"]
+    assert found.notes == []
+    failed = next(each for each in record["failures"] if each["implementation"] == "jax:linear:jit")
+    record["failures"].append({**failed, "operation": "tokens", "role": "implementation"})
+    (note,) = recommend_from(record, **asked).notes
+    assert note.startswith("jax:linear:jit failed, and is left out: not timed, for it is wrong: 38 of 768")
+    assert recommend_from(record, **asked, backends=("torch",)).notes == []

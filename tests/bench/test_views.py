@@ -13,7 +13,7 @@ from patchparity.bench.operations import timing_probe
 from patchparity.bench.rows import blank_outcome, row_work
 from patchparity.bench.session import BenchSession
 from patchparity.bench.timing import faster_than_the_machine
-from patchparity.bench.views import extra_information
+from patchparity.bench.views import extra_information, rate_text, ratio_text
 
 SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
 
@@ -164,3 +164,10 @@ def test_a_train_step_is_held_against_two_products_and_the_references_own():
     assert (linear["ratio"], conv["ratio"]) == (1.0, 2.0)
     assert (linear["roof"], linear["roof_fraction"]) == ("compute", 0.4)
     assert infos["numpy:linear:eager"]["gemm_fraction"] == 0.5
+
+
+def test_small_ratios_and_great_rates_keep_their_digits():
+    assert ratio_text(1.234, (1.2, 1.3)) == "1.23 [1.20, 1.30]"
+    assert ratio_text(0.00054, (0.00052, 0.1)) == "0.00054 [0.00052, 0.10]"
+    assert ratio_text(0.0456, None) == "0.046"
+    assert [rate_text(each) for each in (184.62, 499364.6)] == ["184.6", "499365"]
