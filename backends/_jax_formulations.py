@@ -25,7 +25,7 @@ def conv2d(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
         padding=spec.effective_padding,
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
     )
-    tokens = grid.reshape(-1, spec.num_patches, spec.embed_dim)
+    tokens = grid.reshape(len(images), spec.num_patches, spec.embed_dim)
     return tokens if bias is None else tokens + bias
 
 
@@ -62,9 +62,9 @@ def linear_words(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> A
     @jax.custom_vjp
     def in_pieces(images: Any, kernel: Any) -> Any:
         strip = _strip(spec)
-        pieces = images.reshape(count, -1, *strip.image_size, spec.in_channels)
+        pieces = images.reshape(count, len(images) * spec.grid[0] // count, *strip.image_size, spec.in_channels)
         tokens = jax.lax.map(lambda piece: embed(piece, kernel, strip), pieces)
-        return tokens.reshape(-1, spec.num_patches, spec.embed_dim)
+        return tokens.reshape(len(images), spec.num_patches, spec.embed_dim)
 
     # A gradient in pieces is slower by a fourteenth: each adds its part to the kernel's, and their patches are put together for it.
     in_pieces.defvjp(lambda images, kernel: jax.vjp(whole, images, kernel), lambda pullback, gradient: pullback(gradient))
@@ -113,8 +113,8 @@ def _patches_by_words(images: Any, spec: PatchEmbedSpec) -> Any:
     @jax.custom_vjp
     def cut(images: Any) -> Any:
         with jax.enable_x64(True):
-            patches = images.reshape(shape).view(word).transpose(order).view(images.dtype)
-        return patches.reshape(-1, spec.num_patches, spec.patch_values)
+            patches = images.reshape(len(images), *shape).view(word).transpose(order).view(images.dtype)
+        return patches.reshape(len(images), spec.num_patches, spec.patch_values)
 
     def plain(images: Any) -> Any:
         return channels_last_patches(images, spec, _Functions)
@@ -125,11 +125,11 @@ def _patches_by_words(images: Any, spec: PatchEmbedSpec) -> Any:
 
 
 def _words(spec: PatchEmbedSpec, itemsize: int) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-    """Type of the words, shape of the images with grid and patch axes in turn and a patch's rows flat, and the order that brings the grid to the front."""
+    """Type of the words, shape of each image with grid and patch axes in turn and a patch's rows flat, and the order that brings the grid to the front."""
     axes, run = spec.spatial_axes, spec.patch_size[-1] * spec.in_channels
     split = [extent for pair in zip(spec.grid, spec.patch_size, strict=True) for extent in pair]
     word = f"uint{8 * itemsize * math.gcd(run, WORD_BYTES // itemsize)}"
-    return word, (-1, *split[:-1], run), (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
+    return word, (*split[:-1], run), (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
 
 
 def conv2d_nchw(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
@@ -137,7 +137,7 @@ def conv2d_nchw(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> An
     from jax import lax
 
     grid = lax.conv_general_dilated(images, kernel, window_strides=spec.stride, padding=spec.effective_padding)
-    tokens = grid.reshape(-1, spec.embed_dim, spec.num_patches).swapaxes(1, 2)
+    tokens = grid.reshape(len(images), spec.embed_dim, spec.num_patches).swapaxes(1, 2)
     return tokens if bias is None else tokens + bias
 
 
@@ -156,7 +156,7 @@ def einsum(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
     import jax.numpy as jnp
 
     patches = channels_last_patches(_pad(images, spec), spec, _Functions).reshape(
-        -1, spec.num_patches, *spec.patch_size, spec.in_channels
+        len(images), spec.num_patches, *spec.patch_size, spec.in_channels
     )
     patch = "xyz"[: spec.spatial_axes]
     tokens = jnp.einsum(f"bn{patch}c,{patch}cd->bnd", patches, kernel)
@@ -171,16 +171,16 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec) -> str:
         names = (f"NC{letters}", f"OI{letters}") if first else (f"N{letters}C", f"{letters}IO")
         numbers = (*names, f"N{letters}C")
         convolution = f"jax.lax.conv_general_dilated(images, kernel, {spec.stride}, {padding}, dimension_numbers={numbers})"
-        lines = f"    grid = {convolution}\n    return grid.reshape(-1, {spec.num_patches}, {spec.embed_dim}) + bias\n"
+        lines = f"    grid = {convolution}\n    return grid.reshape(len(images), {spec.num_patches}, {spec.embed_dim}) + bias\n"
     else:
         pairs = ((0, 0), (0, 0), *padding) if first else ((0, 0), *padding, (0, 0))
         lines = f"    images = jnp.pad(images, {pairs})\n" if any(map(any, padding)) else ""
-        lines += patches_code(spec, "jnp", "jnp.take", first)
+        lines += patches_code(spec, "jnp", "jnp.take", "jnp.reshape({array}, (len(images), {shape}))", first)
         product = f"jnp.dot(patches, kernel{'.T' if first else ''})"
         if formulation == "einsum":
             patch = "xyz"[: spec.spatial_axes]
-            shape = (-1, spec.num_patches, *spec.patch_size, spec.in_channels)
-            product = f'jnp.einsum("bn{patch}c,{patch}cd->bnd", patches.reshape{shape}, kernel)'
+            shape = (spec.num_patches, *spec.patch_size, spec.in_channels)
+            product = f'jnp.einsum("bn{patch}c,{patch}cd->bnd", patches.reshape(len(images), *{shape}), kernel)'
         lines += f"    return {product} + bias\n"
     return f"import jax\nimport jax.numpy as jnp\nimport numpy as np\n\n\n@jax.jit\ndef embed(images):\n{lines}"
 
@@ -192,10 +192,12 @@ def words_usage(spec: PatchEmbedSpec, batch: int) -> str:
     count = _pieces(spec, batch, 4 * (spec.patch_values + 1))
     piece = spec if count == 1 else _strip(spec)
     _, shape, order = _words(piece, 4)
-    pieces = f"images.reshape{(count, -1, *piece.image_size, spec.in_channels)}"
+    shape_text = ", ".join(map(str, shape))
+    strip_text = ", ".join(map(str, (*piece.image_size, spec.in_channels)))
+    pieces = f"images.reshape({count}, len(images) * {spec.grid[0]} // {count}, {strip_text})"
     result = "embed_piece(images)"
     if count > 1:  # whole rows of patches, as many as stay in the cache
-        result = f"jax.lax.map(embed_piece, {pieces}).reshape(-1, {spec.num_patches}, {spec.embed_dim})"
+        result = f"jax.lax.map(embed_piece, {pieces}).reshape(len(images), {spec.num_patches}, {spec.embed_dim})"
     return f"""\
 import math
 
@@ -208,14 +210,14 @@ matrix = jnp.concatenate([kernel, bias[None]])  # the product adds the bias
 
 
 def cut(images):
-    return images.reshape{shape}.transpose{order}.reshape(-1, {piece.num_patches}, {spec.patch_values})
+    return images.reshape(len(images), {shape_text}).transpose{order}.reshape(len(images), {piece.num_patches}, {spec.patch_values})
 
 
 @jax.custom_vjp
 def cut_by_words(images):
     with jax.enable_x64(True):
-        words = images.reshape{shape}.view(word).transpose{order}
-        return words.view(images.dtype).reshape(-1, {piece.num_patches}, {spec.patch_values})
+        words = images.reshape(len(images), {shape_text}).view(word).transpose{order}
+        return words.view(images.dtype).reshape(len(images), {piece.num_patches}, {spec.patch_values})
 
 
 def pull(images, gradient):  # no gradient goes through integers: it is that of the plain cut
@@ -241,8 +243,8 @@ class _Functions:
     """The three functions that `channels_last_patches` needs."""
 
     @staticmethod
-    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
-        return array.reshape(shape)
+    def reshape_each(array: Any, shape: tuple[int, ...]) -> Any:
+        return array.reshape(len(array), *shape)
 
     @staticmethod
     def transpose(array: Any, axes: tuple[int, ...]) -> Any:

@@ -60,7 +60,7 @@ def _windows(spec: PatchEmbedSpec, words: int = 1) -> Forward:
 def _patches(spec: PatchEmbedSpec) -> Forward:
     """Patches `(B, N, C·P²)`: a strided view and one copy."""
     pad, cut, order = padder(spec), _windows(spec), _patches_last(spec)
-    return lambda images: cut(pad(images)).permute(order).reshape(-1, spec.num_patches, spec.patch_values)
+    return lambda images: cut(pad(images)).permute(order).reshape(len(images), spec.num_patches, spec.patch_values)
 
 
 def _patches_last(spec: PatchEmbedSpec) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ def _word_patches(spec: PatchEmbedSpec) -> Forward:
         if pixels not in windows:
             windows[pixels] = _windows(spec, pixels)
         rows = windows[pixels](images.view(words[pixels * size])).permute(order)
-        return rows.reshape(-1, spec.num_patches, spec.patch_values // pixels).view(images.dtype)
+        return rows.reshape(len(images), spec.num_patches, spec.patch_values // pixels).view(images.dtype)
 
     return patches
 
@@ -127,7 +127,7 @@ def einsum(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     equation = f"bc{grid}{patch},dc{patch}->b{grid}d"
 
     def forward(images: Any) -> Any:
-        tokens = torch.einsum(equation, cut(pad(images)), layer.weight).reshape(-1, spec.num_patches, spec.embed_dim)
+        tokens = torch.einsum(equation, cut(pad(images)), layer.weight).reshape(len(images), spec.num_patches, spec.embed_dim)
         return tokens if layer.bias is None else tokens + layer.bias
 
     return layer, forward
@@ -147,7 +147,7 @@ def prepacked(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
             packed[key] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), key[0] * spec.num_patches)
         rows = patches(images).reshape(-1, spec.patch_values)
         tokens = torch.ops.mkldnn._linear_pointwise(rows, packed[key], layer.bias, "none", [], "")
-        return tokens.reshape(-1, spec.num_patches, spec.embed_dim)
+        return tokens.reshape(len(images), spec.num_patches, spec.embed_dim)
 
     return layer, forward
 
@@ -179,7 +179,11 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> s
     patches = f"    patches = images{unfold}.permute{_patches_last(spec)}.reshape(-1, {values})\n"
     imports = ""
     formulation, tokens = implementation.formulation, f"  # (B, {count}, {width})"
-    layer, extra, code = f"torch.nn.Linear({values}, {width})", "", f"projection(patches).reshape(-1, {count}, {width}){tokens}"
+    layer, extra, code = (
+        f"torch.nn.Linear({values}, {width})",
+        "",
+        f"projection(patches).reshape(len(images), {count}, {width}){tokens}",
+    )
     memory_format = f"torch.channels_last{'' if axes == 2 else '_3d'}"
     if formulation in ("conv2d", CHANNELS_LAST, "einsum"):
         layer = f"torch.nn.Conv{axes}d({channels}, {width}, {spec.patch_size}, stride={spec.stride})"
@@ -190,7 +194,7 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> s
         grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
         patches = f"    patches = images{unfold}\n"
         product = f'torch.einsum("bc{grid}{patch},dc{patch}->b{grid}d", patches, projection.weight)'
-        code = f"{product}.reshape(-1, {count}, {width}) + projection.bias{tokens}"
+        code = f"{product}.reshape(len(images), {count}, {width}) + projection.bias{tokens}"
     if formulation == "unfold":
         columns = f"torch.nn.functional.unfold(images, {spec.patch_size[-2:]}, stride={spec.stride[-2:]})"
         code = f"projection({columns}.transpose(1, 2)){tokens}"
@@ -202,7 +206,7 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> s
             f"packed = torch.ops.mkldnn._reorder_linear_weight(projection.weight.detach(), {rows})  # for a batch of {batch}\n"
         )
         product = 'torch.ops.mkldnn._linear_pointwise(patches, packed, projection.bias, "none", [], "")'
-        code = f"{product}.reshape(-1, {count}, {width}){tokens}"
+        code = f"{product}.reshape(len(images), {count}, {width}){tokens}"
     compiled = "forward = torch.compile(forward, fullgraph=True, dynamic=False)\n\n\n" if implementation.mode == "compile" else ""
     return f"""\
 {imports}import torch

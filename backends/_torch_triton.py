@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 
 
@@ -38,7 +39,19 @@ def embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmbedSpec) -> A
     """Tokens `(B, N, D)` of images `(B, C, *image)`, padded already, with kernel `(D, K)` in the order (channel, patch) and bias `(D,)`; float32 sums.
 
     All on one GPU and of one type, bfloat16 or float16.
+
+    Raises:
+        PatchParityError: images of other sizes or another type: the kernel would read what lies beyond them.
     """
+    expected = (spec.in_channels, *spec.padded_size)
+    if tuple(images.shape[1:]) != expected:
+        raise PatchParityError(
+            f"images of shape {tuple(images.shape)}: expected (B, {', '.join(map(str, expected))}), padding included"
+        )
+    if images.dtype != kernel.dtype or kernel.shape != (spec.embed_dim, spec.patch_values):
+        raise PatchParityError(
+            f"kernel of {kernel.dtype} and shape {tuple(kernel.shape)}: expected {images.dtype} and ({spec.embed_dim}, {spec.patch_values})"
+        )
     images, planes = images.contiguous(), 3 - spec.spatial_axes  # an image is a video of one frame
     rows, width = images.shape[0] * spec.num_patches, spec.embed_dim
     tokens = torch.empty(images.shape[0], spec.num_patches, width, dtype=images.dtype, device=images.device)
@@ -55,7 +68,7 @@ def embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmbedSpec) -> A
             C=spec.in_channels,
             K=spec.patch_values,
             D=width,
-            IMAGE=frames + tuple(images.shape[2:]),
+            IMAGE=frames + spec.padded_size,
             GRID=frames + spec.grid,
             PATCH=frames + spec.patch_size,
             STRIDE=frames + spec.stride,

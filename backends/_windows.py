@@ -1,4 +1,7 @@
-"""Patches for frameworks without a strided view: by reshape where patches tile the image, else by gathering rows and columns."""
+"""Patches for frameworks without a strided view: by reshape where patches tile the image, else by gathering rows and columns.
+
+Every reshape is of each image by itself, the batch stays as it is: left open, images twice as tall would pass for twice as many.
+"""
 
 from typing import Any
 
@@ -14,18 +17,18 @@ def channels_last_patches(images: Any, spec: PatchEmbedSpec, xp: Any) -> Any:
     Args:
         images: a framework's array.
         spec: the sizes.
-        xp: three functions of the framework: `reshape(x, shape)`, `transpose(x, axes)`, `take(x, indices, axis)`.
+        xp: three functions of the framework: `reshape_each(x, shape)`, to `(B, *shape)`; `transpose(x, axes)`; `take(x, indices, axis)`.
     """
     axes = spec.spatial_axes
     if spec.tiles:
         split = [extent for pair in zip(spec.grid, spec.patch_size, strict=True) for extent in pair]
-        blocks = xp.reshape(images, (-1, *split, spec.in_channels))
+        blocks = xp.reshape_each(images, (*split, spec.in_channels))
     else:
         blocks = images
         for axis in range(axes):
             blocks = xp.take(blocks, window_indices(spec, axis), 1 + 2 * axis)
     order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
-    return xp.reshape(xp.transpose(blocks, order), (-1, spec.num_patches, spec.patch_values))
+    return xp.reshape_each(xp.transpose(blocks, order), (spec.num_patches, spec.patch_values))
 
 
 def channels_first_patches(images: Any, spec: PatchEmbedSpec, xp: Any) -> Any:
@@ -33,30 +36,31 @@ def channels_first_patches(images: Any, spec: PatchEmbedSpec, xp: Any) -> Any:
     axes = spec.spatial_axes
     if spec.tiles:
         split = [extent for pair in zip(spec.grid, spec.patch_size, strict=True) for extent in pair]
-        blocks = xp.reshape(images, (-1, spec.in_channels, *split))
+        blocks = xp.reshape_each(images, (spec.in_channels, *split))
     else:
         blocks = images
         for axis in range(axes):
             blocks = xp.take(blocks, window_indices(spec, axis), 2 + 2 * axis)
     order = (0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))
-    return xp.reshape(xp.transpose(blocks, order), (-1, spec.num_patches, spec.patch_values))
+    return xp.reshape_each(xp.transpose(blocks, order), (spec.num_patches, spec.patch_values))
 
 
-def patches_code(spec: PatchEmbedSpec, xp: str, take: str, channels_first: bool = False) -> str:
+def patches_code(spec: PatchEmbedSpec, xp: str, take: str, reshape_each: str, channels_first: bool = False) -> str:
     """The same as lines of Python: from padded `images` to `patches` `(B, N, K)`, with a framework's functions under their own names.
 
     Args:
         spec: the sizes.
-        xp: module that has `reshape` and `transpose`.
+        xp: module that has `transpose`.
         take: name of the function that gathers along an axis.
+        reshape_each: how an `array` is reshaped to `(B, shape)`, a template with these two names.
         channels_first: whether images, and the values of a patch, have their channels first.
     """
     axes, lead = spec.spatial_axes, 2 if channels_first else 1
     lines = []
     if spec.tiles:
         split = [extent for pair in zip(spec.grid, spec.patch_size, strict=True) for extent in pair]
-        shape = (-1, spec.in_channels, *split) if channels_first else (-1, *split, spec.in_channels)
-        lines.append(f"blocks = {xp}.reshape(images, {shape})")
+        shape = (spec.in_channels, *split) if channels_first else (*split, spec.in_channels)
+        lines.append(f"blocks = {reshape_each.format(array='images', shape=', '.join(map(str, shape)))}")
     else:
         lines.append("blocks = images")
         for axis, (count, step, patch) in enumerate(zip(spec.grid, spec.stride, spec.patch_size, strict=True)):
@@ -64,7 +68,9 @@ def patches_code(spec: PatchEmbedSpec, xp: str, take: str, channels_first: bool 
             lines.append(f"blocks = {take}(blocks, window, axis={lead + 2 * axis})")
     grid, patch_axes = range(lead, lead + 2 * axes, 2), range(lead + 1, lead + 1 + 2 * axes, 2)
     order = (0, *grid, 1, *patch_axes) if channels_first else (0, *grid, *patch_axes, 2 * axes + 1)
-    lines.append(f"patches = {xp}.reshape({xp}.transpose(blocks, {order}), (-1, {spec.num_patches}, {spec.patch_values}))")
+    shape = spec.num_patches, spec.patch_values
+    ordered = f"{xp}.transpose(blocks, {order})"
+    lines.append(f"patches = {reshape_each.format(array=ordered, shape=', '.join(map(str, shape)))}")
     return "".join(f"    {line}\n" for line in lines)
 
 

@@ -23,7 +23,7 @@ def _nnx(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
     layer.kernel[...] = kernel
     if bias is not None:
         layer.bias[...] = bias
-    return layer(images).reshape(-1, spec.num_patches, spec.embed_dim)
+    return layer(images).reshape(len(images), spec.num_patches, spec.embed_dim)
 
 
 def _linen(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
@@ -32,7 +32,7 @@ def _linen(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> Any:
 
     layer = linen.Conv(spec.embed_dim, use_bias=bias is not None, **_settings(spec, images.dtype))
     parameters = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
-    return layer.apply({"params": parameters}, images).reshape(-1, spec.num_patches, spec.embed_dim)
+    return layer.apply({"params": parameters}, images).reshape(len(images), spec.num_patches, spec.embed_dim)
 
 
 class FlaxBackend(JaxBackend):
@@ -66,7 +66,7 @@ from flax import linen, nnx
 
 @jax.jit
 def embed(images):
-    return {called}.reshape(-1, {spec.num_patches}, {spec.embed_dim})
+    return {called}.reshape(len(images), {spec.num_patches}, {spec.embed_dim})
 """
 
     @property

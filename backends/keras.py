@@ -46,11 +46,21 @@ def _conv2d(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
 
 
 def _linear(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
-    """Cut into patches with `keras.ops`, then `keras.layers.Dense`."""
+    """Cut into patches with `keras.layers.Reshape` and `keras.ops`, then `keras.layers.Dense`."""
     import keras
 
     layer = keras.layers.Dense(spec.embed_dim, use_bias=bias, kernel_initializer="zeros", dtype=dtype, name="projection")
-    return layer(channels_last_patches(images, spec, keras.ops))
+
+    class Functions:
+        """What `channels_last_patches` needs."""
+
+        transpose, take = keras.ops.transpose, keras.ops.take
+
+        @staticmethod
+        def reshape_each(array: Any, shape: tuple[int, ...]) -> Any:
+            return keras.layers.Reshape(shape, dtype=dtype)(array)
+
+    return layer(channels_last_patches(images, spec, Functions))
 
 
 Build = Callable[[Any, PatchEmbedSpec, bool, str], Any]
@@ -398,7 +408,7 @@ class KerasBackend(Backend):
             layer = f"keras.layers.Conv{axes}D({spec.embed_dim}, {spec.patch_size}, {spec.stride}, dtype=kernel.dtype.name)"
             lines = f"projection = {layer}\ntokens = keras.layers.Reshape({tokens})(projection(images))\n"
         else:
-            cut = textwrap.dedent(patches_code(spec, "keras.ops", "keras.ops.take"))
+            cut = textwrap.dedent(patches_code(spec, "keras.ops", "keras.ops.take", "keras.layers.Reshape(({shape}))({array})"))
             lines = (
                 f"{cut}projection = keras.layers.Dense({spec.embed_dim}, dtype=kernel.dtype.name)\ntokens = projection(patches)\n"
             )

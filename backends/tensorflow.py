@@ -83,17 +83,15 @@ def _add_bias(values: Any, variables: list[Any]) -> Any:
 
 
 def _flat_grid(grid: Any, spec: PatchEmbedSpec) -> Any:
-    """`(B, *grid, D)` to `(B, N, D)`. The sizes are the result's own, so that a grid of another shape shows; a matrix has the spec's."""
-    if grid.shape.rank == 2:
-        return import_tensorflow().reshape(grid, (-1, spec.num_patches, spec.embed_dim))
-    count = math.prod(grid.shape[1:-1])
-    return import_tensorflow().reshape(grid, (import_tensorflow().shape(grid)[0], count, spec.embed_dim))
+    """`(B, *grid, D)` to `(B, N, D)`. The sizes are the result's own, so that a grid of another shape shows."""
+    return _Functions.reshape_each(grid, (math.prod(grid.shape[1:-1]), spec.embed_dim))
 
 
 def _projected(patches: Any, variables: list[Any], spec: PatchEmbedSpec) -> Any:
     """`tf.matmul` of patches with the values in the order of the kernel, then `tf.nn.bias_add`."""
     tf = import_tensorflow()
-    return _flat_grid(_add_bias(tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0]), variables), spec)
+    rows = _add_bias(tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0]), variables)
+    return tf.reshape(rows, (tf.shape(patches)[0], spec.num_patches, spec.embed_dim))
 
 
 def _variables(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
@@ -186,7 +184,7 @@ projection.set_weights([kernel, bias])
 """
             projected = "projection(images)"
         case "linear":
-            lines += patches_code(spec, "tf", "tf.gather")
+            lines += patches_code(spec, "tf", "tf.gather", "tf.reshape({array}, (tf.shape(images)[0], {shape}))")
         case "extract_patches" if axes == 2:
             lines += (
                 f'    patches = tf.image.extract_patches(images, {(1, *sizes, 1)}, {(1, *strides, 1)}, (1, 1, 1, 1), "VALID")\n'
@@ -203,7 +201,7 @@ import tensorflow as tf
 
 {before}
 {mode}def embed(images):
-{lines}    return tf.reshape({projected}, (-1, {spec.num_patches}, {width}))
+{lines}    return tf.reshape({projected}, (tf.shape(images)[0], {spec.num_patches}, {width}))
 """
 
 
@@ -233,8 +231,8 @@ class _Functions:
     """The three functions that `channels_last_patches` needs."""
 
     @staticmethod
-    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
-        return import_tensorflow().reshape(array, shape)
+    def reshape_each(array: Any, shape: tuple[int, ...]) -> Any:
+        return import_tensorflow().reshape(array, (import_tensorflow().shape(array)[0], *shape))
 
     @staticmethod
     def transpose(array: Any, axes: tuple[int, ...]) -> Any:

@@ -1,5 +1,6 @@
 """The contract that every implementation of every backend keeps, those of missing frameworks skipped by name."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -365,3 +366,21 @@ def test_jax_lowers_the_documented_preset_for_convolutions_to_default_and_ours_t
     assert "precision_config = [#stablehlo<precision DEFAULT>, #stablehlo<precision DEFAULT>]" in program("F32_F32_F32")
     with get_backend("jax").precision("ieee"):
         assert "HIGHEST" in program()
+
+
+@pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
+@pytest.mark.parametrize("shape", ["square", "image", "overlap-k5s2"])
+def test_a_taller_image_never_becomes_more_images(backend, implementation, shape):
+    """Images of another size are refused, cropped, or give more tokens: what no answer may do is to pass for a larger batch of the right size."""
+    available(backend, implementation)
+    spec = SPECS[shape]
+    if reason := backend.refuses(implementation, spec):
+        pytest.skip(reason)
+    probe = standard_probes(spec, 2, "float32", seed=4)[0]
+    loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
+    rows = 2 * spec.grid[0] * spec.stride[0] + spec.patch_size[0] - spec.stride[0]  # of a grid twice as tall
+    taller = np.random.default_rng(5).standard_normal((2, spec.in_channels, rows, spec.image_size[1])).astype(np.float32)
+    tokens = None
+    with contextlib.suppress(Exception):  # whatever a framework raises, it has refused
+        tokens = loaded.tokens(taller)
+    assert tokens is None or len(tokens) == 2

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, get_backend
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend
 from patchparity.backends.layouts import kernel_to_layout
 from patchparity.backends.torch import as_array, as_tensor
 from patchparity.reference.probes import random_normal, standard_probes
@@ -82,6 +82,11 @@ def test_no_images_no_tokens_and_images_in_strides_of_their_own():
     images = torch.randn(2, 3, 8, 12, generator=generator).half()
     kernel, bias = torch.randn(20, 48, generator=generator).half(), torch.randn(20, generator=generator).half()
     assert embed(images[:0], kernel, bias, spec).shape == (0, 6, 20)
+    for other in (images[:, :, :4], images[:, :2], images.repeat(1, 1, 2, 1)):
+        with pytest.raises(PatchParityError, match=r"expected \(B, 3, 8, 12\)"):
+            embed(other, kernel, bias, spec)
+    with pytest.raises(PatchParityError, match=r"expected torch.float16 and \(20, 48\)"):
+        embed(images, kernel.float(), bias, spec)
     expected = embed(images, kernel, bias, spec)
     assert torch.equal(embed(images.to(memory_format=torch.channels_last), kernel, bias, spec), expected)
     assert torch.equal(embed(images, kernel, None, spec), embed(images, kernel, torch.zeros(20).half(), spec))
