@@ -43,8 +43,9 @@ def backends_command() -> None:
     for backend in list_backends():
         names = defaultdict(list)
         for implementation in backend.implementations:
-            names[implementation.formulation].append(implementation.mode)
-        described = ", ".join(f"{formulation} ({' '.join(modes)})" for formulation, modes in names.items())
+            where = "" if "cpu" in implementation.devices else " on cuda"
+            names[implementation.formulation, where].append(implementation.mode)
+        described = "\n".join(f"{formulation} ({' '.join(modes)}){where}" for (formulation, where), modes in names.items())
         missing = backend.missing()
         versions = "\n".join(f"{name} {version}" for name, version in backend.versions().items())
         table.add_row(backend.name, versions, described, escape(missing) if missing else "[green]ready[/]")

@@ -207,11 +207,11 @@ def print_check(report: "CheckReport") -> None:
     for note in report.notes:
         out.print(escape(note), soft_wrap=True)
     reported = [result for result in report.results if result.verdict in ("fail", "error")]
+    told = any(note.startswith("diagnosis: ") for note in report.notes)
     for result in reported[:MOST_LINES]:
         place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))
-        out.print(
-            f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(result.message)}"
-        )
+        message = result.message.partition("; diagnosis: ")[0] if told else result.message
+        out.print(f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(message)}")
     if len(reported) > MOST_LINES:
         out.print(f"... and {len(reported) - MOST_LINES} more (--json FILE holds them all)")
     skips: dict[str, list[str]] = defaultdict(list)
