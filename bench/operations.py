@@ -2,12 +2,10 @@
 
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import gc
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import LoadedEmbedding, Operation
@@ -25,21 +23,16 @@ would take as long to judge as all else."""
 
 
 @functools.lru_cache(maxsize=4)
-def timing_probe(
-    spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, operation: str = "tokens", zero_bias: bool = False
-) -> Probe:
+def timing_probe(spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, operation: str, zero_bias: bool, /) -> Probe:
     """The problem that is timed, and judged: random data. Parent and worker make the same from the seed, and keep it for the rows that follow;
-    `forget_problems` lets go of it."""
+    `forget_problems` lets go of it. Arguments are given as they are kept: all of them, by position."""
     if operation == "sequence":
         return random_sequence(spec, batch, dtype, seed, num_registers=0)
     if operation == "train-step":
         return train_step(spec, batch, dtype, seed)
     if zero_bias:
-        return without_bias(timing_probe(spec, batch, dtype, seed))
-    drawn = random_normal(spec, batch, dtype, seed)
-    # Nobody differentiates tokens here, and a gradient as large as they are would be kept beside them: one zero stands for all.
-    nothing = np.broadcast_to(np.zeros((), dtype), drawn.grad_tokens.shape)
-    return dataclasses.replace(drawn, gradients=(), grad_tokens=nothing)
+        return without_bias(timing_probe(spec, batch, dtype, seed, "tokens", False))
+    return random_normal(spec, batch, dtype, seed, forward_only=True)
 
 
 def forget_problems() -> None:

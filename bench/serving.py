@@ -111,8 +111,8 @@ class Server:
         if not somebodys and (reason := self.backend.unavailable(chosen)):
             return {"unavailable": reason}
         sizes = PatchEmbedSpec.from_dict(spec)
-        probe = timing_probe(sizes, batch, dtype, seed, operation)
-        unbiased = timing_probe(sizes, batch, dtype, seed, zero_bias=True)
+        probe = timing_probe(sizes, batch, dtype, seed, operation, False)
+        unbiased = timing_probe(sizes, batch, dtype, seed, "tokens", True)
         started = time.perf_counter()
         if somebodys:
             embedding: LoadedEmbedding = ObjectEmbedding(chosen, sizes, dtype, self.device)

@@ -336,9 +336,18 @@ def swamping(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> P
 
 
 def random_normal(
-    spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int, *, scale: float = 1.0, zero_bias: bool = False
+    spec: PatchEmbedSpec,
+    batch: int,
+    dtype: DTypeLike,
+    seed: int,
+    *,
+    scale: float = 1.0,
+    zero_bias: bool = False,
+    forward_only: bool = False,
 ) -> Probe:
     """Zero-mean normal data: images of std `scale`, kernel of std 1/√K, bias and token gradient of std 1 (bias times `scale`).
+
+    The data are the same if `forward_only`, but for the gradient of the tokens: one zero stands for all of it.
 
     With a bias, the probe is judged by the probabilistic bound, forward and backward; with zero bias its forward error gives the
     effective bits.
@@ -347,8 +356,11 @@ def random_normal(
     images = (generator.standard_normal(spec.images_shape(batch)) * scale).astype(dtype)
     kernel = (generator.standard_normal(spec.kernel_shape) / math.sqrt(spec.patch_values)).astype(dtype)
     bias = (generator.standard_normal(spec.embed_dim) * scale).astype(dtype)
-    grad_tokens = generator.standard_normal(spec.tokens_shape(batch)).astype(dtype)
-    probe = Probe("random", spec, images, PatchEmbedWeights(kernel, bias), grad_tokens, "probabilistic", DIRECTIONS[1:])
+    if forward_only:
+        grad_tokens, gradients = np.broadcast_to(np.zeros((), dtype), spec.tokens_shape(batch)), DIRECTIONS[:0]
+    else:
+        grad_tokens, gradients = generator.standard_normal(spec.tokens_shape(batch)).astype(dtype), DIRECTIONS[1:]
+    probe = Probe("random", spec, images, PatchEmbedWeights(kernel, bias), grad_tokens, "probabilistic", gradients)
     return without_bias(probe) if zero_bias else probe
 
 

@@ -98,7 +98,7 @@ BIAS = COUNTED.batch * COUNTED.spec.num_patches * COUNTED.spec.embed_dim
 
 
 def loaded_for_counting(name):
-    backend, probe = get_backend(name.split(":")[0]), timing_probe(COUNTED.spec, COUNTED.batch, "float32", 0)
+    backend, probe = get_backend(name.split(":")[0]), timing_probe(COUNTED.spec, COUNTED.batch, "float32", 0, "tokens", False)
     return backend.load(backend.implementation(name), probe.weights, COUNTED.spec, "float32", "cpu"), probe
 
 

@@ -162,3 +162,14 @@ def test_float64_is_judged_by_the_exact_oracle_where_the_reference_errs_itself()
     assert verdict.verdict == "fail"
     assert "exactly" in verdict.message
     assert 1.3 < verdict.bound_ratio < 1.6
+
+
+def test_a_problem_for_the_forward_direction_has_the_same_data():
+    spec = PatchEmbedSpec((12, 20), (4, 5), 3, 7)
+    whole, forward = (random_normal(spec, 2, "float32", seed=3, forward_only=only) for only in (False, True))
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(getattr(whole.weights, name), getattr(forward.weights, name))
+    np.testing.assert_array_equal(whole.images, forward.images)
+    assert forward.gradients == ()
+    assert forward.grad_tokens.shape == whole.grad_tokens.shape
+    assert not forward.grad_tokens.any()
