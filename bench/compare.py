@@ -180,6 +180,11 @@ def compare(
         float(np.exp(np.mean(logs))) if logs else None,
         [
             *(
+                ["old and new are one and the same record; UNSURE is what another run could differ by"]
+                if contents[0] == contents[1]
+                else []
+            ),
+            *(
                 f"the {which} record is partial: {missing} of {content['planned']} rows are missing"
                 for which, content in zip(("old", "new"), contents, strict=True)
                 if (missing := rows_missing(content))

@@ -158,6 +158,13 @@ def test_a_partial_record_is_told(record, tmp_path):
     assert f"the new record is partial: 4 of {content['planned'] + 4} rows are missing" in compare(old, new).differences
 
 
+def test_a_record_against_itself_is_told_as_that(record, tmp_path):
+    one, other = written(record, tmp_path / "one"), written(record, tmp_path / "other", {CONV: 1.01})
+    told = "old and new are one and the same record; UNSURE is what another run could differ by"
+    assert compare(one, one).differences == [told]
+    assert told not in compare(one, other).differences
+
+
 def test_too_few_rounds_decide_nothing(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", {CONV: 2.0})
     content = json.loads((new / "bench.json").read_text())
