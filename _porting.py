@@ -236,6 +236,11 @@ def embed_command(
     from .backends.porting.reading import embed
     from .bench.results import require_writable
 
+    if target.suffix != ".npy":
+        raise PatchParityError(f"{target}: expected the name of a .npy file to write the {to} to")
+    for what, source in (("checkpoint", checkpoint), ("images", images)):
+        if target.exists() and Path(source).exists() and target.samefile(source):
+            raise PatchParityError(f"{target} is the {what} itself: give the {to} a file of its own")
     require_writable(target)
     sizes = _sizes(image_size, patch_size, in_channels)
     tokens = embed(checkpoint, read_images(images), to=to, from_=from_, prefix=prefix, sizes=sizes, dialects=dialects or ())

@@ -82,11 +82,13 @@ def _word_patches(spec: PatchEmbedSpec) -> Forward:
 
     def patches(images: Any) -> Any:
         images, size = pad(images).contiguous(), images.element_size()
-        pixels = math.gcd(spec.patch_size[-1], spec.stride[-1], images.shape[-1], WIDEST_WORD // size)
+        # Of no images torch sets strides as it likes, and a view in other words asks for those of a full array.
+        pixels = math.gcd(spec.patch_size[-1], spec.stride[-1], images.shape[-1], WIDEST_WORD // size) if len(images) else 1
         if pixels not in windows:
             windows[pixels] = _windows(spec, pixels)
         rows = windows[pixels](images.view(words[pixels * size])).permute(order)
-        return rows.reshape(len(images), spec.num_patches, spec.patch_values // pixels).view(images.dtype)
+        # Contiguous: patches that lie in one row of the grid may be no copy, but a view.
+        return rows.reshape(len(images), spec.num_patches, spec.patch_values // pixels).contiguous().view(images.dtype)
 
     return patches
 
@@ -180,13 +182,13 @@ def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> s
     imports = ""
     formulation, tokens = implementation.formulation, f"  # (B, {count}, {width})"
     layer, extra, code = (
-        f"torch.nn.Linear({values}, {width})",
+        f"torch.nn.Linear({values}, {width}, dtype=kernel.dtype)",
         "",
         f"projection(patches).reshape(len(images), {count}, {width}){tokens}",
     )
     memory_format = f"torch.channels_last{'' if axes == 2 else '_3d'}"
     if formulation in ("conv2d", CHANNELS_LAST, "einsum"):
-        layer = f"torch.nn.Conv{axes}d({channels}, {width}, {spec.patch_size}, stride={spec.stride})"
+        layer = f"torch.nn.Conv{axes}d({channels}, {width}, {spec.patch_size}, stride={spec.stride}, dtype=kernel.dtype)"
         code = f"projection(images).flatten(2).transpose(1, 2){tokens}"
     if formulation == CHANNELS_LAST:
         extra = f"projection.to(memory_format={memory_format})\n# Keep images so too: images.contiguous(memory_format={memory_format})\n"
@@ -236,5 +238,5 @@ def _word_patches_code(spec: PatchEmbedSpec) -> str:
     pixels = math.gcd({width}, {step}, images.shape[-1], {WIDEST_WORD} // images.element_size())  # that are copied at once
     word = {{2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}}[pixels * images.element_size()]
     windows = images.contiguous().view(word){unfold}
-    patches = windows.permute{_patches_last(spec)}.reshape(-1, {spec.patch_values} // pixels).view(images.dtype)
+    patches = windows.permute{_patches_last(spec)}.reshape(-1, {spec.patch_values} // pixels).contiguous().view(images.dtype)
 """

@@ -141,6 +141,9 @@ class FirstCall:
 class LoadedEmbedding(Computation):
     """An implementation with weights loaded, on one device, in one dtype."""
 
+    spec: PatchEmbedSpec
+    """The sizes that it was loaded for."""
+
     @abc.abstractmethod
     def assign(self, weights: PatchEmbedWeights) -> None:
         """Replace kernel and bias by others of the same shapes; nothing is traced or compiled again."""
@@ -162,7 +165,17 @@ class LoadedEmbedding(Computation):
         raise PatchParityError("this implementation has no gradients")
 
     def tokens(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Place, call and fetch: images `(B, C, H, W)` to tokens `(B, N, D)`."""
+        """Place, call and fetch: images `(B, C, H, W)` to tokens `(B, N, D)`.
+
+        Raises:
+            PatchParityError: images of another shape than the implementation was loaded for. Frameworks, left to themselves, crop them, give more
+                tokens, or take the values as they lie.
+        """
+        self.spec.check_images(images)
+        return self.unchecked_tokens(images)
+
+    def unchecked_tokens(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The same of images of whatever shape: what the framework does with them is what a user of it would see."""
         return self.fetch(self.call(self.place(images)))
 
     def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:

@@ -44,7 +44,7 @@ class EinopsBackend(TorchBackend):
 import torch
 from einops.layers.torch import Rearrange
 
-projection = torch.nn.Linear({spec.patch_values}, {spec.embed_dim})
+projection = torch.nn.Linear({spec.patch_values}, {spec.embed_dim}, dtype=kernel.dtype)
 with torch.no_grad():
     projection.weight.copy_(kernel)
     projection.bias.copy_(bias)

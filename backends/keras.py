@@ -403,12 +403,22 @@ class KerasBackend(Backend):
         """A functional model."""
         padding, axes = spec.effective_padding, spec.spatial_axes
         shape, tokens = (*spec.image_size, spec.in_channels), (spec.num_patches, spec.embed_dim)
-        pad = f"images = keras.layers.ZeroPadding{axes}D({padding})(images)\n" if any(map(any, padding)) else ""
+        pad = (
+            f"images = keras.layers.ZeroPadding{axes}D({padding}, dtype=kernel.dtype.name)(images)\n"
+            if any(map(any, padding))
+            else ""
+        )
         if implementation.formulation == "conv2d":
             layer = f"keras.layers.Conv{axes}D({spec.embed_dim}, {spec.patch_size}, {spec.stride}, dtype=kernel.dtype.name)"
-            lines = f"projection = {layer}\ntokens = keras.layers.Reshape({tokens})(projection(images))\n"
+            lines = (
+                f"projection = {layer}\ntokens = keras.layers.Reshape({tokens}, dtype=kernel.dtype.name)(projection(images))\n"
+            )
         else:
-            cut = textwrap.dedent(patches_code(spec, "keras.ops", "keras.ops.take", "keras.layers.Reshape(({shape}))({array})"))
+            cut = textwrap.dedent(
+                patches_code(
+                    spec, "keras.ops", "keras.ops.take", "keras.layers.Reshape(({shape}), dtype=kernel.dtype.name)({array})"
+                )
+            )
             lines = (
                 f"{cut}projection = keras.layers.Dense({spec.embed_dim}, dtype=kernel.dtype.name)\ntokens = projection(patches)\n"
             )

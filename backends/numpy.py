@@ -65,6 +65,7 @@ class _Naive(LoadedEmbedding):
         self.weights = weights.astype(self.dtype).astype(self.work)
 
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
+        self.spec.check_images(images)  # formulations that set strides by hand would read whatever lies there
         return np.ascontiguousarray(images, self.dtype)
 
     def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
@@ -152,6 +153,7 @@ class _Linear(_Naive):
         self.pool = ThreadPoolExecutor(max(1, self.threads - 1))  # starts none before it is given something to do
 
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
+        self.spec.check_images(images)
         return np.ascontiguousarray(images_to_layout(images, self.image_layout), self.dtype)
 
     def fetch(self, outputs: NDArray[Any]) -> NDArray[Any]:

@@ -447,10 +447,12 @@ class TensorFlowBackend(Backend):
     formulations.update({formulation: (build, layout) for formulation, (build, layout, _) in variants.items()})
 
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
-        """`tf.nn.space_to_depth` knows square patches of images that they tile."""
-        square = spec.spatial_axes == 2 and len(set(spec.patch_size)) == 1
+        """`tf.nn.space_to_depth` knows square patches, of two pixels or more, of images that they tile."""
+        square = spec.spatial_axes == 2 and len(set(spec.patch_size)) == 1 and spec.patch_size[0] > 1
         if implementation.formulation == "space_to_depth" and not (square and spec.tiles):
-            return f"{implementation.name} cuts images into square patches that do not overlap, and no others"
+            return (
+                f"{implementation.name} cuts images into square patches of two pixels or more that do not overlap, and no others"
+            )
         return None
 
     def __init__(self) -> None:

@@ -46,7 +46,7 @@ import torch
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTPatchEmbeddings
 
-module = ViTPatchEmbeddings(ViTConfig({sizes}, hidden_size={spec.embed_dim}))
+module = ViTPatchEmbeddings(ViTConfig({sizes}, hidden_size={spec.embed_dim})).to(kernel.dtype)
 with torch.no_grad():
     module.projection.weight.copy_(kernel)
     module.projection.bias.copy_(bias)

@@ -44,7 +44,7 @@ class Behavior:
 
 def _tokens(loaded: LoadedEmbedding, images: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.array(loaded.tokens(images))
+        return np.array(loaded.unchecked_tokens(images))
 
 
 def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:

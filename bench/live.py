@@ -95,6 +95,11 @@ def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
     """
     if seed < 0:
         raise PatchParityError(f"seed={seed}: expected an integer of at least 0")
+    for name, array in vars(live.weights).items():
+        if isinstance(array, np.ndarray) and (wrong := int((~np.isfinite(array.astype(np.float64))).sum())):
+            raise PatchParityError(
+                f"{live.name}: {name} of shape {array.shape} holds {wrong} NaN or infinite values: no output of it can be judged"
+            )
     # Nobody declared how often a 16-bit result is rounded: twice, the bias after the product, is common and not wrong.
     model = ArithmeticModel.of(live.dtype, live.flush_to_zero, output_roundings=2)
     place = dict(device="cpu", dtype=live.dtype, precision="default", case=_case(live), direction="forward")

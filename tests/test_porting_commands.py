@@ -60,6 +60,16 @@ def test_a_checkpoint_is_inspected_ported_verified_and_run(google, tmp_path):
         outputs.append(np.load(tmp_path / "y.npy"))
     assert (outputs[0] == outputs[1]).all()
     assert "tokens (2, 16, 20)" in told("embed", target, tmp_path / "x.npy", tmp_path / "y.npy", "--to", "tokens")
+    images = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "link.npy").symlink_to(tmp_path / "x.npy")
+    for out, why in (
+        ("x.npy", "is the images itself"),
+        ("link.npy", "is the images itself"),
+        ("y.npz", "expected the name of a .npy file"),
+    ):
+        refused = CliRunner().invoke(app, ["embed", str(target), str(tmp_path / "x.npy"), str(tmp_path / out)])
+        assert why in str(refused.exception)
+    assert (tmp_path / "x.npy").read_bytes() == images
 
 
 def test_checkpoints_that_differ_exit_with_1_and_say_how(google, tmp_path):

@@ -66,14 +66,19 @@ def caller(
             return _main_output(_run_torch(subject, placed) if kind == "torch" else subject(placed))
         except PatchParityError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # one that ends the interpreter must not end a check as if all were well
             raise PatchParityError(
                 f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: {type(error).__name__}: {first_line(error)} "
                 "(--image-layout, --image-size and --in-channels say what it takes)"
             ) from error
 
     def fetch(returned: Any) -> NDArray[Any]:
-        output = from_framework(returned)
+        try:
+            output = from_framework(returned)
+        except (Exception, SystemExit) as error:
+            raise PatchParityError(
+                f"{name} returned a {type(returned).__name__}: expected an array of tokens (B, N, D) ({first_line(error)})"
+            ) from error
         if output.ndim < 2 or output.dtype.name not in DTYPES:
             raise PatchParityError(
                 f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
@@ -116,7 +121,7 @@ def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any]
             parameter = next(subject.parameters(), None) if hasattr(subject, "parameters") else None
             return as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
 
-        return to_its_device, as_array
+        return to_its_device, lambda output: output if isinstance(output, np.ndarray) else as_array(output)
     if kind == "keras":
         import keras
 

@@ -382,5 +382,25 @@ def test_a_taller_image_never_becomes_more_images(backend, implementation, shape
     taller = np.random.default_rng(5).standard_normal((2, spec.in_channels, rows, spec.image_size[1])).astype(np.float32)
     tokens = None
     with contextlib.suppress(Exception):  # whatever a framework raises, it has refused
-        tokens = loaded.tokens(taller)
+        tokens = loaded.unchecked_tokens(taller)
     assert tokens is None or len(tokens) == 2
+    for other in (taller, probe.images[:, :1], np.swapaxes(probe.images, 1, 3), np.swapaxes(probe.images, 2, 3)):
+        with pytest.raises(PatchParityError, match="expected"):
+            loaded.tokens(other)
+
+
+@pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
+    """A grid of one row, of one patch, and no images at all: what is a copy elsewhere is a view there."""
+    available(backend, implementation)
+    for spec in (PatchEmbedSpec((4, 24), 4, 3, 6), PatchEmbedSpec((24, 4), 4, 3, 6), PatchEmbedSpec((4, 4), 4, 3, 6)):
+        if backend.refuses(implementation, spec):
+            continue
+        probe = standard_probes(spec, max(batch, 1), "float32", seed=8)[0]
+        loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
+        if batch == 0 and backend.yardstick == "tensorflow":
+            pytest.skip("TensorFlow's convolution of no images: a known issue")
+        tokens = loaded.tokens(probe.images[:batch])
+        assert tokens.shape == spec.tokens_shape(batch)
+        assert (tokens == probe.expectations["forward"].value[:batch]).all()

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, get_backend
+from patchparity import PatchEmbedSpec, PatchParityError, get_backend
 from patchparity.backends import numpy as module
 from patchparity.reference.probes import random_normal
 from patchparity.reference.verdict import judge
@@ -64,15 +64,14 @@ def verdict_of(probe, loaded, batch, implementation):
     return judge(part, "forward", loaded.tokens(part.images), implementation.arithmetic("float32")).verdict
 
 
-@pytest.mark.parametrize("larger", [(41, 24), (48, 24), (40, 27), (63, 31)])
-@pytest.mark.parametrize("formulation", ["linear", "block"])  # linear_nchw refuses them
-def test_images_larger_than_told_are_cropped_and_never_taken_as_one_tall_image(formulation, larger):
+@pytest.mark.parametrize("shape", [(3, 41, 24), (3, 80, 24), (3, 24, 40), (1, 120, 24), (6, 20, 24), (40, 24, 3)])
+@pytest.mark.parametrize("formulation", ["linear", "block", "linear_nchw", "naive", "conv2d"])
+def test_images_of_another_shape_are_refused_before_any_stride_is_set(formulation, shape):
     spec, backend = SPECS["plain"], get_backend("numpy")
     weights = random_normal(spec, 1, "float32", seed=4).weights
     loaded = backend.load(backend.implementation(f"numpy:{formulation}:eager"), weights, spec, "float32", "cpu")
-    images = np.random.default_rng(5).standard_normal((3, 3, *larger)).astype(np.float32)
-    cropped = loaded.tokens(np.ascontiguousarray(images[..., :40, :24]))
-    np.testing.assert_array_equal(loaded.tokens(images), cropped)
+    with pytest.raises(PatchParityError, match="expected"):
+        loaded.place(np.ones((2, *shape), np.float32))
 
 
 def test_a_copy_that_fails_is_heard(monkeypatch):

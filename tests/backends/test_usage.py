@@ -70,10 +70,24 @@ def test_so_do_lines_that_cut_a_batch_into_pieces(name, module, loop, spec, monk
         assert loop in code
 
 
-def run_lines(backend, implementation, spec, monkeypatch):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    "name", [name for name, (backend, _) in IMPLEMENTATIONS.items() if backend.yardstick in ("torch", "numpy")]
+)
+def test_the_lines_compute_in_the_type_of_the_weights(name, dtype, monkeypatch):
+    backend, implementation = IMPLEMENTATIONS[name]
+    if reason := backend.missing() or backend.unavailable(implementation) or backend.refuses(implementation, SPECS["plain"]):
+        pytest.skip(reason)
+    if dtype not in implementation.dtypes or "cpu" not in implementation.devices or implementation.costly_compile:
+        pytest.skip(f"{name} does not compute {dtype} on the CPU in a moment")
+    verdict, _ = run_lines(backend, implementation, SPECS["plain"], monkeypatch, dtype)
+    assert verdict.verdict == "pass", verdict.message
+
+
+def run_lines(backend, implementation, spec, monkeypatch, dtype="float32"):
     """The verdict on what the lines compute, and the lines."""
     monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", ""))  # the lines set it; it is put back
-    probe = random_normal(spec, 3, "float32", seed=5)
+    probe = random_normal(spec, 3, dtype, seed=5)
     code = backend.usage(implementation, spec, 3)
     kernel = np.ascontiguousarray(kernel_to_layout(probe.weights.kernel, implementation.kernel_layout))
     kernel, bias = own_arrays(backend, code, kernel, np.array(probe.weights.bias))
@@ -82,5 +96,10 @@ def run_lines(backend, implementation, spec, monkeypatch):
     namespace = {"kernel": kernel, "bias": bias}
     exec(compile(code, implementation.name, "exec"), namespace)
     tokens = namespace["embed"](images)
-    tokens = np.asarray(tokens.detach() if hasattr(tokens, "detach") else tokens)
-    return judge(probe, "forward", tokens, implementation.arithmetic("float32")), code
+    if hasattr(tokens, "detach"):
+        from patchparity.backends.torch import as_array
+
+        tokens = as_array(tokens)
+    tokens = np.asarray(tokens)
+    assert tokens.dtype == dtype
+    return judge(probe, "forward", tokens, implementation.arithmetic(dtype)), code

@@ -252,6 +252,33 @@ def _raise(images):
     raise RuntimeError("out of luck\nsecond line")
 
 
+def _leave(images):
+    raise SystemExit(0)
+
+
+def test_what_an_object_does_instead_of_returning_tokens_is_told_in_a_sentence():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(PatchParityError, match=r"failed on images of shape .*SystemExit: 0"):
+        check(_leave, weights=WEIGHTS)
+
+    class Returns(torch.nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.proj, self.change = torch.nn.Conv2d(3, 8, 4, 4), change
+
+        def forward(self, images):
+            return self.change(self.proj(images).flatten(2).transpose(1, 2))
+
+    for change, what in ((lambda tokens: None, "NoneType"), (str, "str")):
+        with pytest.raises(PatchParityError, match=f"returned a {what}: expected an array of tokens"):
+            check(Returns(change))
+    assert check(Returns(lambda tokens: tokens.numpy())).ok, "an array is what was asked for"
+    broken = Returns(lambda tokens: tokens)
+    torch.nn.init.constant_(broken.proj.bias, float("inf"))
+    with pytest.raises(PatchParityError, match=r"bias of shape \(8,\) holds 8 NaN or infinite values"):
+        check(broken)
+
+
 def test_classes_and_factories_are_called_first():
     for name in ("right", "factory", "Callable"):
         assert (load_object(f"{__name__}:{name}")(np.zeros((1, 3, 24, 40), np.float32))).shape == (1, 15, 20)

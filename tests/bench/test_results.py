@@ -4,10 +4,12 @@ import json
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
 from patchparity import PatchParityError
+from patchparity.bench.harness import load_bench
 from patchparity.bench.results import Record, output_folder, plain, write_json
 
 
@@ -65,3 +67,39 @@ def test_output_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PatchParityError, match=r"output folder .*file cannot be written"):
         output_folder(tmp_path / "file")
+
+
+def damaged(content, place, value):
+    """The content with one thing in it replaced, or taken away."""
+    *parts, last = place
+    inner = content
+    for part in parts:
+        inner = inner[part]
+    if value is None and isinstance(inner, dict):
+        del inner[last]
+    else:
+        inner[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("benchmarks",), 3, "benchmarks is not what it should be"),
+        (("datetime",), None, "environment or datetime is not"),
+        (("planned",), "many", "planned is no number"),
+        (("benchmarks", 0), "x", "benchmark 0 has no extra_info or no stats"),
+        (("benchmarks", 2, "stats"), None, "benchmark 2 has no extra_info or no stats"),
+        (("benchmarks", 1, "stats", "median"), "x", "of benchmark 1, its times"),
+        (("benchmarks", 1, "stats", "median"), float("nan"), "of benchmark 1, its times"),
+        (("benchmarks", 1, "stats", "data", 0), -1.0, "of benchmark 1, its times"),
+        (("benchmarks", 1, "extra_info", "ratio"), "1", "of benchmark 1, ratio"),
+        (("benchmarks", 1, "extra_info", "ratio_interval"), [1.0], "of benchmark 1, ratio_interval"),
+        (("benchmarks", 1, "extra_info", "case"), None, "of benchmark 1, case"),
+    ],
+)
+def test_a_record_that_is_damaged_inside_is_told_as_that(place, value, says, tmp_path):
+    path = Path(__file__).parents[2] / "bench" / "records" / "h200" / "bench.json"
+    (tmp_path / "bench.json").write_text(json.dumps(damaged(json.loads(path.read_text()), place, value)))
+    with pytest.raises(PatchParityError, match=f"bench.json is damaged: {says}"):
+        load_bench(tmp_path)
