@@ -84,7 +84,7 @@ import numpy as np
 from keras_hub.src.models.vit.vit_layers import ViTPatchingAndEmbedding
 
 layer = ViTPatchingAndEmbedding({sizes}, use_class_token=False, dtype=kernel.dtype.name)
-model = keras.Sequential([keras.Input({(*spec.image_size, spec.in_channels)}), layer])
+model = keras.Sequential([keras.Input({(*spec.image_size, spec.in_channels)}, dtype=kernel.dtype.name), layer])
 layer.set_weights([kernel, bias, np.zeros({(spec.num_patches, spec.embed_dim)})])
 
 

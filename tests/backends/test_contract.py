@@ -265,7 +265,7 @@ def test_sizes_that_an_implementation_refuses_are_refused_when_it_is_loaded():
     for shape, spec in SPECS.items():
         assert bool(tensorflow.refuses(chosen, spec)) == (shape != "square")
     probe = standard_probes(SPECS["image"], 2, "float32", seed=3)[0]
-    with pytest.raises(PatchParityError, match="space_to_depth:graph cuts images into square patches that do not overlap"):
+    with pytest.raises(PatchParityError, match="space_to_depth:graph cuts images into square patches of two pixels or more"):
         tensorflow.load(chosen, probe.weights, SPECS["image"], "float32", "cpu")
 
 
@@ -401,6 +401,8 @@ def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
         loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
         if batch == 0 and backend.yardstick == "tensorflow":
             pytest.skip("TensorFlow's convolution of no images: a known issue")
+        if batch == 0 and backend.name.startswith("keras-hub"):
+            pytest.skip("KerasHub reshapes to (batch, -1, width), which no framework can do for no images")
         tokens = loaded.tokens(probe.images[:batch])
         assert tokens.shape == spec.tokens_shape(batch)
         assert (tokens == probe.expectations["forward"].value[:batch]).all()
