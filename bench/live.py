@@ -140,6 +140,9 @@ MOST_IMAGES = 64
 def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Diagnosis:
     """Say which mistake a live object makes, from its output on random images; see `diagnose`.
 
+    An output that is right there is not called correct before the object passes `check_object` too: a clamp, a wrong type or a batch that is
+    written into the code shows on other images alone.
+
     Args:
         implementation: what `check` takes, or what `read_live` returned.
         seed: of the images; as many as show whether an output is an affine map of the patches, more than K + 1 patches, if 64 do.
@@ -154,6 +157,11 @@ def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Di
     first, second = (live.call(np.array(images)) for _ in range(2))
     found = diagnose(images, live.weights, first, live.spec)
     evidence = {**found.evidence, "notes": list(live.notes), "repeatable": _bitwise(first, second)}
+    if found.correct:
+        failed = [result for result in check_object(live, seed).results if result.verdict == "fail"]
+        if failed:
+            told = f"the values on random images are right, but check fails on {failed[0].probe}: {failed[0].message}"
+            return Diagnosis(False, "unknown", explanation=told, evidence=evidence)
     if not evidence["repeatable"] and not found.correct:
         told = f"two calls on the same images differ (is dropout or noise on?); {found.explanation}"
         return dataclasses.replace(found, explanation=told, evidence=evidence)

@@ -213,13 +213,14 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a JSON-lines file; a last line cut short by a kill is left out, a broken one elsewhere is an error."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue
-        try:
-            yield json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                return
-            raise PatchParityError(f"{path}, line {number}, is no JSON: the record is damaged there") from None
+        content = None
+        with contextlib.suppress(ValueError, RecursionError):
+            content = json.loads(line)
+        if isinstance(content, dict):
+            yield content
+        elif number < len(lines):
+            raise PatchParityError(f"{path}, line {number}, is no JSON object: the record is damaged there")

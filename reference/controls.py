@@ -48,6 +48,8 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     ),
     Exemption("precision-fp16", ("float16",), "the inputs are float16 already: nothing is rounded"),
     Exemption("precision-bf16", ("bfloat16",), "the inputs are bfloat16 already: nothing is rounded"),
+    Exemption("output-bf16", ("bfloat16",), "the output is bfloat16 already: nothing is rounded"),
+    Exemption("output-fp16", ("float16",), "the output is float16 already: nothing is rounded"),
 )
 """The cells of the kill table that may survive. Tests show that each does, with an output within the bound of the correct one."""
 

@@ -1,7 +1,9 @@
 """Which mistake explains an output? Every mistake of the catalogue, then every pair, is made on purpose and compared."""
 
+import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -148,14 +150,30 @@ class _Search:
             distance = math.sqrt(float(np.mean((quick - self.observed) ** 2)))
         if not distance <= NEAR * self.rms:
             return False
+        if candidate.round_output is not None:
+            return self._rounded(dataclasses.replace(candidate, round_output=None), candidate.round_output)
         exact = candidate.run(np.float64) if value is None else value
         return self._ratio(candidate, exact) <= 1
 
-    def _ratio(self, candidate: Pipeline, value: Array) -> float:
+    def _rounded(self, candidate: Pipeline, rounding: Callable[[Array], Array]) -> bool:
+        """Whether the observed output is that of a candidate, rounded.
+
+        Rounding keeps the order: what lies within the bound of the exact value lies, rounded, between its rounded ends.
+        """
+        if (rounding(self.observed) != self.observed).any():
+            return False
+        exact = candidate.run(np.float64)
+        bound = self._bound(candidate, exact)
+        return bool(((rounding(exact - bound) <= self.observed) & (self.observed <= rounding(exact + bound))).all())
+
+    def _bound(self, candidate: Pipeline, value: Array) -> Array:
         gauge = _gauge(candidate)
         largest = max(float(np.abs(candidate.images).max(initial=0)), float(np.abs(candidate.weights.kernel).max(initial=0)))
         terms = self.pipeline.spec.patch_values + 2  # the products, the bias, and a position
-        return bound_ratio(self.observed, value, error_bound(value, gauge, terms, self.model, "deterministic", largest))[0]
+        return error_bound(value, gauge, terms, self.model, "deterministic", largest)
+
+    def _ratio(self, candidate: Pipeline, value: Array) -> float:
+        return bound_ratio(self.observed, value, self._bound(candidate, value))[0]
 
     def singles(self) -> list[Explanation]:
         """All single mistakes that explain the output."""
@@ -166,8 +184,8 @@ class _Search:
         """Lower precisions whose errors are of the observed size, and as evenly spread.
 
         Their rounding depends on hardware and order of summation, so that no output of theirs can be foretold to the last bit. But an output
-        that is an affine map of the patches to the last bit was not rounded on the way, and rounding the inputs (which hardware does to
-        nearest, or by truncation) makes errors that go along with the candidate's.
+        that is an affine map of the patches to the last bit was not rounded on the way (a 16-bit output's last bit is too coarse to tell), and
+        rounding the inputs (which hardware does to nearest, or by truncation) makes errors that go along with the candidate's.
         """
         if self.correct.shape != self.observed.shape or not self.finite:
             return []
@@ -176,19 +194,20 @@ class _Search:
         # Of a normal distribution half lies within 0.67 of its rms; where a few values are wrong, half of them are right.
         if not size or float(np.median(error)) < 0.3 * size:
             return []
-        if self._affine():
+        affine = self._affine()
+        if affine and self.narrow.itemsize > 2:
             return []
         found: list[Explanation] = []
         for mistake in CATALOGUE.values():
             candidate = mistake.apply(self.pipeline) if mistake.stage == "arithmetic" else None
-            if candidate is not None:
+            if candidate is not None and candidate.round_output is None:  # which can be told to the last bit, and was not
                 errors = candidate.run(np.float64) - self.correct
                 made = math.sqrt(float(np.mean(errors**2)))
                 # Truncation instead of rounding doubles an error; an order of summation changes it less.
                 if not made or not 0.5 <= size / made <= 2:
                     continue
                 along = float(np.mean(errors * (self.observed - self.correct))) / (made * size)
-                if mistake.id.startswith("accumulate") or along >= ALONG:
+                if along >= ALONG or (mistake.id.startswith("accumulate") and not affine):
                     found.append((mistake.id,))
         return found
 

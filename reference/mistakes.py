@@ -295,6 +295,24 @@ def _accumulate_fp16(p: Pipeline) -> Pipeline | None:
     return dataclasses.replace(p, accumulate="float16")
 
 
+@_mistake(
+    "output-bf16", "arithmetic",
+    "outputs were rounded to bfloat16 (7 mantissa bits) and widened again",
+    "return what the product gives: drop .bfloat16() and .to(torch.bfloat16), and switch autocast off",
+)  # fmt: skip
+def _output_bf16(p: Pipeline) -> Pipeline | None:
+    return dataclasses.replace(p, round_output=round_through(ml_dtypes.bfloat16))
+
+
+@_mistake(
+    "output-fp16", "arithmetic",
+    "outputs were rounded to float16 (10 mantissa bits, short range) and widened again",
+    "return what the product gives: drop .half() and .to(torch.float16), and switch autocast off",
+)  # fmt: skip
+def _output_fp16(p: Pipeline) -> Pipeline | None:
+    return dataclasses.replace(p, round_output=round_through(np.float16))
+
+
 # Tokens.
 
 

@@ -28,6 +28,7 @@ class Pipeline:
         round_inputs: what the hardware does to images and kernel before it multiplies.
         accumulate: `wide` (float64 here), or `float16` for partial sums kept in half precision.
         token_steps: what is done to the tokens `(B, N, D)` afterwards, in order.
+        round_output: what is done to the values of the output, last.
     """
 
     images: Array
@@ -37,6 +38,7 @@ class Pipeline:
     round_inputs: Callable[[Array], Array] | None = None
     accumulate: Literal["wide", "float16"] = "wide"
     token_steps: tuple[Callable[[Array, PatchEmbedSpec], Array], ...] = ()
+    round_output: Callable[[Array], Array] | None = None
 
     def with_weights(self, **arrays: Any) -> "Pipeline":
         """Return the pipeline with some weights replaced."""
@@ -64,7 +66,8 @@ class Pipeline:
         matrix = weights.kernel.reshape(weights.kernel.shape[0], -1)
         if self.round_inputs is not None:
             patches, matrix = self.round_inputs(patches).astype(work), self.round_inputs(matrix).astype(work)
-        product = patches @ matrix.T if self.accumulate == "wide" else _half_accumulated(patches, matrix).astype(work)
+        with np.errstate(over="ignore", invalid="ignore"):  # of mistakes that make values too large
+            product = patches @ matrix.T if self.accumulate == "wide" else _half_accumulated(patches, matrix).astype(work)
         if weights.bias is not None:
             product = product + weights.bias
         tokens = product.reshape(self.images.shape[0], spec.num_patches, spec.embed_dim)
@@ -72,6 +75,8 @@ class Pipeline:
             tokens = step(tokens, spec)
         if self.to_sequence and tokens.shape == spec.tokens_shape(self.images.shape[0]):
             tokens = assemble_sequence(tokens, weights, spec)
+        if self.round_output is not None:
+            tokens = self.round_output(tokens)
         return tokens.astype(kind)
 
 
@@ -81,10 +86,9 @@ HALF_BLOCK = 16
 
 def _half_accumulated(patches: Array, matrix: Array) -> Array:
     total = np.zeros((patches.shape[0], matrix.shape[0]), np.float16)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, patches.shape[1], HALF_BLOCK):
-            block = patches[:, start : start + HALF_BLOCK] @ matrix[:, start : start + HALF_BLOCK].T
-            total = (total.astype(np.float32) + block.astype(np.float32)).astype(np.float16)
+    for start in range(0, patches.shape[1], HALF_BLOCK):
+        block = patches[:, start : start + HALF_BLOCK] @ matrix[:, start : start + HALF_BLOCK].T
+        total = (total.astype(np.float32) + block.astype(np.float32)).astype(np.float16)
     return total
 
 

@@ -595,6 +595,44 @@ def test_a_diagnosis_of_an_object_tells_affine_maps_and_restless_ones():
     assert diagnose_object(projection).correct
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tokens: tokens.double(), "check fails on random: output of dtype float64, expected float32"),
+        (lambda tokens: tokens.clamp(-500, 500), "check fails on random-1000: "),
+        (lambda tokens: tokens.nan_to_num(), "check fails on nan-containment: NaN in one pixel of image 1 is swallowed"),
+        (lambda tokens: tokens if len(tokens) > 1 else tokens[0], "check fails on batch-1: "),
+    ],
+    ids=["type", "clamp", "nan", "squeeze"],
+)
+def test_what_is_right_on_one_problem_alone_is_not_called_correct(change, told):
+    torch = pytest.importorskip("torch")
+    projection = torch.nn.Conv2d(3, 20, 4, 4)
+    found = diagnose_object(_torch_module(lambda self, x: change(self.proj(x).flatten(2).transpose(1, 2)), proj=projection))
+    assert not found.correct
+    assert found.explanation.startswith(f"the values on random images are right, but {told}")
+
+
+@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
+@pytest.mark.parametrize("widened", [True, False])
+def test_lower_precision_is_told_from_where_it_was(narrow, widened):
+    torch = pytest.importorskip("torch")
+    projection = torch.nn.Conv2d(3, 20, 4, 4)
+
+    def rounded(self, x):
+        return self.proj(x).to(getattr(torch, narrow)).float().flatten(2).transpose(1, 2)
+
+    def autocast(self, x):
+        with torch.autocast("cpu", getattr(torch, narrow)):
+            tokens = self.proj(x).flatten(2).transpose(1, 2)
+        return tokens.float() if widened else tokens
+
+    short = {"bfloat16": "bf16", "float16": "fp16"}[narrow]
+    assert diagnose_object(_torch_module(rounded, proj=projection)).mistakes == (f"output-{short}",)
+    found = diagnose_object(_torch_module(autocast, proj=projection))
+    assert found.mistakes == (f"precision-{short}",) or (f"precision-{short}",) in found.also
+
+
 def test_the_diagnosis_is_the_first_thing_said_of_a_wrong_object():
     torch = pytest.importorskip("torch")
     report = check(

@@ -15,6 +15,7 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, PatchParityError, benchmark, compare
 from patchparity import __version__ as patchparity_version
 from patchparity.bench.harness import load_bench, rows_missing
+from patchparity.bench.results import Record, locked
 
 from ..fake_backends import running_below
 from .records import SMALL, copied_record, data_of
@@ -169,10 +170,16 @@ def test_a_kill_in_the_middle_leaves_a_record_to_resume_from_and_no_process(tmp_
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    from patchparity.bench.results import locked
-
     with locked(tmp_path), pytest.raises(PatchParityError, match="another run is writing to"), locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00\n", b"7\n", b"{\n", b"[" * 100_000 + b"\n"])
+@pytest.mark.parametrize("name", ["rows", "samples"])
+def test_damaged_lines_are_named(tmp_path, name, damage):
+    (tmp_path / f"{name}.jsonl").write_bytes(b"{}\n" + damage + b"{}\n")
+    with pytest.raises(PatchParityError, match=rf"{name}\.jsonl, line 2, is no JSON object: the record is damaged there"):
+        list(getattr(Record(tmp_path), name)())
 
 
 def test_damaged_or_foreign_records_are_named(tmp_path):
