@@ -59,8 +59,9 @@ def _windows(spec: PatchEmbedSpec, words: int = 1) -> Forward:
 
 def _patches(spec: PatchEmbedSpec) -> Forward:
     """Patches `(B, N, C·P²)`: a strided view and one copy."""
-    pad, cut, order = padder(spec), _windows(spec), _patches_last(spec)
-    return lambda images: cut(pad(images)).permute(order).reshape(len(images), spec.num_patches, spec.patch_values)
+    pad, cut, order, size = padder(spec), _windows(spec), _patches_last(spec), spec.patch_values
+    # Contiguous: patches of one pixel are a view, for which torch adds the bias to a product that it has rounded already.
+    return lambda images: cut(pad(images)).permute(order).reshape(len(images), spec.num_patches, size).contiguous()
 
 
 def _patches_last(spec: PatchEmbedSpec) -> tuple[int, ...]:

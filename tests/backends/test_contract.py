@@ -406,3 +406,20 @@ def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
         tokens = loaded.tokens(probe.images[:batch])
         assert tokens.shape == spec.tokens_shape(batch)
         assert (tokens == probe.expectations["forward"].value[:batch]).all()
+
+
+@pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_patches_of_one_pixel_round_as_others_do(backend, implementation, dtype):
+    """They need no copy, and a product of a view may be another one, that rounds twice."""
+    available(backend, implementation)
+    spec = PatchEmbedSpec((5, 7), 1, 3, 8)
+    if backend.refuses(implementation, spec) or dtype not in implementation.dtypes:
+        pytest.skip("not computed here")
+    if backend.name == "einops":
+        pytest.skip("its users' layer gets the view, and rounds twice: a finding")
+    for batch in (1, 3):
+        for probe in standard_probes(spec, batch, dtype, seed=9):
+            tokens = backend.load(implementation, probe.weights, spec, dtype, "cpu").tokens(probe.images)
+            verdict = judge(probe, "forward", tokens, implementation.arithmetic(dtype))
+            assert verdict.verdict == "pass", f"{probe.name}: {verdict.message}"
