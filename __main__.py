@@ -37,7 +37,7 @@ def _options(
 @app.command("backends")
 def backends_command() -> None:
     """List backends, versions and implementations; imports no framework."""
-    from .backends.base import list_backends, list_broken_backends
+    from .backends.registry import list_backends, list_broken_backends
 
     table = Table("backend", "version", "implementations", "status")
     for backend in list_backends():

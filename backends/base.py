@@ -1,4 +1,4 @@
-"""What a backend is: its surface, its implementations, and how backends are found.
+"""What a backend is: its surface and its implementations.
 
 Laws: a backend imports its framework inside methods only; it owns the synchronization (nobody else can tell that JAX returns
 before it has computed); arrays come and go in canonical layout, and every layout is an einops pattern that the implementation
@@ -8,11 +8,8 @@ declares.
 import abc
 import contextlib
 import dataclasses
-import functools
-import importlib
 import importlib.metadata
 import importlib.util
-import pkgutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,15 +27,12 @@ from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .layouts import NCHW, OIHW, kernel_from_layout
 
-ENTRY_POINT_GROUP = "patchparity.backends"
 Precision = Literal["ieee", "tf32", "bf16", "default"]
 """How float32 is computed: as it is, with inputs rounded to TF32 or bfloat16, or however the framework does when nobody asks."""
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 INPUT_ROUNDOFF: dict[str, float] = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 """Unit roundoff of the inputs in the reduced float32 precisions: 10 and 7 explicit mantissa bits, rounded to nearest."""
 DEVICES = ("cpu", "cuda")
-OBJECT_MODE = "object"
-"""The mode of somebody's own implementation, which is called as it is."""
 
 
 @dataclass(frozen=True)
@@ -400,18 +394,10 @@ embed = backend.load(backend.implementation("{implementation.name}"), weights, s
         """What the framework's allocator tells of the device's memory, or None where it tells nothing."""
         return None
 
-    def sweep(self, values: int, device: str) -> Computation:
-        """Something that reads and writes `values` float32 values on the device, to push all else out of its cache; its `call` takes None.
-
-        Raises:
-            PatchParityError: a framework that has nothing of the kind on this device.
-        """
-        copy = self.copy(values, "float32", device)
-        if copy is None and device == "cpu":
-            copy = get_backend("numpy").copy(values, "float32", "cpu")
-        if copy is None:
-            raise PatchParityError(f"{self.name} cannot empty the cache of {device}: it has neither a copy nor a sweep there")
-        return copy
+    def sweep(self, values: int, device: str) -> Computation | None:
+        """Something that reads and writes `values` float32 values on the device, to push all else out of its cache, or None where the
+        framework has nothing of the kind; its `call` takes None."""
+        return self.copy(values, "float32", device)
 
     def copy(self, values: int, dtype: str, device: str) -> Computation | None:
         """Return a copy of `values` values from one array to another, or None where the framework has none that is worth timing."""
@@ -422,105 +408,13 @@ embed = backend.load(backend.implementation("{implementation.name}"), weights, s
         """Return the plain matrix product `(rows, depth) × (depth, columns)` on random data; its `call` takes None."""
 
     def implementation(self, name: str) -> Implementation:
-        """Find one of the backend's implementations by `backend:formulation:mode`, or somebody's own (`backends.objects`)."""
-        if name.endswith(f":{OBJECT_MODE}"):
-            from .objects import object_implementation
-
-            return object_implementation(name)
+        """Find one of the backend's implementations by `backend:formulation:mode`."""
         for implementation in self.implementations:
             if implementation.name == name:
                 return implementation
         raise PatchParityError(
             f"implementation {name!r} is unknown; {self.name} has {', '.join(i.name for i in self.implementations)}"
         )
-
-
-@dataclass(frozen=True)
-class BrokenBackend:
-    """A backend from elsewhere that could not be loaded: its name and why."""
-
-    name: str
-    reason: str
-
-
-@functools.cache
-def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
-    """Backends of this folder (each file's `BACKENDS`), then those of the entry-point group; a broken or clashing entry point costs only itself."""
-    found: dict[str, Backend] = {}
-    broken = []
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        if not (module.ispkg or module.name.startswith("_")):  # what one backend has apart is its own to import
-            loaded = importlib.import_module(f"{__package__}.{module.name}")
-            found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            backend = entry.load()
-            if not isinstance(backend, Backend):
-                raise TypeError(f"{entry.value} is a {type(backend).__name__}, expected a patchparity.Backend")
-            if backend.name in found:
-                raise ValueError(f"a backend named {backend.name!r} exists already")
-        except Exception as error:  # whatever a stranger's module raises must not stop ours
-            broken.append(BrokenBackend(entry.name, f"entry point {entry.name} = {entry.value} failed: {error}"))
-        else:
-            found[backend.name] = backend
-    return found, tuple(broken)
-
-
-def list_backends() -> list[Backend]:
-    """Return every backend, installed or not, without importing any framework; the reference's own (`numpy`) first."""
-    return sorted(_discovered()[0].values(), key=lambda backend: (backend.name != "numpy", backend.name))
-
-
-def list_broken_backends() -> tuple[BrokenBackend, ...]:
-    """Return the entry points that could not be loaded, and why."""
-    return _discovered()[1]
-
-
-def get_backend(name: str) -> Backend:
-    """Return the backend of a name.
-
-    Raises:
-        PatchParityError: an unknown name; the message lists the known ones.
-    """
-    known = _discovered()[0]
-    for entry in list_broken_backends():
-        if entry.name == name and name not in known:
-            raise PatchParityError(entry.reason)
-    require_choice("backend", name, sorted(known))
-    return known[name]
-
-
-def list_implementations(
-    backends: list[str] | None = None, implementations: list[str] | None = None
-) -> list[tuple[Backend, Implementation]]:
-    """Return the implementations that a selection names, all where it names none.
-
-    Args:
-        backends: names of backends, or None for all.
-        implementations: names `backend:formulation:mode`; a part may be left out at the end, so `torch:conv2d` means all its modes.
-
-    Raises:
-        PatchParityError: a name that selects nothing.
-    """
-    chosen = [get_backend(name) for name in dict.fromkeys(backends)] if backends else list_backends()
-    rows = [(backend, implementation) for backend in chosen for implementation in backend.implementations]
-    if not implementations:
-        return rows
-    picked: dict[str, tuple[Backend, Implementation]] = {}
-    for wanted in implementations:
-        owner = get_backend(wanted.split(":")[0])
-        if owner not in chosen:
-            raise PatchParityError(
-                f"implementation {wanted!r} was asked for, but only backend {', '.join(b.name for b in chosen)}"
-            )
-        matches = [row for row in rows if row[1].name == wanted or row[1].name.startswith(wanted + ":")]
-        if not matches:
-            raise PatchParityError(
-                f"implementation {wanted!r} is unknown; expected one of {', '.join(row[1].name for row in rows)}"
-            )
-        picked.update({row[1].name: row for row in matches})
-    return list(picked.values())
 
 
 @contextlib.contextmanager
@@ -546,13 +440,6 @@ def check_place(dtypes: Iterable[str], devices: Iterable[str]) -> None:
         require_choice("dtype", dtype, DTYPES)
     for device in devices:
         require_choice("device", device, DEVICES)
-
-
-def require_installed(backends: Iterable[str]) -> None:
-    """Raise PatchParityError for a backend that was asked for by name and is not installed."""
-    for name in backends:
-        if reason := get_backend(name).missing():
-            raise PatchParityError(f"backend {name!r} was asked for, but {reason}")
 
 
 SPIN_FREE_ENVIRONMENT = {

@@ -25,7 +25,6 @@ from .base import (
     Operation,
     Precision,
     check_precision,
-    get_backend,
     step_results,
 )
 from .layouts import (
@@ -40,6 +39,7 @@ from .layouts import (
     kernel_from_layout,
     kernel_to_layout,
 )
+from .registry import get_backend
 
 TRACE_EVENTS = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"

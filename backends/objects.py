@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import OBJECT_MODE, Implementation, LoadedEmbedding, Operation, get_backend
+from .base import Implementation, LoadedEmbedding, Operation
+from .registry import get_backend
 
+OBJECT_MODE = "object"
+"""The mode of somebody's own implementation, which is called as it is."""
 READ_SECONDS = 300.0
 """Time to import somebody's module, with a framework behind it."""
 
@@ -182,10 +185,22 @@ class ObjectEmbedding(LoadedEmbedding):
         return Operation(self, self.call, lambda outputs: {"forward": self.fetch(outputs)}) if self.live.to_sequence else None
 
 
-def object_implementation(name: str) -> Implementation:
-    """The implementation that a row of an object names: its framework's arithmetic, bias and positions added apart."""
-    backend, formulation, mode = name.split(":")
-    like = get_backend(backend).implementations[0]
+def find_implementation(name: str) -> Implementation:
+    """The implementation that a row names: its backend's, or somebody's object, of its framework's arithmetic, bias and positions added apart.
+
+    Raises:
+        PatchParityError: an unknown name.
+    """
+    backend = get_backend(name.partition(":")[0])
+    if not name.endswith(f":{OBJECT_MODE}"):
+        return backend.implementation(name)
+    _, formulation, mode = name.split(":")
     return dataclasses.replace(
-        like, formulation=formulation, mode=mode, output_roundings=2, differentiable=False, peer=True, variant=False
+        backend.implementations[0],
+        formulation=formulation,
+        mode=mode,
+        output_roundings=2,
+        differentiable=False,
+        peer=True,
+        variant=False,
     )

@@ -40,11 +40,11 @@ from .base import (
     Precision,
     called_twice,
     check_precision,
-    get_backend,
     spec_code,
     step_results,
 )
 from .layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
+from .registry import get_backend
 
 
 def as_tensor(array: NDArray[Any]) -> Any:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import Backend, Implementation, LoadedEmbedding, Precision, get_backend
+from ..backends.base import Backend, Implementation, LoadedEmbedding, Precision
+from ..backends.registry import get_backend
 from ..reference.error import ArithmeticModel
 from ..reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
 from ..reference.verdict import judge

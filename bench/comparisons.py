@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import get_backend
+from ..backends.objects import find_implementation
+from ..backends.registry import get_backend
 from .statistics import Comparison, Ratio, by_generation, compare_ratios, enough, paired_chance, paired_ratios, resampled_medians
 from .views import Floors, noise_floors, noise_of, row_block
 
@@ -71,7 +72,7 @@ def is_called_today(info: dict[str, Any]) -> bool:
     """Whether a row is what users of its framework call today."""
     if info["role"] != "implementation":
         return bool(info["role"] == "peer")
-    return get_backend(info["backend"]).implementation(info["implementation"]).customary
+    return find_implementation(info["implementation"]).customary
 
 
 @dataclass(frozen=True)

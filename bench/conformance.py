@@ -8,21 +8,16 @@ from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
-from ..backends.base import (
-    DTYPES,
-    Backend,
+from ..backends.base import DTYPES, Backend, Implementation, Precision, check_place, check_precision
+from ..backends.porting.live import read_live
+from ..backends.registry import (
     BrokenBackend,
-    Implementation,
-    Precision,
-    check_place,
-    check_precision,
     get_backend,
     list_backends,
     list_broken_backends,
     list_implementations,
     require_installed,
 )
-from ..backends.porting.live import read_live
 from ..reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ..reference.errors import PatchParityError, require_choice
 from ..reference.spec import Remainder

@@ -13,6 +13,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..backends.base import Backend, Computation, LoadedEmbedding
+from ..backends.registry import get_backend
+from ..reference.errors import PatchParityError
 from .readings import cpu_clock_mhz, gpu_clock_mhz
 
 
@@ -89,8 +91,16 @@ class Device(abc.ABC):
     def other_data(self) -> Computation:
         """What fills the last-level cache with other data: twice its size is read and written. Its `call` takes None."""
         if self._other is None:
-            self._other = self.backend.sweep(2 * self.cache_bytes() // 4, self.name)
+            self._other = self._sweep(2 * self.cache_bytes() // 4)
         return self._other
+
+    def _sweep(self, values: int) -> Computation:
+        swept = self.backend.sweep(values, self.name)
+        if swept is None:
+            raise PatchParityError(
+                f"{self.backend.name} cannot empty the cache of {self.name}: it has neither a copy nor a sweep there"
+            )
+        return swept
 
     def flush(self) -> None:
         """Fill the last-level cache with other data, and wait."""
@@ -103,6 +113,10 @@ class CpuDevice(Device):
     shortest_sample_seconds = 1e-4
     """The clock resolves 50 ns and reading it costs as much: 0.1%."""
     timer = "wall"
+
+    def _sweep(self, values: int) -> Computation:
+        """By NumPy, where the framework has nothing for it: the cache is the same."""
+        return self.backend.sweep(values, self.name) or get_backend("numpy").copy(values, "float32", self.name)
 
     def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
         """Wall time of calls that are waited for one by one, the garbage collector held."""

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from ..backends.base import get_backend
+from ..backends.objects import find_implementation
 from ..reference.error import ArithmeticModel
 from ..reference.probes import Direction, Probe
 from ..reference.verdict import Verdict, judge
@@ -32,7 +32,7 @@ def forget() -> None:
 
 
 def _model(row: Row, to_sequence: bool) -> ArithmeticModel:
-    implementation = get_backend(row.backend).implementation(row.implementation)
+    implementation = find_implementation(row.implementation)
     return implementation.arithmetic(row.dtype, row.precision, row.device, to_sequence=to_sequence)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..backends.base import SPIN_FREE_ENVIRONMENT, Backend, get_backend
+from ..backends.base import SPIN_FREE_ENVIRONMENT, Backend
+from ..backends.registry import get_backend
 from .backend_check import BackendCheck, Event, error_text
 from .environment import usable_cores
 

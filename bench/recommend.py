@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backends.base import OBJECT_MODE, Backend, Implementation, get_backend, list_backends
+from ..backends.base import Backend, Implementation
 from ..backends.layouts import with_time_axis
-from ..backends.objects import target_of
+from ..backends.objects import OBJECT_MODE, find_implementation, target_of
+from ..backends.registry import get_backend, list_backends
 from ..reference.errors import PatchParityError
 from .cases import Case, named_case
 from .comparisons import best_against_today, best_overall, is_called_today
@@ -334,7 +335,7 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
     chosen = fastest if sure or not called else min(called, key=_with_packages)
     info = chosen["extra_info"]
     backend = get_backend(info["backend"])
-    implementation = backend.implementation(info["implementation"])
+    implementation = find_implementation(info["implementation"])
     case = named_case(info["case"])
     return Choice(
         framework,

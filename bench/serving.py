@@ -14,17 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import (
-    OBJECT_MODE,
-    Computation,
-    FirstCall,
-    LoadedEmbedding,
-    Operation,
-    check_precision,
-    get_backend,
-    list_backends,
-)
-from ..backends.objects import ObjectEmbedding
+from ..backends.base import Computation, FirstCall, LoadedEmbedding, Operation, check_precision
+from ..backends.objects import OBJECT_MODE, ObjectEmbedding, find_implementation
+from ..backends.registry import get_backend, list_backends
 from ..reference.probes import Direction
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights, SequenceLayout
@@ -106,7 +98,7 @@ class Server:
         operation: str = "tokens",
     ) -> dict[str, Any]:
         """Load an implementation, call it on the twin without bias and do its operation on the timed problem; what comes out goes back to be judged."""
-        chosen = self.backend.implementation(implementation)
+        chosen = find_implementation(implementation)
         somebodys = chosen.mode == OBJECT_MODE
         if not somebodys and (reason := self.backend.unavailable(chosen)):
             return {"unavailable": reason}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
-from ..backends.base import get_backend
+from ..backends.registry import get_backend
 from ..reference.errors import PatchParityError
 from .cases import Case, named_case
 from .environment import UNKNOWN_ENVIRONMENT, describe_environment, machine_fingerprint, usable_cores

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import get_backend
+from ..backends.registry import get_backend
 from .cases import Case
 from .disturbance import DISTURBED_CORES
 from .hosts import LOCAL

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
-from ..backends.base import SPIN_FREE_ENVIRONMENT, get_backend
+from ..backends.base import SPIN_FREE_ENVIRONMENT
+from ..backends.registry import get_backend
 from ..reference.errors import PatchParityError
 from .environment import describe_environment
 from .hosts import LOCAL, Host, Machine

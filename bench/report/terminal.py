@@ -7,7 +7,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from ...backends.base import OBJECT_MODE
+from ...backends.objects import OBJECT_MODE
 
 if TYPE_CHECKING:
     from ..compare import CompareReport

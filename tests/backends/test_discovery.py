@@ -78,7 +78,7 @@ def test_an_entry_point_adds_a_backend(tmp_path):
 
 def test_a_broken_or_clashing_entry_point_costs_only_itself(tmp_path):
     environment = install(tmp_path, "broken", "wrong", "numpy")
-    code = "from patchparity.backends.base import *; print([b.name for b in list_backends()]); print([(b.name, b.reason) for b in list_broken_backends()])"
+    code = "from patchparity.backends.registry import *; print([b.name for b in list_backends()]); print([(b.name, b.reason) for b in list_broken_backends()])"
     found, broken = python(code, environment).splitlines()
     assert "'wrong'" in found
     assert "entry point broken = patchparity_fake_backends:NOT_THERE failed" in broken

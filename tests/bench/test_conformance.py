@@ -30,10 +30,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 @pytest.fixture
 def with_fakes(monkeypatch):
     """Let the fake backends be found, as if an entry point had named them."""
-    from patchparity.backends import base
+    from patchparity.backends import registry
 
-    found, broken = base._discovered()
-    monkeypatch.setattr(base, "_discovered", lambda: ({**found, "wrong": WRONG, "fragile": FRAGILE}, broken))
+    found, broken = registry._discovered()
+    monkeypatch.setattr(registry, "_discovered", lambda: ({**found, "wrong": WRONG, "fragile": FRAGILE}, broken))
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +194,10 @@ class ForgetfulBackend(type(WRONG).__base__):
 
 @pytest.mark.parametrize("backend", [InPlaceBackend(), ForgetfulBackend()], ids=lambda backend: backend.name)
 def test_no_implementation_can_change_the_problem_or_be_right_once(backend, monkeypatch):
-    from patchparity.backends import base
+    from patchparity.backends import registry
 
-    found, broken = base._discovered()
-    monkeypatch.setattr(base, "_discovered", lambda: ({**found, backend.name: backend}, broken))
+    found, broken = registry._discovered()
+    monkeypatch.setattr(registry, "_discovered", lambda: ({**found, backend.name: backend}, broken))
     report = check(backends=[backend.name], dtypes=["float32"], image=PIXELS)
     verdicts = {name: {r.verdict for r in report.results if r.formulation == name} for name in ("linear", "honest")}
     assert verdicts["honest"] == {"pass"}, "what runs later is judged by the same truth"
@@ -227,11 +227,11 @@ class NarrowBackend(type(WRONG).__base__):
 
 
 def test_declared_precision_is_compared_with_what_was_delivered(monkeypatch):
-    from patchparity.backends import base
+    from patchparity.backends import registry
 
-    found, broken = base._discovered()
+    found, broken = registry._discovered()
     narrow = NarrowBackend()
-    monkeypatch.setattr(base, "_discovered", lambda: ({**found, "narrow": narrow}, broken))
+    monkeypatch.setattr(registry, "_discovered", lambda: ({**found, "narrow": narrow}, broken))
 
     def verdicts(name, precision):
         report = check(implementations=[f"narrow:{name}"], dtypes=["float32"], precisions=[precision], image=PIXELS)
@@ -263,13 +263,13 @@ class UnluckyBackend(type(WRONG).__base__):
 
 
 def test_seeds_are_gone_through_and_one_that_fails_is_named(monkeypatch):
-    from patchparity.backends import base
+    from patchparity.backends import registry
     from patchparity.reference.probes import standard_probes
 
     probe = next(p for p in standard_probes(CHECK_CASES[0].spec, CHECK_CASES[0].batch, "float32", 7) if p.name == "random")
     UnluckyBackend.first = float(probe.images.flat[0])
-    found, broken = base._discovered()
-    monkeypatch.setattr(base, "_discovered", lambda: ({**found, "unlucky": UnluckyBackend()}, broken))
+    found, broken = registry._discovered()
+    monkeypatch.setattr(registry, "_discovered", lambda: ({**found, "unlucky": UnluckyBackend()}, broken))
     report = check(backends=["unlucky"], dtypes=["float32"], precisions=["ieee"], seed=5, seeds=4)
     wrong = [result for result in report.results if result.verdict == "fail"]
     assert {(result.probe, result.direction, result.message.split(":")[0]) for result in wrong} >= {

@@ -243,7 +243,7 @@ def test_every_backend_has_something_to_empty_a_cache_with_and_cuda_where_there_
 
 def test_a_framework_without_anything_to_empty_a_gpu_cache_with_says_so():
     with pytest.raises(PatchParityError, match="onnxruntime cannot empty the cache of cuda"):
-        get_backend("onnxruntime").sweep(1000, "cuda")
+        CudaDevice(get_backend("onnxruntime"), "cuda").flush()
 
 
 def test_a_visit_is_warm_calls_and_then_a_sample_of_repeated_ones(monkeypatch):

@@ -13,7 +13,7 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions
-from patchparity.backends import base
+from patchparity.backends import registry
 from patchparity.bench.session import BenchSession
 from patchparity.bench.statistics import Ratio, compare_ratios, noise_floor, paired_ratio, paired_ratios, resampled_medians
 
@@ -29,9 +29,9 @@ def installed(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    base._discovered.cache_clear()
+    registry._discovered.cache_clear()
     yield
-    base._discovered.cache_clear()
+    registry._discovered.cache_clear()
 
 
 @pytest.mark.full

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from patchparity import check, get_backend
-from patchparity.backends import base
+from patchparity.backends import registry
 from patchparity.bench import processes
 
 from ..fake_backends import install
@@ -27,11 +27,11 @@ def installed(tmp_path, monkeypatch):
         install(tmp_path, *names)
         monkeypatch.syspath_prepend(tmp_path)
         importlib.invalidate_caches()
-        base._discovered.cache_clear()
+        registry._discovered.cache_clear()
         return tmp_path
 
     yield add
-    base._discovered.cache_clear()
+    registry._discovered.cache_clear()
 
 
 def checked(*implementations, **options):

@@ -1,0 +1,111 @@
+"""Which backends there are: those of this folder, and those that other packages bring.
+
+Laws: finding a backend imports no framework; a backend from elsewhere that is broken costs only itself.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..reference.errors import PatchParityError, require_choice
+from .base import Backend, Implementation
+
+ENTRY_POINT_GROUP = "patchparity.backends"
+
+
+@dataclass(frozen=True)
+class BrokenBackend:
+    """A backend from elsewhere that could not be loaded: its name and why."""
+
+    name: str
+    reason: str
+
+
+@functools.cache
+def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
+    """Backends of this folder (each file's `BACKENDS`), then those of the entry-point group; a broken or clashing entry point costs only itself."""
+    found: dict[str, Backend] = {}
+    broken = []
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if not (module.ispkg or module.name.startswith("_")):  # what one backend has apart is its own to import
+            loaded = importlib.import_module(f"{__package__}.{module.name}")
+            found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            backend = entry.load()
+            if not isinstance(backend, Backend):
+                raise TypeError(f"{entry.value} is a {type(backend).__name__}, expected a patchparity.Backend")
+            if backend.name in found:
+                raise ValueError(f"a backend named {backend.name!r} exists already")
+        except Exception as error:  # whatever a stranger's module raises must not stop ours
+            broken.append(BrokenBackend(entry.name, f"entry point {entry.name} = {entry.value} failed: {error}"))
+        else:
+            found[backend.name] = backend
+    return found, tuple(broken)
+
+
+def list_backends() -> list[Backend]:
+    """Return every backend, installed or not, without importing any framework; the reference's own (`numpy`) first."""
+    return sorted(_discovered()[0].values(), key=lambda backend: (backend.name != "numpy", backend.name))
+
+
+def list_broken_backends() -> tuple[BrokenBackend, ...]:
+    """Return the entry points that could not be loaded, and why."""
+    return _discovered()[1]
+
+
+def get_backend(name: str) -> Backend:
+    """Return the backend of a name.
+
+    Raises:
+        PatchParityError: an unknown name; the message lists the known ones.
+    """
+    known = _discovered()[0]
+    for entry in list_broken_backends():
+        if entry.name == name and name not in known:
+            raise PatchParityError(entry.reason)
+    require_choice("backend", name, sorted(known))
+    return known[name]
+
+
+def list_implementations(
+    backends: list[str] | None = None, implementations: list[str] | None = None
+) -> list[tuple[Backend, Implementation]]:
+    """Return the implementations that a selection names, all where it names none.
+
+    Args:
+        backends: names of backends, or None for all.
+        implementations: names `backend:formulation:mode`; a part may be left out at the end, so `torch:conv2d` means all its modes.
+
+    Raises:
+        PatchParityError: a name that selects nothing.
+    """
+    chosen = [get_backend(name) for name in dict.fromkeys(backends)] if backends else list_backends()
+    rows = [(backend, implementation) for backend in chosen for implementation in backend.implementations]
+    if not implementations:
+        return rows
+    picked: dict[str, tuple[Backend, Implementation]] = {}
+    for wanted in implementations:
+        owner = get_backend(wanted.split(":")[0])
+        if owner not in chosen:
+            raise PatchParityError(
+                f"implementation {wanted!r} was asked for, but only backend {', '.join(b.name for b in chosen)}"
+            )
+        matches = [row for row in rows if row[1].name == wanted or row[1].name.startswith(wanted + ":")]
+        if not matches:
+            raise PatchParityError(
+                f"implementation {wanted!r} is unknown; expected one of {', '.join(row[1].name for row in rows)}"
+            )
+        picked.update({row[1].name: row for row in matches})
+    return list(picked.values())
+
+
+def require_installed(backends: Iterable[str]) -> None:
+    """Raise PatchParityError for a backend that was asked for by name and is not installed."""
+    for name in backends:
+        if reason := get_backend(name).missing():
+            raise PatchParityError(f"backend {name!r} was asked for, but {reason}")
