@@ -135,8 +135,22 @@ PRESETS = {
     "full": Preset(
         (
             # On a GPU what decides comes first, for there time is dear, and what a run had measured when it was stopped stays.
+            Part(("vit-b16-224-b256",), ("bfloat16",), every_formulation=True, compiled=True, devices=("cuda",)),
             Part(
-                ("vit-b16-224-b256", "vit-b16-224-b1", "vit-b16-224-b32", "videomae-b16-16x224-b16"),
+                ("vit-b16-224-b1", "vit-b16-224-b32", "videomae-b16-16x224-b16"),
+                ("bfloat16",),
+                every_formulation=True,
+                devices=("cuda",),
+            ),
+            Part(
+                ("vit-b16-224-b256",),
+                ("float32", "float16"),
+                every_formulation=True,
+                devices=("cuda",),
+                precisions_on_cuda=("ieee", "tf32"),
+            ),
+            Part(
+                tuple(f"vit-b16-224-b{batch}" for batch in (8, 64, 16, 128, 2, 4)),
                 ("bfloat16",),
                 every_formulation=True,
                 devices=("cuda",),
@@ -168,13 +182,6 @@ PRESETS = {
             ),
             Part(tuple(f"vit-b16-224-b{batch}" for batch in (2, 4, 16, 64, 128))),
             Part(("vit-h14-224-b8", "vit-so400m14-384-b1")),
-            Part(
-                ("vit-b16-224-b256",),
-                ("float32", "float16"),
-                every_formulation=True,
-                devices=("cuda",),
-                precisions_on_cuda=("ieee", "tf32"),
-            ),
         ),
         rounds=32,
         seeds=200,
