@@ -70,7 +70,9 @@ def test_the_roof_of_16_bits_is_no_lower_than_that_of_float32():
     outcomes = [blank_outcome(row) for row in session.rows]
     square = next(each for each in outcomes if each["row"] == by_key["numpy:peak-float32"])
     rate = extra_information(square, outcomes, seconds, case, [], [4])["gigabytes_per_second"]
-    assert rate == pytest.approx(3 * 4 * 1024**2 / (2 * 1024**3 / 100e9) / 1e9), "float32 moves four bytes a value beside rows of two"
+    assert rate == pytest.approx(3 * 4 * 1024**2 / (2 * 1024**3 / 100e9) / 1e9), (
+        "float32 moves four bytes a value beside rows of two"
+    )
     info = extra_information(outcomes[0], outcomes, seconds, case, [], [4])
     assert (info["roof"], info["roof_fraction"]) == ("compute", pytest.approx(0.5))
 
