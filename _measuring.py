@@ -120,7 +120,9 @@ def recommend_command(
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")] = "float32",
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; default: all cores.")] = None,
-    backend: BackendOption = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", help="Only what computes with this one's framework; may be repeated.")
+    ] = None,
     peer: PeerOption = None,
     record: Annotated[
         Path | None, typer.Option("--record", help="A folder that bench or run wrote; default: measure now.")

@@ -1,7 +1,7 @@
 """Which of two rows of one framework is faster, convolution or linear, ours or a peer: every such pair of a record, in words."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +25,20 @@ def comparisons(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Paired time ratio of every convolution to the linear formulation of the same backend, mode and block; above 1: linear wins."""
-    linear = {}
-    for entry in entries:
-        info = entry["extra_info"]
-        if info["formulation"] == "linear" and info["role"] == "implementation":
-            linear[_pair_key(info)] = entry
+    """Paired time ratio of every convolution to the linear formulation of the same backend, mode and block, on images of the same layout where there is
+    one; above 1: linear wins."""
+    own = [entry for entry in entries if entry["extra_info"]["role"] == "implementation"]
+    linear = {
+        (_pair_key(info), layout): entry
+        for entry in own
+        for layout in ("", "_nchw")
+        if (info := entry["extra_info"])["formulation"] == f"linear{layout}"
+    }
     pairs = []
-    for entry in entries:
-        info = entry["extra_info"]
-        partner = linear.get(_pair_key(info))
-        if (info["formulation"] or "").endswith("conv2d") and info["role"] == "implementation" and partner is not None:
+    for entry in own:
+        name, convolves, layout = (info := entry["extra_info"])["formulation"].partition("conv2d")
+        partner = linear.get((_pair_key(info), layout)) or linear.get((_pair_key(info), ""))
+        if convolves and name in ("", "keras_") and partner is not None:
             pairs.append((entry, partner, 1))
     return _judged(pairs, noise_floors(entries))
 
@@ -51,14 +54,14 @@ def best_against_others(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return _best_against(lambda info: info["role"] == "implementation" and not is_called_today(info), entries)
 
 
-def best_overall(entries: list[dict[str, Any]]) -> tuple[str, str, float, bool] | None:
-    """The fastest row of all against the fastest of any other framework, of one interleave: both, how many times as fast the first is, and whether that
-    is sure; None where there is one framework alone."""
+def best_overall(entries: list[dict[str, Any]], frameworks: Collection[str]) -> tuple[str, str, float, bool] | None:
+    """The fastest row of these frameworks against the fastest of any other of them, of one interleave: both, how many times as fast the first is, and
+    whether that is sure; None where there is one framework alone."""
     told = [entry for entry in entries if entry["extra_info"]["role"] in ("implementation", "peer")]
     told.sort(key=lambda entry: entry["stats"]["median"])
-    first, *others = told
-    framework = get_backend(first["extra_info"]["backend"]).yardstick
-    other = next((entry for entry in others if get_backend(entry["extra_info"]["backend"]).yardstick != framework), None)
+    first, *others = [entry for entry in told if framework_of(entry["extra_info"]) in frameworks]
+    framework = framework_of(first["extra_info"])
+    other = next((entry for entry in others if framework_of(entry["extra_info"]) != framework), None)
     if other is None:
         return None
     found = _judged([(first, other, len(told))], noise_floors(entries))
@@ -66,6 +69,11 @@ def best_overall(entries: list[dict[str, Any]]) -> tuple[str, str, float, bool] 
         return None
     names = (first["extra_info"]["implementation"], other["extra_info"]["implementation"])
     return *names, 1 / found[0]["ratio_of_pair"], found[0]["comparison"].word == "FASTER"
+
+
+def framework_of(info: dict[str, Any]) -> str:
+    """The framework that a row runs on, told by whose matrix products are its own: transformers' is torch."""
+    return get_backend(info["backend"]).yardstick
 
 
 def is_called_today(info: dict[str, Any]) -> bool:
@@ -101,11 +109,11 @@ def gains(entries: list[dict[str, Any]]) -> list[Gain]:
     """The gain of each framework and operation, in the order of the record."""
     found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for info in best_against_today(entries):
-        key = get_backend(info["backend"]).yardstick, info["operation"]
+        key = framework_of(info), info["operation"]
         found[key].append((1 / info["ratio_of_pair"], info["comparison"].word == "SLOWER"))
     for entry in _best_of(entries)[0].values():
         if is_called_today(info := entry["extra_info"]):
-            found[get_backend(info["backend"]).yardstick, info["operation"]].append((1.0, False))
+            found[framework_of(info), info["operation"]].append((1.0, False))
     return [
         Gain(framework, operation, [ratio for ratio, _ in told], sum(slower for _, slower in told))
         for (framework, operation), told in found.items()
@@ -168,8 +176,7 @@ def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: i
 
 
 def _framework_key(info: dict[str, Any]) -> tuple[Any, ...]:
-    """A framework is told by whose products are its own: transformers' is torch's."""
-    return row_block(info), info["device"], info["precision"], info["operation"], get_backend(info["backend"]).yardstick
+    return row_block(info), info["device"], info["precision"], info["operation"], framework_of(info)
 
 
 def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:

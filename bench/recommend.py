@@ -14,11 +14,11 @@ from ..backends.objects import OBJECT_MODE, find_implementation, target_of
 from ..backends.registry import get_backend, list_backends
 from ..reference.errors import PatchParityError
 from .cases import Case, named_case
-from .comparisons import best_against_today, best_overall, is_called_today
+from .comparisons import best_against_today, best_overall, framework_of, is_called_today
 from .harness import benchmark, load_bench
 from .plan import BenchOptions
 from .statistics import Comparison
-from .views import place_text
+from .views import noise_floors, noise_of, place_text, row_block
 
 OWN_ROUNDS = 24
 """Rounds of a run of its own: enough for a difference of twice the noise to be sure (bench/records holds the noise of such runs), in one to two minutes."""
@@ -67,7 +67,7 @@ class Rival:
     Args:
         implementation: its name.
         seconds: median.
-        speedup: its time over that of the recommended one, the median over rounds; above 1 the recommended one is faster.
+        speedup: its time over that of our fastest, the median over rounds; above 1 ours is faster.
         interval: 95%, or None.
         comparison: the verdict on the fastest: FASTER means that it surely is.
         noise: of the interleave, as a fraction; None where no A/A row tells it.
@@ -87,12 +87,13 @@ class Choice:
 
     Args:
         framework: torch, tensorflow, jax, ...
-        implementation: what to use. Where the fastest is not surely faster than everything that people call today, the fastest of that.
+        implementation: what to use: our fastest, where it is surely faster than the fastest of what people call today, else that.
         seconds: median.
         gemm_fraction: of the machine's fastest matrix product of the same shape.
         sure: whether it is surely faster than all that people call on this framework today.
         customary: whether it is what people call today.
-        fastest: the fastest by its median, which may be what is not surely faster.
+        fastest: our fastest formulation by its median, which all that people call is held against.
+        against: of what people call the one that decided; None where nothing was measured.
         today: what people call.
         code: lines of Python that define `embed(images)`.
         layouts: how images and kernel are kept.
@@ -105,29 +106,42 @@ class Choice:
     sure: bool
     customary: bool
     fastest: str
+    against: str | None
     today: list[Rival]
     code: str
     layouts: dict[str, str]
 
     @property
     def nearest(self) -> Rival | None:
-        """What the fastest is surely faster than last of all: of rivals that it does not surely beat the fastest, else of all."""
-        unbeaten = [rival for rival in self.today if rival.comparison.word != "FASTER"]
-        return min(unbeaten or self.today, key=lambda rival: rival.seconds, default=None)
+        """What the gain is told by: the one of today's that decided."""
+        return next((rival for rival in self.today if rival.implementation == self.against), None)
 
     def sentence(self) -> str:
         """Say it in one sentence."""
         called = f"what people call on {self.framework} today"
-        if self.implementation == self.fastest and self.customary:
-            return f"{self.implementation} is {called}, and nothing is faster here"
-        if (nearest := self.nearest) is None:
+        nearest = self.nearest
+        if self.against is None:
             return f"{self.implementation} is the fastest; nothing was measured that people call on {self.framework} today"
-        interval = "" if nearest.interval is None else f" [{nearest.interval[0]:.2f}, {nearest.interval[1]:.2f}]"
-        gain = f"{self.fastest} is {nearest.speedup:.2f} times as fast as {nearest.implementation}{interval}"
+        if nearest is None or (self.customary and nearest.speedup <= 1):
+            return f"{self.implementation} is {called}, and nothing is faster here"
+        gain = f"{_times(nearest)} {nearest.implementation}"
         if self.sure:
             return f"{self.implementation} is surely faster than {called}: {gain}"
-        noise = "" if nearest.noise is None else f" at a noise of ±{100 * nearest.noise:.1f}%, adjusted for all that was compared"
-        return f"nothing is surely faster than {called}: {gain}, which is {nearest.comparison.word}{noise}"
+        if self.customary:
+            return f"nothing is surely faster than {called}: {self.fastest} is {gain}, {_doubt(nearest)}"
+        others = [rival for rival in self.today if rival.comparison.word != "FASTER"]
+        doubts = "; ".join(f"{_times(rival)} {rival.implementation}, {_doubt(rival)}" for rival in others)
+        return f"{self.implementation} is surely faster than the fastest of {called}, {gain}, but not surely than all of it: {doubts}"
+
+
+def _times(rival: Rival) -> str:
+    interval = "" if rival.interval is None else f" [{rival.interval[0]:.2f}, {rival.interval[1]:.2f}]"
+    return f"{rival.speedup:.2f}{interval} times as fast as"
+
+
+def _doubt(rival: Rival) -> str:
+    noise = "" if rival.noise is None else f" at a noise of ±{100 * rival.noise:.1f}%, adjusted for all that was compared"
+    return f"which is {rival.comparison.word}{noise}"
 
 
 @dataclass(frozen=True)
@@ -147,8 +161,11 @@ class RunnerUp:
 
     def sentence(self) -> str:
         """Say it in one sentence."""
-        how = "surely the fastest of all" if self.sure else "the fastest of all, not surely"
-        return f"{self.fastest} is {how}: {self.speedup:.2f} times as fast as {self.other}, the fastest of another framework"
+        if self.sure:
+            gain = f"{self.speedup:.2f} times as fast as {self.other}, the fastest of another framework"
+            return f"{self.fastest} is surely the fastest of all: {gain}"
+        pairing = f"paired by round it is {self.speedup:.2f} times as fast, which is not sure"
+        return f"{self.fastest} has the least median of all, {self.other} that of other frameworks: {pairing}"
 
 
 @dataclass(frozen=True)
@@ -197,7 +214,7 @@ def recommend(
         batch: instead of the name's own.
         device, dtype: as in `bench`.
         threads: CPU threads; None means all cores, or the most that the record has.
-        backends: only these frameworks; none means all that are installed.
+        backends: only the frameworks that these compute with (`keras-torch` with torch), and all that is installed on them; none means all.
         peers: somebody's own implementations, `module:attribute`, which count as what is called today.
         record: a folder that `bench` or `run` wrote; None for a run of its own, of one to two minutes.
 
@@ -211,13 +228,18 @@ def recommend(
         folder_of_record = Path(record).parent if Path(record).is_file() else Path(record)
         return recommend_from(load_bench(folder_of_record), wanted.name, device, dtype, threads, backends, f"record {record}")
     with tempfile.TemporaryDirectory() as folder:
-        chosen = [get_backend(name) for name in backends] or [each for each in list_backends() if not each.missing()]
+        frameworks = {get_backend(name).yardstick for name in backends}
         names = [
             each.name
-            for backend in chosen
+            for backend in list_backends()
+            if (backend.yardstick in frameworks or not frameworks) and not backend.missing()
             for each in backend.implementations
             if device in each.devices and not each.costly_compile
         ]
+        if not names:
+            raise PatchParityError(
+                "; ".join(get_backend(name).missing() or f"{name} does not run on {device}" for name in backends)
+            )
         options = BenchOptions(
             cases=(wanted.name,),
             implementations=tuple(names),
@@ -264,17 +286,23 @@ def recommend_from(
         and (entry["extra_info"]["device"] == device or entry["extra_info"]["role"] == "aa")
         and entry["extra_info"]["precision"] == "ieee"
     ]
+    asked = {get_backend(name).yardstick for name in backends}
     timed = [entry for entry in here if entry["extra_info"]["role"] != "aa"]
-    if backends:
-        timed = [entry for entry in timed if entry["extra_info"]["backend"] in backends]
+    timed = [entry for entry in timed if not asked or framework_of(entry["extra_info"]) in asked]
     if not timed:
         raise PatchParityError(f"{source} holds no row of {case} on {device} by {', '.join(backends) or 'any backend'}")
-    rivals = best_against_today(timed + [entry for entry in here if entry["extra_info"]["role"] == "aa"])
-    choices = [_choice(framework, timed, rivals) for framework in dict.fromkeys(map(_framework, timed))]
-    choices.sort(key=lambda choice: choice.seconds)
-    overall = best_overall(timed + [entry for entry in here if entry["extra_info"]["role"] == "aa"])
     info = timed[0]["extra_info"]
-    noises = [each["noise"] for each in rivals if each["noise"] is not None]
+    # Judged is the whole interleave, whatever was asked for: one pair has one verdict, here and in the report.
+    interleave = [entry for entry in content["benchmarks"] if row_block(entry["extra_info"]) == row_block(info)]
+    rivals = [
+        rival
+        for rival in best_against_today(interleave)
+        if all(rival[name] == info[name] for name in ("device", "precision", "operation"))
+    ]
+    frameworks = list(dict.fromkeys(framework_of(entry["extra_info"]) for entry in timed))
+    choices = [_choice(framework, timed, rivals) for framework in frameworks]
+    choices.sort(key=lambda choice: choice.seconds)
+    overall = best_overall(here, frameworks)
     about = {
         name: info[name] for name in ("case", "device", "dtype", "threads_requested", "operation", "precision", "cache", "host")
     }
@@ -283,9 +311,14 @@ def recommend_from(
         for outcome in content["failures"]
         if all(outcome[name] == value for name, value in about.items())
         and outcome["role"] in ("implementation", "peer")
-        and (not backends or outcome["backend"] in backends)
+        and (not asked or framework_of(outcome) in asked)
     ]
-    notes = [f"{outcome['implementation']} failed, and is left out: {outcome['message']}" for outcome in failed]
+    notes = [
+        f"{name} computes with {framework}: the answer is for all that was measured on it"
+        for name in backends
+        if (framework := get_backend(name).yardstick) != name
+    ]
+    notes += [f"{outcome['implementation']} failed, and is left out: {outcome['message']}" for outcome in failed]
     measured = f"{source}, {content['datetime'][:16].replace('T', ' ')} UTC"
     return Recommendation(
         case,
@@ -293,7 +326,7 @@ def recommend_from(
         dtype,
         info["threads_requested"],
         measured,
-        noises[0] if noises else None,
+        noise_of(noise_floors(interleave), info),
         choices,
         None if overall is None else RunnerUp(*overall),
         notes,
@@ -309,13 +342,8 @@ def _holding(entries: list[dict[str, Any]], field: str, value: Any, source: str)
     return found
 
 
-def _framework(entry: dict[str, Any]) -> str:
-    return get_backend(entry["extra_info"]["backend"]).yardstick
-
-
 def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> Choice:
-    own = [entry for entry in timed if _framework(entry) == framework]
-    fastest = min(own, key=lambda entry: entry["stats"]["median"])
+    own = [entry for entry in timed if framework_of(entry["extra_info"]) == framework]
     medians = {entry["extra_info"]["implementation"]: entry["stats"]["median"] for entry in own}
     today = [
         Rival(
@@ -327,12 +355,17 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
             info["noise"],
         )
         for info in rivals
-        if get_backend(info["backend"]).yardstick == framework
+        if framework_of(info) == framework
     ]
+    ours = [entry for entry in own if entry["extra_info"]["role"] == "implementation"]
     called = [entry for entry in own if is_called_today(entry["extra_info"])]
-    sure = bool(today) and all(rival.comparison.word == "FASTER" for rival in today) and fastest not in called
+    fastest = min(ours or called, key=lambda entry: entry["stats"]["median"])
     # Of what people call, a framework's own before another library within 1% of it: one package less.
-    chosen = fastest if sure or not called else min(called, key=_with_packages)
+    usual = min(called, key=_with_packages, default=None)
+    against = None if usual is None else usual["extra_info"]["implementation"]
+    words = {rival.implementation: rival.comparison.word for rival in today}
+    chosen = fastest if usual is None or words.get(against) == "FASTER" else usual
+    sure = chosen is fastest and fastest not in called and bool(today) and set(words.values()) == {"FASTER"}
     info = chosen["extra_info"]
     backend = get_backend(info["backend"])
     implementation = find_implementation(info["implementation"])
@@ -345,6 +378,7 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
         sure,
         chosen in called,
         fastest["extra_info"]["implementation"],
+        against,
         today,
         usage_of(implementation, backend, case),
         {

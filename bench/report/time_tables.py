@@ -135,9 +135,8 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
             "UNSURE": f"UNSURE: {judged.reason}",
         }
         marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
-        name = f"{info['backend']} {info['formulation']} against linear, {info['mode']}" + OPERATION_NOTES.get(
-            info["operation"], ""
-        )
+        name = f"{info['backend']} {info['formulation']} against {info['partner']['formulation']}, {info['mode']}"
+        name += OPERATION_NOTES.get(info["operation"], "")
         interval = ratio_text(info["ratio_of_pair"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
         rows.append(

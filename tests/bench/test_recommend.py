@@ -51,8 +51,8 @@ def test_what_is_surely_faster_than_what_people_call_is_recommended(record):
     (rival,) = choice.today
     assert (rival.implementation, rival.speedup, rival.comparison.word) == ("numpy:naive:eager", 1.25, "FASTER")
     assert choice.sentence() == (
-        "numpy:linear:eager is surely faster than what people call on numpy today: numpy:linear:eager is 1.25 times as fast as "
-        "numpy:naive:eager [1.25, 1.25]"
+        "numpy:linear:eager is surely faster than what people call on numpy today: 1.25 [1.25, 1.25] times as fast as "
+        "numpy:naive:eager"
     )
     assert found.runner_up is None, "one framework alone"
     assert found.noise == pytest.approx(0.01)
@@ -63,7 +63,7 @@ def test_where_nothing_is_surely_faster_it_says_so_and_what_people_call_stays(re
     (choice,) = found.choices
     assert (choice.implementation, choice.sure, choice.fastest) == ("numpy:naive:eager", False, "numpy:linear:eager")
     assert choice.sentence().startswith(
-        "nothing is surely faster than what people call on numpy today: numpy:linear:eager is 1.01 times"
+        "nothing is surely faster than what people call on numpy today: numpy:linear:eager is 1.01 "
     )
 
 
@@ -71,6 +71,93 @@ def test_where_people_call_the_fastest_it_says_so(record):
     found = recommend_from(with_times(record, {"linear": 1.5, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2")
     (choice,) = found.choices
     assert choice.sentence() == "numpy:naive:eager is what people call on numpy today, and nothing is faster here"
+
+
+def with_rows(record, rows):
+    """The record with the times of `with_times`, and copies of a row under other names: role and time, and how much its time jumps from round to round."""
+    changed = with_times(record, {"linear": 1.0, "naive": 1.25, "conv2d": 3.0})
+    row = next(
+        entry
+        for entry in changed["benchmarks"]
+        if (entry["extra_info"]["role"], entry["extra_info"]["implementation"]) == ("implementation", "numpy:conv2d:eager")
+        and entry["extra_info"]["operation"] == "tokens"
+    )
+    for name, (role, factor, jump) in rows.items():
+        other = copy.deepcopy(row)
+        backend, formulation, mode = name.split(":")
+        other["params"]["identity"] += name
+        other["extra_info"].update(implementation=name, backend=backend, formulation=formulation, mode=mode, role=role)
+        seconds = [factor * drift * (jump if place % 2 else 1 / jump) for place, drift in enumerate(DRIFT)]
+        other["stats"].update(data=seconds, median=sorted(seconds)[6])
+        changed["benchmarks"].append(other)
+    return changed
+
+
+TORCH = {
+    "torch:linear:eager": ("implementation", 1.0, 1.0),
+    "torch:conv2d:eager": ("implementation", 2.0, 1.0),
+    "transformers:vit:eager": ("peer", 1.02, 1.2),
+}
+
+
+@pytest.mark.parametrize("backends", [(), ("torch",), ("torch", "numpy"), ("transformers",), ("keras-torch",)])
+def test_one_pair_has_one_verdict_however_it_is_asked(record, backends):
+    """Whichever backend is named, what people call on its framework is all that was measured there, judged among all that was compared."""
+    changed = with_rows(record, TORCH)
+    found = recommend_from(changed, "vit-ti32-224-b2", backends=backends)
+    choice = next(each for each in found.choices if each.framework == "torch")
+    assert {rival.implementation: rival.comparison.word for rival in choice.today} == {
+        "torch:conv2d:eager": "FASTER",
+        "transformers:vit:eager": "UNSURE",
+    }
+    assert not choice.sure
+    assert found.noise == pytest.approx(0.01)
+    assert [each.comparison for each in choice.today] == [
+        each.comparison
+        for each in next(c for c in recommend_from(changed, "vit-ti32-224-b2").choices if c.framework == "torch").today
+    ]
+    told = [note.split(":")[0] for note in found.notes]
+    assert told == [f"{name} computes with torch" for name in backends if name not in ("torch", "numpy")]
+
+
+def test_what_is_surely_faster_than_the_fastest_that_people_call_is_recommended_whatever_else_is_unsure(record):
+    rows = {**TORCH, "torch:conv2d:eager": ("implementation", 1.2, 1.0), "transformers:vit:eager": ("peer", 1.3, 2.0)}
+    (choice,) = recommend_from(with_rows(record, rows), "vit-ti32-224-b2", backends=("torch",)).choices
+    assert (choice.implementation, choice.sure, choice.customary) == ("torch:linear:eager", False, False)
+    assert choice.sentence().startswith(
+        "torch:linear:eager is surely faster than the fastest of what people call on torch today, 1.20 [1.20, 1.20] times as fast as "
+        "torch:conv2d:eager, but not surely than all of it: "
+    )
+    assert "times as fast as transformers:vit:eager, which is UNSURE at a noise of ±1.0%" in choice.sentence()
+
+
+def test_the_sentence_names_what_is_recommended(record):
+    """Of another library within 1% of the framework's own, the framework's own: one package less."""
+    rows = {
+        "torch:linear:eager": ("implementation", 1.0, 1.0),
+        "torch:conv2d:eager": ("implementation", 1.006, 1.0),
+        "transformers:vit:eager": ("peer", 1.004, 1.0),
+    }
+    (choice,) = recommend_from(with_rows(record, rows), "vit-ti32-224-b2", backends=("torch",)).choices
+    assert choice.implementation == choice.against == "torch:conv2d:eager"
+    assert choice.sentence().startswith(
+        "nothing is surely faster than what people call on torch today: torch:linear:eager is 1.01 [1.01, 1.01] times as fast as torch:conv2d:eager"
+    )
+
+
+def test_frameworks_that_are_not_told_apart_are_not_called_fastest_and_slower(record):
+    """By its median the first is faster, by the ratios of the rounds the second."""
+    changed = with_rows(record, TORCH)
+    for entry in changed["benchmarks"]:
+        if entry["extra_info"]["implementation"] == "torch:linear:eager":
+            entry["stats"]["median"] = 0.99 * entry["stats"]["median"]
+            entry["stats"]["data"] = [1.06 * each for each in entry["stats"]["data"]]
+    found = recommend_from(changed, "vit-ti32-224-b2").runner_up
+    assert (found.fastest, found.other, found.sure) == ("torch:linear:eager", "numpy:linear:eager", False)
+    assert found.sentence() == (
+        "torch:linear:eager has the least median of all, numpy:linear:eager that of other frameworks: paired by round it is 0.94 times as fast, "
+        "which is not sure"
+    )
 
 
 @pytest.mark.parametrize(

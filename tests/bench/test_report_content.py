@@ -66,6 +66,29 @@ def test_a_pair_is_of_one_machine(record):
     assert [found["ratio_of_pair"] for found in conv_against_linear(here + there)] == [2.0, 0.5]
 
 
+def test_a_convolution_is_held_against_the_linear_formulation_of_its_layout(record):
+    rows = {
+        "linear": 1.0,
+        "linear_nchw": 2.0,
+        "conv2d": 3.0,
+        "conv2d_nchw": 4.0,
+        "conv2d_channels_last": 5.0,
+        "keras_conv2d": 6.0,
+    }
+    (row,) = (
+        entry
+        for entry in record["benchmarks"]
+        if (entry["extra_info"]["implementation"], entry["extra_info"]["role"]) == ("numpy:linear:eager", "implementation")
+    )
+    entries = []
+    for name, factor in rows.items():
+        entries.append(copy.deepcopy(row))
+        entries[-1]["extra_info"].update(implementation=f"numpy:{name}:eager", formulation=name)
+        entries[-1]["stats"]["data"] = [factor * d for d in DRIFT]
+    found = {info["formulation"]: info["ratio_of_pair"] for info in conv_against_linear(entries)}
+    assert found == {"conv2d": 3.0, "conv2d_nchw": 2.0, "conv2d_channels_last": 5.0, "keras_conv2d": 6.0}
+
+
 def test_the_fastest_of_a_framework_is_held_against_its_other_formulations_and_what_is_customary(record):
     seconds = {("numpy:linear:eager", "implementation"): DRIFT, ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT]}
     changed = with_seconds(record, {**seconds, ("numpy:naive:eager", "implementation"): [4 * d for d in DRIFT]})["benchmarks"]
