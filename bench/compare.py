@@ -122,7 +122,7 @@ class CompareReport:
         """Say it in one sentence."""
         words = [row.comparison.word for row in self.rows]
         counts = ", ".join(f"{words.count(word)} {word}" for word in ("FASTER", "SLOWER", "SAME", "UNSURE") if word in words)  # type: ignore[arg-type]
-        limit = f"{len(self.regressions)} beyond {100 * self.fail_over:g}%"
+        limit = f"{len(self.regressions)} surely slower by more than {100 * self.fail_over:g}%"
         beside = [f"{len(self.failed)} failed in the new record"] if self.failed else []
         alone = {"old": self.only_old, "new": self.only_new}
         beside += [f"{len(names)} in the {which} record alone" for which, names in alone.items() if names]

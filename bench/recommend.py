@@ -18,7 +18,7 @@ from .comparisons import best_against_today, best_overall, framework_of, is_call
 from .harness import benchmark, load_bench
 from .plan import BenchOptions
 from .statistics import Comparison
-from .views import noise_floors, noise_of, place_text, row_block
+from .views import noise_floors, noise_of, place_text, ratio_text, row_block
 
 OWN_ROUNDS = 24
 """Rounds of a run of its own: enough for a difference of twice the noise to be sure (bench/records holds the noise of such runs), in one to two minutes."""
@@ -124,19 +124,21 @@ class Choice:
             return f"{self.implementation} is the fastest; nothing was measured that people call on {self.framework} today"
         if nearest is None or (self.customary and nearest.speedup <= 1):
             return f"{self.implementation} is {called}, and nothing is faster here"
-        gain = f"{_times(nearest)} {nearest.implementation}"
+        gain = f"{_factor(nearest)} times as fast as {nearest.implementation}"
         if self.sure:
             return f"{self.implementation} is surely faster than {called}: {gain}"
         if self.customary:
             return f"nothing is surely faster than {called}: {self.fastest} is {gain}, {_doubt(nearest)}"
-        others = [rival for rival in self.today if rival.comparison.word != "FASTER"]
-        doubts = "; ".join(f"{_times(rival)} {rival.implementation}, {_doubt(rival)}" for rival in others)
-        return f"{self.implementation} is surely faster than the fastest of {called}, {gain}, but not surely than all of it: {doubts}"
+        others = [
+            f"{each.implementation} ({_factor(each)}, {each.comparison.word})"
+            for each in self.today
+            if each.comparison.word != "FASTER"
+        ]
+        return f"{self.implementation} is surely faster than the fastest of {called}: {gain}; not surely than {', '.join(others)}"
 
 
-def _times(rival: Rival) -> str:
-    interval = "" if rival.interval is None else f" [{rival.interval[0]:.2f}, {rival.interval[1]:.2f}]"
-    return f"{rival.speedup:.2f}{interval} times as fast as"
+def _factor(rival: Rival) -> str:
+    return ratio_text(rival.speedup, rival.interval)
 
 
 def _doubt(rival: Rival) -> str:

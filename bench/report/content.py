@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..harness import rows_missing
+from ..hosts import LOCAL
 from ..verdicts import false_alarms
-from ..views import block_title, disturbed_blocks, missed_goals, noise_floors
+from ..views import block_title, disturbed_blocks, missed_goals, noise_floors, place_text
 from .curves import Figure, scaling_figures
 from .table import Table
 from .time_tables import conv_table, fastest_table, gains_table, peers_table, time_tables
@@ -103,7 +104,7 @@ def _summary(
     lines.append(("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped"))
     if floors:
         lowest, highest = (f"{100 * end(floors.values()):.1f}%" for end in (min, max))
-        range_text = lowest if highest == lowest else f"{lowest} to {highest} by case"
+        range_text = lowest if highest == lowest else f"{lowest} to {highest} by case, device and operation"
         why = "(A/A rows: the same code in two processes); smaller differences mean nothing here"
         lines.append(("Noise", f"{range_text} {why}"))
     if disturbed := disturbed_blocks(entries):
@@ -141,11 +142,17 @@ def _left_out(bench: dict[str, Any]) -> Table:
     rows, marks = [], []
     for outcome in bench["failures"] + bench["skipped"]:
         marks.append("skip" if outcome["status"] == "skip" else "fail")
-        rows.append(
-            (outcome["implementation"], f"{outcome['case']} on {outcome['device']}", outcome["status"], outcome["message"])
-        )
+        host = "" if outcome["host"] == LOCAL else f" on {outcome['host']}"
+        cold = " (cold cache)" if outcome["cache"] == "cold" else ""
+        place = (outcome["case"] + host + cold, place_text(outcome), outcome["dtype"], str(outcome["threads_requested"]))
+        rows.append((outcome["implementation"], outcome["operation"], *place, outcome["status"], outcome["message"]))
     return Table(
-        "Not timed", "A time is only given beside a verdict.", ("implementation", "case", "status", "why"), rows, marks=marks
+        "Not timed",
+        "A time is only given beside a verdict.",
+        ("implementation", "operation", "case", "device", "dtype", "threads", "status", "why"),
+        rows,
+        frozenset({5}),
+        marks,
     )
 
 

@@ -156,7 +156,7 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
         "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
         "95% bootstrap interval. FASTER only where the ratio lies beyond the noise (the farther end of the interval of the A/A row, the same code in "
         "two processes of that interleave), adjusted for the number of comparisons of the interleave (Holm).",
-        ("case", "device", "dtype", "threads", "framework", "conv / linear [95%]", "noise", "so"),
+        ("case", "device", "dtype", "threads", "formulations", "conv / linear [95%]", "noise", "so"),
         rows,
         frozenset({3, 5, 6}),
         marks,

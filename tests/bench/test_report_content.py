@@ -155,7 +155,12 @@ def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
     changed = copy.deepcopy(record)
     for entry in changed["benchmarks"]:
         entry["extra_info"]["disturbance"] = 0.9
-    changed["failures"] = [dict(implementation="x:y:z", case="c", device="cpu", status="error", message="it died")]
+    changed["failures"] = [
+        dict(
+            implementation="x:y:z", case="c", host="local", device="cuda", dtype="bfloat16", precision="ieee", cache="cold",
+            threads_requested=2, operation="one-patch", status="error", message="it died",
+        )
+    ]  # fmt: skip
     result = dict(
         implementation="x:y:z", device="cpu", dtype="float32", case="c", probe="identity-kernel", direction="forward",
         declared="float32", delivered=None,
@@ -169,7 +174,7 @@ def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
     assert "vit-ti32-224-b1, float32, 1 thread: others kept 0.9 cores busy, " in told["Disturbed"]
     tables = {table.title: table.rows for table in content.tables}
     assert tables["Is it right?"][0][5:8] == ("fail", "1 of 2", "∞"), "the worst error is not that of what passed"
-    assert ("x:y:z", "c on cpu", "error", "it died") in tables["Not timed"]
+    assert ("x:y:z", "one-patch", "c (cold cache)", "cuda", "bfloat16", "2", "error", "it died") in tables["Not timed"]
     assert content.tables[0].title == "Who is fastest?"
 
 
