@@ -116,7 +116,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
         return
     output_json["schema"] = SCHEMA
     output_json["environment"] = session.environment()
-    output_json["spent"] = session.spent()
+    output_json.update(session.call({name: output_json[name] for name in ("datetime", "machine_info")}))
     output_json["measured_anew"] = [block_title(block) for block in session.measured_anew]
     output_json.update(session.about())
     told = {"fail": "failures", "error": "failures", "skip": "skipped"}

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,19 @@ class Record:
 
     def keep_plan(self, options: dict[str, Any], planned: int) -> None:
         """Note what was asked for last, and how many rows that makes: without it, what was interrupted would look whole."""
-        write_json(self.plan_path, {"options": options, "planned": planned})
+        write_json(self.plan_path, {**self.plan(), "options": options, "planned": planned})
+
+    def keep_call(self, **call: Any) -> None:
+        """Note when and on what was measured last, and how long it took: of a record that is made again it is not the machine that does so."""
+        write_json(self.plan_path, {**self.plan(), "call": call})
 
     def plan(self) -> dict[str, Any]:
-        """Return what `keep_plan` noted; nothing where it is missing or damaged."""
+        """Return what `keep_plan` and `keep_call` noted; nothing where it is missing or damaged."""
         return _read_object(self.plan_path)
+
+    def last_written(self) -> str:
+        """When the last row was written, as ISO 8601 in UTC, by the file's own time."""
+        return datetime.fromtimestamp(self.rows_path.stat().st_mtime, UTC).isoformat()
 
     def append_rows(self, rows: list[dict[str, Any]]) -> None:
         """Append finished rows."""

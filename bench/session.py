@@ -288,9 +288,20 @@ class BenchSession:
             return {"options": known, "planned": max(noted.get("planned", 0), len(self.rows))}
         return {"options": options, "planned": len(self.rows)}
 
-    def spent(self) -> dict[str, float]:
-        """Seconds of this run so far, and those of them in visits: warm calls, emptying caches, timed calls."""
-        return {"seconds": time.monotonic() - self.started, "visits": self.visit_seconds}
+    def call(self, now: dict[str, Any]) -> dict[str, Any]:
+        """When and on what was measured, and how long that took (`spent`: seconds, and those of them in visits, that is warm calls, emptying caches, timed
+        calls); of a replay, what was noted then, and nothing where nothing was.
+
+        Args:
+            now: `datetime` and `machine_info` as they are now.
+        """
+        if self.options.replay and self.record:
+            unknown = {"datetime": self.record.last_written(), "machine_info": {"node": ""}, "spent": None}
+            return {**unknown, **self.record.plan().get("call", {})}
+        call = {**now, "spent": {"seconds": time.monotonic() - self.started, "visits": self.visit_seconds}}
+        if self.record:
+            self.record.keep_call(**call)
+        return call
 
     def close(self) -> None:
         """End all workers."""

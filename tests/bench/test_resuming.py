@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -92,6 +93,24 @@ def test_a_record_made_again_knows_its_machine_its_options_and_what_is_missing(r
     assert again["environment"]["versions"] == report.content["environment"]["versions"]
     assert (again["options"], again["planned"]) == (report.content["options"], 20)
     assert rows_missing(again) == 12
+
+
+def test_a_record_made_again_elsewhere_says_when_and_on_what_it_was_measured(tmp_path):
+    first = benchmark(BenchOptions(**SMALL, out=str(tmp_path))).content
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["call"]["machine_info"]["cpu"] = {"brand_raw": "another"}  # as if a machine like that had measured
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "bench.json").unlink()
+    again = load_bench(tmp_path)
+    assert again["machine_info"] == {**first["machine_info"], "cpu": {"brand_raw": "another"}}
+    assert (again["datetime"], again["spent"]) == (first["datetime"], first["spent"])
+    (tmp_path / "bench.json").unlink()
+    del plan["call"]  # as an earlier version left it
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    os.utime(tmp_path / "rows.jsonl", (1e9, 1e9))
+    again = load_bench(tmp_path)
+    assert again["datetime"].startswith("2001-09-09T01:46:40")
+    assert (again["machine_info"], again["spent"]) == ({"node": ""}, None)
 
 
 def test_a_record_is_not_gone_on_with_other_versions(report, tmp_path):
