@@ -130,6 +130,29 @@ def test_the_time_that_threads_computed_is_told_apart_from_the_time_that_passed(
     assert asleep.cpu_seconds < 25 * NAP, "it slept for twice as long, whatever else this process does meanwhile"
 
 
+def test_one_thread_is_never_taken_for_two_however_long_reading_its_cpu_time_takes(device, monkeypatch):
+    """A sample may last 100 µs, and some machines take a tenth of that to tell a process's CPU time."""
+    read = time.process_time
+
+    def slow():
+        burn(NAP / 2)
+        told = read()
+        burn(NAP / 2)
+        return told
+
+    monkeypatch.setattr(time, "process_time", slow)
+    sample = device.time(computation(device, lambda _: burn(NAP / 4)), None, 1)
+    assert sample.cpu_seconds >= NAP
+    assert sample.cpu_seconds <= sample.wall_seconds
+    assert sample.seconds + 2 * NAP <= sample.wall_seconds, "reading it is not timed"
+
+
+def burn(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
 def test_what_was_queued_before_is_not_counted_by_events():
     device = CudaDevice(QueueBackend(True), "cuda")
     device.backend.queue.submit(time.sleep, 50 * NAP)
