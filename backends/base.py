@@ -314,6 +314,10 @@ class Backend(abc.ABC):
         """Say in one sentence why one implementation cannot run although the backend can, or None if it can."""
         return None
 
+    def lacks_dtype(self, implementation: Implementation, dtype: str, device: str) -> str | None:
+        """Say in one sentence why an implementation cannot compute in one of its dtypes on this machine, or None if it can."""
+        return None
+
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
         """Say in one sentence why an implementation cannot compute these sizes, or None if it can."""
         return None

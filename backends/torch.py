@@ -361,6 +361,15 @@ class TorchBackend(Backend):
             return "triton is not installed, in whose language the kernel is written: pip install triton"
         return None
 
+    def lacks_dtype(self, implementation: Implementation, dtype: str, device: str) -> str | None:
+        """oneDNN lays bfloat16 weights out for CPUs with AVX-512 (avx512bw, avx512vl, avx512dq) alone, or with NE_CONVERT."""
+        if implementation.formulation == PREPACKED and dtype == "bfloat16":
+            import torch
+
+            if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                return f"{implementation.name} has no bfloat16 on this CPU: oneDNN computes it with AVX-512 instructions, which are not there"
+        return None
+
     def devices(self) -> tuple[str, ...]:
         """The CPU, and `cuda` where torch sees a GPU."""
         import torch

@@ -93,6 +93,13 @@ class BackendCheck:
                 chosen.append(implementation)
         present = backend.devices() if chosen else ()
         units, skipped = self._units(backend, chosen, present, problems)
+        lacking = {unit.place: backend.lacks_dtype(unit.implementation, unit.dtype, unit.device) for unit in units}
+        units = [unit for unit in units if not lacking[unit.place]]
+        skipped += [
+            result_row(implementation, device=device, dtype=dtype, verdict="skip", message=reason)
+            for (implementation, device, dtype), reason in lacking.items()
+            if reason
+        ]
         yield Planned(len(units) * self.seeds, present)
         yield Found(results + skipped)
         if self.seeds > 1:
@@ -228,6 +235,11 @@ class _Unit(NamedTuple):
     problem: _Problem
     dtype: str
     precision: Precision
+
+    @property
+    def place(self) -> tuple[Implementation, str, str]:
+        """Where it runs: implementation, device and dtype."""
+        return self.implementation, self.device, self.dtype
 
     @property
     def without_bias(self) -> bool:

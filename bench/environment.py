@@ -53,6 +53,15 @@ def processor_name() -> str:
     return platform.processor() or UNAVAILABLE
 
 
+def processor_features() -> frozenset[str] | None:
+    """Names of the CPU's instruction sets as Linux gives them (`avx512f`); None where it cannot be told."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return frozenset(found.group(1).split())
+    return None
+
+
 def usable_cores() -> int:
     """Number of CPU cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):

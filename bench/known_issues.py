@@ -13,6 +13,7 @@ from packaging.version import InvalidVersion
 from ..backends.base import Backend
 from ..reference.errors import PatchParityError
 from .behavior import BEHAVIORS
+from .environment import processor_features
 from .verdicts import CheckResult
 
 FINGERPRINT = "random-zero-bias"
@@ -32,6 +33,8 @@ class KnownIssue:
     versions: dict[str, str]
     reason: str
     machines: tuple[str, ...] = ()
+    cpu_has: tuple[str, ...] = ()
+    cpu_lacks: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     dtype: str = ""
     unless: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -55,7 +58,14 @@ class KnownIssue:
         except InvalidVersion:
             return False
         avoided = any(os.environ.get(name) == value for name, value in self.unless.items())
-        return inside and not avoided and (not self.machines or platform.machine() in self.machines)
+        return inside and not avoided and (not self.machines or platform.machine() in self.machines) and self._cpu_is_one()
+
+    def _cpu_is_one(self) -> bool:
+        """Whether the CPU is known to have one of the instruction sets that it takes, and none of those that avoid it."""
+        features = processor_features()
+        if features is None:
+            return not (self.cpu_has or self.cpu_lacks)
+        return (not self.cpu_has or not features.isdisjoint(self.cpu_has)) and features.isdisjoint(self.cpu_lacks)
 
 
 def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
@@ -76,7 +86,7 @@ def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
                 SpecifierSet(wanted)
         except (TypeError, AttributeError, InvalidSpecifier) as error:
             raise PatchParityError(f"known issue {entry.get('id', entry)!r} in {path}: {error}") from None
-        lists = {name: tuple(getattr(issue, name)) for name in ("implementations", "machines", "devices")}
+        lists = {name: tuple(getattr(issue, name)) for name in ("implementations", "machines", "cpu_has", "cpu_lacks", "devices")}
         issues.append(dataclasses.replace(issue, **lists))
     return issues
 

@@ -100,7 +100,7 @@ class Server:
         """Load an implementation, call it on the twin without bias and do its operation on the timed problem; what comes out goes back to be judged."""
         chosen = find_implementation(implementation)
         somebodys = chosen.mode == OBJECT_MODE
-        if not somebodys and (reason := self.backend.unavailable(chosen)):
+        if not somebodys and (reason := self.backend.unavailable(chosen) or self.backend.lacks_dtype(chosen, dtype, self.device)):
             return {"unavailable": reason}
         sizes = PatchEmbedSpec.from_dict(spec)
         probe = timing_probe(sizes, batch, dtype, seed, operation, False)

@@ -90,6 +90,7 @@ class ArithmeticModel:
 INPUT_NAMES = {2.0**-11: "TF32 inputs", 2.0**-8: "bfloat16 inputs"}
 TYPE_NAMES = {2.0**-11: "float16", 2.0**-8: "bfloat16"}
 ROUNDED = {0: "not rounded", 1: "rounded once", 2: "rounded twice"}
+CUT_OFF = "cut off toward zero"
 """Words for unit roundoffs and numbers of roundings: declared and delivered arithmetic are told in the same ones."""
 
 
@@ -223,3 +224,26 @@ def correctly_rounded_fraction(observed: NDArray[np.generic], expected: NDArray[
         expected: same shape, float64, the reference's result for the already rounded inputs.
     """
     return float(np.mean(observed == expected.astype(observed.dtype))) if observed.size else 1.0
+
+
+CUT_OFF_FRACTION = 0.98
+"""Share of results equal to the exact one cut off toward zero above which a 16-bit output was cut off, not rounded. Cutting off a float32 sum
+gives it but for one in 500 (as `ONE_ROUNDING_FRACTION`), rounding to nearest in one case of two."""
+
+CUT_OFF_VALUES = 32
+"""Fewest results by which that is told: rounded to nearest, all of 32 are lowered by chance once in 2³²."""
+
+
+def is_cut_off(observed: NDArray[np.generic], expected: NDArray[np.float64]) -> bool:
+    """Whether 16-bit results are the exact ones with the lower bits dropped: errors up to twice those of rounding, all toward zero.
+
+    Args:
+        observed: float16 or bfloat16, any shape, of random data with a bias of zero.
+        expected: same shape, float64, the reference's result for the already rounded inputs.
+    """
+    if observed.size < CUT_OFF_VALUES:
+        return False
+    roundoff = unit_roundoff(observed.dtype)
+    significand, exponent = np.frexp(expected)
+    cut = np.ldexp(np.trunc(significand / roundoff) * roundoff, exponent)
+    return float(np.mean(observed.astype(np.float64) == cut)) >= CUT_OFF_FRACTION

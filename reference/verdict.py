@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .error import (
+    CUT_OFF,
     ONE_ROUNDING_FRACTION,
     ROUNDED,
     TYPE_NAMES,
@@ -20,6 +21,7 @@ from .error import (
     effective_bits,
     effective_bits_floor,
     error_bound,
+    is_cut_off,
 )
 from .probes import Direction, Expectation, Probe
 
@@ -34,7 +36,7 @@ class Verdict:
         effective_bits: p̂, on the fingerprint probe only.
         message: one sentence; empty for a plain pass.
         delivered: the arithmetic that the output shows, in the words of `ArithmeticModel.name`; only where a probe can tell: for
-            float32 the fingerprint, for 16-bit types the random probe with a bias.
+            float32 the fingerprint, for 16-bit types the random probe with a bias, and the fingerprint where results are cut off.
     """
 
     verdict: Literal["pass", "fail"]
@@ -92,6 +94,10 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
     if probe.fingerprint and direction == "forward":
         bits = effective_bits(values if expectation.exact is None else values_there, truth, scale)
         floor = effective_bits_floor(expectation.terms, model)
+        if model.output and is_cut_off(observed, expectation.value):
+            delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF}"
+            message = f"declared {model.name}, delivered {delivered}: results have their lower bits dropped, where rounding to nearest lowers half of them"
+            return Verdict("fail", ratio, bits, message, delivered)
         if not model.output:
             delivered = delivered_arithmetic(bits, expectation.terms, observed.dtype.name)
         if bits < floor:

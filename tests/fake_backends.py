@@ -192,6 +192,16 @@ class SingleBackend(_Fake):
     implementations = (Implementation("single", "linear", "eager", dtypes=("float32",)),)
 
 
+class AgedBackend(_Fake):
+    """Has bfloat16, but not on this CPU."""
+
+    name = "aged"
+    implementations = (Implementation("aged", "linear", "eager", dtypes=("float32", "bfloat16")),)
+
+    def lacks_dtype(self, implementation, dtype, device):
+        return f"{implementation.name} has no bfloat16 on this CPU" if dtype == "bfloat16" else None
+
+
 class BiasedBackend(_Fake):
     """Adds 1 where there is no bias."""
 
@@ -205,6 +215,7 @@ class BiasedBackend(_Fake):
 
 
 ABSENT = AbsentBackend()
+AGED = AgedBackend()
 CARELESS = CarelessBackend()
 PARENTAL = ParentalBackend()
 SINGLE = SingleBackend()

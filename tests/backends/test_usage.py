@@ -79,6 +79,8 @@ def test_the_lines_compute_in_the_type_of_the_weights(name, dtype, monkeypatch):
     backend, implementation = IMPLEMENTATIONS[name]
     if reason := backend.missing() or backend.unavailable(implementation) or backend.refuses(implementation, SPECS["plain"]):
         pytest.skip(reason)
+    if reason := backend.lacks_dtype(implementation, dtype, "cpu"):
+        pytest.skip(reason)
     if dtype not in implementation.dtypes or "cpu" not in implementation.devices or implementation.costly_compile:
         pytest.skip(f"{name} does not compute {dtype} on the CPU in a moment")
     for issue in load_known_issues():

@@ -180,6 +180,24 @@ def test_an_entry_covers_what_it_names_and_nothing_else():
     assert outcome(dataclasses.replace(ISSUE, devices=("cuda",))) == [("fail", "")]
 
 
+@pytest.mark.parametrize(
+    ("fields", "features", "verdict"),
+    [
+        (dict(cpu_lacks=("avx512f", "amx_tile")), {"avx2"}, "known"),
+        (dict(cpu_lacks=("avx512f", "amx_tile")), {"avx2", "avx512f"}, "fail"),
+        (dict(cpu_has=("avx512f", "amx_tile")), {"avx2", "avx512f"}, "known"),
+        (dict(cpu_has=("avx512f", "amx_tile")), {"avx2"}, "fail"),
+        (dict(cpu_has=("avx2",), cpu_lacks=("avx512f",)), {"avx2", "avx512f"}, "fail"),
+        (dict(cpu_lacks=("avx512f",)), None, "fail"),
+        (dict(cpu_has=("avx512f",)), None, "fail"),
+        ({}, None, "known"),
+    ],
+)
+def test_an_entry_may_be_about_cpus_with_or_without_an_instruction_set(fields, features, verdict, monkeypatch):
+    monkeypatch.setattr("patchparity.bench.known_issues.processor_features", lambda: features)
+    assert outcome(dataclasses.replace(ISSUE, **fields))[0][0] == verdict
+
+
 def test_a_variable_may_avoid_an_issue(monkeypatch):
     avoided = dataclasses.replace(ISSUE, unless={"PATCHPARITY_TEST_AVOID": "0"})
     assert outcome(avoided)[0][0] == "known"

@@ -18,7 +18,7 @@ from patchparity.bench.cases import CHECK_CASES
 from patchparity.bench.verdicts import CheckReport, CheckResult, false_alarms, load_check
 from patchparity.reference.pipeline import round_to_bits
 
-from ..fake_backends import FRAGILE, WRONG
+from ..fake_backends import AGED, FRAGILE, WRONG
 
 FIELDS = {
     "implementation", "backend", "formulation", "mode", "device", "dtype", "precision", "case", "probe", "direction", "verdict",
@@ -33,7 +33,7 @@ def with_fakes(monkeypatch):
     from patchparity.backends import registry
 
     found, broken = registry._discovered()
-    monkeypatch.setattr(registry, "_discovered", lambda: ({**found, "wrong": WRONG, "fragile": FRAGILE}, broken))
+    monkeypatch.setattr(registry, "_discovered", lambda: ({**found, "aged": AGED, "wrong": WRONG, "fragile": FRAGILE}, broken))
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +304,15 @@ def test_a_precision_that_a_framework_lacks_is_a_skip_that_says_so():
     assert {(r.verdict, r.message) for r in report.results} >= {("skip", "NumPy has no tf32 mode: it computes float32 as it is")}
     with pytest.raises(PatchParityError, match="precision 'fp8' is unknown"):
         check(precisions=["fp8"])
+
+
+@pytest.mark.usefixtures("with_fakes")
+def test_a_dtype_that_this_machine_lacks_is_one_skip_that_says_so():
+    report = check(backends=["aged"], dtypes=["float32", "bfloat16"], image=PIXELS)
+    skips = [(r.implementation, r.device, r.dtype, r.message) for r in report.results if r.verdict == "skip"]
+    assert skips == [("aged:linear:eager", "cpu", "bfloat16", "aged:linear:eager has no bfloat16 on this CPU")]
+    assert report.ok
+    assert {r.dtype for r in report.results if r.verdict == "pass"} == {"float32"}
 
 
 def test_progress_is_told_of_every_unit():

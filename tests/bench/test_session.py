@@ -132,6 +132,17 @@ def test_fragile_implementations_cost_their_own_rows(tmp_path):
         assert "died during" in lost or "did not answer" in lost, "in the second case too: a new worker was started for it"
 
 
+def test_a_dtype_that_this_machine_lacks_is_rows_that_say_so(tmp_path):
+    environment = install(tmp_path, "aged")
+    options = BenchOptions(cases=("vit-ti32-224-b1",), implementations=("numpy:linear", "aged"), dtypes=("bfloat16",), threads=(1,),
+                           rounds=2, out=str(tmp_path / "o"))  # fmt: skip
+    code = f"import patchparity; print(patchparity.benchmark(patchparity.BenchOptions(**{options.__dict__!r})).ok)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "True", done.stderr
+    skipped = {row["implementation"]: row["message"] for row in load_bench(tmp_path / "o")["skipped"]}
+    assert skipped["aged:linear:eager"] == "aged:linear:eager has no bfloat16 on this CPU"
+
+
 def test_a_missing_framework_is_rows_that_say_how_to_get_it(tmp_path):
     environment = install(tmp_path, "absent")
     options = BenchOptions(

@@ -17,6 +17,7 @@ from patchparity.reference.error import (
     effective_bits_floor,
     error_bound,
     gamma,
+    is_cut_off,
     unit_roundoff,
 )
 from patchparity.reference.pipeline import round_to_bits
@@ -186,6 +187,19 @@ def test_how_often_a_result_was_rounded_shows_in_the_share_of_correctly_rounded_
     twice = (product.astype(dtype).astype(np.float64) + bias).astype(dtype)
     assert correctly_rounded_fraction(once, product + bias) == 1
     assert 0.6 < correctly_rounded_fraction(twice, product + bias) < 0.8
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+def test_results_that_are_cut_off_are_told_from_rounded_ones(dtype):
+    sums = np.random.default_rng(6).standard_normal((40, 50)).astype(np.float32)
+    lowest = np.uint32(0xFFFFE000 if dtype == "float16" else 0xFFFF0000)  # the mantissa bits that each type has
+    cut = (sums.view(np.uint32) & lowest).view(np.float32)
+    exact = sums.astype(np.float64) * (1 + 2.0**-22)
+    assert is_cut_off(cut.astype(dtype), exact)
+    assert is_cut_off(-cut.astype(dtype), -exact)
+    assert not is_cut_off(exact.astype(dtype), exact)
+    assert not is_cut_off((cut * 0.5).astype(dtype), exact), "wrong, and not for that"
+    assert not is_cut_off(cut.astype(dtype)[0, :20], exact[0, :20]), "too few to tell"
 
 
 def test_a_first_rounding_counts_where_the_bias_cancels_it():

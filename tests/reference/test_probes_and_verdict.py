@@ -104,6 +104,18 @@ def test_lower_precision_is_rejected_and_named(patch):
     assert "delivered TF32" in rejected["random-zero-bias"]
 
 
+@pytest.mark.parametrize("roundings", [1, 2])
+def test_a_bfloat16_product_that_is_cut_off_is_rejected_and_named(roundings):
+    model = ArithmeticModel.of("bfloat16", output_roundings=roundings)
+    probe = next(probe for probe in standard_probes(SPEC, 2, "bfloat16", seed=4) if probe.name == "random-zero-bias")
+    wide = patch_embed(probe.images.astype(np.float32), probe.weights, SPEC, np.float32)
+    assert judge(probe, "forward", wide.astype(probe.images.dtype), model).verdict == "pass"
+    cut = (wide.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32).astype(probe.images.dtype)
+    verdict = judge(probe, "forward", cut, model)
+    assert (verdict.verdict, verdict.delivered) == ("fail", "bfloat16 cut off toward zero")
+    assert f"declared {model.name}, delivered bfloat16 cut off toward zero" in verdict.message
+
+
 def test_shapes_are_explained():
     probe = random_normal(SPEC, 2, "float32", 5)
     tokens = plain_result(probe)
