@@ -234,16 +234,18 @@ CUT_OFF_VALUES = 32
 """Fewest results by which that is told: rounded to nearest, all of 32 are lowered by chance once in 2³²."""
 
 
-def is_cut_off(observed: NDArray[np.generic], expected: NDArray[np.float64]) -> bool:
-    """Whether 16-bit results are the exact ones with the lower bits dropped: errors up to twice those of rounding, all toward zero.
+def is_cut_off(observed: NDArray[np.generic], product: NDArray[np.float64], bias: NDArray[np.float64] | None = None) -> bool:
+    """Whether 16-bit results are exact ones with the lower bits dropped: errors up to twice those of rounding, all toward zero.
 
     Args:
-        observed: float16 or bfloat16, any shape, of random data with a bias of zero.
-        expected: same shape, float64, the reference's result for the already rounded inputs.
+        observed: float16 or bfloat16, any shape, of random data.
+        product: same shape, float64, the reference's result for the already rounded inputs, before the bias.
+        bias: what is added to the product once that has been cut off, and rounded to nearest; None for nothing.
     """
     if observed.size < CUT_OFF_VALUES:
         return False
     roundoff = unit_roundoff(observed.dtype)
-    significand, exponent = np.frexp(expected)
+    significand, exponent = np.frexp(product)
     cut = np.ldexp(np.trunc(significand / roundoff) * roundoff, exponent)
-    return float(np.mean(observed.astype(np.float64) == cut)) >= CUT_OFF_FRACTION
+    expected = cut if bias is None else (cut + bias).astype(observed.dtype).astype(np.float64)
+    return float(np.mean(observed.astype(np.float64) == expected)) >= CUT_OFF_FRACTION

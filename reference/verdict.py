@@ -36,7 +36,7 @@ class Verdict:
         effective_bits: p̂, on the fingerprint probe only.
         message: one sentence; empty for a plain pass.
         delivered: the arithmetic that the output shows, in the words of `ArithmeticModel.name`; only where a probe can tell: for
-            float32 the fingerprint, for 16-bit types the random probe with a bias, and the fingerprint where results are cut off.
+            float32 the fingerprint, for 16-bit types the random probe with a bias, and where results are cut off both.
     """
 
     verdict: Literal["pass", "fail"]
@@ -106,7 +106,9 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
     if probe.name == "random" and direction == "forward" and model.output and probe.weights.bias is not None:
         fraction = correctly_rounded_fraction(observed, expectation.value)
         once = fraction >= ONE_ROUNDING_FRACTION
-        delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {ROUNDED[1 if once else 2]}"
+        bias = probe.weights.bias.astype(np.float64)
+        cut = not once and is_cut_off(observed, expectation.value - bias, bias)
+        delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF if cut else ROUNDED[1 if once else 2]}"
         if model.output_roundings == 1 and not once:
             message = f"declared {model.name}, delivered {delivered}: {100 * fraction:.0f}% of the results are correctly rounded, expected 90%"
             return Verdict("fail", ratio, None, message, delivered)

@@ -116,6 +116,17 @@ def test_a_bfloat16_product_that_is_cut_off_is_rejected_and_named(roundings):
     assert f"declared {model.name}, delivered bfloat16 cut off toward zero" in verdict.message
 
 
+def test_a_bfloat16_product_that_is_cut_off_before_its_bias_is_added_is_named():
+    model = ArithmeticModel.of("bfloat16", output_roundings=2)
+    probe = next(probe for probe in standard_probes(SPEC, 2, "bfloat16", seed=4) if probe.name == "random")
+    wide = patch_embed(probe.images.astype(np.float32), PatchEmbedWeights(probe.weights.kernel), SPEC, np.float32)
+    cut = (wide.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    bias, dtype = probe.weights.bias.astype(np.float32), probe.images.dtype
+    rounded = judge(probe, "forward", (wide.astype(dtype).astype(np.float32) + bias).astype(dtype), model)
+    assert (rounded.verdict, rounded.delivered) == ("pass", "bfloat16 rounded twice")
+    assert judge(probe, "forward", (cut + bias).astype(dtype), model).delivered == "bfloat16 cut off toward zero"
+
+
 def test_shapes_are_explained():
     probe = random_normal(SPEC, 2, "float32", 5)
     tokens = plain_result(probe)
