@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 from ..backends.objects import find_implementation
-from ..reference.error import ArithmeticModel
+from ..reference.error import CUT_OFF, ArithmeticModel
 from ..reference.probes import Direction, Probe
 from ..reference.verdict import Verdict, judge
 from .cases import Case
@@ -70,5 +70,7 @@ def _told(judged: list[Verdict], fingerprint: Verdict | None) -> dict[str, Any]:
         "effective_bits": None if fingerprint is None else fingerprint.effective_bits,
     }
     if failed:
-        fields.update(status="fail", message=f"not timed, for it is wrong: {failed[0].message}")
+        # The twin without bias may name the cause of what is seen on the data: results that are cut off.
+        cause = next((verdict for verdict in beside if (verdict.delivered or "").endswith(CUT_OFF)), failed[0])
+        fields.update(status="fail", message=f"not timed, for it is wrong: {cause.message}")
     return fields
