@@ -1,5 +1,6 @@
 """The commands about weights: inspect, port, verify, embed. Thin, as `__main__`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,10 +30,20 @@ ImageSizeOption = Annotated[
 ]
 PatchSizeOption = Annotated[str | None, typer.Option("--patch-size", help="16 or 16x8, where the kernel is a matrix.")]
 InChannelsOption = Annotated[int | None, typer.Option("--in-channels", help="Where the kernel is a matrix.")]
+StrideOption = Annotated[
+    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
+]
+PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
+]
 FromOption = Annotated[str | None, typer.Option("--from", help="The dialect, where it is known (port --list).")]
 
 
-def _sizes(image_size: str | None, patch_size: str | None, in_channels: int | None) -> "Sizes | None":
+def _sizes(
+    image_size: str | None, patch_size: str | None, in_channels: int | None, stride: str | None = None, padding: str | None = None
+) -> "Sizes | None":
     """What was told of the sizes, None if nothing was.
 
     Raises:
@@ -40,28 +51,40 @@ def _sizes(image_size: str | None, patch_size: str | None, in_channels: int | No
     """
     from .backends.porting.sizes import Sizes
 
-    def parts(option: str, text: str | None) -> tuple[int, ...] | int | None:
+    def parts(option: str, text: str | None, least: int = 1) -> tuple[int, ...] | int | None:
         if text is None:
             return None
         numbers = text.lower().replace("×", "x").split("x")
         if (
-            not all(number.isascii() and number.isdigit() and len(number) < 10 and int(number) for number in numbers)
+            not all(number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= least for number in numbers)
             or len(numbers) > 3
         ):
             raise PatchParityError(f"{option} {text}: expected a number, or numbers with x between them, such as 224x160")
         return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
 
     told = parts("--patch-size", patch_size), parts("--image-size", image_size), in_channels
-    return None if told == (None, None, None) else Sizes.told(*told)
+    steps = parts("--stride", stride), parts("--padding", padding, least=0)
+    return None if (*told, *steps) == (None,) * 5 else Sizes.told(*told, *steps)
 
 
 def inspect_command(
     checkpoint: CheckpointArgument,
-    from_: FromOption = None,
+    from_: StrideOption = Annotated[
+    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
+]
+PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
+]
+FromOption = None,
     prefix: PrefixOption = None,
     image_size: ImageSizeOption = None,
     patch_size: PatchSizeOption = None,
     in_channels: InChannelsOption = None,
+    stride: StrideOption = None,
+    padding: PaddingOption = None,
+    ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -71,13 +94,14 @@ def inspect_command(
 
     if json:
         require_writable(json)
+    sizes = _sizes(image_size, patch_size, in_channels, stride, padding)
     told = inspect_checkpoint(
-        checkpoint, from_=from_, prefix=prefix, sizes=_sizes(image_size, patch_size, in_channels), dialects=dialects or ()
+        checkpoint, from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ()
     )
     if json:
         write_json(json, told)
     _print_inspection(told)
-    raise typer.Exit(FINE if told["dialect"] else FAILED)
+    raise typer.Exit(FINE if told["dialect"] and not told["refused"] and not told["asks"] else FAILED)
 
 
 def _print_inspection(told: dict[str, Any]) -> None:
@@ -85,7 +109,9 @@ def _print_inspection(told: dict[str, Any]) -> None:
         out.print(escape(text), soft_wrap=True)
 
     first = told["candidates"][0] if told["candidates"] else None
-    if told["ambiguous"]:
+    if told["refused"]:
+        line(f"refused: {told['refused']}")
+    elif told["ambiguous"]:
         line(f"ambiguous: {', '.join(told['rivals'])} fit alike; {told['remedy']} would tell them apart")
     elif first is None:
         line(f"no dialect that is known ({told['format']}, {told['other_tensors']} tensors)")
@@ -97,23 +123,44 @@ def _print_inspection(told: dict[str, Any]) -> None:
         others = list(dict.fromkeys(each["dialect"] for each in told["candidates"][1:] if each["dialect"] != told["dialect"]))
         if others:
             line(f"  its tensors fit also: {', '.join(others)}")
-        spec = told["spec"]
-        grid = "×".join(map(str, spec["grid"])) or "not told"
-        line(
-            f"patch {'×'.join(map(str, spec['patch_size']))}, {spec['in_channels']} channels, width {spec['embed_dim']}, grid {grid}"
-        )
-        tokens = ", ".join(name.replace("_", " ") for name in spec["prefix_tokens"]) or "none"
-        line(f"prefix tokens: {tokens}; positions: {spec['positions'] or 'none'}; bias: {'yes' if spec['bias'] else 'no'}")
-        for name, tensor in told["tensors"].items():
-            line(f"  {name}: {tensor['name']} {tuple(tensor['shape'])} {tensor['dtype']}, {tensor['layout']}")
-    line(f"{told['other_tensors']} other tensors")
+        for asked in told["asks"]:
+            line(f"asked: {asked}")
+        _print_stage(told, line)
+    counts = told["ledger"].get("counts", {})
+    for entry in told["ledger"].get("tensors", ()):
+        if entry["status"] in ("unexplained", "ignored"):
+            line(f"  {entry['status']}: {entry['name']} {tuple(entry['shape'])}")
+    kinds = [f"{count} {'outside of it' if kind == 'outside' else kind}" for kind, count in counts.items() if kind != "used"]
+    line(f"{told['other_tensors']} other tensors" + (f": {', '.join(kinds)}" if kinds else ""))
+
+
+def _print_stage(told: dict[str, Any], line: Callable[[str], None]) -> None:
+    spec = told["spec"]
+    grid = "×".join(map(str, spec["grid"])) or "not told"
+    patch, stride = ("×".join(map(str, spec[name])) for name in ("patch_size", "stride"))
+    steps = "" if patch == stride else f" at stride {stride}" + (f", padding {spec['padding'][-1]}" if any(spec["padding"]) else "")
+    line(f"patch {patch}{steps}, {spec['in_channels']} channels, width {spec['embed_dim']}, grid {grid}")
+    tokens = ", ".join(name.replace("_", " ") for name in spec["prefix_tokens"]) or "none"
+    line(f"prefix tokens: {tokens}; positions: {spec['positions'] or 'none'}; bias: {'yes' if spec['bias'] else 'no'}")
+    if spec["token_order"] != "raster":
+        line(f"token order: {spec['token_order']}" + (f" in windows of {spec['window']} patches" if spec["window"] else ""))
+    for name, tensor in told["tensors"].items():
+        line(f"  {name}: {tensor['name']} {tuple(tensor['shape'])} {tensor['dtype']}, {tensor['layout']}")
 
 
 def port_command(
     source: Annotated[Path | None, typer.Argument(metavar="[SRC]", help="A checkpoint of any dialect.")] = None,
     target: Annotated[Path | None, typer.Argument(metavar="[DST]", help="The new file; its name tells the format.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="The target dialect (port --list).")] = None,
-    from_: FromOption = None,
+    from_: StrideOption = Annotated[
+    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
+]
+PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
+]
+FromOption = None,
     prefix: PrefixOption = None,
     into: Annotated[
         Path | None,
@@ -126,6 +173,9 @@ def port_command(
     image_size: ImageSizeOption = None,
     patch_size: PatchSizeOption = None,
     in_channels: InChannelsOption = None,
+    stride: StrideOption = None,
+    padding: PaddingOption = None,
+    ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write what was done, and the proof, as JSON.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")] = False,
@@ -147,10 +197,11 @@ def port_command(
         to,
         from_=from_,
         prefix=prefix,
-        sizes=_sizes(image_size, patch_size, in_channels),
+        sizes=_sizes(image_size, patch_size, in_channels, stride, padding),
         into=into,
         dtype=dtype,
         allow_loss=allow_loss,
+        ignore=ignore or (),
         dialects=dialects or (),
     )
     if report:
@@ -186,6 +237,9 @@ def verify_command(
     image_size: ImageSizeOption = None,
     patch_size: PatchSizeOption = None,
     in_channels: InChannelsOption = None,
+    stride: StrideOption = None,
+    padding: PaddingOption = None,
+    ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -199,9 +253,15 @@ def verify_command(
         if len(given or []) > 2:
             raise PatchParityError(f"{option} was given {len(given or [])} times: expected at most two, for A and for B")
     named, before = ([*(given or []), None, None] for given in (from_, prefix))
-    sizes = _sizes(image_size, patch_size, in_channels)
+    sizes = _sizes(image_size, patch_size, in_channels, stride, padding)
     found = verify(
-        first, second, from_=(named[0], named[1]), prefixes=(before[0], before[1]), sizes=sizes, dialects=dialects or ()
+        first,
+        second,
+        from_=(named[0], named[1]),
+        prefixes=(before[0], before[1]),
+        sizes=sizes,
+        ignore=ignore or (),
+        dialects=dialects or (),
     )
     if json:
         write_json(json, found.to_dict())
@@ -221,7 +281,15 @@ def embed_command(
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The .npy file to write.")],
-    from_: FromOption = None,
+    from_: StrideOption = Annotated[
+    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
+]
+PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
+]
+FromOption = None,
     to: Annotated[
         str, typer.Option("--to", help="tokens, after the projection, or the sequence that enters the encoder.")
     ] = "sequence",
@@ -229,6 +297,9 @@ def embed_command(
     image_size: ImageSizeOption = None,
     patch_size: PatchSizeOption = None,
     in_channels: InChannelsOption = None,
+    stride: StrideOption = None,
+    padding: PaddingOption = None,
+    ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
 ) -> None:
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their model computes."""
@@ -242,8 +313,9 @@ def embed_command(
         if target.exists() and Path(source).exists() and target.samefile(source):
             raise PatchParityError(f"{target} is the {what} itself: give the {to} a file of its own")
     require_writable(target)
-    sizes = _sizes(image_size, patch_size, in_channels)
-    tokens = embed(checkpoint, read_images(images), to=to, from_=from_, prefix=prefix, sizes=sizes, dialects=dialects or ())
+    sizes = _sizes(image_size, patch_size, in_channels, stride, padding)
+    asked = dict(from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ())
+    tokens = embed(checkpoint, read_images(images), to=to, **asked)
     write_array(target, tokens)
     out.print(f"{escape(str(target))}: {to} {tokens.shape}, float64", soft_wrap=True)
 

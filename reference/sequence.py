@@ -57,24 +57,42 @@ def sincos_positions(
 def layer_norm(values: NDArray[Any], norm: LayerNorm, epsilon: float) -> NDArray[Any]:
     """Normalize over the last axis: (x − mean)/√(var + ε)·scale + shift, with the biased variance; shape unchanged.
 
-    Source: Ba, Kiros, Hinton, "Layer Normalization" (2016); `torch.nn.LayerNorm`.
+    Where the norm is not centered (RMSNorm), the mean is not taken out: x/√(mean x² + ε)·scale.
+
+    Source: Ba, Kiros, Hinton, "Layer Normalization" (2016), `torch.nn.LayerNorm`; Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019).
     """
-    centered = values - values.mean(axis=-1, keepdims=True)
-    variance = (centered * centered).mean(axis=-1, keepdims=True)
-    return centered / np.sqrt(variance + epsilon) * norm.scale.astype(values.dtype) + norm.shift.astype(values.dtype)
+    kept = values - values.mean(axis=-1, keepdims=True) if norm.centered else values
+    variance = (kept * kept).mean(axis=-1, keepdims=True)
+    scaled = kept / np.sqrt(variance + epsilon) * norm.scale.astype(values.dtype)
+    return scaled if norm.shift is None else scaled + norm.shift.astype(values.dtype)
 
 
-def merge_block_order(grid: tuple[int, ...]) -> NDArray[np.int64]:
+def merge_block_order(grid: tuple[int, ...], window: int = 0) -> NDArray[np.int64]:
     """Raster index of each token when 2×2 blocks follow one another (Qwen2-VL), of video frame by frame, shape `(N,)`.
+
+    Args:
+        grid: `(rows, columns)`, or `(frames, rows, columns)`.
+        window: patches along a side of the windows that follow one another, row by row, the last ones cut off by the image's end (Qwen2.5-VL);
+            0 for one window of the whole image.
 
     Raises:
         PatchParityError: a grid that is not (even, even), or (frames, even, even).
+
+    Source: transformers' `Qwen2_5_VisionTransformerPretrainedModel.get_window_index`.
     """
     if len(grid) not in (2, 3) or grid[-2] % 2 or grid[-1] % 2:
         raise PatchParityError(f"grid={grid}: 2x2 merge order needs an even number of rows and of columns")
     rows, columns = grid[-2:]
     raster = np.arange(rows * columns).reshape(rows // 2, 2, columns // 2, 2)
-    frame = raster.transpose(0, 2, 1, 3).ravel()
+    blocks = raster.transpose(0, 2, 1, 3)  # (rows / 2, columns / 2, 2, 2)
+    side = window // 2 or max(blocks.shape[:2])
+    frame = np.concatenate(
+        [
+            blocks[row : row + side, column : column + side].ravel()
+            for row in range(0, blocks.shape[0], side)
+            for column in range(0, blocks.shape[1], side)
+        ]
+    )
     frames = np.arange(grid[0] if len(grid) == 3 else 1)
     return (frames[:, None] * rows * columns + frame).ravel()
 
@@ -127,7 +145,7 @@ def assemble_sequence(
             patch_positions, prefix_positions = positions[: spec.num_patches], positions[spec.num_patches :]
         tokens = tokens + patch_positions
     if layout.token_order == "merge-2x2":
-        tokens = tokens[:, merge_block_order(spec.grid)]
+        tokens = tokens[:, merge_block_order(spec.grid, layout.window)]
 
     prefix = []
     row = 0

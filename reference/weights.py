@@ -24,7 +24,8 @@ class SequenceLayout:
             added after the concatenation); DINOv2: not the registers (inserted after the addition); big_vision and DeiT-III:
             none, `()` (positions added before the concatenation).
         token_order: `raster`, or `merge-2x2` (Qwen2-VL: the four tokens of each 2×2 block follow one another).
-        norm_epsilon: epsilon of the layer norms (1e-6 in ViT and its descendants; torch's own default is 1e-5).
+        window: of `merge-2x2`, patches along a side of the attention windows that then follow one another (Qwen2.5-VL); 0 for none.
+        norm_epsilon: epsilon of the norms (1e-6 in ViT and its descendants; torch's own default is 1e-5).
 
     Raises:
         PatchParityError: an option that is none of the above.
@@ -35,12 +36,15 @@ class SequenceLayout:
     positioned: tuple[PrefixToken, ...] = ("class_token", "distillation_token")
     token_order: Literal["raster", "merge-2x2"] = "raster"
     norm_epsilon: float = 1e-6
+    window: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", tuple(self.prefix))
         object.__setattr__(self, "positioned", tuple(self.positioned))
         if not isinstance(self.norm_epsilon, float | int):
             raise PatchParityError(f"norm_epsilon={self.norm_epsilon!r}: expected a number")
+        if not isinstance(self.window, int) or self.window < 0 or (self.window and (self.token_order == "raster" or self.window % 2)):
+            raise PatchParityError(f"window={self.window!r}: expected an even number of patches, of merge-2x2 order alone")
         allowed = {"prefix_side": ("first", "last"), "token_order": ("raster", "merge-2x2")}
         for name, options in allowed.items():
             require_choice(name, getattr(self, name), options)
@@ -52,10 +56,17 @@ class SequenceLayout:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Scale and shift of a layer norm over the last axis, each of shape `(width,)`."""
+    """A norm over the last axis.
+
+    Args:
+        scale: shape `(width,)`.
+        shift: shape `(width,)`, or None where nothing is added.
+        centered: whether the mean is taken out first, as a layer norm does; False for RMSNorm.
+    """
 
     scale: NDArray[Any]
-    shift: NDArray[Any]
+    shift: NDArray[Any] | None = None
+    centered: bool = True
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,9 +81,9 @@ class PatchEmbedWeights:
         mask_token: shape `(D,)`, or None; replaces the tokens that a mask selects.
         positions: shape `(rows, D)`, or None; a row for each prefix token in `layout.positioned` and one for each patch (raster
             order), prefix rows on the side where the prefix tokens stand.
-        patch_norm: layer norm over the flattened patch (width K), before the projection (vit-pytorch), or None.
-        token_norm: layer norm over each patch token (width D), after the projection (Swin, SegFormer), or None.
-        sequence_norm: layer norm over the finished sequence (width D; CLIP's `ln_pre`), or None.
+        patch_norm: norm over the flattened patch (width K), before the projection (vit-pytorch), or None.
+        token_norm: norm over each patch token (width D), after the projection (Swin, SegFormer), or None.
+        sequence_norm: norm over the finished sequence (width D; CLIP's `ln_pre`), or None.
         layout: how the sequence is put together.
 
     Raises:
@@ -107,8 +118,10 @@ class PatchEmbedWeights:
                 raise PatchParityError(f"{name} of shape {array.shape}: expected (rows, {D})")
         for name, width in (("patch_norm", self.kernel[0].size), ("token_norm", D), ("sequence_norm", D)):
             norm = getattr(self, name)
-            if norm is not None and (norm.scale.shape != (width,) or norm.shift.shape != (width,)):
-                raise PatchParityError(f"{name} of shapes {norm.scale.shape} and {norm.shift.shape}: expected ({width},) twice")
+            for part in ("scale", "shift"):
+                array = None if norm is None else getattr(norm, part)
+                if array is not None and array.shape != (width,):
+                    raise PatchParityError(f"{name}.{part} of shape {array.shape}: expected ({width},)")
 
     def __repr__(self) -> str:
         """Shapes and dtypes, not values."""
@@ -118,7 +131,7 @@ class PatchEmbedWeights:
             if isinstance(value, np.ndarray):
                 shown.append(f"{entry.name}={value.dtype.name}{list(value.shape)}")
             elif value is not None and entry.name != "layout":
-                shown.append(f"{entry.name}=LayerNorm[{value.scale.shape[0]}]")
+                shown.append(f"{entry.name}={'LayerNorm' if value.centered else 'RMSNorm'}[{value.scale.shape[0]}]")
         return f"PatchEmbedWeights({', '.join(shown)})"
 
     @property
@@ -165,7 +178,8 @@ class PatchEmbedWeights:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, LayerNorm):
-                value = LayerNorm(change(value.scale), change(value.shift))
+                shift = None if value.shift is None else change(value.shift)
+                value = LayerNorm(change(value.scale), shift, value.centered)
             elif isinstance(value, np.ndarray):
                 value = change(value)
             changed[entry.name] = value

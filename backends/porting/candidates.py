@@ -1,16 +1,23 @@
-"""Which dialects a checkpoint may be in, and which one it is."""
+"""Which dialects a checkpoint may be in, and which one it is: names and shapes, the ledger, and evidence that must agree."""
 
+import dataclasses
+import functools
+import importlib.resources
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...reference.errors import PatchParityError
 from ...reference.weights import PrefixToken
-from .dialects import Dialect, Entry, list_dialects
+from .dialects import REQUIRED, Dialect, Entry, list_dialects
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
-from .sizes import Sizes, read_config
+from .ledger import LedgerEntry, in_words, ledger_of, unexplained
+from .sizes import Sizes, numbers_at, read_config
 
 MOST_CHANNELS = 16
 """Channels above which an axis is hardly one of channels: satellite images have 13."""
@@ -27,9 +34,14 @@ class Candidate:
         sizes: of the axes.
         positioned: prefix tokens with rows in the position table.
         grid: of patches, where something tells it.
+        stride, padding: along each axis.
+        window: patches along a side of the windows in whose order tokens are; 0 for none.
         evidence: what speaks for it, in words.
         assumed: what was assumed of the grid although another is as possible; empty where nothing was.
         weight: how much does; of two readings the one with more is taken.
+        conflicts: evidence that contradicts the tensors, or the dialect, in sentences: with one it cannot be.
+        asks: what nothing tells and must be said, in sentences.
+        ledger: every tensor of the checkpoint.
     """
 
     dialect: Dialect
@@ -38,14 +50,27 @@ class Candidate:
     sizes: Mapping[str, int]
     positioned: tuple[PrefixToken, ...]
     grid: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    window: int
     evidence: tuple[str, ...]
     assumed: str
     weight: tuple[int, ...]
+    conflicts: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    ledger: tuple[LedgerEntry, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def label(self) -> str:
         """The dialect, and the prefix where there is one."""
         return self.dialect.id + (f" under {self.prefix!r}" if self.prefix else "")
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why it cannot be read so, in sentences; empty where it can."""
+        strange = unexplained(self.ledger)
+        told = f"nothing of {self.dialect.id} explains {in_words(strange)}, which may change what enters the first block"
+        return (*self.conflicts, *([f"{told} (--ignore NAME says that it does not)"] if strange else []))
 
     @property
     def reading(self) -> tuple[Any, ...]:
@@ -54,9 +79,10 @@ class Candidate:
         told = {name: (self.names[name], dialect.entries[name].layout) for name in self.names if name != "mask_token"}
         present = tuple(name for name in dialect.prefix if name in self.names)
         axes = tuple(self.sizes.get(name) for name in ("D", "C", "Pt", "Ph", "Pw"))
-        norms = dialect.norm_epsilon if any("norm" in name for name in self.names) else None
-        order = (present, dialect.prefix_side if present else "", dialect.token_order, norms)
-        return tuple(sorted(told.items())), axes, self.positioned, order, dialect.stride, dialect.padding, dialect.computed
+        norms = (dialect.norm_epsilon, dialect.rms) if any("norm" in name for name in self.names) else None
+        order = (present, dialect.prefix_side if present else "", dialect.token_order, self.window, norms)
+        steps = self.stride, self.padding, dialect.computed
+        return tuple(sorted(told.items())), axes, self.positioned, order, *steps
 
 
 def find_candidates(
@@ -65,8 +91,9 @@ def find_candidates(
     prefix: str | None = None,
     sizes: Sizes | None = None,
     gridless: bool = False,
+    ignore: Sequence[str] = (),
 ) -> list[Candidate]:
-    """All ways to read a checkpoint, the likeliest first.
+    """All ways to read a checkpoint, the likeliest first; those that evidence or an unexplained tensor speaks against (`refusals`) behind the others.
 
     Args:
         checkpoint: an open one.
@@ -74,17 +101,18 @@ def find_candidates(
         prefix: what stands before all names; None for whatever is found.
         sizes: what is known of the sizes; what a user said goes before what config.json tells, anything else behind it.
         gridless: whether also those whose positions fit no grid.
+        ignore: tensors that a user says play no part.
     """
-    config = known_of(checkpoint, sizes)
-    found = []
+    config, known_sizes = read_config(checkpoint.config_folder), known_of(checkpoint, sizes)
+    found: list[Candidate] = []
     known = list_dialects() if dialects is None else dialects
     for dialect in known.values():
         if checkpoint.format not in (*dialect.formats, IN_MEMORY):
             continue
         for own in _prefixes(checkpoint, dialect):
             if prefix is None or own == prefix:
-                found += _candidates(checkpoint, dialect, own, config, len(known) == 1, gridless)
-    found.sort(key=lambda each: each.weight, reverse=True)
+                found += _candidates(checkpoint, dialect, own, known_sizes, config, len(known) == 1, gridless, ignore)
+    found.sort(key=lambda each: (not each.refusals, *each.weight), reverse=True)
     # Beside a library's own names a matrix under any other tells nothing.
     return [each for each in found if not each.dialect.plain] or found
 
@@ -94,7 +122,9 @@ def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
     own = read_config(checkpoint.config_folder)
     if sizes is None:
         return own
-    return sizes.over(own) if sizes.asked else own.over(sizes)
+    merged = sizes.over(own) if sizes.asked else own.over(sizes)
+    of_config = own.image_size and not (sizes.asked and sizes.image_size)
+    return dataclasses.replace(merged, source="config.json" if of_config else sizes.source)
 
 
 def _prefixes(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
@@ -111,7 +141,14 @@ def _prefixes(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
 
 
 def _candidates(
-    checkpoint: Checkpoint, dialect: Dialect, prefix: str, config: Sizes, alone: bool, gridless: bool
+    checkpoint: Checkpoint,
+    dialect: Dialect,
+    prefix: str,
+    known: Sizes,
+    config: Sizes,
+    alone: bool,
+    gridless: bool,
+    ignore: Sequence[str],
 ) -> list[Candidate]:
     """How a dialect reads what stands under a prefix; `alone` where it was asked for by name."""
     names = {}
@@ -123,30 +160,208 @@ def _candidates(
     if dialect.plain and not alone and len(checkpoint.tensors) > len(names):
         return []  # beside other tensors a layer under any name may be anything
     evidence = [f"{len(names)} of its tensors are there: {', '.join(names.values())}"]
-    if missing := [entry.name for name, entry in dialect.entries.items() if name not in names]:
-        evidence.append(f"not there: {', '.join(missing)}")
+    if missing := [name for name in dialect.entries if name not in names]:
+        evidence += [f"not there: {dialect.entries[name].name}, so {dialect.means(name)}" for name in missing]
     found = []
-    for known, of_patch in _known_sizes(dialect.entries["kernel"], checkpoint.tensors[names["kernel"]].shape, config):
-        sizes: dict[str, int] | None = dict(known)
+    entries = tuple(ledger_of(checkpoint, dialect, prefix, names, ignore))
+    shape = checkpoint.tensors[names["kernel"]].shape
+    for of_patch, told_of_patch in _known_sizes(dialect.entries["kernel"], shape, known):
+        sizes: dict[str, int] | None = dict(of_patch)
         for name in names:
             sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, sizes)
         if (
             sizes is None
             or not _sound(sizes, dialect)
-            or ("(" in dialect.entries["kernel"].layout and config.channels not in (None, sizes["C"]))
+            or ("(" in dialect.entries["kernel"].layout and known.channels not in (None, sizes["C"]))
         ):
             continue
-        told = [*evidence, *of_patch]
+        if dialect.channels not in (None, sizes["C"]):
+            continue
+        told = [*evidence, *told_of_patch]
         beside = sum(prefix + name in checkpoint.tensors for name in dialect.beside)
-        typed = config.model_type in dialect.model_types
+        typed = known.model_type in dialect.model_types or _is_architecture(dialect, known.architecture)
         if typed:
-            told.append(f"config.json calls the model {config.model_type}")
-        unlikely = sizes["C"] > MOST_CHANNELS or sizes["Ph"] != sizes["Pw"]
-        weight = (int(typed), int(not dialect.plain), int(not unlikely), len(names) + beside, -len(prefix))
-        for positioned, grid, assumed in _grids(dialect, names, sizes, config) or ([((), (), "")] if gridless else []):
-            evidence_of_grid = (*told, *([assumed] if assumed else []))
-            found.append(Candidate(dialect, prefix, names, sizes, positioned, grid, evidence_of_grid, assumed, weight))
+            told.append(f"config.json calls the model {known.model_type or known.architecture}")
+        elif (called := config.model_type or config.architecture) and not dialect.plain:
+            told.append(f"config.json calls the model {called}, which is not known to be of {dialect.id}")
+        weight = (int(typed), int(not dialect.plain), _likelihood(sizes), len(names) + beside, -len(prefix))
+        stride, padding, window, asks = _steps(dialect, sizes, known)
+        conflicts = _conflicts(checkpoint, dialect, names, sizes, config, known, alone)
+        grids = _grids(dialect, names, sizes, known, stride, padding)
+        if not grids and not gridless and known.source == "config.json" and known.image_size and "positions" in names:
+            conflicts.append(_misfit(checkpoint, names, sizes, known, _known_grid(dialect, sizes, known, stride, padding)))
+            grids = [((), (), "")]
+        for positioned, grid, assumed in grids or ([((), (), "")] if gridless else []):
+            found.append(
+                Candidate(
+                    dialect,
+                    prefix,
+                    names,
+                    sizes,
+                    positioned,
+                    grid,
+                    stride,
+                    padding,
+                    window,
+                    (*told, *([assumed] if assumed else [])),
+                    assumed,
+                    weight,
+                    tuple(conflicts),
+                    tuple(asks),
+                    entries,
+                )
+            )
     return found
+
+
+def _likelihood(sizes: Mapping[str, int]) -> int:
+    """How much a kernel's sizes look like those of patches: square ones, of few channels."""
+    return int(sizes["Ph"] == sizes["Pw"]) + int(sizes["C"] in (1, 3)) - 2 * int(sizes["C"] > MOST_CHANNELS)
+
+
+def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tuple[int, ...], tuple[int, ...], int, list[str]]:
+    """Stride, padding and window: what was said, else the dialect's own, else what config.json tells; and what must be asked."""
+    patch = tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)
+    asks = []
+    found = {}
+    for role, own, tiles in (("stride", dialect.stride, patch), ("padding", dialect.padding, (0,) * len(patch))):
+        said = getattr(known, role)
+        if said and known.asked and len(said) in (len(patch), 2):
+            step = (*tiles[: len(patch) - len(said)], *said)
+        elif step := numbers_at(known.table, dialect.config[role], len(patch)) if role in dialect.config else ():
+            pass
+        elif own == "config" or (role == "stride" and own is None and _may_overlap(dialect, patch, known)):
+            step = (*tiles[: len(patch) - len(said)], *said) if said else tiles
+            if role == "stride" and not said:
+                asks.append(
+                    f"its kernel is {'×'.join(map(str, patch))}, and no tensor tells the stride: --stride says it, and --padding "
+                    f"({'×'.join(map(str, patch))} and 0 where patches tile)"
+                )
+        elif own == "half":
+            step = tuple(size // 2 for size in patch)
+        else:
+            step = tiles if own is None else (own,) * len(patch)
+        found[role] = tuple(step)
+    window = 0
+    if dialect.windowed:
+        pixels = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
+        window = known.window or (pixels[0] // 2 // sizes["Ph"] * 2 if pixels else 0)
+        if not window:
+            asks.append(
+                f"{dialect.id} orders its tokens by attention windows, and no tensor tells their size: a config.json beside it would"
+            )
+    return found["stride"], found["padding"], window, asks
+
+
+def _may_overlap(dialect: Dialect, patch: tuple[int, ...], known: Sizes) -> bool:
+    """Whether a convolution's kernel is small and odd, as those of patches that overlap are (3, 5, 7), and nothing tells that it is a patch."""
+    sides = patch[-2:]
+    odd = all(size % 2 and size <= LARGEST_OVERLAP for size in sides) and max(sides) > 1
+    told = _told_patch(dialect, known)
+    return odd and "(" not in dialect.entries["kernel"].layout and not dialect.plain and tuple(told[-2:]) != sides
+
+
+LARGEST_OVERLAP = 7
+"""Largest kernel of the overlapping patch embeddings that are known: PVT v2, Hiera, MViT v2, CvT, DaViT, PoolFormer and SegFormer have 3 or 7."""
+
+
+@functools.cache
+def _known_names() -> tuple[frozenset[str], frozenset[str]]:
+    """What transformers calls its models, and the first words of what timm calls its."""
+    content = (importlib.resources.files(__package__) / "dialects" / "known.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(content)
+    return frozenset(table["model_types"]), frozenset(table["architectures"])
+
+
+def _is_architecture(dialect: Dialect, architecture: str) -> bool:
+    return bool(architecture) and any(re.fullmatch(pattern, architecture) for pattern in dialect.architectures)
+
+
+def _conflicts(
+    checkpoint: Checkpoint,
+    dialect: Dialect,
+    names: Mapping[str, str],
+    sizes: Mapping[str, int],
+    config: Sizes,
+    known: Sizes,
+    alone: bool,
+) -> list[str]:
+    """Evidence against a reading, in sentences that name both sides; of sizes that a user said `require_asked` tells."""
+    found = []
+    types, words = _known_names()
+    file = checkpoint.config_folder / "config.json" if checkpoint.config_folder else None
+    called = config.model_type
+    if called and not dialect.plain and called not in dialect.model_types and called in types and not alone:
+        whose = f"{dialect.id} is of {', '.join(dialect.model_types)}" if dialect.model_types else f"{dialect.id} is none of transformers'"
+        found.append(f"{file} calls the model {called!r}, and {whose}")
+    built = config.architecture
+    if built and not dialect.plain and not alone and not _is_architecture(dialect, built) and _first_word(built) in words:
+        found.append(f"{file} calls the architecture {built!r}, which is none of {dialect.id}")
+    layout = checkpoint.metadata.get("format", "")
+    if dialect.mlx and layout in ("pt", "tf", "flax"):
+        found.append(f"the file's metadata say that its tensors are laid out as {layout!r} has them, not as MLX")
+    if layout == "mlx" and dialect.framework == "torch" and "(" not in dialect.entries["kernel"].layout:
+        found.append("the file's metadata say that its tensors are laid out as MLX has them, not as torch")
+    held = [
+        ("patch_size", "patch", _told_patch(dialect, config), tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)),
+        ("channels", "channels", (config.channels,) if config.channels else (), (sizes["C"],)),
+    ]
+    for role, word, told, own in held:
+        if told and role in dialect.checked and not dialect.plain:
+            axes = min(len(told), len(own))
+            if tuple(told[-axes:]) != own[-axes:]:
+                theirs, ours = "×".join(map(str, told)), "×".join(map(str, own))
+                kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
+                found.append(f"{file} tells {word} {theirs}, and {kernel}, read as {dialect.entries['kernel'].layout}, has {ours}")
+    if "register_tokens" in dialect.entries and config.registers is not None and config.registers != sizes.get("R", 0):
+        found.append(f"{file} tells {config.registers} register tokens, and the file holds {sizes.get('R', 0)}")
+    found += [f"{file} says that {told}, and {dialect.id} needs {each}" for each in dialect.require if (told := _unmet(each, config))]
+    if config.class_token is False and "class_token" in names:
+        found.append(f"{file} tells that there is no class token, and the file holds {names['class_token']}")
+    return found
+
+
+def _unmet(requirement: str, config: Sizes) -> str:
+    """What config.json says against a requirement, in words; empty where it holds, or where the file says nothing of it."""
+    left, operator, right = REQUIRED.fullmatch(requirement).groups()  # type: ignore[union-attr]  # as it was read
+    if left not in config.table:
+        return ""
+    have = config.table[left]
+    if right in config.table:
+        wanted = config.table[right]
+    elif right.lstrip("-").isdigit():
+        wanted = int(right)
+    else:
+        wanted = {"true": True, "false": False}.get(right, right)
+    compare = {"<": _less, "<=": lambda a, b: not _less(b, a), ">": lambda a, b: _less(b, a), ">=": lambda a, b: not _less(a, b)}
+    holds = {"==": have == wanted, "!=": have != wanted}.get(operator)
+    holds = compare[operator](have, wanted) if holds is None else holds
+    return "" if holds else f"{left} is {json.dumps(have)}"
+
+
+def _less(one: Any, other: Any) -> bool:
+    """Whether one number is less than another; of anything else it is not known, and so not."""
+    return isinstance(one, (int, float)) and isinstance(other, (int, float)) and one < other
+
+
+def _first_word(architecture: str) -> str:
+    return re.split(r"[_\d]", architecture)[0]
+
+
+def _told_patch(dialect: Dialect, config: Sizes) -> tuple[int, ...]:
+    if "patch_size" in dialect.config:
+        keys = dialect.config["patch_size"]
+        return numbers_at(config.table, keys, 3 if dialect.video and len(keys) == 3 else 2)
+    return config.patch_size
+
+
+def _misfit(
+    checkpoint: Checkpoint, names: Mapping[str, str], sizes: Mapping[str, int], known: Sizes, grid: tuple[int, ...]
+) -> str:
+    image, patches = "×".join(map(str, known.image_size)), "×".join(map(str, grid)) or "no"
+    table = f"{names['positions']} {checkpoint.tensors[names['positions']].shape}"
+    told = f"{checkpoint.config_folder}/config.json tells images of {image}, which are {patches} patches of {sizes['Ph']}×{sizes['Pw']}"
+    return f"{told}, and {table} has positions for another number (--image-size says of which images)"
 
 
 def _sound(sizes: Mapping[str, int], dialect: Dialect) -> bool:
@@ -160,27 +375,39 @@ def _known_sizes(kernel: Entry, shape: tuple[int, ...], config: Sizes) -> list[t
     if "(" not in kernel.layout:
         return [({}, [])]
     if config.patch_size:
-        *_, height, width = config.patch_size
-        return [({"Ph": height, "Pw": width}, [f"the patch is known to be {height}×{width}"])]
+        *frames, height, width = config.patch_size
+        told = {"Ph": height, "Pw": width} | ({"Pt": frames[0]} if frames and "Pt" in kernel.layout else {})
+        return [(told, [f"the patch is known to be {height}×{width}"])]
     values = shape[1] if kernel.layout.startswith("D") else shape[0]
     found = []
+    if "Pt" in kernel.layout:
+        return []  # frames and sides cannot be told from their product
     for channels in (config.channels,) if config.channels else (3, 1, 4):
         side = math.isqrt(values // channels)
         if values == channels * side * side and side > 1:
-            told = f"the patch is assumed to be square, {side}×{side} of {channels} channel{'s' if channels > 1 else ''}"
-            found.append(({"Ph": side, "Pw": side, "C": channels}, [told]))
+            told_of = f"the patch is assumed to be square, {side}×{side} of {channels} channel{'s' if channels > 1 else ''}"
+            found.append(({"Ph": side, "Pw": side, "C": channels}, [told_of]))
             if channels == 3:
                 break  # no other fits: 3·s² is no square
     return found
 
 
 def _grids(
-    dialect: Dialect, names: Mapping[str, str], sizes: Mapping[str, int], config: Sizes
+    dialect: Dialect,
+    names: Mapping[str, str],
+    sizes: Mapping[str, int],
+    known: Sizes,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
     """Grids that the position table allows, for which prefix tokens it then has rows, and what that assumes."""
-    told = _config_grid(dialect, sizes, config)
-    if "Gh" in sizes:
-        return [((), (sizes["Gh"], sizes["Gw"]), "")]
+    told = _known_grid(dialect, sizes, known, stride, padding)
+    if "Gh" in sizes and "Gw" in sizes:
+        grid = (sizes["Gh"], sizes["Gw"])
+        grid = (sizes["Gt"], *grid) if "Gt" in sizes else grid
+        if told and "image_size" in dialect.checked and told[-2:] != grid[-2:]:
+            return []
+        return [((), grid, "")]
     if "positions" not in names:
         return [((), told, "")]
     counts = {name: sizes.get("R", 0) if name == "register_tokens" else 1 for name in dialect.prefix if name in names}
@@ -191,19 +418,21 @@ def _grids(
     grids = []
     for extra, present in found.items():
         patches = sizes["rows"] - extra
-        if told and dialect.video and not config.frames and patches % math.prod(told[1:]) == 0:
+        if told and dialect.video and not known.frames and patches > 0 and patches % math.prod(told[1:]) == 0:
             told = (patches // math.prod(told[1:]), *told[1:])
         if told and math.prod(told) == patches:
             return [(present, told, "")]
+        if told and known.source == "config.json" and "image_size" in dialect.checked:
+            continue  # what is told is held against the table, not passed over
         side = math.isqrt(max(patches, 0))
         if patches > 0 and side * side == patches and not dialect.video:
             rivals = [count for other in found if other != extra and (count := sizes["rows"] - other) and _oblong(count)]
             rows = ", ".join(name.replace("_", " ") for name in present) or "no prefix token"
             assumed = f"the grid is assumed to be square, {side}×{side}, with position rows for {rows}; an image size would tell"
             grids.append((present, (side, side), assumed if rivals else ""))
-        elif patches > 0 and dialect.video and (video := _video_grid(patches, sizes, config)):
+        elif patches > 0 and dialect.video and (video := _video_grid(patches, sizes, known)):
             frames = f"the grid is assumed to be of {video[0]} × {video[1]}×{video[2]}; an image size with its frames would tell"
-            grids.append((present, video, "" if config.frames else frames))
+            grids.append((present, video, "" if known.frames else frames))
     return grids
 
 
@@ -212,9 +441,9 @@ def _oblong(count: int) -> bool:
     return any(count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short)
 
 
-def _video_grid(patches: int, sizes: Mapping[str, int], config: Sizes) -> tuple[int, ...]:
+def _video_grid(patches: int, sizes: Mapping[str, int], known: Sizes) -> tuple[int, ...]:
     """A grid of frames and a square: of config.json's frames, or the fewest frames that leave a square."""
-    counts = [config.frames // sizes["Pt"]] if config.frames else range(1, patches + 1)
+    counts = [known.frames // sizes["Pt"]] if known.frames else range(1, patches + 1)
     for frames in counts:
         side = math.isqrt(patches // max(frames, 1))
         if frames * side * side == patches:
@@ -222,29 +451,36 @@ def _video_grid(patches: int, sizes: Mapping[str, int], config: Sizes) -> tuple[
     return ()
 
 
-def _config_grid(dialect: Dialect, sizes: Mapping[str, int], config: Sizes) -> tuple[int, ...]:
-    """The grid of the image size that config.json tells."""
-    if not config.image_size:
+def _known_grid(
+    dialect: Dialect, sizes: Mapping[str, int], known: Sizes, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The grid of the image size that is known."""
+    image = known.image_size
+    if not known.asked and "image_size" in dialect.config:
+        image = numbers_at(known.table, dialect.config["image_size"], 2)
+    if not image:
         return ()
-    *_, height, width = config.image_size
-    pad = 2 * dialect.padding
-    step = (dialect.stride or sizes["Ph"], dialect.stride or sizes["Pw"])
-    more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in step]
-    image = tuple(
-        (size + pad - patch + up) // by + 1
-        for size, patch, by, up in zip((height, width), (sizes["Ph"], sizes["Pw"]), step, more, strict=True)
+    *_, height, width = image
+    patch = (sizes["Ph"], sizes["Pw"])
+    more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in stride[-2:]]
+    grid = tuple(
+        (size + 2 * pad - own + up) // by + 1
+        for size, pad, own, by, up in zip((height, width), padding[-2:], patch, stride[-2:], more, strict=True)
     )
+    if min(grid) <= 0:
+        return ()
     if dialect.video:
-        frames = (config.frames or sizes["Pt"]) // sizes["Pt"]
-        return (frames, *image) if frames else ()
-    return image if min(image) > 0 else ()
+        frames = (known.frames or sizes["Pt"]) // sizes["Pt"]
+        return (frames, *grid) if frames else ()
+    return grid
 
 
 def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     """The candidate that a checkpoint is read as.
 
     Raises:
-        PatchParityError: none, or several that read it differently, and what would tell them apart.
+        PatchParityError: none; evidence or tensors that speak against all; several that read it differently, and what would tell them apart; something
+            that nothing tells.
     """
     if not candidates:
         kernels = [f"{name} {info.shape}" for name, info in checkpoint.tensors.items() if len(info.shape) >= 4][:5]
@@ -252,11 +488,25 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
         raise PatchParityError(
             f"{checkpoint.path} is in no dialect that is known; it holds {held} (--from names a dialect, --dialects a file of your own)"
         )
+    if told := why_not(checkpoint, candidates):
+        raise PatchParityError(told)
     rivals = ambiguous(candidates)
     if len(rivals) > 1:
         told = "; ".join(f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals)
         raise PatchParityError(f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. {remedy(rivals)} would")
+    if candidates[0].asks:
+        raise PatchParityError(f"{checkpoint.path} is read as {candidates[0].label}, but {'; '.join(candidates[0].asks)}")
     return candidates[0]
+
+
+def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
+    """Why none of the candidates can be, told of the one that comes nearest; empty where one can."""
+    if not candidates or not candidates[0].refusals:
+        return ""
+    nearest = min(candidates, key=lambda each: (len(each.conflicts), len(unexplained(each.ledger)), *(-part for part in each.weight)))
+    others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id]
+    more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
+    return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}"
 
 
 def remedy(rivals: list[Candidate]) -> str:
@@ -269,26 +519,30 @@ def remedy(rivals: list[Candidate]) -> str:
 
 def ambiguous(candidates: list[Candidate]) -> list[Candidate]:
     """Candidates that are as likely as the first, one for each reading."""
-    if not candidates:
+    if not candidates or candidates[0].refusals:
         return []
     # Of one prefix the reading that explains most tensors; two prefixes are two stages, however many tensors each has.
     best: dict[str, tuple[int, ...]] = {}
     for each in candidates:
         best.setdefault(each.prefix, each.weight[:-1])
     likely = [
-        each for each in candidates if each.weight[:-1] == best[each.prefix] and each.weight[:3] == candidates[0].weight[:3]
+        each
+        for each in candidates
+        if not each.refusals and each.weight[:-1] == best[each.prefix] and each.weight[:3] == candidates[0].weight[:3]
     ]
     return list({each.reading: each for each in reversed(likely)}.values())[::-1]
 
 
-def require_grid(checkpoint: Checkpoint, dialects: Mapping[str, Dialect], prefix: str | None, sizes: Sizes | None) -> None:
+def require_grid(
+    checkpoint: Checkpoint, dialects: Mapping[str, Dialect], prefix: str | None, sizes: Sizes | None, ignore: Sequence[str] = ()
+) -> None:
     """Raise PatchParityError where a checkpoint that nothing reads would be read but for the number of its positions, and say so."""
-    near = [each for each in find_candidates(checkpoint, dialects, prefix, sizes, gridless=True) if "positions" in each.names]
-    if near:
+    near = [each for each in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore) if "positions" in each.names]
+    if near and not near[0].refusals:
         rows = near[0].sizes.get("rows", 0)
         told = f"not of an image of {'×'.join(map(str, sizes.image_size))}" if sizes and sizes.image_size else "of no square grid"
         raise PatchParityError(
-            f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: --image-size tells the right one"
+            f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: --image-size tells the right one, and --stride where patches overlap"
         )
 
 
@@ -299,7 +553,7 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
     own, axes = candidate.sizes, 3 if sizes.frames else 2
     if sizes.frames and not candidate.dialect.video:
         raise PatchParityError(f"{checkpoint.path} is of images, and a size with {sizes.frames} frames was told")
-    grid = _config_grid(candidate.dialect, own, sizes)
+    grid = _known_grid(candidate.dialect, own, sizes, candidate.stride, candidate.padding)
     if sizes.image_size and not grid:
         raise PatchParityError(f"an image of {'×'.join(map(str, sizes.image_size))} was told, which is smaller than a patch")
     patch = (
@@ -311,7 +565,7 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
         ("grid", candidate.grid[-axes:], grid[-axes:]),
     ]
     for name, have, asked in pairs:
-        if asked and have and have != asked:
+        if asked and have and tuple(have) != tuple(asked):
             told = f" (of {'×'.join(map(str, sizes.image_size))} pixels)" if name == "grid" else ""
             raise PatchParityError(
                 f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and {'×'.join(map(str, asked))}{told} was told"

@@ -10,10 +10,10 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import einops
 import numpy as np
@@ -39,10 +39,37 @@ FIELDS: dict[str, str] = {
     "token_norm.shift": "D",
     "sequence_norm.scale": "D",
     "sequence_norm.shift": "D",
+    "position_rows": "Gh D",
+    "position_columns": "Gw D",
 }
-"""Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes."""
+"""Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns."""
 
-AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gh", "Gw", "1")
+ABSENT: dict[str, str] = {
+    "bias": "no bias is added",
+    "class_token": "there is no class token",
+    "distillation_token": "there is no distillation token",
+    "register_tokens": "there are no registers",
+    "mask_token": "nothing is masked",
+    "positions": "no positions are added before the first block",
+    "position_rows": "no positions are added before the first block",
+    "position_columns": "no positions are added before the first block",
+    "patch_norm.scale": "patches are not normalized",
+    "patch_norm.shift": "nothing is added to normalized patches",
+    "token_norm.scale": "tokens are not normalized",
+    "token_norm.shift": "nothing is added to normalized tokens",
+    "sequence_norm.scale": "the sequence is not normalized",
+    "sequence_norm.shift": "nothing is added to the normalized sequence",
+}
+"""What it means of an optional field that no tensor holds it."""
+
+HEADS = (
+    r"(head|heads|classifier|lm_head|head_dist|head_drop|fc|fc_norm|pre_logits|logit_scale|logit_bias|score|output_projection)([./].*)?",
+    r"(cls_classifier|distillation_classifier)[./].*",
+    r"num_batches_tracked",
+)
+"""Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
+
+AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "1")
 
 STEPS: dict[str, str] = {
     "zero-bias": "a bias of zeros is added, for the target has one: nothing changes",
@@ -53,6 +80,7 @@ STEPS: dict[str, str] = {
     "zero-positions": "positions of zeros are added, for the target has some: nothing changes",
     "computed-positions": "positions that the source computes are written as a table",
     "drop-computed-positions": "positions are left out, for the target computes the same",
+    "zero-norm-shift": "a shift of zeros is added to a norm, for the target has one: nothing changes",
     "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part but in pre-training",
     "other-remainder": "images that patches do not divide are padded by the one and cut or refused by the other: nothing changes at sizes that they divide",
     "drop-mask-token": "the mask token is left out: it plays no part but in pre-training",
@@ -111,12 +139,25 @@ class Dialect:
         formats: of its files.
         entries: its tensors, by field.
         optional: fields that need not be there.
+        absent: what it means that they are not, where that is not what `ABSENT` says.
+        elsewhere: patterns of the names of all its other tensors, which belong to its encoder or head. A tensor that is neither is unexplained.
         prefix, prefix_side, token_order, norm_epsilon: as in SequenceLayout.
         positioned: which prefix tokens may have rows in the position table: alternatives.
         epsilon_of_config: whether `layer_norm_eps` of `config.json` is that of these norms; most are made with their framework's default.
         separator: between the parts of a name.
-        stride, padding, remainder: where they are not those of patches that tile.
-        model_types: what `config.json` calls its models.
+        stride, padding, remainder: where they are not those of patches that tile: a number, `half` of the kernel, or `config` where no tensor and no
+            dialect tells it.
+        model_types: what transformers' `config.json` calls its models.
+        architectures: patterns of what timm's `config.json` calls them.
+        config: under which keys of `config.json` stride, padding, patch_size, image_size and window are kept, where not under the usual ones.
+        require: what `config.json` must say, as far as it says it, for this reading to hold: `key < key`, `key == value`.
+        checked: what of `config.json` is held against the tensors: patch_size, image_size, channels.
+        channels: of the images that it takes, where that tells it from another dialect.
+        rms: norms that do not take the mean out.
+        windowed: whether tokens are in the order of attention windows, whose size the configuration tells.
+        read_only: whether nothing can be written to it (a table of positions that is a sum of others).
+        mlx: whether its kernel is laid out as MLX has it.
+        library: how the library itself is run: `package`, `classes`, and the `block` that the sequence enters.
         beside: tensors that tell it from others.
         copies: other tensors that hold the values of a field once more, by field.
         computed: `sinusoid-1d` where positions are computed and in no file.
@@ -136,10 +177,22 @@ class Dialect:
     norm_epsilon: float = 1e-6
     epsilon_of_config: bool = False
     separator: str = "."
-    stride: int | None = None
-    padding: int = 0
+    stride: int | Literal["config", "half"] | None = None
+    padding: int | Literal["config", "half"] = 0
     remainder: str = "floor"
     model_types: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    config: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    require: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ("patch_size", "image_size", "channels")
+    channels: int | None = None
+    elsewhere: tuple[str, ...] = ()
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rms: tuple[str, ...] = ()
+    windowed: bool = False
+    read_only: bool = False
+    mlx: bool = False
+    library: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     beside: tuple[str, ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
@@ -150,6 +203,18 @@ class Dialect:
         """Fields that must be there."""
         return tuple(name for name in self.entries if name not in self.optional)
 
+    def means(self, name: str) -> str:
+        """What it means that an optional field is in no tensor."""
+        return self.absent.get(name, ABSENT.get(name, "nothing is known of it"))
+
+    @functools.cached_property
+    def _elsewhere(self) -> re.Pattern[str]:
+        return re.compile("|".join(f"(?:{pattern})" for pattern in (*self.elsewhere, *HEADS)))
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Whether a tensor of this name, without the prefix, belongs to the encoder or the head."""
+        return self._elsewhere.fullmatch(name) is not None
+
     @property
     def video(self) -> bool:
         """Whether it cuts tubelets."""
@@ -157,14 +222,36 @@ class Dialect:
 
     def holds(self) -> str:
         """What it can hold, in words."""
-        named = {"kernel": "", "mask_token": ""}
+        named = {"kernel": "", "mask_token": "", "position_rows": "positions", "position_columns": "positions"}
         told = [named.get(name, name.replace("_", " ").split(".")[0]) for name in self.entries]
         told += ["positions (computed)"] if self.computed else []
         return ", ".join(dict.fromkeys(filter(None, told))) or "nothing but the kernel"
 
 
-def _dialect(identity: str, told: dict[str, Any], source: str) -> Dialect:
+REQUIRED = re.compile(r"(\w+) (<|<=|==|!=|>=|>) ([\w.-]+)")
+"""A comparison of a key of `config.json` with another key, or with a value."""
+
+_TEXTS = ("title", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
+_FLAGS = ("plain", "epsilon_of_config", "windowed", "read_only", "mlx")
+_LISTS = ("optional", "prefix", "formats", "model_types", "architectures", "beside", "elsewhere", "rms", "checked", "require")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "framework": ("torch", "jax", "keras", "numpy"),
+    "prefix_side": ("first", "last"),
+    "token_order": ("raster", "merge-2x2"),
+    "remainder": ("error", "floor", "pad-end", "same"),
+    "computed": ("", "sinusoid-1d"),
+}
+"""Values of a dialect's table by kind; what must be one of a few."""
+
+
+def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]] | None = None) -> Dialect:
     """Build a dialect from its table.
+
+    Args:
+        identity: its id.
+        told: its table.
+        source: the file, for errors.
+        sets: named lists of patterns, to which `elsewhere` may refer with `@name`.
 
     Raises:
         PatchParityError: a table that says something unknown, or not enough.
@@ -173,10 +260,51 @@ def _dialect(identity: str, told: dict[str, Any], source: str) -> Dialect:
     def wrong(what: str) -> PatchParityError:
         return PatchParityError(f"dialect {identity!r} in {source}: {what}")
 
+    if not isinstance(told, dict):
+        raise wrong(f"expected a table, not {told!r}")
     fields = {each.name for each in dataclasses.fields(Dialect)} - {"id", "entries"}
     if unknown := set(told) - fields - {"tensors"}:
         raise wrong(f"unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(fields | {'tensors'}))}")
-    tensors = told.get("tensors")
+    entries = _entries(told.get("tensors"), wrong)
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key != "tensors"}
+    for missing in ("title", "framework", "formats"):
+        if missing not in plain:
+            raise wrong(f"{missing} is missing")
+    for key, value in plain.items():
+        if not _of_its_kind(key, value):
+            raise wrong(f"{key} = {told[key]!r} is of the wrong kind")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise wrong(f"{key} = {value!r}: expected one of {', '.join(map(repr, _CHOICES[key]))}")
+    if "positioned" in plain:
+        plain["positioned"] = tuple(tuple(alternative) for alternative in told["positioned"])
+    if strange := [each for each in plain["formats"] if each not in FORMATS]:
+        raise wrong(f"format {strange[0]!r} is unknown; expected some of {', '.join(FORMATS)}")
+    named = [*plain.get("optional", ()), *plain.get("absent", {}), *plain.get("copies", {})]
+    if strange := [each for each in named if each not in entries]:
+        raise wrong(f"{strange[0]!r} is none of its tensors: {', '.join(entries)}")
+    tokens = [*plain.get("prefix", ()), *(token for each in plain.get("positioned", ()) for token in each)]
+    if strange := [each for each in tokens if each not in get_args(PrefixToken)]:
+        raise wrong(f"prefix token {strange[0]!r} is unknown; expected some of {', '.join(get_args(PrefixToken))}")
+    patterns: list[str] = []
+    for pattern in plain.get("elsewhere", ()):
+        if pattern.startswith("@") and pattern[1:] not in (sets or {}):
+            raise wrong(f"elsewhere names {pattern}, which is no list of patterns")
+        patterns += (sets or {})[pattern[1:]] if pattern.startswith("@") else [pattern]
+    if strange := [each for each in plain.get("require", ()) if not REQUIRED.fullmatch(each)]:
+        raise wrong(f"require has {strange[0]!r}, expected a comparison such as 'num_windows == 1'")
+    try:
+        re.compile("|".join(patterns))
+    except re.error as error:
+        raise wrong(f"a pattern of elsewhere is none ({error})") from None
+    plain["elsewhere"] = tuple(patterns)
+    for key in ("copies", "config"):
+        if key in plain:
+            plain[key] = {name: (held,) if isinstance(held, str) else tuple(held) for name, held in plain[key].items()}
+    return Dialect(identity, entries=entries, **plain)
+
+
+def _entries(tensors: Any, wrong: Callable[[str], PatchParityError]) -> dict[str, Entry]:
+    """The tensors of a dialect's table."""
     if not isinstance(tensors, dict) or "kernel" not in tensors:
         raise wrong("expected a table 'tensors' with a kernel")
     entries = {}
@@ -185,26 +313,44 @@ def _dialect(identity: str, told: dict[str, Any], source: str) -> Dialect:
             raise wrong(f"field {name!r} is unknown; expected one of {', '.join(FIELDS)}")
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
             raise wrong(f"{name} = {entry!r}: expected [name, layout]")
+        if not re.fullmatch(r"(\w+|\((\w+ )*\w+\))( (\w+|\((\w+ )*\w+\)))*", entry[1]):
+            raise wrong(f"{name} has the layout {entry[1]!r}: expected axes with one blank between, some of them in parentheses")
         axes = re.sub(r"[()]", " ", entry[1]).split()
         if strange := [axis for axis in axes if axis not in AXES]:
             raise wrong(f"{name} has the axis {strange[0]!r}; expected some of {' '.join(AXES)}")
+        if twice := next((axis for axis in axes if axis != "1" and axes.count(axis) > 1), None):
+            raise wrong(f"{name} has the axis {twice!r} twice")
         entries[name] = Entry(name, *entry)
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key != "tensors"}
-    if "positioned" in plain:
-        plain["positioned"] = tuple(tuple(alternative) for alternative in told["positioned"])
-    for missing in ("title", "framework", "formats"):
-        if missing not in plain:
-            raise wrong(f"{missing} is missing")
-    if strange := [each for each in plain["formats"] if each not in FORMATS]:
-        raise wrong(f"format {strange[0]!r} is unknown; expected some of {', '.join(FORMATS)}")
-    texts = {"title", "framework", "prefix_side", "token_order", "separator", "remainder", "computed"}
-    for key, value in plain.items():
-        kind = (str,) if key in texts else (bool,) if key in ("plain", "epsilon_of_config") else (int, float, tuple, dict)
-        if not isinstance(value, kind) or (
-            key in ("optional", "prefix", "formats", "model_types", "beside") and not isinstance(value, tuple)
-        ):
-            raise wrong(f"{key} = {value!r} is of the wrong kind")
-    return Dialect(identity, entries=entries, **plain)
+        wanted, held = set(_canonical_axes(entries[name]).replace("(", " ").replace(")", " ").split()), set(axes) - {"1"}
+        if wanted != held:
+            raise wrong(f"{name} has the axes {' '.join(sorted(held))}, expected {' '.join(sorted(wanted))} in some order")
+    return entries
+
+
+def _of_its_kind(key: str, value: Any) -> bool:
+    """Whether a value of a dialect's table is of the kind that its key takes."""
+    if key in _TEXTS:
+        return isinstance(value, str)
+    if key in _FLAGS:
+        return isinstance(value, bool)
+    if key in _LISTS:
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if key == "positioned":
+        return isinstance(value, tuple) and all(
+            isinstance(each, list) and all(isinstance(name, str) for name in each) for each in value
+        )
+    if key in ("copies", "config"):
+        return isinstance(value, dict) and all(
+            isinstance(each, str) or (isinstance(each, list) and all(isinstance(name, str) for name in each))
+            for each in value.values()
+        )
+    if key in ("absent", "library"):
+        return isinstance(value, dict)
+    if key == "norm_epsilon":
+        return isinstance(value, float) and 0 < value < 1
+    least = 0 if key == "padding" else 1
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return whole or (value in ("config", "half") and key in ("stride", "padding"))
 
 
 def read_dialects(path: Path) -> dict[str, Dialect]:
@@ -217,17 +363,48 @@ def read_dialects(path: Path) -> dict[str, Dialect]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
-    return {identity: _dialect(identity, told, str(path)) for identity, told in content.items()}
+    sets = {name: patterns for name, patterns in _own_sets().items()}
+    return {identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()}
+
+
+@functools.cache
+def _own_sets() -> dict[str, list[str]]:
+    """Lists of patterns of encoders' names, which several dialects share."""
+    content = (importlib.resources.files(__package__) / "dialects" / "elsewhere.toml").read_text(encoding="utf-8")
+    return tomllib.loads(content)["elsewhere"]
 
 
 @functools.cache
 def _own_dialects() -> dict[str, Dialect]:
     found: dict[str, Dialect] = {}
     folder = importlib.resources.files(__package__) / "dialects"
-    for name in ("torch.toml", "transformers.toml", "jax.toml", "keras.toml", "plain.toml"):
+    for name in ("timm.toml", "torch.toml", "transformers.toml", "jax.toml", "keras.toml", "plain.toml"):
         content = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-        found.update({identity: _dialect(identity, told, name) for identity, told in content.items()})
+        found.update({identity: _dialect(identity, told, name, _own_sets()) for identity, told in content.items()})
+    found.update({each.id: each for each in map(_as_mlx, [*found.values()]) if each is not None})
     return found
+
+
+MLX_LAYOUTS = {"D C Ph Pw": "D Ph Pw C", "D C Pt Ph Pw": "D Pt Ph Pw C"}
+"""How MLX lays out the kernel of a convolution of torch, under the same names (mlx.nn.Conv2d, Conv3d)."""
+
+
+def _as_mlx(dialect: Dialect) -> Dialect | None:
+    """The same dialect as MLX keeps it; None where there is no convolution, or nothing but a layout."""
+    kernel = dialect.entries["kernel"]
+    if dialect.plain or dialect.framework != "torch" or kernel.layout not in MLX_LAYOUTS:
+        return None
+    entries = {**dialect.entries, "kernel": dataclasses.replace(kernel, layout=MLX_LAYOUTS[kernel.layout])}
+    return dataclasses.replace(
+        dialect,
+        id=f"{dialect.id}-mlx",
+        title=f"{dialect.title}, in MLX's layout",
+        framework="numpy",
+        formats=("safetensors", "npz"),
+        entries=entries,
+        mlx=True,
+        library={},
+    )
 
 
 def list_dialects(more: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Dialect]:
@@ -272,6 +449,8 @@ def _canonical_axes(entry: Entry) -> str:
     axes = FIELDS[entry.field]
     if entry.field == "kernel" and "Pt" in entry.layout:
         return axes.replace("Ph", "Pt Ph")
+    if entry.field == "positions" and "Gt" in entry.layout:
+        return axes.replace("rows", "(Gt Gh Gw)")
     if entry.field == "positions" and "Gh" in entry.layout:
         return axes.replace("rows", "(Gh Gw)")
     if entry.field.startswith("patch_norm") and "Ph" in entry.layout:

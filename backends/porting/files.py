@@ -25,6 +25,7 @@ from ..layouts import CANONICAL, with_time_axis
 
 FORMAT = "patchparity.weights/1"
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+NORMS = ("patch_norm", "token_norm", "sequence_norm")
 _NORM_PARTS = ("scale", "shift")
 
 
@@ -33,7 +34,8 @@ def _tensors(weights: PatchEmbedWeights) -> Iterator[tuple[str, NDArray[Any]]]:
         value = getattr(weights, entry.name)
         if isinstance(value, LayerNorm):
             for part in _NORM_PARTS:
-                yield f"{entry.name}.{part}", getattr(value, part)
+                if getattr(value, part) is not None:
+                    yield f"{entry.name}.{part}", getattr(value, part)
         elif isinstance(value, np.ndarray):
             yield entry.name, value
 
@@ -73,6 +75,7 @@ def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec:
         "format": FORMAT,
         "spec": json.dumps(spec.to_dict()),
         "layout": json.dumps(dataclasses.asdict(weights.layout)),
+        "rms": json.dumps([name for name in NORMS if (norm := getattr(weights, name)) is not None and not norm.centered]),
         "axes": json.dumps({name: _axes(name, array) for name, array in tensors.items()}),
     }
     try:
@@ -109,7 +112,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, Patch
     try:
         spec = PatchEmbedSpec.from_dict(json.loads(metadata["spec"]))
         layout = SequenceLayout(**json.loads(metadata["layout"]))
-        weights = PatchEmbedWeights(**_fields(tensors), layout=layout)
+        weights = PatchEmbedWeights(**_fields(tensors, json.loads(metadata.get("rms", "[]"))), layout=layout)
     except PatchParityError as error:
         raise PatchParityError(f"{path} is damaged: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -118,24 +121,25 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, Patch
     return weights, spec
 
 
-def _fields(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Group tensors into the fields of PatchEmbedWeights; a norm is two tensors.
+def _fields(tensors: dict[str, NDArray[Any]], rms: list[str]) -> dict[str, Any]:
+    """Group tensors into the fields of PatchEmbedWeights; a norm is a scale, and mostly a shift. `rms` names those that do not take the mean out.
 
     Raises:
         PatchParityError: a tensor that is no field, half a norm, or numbers that are no floats.
     """
-    norms = {"patch_norm", "token_norm", "sequence_norm"}
+    norms = set(NORMS)
     names = {entry.name for entry in dataclasses.fields(PatchEmbedWeights)} - norms - {"layout"}
     expected = {*names, *(f"{norm}.{part}" for norm in norms for part in _NORM_PARTS)}
     fields: dict[str, Any] = {}
     for name, array in tensors.items():
         owner, _, part = name.partition(".")
-        partners = [f"{owner}.{each}" for each in _NORM_PARTS] if part else [name]
+        partners = [f"{owner}.scale"] if part else [name]
         if name not in expected or not set(partners) <= set(tensors):
             raise PatchParityError(
                 f"tensor {name!r} is unknown, or its partner is missing: expected {', '.join(sorted(expected))}"
             )
         if array.dtype.name not in DTYPES:
             raise PatchParityError(f"{name} is of dtype {array.dtype}: expected one of {', '.join(DTYPES)}")
-        fields[owner] = LayerNorm(*(tensors[each] for each in partners)) if part else array
+        norm = LayerNorm(tensors[f"{owner}.scale"], tensors.get(f"{owner}.shift"), owner not in rms) if part else None
+        fields[owner] = norm or array
     return fields

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -179,7 +179,7 @@ def from_module(module: Any, *, check: bool = True, **options: Any) -> tuple[Pat
             as a checkpoint is, in whatever dialect its names are.
         check: whether an object is called once, on random images, to see that it computes what its weights do and nothing beside (an activation, a
             mask). One that leaves tokens out on purpose (ViTMAE) needs False.
-        options: for what cannot be read out of it: of an object those of `read_live`, of a tree `from_`, `prefix` and `dialects` as in `port`, and
+        options: for what cannot be read out of it: of an object those of `read_live`, of a tree `from_`, `prefix`, `ignore` and `dialects` as in `port`, and
             `patch_size`, `image_size` (with the frames of a video in front), `in_channels`, and `stride` and `padding`, which no tree shows and which
             are else those of its dialect.
 
@@ -250,18 +250,16 @@ def _from_tree(
     image_size: int | tuple[int, ...] | None = None,
     in_channels: int | None = None,
     stride: int | tuple[int, ...] | None = None,
-    padding: int | None = None,
+    padding: int | tuple[int, ...] | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
-    sizes = Sizes.told(patch_size, image_size, in_channels)
-    require_sizes("stride", stride)
-    stage = read_stage(TreeCheckpoint(tree), from_, prefix, list_dialects(dialects), sizes)
+    sizes = Sizes.told(patch_size, image_size, in_channels, stride, padding)
+    stage = read_stage(TreeCheckpoint(tree), from_, prefix, list_dialects(dialects), sizes, ignore)
     if stage.candidate.assumed:
         warnings.warn(stage.candidate.assumed, UserWarning, stacklevel=3)
-    told = {
-        name: value for name, value in (("stride", stride), ("padding", padding), ("image_size", image_size)) if value is not None
-    }
-    spec = stage.spec.replace(**told) if stride is not None or padding is not None else stage.spec
-    stage.weights.check_spec(spec)
+    spec = stage.spec
+    if image_size is not None and stage.weights.positions is None:
+        spec = spec.replace(image_size=spec.image_size[: spec.spatial_axes - 2] + sizes.image_size)
     return stage.weights, spec
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def port(
     into: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
     allow_loss: bool = False,
+    ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> PortReport:
     """Move the embedding stage of a checkpoint into another dialect, and prove it by running both sides.
@@ -79,6 +80,7 @@ def port(
         into: an existing checkpoint of the target dialect: a copy of it is written, with its embedding stage replaced.
         dtype: of the target; None keeps that of the source.
         allow_loss: leave out what the target cannot hold, instead of refusing.
+        ignore: names, or patterns of the shell's kind, of tensors of the source that play no part although nothing explains them.
         dialects: TOML files with dialects of your own.
 
     Raises:
@@ -93,7 +95,7 @@ def port(
     if kind not in wanted.formats:
         raise PatchParityError(f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}")
     with opened(source) as checkpoint:
-        stage = read_stage(checkpoint, from_, prefix, known, sizes)
+        stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
         raw = checkpoint.read(stage.candidate.names["kernel"])
     if stage.candidate.assumed:
         raise PatchParityError(f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json beside it)")
@@ -206,7 +208,7 @@ def _read_back(
 ) -> Check:
     """The file, read again in its dialect before it takes its place: the same weights to the last bit."""
     with opened(draft) as checkpoint:
-        back = read_stage(checkpoint, to, place.candidate.prefix if place else None, known, Sizes.of(spec)).weights
+        back = read_stage(checkpoint, to, place.candidate.prefix if place else None, known, Sizes.of(spec, written.layout.window)).weights
     if written.positions is None and get_dialect(to, known).computed:
         back = without(back, "positions")
     different = same_bits(written, back)

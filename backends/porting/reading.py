@@ -1,7 +1,7 @@
 """`inspect_checkpoint` and `embed`: the embedding stage of any checkpoint, told and run."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def inspect_checkpoint(
     from_: str | None = None,
     prefix: str | None = None,
     sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, Any]:
     """Tell which dialect a checkpoint is in and why, what its embedding stage holds, what is missing and what is ambiguous.
@@ -33,10 +34,11 @@ def inspect_checkpoint(
         from_: the dialect, where it is known.
         prefix: what stands before all names, where several stages are there.
         sizes: what is known of its sizes and no `config.json` tells.
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
         dialects: TOML files with dialects of your own.
 
     Returns:
-        Plain data: `dialect`, `candidates`, `ambiguous`, `spec`, `tensors`, `other_tensors`, ...
+        Plain data: `dialect`, `candidates`, `ambiguous`, `refused`, `asks`, `spec`, `tensors`, `ledger`, `other_tensors`, ...
 
     Raises:
         PatchParityError: a file that cannot be read, is damaged, or hostile.
@@ -44,11 +46,11 @@ def inspect_checkpoint(
     known = list_dialects(dialects)
     with opened(path) as checkpoint:
         chosen = known if from_ is None else {from_: get_dialect(from_, known)}
-        candidates = find_candidates(checkpoint, chosen, prefix, sizes)
+        candidates = find_candidates(checkpoint, chosen, prefix, sizes, ignore=ignore)
         if not candidates and (from_ is not None or prefix is not None):
-            read_stage(checkpoint, from_, prefix, known, sizes)  # which says what is wrong
-        if not candidates:
-            require_grid(checkpoint, chosen, prefix, sizes)
+            read_stage(checkpoint, from_, prefix, known, sizes, ignore)  # which says what is wrong
+        if not candidates or candidates[0].refusals:
+            require_grid(checkpoint, chosen, prefix, sizes, ignore)
         for candidate in candidates[:1]:
             require_asked(checkpoint, candidate, sizes)
         return describe(checkpoint, candidates)
@@ -62,6 +64,7 @@ def embed(
     from_: str | None = None,
     prefix: str | None = None,
     sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> NDArray[Any]:
     """Run the reference on the embedding stage of a checkpoint.
@@ -70,7 +73,7 @@ def embed(
         checkpoint: of any dialect.
         images: `(B, C, H, W)`, or `(B, C, T, H, W)` for tubelets, preprocessed as the model has it.
         to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm, if there is one before it).
-        from_, prefix, sizes, dialects: as in `port`; the images tell their own size.
+        from_, prefix, sizes, ignore, dialects: as in `port`; the images tell their own size.
 
     Returns:
         `(B, N, D)`, or `(B, prefix + N, D)`, float64.
@@ -84,7 +87,7 @@ def embed(
         if sizes is not None and sizes.asked and sizes.image_size not in ((), told.image_size):
             asked, given = ("×".join(map(str, each.image_size)) for each in (sizes, told))
             raise PatchParityError(f"images of {given} pixels, and {asked} was told")
-        stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told))
+        stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told), ignore)
     axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
     if images.ndim == axes + 2 and images.shape[1] != channels:
         hint = "; channels last? move them to axis 1" if images.shape[-1] == channels else ""

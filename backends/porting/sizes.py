@@ -1,8 +1,8 @@
-"""What is known of a checkpoint's sizes beside its tensors: a `config.json`, or what a user says."""
+"""What is known of a checkpoint beside its tensors: its `config.json`, or what a user says. Evidence, which is held against the tensors."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,43 @@ import numpy as np
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 
-LARGEST_CONFIG = 2**20
+LARGEST_CONFIG = 2**22
+"""Bytes of a config.json: the largest known, with the labels of 21843 classes twice, has 1.7 MB."""
+
+DEEPEST_CONFIG = 5
+"""Tables within one another that are looked into: thinker_config, vision_config, backbone_config, ... of today's models are three."""
 
 
-def require_sizes(option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3)) -> None:
-    """Raise PatchParityError for a size that is no positive integer, nor so many of these."""
+def require_sizes(option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3), least: int = 1) -> None:
+    """Raise PatchParityError for a size that is no integer of at least `least`, nor so many of these."""
     parts = value if isinstance(value, (tuple, list)) else (value,)
     if value is not None and not (
-        all(isinstance(part, (int, np.integer)) and part > 0 for part in parts) and len(parts) in counts
+        all(isinstance(part, (int, np.integer)) and not isinstance(part, bool) and part >= least for part in parts)
+        and len(parts) in counts
     ):
-        raise PatchParityError(f"{option}={value!r}: expected a positive integer, or one for each axis")
+        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise PatchParityError(f"{option}={value!r}: expected {kind}, or one for each axis")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a `config.json` beside a checkpoint tells of the embedding stage, as far as it does; or a user, whom no file may contradict (`asked`)."""
+    """What a `config.json` beside a checkpoint tells of the embedding stage, as far as it does; or a user, whom no file may contradict (`asked`).
+
+    Args:
+        model_type: what transformers calls the model, that of its vision tower where it has one.
+        image_size: rows and columns of pixels.
+        patch_size: of a tubelet with its frames in front.
+        channels, frames: of an image, of a video.
+        norm_epsilon: of its norms.
+        asked: whether a user said it.
+        stride, padding: between patches, and of zeros around the image; empty where nothing is said.
+        registers: number of register tokens; None where nothing is said.
+        class_token: whether there is one; None where nothing is said.
+        window: patches along a side of the attention windows in whose order tokens are.
+        architecture: what timm calls the model.
+        source: where the image size was said, in words.
+        table: all of `config.json` that is about the vision tower.
+    """
 
     model_type: str = ""
     image_size: tuple[int, ...] = ()
@@ -34,10 +56,20 @@ class Sizes:
     frames: int | None = None
     norm_epsilon: float | None = None
     asked: bool = False
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    registers: int | None = None
+    class_token: bool | None = None
+    window: int | None = None
+    architecture: str = ""
+    source: str = ""
+    table: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def over(self, other: "Sizes") -> "Sizes":
         """This, and the other where this tells nothing."""
-        return Sizes(*(own or theirs for own, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+        nothing = (None, (), "", {}, False)
+        pairs = {each.name: (getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
+        return Sizes(**{name: theirs if own in nothing and own is not False else own for name, (own, theirs) in pairs.items()})
 
     @classmethod
     def told(
@@ -45,62 +77,173 @@ class Sizes:
         patch_size: int | Sequence[int] | None = None,
         image_size: int | Sequence[int] | None = None,
         in_channels: int | None = None,
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] | None = None,
     ) -> "Sizes":
         """What a user tells: sizes of the axes, with the frames of a video in front, or one for height and width.
 
         Raises:
             PatchParityError: a size that is no positive integer, nor two or three of these.
         """
-        for option, value in (("patch_size", patch_size), ("image_size", image_size)):
-            require_sizes(option, value, counts=(2, 3) if isinstance(value, (tuple, list)) else (1,))
+        for option, value, least in (
+            ("patch_size", patch_size, 1),
+            ("image_size", image_size, 1),
+            ("stride", stride, 1),
+            ("padding", padding, 0),
+        ):
+            require_sizes(option, value, counts=(2, 3) if isinstance(value, (tuple, list)) else (1,), least=least)
         require_sizes("in_channels", in_channels, counts=(1,))
-        patch, image = (
-            () if value is None else (value, value) if isinstance(value, int) else tuple(value)
-            for value in (patch_size, image_size)
+        patch, image, step, pad = (
+            () if value is None else (int(value), int(value)) if isinstance(value, (int, np.integer)) else tuple(map(int, value))
+            for value in (patch_size, image_size, stride, padding)
         )
         frames = image[0] if len(image) == 3 else None
-        return cls("", image[-2:], patch, in_channels, frames, asked=True)
+        return cls("", image[-2:], patch, in_channels, frames, asked=True, stride=step, padding=pad, source="what was told")
 
     @classmethod
-    def of(cls, spec: PatchEmbedSpec) -> "Sizes":
+    def of(cls, spec: PatchEmbedSpec, window: int = 0) -> "Sizes":
         """The sizes of a spec."""
         frames = spec.image_size[0] if spec.spatial_axes == 3 else None
-        return cls("", spec.image_size[-2:], spec.patch_size[-2:], spec.in_channels, frames)
+        pad = tuple(before for before, _ in spec.padding)
+        sizes = spec.image_size[-2:], spec.patch_size[-2:], spec.in_channels
+        return cls("", *sizes, frames, stride=spec.stride, padding=pad, window=window or None)
+
+
+VISION = ("vision_config", "image_config", "visual_config", "vision_encoder_config", "backbone_config", "encoder", "thinker_config")
+"""Under which keys libraries keep what is about the vision tower of a model with several, or the backbone of a head."""
+
+_SIZED = ("patch_size", "patch_sizes", "spatial_patch_size", "image_size", "img_size", "tubelet_size", "patch_stride")
 
 
 def read_config(folder: Path | None) -> Sizes:
-    """Read `config.json` in the folder of a checkpoint; what is missing or damaged there tells nothing."""
+    """Read `config.json` in the folder of a checkpoint; none tells nothing.
+
+    Raises:
+        PatchParityError: a file that is no JSON object.
+    """
     if folder is None:
         return Sizes()
     file = folder / "config.json"
     try:
-        if not file.is_file() or file.stat().st_size > LARGEST_CONFIG:
+        if not file.is_file():
             return Sizes()
+        if (size := file.stat().st_size) > LARGEST_CONFIG:
+            raise PatchParityError(f"{file} has {size} bytes, expected at most {LARGEST_CONFIG}: it is no model's configuration")
         told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return Sizes()
+    except OSError as error:
+        raise PatchParityError(f"cannot read {file}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise PatchParityError(f"{file} is no JSON ({str(error).splitlines()[0]}): mend it, or move it away") from None
     if not isinstance(told, dict):
-        return Sizes()
-    inner = told.get("vision_config") if isinstance(told.get("vision_config"), dict) else told
-    assert isinstance(inner, dict)
-    size = inner.get("image_size", inner.get("img_size"))
-    if size is None and isinstance(told.get("pretrained_cfg"), dict):
-        shape = told["pretrained_cfg"].get("input_size")
-        size = shape[1:] if isinstance(shape, list) else None
+        raise PatchParityError(f"{file} holds a {type(told).__name__}, expected a JSON object: mend it, or move it away")
+    return sizes_of_config(told)
+
+
+def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
+    """What the table of a `config.json` tells, of transformers' models, timm's and wrappers of these."""
+    if isinstance(told.get("architecture"), str) and not isinstance(told.get("vision_config"), dict):
+        return _of_timm(told)
+    inner = _vision(told)
+    tubelet = _sizes(inner.get("tubelet_size"))
+    patch = _pair(inner.get("patch_size", inner.get("spatial_patch_size")))
+    frames = inner.get("temporal_patch_size", inner.get("tubelet_size"))
+    if len(tubelet) == 3:
+        patch = tubelet
+    elif isinstance(frames, int) and len(patch) == 2 and _whole(frames):
+        patch = (frames, *patch)
     return Sizes(
-        str(inner.get("model_type", told.get("model_type", ""))),
-        _pair(size),
-        _pair(inner.get("patch_size", inner.get("spatial_patch_size"))),
-        _whole(inner.get("num_channels", inner.get("in_channels"))),
-        _whole(inner.get("num_frames")),
-        epsilon if isinstance(epsilon := inner.get("layer_norm_eps"), float) and 0 < epsilon < 1 else None,
+        str(inner.get("model_type") or told.get("model_type") or ""),
+        _pair(inner.get("image_size", inner.get("img_size", inner.get("crop_size")))),
+        patch,
+        _whole(inner.get("num_channels", inner.get("in_channels", inner.get("in_chans")))),
+        _whole(inner.get("num_frames", inner.get("frames_per_clip"))),
+        _epsilon(inner),
+        registers=_count(inner.get("num_register_tokens")),
+        source="config.json",
+        table=inner,
     )
+
+
+def _vision(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part that is about images: under a key that says so, or the whole."""
+    for inner in _inner(told, 0):
+        return inner
+    return told
+
+
+def _inner(told: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:
+    for key in VISION:
+        inner = told.get(key)
+        if isinstance(inner, dict) and depth < DEEPEST_CONFIG:
+            yield from _inner(inner, depth + 1)
+            if any(name in inner for name in _SIZED) or "model_type" in inner:
+                yield {"model_type": told.get("model_type"), **inner}
+
+
+def _of_timm(told: Mapping[str, Any]) -> Sizes:
+    """What timm writes beside its files: an architecture, arguments of its constructor, and what its weights were trained with."""
+    given = told.get("model_args") if isinstance(told.get("model_args"), dict) else {}
+    trained = told.get("pretrained_cfg") if isinstance(told.get("pretrained_cfg"), dict) else {}
+    assert isinstance(given, dict)
+    assert isinstance(trained, dict)
+    shape = trained.get("input_size")
+    shape = shape if isinstance(shape, list) and len(shape) == 3 and all(map(_whole, shape)) else [None, None, None]
+    image = _pair(given.get("img_size")) or (_pair(shape[1:]) if shape[1] else ())
+    return Sizes(
+        image_size=image,
+        patch_size=_pair(given.get("patch_size")),
+        channels=_whole(given.get("in_chans")) or shape[0],
+        registers=_count(given.get("reg_tokens")),
+        class_token=given.get("class_token") if isinstance(given.get("class_token"), bool) else None,
+        architecture=str(told["architecture"]).partition(".")[0],
+        source="config.json",
+        table=given,
+    )
+
+
+def _epsilon(inner: Mapping[str, Any]) -> float | None:
+    for name in ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"):
+        value = inner.get(name)
+        if isinstance(value, float) and 0 < value < 1:
+            return value
+    return None
 
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) and all(map(_whole, value)) else ()
+
+
 def _pair(value: Any) -> tuple[int, ...]:
-    parts = value if isinstance(value, list) else [value, value]
+    """Two sizes, or three with frames in front; of transformers' `{"height": …, "width": …}` too."""
+    if isinstance(value, dict):
+        value = [value.get("height"), value.get("width")]
+    parts = value if isinstance(value, (list, tuple)) else [value, value]
+    parts = [parts[0], parts[0]] if len(parts) == 1 else parts
     return tuple(parts) if len(parts) in (2, 3) and all(map(_whole, parts)) else ()
+
+
+def numbers_at(table: Mapping[str, Any], names: Sequence[str], axes: int) -> tuple[int, ...]:
+    """The numbers that a config keeps under these keys, one for each axis; a key may name a place in a list, `strides.0`. Empty where one is missing."""
+    found: list[int] = []
+    for name in names:
+        value: Any = table
+        for part in name.split("."):
+            if isinstance(value, Mapping):
+                value = value.get(part)
+            elif isinstance(value, (list, tuple)) and part.isdigit() and int(part) < len(value):
+                value = value[int(part)]
+            else:
+                value = None
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in parts):
+            return ()
+        found += parts
+    return tuple(found * axes) if len(found) == 1 else tuple(found) if len(found) == axes else ()

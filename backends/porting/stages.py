@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
-from .candidates import Candidate, ambiguous, choose, find_candidates, known_of, remedy, require_asked, require_grid
+from .candidates import Candidate, ambiguous, choose, find_candidates, known_of, remedy, require_asked, require_grid, why_not
 from .dialects import Dialect, get_dialect, list_dialects, to_canonical
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
@@ -58,6 +59,7 @@ def read_stage(
     prefix: str | None = None,
     dialects: Mapping[str, Dialect] | None = None,
     sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
 ) -> Stage:
     """Read the embedding stage of a checkpoint; only its tensors are read.
 
@@ -67,15 +69,17 @@ def read_stage(
         prefix: what stands before all names, where several stages are there.
         dialects: those to try; None for all.
         sizes: what is known of the sizes.
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
 
     Raises:
-        PatchParityError: a checkpoint without one, an ambiguous one, tensors that are damaged or hold NaN.
+        PatchParityError: a checkpoint without one, an ambiguous one, one with a tensor that nothing explains or evidence that contradicts its tensors,
+            tensors that are damaged or hold NaN.
     """
     known = list_dialects() if dialects is None else dialects
     chosen = {dialect: get_dialect(dialect, known)} if dialect else known
-    candidates = find_candidates(checkpoint, chosen, prefix, sizes)
-    if not candidates:
-        require_grid(checkpoint, chosen, prefix, sizes)
+    candidates = find_candidates(checkpoint, chosen, prefix, sizes, ignore=ignore)
+    if not candidates or candidates[0].refusals:
+        require_grid(checkpoint, chosen, prefix, sizes, ignore)
     if prefix is not None and not candidates and find_candidates(checkpoint, chosen, None, sizes, gridless=True):
         others = ", ".join(
             dict.fromkeys(repr(each.prefix) for each in find_candidates(checkpoint, chosen, None, sizes, gridless=True))
@@ -107,12 +111,14 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
             raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
         arrays[name] = to_canonical(array, dialect.entries[name], sizes)
     patch = (sizes["Pt"], sizes["Ph"], sizes["Pw"]) if dialect.video else (sizes["Ph"], sizes["Pw"])
-    step = patch if dialect.stride is None else (dialect.stride,) * len(patch)
+    step, pads = candidate.stride, candidate.padding
     grid = candidate.grid or ((1, 2, 3) if dialect.video else (2, 3))
     if dialect.token_order == "merge-2x2":
         grid = candidate.grid or ((1, 2, 4) if dialect.video else (2, 4))
-    image = tuple((count - 1) * by + size - 2 * dialect.padding for count, by, size in zip(grid, step, patch, strict=True))
-    spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, dialect.padding, dialect.remainder)  # type: ignore[arg-type]
+    image = tuple(
+        max((count - 1) * by + size - 2 * pad, 1) for count, by, size, pad in zip(grid, step, patch, pads, strict=True)
+    )
+    spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, pads, dialect.remainder)  # type: ignore[arg-type]
     config = known_of(checkpoint, None)
     if (values := math.prod(spec.images_shape(1))) > LARGEST_IMAGE:
         raise PatchParityError(
@@ -124,11 +130,18 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         candidate.positioned,
         dialect.token_order,
         (config.norm_epsilon if dialect.epsilon_of_config else None) or dialect.norm_epsilon,
+        candidate.window,
     )
     norms = {}
     for norm in NORMS:
         if f"{norm}.scale" in arrays:
-            norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift"))
+            norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift", None), norm not in dialect.rms)
+    if "position_rows" in arrays:
+        rows, columns = (arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns"))
+        summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
+        arrays["positions"] = summed.astype(arrays["kernel"].dtype)  # as the library adds them: in the type of the weights
+    if "register_tokens" in arrays and not len(arrays["register_tokens"]):
+        del arrays["register_tokens"]  # a table of no rows: there are none
     if dialect.computed and candidate.grid:
         arrays["positions"] = sinusoid_table(spec.num_patches, spec.embed_dim).astype(arrays["kernel"].dtype)
     weights = PatchEmbedWeights(**arrays, **norms, layout=layout)
@@ -162,6 +175,9 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         "ambiguous": len(rivals) > 1,
         "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
         "remedy": remedy(rivals) if len(rivals) > 1 else "",
+        "refused": why_not(checkpoint, candidates),
+        "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
+        "ledger": ledger_told(candidates),
         "spec": None,
         "tensors": {},
         "other_tensors": len(checkpoint.tensors) - len(used),
@@ -173,13 +189,16 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
             "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
             "in_channels": sizes["C"],
             "embed_dim": sizes["D"],
-            "grid": list(chosen.grid),
-            "num_patches": math.prod(chosen.grid) if chosen.grid else None,
+            "grid": [] if chosen.asks else list(chosen.grid),
+            "num_patches": math.prod(chosen.grid) if chosen.grid and not chosen.asks else None,
             "prefix_tokens": [name for name in chosen.dialect.prefix if name in chosen.names],
             "registers": sizes.get("R", 0),
             "positioned": list(chosen.positioned),
-            "positions": "computed" if chosen.dialect.computed else "learned" if "positions" in chosen.names else None,
+            "positions": "computed" if chosen.dialect.computed else "learned" if _has_positions(chosen) else None,
             "token_order": chosen.dialect.token_order,
+            "window": chosen.window,
+            "stride": [] if chosen.asks and not chosen.window and not chosen.dialect.windowed else list(chosen.stride),
+            "padding": list(chosen.padding),
             "bias": "bias" in chosen.names,
         }
         told["tensors"] = {
@@ -189,6 +208,20 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         }
         told["missing"] = [name for name in chosen.dialect.entries if name not in chosen.names]
     return told
+
+
+def _has_positions(candidate: Candidate) -> bool:
+    return "positions" in candidate.names or "position_rows" in candidate.names
+
+
+def ledger_told(candidates: list[Candidate]) -> dict[str, Any]:
+    """The ledger of the likeliest candidate, as plain data: how many tensors are elsewhere, and each of the others."""
+    if not candidates:
+        return {}
+    entries = min(candidates, key=lambda each: len(each.refusals)).ledger
+    counts = Counter(entry.status for entry in entries)
+    told = [dataclasses.asdict(entry) for entry in entries if entry.status not in ("elsewhere", "outside")]
+    return {"dialect": candidates[0].dialect.id, "counts": dict(counts), "tensors": told}
 
 
 def without(weights: PatchEmbedWeights, *names: str) -> PatchEmbedWeights:

@@ -41,6 +41,8 @@ def fit(
     Raises:
         PatchParityError: what cannot be made at all: a token that the target must have, patches of another kind.
     """
+    if dialect.read_only:
+        raise PatchParityError(f"{dialect.id} is read and not written: its positions are a sum of tables")
     plan = Plan()
     required = {*dialect.required, *held}
     _require_same_patches(spec, dialect)
@@ -79,11 +81,19 @@ def _require_same_patches(spec: PatchEmbedSpec, dialect: Dialect) -> None:
     if dialect.video != (spec.spatial_axes == 3):
         kinds = ("images", "tubelets of video")
         raise PatchParityError(f"{dialect.id} is of {kinds[dialect.video]}, the source of {kinds[spec.spatial_axes == 3]}")
-    step = spec.patch_size if dialect.stride is None else (dialect.stride,) * spec.spatial_axes
-    pads = {amount for pair in spec.padding for amount in pair}
-    if spec.stride != step or pads - {dialect.padding}:
+    if dialect.channels not in (None, spec.in_channels):
+        raise PatchParityError(f"{dialect.id} is of {dialect.channels} channels, the source has {spec.in_channels}")
+    own = []
+    for told, tiles in ((dialect.stride, spec.patch_size), (dialect.padding, (0,) * spec.spatial_axes)):
+        half = tuple(size // 2 for size in spec.patch_size)
+        own.append(tiles if told is None else half if told == "half" else None if told == "config" else (told,) * spec.spatial_axes)
+    step, pads = own
+    asymmetric = any(before != after for before, after in spec.padding)
+    held = spec.stride, tuple(before for before, _ in spec.padding)
+    keyed = "stride" in dialect.config
+    if asymmetric or (not keyed and step not in (None, held[0])) or (not keyed and pads not in (None, held[1])):
         raise PatchParityError(
-            f"{dialect.id} has stride {step} and padding {dialect.padding}, the source stride {spec.stride} and padding {spec.padding}"
+            f"{dialect.id} has stride {step} and padding {pads}, the source stride {spec.stride} and padding {spec.padding}"
         )
 
 
@@ -117,10 +127,22 @@ def _without_norms(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, eps
     for name in NORMS:
         if getattr(weights, name) is None:
             continue
+        held = getattr(weights, name)
         if f"{name}.scale" not in dialect.entries:
             plan.losses.append(Loss(name, f"{dialect.id} has no {name.replace('_', ' ')}"))
             weights = dataclasses.replace(weights, **{name: None})
-        elif weights.layout.norm_epsilon != epsilon:
+        elif held.centered == (name in dialect.rms):
+            kinds = ("an RMSNorm", "a layer norm")
+            raise PatchParityError(
+                f"the source has {kinds[held.centered]} as {name.replace('_', ' ')}, {dialect.id} {kinds[not held.centered]}"
+            )
+        elif held.shift is None and f"{name}.shift" in dialect.required:
+            plan.steps.append("zero-norm-shift")
+            weights = dataclasses.replace(weights, **{name: dataclasses.replace(held, shift=np.zeros_like(held.scale))})
+        elif held.shift is not None and f"{name}.shift" not in dialect.entries:
+            plan.losses.append(Loss(f"{name}.shift", f"{dialect.id} adds nothing to what it normalizes"))
+            weights = dataclasses.replace(weights, **{name: dataclasses.replace(held, shift=None)})
+        if getattr(weights, name) is not None and weights.layout.norm_epsilon != epsilon:
             told = f"the target normalizes with ε = {epsilon:g}, the source with {weights.layout.norm_epsilon:g}"
             plan.losses.append(Loss(name, told))
             weights = dataclasses.replace(weights, layout=dataclasses.replace(weights.layout, norm_epsilon=epsilon))
@@ -234,6 +256,9 @@ def _require_same_order(weights: PatchEmbedWeights, dialect: Dialect) -> None:
         raise PatchParityError(
             f"tokens are in {weights.layout.token_order} order in the source, in {dialect.token_order} order in {dialect.id}"
         )
+    if bool(weights.layout.window) != dialect.windowed:
+        orders = ("of the image", "of attention windows")
+        raise PatchParityError(f"tokens are in the order {orders[not dialect.windowed]} in the source, {orders[dialect.windowed]} in {dialect.id}")
 
 
 def tensors_of(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, prefix: str = "") -> dict[str, NDArray[Any]]:
@@ -318,7 +343,8 @@ def cast_as(weights: PatchEmbedWeights, there: PatchEmbedWeights) -> PatchEmbedW
         value, slot = getattr(weights, entry.name), getattr(there, entry.name)
         if isinstance(value, LayerNorm):
             kept = slot if isinstance(slot, LayerNorm) else LayerNorm(there.kernel, there.kernel)
-            value = LayerNorm(_narrowed(value.scale, kept.scale.dtype), _narrowed(value.shift, kept.shift.dtype))
+            shift = None if value.shift is None else _narrowed(value.shift, (kept.scale if kept.shift is None else kept.shift).dtype)
+            value = LayerNorm(_narrowed(value.scale, kept.scale.dtype), shift, value.centered)
         elif isinstance(value, np.ndarray):
             value = _narrowed(value, (there.kernel if slot is None else slot).dtype)
         changed[entry.name] = value

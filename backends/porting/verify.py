@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ def verify(
     from_: tuple[str | None, str | None] = (None, None),
     prefixes: tuple[str | None, str | None] = (None, None),
     sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> Difference:
     """Prove that two checkpoints, in any two dialects, hold the same embedding stage, or say how they differ.
@@ -58,6 +59,7 @@ def verify(
         from_: their dialects, where they are known.
         prefixes: what stands before their names, where a file holds several stages.
         sizes: what is known of their sizes and no `config.json` tells; what the first tells holds for the second.
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
         dialects: TOML files with dialects of your own.
 
     Raises:
@@ -67,15 +69,16 @@ def verify(
     stages = []
     for path, dialect, prefix in zip((first, second), from_, prefixes, strict=True):
         with opened(path) as checkpoint:
-            told = Sizes.of(stages[0].spec) if stages and stages[0].size_known else sizes
-            stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told))
+            told = Sizes.of(stages[0].spec, stages[0].weights.layout.window) if stages and stages[0].size_known else sizes
+            stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told, ignore))
     one, other = stages
     labels = one.candidate.label, other.candidate.label
     for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
         if getattr(one.spec, name) != getattr(other.spec, name):
             why = f"the first has {told} {getattr(one.spec, name)}, the second {getattr(other.spec, name)}"
             return Difference(False, *labels, why, [])
-    orders = [each.weights.layout.token_order for each in stages]
+    layouts = [each.weights.layout for each in stages]
+    orders = [each.token_order + (f" in windows of {each.window} patches" if each.window else "") for each in layouts]
     if orders[0] != orders[1]:
         return Difference(False, *labels, f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second", [])
     spec = one.spec if one.size_known else other.spec

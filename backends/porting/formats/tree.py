@@ -25,6 +25,8 @@ class TreeCheckpoint(Checkpoint):
             self.leaves = dict(_leaves(tree, ()))
         except RecursionError:
             raise PatchParityError(f"{self.path} holds mappings within one another without end") from None
+        if any(type(leaf).__module__.startswith("torch") for leaf in self.leaves.values()):
+            self.metadata["format"] = "pt"
         for name, leaf in self.leaves.items():
             self.tensors[name] = TensorInfo(tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."))
 
