@@ -184,6 +184,8 @@ def _candidates(
             told.append(f"config.json calls the model {known.model_type or known.architecture}")
         elif (called := config.model_type or config.architecture) and not dialect.plain:
             told.append(f"config.json calls the model {called}, which is not known to be of {dialect.id}")
+        if dialect.typed_only and not typed and not alone:
+            return []
         weight = (int(typed), int(not dialect.plain), _likelihood(sizes), len(names) + beside, -len(prefix))
         stride, padding, window, asks = _steps(dialect, sizes, known)
         conflicts = _conflicts(checkpoint, dialect, names, sizes, config, known, alone)
@@ -216,7 +218,7 @@ def _candidates(
 
 def _likelihood(sizes: Mapping[str, int]) -> int:
     """How much a kernel's sizes look like those of patches: square ones, of few channels."""
-    return int(sizes["Ph"] == sizes["Pw"]) + int(sizes["C"] in (1, 3)) - 2 * int(sizes["C"] > MOST_CHANNELS)
+    return 2 * int(sizes["Ph"] == sizes["Pw"]) + int(sizes["C"] in (1, 3)) - int(sizes["C"] > MOST_CHANNELS)
 
 
 def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tuple[int, ...], tuple[int, ...], int, list[str]]:
@@ -245,7 +247,7 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
     window = 0
     if dialect.windowed:
         pixels = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
-        window = known.window or (pixels[0] // 2 // sizes["Ph"] * 2 if pixels else 0)
+        window = known.window or (pixels[0] // 2 // sizes["Pw"] * 2 if pixels else 0)
         if not window:
             asks.append(
                 f"{dialect.id} orders its tokens by attention windows, and no tensor tells their size: a config.json beside it would"
@@ -408,8 +410,8 @@ def _grids(
         if told and "image_size" in dialect.checked and told[-2:] != grid[-2:]:
             return []
         return [((), grid, "")]
-    if "positions" not in names:
-        return [((), told, "")]
+    if "positions" not in names:  # an image size that is no evidence of this dialect's tells nothing of what it takes
+        return [((), told if known.source != "config.json" or "image_size" in dialect.checked else (), "")]
     counts = {name: sizes.get("R", 0) if name == "register_tokens" else 1 for name in dialect.prefix if name in names}
     found: dict[int, tuple[PrefixToken, ...]] = {}
     for alternative in dialect.positioned:
@@ -417,7 +419,7 @@ def _grids(
         found.setdefault(sum(counts[name] for name in present), present)
     grids = []
     for extra, present in found.items():
-        patches = sizes["rows"] - extra
+        patches = sizes["rows"] - extra - dialect.spare_rows
         if told and dialect.video and not known.frames and patches > 0 and patches % math.prod(told[1:]) == 0:
             told = (patches // math.prod(told[1:]), *told[1:])
         if told and math.prod(told) == patches:
@@ -436,14 +438,18 @@ def _grids(
     return grids
 
 
+MOST_PATCHES, MOST_FRAMES = 2**24, 2**12
+"""Patches of an image (65536×65536 pixels in patches of 16) and steps in time of a video, beyond which no grid is looked for."""
+
+
 def _oblong(count: int) -> bool:
     """Whether so many patches may be those of an image at most twice as long as it is wide."""
-    return any(count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short)
+    return count < MOST_PATCHES and any(count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short)
 
 
 def _video_grid(patches: int, sizes: Mapping[str, int], known: Sizes) -> tuple[int, ...]:
     """A grid of frames and a square: of config.json's frames, or the fewest frames that leave a square."""
-    counts = [known.frames // sizes["Pt"]] if known.frames else range(1, patches + 1)
+    counts = [known.frames // sizes["Pt"]] if known.frames else range(1, min(patches, MOST_FRAMES) + 1)
     for frames in counts:
         side = math.isqrt(patches // max(frames, 1))
         if frames * side * side == patches:

@@ -114,6 +114,8 @@ class Entry:
                 if size != 1:
                     return None
                 continue
+            if size == 0 and single != "R":
+                return None
             unknown = [name for name in names if name not in found]
             rest = math.prod(found[name] for name in names if name in found)
             if not unknown:
@@ -155,6 +157,8 @@ class Dialect:
         channels: of the images that it takes, where that tells it from another dialect.
         rms: norms that do not take the mean out.
         windowed: whether tokens are in the order of attention windows, whose size the configuration tells.
+        spare_rows: rows in front of the position table that belong to no token, and are not added.
+        typed_only: whether its names are another dialect's, so that only `config.json` or a user tells it.
         read_only: whether nothing can be written to it (a table of positions that is a sum of others).
         mlx: whether its kernel is laid out as MLX has it.
         library: how the library itself is run: `package`, `classes`, and the `block` that the sequence enters.
@@ -190,6 +194,8 @@ class Dialect:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rms: tuple[str, ...] = ()
     windowed: bool = False
+    spare_rows: int = 0
+    typed_only: bool = False
     read_only: bool = False
     mlx: bool = False
     library: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -232,7 +238,7 @@ REQUIRED = re.compile(r"(\w+) (<|<=|==|!=|>=|>) ([\w.-]+)")
 """A comparison of a key of `config.json` with another key, or with a value."""
 
 _TEXTS = ("title", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
-_FLAGS = ("plain", "epsilon_of_config", "windowed", "read_only", "mlx")
+_FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "read_only", "mlx")
 _LISTS = ("optional", "prefix", "formats", "model_types", "architectures", "beside", "elsewhere", "rms", "checked", "require")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "framework": ("torch", "jax", "keras", "numpy"),
@@ -353,6 +359,10 @@ def _of_its_kind(key: str, value: Any) -> bool:
     return whole or (value in ("config", "half") and key in ("stride", "padding"))
 
 
+LARGEST_FILE = 2**20
+"""Bytes of a user's file of dialects; ours have 40 kB."""
+
+
 def read_dialects(path: Path) -> dict[str, Dialect]:
     """Read a TOML file of dialects, a user's own for instance.
 
@@ -360,8 +370,10 @@ def read_dialects(path: Path) -> dict[str, Dialect]:
         PatchParityError: a file that cannot be read, or says something unknown.
     """
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+            raise PatchParityError(f"cannot read dialects from {path}: expected a file of at most {LARGEST_FILE} bytes")
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
     sets = {name: patterns for name, patterns in _own_sets().items()}
     return {identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()}

@@ -1,5 +1,6 @@
 """`inspect_checkpoint` and `embed`: the embedding stage of any checkpoint, told and run."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from ...reference.weights import PatchEmbedWeights
 from .candidates import find_candidates, require_asked, require_grid
 from .dialects import get_dialect, list_dialects
 from .formats.opening import opened
-from .sizes import Sizes
+from .sizes import Sizes, read_config
 from .stages import describe, read_stage
 
 
@@ -87,6 +88,7 @@ def embed(
         if sizes is not None and sizes.asked and sizes.image_size not in ((), told.image_size):
             asked, given = ("×".join(map(str, each.image_size)) for each in (sizes, told))
             raise PatchParityError(f"images of {given} pixels, and {asked} was told")
+        said = bool((sizes is not None and sizes.asked and sizes.image_size) or read_config(file.config_folder).image_size)
         stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told), ignore)
     axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
     if images.ndim == axes + 2 and images.shape[1] != channels:
@@ -103,9 +105,15 @@ def embed(
             if weights.patch_norm is not None
             else patch_embed(images, weights, spec)
         )
-    if weights.positions is not None and spec.num_patches != stage.spec.num_patches:
+    square = math.isqrt(spec.num_patches) ** 2 == spec.num_patches and len(set(spec.grid[-2:])) > 1
+    if weights.positions is not None and square and not stage.dialect.video and not said:
         raise PatchParityError(
-            f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, and there are positions for {stage.spec.num_patches}: "
+            f"images of {'×'.join(map(str, images.shape[2:]))} are {'×'.join(map(str, spec.grid))} patches, and the {spec.num_patches} positions may be "
+            "those of a square grid: --image-size says of which images they are"
+        )
+    if weights.positions is not None and spec.grid != stage.spec.grid:
+        raise PatchParityError(
+            f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, and there are positions for {stage.spec.num_patches} ({'×'.join(map(str, stage.spec.grid))}): "
             f"expected images of {'×'.join(map(str, stage.spec.image_size))}"
         )
     return embed_sequence(images, weights, spec)

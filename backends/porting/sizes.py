@@ -14,6 +14,9 @@ from ...reference.spec import PatchEmbedSpec
 LARGEST_CONFIG = 2**22
 """Bytes of a config.json: the largest known, with the labels of 21843 classes twice, has 1.7 MB."""
 
+LARGEST_SIZE = 2**31
+"""No image, patch or count of a configuration is as large."""
+
 DEEPEST_CONFIG = 5
 """Tables within one another that are looked into: thinker_config, vision_config, backbone_config, ... of today's models are three."""
 
@@ -109,7 +112,10 @@ class Sizes:
         return cls("", *sizes, frames, stride=spec.stride, padding=pad, window=window or None)
 
 
-VISION = ("vision_config", "image_config", "visual_config", "vision_encoder_config", "backbone_config", "encoder", "thinker_config")
+VISION = (
+    "vision_config", "image_config", "visual_config", "vision_encoder_config", "backbone_config", "encoder", "thinker_config",
+    "vlm_config", "image_model_config", "patch_model_config",
+)
 """Under which keys libraries keep what is about the vision tower of a model with several, or the backbone of a head."""
 
 _SIZED = ("patch_size", "patch_sizes", "spatial_patch_size", "image_size", "img_size", "tubelet_size", "patch_stride")
@@ -210,11 +216,11 @@ def _epsilon(inner: Mapping[str, Any]) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST_SIZE else None
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_SIZE else None
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -243,7 +249,7 @@ def numbers_at(table: Mapping[str, Any], names: Sequence[str], axes: int) -> tup
             else:
                 value = None
         parts = value if isinstance(value, (list, tuple)) else [value]
-        if not all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in parts):
+        if not all(isinstance(part, int) and not isinstance(part, bool) and 0 <= part < LARGEST_SIZE for part in parts):
             return ()
         found += parts
     return tuple(found * axes) if len(found) == 1 else tuple(found) if len(found) == axes else ()

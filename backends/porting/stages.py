@@ -136,6 +136,8 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     for norm in NORMS:
         if f"{norm}.scale" in arrays:
             norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift", None), norm not in dialect.rms)
+    if "positions" in arrays and dialect.spare_rows:
+        arrays["positions"] = arrays["positions"][dialect.spare_rows :]
     if "position_rows" in arrays:
         rows, columns = (arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns"))
         summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])

@@ -42,7 +42,7 @@ def fit(
         PatchParityError: what cannot be made at all: a token that the target must have, patches of another kind.
     """
     if dialect.read_only:
-        raise PatchParityError(f"{dialect.id} is read and not written: its positions are a sum of tables")
+        raise PatchParityError(f"{dialect.id} is read and not written: its positions are a sum of tables, or have rows that belong to no token")
     plan = Plan()
     required = {*dialect.required, *held}
     _require_same_patches(spec, dialect)

@@ -4,10 +4,28 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from ....reference.errors import PatchParityError
 from .base import COPIED_BYTES
 
 _LOCAL, _CENTRAL, _DESCRIPTOR = 30, 46, b"PK\x07\x08"
 """Bytes of an archive's headers before a file's name, and what may stand before a checksum behind its content (PKWARE's APPNOTE, 4.3)."""
+
+
+MOST_SPARE = 64
+"""Bytes between two files of an archive that no header explains: a checksum behind the content takes 24 at most."""
+
+
+def require_whole(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise PatchParityError where an archive's directory leaves out a part of the file: a damaged one drops files without a word."""
+    at = 0
+    for entry in sorted(archive.infolist(), key=lambda each: each.header_offset):
+        if not -1 < entry.header_offset - at <= MOST_SPARE:
+            break
+        at = data_begin(path, entry) + entry.compress_size
+    else:
+        if 0 <= archive.start_dir - at <= MOST_SPARE:
+            return
+    raise PatchParityError(f"{path} is damaged or hostile: its directory does not tell what lies at byte {at}")
 
 
 def data_begin(path: Path, entry: zipfile.ZipInfo) -> int:

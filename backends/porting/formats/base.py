@@ -23,6 +23,19 @@ Tensors = Mapping[str, NDArray[Any]]
 COPIED_BYTES = 2**22
 """Bytes that are copied at a time."""
 
+MOST_AXES = 16
+"""Axes of a tensor that is looked at; NumPy has 64 at most, a kernel five."""
+
+LARGEST_EXTENT = 2**48
+"""Values along one axis: more bytes than any file has."""
+
+LONGEST_NAMES = 2**26
+"""Characters of all names of a file together: those of a model of a hundred thousand tensors are ten million."""
+
+EXPANSION, SMALL = 4, 2**26
+"""How many times its file's size a packed tensor may have, beside 64 MB: trained weights pack to nine tenths, and zeros that were never written to
+nothing. What claims more is a bomb, or holds no weights."""
+
 LARGEST_TENSOR = 2**31
 """Bytes of one tensor that may be read: eight times the largest patch embedding that is known (8192 × 2·32·32·4 values of 4 bytes)."""
 
@@ -38,6 +51,10 @@ class TensorInfo:
 
     shape: tuple[int, ...]
     dtype: str
+
+    def __post_init__(self) -> None:
+        if len(self.shape) > MOST_AXES or not all(0 <= size < LARGEST_EXTENT for size in self.shape):
+            raise ValueError(f"a tensor of {len(self.shape)} axes, {str(self.shape[:8])[:200]}")
 
     @property
     def nbytes(self) -> int:
@@ -56,6 +73,7 @@ class Checkpoint(abc.ABC):
         format: `safetensors`, `torch`, `npz`, `h5`, `keras` or `msgpack`.
         tensors: what there is, in the file's order.
         metadata: texts that the format keeps beside the tensors.
+        unbuilt: classes that the file names beside its tensors, of which nothing was built.
     """
 
     format: str
@@ -64,6 +82,7 @@ class Checkpoint(abc.ABC):
         self.path = path
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
+        self.unbuilt: list[str] = []
 
     @property
     def config_folder(self) -> Path | None:
@@ -85,7 +104,7 @@ class Checkpoint(abc.ABC):
             )
         try:
             array = self._read(name)
-        except PatchParityError:
+        except (PatchParityError, MemoryError):
             raise
         except Exception as error:  # whatever damaged content makes zlib, HDF5 or NumPy raise
             raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
@@ -94,6 +113,17 @@ class Checkpoint(abc.ABC):
     @abc.abstractmethod
     def _read(self, name: str) -> NDArray[Any]:
         """Read one tensor that is known to be there."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that it is read from."""
+        return (self.path,)
+
+    def require_room(self, name: str, nbytes: int) -> None:
+        """Raise PatchParityError where a packed tensor claims far more than its file can hold."""
+        size = self.path.stat().st_size
+        if nbytes > EXPANSION * size + SMALL:
+            raise self.damaged(f"{name} claims {nbytes} bytes of a file of {size}")
 
     def damaged(self, what: str) -> PatchParityError:
         """The error of a file whose content is not what it should be."""

@@ -1,5 +1,6 @@
 """Keras: `.weights.h5`, and the same within a `.keras` archive."""
 
+import math
 import shutil
 import tempfile
 import zipfile
@@ -11,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
-from .base import COPIED_BYTES, LARGEST_TENSOR, Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of
+from .archives import require_whole
+from .base import COPIED_BYTES, EXPANSION, LARGEST_TENSOR, SMALL, Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of
+
+
+MOST_NAMES = 2**16
+"""Names of a file, and pieces of a dataset, that are looked at: the largest Keras models have some thousands."""
+
+
+class _TooManyNamesError(Exception):
+    """More names than are looked at."""
 
 
 class H5Checkpoint(Checkpoint):
@@ -26,14 +36,25 @@ class H5Checkpoint(Checkpoint):
         except ImportError:
             raise PatchParityError("h5py is not installed: pip install 'patchparity[porting]'") from None
         self.h5py, self.file = h5py, h5py.File(source, "r")
-        self._walk(self.file, "", set())
+        self.names = 0
+        try:
+            self._walk(self.file, "", (), None)
+        except _TooManyNamesError:  # groups with several names, one within another: the first name of each will do
+            self.tensors.clear()
+            self.names = 0
+            self._walk(self.file, "", (), set())
 
-    def _walk(self, group: Any, prefix: str, seen: set[Any]) -> None:
+    def _walk(self, group: Any, prefix: str, above: tuple[Any, ...], seen: set[Any] | None) -> None:
+        """All names of what is in a group, or with `seen` the first of each; a group within itself is not looked into again."""
         address = self.h5py.h5o.get_info(group.id).addr
-        if address in seen:
-            return  # another name of a group that is here
-        seen.add(address)
+        if address in above or (seen is not None and address in seen):
+            return
+        if seen is not None:
+            seen.add(address)
         for name in group:
+            self.names += 1
+            if self.names > MOST_NAMES:
+                raise self.damaged(f"it has more than {MOST_NAMES} names") if seen is not None else _TooManyNamesError
             link = group.get(name, getlink=True)
             if isinstance(link, self.h5py.ExternalLink):
                 raise self.damaged(f"{prefix}{name} leads out of the file")
@@ -41,7 +62,7 @@ class H5Checkpoint(Checkpoint):
                 continue  # another name of something that is here
             item = group[name]
             if isinstance(item, self.h5py.Group):
-                self._walk(item, f"{prefix}{name}/", seen)
+                self._walk(item, f"{prefix}{name}/", (*above, address), seen)
             elif isinstance(item, self.h5py.Dataset):
                 self._add(f"{prefix}{name}", item)
 
@@ -54,7 +75,13 @@ class H5Checkpoint(Checkpoint):
             self.tensors[name] = TensorInfo(tuple(dataset.shape), "bfloat16" if narrow else dataset.dtype.newbyteorder("=").name)
 
     def _read(self, name: str) -> NDArray[Any]:
-        array = np.asarray(self.file[name][()])
+        dataset = self.file[name]
+        self.require_room(name, self.tensors[name].nbytes)
+        if dataset.chunks is not None:
+            pieces = math.prod(-(-size // piece) for size, piece in zip(dataset.shape, dataset.chunks, strict=True))
+            if pieces > MOST_NAMES:
+                raise self.damaged(f"{name} of shape {dataset.shape} lies in {pieces} pieces")
+        array = np.asarray(dataset[()])
         if self.tensors[name].dtype == "bfloat16":
             return array.view(ml_dtypes.bfloat16) if array.dtype.itemsize == 2 else array.astype(ml_dtypes.bfloat16)
         return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -74,7 +101,8 @@ class KerasCheckpoint(H5Checkpoint):
         try:
             with zipfile.ZipFile(path) as archive:
                 entry = archive.getinfo("model.weights.h5")
-                if entry.file_size > LARGEST_TENSOR * 16 or entry.file_size > 1000 * path.stat().st_size:
+                require_whole(archive, path)
+                if entry.file_size > LARGEST_TENSOR * 16 or entry.file_size > EXPANSION * path.stat().st_size + SMALL:
                     raise PatchParityError(f"{path} is damaged or hostile: {entry.filename} claims {entry.file_size} bytes")
                 target = Path(self.folder.name) / "model.weights.h5"
                 with archive.open(entry) as packed, target.open("wb") as file:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
-from .base import Checkpoint, TensorInfo, Tensors, dtype_of
+from .base import LONGEST_NAMES, Checkpoint, TensorInfo, Tensors, dtype_of, first_twin
 
 FLAX_ARRAY, FLAX_SCALAR = 1, 3
 """Extension types of Flax's msgpack (flax/serialization.py): an array as (shape, type's name, bytes), and a NumPy scalar alike."""
@@ -26,8 +26,9 @@ class MsgpackCheckpoint(Checkpoint):
         except ImportError:
             raise PatchParityError("msgpack is not installed: pip install 'patchparity[porting]'") from None
         content = path.read_bytes()
-        tree = msgpack.unpackb(content, ext_hook=self._extension, strict_map_key=False, raw=False)
+        tree = msgpack.unpackb(content, ext_hook=self._extension, strict_map_key=False, raw=False, object_pairs_hook=_without_twins)
         self.arrays: dict[str, NDArray[Any]] = {}
+        self.letters = 0
         self._flatten(tree, "")
         self.tensors = {name: TensorInfo(array.shape, array.dtype.name) for name, array in self.arrays.items()}
 
@@ -43,6 +44,9 @@ class MsgpackCheckpoint(Checkpoint):
         return np.frombuffer(values, dtype_of(info.dtype)).reshape(info.shape)
 
     def _flatten(self, tree: Any, prefix: str) -> None:
+        self.letters += len(prefix)
+        if self.letters > LONGEST_NAMES:
+            raise self.damaged(f"its names have more than {LONGEST_NAMES} characters together")
         if isinstance(tree, Mapping):
             if "__msgpack_chunked_array__" in tree:
                 self.arrays[prefix.rstrip("/")] = _chunks(tree)
@@ -54,6 +58,19 @@ class MsgpackCheckpoint(Checkpoint):
 
     def _read(self, name: str) -> NDArray[Any]:
         return self.arrays[name]
+
+
+def _without_twins(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A map whose keys are all different, of texts and numbers.
+
+    Raises:
+        ValueError: a key that is there twice, or is neither.
+    """
+    if not all(isinstance(key, (str, int)) for key, _ in pairs):
+        raise ValueError("a key that is neither a text nor a number")
+    if twice := first_twin([str(key) for key, _ in pairs]):
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return dict(pairs)
 
 
 def _chunks(tree: Mapping[str, Any]) -> NDArray[Any]:

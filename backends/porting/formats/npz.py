@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
+from .archives import require_whole
 from .base import COPIED_BYTES, Checkpoint, TensorInfo, Tensors
 
 
@@ -22,6 +23,7 @@ class NpzCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.archive = zipfile.ZipFile(path)
+        require_whole(self.archive, path)
         self.headers: dict[str, tuple[int, bool, np.dtype[Any]]] = {}
         for entry in self.archive.infolist():
             name = entry.filename.removesuffix(".npy")
@@ -43,9 +45,11 @@ class NpzCheckpoint(Checkpoint):
     def _read(self, name: str) -> NDArray[Any]:
         begin, fortran, dtype = self.headers[name]
         info = self.tensors[name]
+        self.require_room(name, info.nbytes)
         with self.archive.open(f"{name}.npy") as file:
             file.read(begin)
             content = file.read(info.nbytes)
+            file.read(1)  # at its end the archive's checksum is held against what was read
         stored = np.frombuffer(content, dtype)
         values = stored.view(ml_dtypes.bfloat16) if info.dtype == "bfloat16" else stored.astype(dtype.newbyteorder("="))
         return values.reshape(info.shape, order="F" if fortran else "C")

@@ -33,7 +33,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         with source.open("rb") as file:
             start = file.read(16)
         return _reader(source, start)
-    except PatchParityError:
+    except (PatchParityError, MemoryError):
         raise
     except OSError as error:
         raise PatchParityError(f"cannot read {source}: {error.strerror or error}") from None

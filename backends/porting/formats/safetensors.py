@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
-from .base import Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of, first_line, first_twin
+from .base import MOST_AXES, Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of, first_line, first_twin
 
 LARGEST_HEADER = 100 * 2**20
 """Bytes of a header; safetensors' own limit."""
@@ -36,10 +36,6 @@ SAFETENSORS_TYPES = {
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
-MOST_AXES = 16
-"""Axes of a tensor that is looked at; NumPy has 64 at most, a kernel five."""
-
-
 def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are all different."""
     if twice := first_twin([key for key, _ in pairs]):
@@ -60,7 +56,7 @@ class SafetensorsCheckpoint(Checkpoint):
             if length > min(LARGEST_HEADER, size - 8):
                 raise self.damaged(f"its header claims {length} bytes, and {size - 8} are there")
             try:
-                header = json.loads(file.read(length), object_pairs_hook=without_twins)
+                header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=without_twins)
             except (ValueError, RecursionError) as error:
                 raise self.damaged(f"its header is no JSON ({first_line(error)})") from None
         self.begin = 8 + length
@@ -68,28 +64,43 @@ class SafetensorsCheckpoint(Checkpoint):
         if not isinstance(header, dict):
             raise self.damaged("its header is no JSON object")
         notes = header.pop("__metadata__", {}) or {}
-        self.metadata = {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {}
-        for name, entry in header.items():
-            self._add(name, entry, size - self.begin)
+        if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+            raise self.damaged("its metadata are no texts")
+        self.metadata = notes
+        ranges = [self._add(name, entry, size - self.begin) for name, entry in header.items()]
+        at = 0
+        for first, last in sorted(ranges):  # as safetensors itself demands: a byte of no tensor, or of two, is refused
+            if first != at:
+                raise self.damaged(f"its tensors do not lie one behind the other: one begins at byte {first}, expected {at}")
+            at = last
+        if at != size - self.begin:
+            raise self.damaged(f"its tensors end at byte {at} of {size - self.begin}")
 
-    def _add(self, name: str, entry: Any, room: int) -> None:
+    def _add(self, name: str, entry: Any, room: int) -> tuple[int, int]:
         try:
             shape = tuple(entry["shape"])
             if not all(type(extent) is int for extent in shape):
                 raise ValueError
-            first, last = (int(offset) for offset in entry["data_offsets"])
+            first, last = entry["data_offsets"]
+            if type(first) is not int or type(last) is not int:
+                raise ValueError
             dtype = SAFETENSORS_TYPES.get(entry["dtype"])
         except (KeyError, TypeError, ValueError):
             raise self.damaged(f"its header tells {name!r} badly") from None
-        if dtype is None:
-            return  # a type that holds no embedding
-        info = TensorInfo(shape, dtype)
+        if dtype is None:  # a type that holds no embedding
+            if not 0 <= first <= last <= room:
+                raise self.damaged(f"{name} claims bytes {first} to {last} of {room}")
+            return first, last
         # Before they are multiplied: an empty tensor may be told with any extent, and is not believed.
         if len(shape) > MOST_AXES or max(shape, default=0) > max(room, 1):
             raise self.damaged(f"{name} claims {len(shape)} axes, or more values along one than {room} bytes hold")
-        if min(shape, default=0) < 0 or not 0 <= first <= last <= room or last - first != info.nbytes:
+        if min(shape, default=0) < 0:
+            raise self.damaged(f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}")
+        info = TensorInfo(shape, dtype)
+        if not 0 <= first <= last <= room or last - first != info.nbytes:
             raise self.damaged(f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}")
         self.tensors[name], self.places[name] = info, (first, last)
+        return first, last
 
     def _read(self, name: str) -> NDArray[Any]:
         first, last = self.places[name]

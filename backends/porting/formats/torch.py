@@ -22,11 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
-from .archives import correct_checksums, data_begin
-from .base import Checkpoint, TensorInfo, Tensors, dtype_of
+from .archives import correct_checksums, data_begin, require_whole
+from .base import COPIED_BYTES, LONGEST_NAMES, MOST_AXES, Checkpoint, TensorInfo, Tensors, dtype_of
 
-LARGEST_PICKLE = 256 * 2**20
+LARGEST_PICKLE = 32 * 2**20
 """Bytes of the pickle that tells of the tensors; a model of a hundred thousand tensors has 10 MB of it."""
+
+MOST_STEPS = 3_000_000
+"""Steps of a pickle: about twenty a tensor, so of a hundred thousand tensors."""
+
+LARGEST_KEY = 10_000
+"""Values of a tuple, those within it counted as often as it holds them: sizes and keys have a few. Each step of some twenty bytes can double one."""
 
 DEEPEST = 64
 """Containers within one another that are looked into."""
@@ -57,6 +63,9 @@ class _Storage:
     values: int
     views: list["_Tensor"] = field(default_factory=list, repr=False)
 
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a storage that is given another state")
+
 
 @dataclass(frozen=True, eq=False)
 class _Tensor:
@@ -66,6 +75,9 @@ class _Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a tensor that is given another state")
 
     @property
     def extent(self) -> int:
@@ -96,10 +108,12 @@ class _Inert:
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Any:
     """In place of `torch._utils._rebuild_tensor_v2`, whose last argument may say that values are to be negated or conjugated when they are read."""
-    if any(isinstance(each, dict) and any(each.values()) and set(each) <= {"conj", "neg"} and each for each in others):
+    if any(isinstance(each, Mapping) and (each.get("conj") or each.get("neg")) for each in others):
         raise ValueError("a tensor that is negated or conjugated when it is read: save it with .resolve_neg().resolve_conj()")
     if not isinstance(storage, _Storage):
         return _Inert()
+    if not all(isinstance(each, (tuple, list)) and len(each) <= MOST_AXES for each in (shape, strides)):
+        raise ValueError("a tensor whose shape or strides are no short tuples")
     found = _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
     if found.offset < 0 or min((*found.shape, *found.strides), default=0) < 0 or len(found.shape) != len(found.strides):
         raise ValueError(f"a tensor of shape {found.shape}, strides {found.strides} and offset {found.offset}")
@@ -114,16 +128,41 @@ def _first(value: Any = None, *others: Any) -> Any:
     return value
 
 
+class _Call:
+    """A function that a pickle may call, and nothing else: what it is cannot be changed by what the pickle does to it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ValueError("a function that is given another state")
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a function that is given another state")
+
+
+def _short(sizes: Any = ()) -> tuple[Any, ...]:
+    """In place of `torch.Size`."""
+    if not isinstance(sizes, (tuple, list)) or len(sizes) > MOST_AXES:
+        raise ValueError("a size that is no short tuple")
+    return tuple(sizes)
+
+
 _BUILT: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): lambda *arguments: {},
+    ("collections", "defaultdict"): _Call(lambda *arguments: {}),
     ("collections", "Counter"): _Inert,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _first,
-    ("torch._utils", "_rebuild_parameter_with_state"): _first,
-    ("torch._tensor", "_rebuild_from_type_v2"): lambda function, kind, arguments, state: function(*arguments),
-    ("torch", "Size"): lambda sizes=(): tuple(sizes),
+    ("torch._utils", "_rebuild_tensor_v2"): _Call(_tensor),
+    ("torch._utils", "_rebuild_tensor"): _Call(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Call(_first),
+    ("torch._utils", "_rebuild_parameter_with_state"): _Call(_first),
+    ("torch._tensor", "_rebuild_from_type_v2"): _Call(lambda function, kind, arguments, state: _called(function, arguments)),
+    ("torch", "Size"): _Call(_short),
     ("torch", "device"): _Inert,
     ("torch.nn.parameter", "Parameter"): _Inert,
     ("torch", "Tensor"): _Inert,
@@ -140,23 +179,82 @@ _BUILT: dict[tuple[str, str], Callable[..., Any]] = {
 }
 """What the pickles of checkpoints name, and what is built instead; nothing else is."""
 
+def _called(function: Any, arguments: Any) -> Any:
+    """What a function that a pickle names gives, if it is one of ours."""
+    if not isinstance(function, _Call):
+        raise ValueError("a tensor that is rebuilt by something else than a function of torch")
+    return function(*arguments)
+
+
+REFUSED_MODULES = frozenset(
+    "builtins __builtin__ os posix nt subprocess sys socket shutil runpy importlib pickle _pickle operator ctypes webbrowser pty code "
+    "multiprocessing threading signal pip setuptools torch numpy collections".split()
+)
+"""Modules that no checkpoint names but one that wants to run something: such a file is refused whole. Any other class is left unbuilt, and told."""
+
 _INERT_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "omegaconf")
 """Modules of which checkpoints hold settings: all that they name is inert."""
 
 
-def _require_small_memo(file: Any, path: Path) -> None:
-    """Raise PatchParityError where the pickle that comes next numbers an object far beyond the objects that it can hold: the memo is as long as the
-    number. The file stands where it stood."""
+def _require_modest(file: Any, path: Path) -> None:
+    """Raise PatchParityError where the pickle that comes next would take far more memory or time than its bytes: it numbers an object far beyond those
+    that it holds (the memo is as long as the number), has too many steps, or a tuple that holds itself doubled again and again, which is a key's hash
+    and a name's text. The file stands where it stood."""
     start = file.tell()
-    for operation, argument, place in pickletools.genops(file):
-        if operation.name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument) > (place or 0) - start + 1:
+    weights: list[Any] = []  # of what lies on the stack: how many values each tuple holds; a mark is None
+    memo: dict[int, int] = {}
+    for steps, (operation, argument, place) in enumerate(pickletools.genops(file)):
+        name = operation.name
+        if name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument) > (place or 0) - start + 1:
             raise PatchParityError(f"{path} is damaged or hostile: its pickle numbers an object {argument}")
+        if steps > MOST_STEPS:
+            raise PatchParityError(f"{path} is damaged or hostile: its pickle has more than {MOST_STEPS} steps")
+        if name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
+            memo[len(memo) if name == "MEMOIZE" else int(argument)] = weights[-1] if weights and weights[-1] else 1
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            weights.append(memo.get(int(argument), 1))
+        elif name == "POP_MARK":
+            _above_mark(weights)
+        elif name in ("TUPLE", "FROZENSET"):
+            weights.append(1 + sum(_above_mark(weights)))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            held = [each or 1 for each in weights[-count:]]
+            del weights[-count:]
+            weights.append(1 + sum(held))
+        else:
+            _step(weights, operation)
+        if weights and weights[-1] and weights[-1] > LARGEST_KEY:
+            raise PatchParityError(f"{path} is damaged or hostile: its pickle has a tuple of more than {LARGEST_KEY} values")
     file.seek(start)
+
+
+def _above_mark(weights: list[Any]) -> list[int]:
+    """Take what lies above the last mark, and the mark."""
+    held = []
+    while weights:
+        top = weights.pop()
+        if top is None:
+            break
+        held.append(top)
+    return held
+
+
+def _step(weights: list[Any], operation: Any) -> None:
+    """What a step of a pickle takes from the stack and puts there, as `pickletools` tells; containers that can be no keys count as one value."""
+    before, after = operation.stack_before, operation.stack_after
+    if pickletools.markobject in before:
+        _above_mark(weights)
+        count = before.index(pickletools.markobject)
+    else:
+        count = len(before)
+    del weights[max(len(weights) - count, 0) :]
+    weights += [None if each is pickletools.markobject else 1 for each in after]
 
 
 def _load(file: Any, path: Path) -> tuple[Any, "_Unpickler"]:
     """The object of the pickle that comes next, and who built it."""
-    _require_small_memo(file, path)
+    _require_modest(file, path)
     unpickler = _Unpickler(file, path)
     return unpickler.load(), unpickler
 
@@ -166,6 +264,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin-1")
         self.path = path
         self.storages: dict[str, _Storage] = {}
+        self.unbuilt: dict[str, None] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Name what stands for a global; nothing is imported."""
@@ -176,18 +275,27 @@ class _Unpickler(pickle.Unpickler):
         if module.startswith("__torch__"):
             return _Inert
         if module == "torch.jit._pickle":
-            return _first
+            return _Call(_first)
         if module == "torch" and re.fullmatch(r"(float|bfloat|complex|u?int|quint|qint)\d+(_\w+)?|bool", name):
             return name
         if module.split(".")[0] in _INERT_MODULES or module in _INERT_MODULES:
             return _Inert
-        raise PatchParityError(f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run")
+        if module.split(".")[0] in REFUSED_MODULES:  # torch's, NumPy's and collections' own that are not above among them
+            raise PatchParityError(f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run")
+        self.unbuilt[f"{module}.{name}"] = None
+        return _Inert
 
     def persistent_load(self, pid: Any) -> Any:
         """A storage: ('storage', type, key, device, values, ...)."""
-        kind, dtype, key, _, values, *_ = pid
-        if kind != "storage" or not isinstance(dtype, str):
-            raise ValueError(f"a reference to {kind!r}")
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6):
+            raise ValueError("a reference to something else than a storage")
+        kind, dtype, key, _, values, *view = pid
+        if not (isinstance(kind, str) and kind == "storage" and isinstance(dtype, str) and isinstance(key, (str, int))):
+            raise ValueError("a reference to something else than a storage")
+        if any(each is not None for each in view):
+            raise ValueError("a storage that is a part of another: save the file again with a newer torch")
+        if type(values) is not int or values < 0:
+            raise ValueError("a storage that does not tell how many values it has")
         return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(values)))
 
 
@@ -211,12 +319,20 @@ def _members(inside: Any) -> Iterator[tuple[Any, Any]]:
     """What a container holds, by key or place, and by attribute; keys that are no names are told as Python writes them."""
     if isinstance(inside, Mapping):
         for key, value in inside.items():
-            yield key if isinstance(key, (str, int)) else repr(key), value
+            yield key if isinstance(key, (str, int)) else f"({type(key).__name__})", value
     elif isinstance(inside, (list, tuple)):
         yield from enumerate(inside)
     if isinstance(inside, collections.OrderedDict):
         for attribute, value in vars(inside).items():
             yield f"@{attribute}", value
+
+
+def _strided(values: NDArray[Any], view: _Tensor) -> NDArray[Any]:
+    """A tensor as a view of the values from its first to its last; NumPy itself refuses one that they do not hold."""
+    strides = [stride * values.itemsize for stride in view.strides]
+    if min(strides, default=0) < 0 or view.extent > len(values):
+        raise ValueError(f"a tensor of shape {view.shape} and strides {view.strides} reaches beyond its {len(values)} values")
+    return np.ndarray(view.shape, values.dtype, values, 0, strides)
 
 
 class TensorsOfStorages(Checkpoint):
@@ -228,6 +344,8 @@ class TensorsOfStorages(Checkpoint):
         self.views: dict[str, _Tensor] = {}
         self.again: dict[str, str] = {}
         _flattened(found, "", self.views, 0, {}, self.again)
+        if sum(map(len, self.views)) > LONGEST_NAMES:
+            raise self.damaged(f"its names have more than {LONGEST_NAMES} characters together")
         # A view that repeats values (a stride of 0) claims more than the file holds: no weight does.
         self.views = {name: view for name, view in self.views.items() if math.prod(view.shape) <= view.storage.values}
         self.tensors = {name: TensorInfo(view.shape, view.storage.dtype) for name, view in self.views.items()}
@@ -238,8 +356,7 @@ class TensorsOfStorages(Checkpoint):
         values = np.frombuffer(content, dtype_of(view.storage.dtype))
         if len(values) < view.extent:
             raise ValueError(f"{len(values)} values, and {view.extent} are needed")
-        strides = [stride * values.itemsize for stride in view.strides]
-        return np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False).copy()
+        return _strided(values, view).copy()
 
     @abc.abstractmethod
     def storage_begin(self, key: str) -> int:
@@ -259,8 +376,7 @@ class TensorsOfStorages(Checkpoint):
                 begin += self.storage_begin(self.views[name].storage.key)
                 file.seek(begin)
                 values = np.frombuffer(bytearray(file.read(size)), array.dtype)
-                strides = [stride * values.itemsize for stride in self.views[name].strides]
-                np.lib.stride_tricks.as_strided(values, array.shape, strides)[...] = array
+                _strided(values, self.views[name])[...] = array
                 file.seek(begin)
                 file.write(values.tobytes())
 
@@ -305,7 +421,9 @@ class TorchCheckpoint(TensorsOfStorages):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.archive = zipfile.ZipFile(path)
+        self.whole: set[str] = set()
         try:
+            require_whole(self.archive, path)
             names = {entry.filename: entry for entry in self.archive.infolist()}
             entry = min(
                 (entry for name, entry in names.items() if name.endswith("data.pkl")), key=lambda each: len(each.filename)
@@ -320,7 +438,9 @@ class TorchCheckpoint(TensorsOfStorages):
                 raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
             with self.archive.open(entry) as file:
                 content = file.read(entry.file_size)
-            self._keep(_load(io.BytesIO(content), path)[0])
+            found, unpickler = _load(io.BytesIO(content), path)
+            self.unbuilt = list(unpickler.unbuilt)
+            self._keep(found)
             for name, view in self.views.items():
                 self._check(name, view, names)
         except BaseException:
@@ -337,7 +457,13 @@ class TorchCheckpoint(TensorsOfStorages):
 
     def _read(self, name: str) -> NDArray[Any]:
         begin, size = self._range(name)
-        with self.archive.open(f"{self.root}data/{self.views[name].storage.key}") as file:
+        entry = f"{self.root}data/{self.views[name].storage.key}"
+        if entry not in self.whole:  # once, to the end, where the archive's checksum is held against what was read
+            with self.archive.open(entry) as file:
+                while file.read(COPIED_BYTES):
+                    pass
+            self.whole.add(entry)
+        with self.archive.open(entry) as file:
             file.seek(begin)
             return self._view(name, file.read(size))
 
@@ -392,6 +518,7 @@ class LegacyTorchCheckpoint(TensorsOfStorages):
             if not (isinstance(system, dict) and system.get("little_endian", True)):
                 raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
             found, unpickler = _load(file, path)
+            self.unbuilt = list(unpickler.unbuilt)
             self._keep(found)
             for key in map(str, _load(file, path)[0]):
                 values = int.from_bytes(file.read(8), "little")

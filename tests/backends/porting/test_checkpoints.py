@@ -448,7 +448,7 @@ def test_a_large_file_is_not_read_whole(tmp_path):
     entries = {
         "patch_embed.proj.weight": {"dtype": "F32", "shape": [24, 3, 4, 4], "data_offsets": [0, 4608]},
         "patch_embed.proj.bias": {"dtype": "F32", "shape": [24], "data_offsets": [4608, 4704]},
-        "blocks": {"dtype": "F32", "shape": [size // 4], "data_offsets": [4704, 4704 + size]},
+        "blocks.0.mlp.fc1.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [4704, 4704 + size]},
     }
     header = json.dumps(entries).encode()
     path = tmp_path / "large.safetensors"

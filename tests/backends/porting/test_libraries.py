@@ -49,14 +49,14 @@ def deit():
 
 
 def dinov2():
-    model = transformers.Dinov2Model(transformers.Dinov2Config(image_size=28, patch_size=7, **SMALL))
-    return model, (2, 3, 28, 28), lambda images: model.embeddings(images)
+    model = transformers.Dinov2Model(transformers.Dinov2Config(image_size=32, patch_size=8, **SMALL))
+    return model, (2, 3, 32, 32), lambda images: model.embeddings(images)
 
 
 def dinov2_with_registers():
-    config = transformers.Dinov2WithRegistersConfig(image_size=28, patch_size=7, num_register_tokens=3, **SMALL)
+    config = transformers.Dinov2WithRegistersConfig(image_size=32, patch_size=8, num_register_tokens=3, **SMALL)
     model = transformers.Dinov2WithRegistersModel(config)
-    return model, (2, 3, 28, 28), lambda images: model.embeddings(images)
+    return model, (2, 3, 32, 32), lambda images: model.embeddings(images)
 
 
 def dinov3():
