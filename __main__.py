@@ -1,79 +1,58 @@
-"""The command line: thin. Everything it does is a documented function of the package; here and in `_checking`, `_measuring` and `_porting` are options,
-tables and exit codes."""
+"""The door of the command line: it catches what ends a command, from the first import on, and says it in a sentence."""
 
 import sys
-from collections import defaultdict
-from typing import Annotated
-
-import typer
-from rich.table import Table
-
-from . import _checking, _measuring, _porting
-from ._status import MISUSED, err
-from .bench.report.terminal import escape, out
-from .reference.errors import PatchParityError
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+from typing import Any
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        from . import __version__
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from ._app import app
 
-        out.print(f"patchparity {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Is my patch embedding right, is it fast, and how do I move its weights?"""
-
-
-@app.command("backends")
-def backends_command() -> None:
-    """List backends, versions and implementations; imports no framework."""
-    from .backends.registry import list_backends, list_broken_backends
-
-    table = Table("backend", "version", "implementations", "status")
-    for backend in list_backends():
-        names = defaultdict(list)
-        for implementation in backend.implementations:
-            where = "" if "cpu" in implementation.devices else " on cuda"
-            names[implementation.formulation, where].append(implementation.mode)
-        described = "\n".join(f"{formulation} ({' '.join(modes)}){where}" for (formulation, where), modes in names.items())
-        missing = backend.missing()
-        versions = "\n".join(f"{name} {version}" for name, version in backend.versions().items())
-        table.add_row(backend.name, versions, described, escape(missing) if missing else "[green]ready[/]")
-    for broken in list_broken_backends():
-        table.add_row(broken.name, "", "", f"[red]{escape(broken.reason)}[/]")
-    out.print(table)
-
-
-for group in (_checking, _measuring, _porting):
-    group.add_to(app)
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence on stderr and exit status 2."""
+    """Run the command line; a user's mistake is one sentence on stderr and exit status 2, an interruption 130."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as shells have it
+
+
+def _run() -> None:
+    from ._app import app
+    from ._status import MISUSED, err
+    from .bench.report.terminal import escape
+    from .reference.errors import PatchParityError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding gets what it has no sign for spelled out
     try:
         app()
-    except PatchParityError as error:
-        if "--traceback" in sys.argv:
+    except (PatchParityError, MemoryError, OSError, RuntimeError, UnicodeError) as error:
+        if "--traceback" in sys.argv or not _is_told(error):
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(MISUSED)
-    except MemoryError as error:
-        if "--traceback" in sys.argv:
-            raise
-        err.print(
-            f"[bold red]error:[/] there is not enough memory for that ({escape(str(error)) or 'no more is told'})", soft_wrap=True
-        )
-        sys.exit(MISUSED)
+        try:
+            err.print(f"[bold red]error:[/] {escape(_sentence(error))}", soft_wrap=True)
+        finally:
+            sys.exit(MISUSED)
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether an error is one that the machine or a user made: a RuntimeError only where links lead in a loop."""
+    return type(error) is not RuntimeError or "Symlink loop" in str(error)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory for that ({str(error) or 'no more is told'})"
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def check_command(
     from .bench.results import require_writable
 
     if json:
-        require_writable(json)
+        require_writable(json, weights, image, *_source_of(target))
     typed = _given(context)
     if controls:
         _refuse_strays(typed, ("controls", "json"), "--negative-controls is about the verdicts themselves, on NumPy alone")
@@ -139,7 +139,7 @@ def diagnose_command(
     from .reference.mistakes import CATALOGUE
 
     if json:
-        require_writable(json)
+        require_writable(json, images, weights, tokens, *_source_of(target))
     if target is not None:
         _refuse_strays(_given(context), ("target", "json", *READING), f"{target} is run on images of our own")
         live = read_live(target, **_reading(context))
@@ -185,6 +185,11 @@ READING = (
     "framework",
 )
 """Options that say how somebody's implementation is read; the names are those of `read_live`."""
+
+
+def _source_of(target: str | None) -> list[Path]:
+    """The file of a `module:attribute` in the folder where it is looked for."""
+    return [] if target is None else [Path(target.partition(":")[0].replace(".", "/") + ".py")]
 
 
 def _reading(context: typer.Context) -> dict[str, Any]:

@@ -70,10 +70,10 @@ def bench_command(
 ) -> None:
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
     from .bench.harness import benchmark
-    from .bench.results import require_writable
+    from .bench.results import record_files, require_writable
 
     if json:
-        require_writable(json)
+        require_writable(json, *record_files(out_folder))
     options = _bench_options(context)
     with _interruptible():
         report = benchmark(options)
@@ -97,11 +97,12 @@ def compare_command(
     """Compare two records of one machine row by row; exit 1 if a row surely became slower by more than --fail-over."""
     from .bench.compare import compare
     from .bench.report.terminal import print_compare
-    from .bench.results import require_writable, write_json, write_text
+    from .bench.results import record_files, require_writable, write_json, write_text
 
     to_file = markdown is not None and str(markdown) != "-"
-    for path in filter(None, (json, markdown if to_file else None)):
-        require_writable(path)
+    written = [path for path in (json, markdown if to_file else None) if path is not None]
+    for path in written:
+        require_writable(path, *record_files(old), *record_files(new), *(other for other in written if other is not path))
     report = compare(old, new, fail_over=_fraction(fail_over, "--fail-over"), force=force)
     if json:
         write_json(json, report.to_dict())
@@ -132,13 +133,13 @@ def recommend_command(
     """Say which implementation to use for a shape on this machine, how sure that is, and the lines of code; measures for a minute or two."""
     from .bench.recommend import recommend
     from .bench.report.terminal import print_recommendation
-    from .bench.results import require_writable, write_json
+    from .bench.results import record_files, require_writable, write_json
 
     if json:
-        require_writable(json)
+        require_writable(json, *(record_files(record) if record else []))
     if record is not None and peer:
         raise PatchParityError("--peer has no part here: what the record holds is measured already")
-    with _interruptible():
+    with _interruptible("interrupted: nothing was kept"):
         found = recommend(
             case,
             batch=batch,
@@ -224,12 +225,12 @@ def run_command(
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """On Ctrl-C, say that what was measured is kept, and how to go on."""
+def _interruptible(told: str = "interrupted; finished cases are kept: the same command with --resume goes on") -> Iterator[None]:
+    """On Ctrl-C, say what was kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("interrupted; finished cases are kept: the same command with --resume goes on")
+        err.print(told)
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -69,15 +69,7 @@ def _sizes(
 
 def inspect_command(
     checkpoint: CheckpointArgument,
-    from_: StrideOption = Annotated[
-    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
-]
-PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
-IgnoreOption = Annotated[
-    list[str] | None,
-    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
-]
-FromOption = None,
+    from_: FromOption = None,
     prefix: PrefixOption = None,
     image_size: ImageSizeOption = None,
     patch_size: PatchSizeOption = None,
@@ -90,18 +82,19 @@ FromOption = None,
 ) -> None:
     """Tell which dialect a checkpoint is in and why, what its embedding stage holds, and what is missing or ambiguous."""
     from .backends.porting.reading import inspect_checkpoint
-    from .bench.results import require_writable, write_json
+    from .bench.results import files_read, require_writable, write_json
 
     if json:
-        require_writable(json)
+        require_writable(json, *files_read(checkpoint), *(dialects or ()))
     sizes = _sizes(image_size, patch_size, in_channels, stride, padding)
     told = inspect_checkpoint(
-        checkpoint, from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ()
+        checkpoint, from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), prove=True, dialects=dialects or ()
     )
     if json:
         write_json(json, told)
     _print_inspection(told)
-    raise typer.Exit(FINE if told["dialect"] and not told["refused"] and not told["asks"] else FAILED)
+    proved = told["proof"] is None or told["proof"]["verdict"] != "fail"
+    raise typer.Exit(FINE if told["dialect"] and not told["refused"] and not told["asks"] and proved else FAILED)
 
 
 def _print_inspection(told: dict[str, Any]) -> None:
@@ -126,6 +119,10 @@ def _print_inspection(told: dict[str, Any]) -> None:
         for asked in told["asks"]:
             line(f"asked: {asked}")
         _print_stage(told, line)
+    if told["proof"]:
+        _print_checks([(told["proof"]["verdict"], told["proof"]["name"], told["proof"]["message"])])
+    if told["unbuilt"]:
+        line(f"left unbuilt, for they are no tensors: {', '.join(told['unbuilt'])}")
     counts = told["ledger"].get("counts", {})
     for entry in told["ledger"].get("tensors", ()):
         if entry["status"] in ("unexplained", "ignored"):
@@ -152,15 +149,7 @@ def port_command(
     source: Annotated[Path | None, typer.Argument(metavar="[SRC]", help="A checkpoint of any dialect.")] = None,
     target: Annotated[Path | None, typer.Argument(metavar="[DST]", help="The new file; its name tells the format.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="The target dialect (port --list).")] = None,
-    from_: StrideOption = Annotated[
-    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
-]
-PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
-IgnoreOption = Annotated[
-    list[str] | None,
-    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
-]
-FromOption = None,
+    from_: FromOption = None,
     prefix: PrefixOption = None,
     into: Annotated[
         Path | None,
@@ -182,15 +171,17 @@ FromOption = None,
 ) -> None:
     """Move the embedding stage of a checkpoint into another library's dialect, and prove it by running both."""
     from .backends.porting.port import port
-    from .bench.results import require_writable, write_json
+    from .bench.results import files_read, require_writable, write_json
 
     if listed:
         _print_dialects(dialects)
         raise typer.Exit(FINE)
     if source is None or target is None or to is None:
         raise PatchParityError("port needs SRC, DST and --to DIALECT (port --list tells the dialects)")
+    read = [*files_read(source), *(dialects or ())]
     if report:
-        require_writable(report)
+        require_writable(report, *read, *files_read(into), target)
+    require_writable(target, *(dialects or ()), report)
     done = port(
         source,
         target,
@@ -211,12 +202,18 @@ FromOption = None,
         out.print(escape(f"step {step}"), soft_wrap=True)
     for loss in done.losses:
         out.print(f"[yellow]lost[/] {escape(loss)}", soft_wrap=True)
-    for check in done.checks:
-        out.print(
-            f"[{'green' if check.verdict == 'pass' else 'yellow'}]{check.verdict}[/] {escape(check.name)}: {escape(check.message)}",
-            soft_wrap=True,
-        )
+    _print_checks([(check.verdict, check.name, check.message) for check in done.checks])
     out.print(escape(str(target)), soft_wrap=True)
+
+
+def _print_checks(checks: list[tuple[str, str, str]]) -> None:
+    """A line for each part of a proof: what was compared, and with what."""
+    styles = {"pass": "green", "fail": "bold red"}
+    for verdict, name, message in checks:
+        style = styles.get(verdict, "yellow")
+        told = message if verdict == "skip" and message.startswith("not proved") else f"{name}: {message}"
+        word = "" if told is message else f"{verdict} "
+        out.print(f"[{style}]{word}[/]{escape(told)}", soft_wrap=True)
 
 
 def _print_dialects(files: list[Path] | None) -> None:
@@ -245,10 +242,10 @@ def verify_command(
 ) -> None:
     """Prove that two checkpoints hold the same embedding stage, or say how they differ; exit 1 if they do."""
     from .backends.porting.verify import verify
-    from .bench.results import require_writable, write_json
+    from .bench.results import files_read, require_writable, write_json
 
     if json:
-        require_writable(json)
+        require_writable(json, *files_read(first, second), *(dialects or ()))
     for option, given in (("--from", from_), ("--prefix", prefix)):
         if len(given or []) > 2:
             raise PatchParityError(f"{option} was given {len(given or [])} times: expected at most two, for A and for B")
@@ -266,9 +263,7 @@ def verify_command(
     if json:
         write_json(json, found.to_dict())
     out.print(escape(f"{found.first} and {found.second}: {found.explanation}"), soft_wrap=True)
-    for check in found.checks:
-        style = "green" if check.verdict == "pass" else "bold red"
-        out.print(f"[{style}]{check.verdict}[/] {escape(check.name)}: {escape(check.message)}", soft_wrap=True)
+    _print_checks([(check.verdict, check.name, check.message) for check in found.checks])
     raise typer.Exit(FINE if found.same else FAILED)
 
 
@@ -281,15 +276,7 @@ def embed_command(
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The .npy file to write.")],
-    from_: StrideOption = Annotated[
-    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
-]
-PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
-IgnoreOption = Annotated[
-    list[str] | None,
-    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
-]
-FromOption = None,
+    from_: FromOption = None,
     to: Annotated[
         str, typer.Option("--to", help="tokens, after the projection, or the sequence that enters the encoder.")
     ] = "sequence",
@@ -305,14 +292,14 @@ FromOption = None,
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their model computes."""
     from .backends.porting.images import read_images, write_array
     from .backends.porting.reading import embed
-    from .bench.results import require_writable
+    from .bench.results import files_read, require_writable
 
     if target.suffix != ".npy":
         raise PatchParityError(f"{target}: expected the name of a .npy file to write the {to} to")
     for what, source in (("checkpoint", checkpoint), ("images", images)):
         if target.exists() and Path(source).exists() and target.samefile(source):
             raise PatchParityError(f"{target} is the {what} itself: give the {to} a file of its own")
-    require_writable(target)
+    require_writable(target, *files_read(checkpoint), *(dialects or ()), images)
     sizes = _sizes(image_size, patch_size, in_channels, stride, padding)
     asked = dict(from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ())
     tokens = embed(checkpoint, read_images(images), to=to, **asked)

@@ -68,8 +68,11 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
     """Run pytest-benchmark on a folder that is held, and read what it wrote."""
     options = dataclasses.replace(options, out=str(folder.resolve()))
     if not options.replay:
-        for name in REPORTS:  # of what the folder held before; `report` makes them again
-            (folder / name).unlink(missing_ok=True)
+        if (folder / "samples.jsonl").exists():  # the reports are of this record; `report` makes them again
+            for name in REPORTS:
+                (folder / name).unlink(missing_ok=True)
+        else:  # they are somebody's
+            set_aside(folder)
     here = Path(__file__).parent
     command = [
         sys.executable,

@@ -93,6 +93,8 @@ class BenchOptions:
     def check(self) -> None:
         """Raise PatchParityError for anything unknown or impossible, before any work is done."""
         machines = {host.label: machine_of(host) for host in parse_hosts(self.hosts)}
+        for dtype in self.dtypes:
+            require_choice("dtype", dtype, DTYPES)
         plan(self)
         for label, machine in machines.items():
             for threads in self.threads:

@@ -42,9 +42,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         PatchParityError: a file that cannot be written.
     """
-    target = path.resolve()
     draft = None
     try:
+        target = path.resolve()
         if target.exists() and not target.is_file():
             target.write_text(text, encoding="utf-8")
             return
@@ -55,17 +55,28 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
         os.chmod(draft, usual_mode())
         os.replace(draft, target)
-    except OSError as error:
+    except (OSError, RuntimeError, UnicodeError) as error:
         if draft and os.path.exists(draft):
             os.unlink(draft)
-        raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
+        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def require_writable(path: Path) -> None:
-    """Raise PatchParityError unless a file can be written here: asked before the work that it is to hold."""
+def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
+    """Raise PatchParityError unless a file can be written here: asked before the work that it is to hold.
+
+    Args:
+        path: the file to be written.
+        read: what the command reads, and what else it writes: none of them may be this file, whatever its name. Of a folder, none of its files.
+    """
     if str(path) == "-":
         raise PatchParityError("cannot write -: expected the name of a file")
-    target = path.resolve()
+    try:
+        target = path.resolve()
+        for other in filter(None, read):
+            if _is_of(target, Path(other)):
+                raise PatchParityError(f"cannot write {path}: it is {other} itself, or a file of it, which this command reads or writes too")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     if target.is_dir():
         raise PatchParityError(f"cannot write {path}: it is a folder")
     if target.exists() and not target.is_file():
@@ -75,6 +86,34 @@ def require_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _is_of(target: Path, other: Path) -> bool:
+    """Whether a file is another one, by whatever name, or lies in that folder."""
+    if other.is_dir():
+        return target.exists() and other.resolve() in target.parents
+    if other.exists() and target.exists():
+        return target.samefile(other)
+    return target == other.resolve()
+
+
+def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
+    """All files that reading checkpoints may touch: themselves, their shards, what lies beside them under their own names."""
+    from ..backends.porting.formats.opening import opened
+
+    found: list[Path] = []
+    for path in filter(None, checkpoints):
+        source = Path(path)
+        with contextlib.suppress(PatchParityError), opened(source) as checkpoint:
+            found += [*checkpoint.files, *([checkpoint.config_folder / "config.json"] if checkpoint.config_folder else [])]
+        if not source.is_dir():
+            found.append(source)
+    return found
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The files of a record."""
+    return [folder / name for name in PRODUCTS]
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:

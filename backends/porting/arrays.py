@@ -14,12 +14,13 @@ from ...reference.spec import PatchEmbedSpec, Remainder
 from ...reference.weights import PatchEmbedWeights
 from ..layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_from_layout, kernel_from_layout
 from .files import FORMAT, load_weights
+from .formats.base import EXPANSION, SMALL
 
 IMAGE_LAYOUTS = {"nchw": NCHW, "nhwc": NHWC}
 
 
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Read all arrays of a file by name; the one array of a `.npy` file is called `array`.
+def read_arrays(path: str | os.PathLike[str], only: tuple[str, ...] | None = None) -> dict[str, NDArray[Any]]:
+    """Read all arrays of a file by name, or some of an archive's; the one array of a `.npy` file is called `array`.
 
     Raises:
         PatchParityError: a file that cannot be read, of another kind, or with objects in it.
@@ -31,15 +32,22 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         if source.suffix not in (".npy", ".npz"):
             raise PatchParityError(f"{source}: expected a file named .npy, .npz or .safetensors")
+        if not source.is_file():
+            raise PatchParityError(f"cannot read arrays from {source}: it is no regular file")
         loaded = np.load(source, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"array": loaded}
         with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+            wanted = [name for name in loaded.files if only is None or name in only or len(loaded.files) == 1]
+            for name in wanted:
+                size = loaded.zip.getinfo(name if name in loaded.zip.namelist() else f"{name}.npy").file_size
+                if size > EXPANSION * source.stat().st_size + SMALL:
+                    raise PatchParityError(f"{source}: {name} claims {size} bytes of a file of {source.stat().st_size}")
+            arrays = {name: loaded[name] for name in wanted}
         if foreign := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
             raise PatchParityError(f"{source} holds {', '.join(foreign)}, which is no array")
         return arrays
-    except PatchParityError:
+    except (PatchParityError, MemoryError):
         raise
     except Exception as error:  # whatever damaged content makes NumPy, zlib or safetensors raise
         raise PatchParityError(f"cannot read arrays from {source}: {error or type(error).__name__}") from None
@@ -51,7 +59,7 @@ def read_array(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
     Raises:
         PatchParityError: as `read_arrays`; several arrays, none of them of that name; an array that is no array of numbers.
     """
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, (name,))
     if len(arrays) != 1 and name not in arrays:
         raise PatchParityError(
             f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}: expected one array, or one called {name!r}"
@@ -107,7 +115,7 @@ def read_problem(
     if own := read_own_weights(weights):
         loaded, spec = own
         return canonical_images, loaded, spec.replace(image_size=canonical_images.shape[2:])
-    arrays = read_arrays(weights)
+    arrays = read_arrays(weights, ("kernel", "bias"))
     if "kernel" not in arrays:
         raise PatchParityError(f"{weights} holds {', '.join(sorted(arrays)) or 'nothing'}: expected an array called 'kernel'")
     kernel = arrays["kernel"]

@@ -104,12 +104,12 @@ def compare_sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbed
     source = stage.weights if held.positions is not None or not stage.dialect.computed else without(stage.weights, "positions")
     before, after = (embed_sequence(images, each.astype(np.float64), stage.spec) for each in (source, written))
     if before.shape != after.shape:
-        return Check("sequence", "fail", float("inf"), f"{after.shape} after, {before.shape} before")
+        return Check("steps", "fail", float("inf"), f"{after.shape} after, {before.shape} before")
     if (before == after).all():
-        return Check("sequence", "pass", 0.0, "the same before and after")
+        return Check("steps", "pass", 0.0, "our reading of the source and of the target give the same sequence")
     norms = [check for name in NORMS if (check := compare_fields(name, source, written)) is not None]
     if wrong := next((check for check in norms if check.verdict != "pass"), None):
-        return Check("sequence", "fail", wrong.bound_ratio, f"{wrong.name}: {wrong.message}")
+        return Check("steps", "fail", wrong.bound_ratio, f"{wrong.name}: {wrong.message}")
     plain = [_without_norms(each).astype(np.float64) for each in (source, written)]
     error = np.abs(np.subtract(*(embed_sequence(images, each, stage.spec) for each in plain)))
     narrowest, least = (max(table[each.kernel.dtype.name] for each in (held, written)) for table in (UNITS, SMALLEST))
@@ -119,7 +119,7 @@ def compare_sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbed
     bound = SEQUENCE_ROUNDINGS * (narrowest * embed_sequence(np.abs(images), absolute, stage.spec) + lost)
     ratio = float(np.max(error / (bound + 1e-300)))
     told = f"at most {error.max():.3g} apart, {ratio:.2g} of what rounding allows"
-    return Check("sequence", "pass" if ratio <= 1 else "fail", ratio, told)
+    return Check("steps", "pass" if ratio <= 1 else "fail", ratio, told)
 
 
 def _without_norms(weights: PatchEmbedWeights) -> PatchEmbedWeights:

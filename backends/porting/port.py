@@ -19,6 +19,7 @@ from ..base import DTYPES
 from .checks import Check, compare_sequences, judge_projection, not_square
 from .dialects import Dialect, get_dialect, list_dialects
 from .formats.opening import opened
+from .library import prove_by_library
 from .formats.writing import format_of, replace_tensors, write_checkpoint
 from .proof import installed, run
 from .sizes import Sizes
@@ -65,6 +66,7 @@ def port(
     into: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
     allow_loss: bool = False,
+    prove: bool = True,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> PortReport:
@@ -80,6 +82,7 @@ def port(
         into: an existing checkpoint of the target dialect: a copy of it is written, with its embedding stage replaced.
         dtype: of the target; None keeps that of the source.
         allow_loss: leave out what the target cannot hold, instead of refusing.
+        prove: whether the libraries' own models are built and run, where they are installed and a `config.json` tells how.
         ignore: names, or patterns of the shell's kind, of tensors of the source that play no part although nothing explains them.
         dialects: TOML files with dialects of your own.
 
@@ -96,7 +99,9 @@ def port(
         raise PatchParityError(f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}")
     with opened(source) as checkpoint:
         stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
-        raw = checkpoint.read(stage.candidate.names["kernel"])
+        raw = checkpoint.read(stage.real_name(stage.candidate.names["kernel"]))
+        proofs = [_named(prove_by_library(checkpoint, stage), "source")] if prove else []
+        _require_proof(proofs, f"{source} is not what it was read as")
     if stage.candidate.assumed:
         raise PatchParityError(f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json beside it)")
     place = None if into is None else _place(into, to, known, stage)
@@ -115,23 +120,26 @@ def port(
         )
     written = _cast(held, place, dtype, allow_loss)
     tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix if place else "")
+    named = {(place.real_name(name) if place else name): array for name, array in tensors.items()}
     if place is None and wanted.framework == "keras":
         raise PatchParityError(f"{to} has no names of its own: --into names a file that Keras wrote")
     kernel = tensors[(place.candidate.prefix if place else "") + wanted.entries["kernel"].name]
-    _require_no_loss_of(target, into, tensors)
-    added = [] if into is None else _added(into, tensors)
-    checks = _prove(stage, raw, held, written, kernel, wanted, bool(plan.losses))
+    _require_no_loss_of(target, into, named)
+    added = [] if into is None else _added(into, named)
+    checks = [*proofs, *_prove(stage, raw, held, written, kernel, wanted, bool(plan.losses))]
 
     def read_back(draft: Path) -> None:
         checks.append(_read_back(draft, to, written, stage.spec, place, known))
+        if prove and place is not None:
+            checks.append(_named(_proved_target(draft, into, to, place, known, stage.spec), "target"))
         if wrong := next((check for check in checks if check.verdict == "fail"), None):
             raise PatchParityError(f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}")
 
     if into is None:
-        write_checkpoint(target, tensors, {"format": "pt"} if kind == "safetensors" else None, read_back)
+        write_checkpoint(target, named, {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None, read_back)
     else:
         with opened(into) as existing:
-            replace_tensors(existing, target, tensors, read_back)
+            replace_tensors(existing, target, named, read_back)
     steps = steps_in_words(plan)
     if dtype is None and (changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]):
         steps.append(f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has")
@@ -203,6 +211,24 @@ def _require_same_shape(stage: Stage, place: Stage) -> None:
         )
 
 
+def _named(check: Check, side: str) -> Check:
+    return dataclasses.replace(check, name=f"{side}: {check.name}")
+
+
+def _require_proof(checks: list[Check], what: str) -> None:
+    if wrong := next((check for check in checks if check.verdict == "fail"), None):
+        raise PatchParityError(f"{what}: {wrong.message} (nothing was written)")
+
+
+def _proved_target(
+    draft: Path, into: Any, to: str, place: Stage, known: Mapping[str, Dialect], spec: PatchEmbedSpec
+) -> Check:
+    """The new file against the model of the existing checkpoint, whose configuration holds for both."""
+    with opened(into) as existing, opened(draft) as checkpoint:
+        sizes = Sizes.of(spec, place.weights.layout.window)
+        return prove_by_library(checkpoint, read_stage(checkpoint, to, place.candidate.prefix, known, sizes), existing.config_folder)
+
+
 def _read_back(
     draft: Path, to: str, written: PatchEmbedWeights, spec: PatchEmbedSpec, place: Stage | None, known: Mapping[str, Dialect]
 ) -> Check:
@@ -249,7 +275,7 @@ def _prove(
             where = f"{side} layout ({layout}) in the reference, not in {framework}: {why}"
         checks.append(judge_projection(where, spec, weights.astype(np.float32), found))
     if lossy:
-        checks.append(Check("sequence", "skip", 0.0, "not compared: something of it is left out"))
+        checks.append(Check("steps", "skip", 0.0, "not compared: something of it is left out"))
     else:
         checks.append(compare_sequences(stage, held, written))
     return checks

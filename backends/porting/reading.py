@@ -1,5 +1,6 @@
 """`inspect_checkpoint` and `embed`: the embedding stage of any checkpoint, told and run."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -15,8 +16,10 @@ from ...reference.weights import PatchEmbedWeights
 from .candidates import find_candidates, require_asked, require_grid
 from .dialects import get_dialect, list_dialects
 from .formats.opening import opened
+from .library import prove_by_library
 from .sizes import Sizes, read_config
 from .stages import describe, read_stage
+from .wrappers import require_no_adapter, unwrapped
 
 
 def inspect_checkpoint(
@@ -26,6 +29,7 @@ def inspect_checkpoint(
     prefix: str | None = None,
     sizes: Sizes | None = None,
     ignore: Sequence[str] = (),
+    prove: bool = False,
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, Any]:
     """Tell which dialect a checkpoint is in and why, what its embedding stage holds, what is missing and what is ambiguous.
@@ -36,6 +40,7 @@ def inspect_checkpoint(
         prefix: what stands before all names, where several stages are there.
         sizes: what is known of its sizes and no `config.json` tells.
         ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
+        prove: whether the library's own model is built and run, where it is installed and a `config.json` tells how (seconds; `proof`).
         dialects: TOML files with dialects of your own.
 
     Returns:
@@ -45,7 +50,8 @@ def inspect_checkpoint(
         PatchParityError: a file that cannot be read, is damaged, or hostile.
     """
     known = list_dialects(dialects)
-    with opened(path) as checkpoint:
+    with opened(path) as file:
+        checkpoint = unwrapped(file)
         chosen = known if from_ is None else {from_: get_dialect(from_, known)}
         candidates = find_candidates(checkpoint, chosen, prefix, sizes, ignore=ignore)
         if not candidates and (from_ is not None or prefix is not None):
@@ -53,8 +59,14 @@ def inspect_checkpoint(
         if not candidates or candidates[0].refusals:
             require_grid(checkpoint, chosen, prefix, sizes, ignore)
         for candidate in candidates[:1]:
+            require_no_adapter(checkpoint, candidate.names)
             require_asked(checkpoint, candidate, sizes)
-        return describe(checkpoint, candidates)
+        told = describe(checkpoint, candidates)
+        told["proof"] = None
+        if prove and told["dialect"] and not told["asks"]:
+            stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
+            told["proof"] = dataclasses.asdict(prove_by_library(checkpoint, stage))
+        return told
 
 
 def embed(

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .dialects import Dialect, get_dialect, list_dialects, to_canonical
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
 from .sizes import Sizes
+from .wrappers import UnwrappedCheckpoint, require_no_adapter, unwrapped
 
 NORMS = ("patch_norm", "token_norm", "sequence_norm")
 """Fields of PatchEmbedWeights that are layer norms."""
@@ -39,6 +40,7 @@ class Stage:
         spec: the sizes.
         size_known: whether something tells the image size; else the spec has a small one, and there are no positions.
         dtype: of the kernel.
+        real_names: under which names its tensors are in the file, by the names without wrappers; empty where they have none.
     """
 
     candidate: Candidate
@@ -46,6 +48,11 @@ class Stage:
     spec: PatchEmbedSpec
     size_known: bool
     dtype: str
+    real_names: Mapping[str, str] = field(default_factory=dict)
+
+    def real_name(self, name: str) -> str:
+        """Under which name a tensor is in the file."""
+        return self.real_names.get(name, name)
 
     @property
     def dialect(self) -> Dialect:
@@ -75,6 +82,7 @@ def read_stage(
         PatchParityError: a checkpoint without one, an ambiguous one, one with a tensor that nothing explains or evidence that contradicts its tensors,
             tensors that are damaged or hold NaN.
     """
+    checkpoint = unwrapped(checkpoint)
     known = list_dialects() if dialects is None else dialects
     chosen = {dialect: get_dialect(dialect, known)} if dialect else known
     candidates = find_candidates(checkpoint, chosen, prefix, sizes, ignore=ignore)
@@ -95,6 +103,8 @@ def read_stage(
             )
         names = ", ".join(f"{entry.name} ({entry.layout})" for name, entry in wanted.entries.items() if name in wanted.required)
         raise PatchParityError(f"{checkpoint.path} does not hold {dialect}: expected {names}, with shapes that fit together")
+    if candidates:
+        require_no_adapter(checkpoint, candidates[0].names)
     chosen_one = choose(checkpoint, candidates)
     require_asked(checkpoint, chosen_one, sizes)
     return _read(checkpoint, chosen_one)
@@ -148,7 +158,8 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         arrays["positions"] = sinusoid_table(spec.num_patches, spec.embed_dim).astype(arrays["kernel"].dtype)
     weights = PatchEmbedWeights(**arrays, **norms, layout=layout)
     weights.check_spec(spec)
-    return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name)
+    real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
+    return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, real)
 
 
 def sinusoid_table(count: int, width: int) -> NDArray[np.float64]:
@@ -180,6 +191,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         "refused": why_not(checkpoint, candidates),
         "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
         "ledger": ledger_told(candidates),
+        "unbuilt": list(checkpoint.unbuilt),
         "spec": None,
         "tensors": {},
         "other_tensors": len(checkpoint.tensors) - len(used),

@@ -10,11 +10,13 @@ import numpy as np
 
 from ...reference.diagnosis import diagnose
 from ...reference.embed import patch_embed
+from ...reference.errors import PatchParityError
 from ...reference.probes import random_normal
 from ...reference.weights import PatchEmbedWeights
 from .checks import Check, compare_fields, compare_rows, not_square, prefix_and_positions
 from .dialects import list_dialects
 from .formats.opening import opened
+from .library import prove_by_library
 from .sizes import Sizes
 from .stages import NORMS, Stage, read_stage
 from .transcribe import same_bits
@@ -49,6 +51,7 @@ def verify(
     from_: tuple[str | None, str | None] = (None, None),
     prefixes: tuple[str | None, str | None] = (None, None),
     sizes: Sizes | None = None,
+    prove: bool = True,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> Difference:
@@ -59,6 +62,7 @@ def verify(
         from_: their dialects, where they are known.
         prefixes: what stands before their names, where a file holds several stages.
         sizes: what is known of their sizes and no `config.json` tells; what the first tells holds for the second.
+        prove: whether the libraries' own models are built and run, where they are installed and a `config.json` tells how.
         ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
         dialects: TOML files with dialects of your own.
 
@@ -66,11 +70,18 @@ def verify(
         PatchParityError: whatever `read_stage` refuses.
     """
     known = list_dialects(dialects)
-    stages = []
+    stages: list[Stage] = []
+    proofs: list[Check] = []
     for path, dialect, prefix in zip((first, second), from_, prefixes, strict=True):
         with opened(path) as checkpoint:
             told = Sizes.of(stages[0].spec, stages[0].weights.layout.window) if stages and stages[0].size_known else sizes
             stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told, ignore))
+            if prove:
+                side = ("first", "second")[len(stages) - 1]
+                check = prove_by_library(checkpoint, stages[-1])
+                proofs.append(dataclasses.replace(check, name=f"{side}: {check.name}"))
+                if check.verdict == "fail":
+                    raise PatchParityError(f"{path} is not what it was read as: {check.message}")
     one, other = stages
     labels = one.candidate.label, other.candidate.label
     for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
@@ -93,7 +104,9 @@ def verify(
         return Difference(False, *labels, told, checks)
     checks.append(compare_rows(rows, one, other, spec))
     if all(check.verdict == "pass" for check in checks):
-        exact = "to the last bit" if all(check.bound_ratio == 0 for check in checks) else "within the rounding of their types"
+        checks += proofs
+        compared = [check for check in checks if check not in proofs]
+        exact = "to the last bit" if all(check.bound_ratio == 0 for check in compared) else "within the rounding of their types"
         named = zip(("first", "second"), stages, strict=True)
         notes = [f"assumed of the {which}: {each.candidate.assumed}" for which, each in named if each.candidate.assumed]
         notes += ["but for the mask token, which plays no part but in pre-training"] if _masks_differ(one, other) else []

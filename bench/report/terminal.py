@@ -87,7 +87,7 @@ def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
     with out.capture() as captured:
         out.print(table)
     lines = captured.get().splitlines()
-    begin = next(number for number, line in enumerate(lines) if "───" in line) + 1
+    begin = next((number for number, line in enumerate(lines) if "───" in line or "---" in line), 0) + 1
     for number, line in enumerate(lines):
         title = titles.get(number - begin)
         if title is None:
@@ -128,10 +128,11 @@ def print_compare(report: "CompareReport") -> None:
 
 
 def escape(text: str) -> str:
-    """Keep rich from reading `patchparity[torch]` as markup."""
+    """Keep rich from reading `patchparity[torch]` as markup, and a terminal from obeying what a file's names hold."""
     from rich.markup import escape as rich_escape
 
-    return rich_escape(text)
+    plain = "".join(each if each == "\n" or each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+    return rich_escape(plain)
 
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:

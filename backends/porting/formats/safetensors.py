@@ -34,8 +34,6 @@ SAFETENSORS_TYPES = {
 }
 """Names of the types in a safetensors header."""
 
-INDEX_SUFFIX = ".safetensors.index.json"
-
 def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are all different."""
     if twice := first_twin([key for key, _ in pairs]):
@@ -109,38 +107,6 @@ class SafetensorsCheckpoint(Checkpoint):
             content = file.read(last - first)
         info = self.tensors[name]
         return np.frombuffer(content, dtype_of(info.dtype)).reshape(info.shape)
-
-
-class ShardedCheckpoint(Checkpoint):
-    """Several safetensors files, and an index that tells which tensor is in which."""
-
-    format = "safetensors"
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        if path.stat().st_size > LARGEST_HEADER:
-            raise self.damaged(f"an index of {path.stat().st_size} bytes")
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_twins)
-            places = {str(name): str(shard) for name, shard in index["weight_map"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise self.damaged(f"it is no index of shards ({first_line(error)})") from None
-        self.shards: dict[str, SafetensorsCheckpoint] = {}
-        self.places = places
-        for shard in dict.fromkeys(places.values()):
-            if Path(shard).name != shard or shard in ("", ".", ".."):
-                raise self.damaged(f"it names a shard {shard!r}, which is no file of this folder")
-            if not (path.parent / shard).is_file():
-                raise PatchParityError(f"{path} names a shard {shard!r}, which is not there")
-            self.shards[shard] = SafetensorsCheckpoint(path.parent / shard)
-        for name, shard in places.items():
-            if name not in self.shards[shard].tensors:
-                raise self.damaged(f"{name!r} should be in {shard}, and is not")
-            self.tensors[name] = self.shards[shard].tensors[name]
-        self.metadata = {key: value for shard in self.shards.values() for key, value in shard.metadata.items()}
-
-    def _read(self, name: str) -> NDArray[Any]:
-        return self.shards[self.places[name]].read(name)
 
 
 def write_safetensors(draft: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
@@ -19,13 +20,8 @@ from .keras import H5Checkpoint, KerasCheckpoint, replace_in_h5, replace_in_kera
 from .msgpack import MsgpackCheckpoint, replace_in_msgpack, write_msgpack
 from .npz import NpzCheckpoint, replace_in_npz, write_npz
 from .opening import open_checkpoint
-from .safetensors import (
-    INDEX_SUFFIX,
-    SafetensorsCheckpoint,
-    ShardedCheckpoint,
-    replace_in_safetensors,
-    write_safetensors,
-)
+from .safetensors import SafetensorsCheckpoint, replace_in_safetensors, write_safetensors
+from .shards import INDEX_SUFFIX, ShardedCheckpoint
 from .torch import TensorsOfStorages, replace_in_torch, write_torch
 
 SUFFIXES = {
@@ -121,6 +117,8 @@ def replace_tensors(
             f"expected a name that ends in {INDEX_SUFFIX if not of_shards else source.path.suffix}"
         )
     if isinstance(source, ShardedCheckpoint):
+        if source.format != "safetensors":
+            raise PatchParityError(f"{source.path} is of {source.format} shards, which are read and not copied: make one file of them first")
         _replace_in_shards(source, Path(path), plain, check)
         return
     writers: list[tuple[type[Checkpoint], Callable[[Any, Path], None]]] = [
@@ -146,17 +144,45 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 @contextlib.contextmanager
 def _draft(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file beside the target, which takes its place when all went well."""
-    target = Path(path).resolve()
+    try:
+        target = Path(path).resolve()
+    except (OSError, RuntimeError) as error:
+        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     if not target.parent.is_dir():
         raise PatchParityError(f"cannot write {path}: there is no folder {target.parent}")
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".patchparity-") as folder:
+        remove_stale(target.parent)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{DRAFTS}{os.getpid()}-") as folder:
             draft = Path(folder) / f"draft{target.suffix}"
             yield draft
             draft.chmod(target.stat().st_mode & 0o7777 if target.exists() else usual_mode())
             draft.replace(target)
     except OSError as error:
         raise PatchParityError(f"cannot write {target}: {error.strerror or error}") from None
+    except safetensors.SafetensorError as error:  # what it raises on a full disk
+        raise PatchParityError(f"cannot write {target}: {error}") from None
+
+
+DRAFTS = ".patchparity-"
+"""How folders of drafts begin; the number of the process that made them comes next."""
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what processes that are gone left half-written in a folder."""
+    for left in folder.glob(f"{DRAFTS}*"):
+        number = left.name.removeprefix(DRAFTS).partition("-")[0]
+        if left.is_dir() and number.isdigit() and not _runs(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def _require_same(draft: Path, path: Any, tensors: Tensors) -> None:
@@ -173,8 +199,9 @@ def _replace_in_shards(source: ShardedCheckpoint, path: Path, changes: Tensors, 
     of_shards: dict[str, dict[str, NDArray[Any]]] = {}
     for name, array in changes.items():
         of_shards.setdefault(source.places.get(name, beside), {})[name] = array
+    journal = path.parent / f".{path.name}.patchparity-unfinished"
     there = [name for name in (*source.shards, path.name) if (path.parent / name).exists()]
-    if there:
+    if there and not journal.is_file():  # with it they are what a run that was cut off has put there
         raise PatchParityError(f"{path.parent} holds {there[0]} already: name the index in a folder without")
     if not path.parent.is_dir():
         raise PatchParityError(f"cannot write {path}: there is no folder {path.parent}")
@@ -184,8 +211,10 @@ def _replace_in_shards(source: ShardedCheckpoint, path: Path, changes: Tensors, 
     if isinstance(index.get("metadata"), dict) and isinstance(index["metadata"].get("total_size"), int):
         index["metadata"]["total_size"] += added
     try:
-        with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=".patchparity-") as folder:
+        remove_stale(path.resolve().parent)
+        with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f"{DRAFTS}{os.getpid()}-") as folder:
             for shard, held in source.shards.items():
+                assert isinstance(held, SafetensorsCheckpoint)
                 if shard in of_shards:
                     replace_in_safetensors(held, Path(folder) / shard, of_shards[shard])
                 else:
@@ -194,8 +223,10 @@ def _replace_in_shards(source: ShardedCheckpoint, path: Path, changes: Tensors, 
             draft.write_text(json.dumps(index, indent=2), encoding="utf-8")
             _require_same(draft, path, changes)
             check(draft)
+            journal.write_text("\n".join((*source.shards, path.name)), encoding="utf-8")
             for name in (*source.shards, path.name):
                 (Path(folder) / name).chmod(usual_mode())
                 (Path(folder) / name).replace(path.parent / name)
+            journal.unlink()
     except OSError as error:
         raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None

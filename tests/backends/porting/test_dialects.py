@@ -277,7 +277,7 @@ def test_a_loss_is_refused_unless_it_is_allowed_and_then_it_is_listed(tmp_path):
 
 
 def test_into_replaces_the_stage_and_leaves_all_else(tmp_path):
-    source, _, _ = written(DIALECTS["google-vit"], tmp_path, seed=3)
+    source, _, _ = written(DIALECTS["google-vit"], tmp_path, seed=3, config=False)
     (tmp_path / "hf").mkdir()
     existing, _, _ = written(DIALECTS["hf-vit"], tmp_path, "hf/existing", seed=4, prefix="vit.")
     before = {}

@@ -116,7 +116,7 @@ def shards_of(folder, tensors, count=3):
 
 
 def test_shards_are_copied_with_their_index(tmp_path):
-    others = {f"vit.encoder.layer.{number}": np.full((5, 3), number, np.float32) for number in range(7)}
+    others = {f"vit.encoder.layer.{number}.weight": np.full((5, 3), number, np.float32) for number in range(7)}
     index = shards_of(tmp_path / "old", {**stage_tensors(1), **others})
     before, source = content_of(index), written(TIMM, tmp_path, seed=3)[0]
     (tmp_path / "new").mkdir()

@@ -1,0 +1,403 @@
+"""The library itself as the proof: its own model, built from the configuration, fed with the file, caught where the first block begins, against `embed`.
+
+Laws: nothing of a file is run, and nothing is fetched; only classes of the installed library are built, from names that it knows itself. What cannot be
+built or called is said and is no pass.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.sequence import embed_sequence
+from ...reference.spec import PatchEmbedSpec
+from .checks import Check
+from .formats.base import Checkpoint, first_line
+from .formats.safetensors import write_safetensors
+from .sizes import VISION, read_config
+from .stages import Stage
+
+NAME = "sequence by the library"
+"""What the check is called."""
+
+ALLOWED = 16
+"""Relative rms error that is a pass, as a multiple of √K·u of float32: four times λ = 4 of reference/error.py, for norms behind the product and layers of
+additions; what a wrong order, position or norm makes is a thousand times that."""
+
+BATCH = 2
+
+
+class UnprovedError(Exception):
+    """Why the library's own model could not be asked; no verdict on the reading."""
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A library's own model.
+
+    Args:
+        name: library, version and class, as they are told.
+        run: images `(B, C, H, W)` or `(B, C, T, H, W)` in float32 to what enters its first block, `(B, N, D)`.
+    """
+
+    name: str
+    run: Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None = None) -> Check:
+    """Hold a reading against what the library's own model computes of the same file.
+
+    Args:
+        checkpoint: an open one.
+        stage: how it was read.
+        folder: where its `config.json` lies, if not beside it.
+
+    Returns:
+        `pass` or `fail` where the model was built and called; `skip` with the reason where it was not.
+    """
+    try:
+        with _quiet():
+            own = _build(checkpoint, stage, checkpoint.config_folder if folder is None else folder)
+            ratios = [_ratio(own, stage, spec) for spec in _sizes(stage)]
+    except UnprovedError as error:
+        return Check(NAME, "skip", 0.0, f"not proved against the library: {error}")
+    worst = max(ratios)
+    if worst <= 1:
+        times = "" if len(ratios) == 1 else f" at {len(ratios)} sizes"
+        return Check(NAME, "pass", worst, f"{own.name}{times}")
+    return Check(
+        NAME, "fail", worst, f"{own.name} gives something else than this reading: {worst:.3g} times what float32 arithmetic allows"
+    )
+
+
+def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> _Own:
+    if folder is None or not (folder / "config.json").is_file():
+        raise UnprovedError("no config.json tells how its model is built")
+    config = read_config(folder)
+    table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in table or any(isinstance(each, dict) and "auto_map" in each for each in table.values()):
+        raise UnprovedError("config.json names code of its own (auto_map), which is never run")
+    library = "timm" if config.architecture else "transformers"
+    if library == "transformers" and config.model_type not in stage.dialect.model_types:
+        raise UnprovedError(f"config.json does not tell which model of {library} it is")
+    for needed in ("torch", library):
+        if importlib.util.find_spec(needed) is None:
+            raise UnprovedError(f"{needed} {importlib_hint(needed)}, which is not installed")
+    if stage.dialect.mlx:
+        raise UnprovedError("it is in MLX's layout, which the library does not read")
+    tensors = {
+        name.removeprefix(stage.candidate.prefix): checkpoint.read(stage.real_name(name)) for name in stage.candidate.names.values()
+    }
+    build = _timm if library == "timm" else _transformers
+    try:
+        return build(table, config.model_type or config.architecture, tensors, stage)
+    except UnprovedError:
+        raise
+    except Exception as error:  # whatever a library makes of a configuration
+        raise UnprovedError(f"{library} does not build it ({type(error).__name__}: {first_line(error)[:160]})") from None
+
+
+def importlib_hint(library: str) -> str:
+    """The version that the tests are run with."""
+    return {"transformers": "5.23", "timm": "1.0.31", "torch": "2.13"}[library]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is fetched, and no library talks."""
+    held = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS")}
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    try:
+        import logging
+        import warnings
+
+        with warnings.catch_warnings(), contextlib.redirect_stderr(open(os.devnull, "w", encoding="utf-8")):  # noqa: SIM115  closed with the process
+            warnings.simplefilter("ignore")
+            before = logging.root.manager.disable
+            logging.disable(logging.ERROR)
+            try:
+                yield
+            finally:
+                logging.disable(before)
+    finally:
+        for name, value in held.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+_COUNTS = ("num_hidden_layers", "depth", "num_layers", "n_layers", "n_layer", "num_local_layers", "num_global_layers")
+_LEFT_OUT = ("out_features", "out_indices", "stage_names", "transformers_version", "_name_or_path", "architectures", "torch_dtype", "dtype", "quantization_config")
+
+
+def _reduced(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The same configuration with one layer: what enters the first block is the same, and the rest need not be built."""
+    found = {name: value for name, value in table.items() if name not in _LEFT_OUT}
+    for name in _COUNTS:
+        if isinstance(found.get(name), int) and "num_blocks" not in found:
+            found[name] = 1
+    return found
+
+
+def _inner(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in VISION:
+        if isinstance(table.get(key), dict):
+            return _inner(table[key])
+    return table
+
+
+def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> _Own:
+    import torch
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        raise UnprovedError(f"transformers {transformers.__version__} has no model {model_type!r}")
+    inner = {name: value for name, value in _inner(table).items() if name != "model_type"}
+    config = CONFIG_MAPPING[model_type](**_reduced(inner))
+    vision = getattr(config, "vision_config", None)
+    if vision is not None and not isinstance(vision, dict):
+        config = vision
+    failed = "no class of it takes images"
+    for kind in _classes(config):
+        with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
+            write_safetensors(Path(folder) / "model.safetensors", {name: np.ascontiguousarray(array) for name, array in tensors.items()}, {"format": "pt"})
+            config.save_pretrained(folder)
+            try:
+                with _uninitialized():
+                    model, told = kind.from_pretrained(
+                        folder, config=config, output_loading_info=True, dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+                    )
+            except Exception as error:
+                failed = f"{kind.__name__} does not take it ({type(error).__name__}: {first_line(error)[:120]})"
+                continue
+        if told["unexpected_keys"] or told.get("mismatched_keys"):
+            failed = f"{kind.__name__} does not find {', '.join(sorted(map(str, told['unexpected_keys']))[:2]) or 'its shapes'} under these names"
+            continue
+        model.eval()
+        if (block := _first_block(model)) is None:
+            failed = f"{kind.__name__} has no list of blocks"
+            continue
+        name = f"transformers {transformers.__version__} {kind.__name__}"
+        return _Own(name, lambda images, model=model, block=block, config=config: _caught(model, block, images, config, stage))
+    raise UnprovedError(failed)
+
+
+def _classes(config: Any) -> list[Any]:
+    """Classes of the library that are built from this configuration, those that are whole models of images first."""
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    from transformers import PreTrainedModel
+
+    found = []
+    for kind in vars(module).values():
+        if not (inspect.isclass(kind) and issubclass(kind, PreTrainedModel) and kind is not PreTrainedModel):
+            continue
+        if getattr(kind, "config_class", None) is type(config) and not kind.__name__.endswith("PreTrainedModel"):
+            found.append(kind)
+    order = [re.compile(pattern) for pattern in (r"Vision\w*Model$", r"Model$", r"Vision\w*$", r"Backbone$", r"Encoder$", "")]
+    return sorted(found, key=lambda kind: next(number for number, pattern in enumerate(order) if pattern.search(kind.__name__)))[:6]
+
+
+@contextlib.contextmanager
+def _uninitialized() -> Iterator[None]:
+    """Torch's initializations of fresh layers are left out: what the file does not fill is never reached."""
+    import torch
+
+    names = [name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")]
+    held = {name: getattr(torch.nn.init, name) for name in names}
+    for name in names:
+        setattr(torch.nn.init, name, lambda tensor, *arguments, **options: tensor)
+    try:
+        yield
+    finally:
+        for name, function in held.items():
+            setattr(torch.nn.init, name, function)
+
+
+_LISTS = ("layers", "layer", "blocks", "block", "stages", "resblocks", "transformers")
+
+
+def _first_block(model: Any) -> Any:
+    """The first of the blocks: the first entry of the first list that is called so."""
+    import torch
+
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in _LISTS and isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module):
+            first = module[0]
+            while isinstance(first, (torch.nn.ModuleList, torch.nn.Sequential)) and len(first):
+                first = first[0]
+            return first
+    return None
+
+
+class _CaughtError(Exception):
+    """What enters the first block has been seen: nothing behind it is run."""
+
+
+def _caught(model: Any, block: Any, images: NDArray[Any], config: Any, stage: Stage) -> NDArray[Any]:
+    """What enters the first block, `(B, N, D)`."""
+    import torch
+
+    width, seen = stage.spec.embed_dim, []
+
+    def catch(module: Any, arguments: Any, named: Mapping[str, Any]) -> None:
+        values = [each for each in (*arguments, *named.values()) if isinstance(each, torch.Tensor)]
+        seen.append(values[0].detach() if values else None)
+        raise _CaughtError
+
+    handle = block.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        with torch.no_grad(), contextlib.suppress(_CaughtError):
+            model(**_inputs(model, torch.from_numpy(images), config, stage))
+    except UnprovedError:
+        raise
+    except Exception as error:
+        raise UnprovedError(f"{type(model).__name__} does not take these images ({type(error).__name__}: {first_line(error)[:160]})") from None
+    finally:
+        handle.remove()
+    if not seen or seen[0] is None:
+        raise UnprovedError(f"the first block of {type(model).__name__} was not reached")
+    values = seen[0].float().numpy()
+    if values.ndim == 4 and values.shape[1] == width and values.shape[-1] != width:
+        values = np.moveaxis(values, 1, -1)
+    if values.shape[-1] != width:
+        raise UnprovedError(f"the first block of {type(model).__name__} takes {values.shape}, which is no sequence of width {width}")
+    return values.reshape(len(images), -1, width)
+
+
+def _inputs(model: Any, images: Any, config: Any, stage: Stage) -> dict[str, Any]:
+    """The images as a model takes them, told by what its `forward` asks for."""
+    import torch
+
+    names = list(inspect.signature(model.forward).parameters)
+    Ph, Pw = stage.spec.patch_size[-2:]
+    if "grid_thw" in names or "image_grid_thw" in names:
+        return _flattened(names, images, stage)
+    if "spatial_shapes" in names:
+        B, C, H, W = images.shape
+        patches = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, 3, 5, 1).reshape(B, (H // Ph) * (W // Pw), -1)
+        shapes = torch.tensor([[H // Ph, W // Pw]] * B)
+        mask = torch.ones(patches.shape[:2], dtype=torch.int64)
+        mask_name = "pixel_attention_mask" if "pixel_attention_mask" in names else "attention_mask"
+        return {"pixel_values": patches, mask_name: mask, "spatial_shapes": shapes}
+    if "input_values" in names:
+        return {"input_values": images[:, 0].transpose(1, 2)}
+    first = next((name for name in names if name in ("pixel_values", "pixel_values_videos", "x", "images")), None)
+    if first is None:
+        raise UnprovedError(f"{type(model).__name__} takes {', '.join(names[:3])}, which is not known to be images")
+    if stage.dialect.video:
+        images = images.transpose(1, 2)
+    told = {first: images}
+    if "bool_masked_pos" not in names and "noise" in names:  # ViTMAE: nothing is masked, and nothing shuffled
+        count = stage.spec.num_patches
+        told["noise"] = torch.arange(count, dtype=torch.float32).expand(len(images), count)
+        model.config.mask_ratio = 0.0
+    return told
+
+
+def _flattened(names: list[str], images: Any, stage: Stage) -> dict[str, Any]:
+    """One image of the batch, cut and ordered as the image processors of Qwen-VL do; of still images the kernel's frames are one picture repeated."""
+    import torch
+
+    Ph, Pw = stage.spec.patch_size[-2:]
+    video = images if images.ndim == 5 else images[:, :, None]
+    B, C, T, H, W = video.shape
+    Pt = stage.spec.patch_size[0] if stage.dialect.video else 1
+    grid = (T // Pt, H // Ph, W // Pw)
+    merge = 2 if stage.dialect.token_order == "merge-2x2" else 1
+    if B != 1:
+        raise UnprovedError("it takes one image at a time")
+    cut = video.reshape(C, grid[0], Pt, grid[1] // merge, merge, Ph, grid[2] // merge, merge, Pw)
+    patches = cut.permute(1, 3, 6, 4, 7, 0, 2, 5, 8).reshape(math.prod(grid), -1)
+    first = next(name for name in names if name not in ("self",))
+    grid_name = "grid_thw" if "grid_thw" in names else "image_grid_thw"
+    return {first: patches, grid_name: torch.tensor([list(grid)])}
+
+
+def _timm(table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> _Own:
+    import torch
+
+    try:
+        import timm
+    except ImportError as error:
+        raise UnprovedError(f"timm cannot be imported ({first_line(error)})") from None
+    given = dict(table.get("model_args") or {})
+    if not timm.is_model(architecture):
+        raise UnprovedError(f"timm {timm.__version__} has no model {architecture!r}")
+    model = None
+    for fewer in ({"depth": 1}, {"depths": None}, {}):
+        options = {name: value for name, value in {**given, **fewer}.items() if value is not None}
+        try:
+            with _uninitialized():
+                model = timm.create_model(architecture, pretrained=False, **options)
+            break
+        except Exception as error:
+            failed = error
+    if model is None:
+        raise failed
+    missing = [name for name in tensors if name not in model.state_dict()]
+    if missing:
+        raise UnprovedError(f"{type(model).__name__} has no {missing[0]}")
+    model.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}, strict=False)
+    model.eval()
+    block = _first_block(model)
+    if block is None:
+        raise UnprovedError(f"{type(model).__name__} has no list of blocks")
+
+    def run(images: NDArray[Any]) -> NDArray[Any]:
+        seen: list[Any] = []
+
+        def catch(module: Any, arguments: Any) -> None:
+            seen.append(arguments[0].detach())
+            raise _CaughtError
+
+        handle = block.register_forward_pre_hook(catch)
+        try:
+            with torch.no_grad(), contextlib.suppress(_CaughtError):
+                model(torch.from_numpy(images))
+        except Exception as error:
+            raise UnprovedError(f"{type(model).__name__} does not take these images ({first_line(error)[:160]})") from None
+        finally:
+            handle.remove()
+        values = seen[0].float().numpy()
+        if values.ndim == 4 and values.shape[1] == stage.spec.embed_dim != values.shape[-1]:
+            values = np.moveaxis(values, 1, -1)
+        return values.reshape(len(images), -1, stage.spec.embed_dim)
+
+    return _Own(f"timm {timm.__version__} {type(model).__name__} ({architecture})", run)
+
+
+def _sizes(stage: Stage) -> list[PatchEmbedSpec]:
+    """The stage's own size; where no table of positions fixes it, another one beside it."""
+    own = stage.spec
+    if stage.weights.positions is not None or stage.dialect.video:
+        return [own]
+    rows = 4 if stage.dialect.token_order == "merge-2x2" else 1
+    larger = tuple(size + rows * step for size, step in zip(own.image_size, own.stride, strict=True))
+    return [own, own.replace(image_size=larger)]
+
+
+def _ratio(own: _Own, stage: Stage, spec: PatchEmbedSpec) -> float:
+    """Relative rms difference of the library's sequence and ours on random images, as a multiple of what is allowed."""
+    batch = 1 if stage.dialect.token_order == "merge-2x2" else BATCH
+    images = np.random.default_rng(0).standard_normal(spec.images_shape(batch)).astype(np.float32)
+    observed = own.run(images).astype(np.float64)
+    expected = embed_sequence(images.astype(np.float64), stage.weights.astype(np.float64), spec)
+    if observed.shape != expected.shape:
+        return math.inf
+    apart = float(np.linalg.norm(observed - expected)) / float(np.linalg.norm(expected) + 1e-300)
+    return apart / (ALLOWED * math.sqrt(spec.patch_values) * 2.0**-24)
