@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...reference.sequence import embed_sequence
+from ...reference.sequence import embed_sequence, merge_block_order
 from ...reference.spec import PatchEmbedSpec
 from .checks import Check
 from .formats.base import Checkpoint, first_line
@@ -173,9 +173,10 @@ def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[st
     if vision is not None and not isinstance(vision, dict):
         config = vision
     failed = "no class of it takes images"
-    for kind in _classes(config):
+    whole = {stage.candidate.prefix + name: array for name, array in tensors.items()}
+    for kind, named in ((kind, named) for kind in _classes(config) for named in (tensors, whole)):
         with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
-            write_safetensors(Path(folder) / "model.safetensors", {name: np.ascontiguousarray(array) for name, array in tensors.items()}, {"format": "pt"})
+            write_safetensors(Path(folder) / "model.safetensors", {name: np.ascontiguousarray(array) for name, array in named.items()}, {"format": "pt"})
             config.save_pretrained(folder)
             try:
                 with _uninitialized():
@@ -189,11 +190,8 @@ def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[st
             failed = f"{kind.__name__} does not find {', '.join(sorted(map(str, told['unexpected_keys']))[:2]) or 'its shapes'} under these names"
             continue
         model.eval()
-        if (block := _first_block(model)) is None:
-            failed = f"{kind.__name__} has no list of blocks"
-            continue
         name = f"transformers {transformers.__version__} {kind.__name__}"
-        return _Own(name, lambda images, model=model, block=block, config=config: _caught(model, block, images, config, stage))
+        return _Own(name, lambda images, model=model, config=config: _caught(model, lambda x: _inputs(model, x, config, stage), images, stage))
     raise UnprovedError(failed)
 
 
@@ -231,52 +229,64 @@ def _uninitialized() -> Iterator[None]:
 _LISTS = ("layers", "layer", "blocks", "block", "stages", "resblocks", "transformers")
 
 
-def _first_block(model: Any) -> Any:
-    """The first of the blocks: the first entry of the first list that is called so."""
+def _first_blocks(model: Any) -> Iterator[Any]:
+    """The first entry of every list of blocks, the outermost first: of stages, of the blocks of the first stage, ..."""
     import torch
 
     for name, module in model.named_modules():
+        inside = re.sub(r"(^|[.])0(?=[.]|$)", "", name)
+        if re.search(r"[.]\d+([.]|$)", inside):
+            continue  # in a later entry of some list
         if name.split(".")[-1] in _LISTS and isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module):
             first = module[0]
             while isinstance(first, (torch.nn.ModuleList, torch.nn.Sequential)) and len(first):
                 first = first[0]
-            return first
-    return None
+            yield first
 
 
 class _CaughtError(Exception):
     """What enters the first block has been seen: nothing behind it is run."""
 
 
-def _caught(model: Any, block: Any, images: NDArray[Any], config: Any, stage: Stage) -> NDArray[Any]:
-    """What enters the first block, `(B, N, D)`."""
+def _caught(model: Any, inputs: Callable[[Any], Mapping[str, Any]], images: NDArray[Any], stage: Stage) -> NDArray[Any]:
+    """What enters the first block, `(B, N, D)`: the outermost one that takes a sequence of the stage's width."""
+    failed = "has no list of blocks"
+    for block in _first_blocks(model):
+        values = _entering(model, block, inputs, images)
+        width = stage.spec.embed_dim
+        if values is None:
+            failed = "does not reach the first of its blocks"
+            continue
+        if values.ndim == 4 and values.shape[1] == width and values.shape[-1] != width:
+            values = np.moveaxis(values, 1, -1)
+        if values.shape[-1] == width:
+            return values.reshape(len(images), -1, width)
+        failed = f"has a first block that takes {values.shape}, which is no sequence of width {width}"
+    raise UnprovedError(f"{type(model).__name__} {failed}")
+
+
+def _entering(model: Any, block: Any, inputs: Callable[[Any], Mapping[str, Any]], images: NDArray[Any]) -> NDArray[Any] | None:
     import torch
 
-    width, seen = stage.spec.embed_dim, []
+    seen: list[Any] = []
 
     def catch(module: Any, arguments: Any, named: Mapping[str, Any]) -> None:
         values = [each for each in (*arguments, *named.values()) if isinstance(each, torch.Tensor)]
-        seen.append(values[0].detach() if values else None)
+        seen.extend(each.detach() for each in values[:1])
         raise _CaughtError
 
     handle = block.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         with torch.no_grad(), contextlib.suppress(_CaughtError):
-            model(**_inputs(model, torch.from_numpy(images), config, stage))
+            model(**inputs(torch.from_numpy(images)))
     except UnprovedError:
         raise
     except Exception as error:
-        raise UnprovedError(f"{type(model).__name__} does not take these images ({type(error).__name__}: {first_line(error)[:160]})") from None
+        told = f"{type(error).__name__}: {first_line(error)[:160]}"
+        raise UnprovedError(f"{type(model).__name__} does not take these images ({told})") from None
     finally:
         handle.remove()
-    if not seen or seen[0] is None:
-        raise UnprovedError(f"the first block of {type(model).__name__} was not reached")
-    values = seen[0].float().numpy()
-    if values.ndim == 4 and values.shape[1] == width and values.shape[-1] != width:
-        values = np.moveaxis(values, 1, -1)
-    if values.shape[-1] != width:
-        raise UnprovedError(f"the first block of {type(model).__name__} takes {values.shape}, which is no sequence of width {width}")
-    return values.reshape(len(images), -1, width)
+    return seen[0].float().numpy() if seen else None
 
 
 def _inputs(model: Any, images: Any, config: Any, stage: Stage) -> dict[str, Any]:
@@ -290,6 +300,8 @@ def _inputs(model: Any, images: Any, config: Any, stage: Stage) -> dict[str, Any
     if "spatial_shapes" in names:
         B, C, H, W = images.shape
         patches = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, 3, 5, 1).reshape(B, (H // Ph) * (W // Pw), -1)
+        if stage.dialect.token_order == "merge-2x2":
+            patches = patches[:, torch.from_numpy(merge_block_order((H // Ph, W // Pw)))]
         shapes = torch.tensor([[H // Ph, W // Pw]] * B)
         mask = torch.ones(patches.shape[:2], dtype=torch.int64)
         mask_name = "pixel_attention_mask" if "pixel_attention_mask" in names else "attention_mask"
@@ -354,31 +366,8 @@ def _timm(table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDA
         raise UnprovedError(f"{type(model).__name__} has no {missing[0]}")
     model.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}, strict=False)
     model.eval()
-    block = _first_block(model)
-    if block is None:
-        raise UnprovedError(f"{type(model).__name__} has no list of blocks")
-
-    def run(images: NDArray[Any]) -> NDArray[Any]:
-        seen: list[Any] = []
-
-        def catch(module: Any, arguments: Any) -> None:
-            seen.append(arguments[0].detach())
-            raise _CaughtError
-
-        handle = block.register_forward_pre_hook(catch)
-        try:
-            with torch.no_grad(), contextlib.suppress(_CaughtError):
-                model(torch.from_numpy(images))
-        except Exception as error:
-            raise UnprovedError(f"{type(model).__name__} does not take these images ({first_line(error)[:160]})") from None
-        finally:
-            handle.remove()
-        values = seen[0].float().numpy()
-        if values.ndim == 4 and values.shape[1] == stage.spec.embed_dim != values.shape[-1]:
-            values = np.moveaxis(values, 1, -1)
-        return values.reshape(len(images), -1, stage.spec.embed_dim)
-
-    return _Own(f"timm {timm.__version__} {type(model).__name__} ({architecture})", run)
+    name = f"timm {timm.__version__} {type(model).__name__} ({architecture})"
+    return _Own(name, lambda images: _caught(model, lambda x: {"x": x}, images, stage))
 
 
 def _sizes(stage: Stage) -> list[PatchEmbedSpec]:

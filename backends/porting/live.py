@@ -11,8 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy: a module's dtype may be it
 import numpy as np
@@ -27,46 +26,14 @@ from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
 from ..layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_to_layout, kernel_from_layout, with_time_axis
 from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
-from .calling import LiveCall, caller
+from .calling import Framework, LiveEmbedding, caller
 from .loading import build, first_line, load_object
 from .parameters import ROLES, read_all
+from .probing import UNLIKE, with_found_parts
 from .sizes import require_sizes
 
-Framework = Literal["torch", "keras", "flax", "numpy", "jax", "tensorflow"]
 FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
 """What an object is called with: `keras` and `flax` are found by type; a plain function takes NumPy arrays unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class LiveEmbedding:
-    """An object that computes a patch embedding, with what was read out of it.
-
-    Args:
-        name: as it was given, or its type's name.
-        framework: what it is called with.
-        spec: the sizes; image and grid are the object's own where it has some.
-        weights: canonical, in the object's dtype.
-        dtype: name of the dtype of weights and output.
-        to_sequence: whether it returns the sequence (prefix tokens or positions were found in it), or the tokens.
-        call: images `(B, C, H, W)` in `dtype` to the output, as a NumPy array of whatever shape the object gives.
-        kernel_layout: the einops pattern in which the object keeps its kernel; empty where the weights were given.
-        notes: what was found out by probe or chosen, in sentences.
-    """
-
-    name: str
-    framework: Framework
-    spec: PatchEmbedSpec
-    weights: PatchEmbedWeights
-    dtype: str
-    to_sequence: bool
-    call: LiveCall
-    notes: tuple[str, ...] = ()
-    kernel_layout: str = ""
-
-    @property
-    def flush_to_zero(self) -> bool:
-        """XLA's and TensorFlow's CPU kernels flush subnormals; torch and NumPy do not."""
-        return self.framework not in ("torch", "numpy")
 
 
 class SeveralKernelsError(PatchParityError):
@@ -110,7 +77,7 @@ def read_live(
         require_choice("kernel layout", kernel_layout, KERNEL_LAYOUTS)
     layout = IMAGE_LAYOUTS[image_layout] if image_layout else _image_layout(subject, kind)
     given["padding"] = padding
-    if kind == "keras" and not subject.built:
+    if kind == "keras" and not getattr(subject, "built", True):
         _build_keras(subject, given, layout)
     if weights is not None:
         found, sizes = _given_weights(weights, kernel_layout, given, name)
@@ -140,7 +107,7 @@ def read_live(
     if is_layer and np.ndim(found["kernel"]) == 2:
         orders = _only_order(orders, spec, name)
         cut = functools.partial(_cut, spec=spec, channels_first=orders[0].endswith("chw"))
-    call = caller(subject, kind, layout, name, is_layer, cut)
+    call = caller(subject, kind, layout, name, is_layer, cut, spec)
     to_sequence = canonical.num_prefix_tokens > 0 or canonical.positions is not None
     live = LiveEmbedding(
         name,
@@ -153,7 +120,8 @@ def read_live(
         tuple(found.get("notes", ())),
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
-    return _with_flatten_order(live, found, orders) if len(orders) > 1 else live
+    live = _with_flatten_order(live, found, orders) if len(orders) > 1 else live
+    return live if weights is not None else with_found_parts(live, subject)
 
 
 def _require_patch(name: str, found: tuple[int, ...], asked: int | tuple[int, ...] | None) -> None:
@@ -220,10 +188,10 @@ def _framework(subject: Any) -> str | None:
 
 
 def _image_layout(subject: Any, kind: str) -> str:
-    if kind == "keras":
+    if kind == "keras" and hasattr(subject, "_flatten_layers"):
         formats = [getattr(layer, "data_format", None) for layer in subject._flatten_layers()]
         return NCHW if "channels_first" in formats else NHWC
-    return NHWC if kind in ("flax", "jax", "tensorflow") else NCHW
+    return NHWC if kind in ("keras", "flax", "jax", "tensorflow") else NCHW
 
 
 def _build_keras(subject: Any, given: dict[str, Any], layout: str) -> None:
@@ -246,7 +214,7 @@ def _read_weights(
     """Sort an object's parameters into kernel, bias, prefix tokens and positions; the kernel's layouts that come into question."""
     found: dict[str, Any] = {}
     rest: dict[str, tuple[NDArray[Any], Any]] = {}
-    buffers = {buffer for buffer, _ in subject.named_buffers()} if kind == "torch" else set()
+    buffers = {buffer for buffer, _ in subject.named_buffers()} if hasattr(subject, "named_buffers") else set()
     for parameter, value, owner in read_all(subject, kind):
         role = next((role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None)
         if role is not None:
@@ -377,7 +345,11 @@ def _own_sizes(subject: Any, kind: str, owner: Any, name: str, kernel_axes: int)
         told["padding"] = (
             padding if isinstance(padding, int) else tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in padding)
         )
-    parts = subject.modules() if kind == "torch" else subject._flatten_layers() if kind == "keras" else [subject]
+    parts = [subject]
+    for inside in ("modules", "_flatten_layers"):
+        if kind in ("torch", "keras") and hasattr(subject, inside):
+            parts = list(getattr(subject, inside)())
+            break
     for part in parts:
         size = getattr(part, "image_size", getattr(part, "img_size", None))
         if kernel_axes < 5 and (isinstance(size, int) or (isinstance(size, (tuple, list)) and len(size) >= 2)):
@@ -469,6 +441,9 @@ def _with_flatten_order(live: LiveEmbedding, found: dict[str, Any], orders: list
         distances[order] = float(np.mean((observed.astype(np.float64) - expected) ** 2))
     best = min(distances, key=distances.__getitem__)
     names = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}
-    note = f"the linear layer's flatten order was found by probe: {names[best[-3:]]} (--kernel-layout {best})"
+    if not distances[best] < UNLIKE**2 * float(np.mean(observed.astype(np.float64) ** 2)):
+        note = f"no flatten order of the linear layer explains its output; {names[best[-3:]]} comes nearest (--kernel-layout {best})"
+    else:
+        note = f"the linear layer's flatten order was found by probe: {names[best[-3:]]} (--kernel-layout {best})"
     told = {"notes": (*live.notes, note), "kernel_layout": KERNEL_LAYOUTS[best]}
     return dataclasses.replace(live, weights=_canonical(found, live.spec, best), **told)

@@ -20,11 +20,12 @@ from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
 from ..layouts import DENSE_CHANNELS_LAST, HWIO, LINEAR_CHANNELS_FIRST, OIHW, kernel_to_layout
-from .calling import LiveCall
+from .calling import LiveCall, LiveEmbedding
 from .dialects import list_dialects
 from .formats.tree import TreeCheckpoint
-from .live import LiveEmbedding, SeveralKernelsError, read_live
+from .live import SeveralKernelsError, read_live
 from .parameters import parameters_of
+from .probing import UNLIKE
 from .sizes import Sizes, require_sizes
 from .stages import read_stage
 
@@ -164,11 +165,6 @@ def _jax_parameters(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
 
     kernel = {"kernel": jnp.asarray(np.ascontiguousarray(kernel_to_layout(weights.kernel, HWIO)))}
     return kernel if weights.bias is None else {**kernel, "bias": jnp.asarray(weights.bias)}
-
-
-UNLIKE = 2.0**-5
-"""Distance of an object's output from that of its weights, relative to the latter's norm, beyond which it computes something else: eight times what inputs
-rounded to bfloat16 (2⁻⁸) can do, while a mask, an activation or a norm that was overlooked changes a tenth and more."""
 
 
 def from_module(module: Any, *, check: bool = True, **options: Any) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
