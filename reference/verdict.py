@@ -143,5 +143,7 @@ def _shape_message(observed: tuple[int, ...], expected: tuple[int, ...], directi
         if observed == (batch, width, tokens):
             return message + ": tokens were left as (B, D, N); transpose(1, 2) is missing"
         if len(observed) == 4 and math.prod(observed) == math.prod(expected):
+            if observed[-1] == width and observed[1] != width:
+                return message + ": the grid was left unflattened, channels last; reshape it to (B, N, D)"
             return message + ": the grid was left unflattened; flatten(2) and transpose(1, 2) are missing"
     return message

@@ -322,7 +322,7 @@ def _inputs(model: Any, images: Any, config: Any, stage: Stage) -> dict[str, Any
 
 
 def _flattened(names: list[str], images: Any, stage: Stage) -> dict[str, Any]:
-    """One image of the batch, cut and ordered as the image processors of Qwen-VL do; of still images the kernel's frames are one picture repeated."""
+    """Images cut and ordered as the image processors of Qwen-VL do, one behind the other."""
     import torch
 
     Ph, Pw = stage.spec.patch_size[-2:]
@@ -331,13 +331,12 @@ def _flattened(names: list[str], images: Any, stage: Stage) -> dict[str, Any]:
     Pt = stage.spec.patch_size[0] if stage.dialect.video else 1
     grid = (T // Pt, H // Ph, W // Pw)
     merge = 2 if stage.dialect.token_order == "merge-2x2" else 1
-    if B != 1:
-        raise UnprovedError("it takes one image at a time")
-    cut = video.reshape(C, grid[0], Pt, grid[1] // merge, merge, Ph, grid[2] // merge, merge, Pw)
-    patches = cut.permute(1, 3, 6, 4, 7, 0, 2, 5, 8).reshape(math.prod(grid), -1)
+    cut = video.reshape(B, C, grid[0], Pt, grid[1] // merge, merge, Ph, grid[2] // merge, merge, Pw)
+    values = (3, 6, 9, 1) if "Ph Pw C" in stage.dialect.entries["kernel"].layout else (1, 3, 6, 9)
+    patches = cut.permute(0, 2, 4, 7, 5, 8, *values).reshape(B * math.prod(grid), -1)
     first = next(name for name in names if name not in ("self",))
     grid_name = "grid_thw" if "grid_thw" in names else "image_grid_thw"
-    return {first: patches, grid_name: torch.tensor([list(grid)])}
+    return {first: patches, grid_name: torch.tensor([list(grid)] * B)}
 
 
 def _timm(table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> _Own:
@@ -382,8 +381,7 @@ def _sizes(stage: Stage) -> list[PatchEmbedSpec]:
 
 def _ratio(own: _Own, stage: Stage, spec: PatchEmbedSpec) -> float:
     """Relative rms difference of the library's sequence and ours on random images, as a multiple of what is allowed."""
-    batch = 1 if stage.dialect.token_order == "merge-2x2" else BATCH
-    images = np.random.default_rng(0).standard_normal(spec.images_shape(batch)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal(spec.images_shape(BATCH)).astype(np.float32)
     observed = own.run(images).astype(np.float64)
     expected = embed_sequence(images.astype(np.float64), stage.weights.astype(np.float64), spec)
     if observed.shape != expected.shape:

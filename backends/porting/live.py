@@ -217,7 +217,12 @@ def _read_weights(
     buffers = {buffer for buffer, _ in subject.named_buffers()} if hasattr(subject, "named_buffers") else set()
     for parameter, value, owner in read_all(subject, kind):
         role = next((role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None)
-        if role is not None:
+        if value.dtype.kind in "iub":  # indices of positions, counters: no weight is an integer
+            if parameter.endswith("position_ids"):
+                found["position_ids"] = value.reshape(-1)
+            else:
+                found.setdefault("notes", []).append(f"{parameter} {value.shape} holds integers, and was not read")
+        elif role is not None:
             found[role] = value
         elif parameter in buffers:
             found.setdefault("notes", []).append(f"buffer {parameter} {value.shape} was not read")
@@ -409,6 +414,9 @@ def _canonical(found: dict[str, Any], spec: PatchEmbedSpec, order: str) -> Patch
     for table in ("register_tokens", "positions"):
         if table in found:
             arrays[table] = found[table].reshape(-1, D)
+    ids = found.get("position_ids")
+    if "positions" in arrays and ids is not None and ids.size and 0 <= ids.min() <= ids.max() < len(arrays["positions"]):
+        arrays["positions"] = arrays["positions"][ids]  # the rows that it takes, which need not be all in their order
     weights = PatchEmbedWeights(**{key: value for key, value in arrays.items() if key != "positions"})
     if "positions" not in arrays:
         return weights

@@ -24,7 +24,7 @@ from .calling import LiveCall, LiveEmbedding
 from .dialects import list_dialects
 from .formats.tree import TreeCheckpoint
 from .live import SeveralKernelsError, read_live
-from .parameters import parameters_of
+from .parameters import count_positions, parameters_of
 from .probing import UNLIKE
 from .sizes import Sizes, require_sizes
 from .stages import read_stage
@@ -326,12 +326,14 @@ def transfer(
     ]
     if missing:
         raise PatchParityError(f"the target has no {', '.join(missing)}, and the source has")
+    undo = count_positions(target, other.framework)
     try:
         for name, (_, put) in slots.items():
             value = _held(one.weights, name)
             put(np.zeros_like(before[name]) if value is None else _as_held(name, value, before[name], other))
         ratio, bitwise = _same_output(one, read_live(target, **asked))
     except BaseException:
+        undo()
         for name in slots:
             slots[name][1](before[name])
         raise

@@ -64,6 +64,8 @@ def parameters_of(subject: Any, framework: str, name: str) -> dict[str, Slot]:
     slots: dict[str, Slot] = {}
     rest: dict[str, Slot] = {}
     for parameter, value, put in _assignable(subject, framework):
+        if value.dtype.kind in "iub":
+            continue
         role = next((role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None)
         (slots if role else rest)[role or parameter] = value, put
     kernels = [name for name, (value, _) in rest.items() if value.ndim >= 2]
@@ -72,6 +74,27 @@ def parameters_of(subject: Any, framework: str, name: str) -> dict[str, Slot]:
     if biases:
         slots["bias"] = rest.pop(biases[0])
     return {name: slots[name] for name in ("kernel", "bias", *ROLES) if name in slots and name != "mask_token"}
+
+
+def count_positions(subject: Any, framework: str) -> Callable[[], None]:
+    """Make indices of positions count up, in whose place a fresh object may hold zeros, so that every token takes a row of its own.
+
+    Returns:
+        What puts the old ones back.
+    """
+    held = []
+    if framework == "keras":
+        for variable in subject.weights:
+            value = np.asarray(variable.numpy())
+            if variable.path.endswith("position_ids") and value.dtype.kind in "iu":
+                held.append((variable, value))
+                variable.assign(np.arange(value.size, dtype=value.dtype).reshape(value.shape))
+
+    def undo() -> None:
+        for variable, value in held:
+            variable.assign(value)
+
+    return undo
 
 
 def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Callable[[NDArray[Any]], None]]]:
