@@ -155,7 +155,9 @@ def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     for name, values in functions.items():
         yield Fit("activation-behind", f"{name} was applied to the tokens", "no function stands behind a patch embedding: remove it", _rms(observed - values))
     lowest, highest = float(observed.min()), float(observed.max())
-    yield Fit("output-clamped", f"the output was clamped to [{lowest:.4g}, {highest:.4g}]", "remove the clamp", _rms(observed - correct.clip(lowest, highest)))
+    inside = float(np.mean((observed > lowest) & (observed < highest)))
+    if inside > UNCLAMPED:
+        yield Fit("output-clamped", f"the output was clamped to [{lowest:.4g}, {highest:.4g}]", "remove the clamp", _rms(observed - correct.clip(lowest, highest)))
     for digits in range(1, 7):
         if np.abs(np.rint(observed * 10**digits) - observed * 10**digits).max() < 1e-2:
             yield Fit("output-decimals", f"the output was rounded to {digits} decimals", "save it in binary", max(0.0, _rms(observed - correct) - 0.3 * 10.0**-digits))
@@ -245,6 +247,9 @@ def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         told = "the output channels are in reverse" if (columns == np.arange(width)[::-1]).all() else "the output channels were permuted"
         yield Fit("width-permuted", told, "keep the order of the kernel's rows", _rms(observed - correct[..., columns]))
 
+
+UNCLAMPED = 0.05
+"""Least share of values that a clamp leaves alone, where it is believed: clamped altogether, any output is."""
 
 MOST_ROWS = 2048
 """Rows that are matched with one another; the table of distances has their square."""

@@ -30,7 +30,7 @@ def with_found_parts(live: LiveEmbedding, subject: Any) -> LiveEmbedding:
         observed = live.call(np.array(images)).astype(np.float64)
     except PatchParityError:
         return live
-    if _apart(observed, _expected(live, images)) < UNLIKE:
+    if not np.isfinite(observed).all() or _apart(observed, _expected(live, images)) < UNLIKE:
         return live
     if live.weights.num_prefix_tokens:
         layout = dataclasses.replace(live.weights.layout, prefix_side="last")
@@ -46,7 +46,7 @@ def _expected(live: LiveEmbedding, images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _apart(observed: NDArray[Any], expected: NDArray[Any]) -> float:
-    if observed.shape != expected.shape or not np.isfinite(observed).all():
+    if observed.shape != expected.shape or not (np.isfinite(observed).all() and np.isfinite(expected).all()):
         return float("inf")
     return float(np.linalg.norm(observed - expected)) / float(np.linalg.norm(expected) + 1e-300)
 

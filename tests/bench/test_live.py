@@ -88,7 +88,7 @@ def test_transformers_modules_are_right(name):
     before = {key: value.clone() for key, value in module.state_dict().items()}
     report = check(module)
     assert report.ok, [result.message for result in report.results]
-    assert {result.probe for result in report.results} == {
+    assert {result.probe for result in report.results} >= {
         "random", "random-0.001", "random-1000", "random-fingerprint", "batch-1", "batch-3", "one-hot-images", "repeatability",
         "nan-containment",
     }  # fmt: skip
@@ -207,7 +207,15 @@ def test_what_depends_on_its_neighbors_or_its_calls_is_rejected():
         return tokens + 0 * tokens.sum(axis=1, keepdims=True)
 
     failed = {result.probe: result.message for result in check(leaky, weights=WEIGHTS).results if result.verdict == "fail"}
-    assert set(failed) == {"nan-containment"}
+    assert not failed, "a NaN that stays in its image is a behavior: a Fourier transform does the same"
+    told = {result.probe: result.message for result in check(leaky, weights=WEIGHTS).results}
+    assert told["nan-containment"] == "a NaN in one pixel reaches every token of its image (as through a Fourier transform)"
+
+    def leaking_into_others(images):
+        return right(images) + 0 * right(images).sum(axis=(0, 1), keepdims=True)
+
+    failed = {result.probe for result in check(leaking_into_others, weights=WEIGHTS).results if result.verdict == "fail"}
+    assert failed == {"nan-containment", "nan-of-each-channel"}
     calls = []
 
     def drifting(images):
@@ -574,7 +582,7 @@ def test_a_nan_that_is_swallowed_is_called_so():
     module = _torch_module(
         lambda self, x: torch.nan_to_num(self.proj(x)).flatten(2).transpose(1, 2), proj=torch.nn.Conv2d(3, 8, 4, 4)
     )
-    (wrong,) = [result for result in check(module).results if result.verdict == "fail"]
+    wrong, *_ = [result for result in check(module).results if result.verdict == "fail"]
     assert wrong.message.startswith("NaN in one pixel of image 1 is swallowed: token [1, ")
 
 
@@ -589,7 +597,8 @@ def test_a_diagnosis_of_an_object_tells_affine_maps_and_restless_ones():
         return torch.nn.functional.dropout(self.proj(x).flatten(2).transpose(1, 2), 0.1)
 
     found = diagnose_object(_torch_module(scaled, proj=projection))
-    assert (found.status, found.evidence["affine"]) == ("unknown", True)
+    assert found.mistakes == ("output-scaled",)
+    assert "1.5 times what it should be" in found.explanation
     found = diagnose_object(_torch_module(restless, proj=projection))
     assert found.explanation.startswith("two calls on the same images differ (is dropout or noise on?)")
     assert diagnose_object(projection).correct

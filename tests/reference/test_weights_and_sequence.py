@@ -135,7 +135,7 @@ def test_sincos_table_is_maes():
         (dict(bias=np.zeros(21)), r"bias of shape \(21,\): expected \(20,\)"),
         (dict(positions=np.zeros((24, 19))), r"positions of shape \(24, 19\): expected \(rows, 20\)"),
         (dict(class_token=np.zeros((1, 1, 20))), r"class_token of shape \(1, 1, 20\)"),
-        (dict(token_norm=LayerNorm(np.zeros(3), np.zeros(20))), r"token_norm of shapes"),
+        (dict(token_norm=LayerNorm(np.zeros(3), np.zeros(20))), r"token_norm.scale of shape"),
     ],
 )
 def test_arrays_that_cannot_belong_together(fields, message):
