@@ -33,6 +33,10 @@ GRACE_SECONDS = 2.0
 """Between the end of a process and the end of its news: what lies in the pipe is read in milliseconds."""
 
 
+_AFTER_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Numbers of threads that their libraries take from OMP_NUM_THREADS where they have none of their own."""
+
+
 class Lost(NamedTuple):
     """A process ended before its work did; `reason` says how."""
 
@@ -45,6 +49,8 @@ def process_environment(backend: Backend) -> dict[str, str]:
     All cores, as users run it, without idle threads that spin. What the user has set stands, but for the backend's switches.
     """
     given = {**SPIN_FREE_ENVIRONMENT, **backend.environment(usable_cores())}
+    if "OMP_NUM_THREADS" in os.environ:  # it counts for these too, where they are not set
+        given = {name: value for name, value in given.items() if name not in _AFTER_OMP}
     return {name: os.environ.get(name, value) for name, value in given.items()} | dict(backend.switches)
 
 

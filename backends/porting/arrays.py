@@ -39,6 +39,9 @@ def read_arrays(path: str | os.PathLike[str], only: tuple[str, ...] | None = Non
             return {"array": loaded}
         with loaded:
             wanted = [name for name in loaded.files if only is None or name in only or len(loaded.files) == 1]
+            if only and not wanted:
+                held = ", ".join(sorted(loaded.files)) or "nothing"
+                raise PatchParityError(f"{source} holds {held}: expected one array, or one called {only[0]!r}")
             for name in wanted:
                 size = loaded.zip.getinfo(name if name in loaded.zip.namelist() else f"{name}.npy").file_size
                 if size > EXPANSION * source.stat().st_size + SMALL:

@@ -244,6 +244,8 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
         else:
             step = tiles if own is None else (own,) * len(patch)
         found[role] = tuple(step)
+    if dialect.patch_asked and not known.patch_size:
+        asks.append(f"its kernel is a matrix, and {dialect.title} has the same names for patches of other axes: --patch-size says the patch")
     window = 0
     if dialect.windowed:
         pixels = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
@@ -289,6 +291,8 @@ def _conflicts(
     alone: bool,
 ) -> list[str]:
     """Evidence against a reading, in sentences that name both sides; of sizes that a user said `require_asked` tells."""
+    if checkpoint.format == "npz":  # of no library that writes a config.json: one beside it is another file's
+        return []
     found = []
     types, words = _known_names()
     file = checkpoint.config_folder / "config.json" if checkpoint.config_folder else None
@@ -492,7 +496,8 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
         kernels = [f"{name} {info.shape}" for name, info in checkpoint.tensors.items() if len(info.shape) >= 4][:5]
         held = ", ".join(kernels) or f"{len(checkpoint.tensors)} tensors, none of four axes"
         raise PatchParityError(
-            f"{checkpoint.path} is in no dialect that is known; it holds {held} (--from names a dialect, --dialects a file of your own)"
+            f"{checkpoint.path} is in no dialect that is known; it holds {held} "
+            f"(--from names a dialect{_plain_ones(checkpoint)}, --dialects a file of your own)"
         )
     if told := why_not(checkpoint, candidates):
         raise PatchParityError(told)
@@ -503,6 +508,13 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     if candidates[0].asks:
         raise PatchParityError(f"{checkpoint.path} is read as {candidates[0].label}, but {'; '.join(candidates[0].asks)}")
     return candidates[0]
+
+
+def _plain_ones(checkpoint: Checkpoint) -> str:
+    """The dialects under any name that would read one layer of a checkpoint, as words; empty where none would."""
+    plain = [each for each in list_dialects().values() if each.plain and checkpoint.format in (*each.formats, IN_MEMORY)]
+    would = [f"{each.id} --prefix {own!r}" for each in plain for own in _prefixes(checkpoint, each)]
+    return f": the layer alone as {' or '.join(would[:3])}" if would else ""
 
 
 def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:

@@ -156,6 +156,7 @@ class Dialect:
         checked: what of `config.json` is held against the tensors: patch_size, image_size, channels.
         channels: of the images that it takes, where that tells it from another dialect.
         rms: norms that do not take the mean out.
+        patch_asked: whether its library keeps patches of other axes under the same names, so that --patch-size must tell the patch of a matrix.
         windowed: whether tokens are in the order of attention windows, whose size the configuration tells.
         spare_rows: rows in front of the position table that belong to no token, and are not added.
         typed_only: whether its names are another dialect's, so that only `config.json` or a user tells it.
@@ -194,6 +195,7 @@ class Dialect:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rms: tuple[str, ...] = ()
     windowed: bool = False
+    patch_asked: bool = False
     spare_rows: int = 0
     typed_only: bool = False
     read_only: bool = False
@@ -238,7 +240,7 @@ REQUIRED = re.compile(r"(\w+) (<|<=|==|!=|>=|>) ([\w.-]+)")
 """A comparison of a key of `config.json` with another key, or with a value."""
 
 _TEXTS = ("title", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
-_FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "read_only", "mlx")
+_FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
 _LISTS = ("optional", "prefix", "formats", "model_types", "architectures", "beside", "elsewhere", "rms", "checked", "require")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "framework": ("torch", "jax", "keras", "numpy"),
