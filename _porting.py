@@ -219,9 +219,13 @@ def _print_checks(checks: list[tuple[str, str, str]]) -> None:
 def _print_dialects(files: list[Path] | None) -> None:
     from .backends.porting.dialects import list_dialects
 
-    for dialect in list_dialects(files or ()).values():
-        out.print(f"[bold]{escape(dialect.id)}[/] ({' '.join(dialect.formats)})")
-        out.print(f"    {escape(dialect.title)}. Holds {escape(dialect.holds())}")
+    known = list_dialects(files or ())
+    for dialect in known.values():
+        if dialect.mlx:
+            continue
+        beside = f", and as {dialect.id}-mlx" if f"{dialect.id}-mlx" in known else ""
+        out.print(f"[bold]{escape(dialect.id)}[/] ({' '.join(dialect.formats)}{escape(beside)})", soft_wrap=True)
+        out.print(f"    {escape(dialect.title)}. Holds {escape(dialect.holds())}", soft_wrap=True)
 
 
 def verify_command(

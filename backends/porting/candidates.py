@@ -258,15 +258,16 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
 
 
 def _may_overlap(dialect: Dialect, patch: tuple[int, ...], known: Sizes) -> bool:
-    """Whether a convolution's kernel is small and odd, as those of patches that overlap are (3, 5, 7), and nothing tells that it is a patch."""
+    """Whether a convolution's kernel is small and odd, as those of patches that overlap are (3, 7, 9), and nothing tells that it is a patch."""
     sides = patch[-2:]
     odd = all(size % 2 and size <= LARGEST_OVERLAP for size in sides) and max(sides) > 1
     told = _told_patch(dialect, known)
     return odd and "(" not in dialect.entries["kernel"].layout and not dialect.plain and tuple(told[-2:]) != sides
 
 
-LARGEST_OVERLAP = 7
-"""Largest kernel of the overlapping patch embeddings that are known: PVT v2, Hiera, MViT v2, CvT, DaViT, PoolFormer and SegFormer have 3 or 7."""
+LARGEST_OVERLAP = 15
+"""Largest odd kernel that is asked about: PVT v2, Hiera, MViT v2, CvT, DaViT, PoolFormer and SegFormer have 3 or 7, EdgeNeXt has 9; patches that tile
+have even sides, but for few."""
 
 
 @functools.cache

@@ -137,6 +137,7 @@ class Dialect:
     Args:
         id: library and family.
         title: in words.
+        loads: which classes take these names and which do not, where a library has several.
         framework: that of the library: torch, jax, keras or numpy.
         formats: of its files.
         entries: its tensors, by field.
@@ -174,6 +175,7 @@ class Dialect:
     framework: str
     formats: tuple[str, ...]
     entries: Mapping[str, Entry]
+    loads: str = ""
     optional: tuple[str, ...] = ()
     prefix: tuple[PrefixToken, ...] = ()
     prefix_side: Literal["first", "last"] = "first"
@@ -239,7 +241,7 @@ class Dialect:
 REQUIRED = re.compile(r"(\w+) (<|<=|==|!=|>=|>) ([\w.-]+)")
 """A comparison of a key of `config.json` with another key, or with a value."""
 
-_TEXTS = ("title", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
+_TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
 _FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
 _LISTS = ("optional", "prefix", "formats", "model_types", "architectures", "beside", "elsewhere", "rms", "checked", "require")
 _CHOICES: dict[str, tuple[str, ...]] = {

@@ -71,7 +71,11 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
     try:
         with _quiet():
             own = _build(checkpoint, stage, checkpoint.config_folder if folder is None else folder)
-            ratios = [_ratio(own, stage, spec) for spec in _sizes(stage)]
+            first, *others = _sizes(stage)
+            ratios = [_ratio(own, stage, first)]
+            for spec in others:
+                with contextlib.suppress(UnprovedError):  # many models take images of one size
+                    ratios.append(_ratio(own, stage, spec))
     except UnprovedError as error:
         return Check(NAME, "skip", 0.0, f"not proved against the library: {error}")
     worst = max(ratios)

@@ -128,7 +128,12 @@ def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Ca
 
 
 def _flax_parameters(subject: Any) -> Iterator[tuple[str, NDArray[Any], Any]]:
-    variables = getattr(subject, "variables", None)
+    try:
+        variables = getattr(subject, "variables", None)
+    except ValueError:  # linen's word for a module without variables
+        raise PatchParityError(
+            f"{type(subject).__name__} is a linen module without variables: bind it, module.bind(variables), with what init or a checkpoint gives"
+        ) from None
     if isinstance(variables, Mapping):  # linen, bound
 
         def walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, NDArray[Any], Any]]:

@@ -143,6 +143,8 @@ def port(
     steps = steps_in_words(plan)
     if dtype is None and (changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]):
         steps.append(f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has")
+    if wanted.loads and into is None:
+        steps.append(f"names: {wanted.loads}")
     steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
     return PortReport(stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks)
 

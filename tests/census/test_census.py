@@ -1,0 +1,63 @@
+"""No model of the census is read silently wrong, and most are read."""
+
+import importlib.util
+import os
+
+import pytest
+
+from . import keras_models, timm_models, transformers_models
+
+MOST_UNBUILT = 0.2
+"""Of a library's models; more, and the census counts nothing."""
+
+
+def needs(*libraries):
+    """Skip where a library is not installed, unless this environment is there to have it."""
+    for name in libraries:
+        if os.environ.get("PATCHPARITY_REQUIRE_LIBRARIES", "").startswith("transformers"):
+            importlib.import_module(name) if name != "timm" else timm_models.import_timm()
+        else:
+            pytest.importorskip(name) if name != "timm" or not importlib.util.find_spec("timm") else timm_models.import_timm()
+
+
+def require_none_wrong(outcomes, fewest_right):
+    """No wrong ones, and as many right ones as there were when this was written."""
+    wrong = {name: each for name, each in outcomes.items() if each.verdict == "wrong"}
+    assert not wrong
+    assert all(each.reason for each in outcomes.values() if each.verdict == "refused")
+    unbuilt = {name: each.reason for name, each in outcomes.items() if each.verdict == "unbuilt"}
+    assert len(unbuilt) <= MOST_UNBUILT * len(outcomes), unbuilt
+    assert sum(each.verdict == "right" for each in outcomes.values()) >= fewest_right
+
+
+def test_transformers():
+    needs("torch", "transformers")
+    require_none_wrong({name: transformers_models.outcome(name) for name in transformers_models.model_types()}, 150)
+
+
+def test_timm():
+    needs("torch", "timm")
+    require_none_wrong({name: timm_models.outcome(name) for name in timm_models.architectures()}, 60)
+
+
+def test_keras_hub():
+    needs("keras_hub")
+    require_none_wrong({name: keras_models.outcome(name) for name in keras_models.MODELS}, 12)
+
+
+def test_a_wrong_reading_is_seen(monkeypatch):
+    """The census would see a stage that is read wrong: here positions that are added to other tokens."""
+    needs("torch", "transformers")
+    import dataclasses
+
+    from . import outcome
+
+    read = outcome.read_stage
+
+    def shifted(checkpoint):
+        stage = read(checkpoint)
+        positions = stage.weights.positions[::-1].copy()
+        return dataclasses.replace(stage, weights=dataclasses.replace(stage.weights, positions=positions))
+
+    monkeypatch.setattr(outcome, "read_stage", shifted)
+    assert transformers_models.outcome.__wrapped__("vit").verdict == "wrong"
