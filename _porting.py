@@ -108,6 +108,8 @@ def _print_inspection(told: dict[str, Any]) -> None:
         line(f"ambiguous: {', '.join(told['rivals'])} fit alike; {told['remedy']} would tell them apart")
     elif first is None:
         line(f"no dialect that is known ({told['format']}, {told['other_tensors']} tensors)")
+        if told["remedy"]:
+            line(f"--from reads {told['remedy']}")
     else:
         under = f" under {told['prefix']!r}" if told["prefix"] else ""
         line(f"dialect: {told['dialect']}{under} ({told['format']})")

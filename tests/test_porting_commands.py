@@ -1,6 +1,7 @@
 """inspect, port, verify and embed as users type them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,3 +206,39 @@ def test_sizes_that_leave_no_reading(tmp_path):
     for without in (command[:-2], ["inspect", str(path)]):
         with pytest.raises(PatchParityError, match="its 15 positions are of no square grid: --image-size tells the right one"):
             CliRunner().invoke(app, without, catch_exceptions=False)
+
+
+def test_no_command_writes_over_what_it_reads(google, tmp_path):
+    told("port", google, tmp_path / "a.safetensors", "--to", "timm-vit")
+    told("port", google, tmp_path / "b.safetensors", "--to", "timm-vit")
+    one, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    held = {path: path.read_bytes() for path in (Path(google), one, other)}
+    for command in (
+        ("inspect", one, "--json", one),
+        ("verify", one, other, "--json", other),
+        ("port", google, tmp_path / "c.safetensors", "--to", "timm-vit", "--report", google),
+        ("port", google, tmp_path / "c.safetensors", "--to", "timm-vit", "--report", tmp_path / "c.safetensors"),
+        ("port", google, tmp_path / "c.safetensors", "--to", "timm-vit", "--into", one, "--report", one),
+        ("port", google, google, "--to", "google-vit"),
+    ):
+        assert refused(*command)
+        assert {path: path.read_bytes() for path in held} == held
+
+
+def test_an_unexplained_tensor_ends_inspect_with_1_and_ignore_says_otherwise(google, tmp_path):
+    told("port", google, tmp_path / "a.safetensors", "--to", "timm-vit")
+    with opened(tmp_path / "a.safetensors") as checkpoint:
+        tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    write_checkpoint(tmp_path / "b.safetensors", {**tensors, "patch_embed.norm_of_mine.weight": np.ones(20, np.float32)})
+    output = told("inspect", tmp_path / "b.safetensors", code=1)
+    assert "patch_embed.norm_of_mine.weight" in output
+    assert "patch_embed.norm_of_mine.weight" in told("inspect", tmp_path / "b.safetensors", "--ignore", "*norm_of_mine*")
+
+
+def test_a_layer_that_could_be_read_alone_is_named(tmp_path):
+    generator = np.random.default_rng(5)
+    tensors = {f"net.{at}.weight": generator.standard_normal(shape).astype(np.float32) for at, shape in enumerate(((20, 3, 8, 8), (7, 20)))}
+    write_checkpoint(tmp_path / "a.safetensors", tensors)
+    assert "the layer alone as oihw --prefix 'net.0.'" in told("inspect", tmp_path / "a.safetensors", code=1)
+    assert "the layer alone as oihw --prefix 'net.0.'" in refused("port", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--to", "timm-vit")
+    assert "dialect: oihw under 'net.0.'" in told("inspect", tmp_path / "a.safetensors", "--from", "oihw", "--prefix", "net.0.")

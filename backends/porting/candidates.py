@@ -498,7 +498,7 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
         held = ", ".join(kernels) or f"{len(checkpoint.tensors)} tensors, none of four axes"
         raise PatchParityError(
             f"{checkpoint.path} is in no dialect that is known; it holds {held} "
-            f"(--from names a dialect{_plain_ones(checkpoint)}, --dialects a file of your own)"
+            f"(--from names a dialect{plain_ones(checkpoint)}, --dialects a file of your own)"
         )
     if told := why_not(checkpoint, candidates):
         raise PatchParityError(told)
@@ -511,7 +511,7 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     return candidates[0]
 
 
-def _plain_ones(checkpoint: Checkpoint) -> str:
+def plain_ones(checkpoint: Checkpoint) -> str:
     """The dialects under any name that would read one layer of a checkpoint, as words; empty where none would."""
     plain = [each for each in list_dialects().values() if each.plain and checkpoint.format in (*each.formats, IN_MEMORY)]
     would = [f"{each.id} --prefix {own!r}" for each in plain for own in _prefixes(checkpoint, each)]
@@ -523,7 +523,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     if not candidates or not candidates[0].refusals:
         return ""
     nearest = min(candidates, key=lambda each: (len(each.conflicts), len(unexplained(each.ledger)), *(-part for part in each.weight)))
-    others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id]
+    others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id and not each.dialect.mlx]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
     return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}"
 
@@ -559,7 +559,9 @@ def require_grid(
     near = [each for each in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore) if "positions" in each.names]
     if near and not near[0].refusals:
         rows = near[0].sizes.get("rows", 0)
-        told = f"not of an image of {'×'.join(map(str, sizes.image_size))}" if sizes and sizes.image_size else "of no square grid"
+        known = known_of(checkpoint, sizes)
+        whose = f" ({checkpoint.config_folder}/config.json tells it)" if known.source == "config.json" else ""
+        told = f"not of an image of {'×'.join(map(str, known.image_size))}{whose}" if known.image_size else "of no square grid"
         raise PatchParityError(
             f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: --image-size tells the right one, and --stride where patches overlap"
         )

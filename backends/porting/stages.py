@@ -14,7 +14,7 @@ from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
-from .candidates import Candidate, ambiguous, choose, find_candidates, known_of, remedy, require_asked, require_grid, why_not
+from .candidates import Candidate, ambiguous, choose, find_candidates, known_of, remedy, require_asked, require_grid, why_not, plain_ones
 from .dialects import Dialect, get_dialect, list_dialects, to_canonical
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
@@ -187,7 +187,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         ],
         "ambiguous": len(rivals) > 1,
         "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
-        "remedy": remedy(rivals) if len(rivals) > 1 else "",
+        "remedy": remedy(rivals) if len(rivals) > 1 else "" if candidates else plain_ones(checkpoint).removeprefix(": "),
         "refused": why_not(checkpoint, candidates),
         "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
         "ledger": ledger_told(candidates),

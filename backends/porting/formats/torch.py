@@ -259,6 +259,10 @@ def _load(file: Any, path: Path) -> tuple[Any, "_Unpickler"]:
     return unpickler.load(), unpickler
 
 
+_PLAIN_TYPES = frozenset("int long float bool complex str unicode bytes bytearray list dict tuple set frozenset slice range xrange object".split())
+"""Of Python's own names those that are types of values: they are as harmless as anyone's class, and left unbuilt like it."""
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, encoding="latin-1")
@@ -280,7 +284,8 @@ class _Unpickler(pickle.Unpickler):
             return name
         if module.split(".")[0] in _INERT_MODULES or module in _INERT_MODULES:
             return _Inert
-        if module.split(".")[0] in REFUSED_MODULES:  # torch's, NumPy's and collections' own that are not above among them
+        plain = module in ("builtins", "__builtin__") and name in _PLAIN_TYPES
+        if module.split(".")[0] in REFUSED_MODULES and not plain:  # torch's, NumPy's and collections' own that are not above among them
             raise PatchParityError(f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run")
         self.unbuilt[f"{module}.{name}"] = None
         return _Inert

@@ -1,0 +1,163 @@
+"""Containers: shards of every kind, what lies beside tensors, and files whose headers claim what is not there."""
+
+import collections
+import datetime
+import enum
+import functools
+import io
+import json
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from patchparity import PatchParityError, embed, inspect_checkpoint
+from patchparity.backends.porting.formats.opening import opened
+
+from .test_evidence import IMAGES, folder_of, vit
+
+
+def refused(path):
+    with pytest.raises(PatchParityError) as raised:
+        with opened(path) as checkpoint:
+            for name in checkpoint.tensors:
+                checkpoint.read(name)
+    return str(raised.value)
+
+
+def test_shards_of_torch_are_one_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch")
+    held = vit()
+    names = list(held)
+    parts = {"pytorch_model-00001-of-00002.bin": names[:3], "pytorch_model-00002-of-00002.bin": names[3:]}
+    (tmp_path / "s").mkdir()
+    for file, own in parts.items():
+        torch.save({name: torch.from_numpy(held[name]) for name in own}, tmp_path / "s" / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, own in parts.items() for name in own}}
+    (tmp_path / "s" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    expected = embed(folder_of(tmp_path / "whole", held), IMAGES)
+    for path in (tmp_path / "s", tmp_path / "s" / "pytorch_model.bin.index.json"):
+        assert (embed(path, IMAGES) == expected).all()
+    (tmp_path / "s" / "pytorch_model-00002-of-00002.bin").unlink()
+    assert "pytorch_model-00002-of-00002.bin" in refused(tmp_path / "s")
+
+
+class Kind(enum.Enum):
+    """Beside tensors in a checkpoint, as trainers keep them."""
+
+    ONE = 1
+
+
+class LossScaler:
+    def __init__(self):
+        self.scale = 3
+
+
+def test_classes_beside_the_tensors_are_left_unbuilt_and_told(tmp_path):
+    torch = pytest.importorskip("torch")
+    held = {name: torch.from_numpy(value) for name, value in vit().items()}
+    beside = {
+        "kind": Kind.ONE,
+        "scaler": LossScaler(),
+        "partial": functools.partial(int, base=2),
+        "when": datetime.datetime(2026, 1, 2),
+        "order": collections.OrderedDict(a=1),
+    }
+    torch.save({"model": held, **beside}, tmp_path / "m.pt")
+    told = inspect_checkpoint(tmp_path / "m.pt")
+    assert not told["refused"]
+    assert "LossScaler" in " ".join(told["unbuilt"])
+    expected = embed(folder_of(tmp_path / "whole", vit_of(held)), IMAGES)
+    assert (embed(tmp_path / "m.pt", IMAGES) == expected).all()
+
+
+def vit_of(held):
+    return {name: tensor.numpy() for name, tensor in held.items()}
+
+
+def test_nothing_in_a_pickle_is_called(tmp_path):
+    class Leaves:
+        def __reduce__(self):
+            return (tmp_path.joinpath("run").write_text, ("yes",))
+
+    buffer = io.BytesIO()
+    pickle.dump({"a": Leaves()}, buffer)
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("m/data.pkl", buffer.getvalue())
+        archive.writestr("m/version", "3\n")
+    with pytest.raises(PatchParityError):
+        inspect_checkpoint(tmp_path / "m.pt")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", ["overlap", "gap", "beyond", "short"])
+def test_offsets_of_safetensors_that_do_not_tile_the_file(damage, tmp_path):
+    begin, end = {"overlap": (0, 4), "gap": (8, 12), "beyond": (4, 4000), "short": (4, 6)}[damage]
+    header = {
+        "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        "b": {"dtype": "F32", "shape": [(end - begin) // 4], "data_offsets": [begin, end]},
+    }
+    content = json.dumps(header).encode()
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(content)) + content + b"\0" * 12)
+    assert "m.safetensors" in refused(tmp_path / "m.safetensors")
+
+
+def test_one_flipped_bit_in_a_torch_archive_is_seen(tmp_path):
+    """Two tensors in one storage: what the archive's checksum tells is asked of everything that is read."""
+    torch = pytest.importorskip("torch")
+    whole = torch.arange(4096, dtype=torch.float32)
+    torch.save({"a": whole[:2048], "b": whole[2048:]}, tmp_path / "m.pt")
+    content = bytearray((tmp_path / "m.pt").read_bytes())
+    at = content.index(np.arange(100, 140, dtype=np.float32).tobytes()) + 41
+    content[at] ^= 4
+    (tmp_path / "m.pt").write_bytes(content)
+    assert "m.pt" in refused(tmp_path / "m.pt")
+
+
+def test_torch_s_own_reader_agrees(tmp_path):
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(2)
+    whole = torch.randn(6, 5, 4, generator=generator)
+    held = {
+        "plain": whole,
+        "transposed": whole.transpose(0, 2),
+        "part": whole[1:5:2, :, 1:],
+        "expanded": whole[:1].expand(3, 5, 4),
+        "half": whole.half(),
+        "bfloat16": whole.bfloat16(),
+        "long": torch.arange(7),
+        "scalar": torch.tensor(2.5),
+    }
+    torch.save(held, tmp_path / "m.pt")
+    theirs = torch.load(tmp_path / "m.pt", weights_only=True)
+    with opened(tmp_path / "m.pt") as checkpoint:
+        assert set(checkpoint.tensors) == set(theirs)
+        for name, tensor in theirs.items():
+            ours = checkpoint.read(name)
+            assert ours.shape == tuple(tensor.shape)
+            assert (ours.astype(np.float64) == tensor.double().numpy()).all()
+
+
+def test_an_array_that_claims_more_than_its_file_holds_takes_no_memory(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        file.create_dataset("layers/a/vars/0", (40_000, 100_000), "float32", chunks=(100, 1000))
+    assert "m.weights.h5" in refused(tmp_path / "m.weights.h5")
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((2, 2), np.float32))
+    claims = buffer.getvalue().replace(b"(2, 2)", b"(-1,2)")
+    for name, content in {"negative": claims, "short": buffer.getvalue()[:-4]}.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.npz", "w") as archive:
+            archive.writestr("a.npy", content)
+        assert f"{name}.npz" in refused(tmp_path / f"{name}.npz")
+
+
+def test_a_doubling_pickle_ends(tmp_path):
+    """Each step doubles what is counted, not what is kept: the budget is in steps and in what stands for others."""
+    program = b"\x80\x02]" + b"q\x00" + b"".join(b"]" + b"h%c" % at + b"a" + b"h%c" % at + b"a" + b"q%c" % (at + 1) for at in range(60)) + b"."
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("m/data.pkl", program)
+        archive.writestr("m/version", "3\n")
+    assert inspect_checkpoint(tmp_path / "m.pt")["dialect"] is None

@@ -1,0 +1,217 @@
+"""Every tensor accounted for; evidence that contradicts is refused; what nothing tells is asked."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from patchparity import PatchParityError, Sizes, embed, from_module, inspect_checkpoint, port, verify
+
+GENERATOR = np.random.default_rng(11)
+D, C, P = 24, 3, 8
+
+
+def rows(*shape):
+    return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def vit(**changes):
+    """A small ViT as transformers saves it; a change of None leaves a tensor out."""
+    held = {
+        "embeddings.patch_embeddings.projection.weight": rows(D, C, P, P),
+        "embeddings.patch_embeddings.projection.bias": rows(D),
+        "embeddings.cls_token": rows(1, 1, D),
+        "embeddings.position_embeddings": rows(1, 17, D),
+        "encoder.layer.0.attention.attention.query.weight": rows(D, D),
+        "layernorm.weight": rows(D),
+        **changes,
+    }
+    return {name: value for name, value in held.items() if value is not None}
+
+
+def folder_of(path, tensors, config=None, metadata=None):
+    path.mkdir(exist_ok=True)
+    save_file(tensors, path / "model.safetensors", metadata)
+    if config is not None:
+        (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def statuses(told):
+    return {each["name"]: each["status"] for each in told["ledger"]["tensors"]}
+
+
+IMAGES = rows(2, C, 4 * P, 4 * P)
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("embeddings.time_embeddings", (4, D)),
+        ("embeddings.patch_embeddings.norm.weight", (D,)),
+        ("embeddings.pos_embed_x", (1, 4, D)),
+        ("embeddings.token_type_embeddings.weight", (2, D)),
+        ("extra_position_table", (17, D)),
+        ("norm_pre.weight", (D,)),
+    ],
+)
+def test_a_tensor_that_nothing_explains_is_refused_with_its_name_and_shape(name, shape, tmp_path):
+    file = folder_of(tmp_path / "m", vit(**{name: rows(*shape)}))
+    for call in (
+        lambda: embed(file, IMAGES),
+        lambda: port(file, tmp_path / "out.safetensors", "timm-vit"),
+        lambda: verify(file, file),
+    ):
+        with pytest.raises(PatchParityError, match=f"nothing of hf-vit explains {name}") as raised:
+            call()
+        assert str(shape)[1:-1].split(",")[0] in str(raised.value)
+    told = inspect_checkpoint(file)
+    assert told["refused"]
+    assert statuses(told)[name] == "unexplained"
+    ignored = inspect_checkpoint(file, ignore=[name])
+    assert not ignored["refused"]
+    assert statuses(ignored)[name] == "ignored"
+    assert embed(file, IMAGES, ignore=[name]).shape == (2, 17, D)
+
+
+def test_the_ledger_holds_every_tensor_of_the_stage_once(tmp_path):
+    ledger = inspect_checkpoint(folder_of(tmp_path / "m", vit()))
+    assert {name: status for name, status in statuses(ledger).items() if name.startswith("embeddings.")} == {
+        "embeddings.patch_embeddings.projection.weight": "used",
+        "embeddings.patch_embeddings.projection.bias": "used",
+        "embeddings.cls_token": "used",
+        "embeddings.position_embeddings": "used",
+    }
+
+
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ({"model_type": "swin"}, "calls the model 'swin'"),
+        ({"model_type": "vit", "num_channels": 4}, "tells channels 4"),
+        ({"model_type": "vit", "patch_size": 14}, "tells patch 14"),
+        ({"model_type": "vit", "image_size": 224}, "224"),
+    ],
+)
+def test_a_configuration_that_contradicts_is_refused_and_both_sides_are_named(config, told, tmp_path):
+    file = folder_of(tmp_path / "m", vit(), config)
+    with pytest.raises(PatchParityError, match=told) as raised:
+        embed(file, IMAGES)
+    assert "config.json" in str(raised.value)
+    if told != "224":  # positions that fit no such image are an error of `inspect` too
+        assert inspect_checkpoint(file)["refused"]
+
+
+def test_a_model_type_that_nobody_knows_is_told_and_no_contradiction(tmp_path):
+    file = folder_of(tmp_path / "m", vit(), {"model_type": "a-model-of-mine"})
+    told = inspect_checkpoint(file)
+    assert not told["refused"]
+    assert "a-model-of-mine" in json.dumps(told["candidates"])
+
+
+def test_a_configuration_that_cannot_be_read_is_no_silence(tmp_path):
+    file = folder_of(tmp_path / "m", vit())
+    (file / "config.json").write_text("{")
+    with pytest.raises(PatchParityError, match=r"config\.json"):
+        inspect_checkpoint(file)
+
+
+def test_what_a_user_says_is_held_against_the_tensors(tmp_path):
+    file = folder_of(tmp_path / "m", vit())
+    for sizes in (Sizes.told(patch_size=16), Sizes.told(in_channels=4), Sizes.told(image_size=64)):
+        with pytest.raises(PatchParityError):
+            embed(file, IMAGES, sizes=sizes)
+
+
+@pytest.mark.parametrize("kernel", [5, 7, 9])
+def test_the_stride_of_a_small_odd_kernel_is_asked(kernel, tmp_path):
+    """As PVT v2, Hiera and EdgeNeXt have them: no tensor tells it."""
+    tensors = {
+        "stem.0.weight": rows(D, C, kernel, kernel),
+        "stem.0.bias": rows(D),
+        "stem.1.weight": rows(D),
+        "stem.1.bias": rows(D),
+    }
+    file = folder_of(tmp_path / "m", tensors)
+    with pytest.raises(PatchParityError, match=f"kernel is {kernel}×{kernel}, and no tensor tells the stride: --stride"):
+        embed(file, IMAGES)
+    assert inspect_checkpoint(file)["asks"]
+    told = Sizes.told(stride=4, padding=kernel // 2)
+    assert embed(file, IMAGES, sizes=told).shape == (2, 64, D)
+
+
+def test_from_module_takes_a_stride_with_positions():
+    tree = vit(**{"embeddings.position_embeddings": rows(1, 50, D)})
+    _, spec = from_module(tree, stride=4, image_size=32)
+    assert (spec.stride, spec.grid) == ((4, 4), (7, 7))
+
+
+def test_mlx_s_layout_is_told_by_metadata_by_channels_or_asked(tmp_path):
+    kernel = rows(D, C, P, P)
+    mlx = np.ascontiguousarray(kernel.transpose(0, 2, 3, 1))
+    name = "embeddings.patch_embeddings.projection.weight"
+    expected = embed(folder_of(tmp_path / "t", vit(**{name: kernel}) | (shared := vit(**{name: None}))), IMAGES)
+    for place, metadata in (("channels", None), ("metadata", {"format": "mlx"})):
+        file = folder_of(tmp_path / place, shared | {name: mlx}, None, metadata)
+        assert inspect_checkpoint(file)["dialect"] == "hf-vit-mlx"
+        np.testing.assert_allclose(embed(file, IMAGES), expected, atol=1e-5)
+    with pytest.raises(PatchParityError):
+        embed(folder_of(tmp_path / "contradiction", shared | {name: mlx}, None, {"format": "pt"}), IMAGES)
+    cube = folder_of(tmp_path / "cube", shared | {name: rows(D, P, P, P)})  # eight channels and eight pixels: nothing tells
+    with pytest.raises(PatchParityError, match="ambiguous"):
+        embed(cube, rows(2, P, 4 * P, 4 * P))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda name: name.replace("patch_embeddings.", "patch_embeddings._orig_mod."),
+        lambda name: name.replace("embeddings.patch", "embeddings._checkpoint_wrapped_module.patch"),
+        lambda name: f"module.{name}",
+        lambda name: name.replace("projection.", "projection.base_layer."),
+        lambda name: name.replace("projection.", "projection.modules_to_save.default."),
+    ],
+)
+def test_wrappers_inside_a_name_are_unwrapped(wrap, tmp_path):
+    plain = vit()
+    file = folder_of(tmp_path / "w", {wrap(name): value for name, value in plain.items()})
+    assert (embed(file, IMAGES) == embed(folder_of(tmp_path / "p", plain), IMAGES)).all()
+
+
+def test_an_adapter_on_the_kernel_must_be_merged_first(tmp_path):
+    held = {name.replace("projection.", "projection.base_layer."): value for name, value in vit().items()}
+    held["embeddings.patch_embeddings.projection.lora_A.default.weight"] = rows(4, C, P, P)
+    held["embeddings.patch_embeddings.projection.lora_B.default.weight"] = rows(D, 4, 1, 1)
+    with pytest.raises(PatchParityError, match="merge it first"):
+        embed(folder_of(tmp_path / "m", held), IMAGES)
+
+
+def test_code_of_a_configuration_is_named_and_never_run(tmp_path):
+    file = folder_of(tmp_path / "m", vit(), {"model_type": "vit", "image_size": 32, "auto_map": {"AutoModel": "evil.Model"}})
+    (file / "evil.py").write_text("raise SystemExit('run')")
+    proof = inspect_checkpoint(file, prove=True)["proof"]
+    assert proof["verdict"] == "skip"
+    assert "never run" in proof["message"]
+
+
+def test_the_windows_of_qwen2_5_vl_are_in_the_order_of_tokens():
+    from patchparity.reference.sequence import merge_block_order
+
+    order = merge_block_order((6, 8), 4)
+    assert sorted(order) == list(range(48))
+    grid = np.stack(np.divmod(order, 8), 1)
+    windows = [tuple(place) for place in grid // 4]
+    assert [place for at, place in enumerate(windows) if at == 0 or windows[at - 1] != place] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert (merge_block_order((6, 8)) != order).any()
+
+
+def test_the_proof_is_the_library_s_own_model(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    config = {"model_type": "vit", "image_size": 32, "patch_size": P, "hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": 2}
+    file = folder_of(tmp_path / "m", vit(), config)
+    proof = inspect_checkpoint(file, prove=True)["proof"]
+    assert (proof["verdict"], "ViTModel" in proof["message"]) == ("pass", True)
+    alone = folder_of(tmp_path / "alone", vit())
+    assert inspect_checkpoint(alone, prove=True)["proof"]["message"].startswith("not proved against the library: no config.json")
