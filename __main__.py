@@ -29,7 +29,9 @@ def _run() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding gets what it has no sign for spelled out
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal of another encoding gets what it has no sign for spelled out
     try:
         app()
     except (PatchParityError, MemoryError, OSError, RuntimeError, UnicodeError) as error:

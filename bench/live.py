@@ -14,8 +14,8 @@ from ..reference.error import ArithmeticModel
 from ..reference.errors import PatchParityError
 from ..reference.probes import SCALES, Probe, one_hot_images, random_normal
 from ..reference.verdict import judge
-from .trials import trials
 from .environment import describe_environment
+from .trials import trials
 from .verdicts import CheckReport, CheckResult
 
 BATCH = 2
@@ -230,7 +230,10 @@ def _containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict
         same = _bitwise(output[~touched], clean[~touched])
         return {"verdict": "pass", "message": "" if same else "the other tokens differ in their last bits"}
     if poisoned[touched].all() and not changed[0].any():
-        return {"verdict": "pass", "message": "a NaN in one pixel reaches every token of its image (as through a Fourier transform)"}
+        return {
+            "verdict": "pass",
+            "message": "a NaN in one pixel reaches every token of its image (as through a Fourier transform)",
+        }
     if changed.any():
         return {"verdict": "fail", "message": f"NaN in one pixel of image 1 makes tokens {np.argwhere(changed)[:4].tolist()} NaN"}
     return {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..backends.base import Backend, Implementation, Precision, check_place, check_precision
+from ..backends.base import DTYPES, Backend, Implementation, Precision, check_place, check_precision
 from ..backends.objects import ObjectFacts, read_facts
 from ..backends.registry import get_backend, list_implementations, require_installed
 from ..reference.errors import PatchParityError, require_choice

@@ -74,7 +74,9 @@ def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
         target = path.resolve()
         for other in filter(None, read):
             if _is_of(target, Path(other)):
-                raise PatchParityError(f"cannot write {path}: it is {other} itself, or a file of it, which this command reads or writes too")
+                raise PatchParityError(
+                    f"cannot write {path}: it is {other} itself, or a file of it, which this command reads or writes too"
+                )
     except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
         raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     if target.is_dir():

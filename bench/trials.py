@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.porting.live import LiveEmbedding
+from ..backends.porting.calling import LiveEmbedding, bytes_of, forms_in_memory
 from ..reference.error import ArithmeticModel, Gate
 from ..reference.errors import PatchParityError
 from ..reference.probes import Probe
@@ -147,7 +147,12 @@ class _Trials:
                 continue
             found = self._judged(other, images, "probabilistic", output)
             if found["verdict"] == "pass":
-                return {**found, "message": "" if remainder in ("floor", spec.remainder) else f"images that patches do not divide are padded ({remainder})"}
+                return {
+                    **found,
+                    "message": ""
+                    if remainder in ("floor", spec.remainder)
+                    else f"images that patches do not divide are padded ({remainder})",
+                }
             failed = failed or found
         told = f"images of {'×'.join(map(str, image))}, which patches do not divide: neither cut nor padded at their end, nor refused"
         return {**failed, "message": f"{told}; {failed['message']}"} if failed else None
@@ -198,7 +203,7 @@ class _Trials:
         images = self._draw(self.live.spec, 2)
         placed, again = (self.live.call.place(np.array(images)) for _ in range(2))
         self._run(placed)
-        if _bytes(placed) != _bytes(again):
+        if bytes_of(placed) != bytes_of(again):
             return {"verdict": "fail", "message": "it changes the images that it is given"}
         return {"verdict": "pass"}
 
@@ -209,7 +214,10 @@ class _Trials:
         before = np.array(self.live.call.fetch(first))
         second = np.array(self.live.call.fetch(self._run(self.live.call.place(-images))))
         if np.array(self.live.call.fetch(first)).tobytes() != before.tobytes():
-            return {"verdict": "fail", "message": "its first result changes when it is called again: it returns a buffer of its own"}
+            return {
+                "verdict": "fail",
+                "message": "its first result changes when it is called again: it returns a buffer of its own",
+            }
         return self._judged(self.live.spec, -images, "probabilistic", second)
 
     def _repeated(self) -> Outcome | None:
@@ -238,7 +246,7 @@ class _Trials:
         images = self._draw(spec, 3)
         placed = self.live.call.place(np.array(images))
         wrong, worst = [], 0.0
-        for name, form in _forms(placed).items():
+        for name, form in forms_in_memory(placed).items():
             try:
                 output = self.live.call.fetch(self._run(form))
             except PatchParityError:
@@ -250,31 +258,3 @@ class _Trials:
         if wrong:
             return {"verdict": "fail", "message": f"images that lie in memory otherwise ({', '.join(wrong)}) give something else"}
         return {"verdict": "pass", "bound_ratio": worst}
-
-
-def _forms(placed: Any) -> dict[str, Any]:
-    """The same array with other strides."""
-    if getattr(placed, "ndim", 0) != 4:
-        return {}
-    if isinstance(placed, np.ndarray):
-        read_only = placed.copy()
-        read_only.flags.writeable = False
-        return {
-            "rows and columns exchanged in memory": np.ascontiguousarray(placed.swapaxes(2, 3)).swapaxes(2, 3),
-            "every second value of a wider array": np.repeat(placed, 2, -1)[..., ::2],
-            "read-only": read_only,
-        }
-    import torch
-
-    return {
-        "channels_last": placed.contiguous(memory_format=torch.channels_last),
-        "rows and columns exchanged in memory": placed.transpose(2, 3).contiguous().transpose(2, 3),
-        "a part of a larger batch": torch.cat([placed[:1] * 0 + 7, placed])[1:],
-        "every second value of a wider tensor": torch.repeat_interleave(placed, 2, 3)[..., ::2],
-    }
-
-
-def _bytes(placed: Any) -> bytes:
-    if hasattr(placed, "detach"):
-        placed = placed.detach().cpu().float().numpy()
-    return np.ascontiguousarray(np.asarray(placed)).tobytes()

@@ -128,8 +128,13 @@ def diagnose(
     search = _Search(Pipeline(images, weights, spec, to_sequence), tokens)
     evidence = {"shape": list(tokens.shape), "expected_shape": list(search.correct.shape), "dtype": tokens.dtype.name}
     if search.cut_off():
-        told = f"the output is correct but for its rounding: {tokens.dtype} results have their lower bits dropped, where rounding to nearest lowers half of them"
-        mend = "round to nearest (TensorFlow's bfloat16 product on a CPU without the type drops them; its convolution and XLA round)"
+        told = (
+            f"the output is correct but for its rounding: {tokens.dtype} results have their lower bits dropped, "
+            "where rounding to nearest lowers half of them"
+        )
+        mend = (
+            "round to nearest (TensorFlow's bfloat16 product on a CPU without the type drops them; its convolution and XLA round)"
+        )
         return Diagnosis(False, "unique", ("output-cut-off",), (), told, mend, {**evidence, **search.measure()})
     if search.explains(search.pipeline, search.correct):
         told = "the output is correct"
@@ -191,7 +196,9 @@ class _Search:
         """Largest rms error of correct arithmetic, whatever the data and the order of summation.
 
         Adding a term rounds the partial sum s, by an error within ±u·|s| of rms u·|s|/√3 at most; over a sum they add up, independent of one another, to
-        u·√(Σs²/3). (Rounding a 16-bit result errs by 0.42·u of it in rms, each time; taken is u.) Taken is four times u·√(Σs²), of the worst of three orders, at 256 outputs: seven times what is expected. Where all terms are alike
+        u·√(Σs²/3). (Rounding a 16-bit result errs by 0.42·u of it in rms, each time; taken is u.) Taken is
+        four times u·√(Σs²), of the worst of three orders, at 256 outputs: seven times what is expected.
+        Where all terms are alike
         (constant images and a constant kernel) the errors are too, and nothing but the bound holds.
         """
         generator = np.random.default_rng(0)
@@ -220,8 +227,9 @@ class _Search:
             return False
         observed = self.observed.astype(self.narrow)
         bias = self.pipeline.weights.bias
-        held = 0.0 if bias is None else bias.astype(np.float64)
-        return is_cut_off(observed, self.correct) or (bias is not None and is_cut_off(observed, self.correct - held, held))
+        if is_cut_off(observed, self.correct):
+            return True
+        return bias is not None and is_cut_off(observed, self.correct - bias.astype(np.float64), bias.astype(np.float64))
 
     def fitted(self) -> Fit | None:
         """The first mistake with a number in it that explains the output."""

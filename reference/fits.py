@@ -20,7 +20,11 @@ Array = NDArray[Any]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-STATISTICS = {"ImageNet's mean and standard deviation": IMAGENET, "CLIP's mean and standard deviation": CLIP, "mean 0.5 and deviation 0.5": HALVES}
+STATISTICS = {
+    "ImageNet's mean and standard deviation": IMAGENET,
+    "CLIP's mean and standard deviation": CLIP,
+    "mean 0.5 and deviation 0.5": HALVES,
+}
 """Normalizations that checkpoints are trained with (torchvision; OpenAI CLIP; google's ViT)."""
 
 IDENTICAL = 2e-4
@@ -75,12 +79,16 @@ def _shapes(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     grid = p.spec.grid
     if rows == math.prod(grid):
         forms = {
-            ("grid-unflattened", "the grid was left unflattened, (B, D, rows, columns)", "flatten(2).transpose(1, 2)"): np.moveaxis(
-                correct.reshape(batch, *grid, width), -1, 1
-            ),
-            ("grid-unflattened-last", "the grid was left unflattened, (B, rows, columns, D)", "reshape it to (B, rows·columns, D)"): correct.reshape(
-                batch, *grid, width
-            ),
+            (
+                "grid-unflattened",
+                "the grid was left unflattened, (B, D, rows, columns)",
+                "flatten(2).transpose(1, 2)",
+            ): np.moveaxis(correct.reshape(batch, *grid, width), -1, 1),
+            (
+                "grid-unflattened-last",
+                "the grid was left unflattened, (B, rows, columns, D)",
+                "reshape it to (B, rows·columns, D)",
+            ): correct.reshape(batch, *grid, width),
         }
         for (name, told, mend), form in forms.items():
             if form.shape == observed.shape:
@@ -98,10 +106,19 @@ def _shapes(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     yield from _other_sizes(p, observed)
     if observed.ndim == 3 and observed.shape[0] == batch and observed.shape[2] == width and observed.shape[1] > rows:
         extra = observed.shape[1] - rows
-        for place, rest, more in (("in front of", observed[:, extra:], observed[:, :extra]), ("behind", observed[:, :rows], observed[:, rows:])):
+        for place, rest, more in (
+            ("in front of", observed[:, extra:], observed[:, :extra]),
+            ("behind", observed[:, :rows], observed[:, rows:]),
+        ):
             if not (more - more[:1]).any():
-                told = f"{extra} token{'s' if extra > 1 else ''} that {'are' if extra > 1 else 'is'} the same for every image stand{'s' if extra == 1 else ''} {place} the patches"
-                yield Fit("prefix-added", told, "compare the tokens alone, or give the weights their class and register tokens", _rms(rest - correct))
+                tokens, stand = ("token that is", "stands") if extra == 1 else ("tokens that are", "stand")
+                told = f"{extra} {tokens} the same for every image {stand} {place} the patches"
+                yield Fit(
+                    "prefix-added",
+                    told,
+                    "compare the tokens alone, or give the weights their class and register tokens",
+                    _rms(rest - correct),
+                )
 
 
 def _other_sizes(p: Pipeline, observed: Array) -> Iterator[Fit]:
@@ -113,19 +130,35 @@ def _other_sizes(p: Pipeline, observed: Array) -> Iterator[Fit]:
         return
     pads = [before for before, _ in spec.padding]
     changes: list[tuple[str, dict[str, Any]]] = [
-        (f"the stride was {factor} times what it should be", {"stride": tuple(step * factor for step in spec.stride)}) for factor in (2, 3)
+        (f"the stride was {factor} times what it should be", {"stride": tuple(step * factor for step in spec.stride)})
+        for factor in (2, 3)
     ]
-    changes += [(f"the stride is off by {more}", {"stride": tuple(max(step + more, 1) for step in spec.stride)}) for more in (-1, 1, 2)]
-    changes += [(f"the padding was {more} more on each side", {"padding": tuple(pad + more for pad in pads)}) for more in (1, 2, 3)]
-    changes += [(f"the padding was {more} less on each side", {"padding": tuple(max(pad - more, 0) for pad in pads)}) for more in (1, 2, 3)]
-    changes += [("no padding was used", {"padding": 0}), ("half of the kernel was used as padding", {"padding": tuple(size // 2 for size in spec.patch_size)})]
+    changes += [
+        (f"the stride is off by {more}", {"stride": tuple(max(step + more, 1) for step in spec.stride)}) for more in (-1, 1, 2)
+    ]
+    changes += [
+        (f"the padding was {more} more on each side", {"padding": tuple(pad + more for pad in pads)}) for more in (1, 2, 3)
+    ]
+    changes += [
+        (f"the padding was {more} less on each side", {"padding": tuple(max(pad - more, 0) for pad in pads)})
+        for more in (1, 2, 3)
+    ]
+    changes += [
+        ("no padding was used", {"padding": 0}),
+        ("half of the kernel was used as padding", {"padding": tuple(size // 2 for size in spec.patch_size)}),
+    ]
     for told, change in changes:
         try:
             other = spec.replace(**change, remainder="floor")
         except PatchParityError:
             continue
         if (len(p.images), other.num_patches, other.embed_dim) == observed.shape:
-            yield Fit("sizes-differ", told, "set stride and padding to what the model says", _rms(observed - dataclasses.replace(p, spec=other).run(np.float64)))
+            yield Fit(
+                "sizes-differ",
+                told,
+                "set stride and padding to what the model says",
+                _rms(observed - dataclasses.replace(p, spec=other).run(np.float64)),
+            )
 
 
 def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -133,10 +166,22 @@ def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     square = float((correct * correct).sum())
     scale = float((correct * observed).sum()) / square if square else 1.0
     if scale != 1.0:
-        known = {255.0: ": pixels at 0..255 that should have been divided by 255", 1 / 255: ": pixels that were divided by 255 once too often"}
-        why = next((told for factor, told in known.items() if abs(scale / factor - 1) < CLOSE), "") if p.weights.bias is None else ""
+        known = {
+            255.0: ": pixels at 0..255 that should have been divided by 255",
+            1 / 255: ": pixels that were divided by 255 once too often",
+        }
+        why = (
+            next((told for factor, told in known.items() if abs(scale / factor - 1) < CLOSE), "")
+            if p.weights.bias is None
+            else ""
+        )
         told = f"the output is {scale:.6g} times what it should be{why}"
-        yield Fit("output-scaled", told, f"look for a factor of {scale:.4g} before or behind the projection", _rms(observed - scale * correct))
+        yield Fit(
+            "output-scaled",
+            told,
+            f"look for a factor of {scale:.4g} before or behind the projection",
+            _rms(observed - scale * correct),
+        )
     error_function = np.vectorize(math.erf)
     with np.errstate(over="ignore"):
         smooth = 1 / (1 + np.exp(-correct))
@@ -153,14 +198,29 @@ def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             "an L2 norm": correct / np.maximum(np.linalg.norm(correct, axis=-1, keepdims=True), 1e-12),
         }
     for name, values in functions.items():
-        yield Fit("activation-behind", f"{name} was applied to the tokens", "no function stands behind a patch embedding: remove it", _rms(observed - values))
+        yield Fit(
+            "activation-behind",
+            f"{name} was applied to the tokens",
+            "no function stands behind a patch embedding: remove it",
+            _rms(observed - values),
+        )
     lowest, highest = float(observed.min()), float(observed.max())
     inside = float(np.mean((observed > lowest) & (observed < highest)))
     if inside > UNCLAMPED:
-        yield Fit("output-clamped", f"the output was clamped to [{lowest:.4g}, {highest:.4g}]", "remove the clamp", _rms(observed - correct.clip(lowest, highest)))
+        yield Fit(
+            "output-clamped",
+            f"the output was clamped to [{lowest:.4g}, {highest:.4g}]",
+            "remove the clamp",
+            _rms(observed - correct.clip(lowest, highest)),
+        )
     for digits in range(1, 7):
         if np.abs(np.rint(observed * 10**digits) - observed * 10**digits).max() < 1e-2:
-            yield Fit("output-decimals", f"the output was rounded to {digits} decimals", "save it in binary", max(0.0, _rms(observed - correct) - 0.3 * 10.0**-digits))
+            yield Fit(
+                "output-decimals",
+                f"the output was rounded to {digits} decimals",
+                "save it in binary",
+                max(0.0, _rms(observed - correct) - 0.3 * 10.0**-digits),
+            )
             break
 
 
@@ -178,7 +238,12 @@ def _added(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         total = constant + held
         if np.allclose(np.sort(total), np.sort(held), atol=1e-3 * float(np.abs(held).max())):
             yield Fit("bias-permuted", "the bias was added in another order", "bias and rows of the kernel have one order", left)
-    yield Fit("constant-added", "the same vector was added to every token of every image", "look for a second bias, or a token that is added to all", left)
+    yield Fit(
+        "constant-added",
+        "the same vector was added to every token of every image",
+        "look for a second bias, or a token that is added to all",
+        left,
+    )
     if len(observed) > 1:
         table = residual.mean(axis=0)
         left = _rms(residual - table)
@@ -207,7 +272,12 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
         told = "the positions were not added" if abs(factor) < CLOSE else f"the positions were added {factor:.6g} times"
         yield Fit("positions-scaled", told, "add the positions once", left)
     if _matching(held, of_patches + held) is not None:
-        yield Fit("positions-permuted", "the positions were added in another order", "order positions as the patches: by row, then column", left)
+        yield Fit(
+            "positions-permuted",
+            "the positions were added in another order",
+            "order positions as the patches: by row, then column",
+            left,
+        )
 
 
 def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -218,7 +288,10 @@ def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     if len(grid) == 2 and rows == patches:
         turned = correct.reshape(batch, *grid, width)
         views = {
-            ("tokens-flipped-across", "the tokens of each row of patches are in reverse: the grid was flipped left to right"): turned[:, :, ::-1],
+            (
+                "tokens-flipped-across",
+                "the tokens of each row of patches are in reverse: the grid was flipped left to right",
+            ): turned[:, :, ::-1],
             ("tokens-flipped-down", "the rows of patches are in reverse: the grid was flipped top to bottom"): turned[:, ::-1],
             ("tokens-reversed", "the tokens are in reverse order"): turned[:, ::-1, ::-1],
         }
@@ -232,19 +305,37 @@ def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     prefix = rows - patches
     if prefix > 0:
         last = np.concatenate([correct[:, prefix:], correct[:, :prefix]], axis=1)
-        yield Fit("prefix-last", "the prefix tokens stand behind the patches", "put class and register tokens in front", _rms(observed - last))
+        yield Fit(
+            "prefix-last",
+            "the prefix tokens stand behind the patches",
+            "put class and register tokens in front",
+            _rms(observed - last),
+        )
     order = _matching(correct[0], observed[0])
     if order is not None and (order != np.arange(rows)).any():
         shift = int(order[0]) % rows
-        told = f"the tokens were rolled by {shift}" if (order == np.roll(np.arange(rows), -shift)).all() else "the tokens were permuted, the same way in every image"
+        told = (
+            f"the tokens were rolled by {shift}"
+            if (order == np.roll(np.arange(rows), -shift)).all()
+            else "the tokens were permuted, the same way in every image"
+        )
         yield Fit("tokens-permuted", told, "keep the order of the grid", _rms(observed - correct[:, order]))
     if batch > 1:
         images = _matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
         if images is not None and (images != np.arange(batch)).any():
-            yield Fit("images-permuted", "the images of the batch were exchanged", "keep the order of the batch", _rms(observed - correct[images]))
+            yield Fit(
+                "images-permuted",
+                "the images of the batch were exchanged",
+                "keep the order of the batch",
+                _rms(observed - correct[images]),
+            )
     columns = _matching(correct.reshape(-1, width).T, observed.reshape(-1, width).T)
     if columns is not None and (columns != np.arange(width)).any():
-        told = "the output channels are in reverse" if (columns == np.arange(width)[::-1]).all() else "the output channels were permuted"
+        told = (
+            "the output channels are in reverse"
+            if (columns == np.arange(width)[::-1]).all()
+            else "the output channels were permuted"
+        )
         yield Fit("width-permuted", told, "keep the order of the kernel's rows", _rms(observed - correct[..., columns]))
 
 
@@ -285,20 +376,25 @@ def _pixels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         ("image-flipped", "the images were flipped left to right", "drop the flip (an augmentation that stayed on?)"): images[..., ::-1],
         ("image-upside-down", "the images were turned upside down", "read rows from the top"): images[:, :, ::-1],
         ("image-turned", "the images were turned by 180 degrees", "read rows from the top, columns from the left"): images[:, :, ::-1, ::-1],
-        ("image-nhwc-viewed", "images in NHWC memory were viewed as NCHW", "transpose the images: permute(0, 3, 1, 2); view keeps the order of the memory"): np.ascontiguousarray(
+        ("image-nhwc-viewed", "images in NHWC memory were viewed as NCHW"
+         , "transpose the images: permute(0, 3, 1, 2); view keeps the order of the memory"): np.ascontiguousarray(
             images.transpose(0, 2, 3, 1)
         ).reshape(shape),
-        ("image-nchw-viewed", "images in NCHW memory were viewed as NHWC", "transpose the images: permute(0, 2, 3, 1); view keeps the order of the memory"): np.ascontiguousarray(
+        ("image-nchw-viewed", "images in NCHW memory were viewed as NHWC"
+         , "transpose the images: permute(0, 2, 3, 1); view keeps the order of the memory"): np.ascontiguousarray(
             images.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
         ),
-        ("image-first-for-all", "the first image was used for the whole batch", "look for an index that is not advanced"): np.repeat(images[:1], len(images), 0),
+        ("image-first-for-all", "the first image was used for the whole batch",
+         "look for an index that is not advanced"): np.repeat(images[:1], len(images), 0),
         ("image-clamped", "the pixels were clamped to 0..1", "normalize after the clamp, or drop it"): images.clip(0, 1),
         ("image-integers", "the pixels were cut to integers", "convert to floats before normalizing"): np.trunc(images),
         ("image-shifted", "the images were shifted by one column", "look for an offset of one"): np.roll(images, 1, 3),
         ("image-shifted-back", "the images were shifted back by one column", "look for an offset of one"): np.roll(images, -1, 3),
     }  # fmt: skip
     if shape[2] == shape[3]:
-        forms["image-transposed", "rows and columns of the images were exchanged", "images are (B, C, rows, columns)"] = images.transpose(0, 1, 3, 2)
+        forms["image-transposed", "rows and columns of the images were exchanged", "images are (B, C, rows, columns)"] = (
+            images.transpose(0, 1, 3, 2)
+        )
     for (name, told, mend), form in forms.items():
         found = _run(p, images=form)
         if found is not None and found.shape == observed.shape:
@@ -320,7 +416,12 @@ def _viewed(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         cut = np.ascontiguousarray(held).reshape(len(images), spec.num_patches, spec.patch_values)
         for kernel in (matrix, first):
             told = f"the images' memory ({memory}) was viewed as (B, N, K): a patch is then a run of pixels and no square"
-            yield Fit("image-viewed-as-patches", told, "cut the patches: reshape to (B, C, rows, P, columns, P), then permute", _rms(observed - (cut @ kernel.T + bias)))
+            yield Fit(
+                "image-viewed-as-patches",
+                told,
+                "cut the patches: reshape to (B, C, rows, P, columns, P), then permute",
+                _rms(observed - (cut @ kernel.T + bias)),
+            )
 
 
 def _kernels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -338,12 +439,22 @@ def _kernels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         read = memory.reshape(oihw.shape).transpose(0, 2, 3, 1)
         back = np.ascontiguousarray(oihw).reshape(memory.shape).transpose(np.argsort(order)).transpose(0, 2, 3, 1)
         forms = [
-            (f"the kernel's memory, laid out as {name}, was read as OIHW", f"the kernel was read as {name}; transpose it with {tuple(int(each) for each in np.argsort(order))}", read),
+            (
+                f"the kernel's memory, laid out as {name}, was read as OIHW",
+                f"the kernel was read as {name}; transpose it with {tuple(int(each) for each in np.argsort(order))}",
+                read,
+            ),
             (f"the OIHW kernel's memory was read as {name}", f"transpose the kernel with {order} instead of reshaping it", back),
         ]
         if memory.shape == oihw.shape:
             told = f"the kernel's axes were exchanged: {name} was taken for OIHW"
-            forms.append((told, f"transpose the kernel with {tuple(int(each) for each in np.argsort(order))}", memory.transpose(0, 2, 3, 1)))
+            forms.append(
+                (
+                    told,
+                    f"transpose the kernel with {tuple(int(each) for each in np.argsort(order))}",
+                    memory.transpose(0, 2, 3, 1),
+                )
+            )
         for told, mend, form in forms:
             found = _run(p, kernel=form)
             if found is not None:
@@ -409,12 +520,20 @@ def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
     parts = []
     order = rows.tolist()
     if order != list(range(channels)):
-        parts.append("the channels were read in reverse, BGR for RGB" if order == list(range(channels))[::-1] else f"the channels were read in the order {order}")
+        parts.append(
+            "the channels were read in reverse, BGR for RGB"
+            if order == list(range(channels))[::-1]
+            else f"the channels were read in the order {order}"
+        )
     scaled, name = _named_scales(scales, offsets, rows)
     if scaled:
         parts.append(scaled)
     identity = "channels-reversed" if parts and not scaled else name
-    return identity, "; and ".join(parts) or "the images are what they should be", "preprocess the images as the checkpoint was trained: " + (scaled or "in its order of channels")
+    return (
+        identity,
+        "; and ".join(parts) or "the images are what they should be",
+        "preprocess the images as the checkpoint was trained: " + (scaled or "in its order of channels"),
+    )
 
 
 def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]:
@@ -427,16 +546,30 @@ def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]
         for told, (mean, deviation) in STATISTICS.items():
             means, deviations = np.array(mean)[rows], np.array(deviation)[rows]
             for factor, pixels in ((1.0, ""), (255.0, ", and multiplied by 255"), (1 / 255.0, ", and divided by 255")):
-                if np.allclose(scales, factor / deviations, rtol=CLOSE) and np.allclose(offsets, -means / deviations, rtol=10 * CLOSE, atol=CLOSE):
+                if np.allclose(scales, factor / deviations, rtol=CLOSE) and np.allclose(
+                    offsets, -means / deviations, rtol=10 * CLOSE, atol=CLOSE
+                ):
                     return f"{told} were taken out of pixels that were normalized already{pixels}", "normalization-twice"
-                if np.allclose(scales, factor * deviations, rtol=CLOSE) and np.allclose(offsets, means, rtol=10 * CLOSE, atol=CLOSE):
+                if np.allclose(scales, factor * deviations, rtol=CLOSE) and np.allclose(
+                    offsets, means, rtol=10 * CLOSE, atol=CLOSE
+                ):
                     return f"the pixels were not normalized: {told} were not taken out{pixels}", "normalization-missing"
     even = np.ptp(scales) < CLOSE * np.abs(scales).max()
-    for factor, told in ((255.0, "the pixels were left at 0..255"), (1 / 255.0, "the pixels were divided by 255 once too often"), (2.0, "the pixels were doubled")):
+    for factor, told in (
+        (255.0, "the pixels were left at 0..255"),
+        (1 / 255.0, "the pixels were divided by 255 once too often"),
+        (2.0, "the pixels were doubled"),
+    ):
         if even and abs(float(scales.mean()) / factor - 1) < CLOSE and np.abs(offsets).max() < CLOSE * factor:
             return told, "input-scaled"
     if even and np.abs(offsets).max() < IDENTICAL:
-        return f"the products, but not the bias, are {float(scales.mean()):.6g} times what they should be: the images or the kernel are scaled", "product-scaled"
+        return (
+            f"the products, but not the bias, are {float(scales.mean()):.6g} times what they should be: the images or the kernel are scaled",
+            "product-scaled",
+        )
     if (np.abs(scales) < CLOSE * np.abs(scales).max()).any():
         return f"channel {int(np.abs(scales).argmin())} of the images was not read", "channel-zero"
-    return f"the pixels of each channel were multiplied by {np.round(scales, 5).tolist()}, and {np.round(offsets, 5).tolist()} was added", "pixels-scaled"
+    return (
+        f"the pixels of each channel were multiplied by {np.round(scales, 5).tolist()}, and {np.round(offsets, 5).tolist()} was added",
+        "pixels-scaled",
+    )

@@ -43,7 +43,11 @@ class SequenceLayout:
         object.__setattr__(self, "positioned", tuple(self.positioned))
         if not isinstance(self.norm_epsilon, float | int):
             raise PatchParityError(f"norm_epsilon={self.norm_epsilon!r}: expected a number")
-        if not isinstance(self.window, int) or self.window < 0 or (self.window and (self.token_order == "raster" or self.window % 2)):
+        if (
+            not isinstance(self.window, int)
+            or self.window < 0
+            or (self.window and (self.token_order == "raster" or self.window % 2))
+        ):
             raise PatchParityError(f"window={self.window!r}: expected an even number of patches, of merge-2x2 order alone")
         allowed = {"prefix_side": ("first", "last"), "token_order": ("raster", "merge-2x2")}
         for name, options in allowed.items():

@@ -237,8 +237,13 @@ def test_an_unexplained_tensor_ends_inspect_with_1_and_ignore_says_otherwise(goo
 
 def test_a_layer_that_could_be_read_alone_is_named(tmp_path):
     generator = np.random.default_rng(5)
-    tensors = {f"net.{at}.weight": generator.standard_normal(shape).astype(np.float32) for at, shape in enumerate(((20, 3, 8, 8), (7, 20)))}
+    tensors = {
+        f"net.{at}.weight": generator.standard_normal(shape).astype(np.float32)
+        for at, shape in enumerate(((20, 3, 8, 8), (7, 20)))
+    }
     write_checkpoint(tmp_path / "a.safetensors", tensors)
     assert "the layer alone as oihw --prefix 'net.0.'" in told("inspect", tmp_path / "a.safetensors", code=1)
-    assert "the layer alone as oihw --prefix 'net.0.'" in refused("port", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--to", "timm-vit")
+    assert "the layer alone as oihw --prefix 'net.0.'" in refused(
+        "port", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--to", "timm-vit"
+    )
     assert "dialect: oihw under 'net.0.'" in told("inspect", tmp_path / "a.safetensors", "--from", "oihw", "--prefix", "net.0.")

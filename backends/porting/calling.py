@@ -212,6 +212,37 @@ def _main_output(output: Any) -> Any:
             if name in output:
                 return output[name]
         if len(output) != 1:
-            raise PatchParityError(f"it returned a mapping of {', '.join(map(str, output))}: expected one array, or one called {TOKEN_NAMES[0]!r}")
+            raise PatchParityError(
+                f"it returned a mapping of {', '.join(map(str, output))}: expected one array, or one called {TOKEN_NAMES[0]!r}"
+            )
         return next(iter(output.values()))
     return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def forms_in_memory(placed: Any) -> dict[str, Any]:
+    """The same array with other strides."""
+    if getattr(placed, "ndim", 0) != 4:
+        return {}
+    if isinstance(placed, np.ndarray):
+        read_only = placed.copy()
+        read_only.flags.writeable = False
+        return {
+            "rows and columns exchanged in memory": np.ascontiguousarray(placed.swapaxes(2, 3)).swapaxes(2, 3),
+            "every second value of a wider array": np.repeat(placed, 2, -1)[..., ::2],
+            "read-only": read_only,
+        }
+    import torch
+
+    return {
+        "channels_last": placed.contiguous(memory_format=torch.channels_last),
+        "rows and columns exchanged in memory": placed.transpose(2, 3).contiguous().transpose(2, 3),
+        "a part of a larger batch": torch.cat([placed[:1] * 0 + 7, placed])[1:],
+        "every second value of a wider tensor": torch.repeat_interleave(placed, 2, 3)[..., ::2],
+    }
+
+
+def bytes_of(placed: Any) -> bytes:
+    """The values of placed images, to see whether a call changed them."""
+    if hasattr(placed, "detach"):
+        placed = placed.detach().cpu().float().numpy()
+    return np.ascontiguousarray(np.asarray(placed)).tobytes()

@@ -245,7 +245,9 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
             step = tiles if own is None else (own,) * len(patch)
         found[role] = tuple(step)
     if dialect.patch_asked and not known.patch_size:
-        asks.append(f"its kernel is a matrix, and {dialect.title} has the same names for patches of other axes: --patch-size says the patch")
+        asks.append(
+            f"its kernel is a matrix, and {dialect.title} has the same names for patches of other axes: --patch-size says the patch"
+        )
     window = 0
     if dialect.windowed:
         pixels = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
@@ -299,7 +301,11 @@ def _conflicts(
     file = checkpoint.config_folder / "config.json" if checkpoint.config_folder else None
     called = config.model_type
     if called and not dialect.plain and called not in dialect.model_types and called in types and not alone:
-        whose = f"{dialect.id} is of {', '.join(dialect.model_types)}" if dialect.model_types else f"{dialect.id} is none of transformers'"
+        whose = (
+            f"{dialect.id} is of {', '.join(dialect.model_types)}"
+            if dialect.model_types
+            else f"{dialect.id} is none of transformers'"
+        )
         found.append(f"{file} calls the model {called!r}, and {whose}")
     built = config.architecture
     if built and not dialect.plain and not alone and not _is_architecture(dialect, built) and _first_word(built) in words:
@@ -319,10 +325,14 @@ def _conflicts(
             if tuple(told[-axes:]) != own[-axes:]:
                 theirs, ours = "×".join(map(str, told)), "×".join(map(str, own))
                 kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
-                found.append(f"{file} tells {word} {theirs}, and {kernel}, read as {dialect.entries['kernel'].layout}, has {ours}")
+                found.append(
+                    f"{file} tells {word} {theirs}, and {kernel}, read as {dialect.entries['kernel'].layout}, has {ours}"
+                )
     if "register_tokens" in dialect.entries and config.registers is not None and config.registers != sizes.get("R", 0):
         found.append(f"{file} tells {config.registers} register tokens, and the file holds {sizes.get('R', 0)}")
-    found += [f"{file} says that {told}, and {dialect.id} needs {each}" for each in dialect.require if (told := _unmet(each, config))]
+    found += [
+        f"{file} says that {told}, and {dialect.id} needs {each}" for each in dialect.require if (told := _unmet(each, config))
+    ]
     if config.class_token is False and "class_token" in names:
         found.append(f"{file} tells that there is no class token, and the file holds {names['class_token']}")
     return found
@@ -449,7 +459,9 @@ MOST_PATCHES, MOST_FRAMES = 2**24, 2**12
 
 def _oblong(count: int) -> bool:
     """Whether so many patches may be those of an image at most twice as long as it is wide."""
-    return count < MOST_PATCHES and any(count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short)
+    return count < MOST_PATCHES and any(
+        count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short
+    )
 
 
 def _video_grid(patches: int, sizes: Mapping[str, int], known: Sizes) -> tuple[int, ...]:
@@ -522,7 +534,9 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     """Why none of the candidates can be, told of the one that comes nearest; empty where one can."""
     if not candidates or not candidates[0].refusals:
         return ""
-    nearest = min(candidates, key=lambda each: (len(each.conflicts), len(unexplained(each.ledger)), *(-part for part in each.weight)))
+    nearest = min(
+        candidates, key=lambda each: (len(each.conflicts), len(unexplained(each.ledger)), *(-part for part in each.weight))
+    )
     others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id and not each.dialect.mlx]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
     return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}"
@@ -563,7 +577,8 @@ def require_grid(
         whose = f" ({checkpoint.config_folder}/config.json tells it)" if known.source == "config.json" else ""
         told = f"not of an image of {'×'.join(map(str, known.image_size))}{whose}" if known.image_size else "of no square grid"
         raise PatchParityError(
-            f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: --image-size tells the right one, and --stride where patches overlap"
+            f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: "
+            "--image-size tells the right one, and --stride where patches overlap"
         )
 
 

@@ -379,7 +379,7 @@ def read_dialects(path: Path) -> dict[str, Dialect]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
-    sets = {name: patterns for name, patterns in _own_sets().items()}
+    sets = dict(_own_sets().items())
     return {identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()}
 
 

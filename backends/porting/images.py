@@ -12,7 +12,6 @@ from ...reference.errors import PatchParityError
 from .arrays import read_array
 from .files import usual_mode
 
-
 LARGEST_PICTURE, LARGEST_RATIO, SMALL_PICTURE = 2**25, 200, 2**22
 """Values of a picture that is read: 11 million pixels in three channels, and no more than 200 a byte of its file beside 4 million: a photograph packs to
 a tenth, a drawing to a hundredth."""
@@ -40,7 +39,9 @@ def read_images(path: str | os.PathLike[str]) -> NDArray[Any]:
         with PIL.Image.open(source) as picture:
             values = 3 * picture.width * picture.height
             if values > LARGEST_PICTURE or values > LARGEST_RATIO * source.stat().st_size + SMALL_PICTURE:
-                raise PatchParityError(f"{source} claims {picture.width}×{picture.height} pixels in {source.stat().st_size} bytes: it is not read")
+                raise PatchParityError(
+                    f"{source} claims {picture.width}×{picture.height} pixels in {source.stat().st_size} bytes: it is not read"
+                )
             pixels = np.asarray(picture.convert("RGB"), np.float64)
     except (PatchParityError, MemoryError):
         raise

@@ -83,7 +83,10 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
         times = "" if len(ratios) == 1 else f" at {len(ratios)} sizes"
         return Check(NAME, "pass", worst, f"{own.name}{times}")
     return Check(
-        NAME, "fail", worst, f"{own.name} gives something else than this reading: {worst:.3g} times what float32 arithmetic allows"
+        NAME,
+        "fail",
+        worst,
+        f"{own.name} gives something else than this reading: {worst:.3g} times what float32 arithmetic allows",
     )
 
 
@@ -103,7 +106,8 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> _Own:
     if stage.dialect.mlx:
         raise UnprovedError("it is in MLX's layout, which the library does not read")
     tensors = {
-        name.removeprefix(stage.candidate.prefix): checkpoint.read(stage.real_name(name)) for name in stage.candidate.names.values()
+        name.removeprefix(stage.candidate.prefix): checkpoint.read(stage.real_name(name))
+        for name in stage.candidate.names.values()
     }
     build = _timm if library == "timm" else _transformers
     try:
@@ -122,13 +126,18 @@ def importlib_hint(library: str) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing is fetched, and no library talks."""
-    held = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS")}
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    held = {
+        name: os.environ.get(name)
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS")
+    }
+    os.environ.update(
+        HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1"
+    )
     try:
         import logging
         import warnings
 
-        with warnings.catch_warnings(), contextlib.redirect_stderr(open(os.devnull, "w", encoding="utf-8")):  # noqa: SIM115  closed with the process
+        with warnings.catch_warnings(), contextlib.redirect_stderr(open(os.devnull, "w", encoding="utf-8")):
             warnings.simplefilter("ignore")
             before = logging.root.manager.disable
             logging.disable(logging.ERROR)
@@ -145,7 +154,17 @@ def _quiet() -> Iterator[None]:
 
 
 _COUNTS = ("num_hidden_layers", "depth", "num_layers", "n_layers", "n_layer", "num_local_layers", "num_global_layers")
-_LEFT_OUT = ("out_features", "out_indices", "stage_names", "transformers_version", "_name_or_path", "architectures", "torch_dtype", "dtype", "quantization_config")
+_LEFT_OUT = (
+    "out_features",
+    "out_indices",
+    "stage_names",
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "torch_dtype",
+    "dtype",
+    "quantization_config",
+)
 
 
 def _reduced(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,12 +199,21 @@ def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[st
     whole = {stage.candidate.prefix + name: array for name, array in tensors.items()}
     for kind, named in ((kind, named) for kind in _classes(config) for named in (tensors, whole)):
         with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
-            write_safetensors(Path(folder) / "model.safetensors", {name: np.ascontiguousarray(array) for name, array in named.items()}, {"format": "pt"})
+            write_safetensors(
+                Path(folder) / "model.safetensors",
+                {name: np.ascontiguousarray(array) for name, array in named.items()},
+                {"format": "pt"},
+            )
             config.save_pretrained(folder)
             try:
                 with _uninitialized():
                     model, told = kind.from_pretrained(
-                        folder, config=config, output_loading_info=True, dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+                        folder,
+                        config=config,
+                        output_loading_info=True,
+                        dtype=torch.float32,
+                        local_files_only=True,
+                        attn_implementation="eager",
                     )
             except Exception as error:
                 failed = f"{kind.__name__} does not take it ({type(error).__name__}: {first_line(error)[:120]})"
@@ -195,7 +223,10 @@ def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[st
             continue
         model.eval()
         name = f"transformers {transformers.__version__} {kind.__name__}"
-        return _Own(name, lambda images, model=model, config=config: _caught(model, lambda x: _inputs(model, x, config, stage), images, stage))
+        return _Own(
+            name,
+            lambda images, model=model, config=config: _caught(model, lambda x: _inputs(model, x, config, stage), images, stage),
+        )
     raise UnprovedError(failed)
 
 
@@ -211,7 +242,9 @@ def _classes(config: Any) -> list[Any]:
         if getattr(kind, "config_class", None) is type(config) and not kind.__name__.endswith("PreTrainedModel"):
             found.append(kind)
     order = [re.compile(pattern) for pattern in (r"Vision\w*Model$", r"Model$", r"Vision\w*$", r"Backbone$", r"Encoder$", "")]
-    return sorted(found, key=lambda kind: next(number for number, pattern in enumerate(order) if pattern.search(kind.__name__)))[:6]
+    return sorted(found, key=lambda kind: next(number for number, pattern in enumerate(order) if pattern.search(kind.__name__)))[
+        :6
+    ]
 
 
 @contextlib.contextmanager

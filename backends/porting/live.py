@@ -26,7 +26,7 @@ from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
 from ..layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_to_layout, kernel_from_layout, with_time_axis
 from .arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
-from .calling import Framework, LiveEmbedding, caller
+from .calling import LiveEmbedding, caller
 from .loading import build, first_line, load_object
 from .parameters import ROLES, read_all
 from .probing import UNLIKE, with_found_parts
@@ -117,11 +117,27 @@ def read_live(
         dtype,
         to_sequence,
         call,
-        tuple(found.get("notes", ())),
+        (*found.get("notes", ()), *_in_training(subject)),
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
     live = _with_flatten_order(live, found, orders) if len(orders) > 1 else live
     return live if weights is not None else with_found_parts(live, subject)
+
+
+def _in_training(subject: Any) -> list[str]:
+    """That a torch module is judged as it is used, where it would do something else as it stands."""
+    modules = subject.modules() if hasattr(subject, "modules") else ()
+    random = {
+        type(each).__name__
+        for each in modules
+        if getattr(each, "training", False) is True
+        and any(isinstance(getattr(each, name, None), float) and getattr(each, name) for name in ("p", "drop_prob", "prob"))
+    }
+    if not random:
+        return []
+    return [
+        f"it is in train mode and was judged in evaluation mode: in training {', '.join(sorted(random))} gives something else"
+    ]
 
 
 def _require_patch(name: str, found: tuple[int, ...], asked: int | tuple[int, ...] | None) -> None:
@@ -450,7 +466,9 @@ def _with_flatten_order(live: LiveEmbedding, found: dict[str, Any], orders: list
     best = min(distances, key=distances.__getitem__)
     names = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}
     if not distances[best] < UNLIKE**2 * float(np.mean(observed.astype(np.float64) ** 2)):
-        note = f"no flatten order of the linear layer explains its output; {names[best[-3:]]} comes nearest (--kernel-layout {best})"
+        note = (
+            f"no flatten order of the linear layer explains its output; {names[best[-3:]]} comes nearest (--kernel-layout {best})"
+        )
     else:
         note = f"the linear layer's flatten order was found by probe: {names[best[-3:]]} (--kernel-layout {best})"
     told = {"notes": (*live.notes, note), "kernel_layout": KERNEL_LAYOUTS[best]}

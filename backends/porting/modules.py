@@ -26,7 +26,7 @@ from .formats.tree import TreeCheckpoint
 from .live import SeveralKernelsError, read_live
 from .parameters import count_positions, parameters_of
 from .probing import UNLIKE
-from .sizes import Sizes, require_sizes
+from .sizes import Sizes
 from .stages import read_stage
 
 Kind = Literal["torch", "torch-linear", "keras", "keras-dense", "flax", "jax"]

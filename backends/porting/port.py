@@ -19,8 +19,8 @@ from ..base import DTYPES
 from .checks import Check, compare_sequences, judge_projection, not_square
 from .dialects import Dialect, get_dialect, list_dialects
 from .formats.opening import opened
-from .library import prove_by_library
 from .formats.writing import format_of, replace_tensors, write_checkpoint
+from .library import prove_by_library
 from .proof import installed, run
 from .sizes import Sizes
 from .stages import Stage, read_stage, without
@@ -222,13 +222,13 @@ def _require_proof(checks: list[Check], what: str) -> None:
         raise PatchParityError(f"{what}: {wrong.message} (nothing was written)")
 
 
-def _proved_target(
-    draft: Path, into: Any, to: str, place: Stage, known: Mapping[str, Dialect], spec: PatchEmbedSpec
-) -> Check:
+def _proved_target(draft: Path, into: Any, to: str, place: Stage, known: Mapping[str, Dialect], spec: PatchEmbedSpec) -> Check:
     """The new file against the model of the existing checkpoint, whose configuration holds for both."""
     with opened(into) as existing, opened(draft) as checkpoint:
         sizes = Sizes.of(spec, place.weights.layout.window)
-        return prove_by_library(checkpoint, read_stage(checkpoint, to, place.candidate.prefix, known, sizes), existing.config_folder)
+        return prove_by_library(
+            checkpoint, read_stage(checkpoint, to, place.candidate.prefix, known, sizes), existing.config_folder
+        )
 
 
 def _read_back(
@@ -236,7 +236,9 @@ def _read_back(
 ) -> Check:
     """The file, read again in its dialect before it takes its place: the same weights to the last bit."""
     with opened(draft) as checkpoint:
-        back = read_stage(checkpoint, to, place.candidate.prefix if place else None, known, Sizes.of(spec, written.layout.window)).weights
+        back = read_stage(
+            checkpoint, to, place.candidate.prefix if place else None, known, Sizes.of(spec, written.layout.window)
+        ).weights
     if written.positions is None and get_dialect(to, known).computed:
         back = without(back, "positions")
     different = same_bits(written, back)

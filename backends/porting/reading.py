@@ -125,7 +125,8 @@ def embed(
         )
     if weights.positions is not None and spec.grid != stage.spec.grid:
         raise PatchParityError(
-            f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, and there are positions for {stage.spec.num_patches} ({'×'.join(map(str, stage.spec.grid))}): "
+            f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, "
+            f"and there are positions for {stage.spec.num_patches} ({'×'.join(map(str, stage.spec.grid))}): "
             f"expected images of {'×'.join(map(str, stage.spec.image_size))}"
         )
     return embed_sequence(images, weights, spec)

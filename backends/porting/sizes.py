@@ -113,8 +113,16 @@ class Sizes:
 
 
 VISION = (
-    "vision_config", "image_config", "visual_config", "vision_encoder_config", "backbone_config", "encoder", "thinker_config",
-    "vlm_config", "image_model_config", "patch_model_config",
+    "vision_config",
+    "image_config",
+    "visual_config",
+    "vision_encoder_config",
+    "backbone_config",
+    "encoder",
+    "thinker_config",
+    "vlm_config",
+    "image_model_config",
+    "patch_model_config",
 )
 """Under which keys libraries keep what is about the vision tower of a model with several, or the backbone of a head."""
 

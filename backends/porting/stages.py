@@ -14,7 +14,18 @@ from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
-from .candidates import Candidate, ambiguous, choose, find_candidates, known_of, remedy, require_asked, require_grid, why_not, plain_ones
+from .candidates import (
+    Candidate,
+    ambiguous,
+    choose,
+    find_candidates,
+    known_of,
+    plain_ones,
+    remedy,
+    require_asked,
+    require_grid,
+    why_not,
+)
 from .dialects import Dialect, get_dialect, list_dialects, to_canonical
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
@@ -125,9 +136,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     grid = candidate.grid or ((1, 2, 3) if dialect.video else (2, 3))
     if dialect.token_order == "merge-2x2":
         grid = candidate.grid or ((1, 2, 4) if dialect.video else (2, 4))
-    image = tuple(
-        max((count - 1) * by + size - 2 * pad, 1) for count, by, size, pad in zip(grid, step, patch, pads, strict=True)
-    )
+    image = tuple(max((count - 1) * by + size - 2 * pad, 1) for count, by, size, pad in zip(grid, step, patch, pads, strict=True))
     spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, pads, dialect.remainder)  # type: ignore[arg-type]
     config = known_of(checkpoint, None)
     if (values := math.prod(spec.images_shape(1))) > LARGEST_IMAGE:

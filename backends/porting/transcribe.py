@@ -42,7 +42,9 @@ def fit(
         PatchParityError: what cannot be made at all: a token that the target must have, patches of another kind.
     """
     if dialect.read_only:
-        raise PatchParityError(f"{dialect.id} is read and not written: its positions are a sum of tables, or have rows that belong to no token")
+        raise PatchParityError(
+            f"{dialect.id} is read and not written: its positions are a sum of tables, or have rows that belong to no token"
+        )
     plan = Plan()
     required = {*dialect.required, *held}
     _require_same_patches(spec, dialect)
@@ -86,7 +88,9 @@ def _require_same_patches(spec: PatchEmbedSpec, dialect: Dialect) -> None:
     own = []
     for told, tiles in ((dialect.stride, spec.patch_size), (dialect.padding, (0,) * spec.spatial_axes)):
         half = tuple(size // 2 for size in spec.patch_size)
-        own.append(tiles if told is None else half if told == "half" else None if told == "config" else (told,) * spec.spatial_axes)
+        own.append(
+            tiles if told is None else half if told == "half" else None if told == "config" else (told,) * spec.spatial_axes
+        )
     step, pads = own
     asymmetric = any(before != after for before, after in spec.padding)
     held = spec.stride, tuple(before for before, _ in spec.padding)
@@ -258,7 +262,9 @@ def _require_same_order(weights: PatchEmbedWeights, dialect: Dialect) -> None:
         )
     if bool(weights.layout.window) != dialect.windowed:
         orders = ("of the image", "of attention windows")
-        raise PatchParityError(f"tokens are in the order {orders[not dialect.windowed]} in the source, {orders[dialect.windowed]} in {dialect.id}")
+        raise PatchParityError(
+            f"tokens are in the order {orders[not dialect.windowed]} in the source, {orders[dialect.windowed]} in {dialect.id}"
+        )
 
 
 def tensors_of(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, prefix: str = "") -> dict[str, NDArray[Any]]:
@@ -343,7 +349,9 @@ def cast_as(weights: PatchEmbedWeights, there: PatchEmbedWeights) -> PatchEmbedW
         value, slot = getattr(weights, entry.name), getattr(there, entry.name)
         if isinstance(value, LayerNorm):
             kept = slot if isinstance(slot, LayerNorm) else LayerNorm(there.kernel, there.kernel)
-            shift = None if value.shift is None else _narrowed(value.shift, (kept.scale if kept.shift is None else kept.shift).dtype)
+            shift = (
+                None if value.shift is None else _narrowed(value.shift, (kept.scale if kept.shift is None else kept.shift).dtype)
+            )
             value = LayerNorm(_narrowed(value.scale, kept.scale.dtype), shift, value.centered)
         elif isinstance(value, np.ndarray):
             value = _narrowed(value, (there.kernel if slot is None else slot).dtype)

@@ -9,14 +9,18 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from .formats.base import Checkpoint
 
-WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|module|_module|base_layer|parametrizations)\.")
+WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|module|_module|base_layer|parametrizations)\."
+)
 """Parts of a name that torch.compile, activation checkpointing, FSDP, DataParallel, Opacus and PEFT put into it, and that change no value. (One in
 front of all names is a prefix like any other.)"""
 
 SAVED = re.compile(r"\.modules_to_save\.([^.]+)")
 """PEFT's copy of a module that was trained whole; `original_module` beside it is the one that is no longer used."""
 
-LORA = re.compile(r"(.*?)\.?(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w\d_[ab]|lokr_w\d|vera_lambda_[bd])(\.[^.]+)?(\.weight)?$")
+LORA = re.compile(
+    r"(.*?)\.?(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w\d_[ab]|lokr_w\d|vera_lambda_[bd])(\.[^.]+)?(\.weight)?$"
+)
 """Tensors of an adapter: the weight that is used is the sum of its product and the layer's own."""
 
 

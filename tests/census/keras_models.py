@@ -43,7 +43,11 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         {**_DINO3, "num_register_tokens": 3, "use_mask_token": False},
         "DINOV3Embedding",
     ),
-    "DINOv3 without registers": ("dinov3.dinov3_backbone:DINOV3Backbone", {**_DINO3, "num_register_tokens": 0}, "DINOV3Embedding"),
+    "DINOv3 without registers": (
+        "dinov3.dinov3_backbone:DINOV3Backbone",
+        {**_DINO3, "num_register_tokens": 0},
+        "DINOV3Embedding",
+    ),
     "CLIP": ("clip.clip_vision_encoder:CLIPVisionEncoder", _CLIP, "CLIPVisionEmbedding"),
     "SigLIP": ("siglip.siglip_vision_encoder:SigLIPVisionEncoder", _CLIP, "SigLIPVisionEmbedding"),
     "PaliGemma": ("pali_gemma.pali_gemma_vit:PaliGemmaVit", _PALI, "PaliGemmaVitEmbeddings"),

@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -14,11 +15,39 @@ from typing import Any
 
 from .outcome import Outcome, outcome_of
 
-MODULES = (
-    "beit cait coat convit crossvit davit deit edgenext efficientformer eva hiera levit mlp_mixer mvitv2 naflexvit nest pit pvt_v2 "
-    "swin_transformer swin_transformer_v2 swin_transformer_v2_cr tnt twins vision_transformer vision_transformer_hybrid "
-    "vision_transformer_relpos vision_transformer_sam visformer vitamin volo xcit"
-).split()
+MODULES = [
+    "beit",
+    "cait",
+    "coat",
+    "convit",
+    "crossvit",
+    "davit",
+    "deit",
+    "edgenext",
+    "efficientformer",
+    "eva",
+    "hiera",
+    "levit",
+    "mlp_mixer",
+    "mvitv2",
+    "naflexvit",
+    "nest",
+    "pit",
+    "pvt_v2",
+    "swin_transformer",
+    "swin_transformer_v2",
+    "swin_transformer_v2_cr",
+    "tnt",
+    "twins",
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_relpos",
+    "vision_transformer_sam",
+    "visformer",
+    "vitamin",
+    "volo",
+    "xcit",
+]
 OF_EACH = 7
 FORTUNATE = 120_000_000
 """Parameters of the largest that is built."""
@@ -40,8 +69,15 @@ class _Module(types.ModuleType):
         import torch
 
         if name == "InterpolationMode":
-            return enum.Enum("InterpolationMode", {each: each.lower() for each in "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS".split()})
-        return type(name, (torch.nn.Module,), {}) if name[0].isupper() else _Nothing(name, (), {"__init__": lambda self, *_, **__: None})
+            return enum.Enum(
+                "InterpolationMode",
+                {each: each.lower() for each in ["NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS"]},
+            )
+        return (
+            type(name, (torch.nn.Module,), {})
+            if name[0].isupper()
+            else _Nothing(name, (), {"__init__": lambda self, *_, **__: None})
+        )
 
 
 class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -60,11 +96,16 @@ class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def import_timm() -> Any:
     """timm, with what stands in for torchvision where that is not installed."""
-    if importlib.util.find_spec("torchvision") is None:
-        sys.meta_path.insert(0, _StandIn())
-    import timm
-
-    return timm
+    if "timm" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        return importlib.import_module("timm")
+    finder = _StandIn()
+    sys.meta_path.insert(0, finder)
+    try:
+        return importlib.import_module("timm")
+    finally:  # nobody else is to find it
+        sys.meta_path.remove(finder)
+        for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
 
 
 def architectures() -> list[str]:
@@ -89,7 +130,9 @@ def outcome(architecture: str) -> Outcome:
     for given in ({"depth": 1}, {}):
         try:
             with torch.device("meta"):
-                size = sum(parameter.numel() for parameter in timm.create_model(architecture, pretrained=False, **given).parameters())
+                size = sum(
+                    parameter.numel() for parameter in timm.create_model(architecture, pretrained=False, **given).parameters()
+                )
             if size > FORTUNATE:
                 return Outcome("unbuilt", "", f"{size} parameters")
             model = timm.create_model(architecture, pretrained=False, **given)

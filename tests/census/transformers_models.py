@@ -33,10 +33,21 @@ SIZES = {
     **dict(embed_dim=48, image_size=40, patch_size=8, vocab_size=160, head_dim=16, max_position_embeddings=64),
     **dict(projection_dim=16, output_channels=16, window_size=0),
 }
-OF_THEIR_SIZE = (  # they follow from the number of layers, and would contradict it
-    "layer_types mlp_layer_types rope_parameters rope_scaling per_layer_config out_features out_indices stage_names dtype "
-    "transformers_version architectures id2label label2id"
-).split()
+OF_THEIR_SIZE = [
+    "layer_types",
+    "mlp_layer_types",
+    "rope_parameters",
+    "rope_scaling",
+    "per_layer_config",
+    "out_features",
+    "out_indices",
+    "stage_names",
+    "dtype",
+    "transformers_version",
+    "architectures",
+    "id2label",
+    "label2id",
+]
 LARGEST = 30_000_000
 """Parameters; what stays larger than this has sizes under names that are not known here."""
 
@@ -49,7 +60,7 @@ def model_types() -> list[str]:
     for name in CONFIG_MAPPING:
         try:
             table = CONFIG_MAPPING[name]().to_dict()
-        except Exception:  # noqa: S112  some have no default
+        except Exception:  # some have no default
             continue
         if _tells_a_patch(table):
             found.append(name)
@@ -57,7 +68,9 @@ def model_types() -> list[str]:
 
 
 def _tells_a_patch(table: Mapping[Any, Any]) -> bool:
-    return any(name in table for name in PATCHES) or any(isinstance(each, dict) and _tells_a_patch(each) for each in table.values())
+    return any(name in table for name in PATCHES) or any(
+        isinstance(each, dict) and _tells_a_patch(each) for each in table.values()
+    )
 
 
 def _shrunk(table: Mapping[str, Any]) -> dict[str, Any]:

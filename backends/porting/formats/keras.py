@@ -15,7 +15,6 @@ from ....reference.errors import PatchParityError
 from .archives import require_whole
 from .base import COPIED_BYTES, EXPANSION, LARGEST_TENSOR, SMALL, Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of
 
-
 MOST_NAMES = 2**16
 """Names of a file, and pieces of a dataset, that are looked at: the largest Keras models have some thousands."""
 

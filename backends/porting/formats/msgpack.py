@@ -26,7 +26,9 @@ class MsgpackCheckpoint(Checkpoint):
         except ImportError:
             raise PatchParityError("msgpack is not installed: pip install 'patchparity[porting]'") from None
         content = path.read_bytes()
-        tree = msgpack.unpackb(content, ext_hook=self._extension, strict_map_key=False, raw=False, object_pairs_hook=_without_twins)
+        tree = msgpack.unpackb(
+            content, ext_hook=self._extension, strict_map_key=False, raw=False, object_pairs_hook=_without_twins
+        )
         self.arrays: dict[str, NDArray[Any]] = {}
         self.letters = 0
         self._flatten(tree, "")

@@ -141,8 +141,10 @@ def _zip_reader(source: Path) -> Checkpoint:
         return TorchCheckpoint(source)
     if "model.weights.h5" in names:
         return KerasCheckpoint(source)
-    if any(name.endswith("/serialized_exported_program.json") or name.endswith("/archive_format") for name in names):
-        raise PatchParityError(f"{source} is a program of torch.export, which is not read: torch.export.load(FILE).state_dict holds its weights")
+    if any(name.endswith(("/serialized_exported_program.json", "/archive_format")) for name in names):
+        raise PatchParityError(
+            f"{source} is a program of torch.export, which is not read: torch.export.load(FILE).state_dict holds its weights"
+        )
     if names and all(name.endswith(".npy") for name in names):
         return NpzCheckpoint(source)
     raise PatchParityError(f"{source} is an archive of a kind that is not known: expected torch, npz or .keras")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....reference.errors import PatchParityError
 from .base import MOST_AXES, Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of, first_line, first_twin
 
 LARGEST_HEADER = 100 * 2**20
@@ -33,6 +32,7 @@ SAFETENSORS_TYPES = {
     "F8_E5M2": "float8_e5m2",
 }
 """Names of the types in a safetensors header."""
+
 
 def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are all different."""

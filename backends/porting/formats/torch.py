@@ -179,6 +179,7 @@ _BUILT: dict[tuple[str, str], Callable[..., Any]] = {
 }
 """What the pickles of checkpoints name, and what is built instead; nothing else is."""
 
+
 def _called(function: Any, arguments: Any) -> Any:
     """What a function that a pickle names gives, if it is one of ours."""
     if not isinstance(function, _Call):
@@ -187,8 +188,34 @@ def _called(function: Any, arguments: Any) -> Any:
 
 
 REFUSED_MODULES = frozenset(
-    "builtins __builtin__ os posix nt subprocess sys socket shutil runpy importlib pickle _pickle operator ctypes webbrowser pty code "
-    "multiprocessing threading signal pip setuptools torch numpy collections".split()
+    [
+        "builtins",
+        "__builtin__",
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "sys",
+        "socket",
+        "shutil",
+        "runpy",
+        "importlib",
+        "pickle",
+        "_pickle",
+        "operator",
+        "ctypes",
+        "webbrowser",
+        "pty",
+        "code",
+        "multiprocessing",
+        "threading",
+        "signal",
+        "pip",
+        "setuptools",
+        "torch",
+        "numpy",
+        "collections",
+    ]
 )
 """Modules that no checkpoint names but one that wants to run something: such a file is refused whole. Any other class is left unbuilt, and told."""
 
@@ -259,7 +286,28 @@ def _load(file: Any, path: Path) -> tuple[Any, "_Unpickler"]:
     return unpickler.load(), unpickler
 
 
-_PLAIN_TYPES = frozenset("int long float bool complex str unicode bytes bytearray list dict tuple set frozenset slice range xrange object".split())
+_PLAIN_TYPES = frozenset(
+    [
+        "int",
+        "long",
+        "float",
+        "bool",
+        "complex",
+        "str",
+        "unicode",
+        "bytes",
+        "bytearray",
+        "list",
+        "dict",
+        "tuple",
+        "set",
+        "frozenset",
+        "slice",
+        "range",
+        "xrange",
+        "object",
+    ]
+)
 """Of Python's own names those that are types of values: they are as harmless as anyone's class, and left unbuilt like it."""
 
 
@@ -285,7 +333,9 @@ class _Unpickler(pickle.Unpickler):
         if module.split(".")[0] in _INERT_MODULES or module in _INERT_MODULES:
             return _Inert
         plain = module in ("builtins", "__builtin__") and name in _PLAIN_TYPES
-        if module.split(".")[0] in REFUSED_MODULES and not plain:  # torch's, NumPy's and collections' own that are not above among them
+        if (
+            module.split(".")[0] in REFUSED_MODULES and not plain
+        ):  # torch's, NumPy's and collections' own that are not above among them
             raise PatchParityError(f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run")
         self.unbuilt[f"{module}.{name}"] = None
         return _Inert

@@ -118,7 +118,9 @@ def replace_tensors(
         )
     if isinstance(source, ShardedCheckpoint):
         if source.format != "safetensors":
-            raise PatchParityError(f"{source.path} is of {source.format} shards, which are read and not copied: make one file of them first")
+            raise PatchParityError(
+                f"{source.path} is of {source.format} shards, which are read and not copied: make one file of them first"
+            )
         _replace_in_shards(source, Path(path), plain, check)
         return
     writers: list[tuple[type[Checkpoint], Callable[[Any, Path], None]]] = [

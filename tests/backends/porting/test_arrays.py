@@ -54,7 +54,7 @@ def test_what_cannot_be_read(tmp_path):
         read_array(tmp_path / "two.npz", "images")
     with pytest.raises(PatchParityError, match="of dtype <U1: expected real numbers"):
         read_array(tmp_path / "text.npy", "images")
-    with pytest.raises(PatchParityError, match="holds a, b: expected (one array, or one|an array) called 'kernel'"):
+    with pytest.raises(PatchParityError, match=r"holds a, b: expected (one array, or one|an array) called 'kernel'"):
         read_problem(tmp_path / "i.npy", tmp_path / "two.npz")
     with pytest.raises(
         PatchParityError, match=r"kernel of shape \(20, 72\): a matrix does not show the patch size; give it with --patch-size"

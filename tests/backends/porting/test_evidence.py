@@ -46,7 +46,7 @@ IMAGES = rows(2, C, 4 * P, 4 * P)
 
 
 @pytest.mark.parametrize(
-    "name, shape",
+    ("name", "shape"),
     [
         ("embeddings.time_embeddings", (4, D)),
         ("embeddings.patch_embeddings.norm.weight", (D,)),
@@ -86,7 +86,7 @@ def test_the_ledger_holds_every_tensor_of_the_stage_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config, told",
+    ("config", "told"),
     [
         ({"model_type": "swin"}, "calls the model 'swin'"),
         ({"model_type": "vit", "num_channels": 4}, "tells channels 4"),
@@ -209,7 +209,14 @@ def test_the_windows_of_qwen2_5_vl_are_in_the_order_of_tokens():
 def test_the_proof_is_the_library_s_own_model(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    config = {"model_type": "vit", "image_size": 32, "patch_size": P, "hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {
+        "model_type": "vit",
+        "image_size": 32,
+        "patch_size": P,
+        "hidden_size": D,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     file = folder_of(tmp_path / "m", vit(), config)
     proof = inspect_checkpoint(file, prove=True)["proof"]
     assert (proof["verdict"], "ViTModel" in proof["message"]) == ("pass", True)

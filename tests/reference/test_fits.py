@@ -1,0 +1,84 @@
+"""Mistakes with numbers in them are named, and what rounding does not explain is never called correct."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, diagnose, patch_embed
+
+SPEC = PatchEmbedSpec((48, 64), 16, 3, 40)
+GENERATOR = np.random.default_rng(8)
+IMAGES = GENERATOR.uniform(0, 1, SPEC.images_shape(3)).astype(np.float32)
+WEIGHTS = PatchEmbedWeights(
+    (0.05 * GENERATOR.standard_normal(SPEC.kernel_shape)).astype(np.float32), GENERATOR.standard_normal(40).astype(np.float32)
+)
+MEAN, DEVIATION = (np.array(each, np.float32)[:, None, None] for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+
+
+def tokens_of(images=IMAGES, weights=WEIGHTS):
+    return patch_embed(images, weights, SPEC, np.float32)
+
+
+RIGHT = tokens_of()
+MISTAKES = {
+    "ImageNet": tokens_of((IMAGES - MEAN) / DEVIATION),
+    "0.5": tokens_of((IMAGES - 0.5) / 0.5),
+    "255": tokens_of(IMAGES / 255),
+    "flip": tokens_of(IMAGES[..., ::-1].copy()),
+    "revers": RIGHT[:, ::-1],
+    "activation|ReLU|rectified": np.maximum(RIGHT, 0),
+    "GELU": RIGHT * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (RIGHT + 0.044715 * RIGHT**3))),
+    "view|reshape": IMAGES.reshape(3, SPEC.num_patches, -1) @ WEIGHTS.kernel.reshape(40, -1).T + WEIGHTS.bias,
+    "bias": tokens_of(weights=PatchEmbedWeights(WEIGHTS.kernel, WEIGHTS.bias * np.float32(1.001))),
+    "1.001": RIGHT * np.float32(1.001),
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_with_numbers_are_named(words):
+    import re
+
+    found = diagnose(IMAGES, WEIGHTS, MISTAKES[words].astype(np.float32), SPEC)
+    assert found.status in ("unique", "tied"), found.explanation
+    assert re.search(words, f"{found.explanation} {found.mend}", re.IGNORECASE), found.explanation
+
+
+def cut(values):
+    """As TF32 keeps them: ten bits behind the point."""
+    return (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize(("patch", "channels"), [(16, 3), (28, 3), (32, 3), (32, 12)])
+@pytest.mark.parametrize("rounding", ["tf32", "float16", "bfloat16", "noise"])
+def test_low_precision_is_never_called_correct(rounding, patch, channels):
+    """At every K, 768 to 12288: what the deterministic bound allows there, the bits do not."""
+    spec = PatchEmbedSpec((2 * patch, 3 * patch), patch, channels, 24)
+    generator = np.random.default_rng([patch, channels])
+    images = generator.standard_normal(spec.images_shape(2)).astype(np.float32)
+    kernel = (generator.standard_normal(spec.kernel_shape) / np.sqrt(spec.patch_values)).astype(np.float32)
+    weights = PatchEmbedWeights(kernel, generator.standard_normal(24).astype(np.float32))
+    if rounding == "tf32":
+        tokens = patch_embed(cut(images), PatchEmbedWeights(cut(kernel), weights.bias), spec, np.float32)
+    elif rounding == "noise":
+        right = patch_embed(images, weights, spec, np.float32)
+        tokens = right + (2e-4 * generator.standard_normal(right.shape)).astype(np.float32)
+    else:
+        narrow = np.float16 if rounding == "float16" else ml_dtypes.bfloat16
+        tokens = patch_embed(images, weights, spec, np.float32).astype(narrow).astype(np.float32)
+    assert not diagnose(images, weights, tokens, spec).correct
+
+
+def test_float32_in_any_order_is_correct():
+    generator = np.random.default_rng(3)
+    for order in range(4):
+        places = generator.permutation(SPEC.patch_values)
+        patches = np.stack(
+            [
+                IMAGES[:, :, i : i + 16, j : j + 16].transpose(0, 2, 3, 1).reshape(3, -1)
+                for i in range(0, 48, 16)
+                for j in range(0, 64, 16)
+            ],
+            1,
+        )
+        tokens = patches[..., places] @ WEIGHTS.kernel.reshape(40, -1)[:, places].T + WEIGHTS.bias
+        assert diagnose(IMAGES, WEIGHTS, tokens.astype(np.float32), SPEC).correct, order
