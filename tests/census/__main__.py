@@ -37,7 +37,6 @@ def section(title: str, outcomes: dict[str, Outcome]) -> str:
 
 def main(path: str) -> None:
     """Take the census and write the page."""
-    timm_models.import_timm()
     parts = [
         ("transformers", {name: transformers_models.outcome(name) for name in transformers_models.model_types()}),
         ("timm", {name: timm_models.outcome(name) for name in timm_models.architectures()}),
