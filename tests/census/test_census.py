@@ -32,17 +32,17 @@ def require_none_wrong(outcomes, fewest_right):
 
 def test_transformers():
     needs("torch", "transformers")
-    require_none_wrong({name: transformers_models.outcome(name) for name in transformers_models.model_types()}, 150)
+    require_none_wrong({name: transformers_models.outcome(name) for name in transformers_models.model_types()}, 165)
 
 
 def test_timm():
     needs("torch", "timm")
-    require_none_wrong({name: timm_models.outcome(name) for name in timm_models.architectures()}, 60)
+    require_none_wrong({name: timm_models.outcome(name) for name in timm_models.architectures()}, 100)
 
 
 def test_keras_hub():
     needs("keras_hub")
-    require_none_wrong({name: keras_models.outcome(name) for name in keras_models.MODELS}, 12)
+    require_none_wrong({name: keras_models.outcome(name) for name in keras_models.MODELS}, 11)
 
 
 def test_a_wrong_reading_is_seen(monkeypatch):

@@ -31,7 +31,7 @@ SIZES = {
     **dict.fromkeys(TWOS.split(), 2),
     **dict.fromkeys(FOURS.split(), 4),
     **dict(embed_dim=48, image_size=40, patch_size=8, vocab_size=160, head_dim=16, max_position_embeddings=64),
-    **dict(projection_dim=16, output_channels=16, window_size=0),
+    **dict(projection_dim=16, output_channels=16, pretrain_image_size=40, num_blocks=1),
 }
 OF_THEIR_SIZE = [
     "layer_types",
