@@ -103,12 +103,13 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> _Own:
     for needed in ("torch", library):
         if importlib.util.find_spec(needed) is None:
             raise UnprovedError(f"{needed} {importlib_hint(needed)}, which is not installed")
-    if stage.dialect.mlx:
-        raise UnprovedError("it is in MLX's layout, which the library does not read")
     tensors = {
         name.removeprefix(stage.candidate.prefix): checkpoint.read(stage.real_name(name))
         for name in stage.candidate.names.values()
     }
+    kernel = stage.candidate.names["kernel"].removeprefix(stage.candidate.prefix)
+    if stage.dialect.mlx and tensors[kernel].ndim > 2:
+        tensors[kernel] = np.moveaxis(tensors[kernel], -1, 1)  # MLX has the channels last, torch behind the width
     build = _timm if library == "timm" else _transformers
     try:
         return build(table, config.model_type or config.architecture, tensors, stage)

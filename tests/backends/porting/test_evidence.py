@@ -220,5 +220,10 @@ def test_the_proof_is_the_library_s_own_model(tmp_path):
     file = folder_of(tmp_path / "m", vit(), config)
     proof = inspect_checkpoint(file, prove=True)["proof"]
     assert (proof["verdict"], "ViTModel" in proof["message"]) == ("pass", True)
+    name = "embeddings.patch_embeddings.projection.weight"
+    tensors = vit()
+    tensors[name] = np.ascontiguousarray(tensors[name].transpose(0, 2, 3, 1))
+    told = inspect_checkpoint(folder_of(tmp_path / "mlx", tensors, config, {"format": "mlx"}), prove=True)
+    assert (told["dialect"], told["proof"]["verdict"]) == ("hf-vit-mlx", "pass")
     alone = folder_of(tmp_path / "alone", vit())
     assert inspect_checkpoint(alone, prove=True)["proof"]["message"].startswith("not proved against the library: no config.json")
