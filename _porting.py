@@ -9,7 +9,7 @@ import typer
 from ._options import JsonOption
 from ._status import FAILED, FINE
 from .bench.report.terminal import escape, out
-from .reference.errors import PatchParityError
+from .reference.errors import PatchParityError, printable
 
 if TYPE_CHECKING:
     from .backends.porting.sizes import Sizes
@@ -99,7 +99,7 @@ def inspect_command(
 
 def _print_inspection(told: dict[str, Any]) -> None:
     def line(text: str) -> None:
-        out.print(escape(text), soft_wrap=True)
+        out.print(escape(printable(text)), soft_wrap=True)
 
     first = told["candidates"][0] if told["candidates"] else None
     if told["refused"]:

@@ -50,8 +50,10 @@ def read_arrays(path: str | os.PathLike[str], only: tuple[str, ...] | None = Non
         if foreign := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
             raise PatchParityError(f"{source} holds {', '.join(foreign)}, which is no array")
         return arrays
-    except (PatchParityError, MemoryError):
+    except PatchParityError:
         raise
+    except MemoryError:
+        raise PatchParityError(f"cannot read arrays from {source}: it claims more memory than there is") from None
     except Exception as error:  # whatever damaged content makes NumPy, zlib or safetensors raise
         raise PatchParityError(f"cannot read arrays from {source}: {error or type(error).__name__}") from None
 

@@ -110,6 +110,7 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> _Own:
     kernel = stage.candidate.names["kernel"].removeprefix(stage.candidate.prefix)
     if stage.dialect.mlx and tensors[kernel].ndim > 2:
         tensors[kernel] = np.moveaxis(tensors[kernel], -1, 1)  # MLX has the channels last, torch behind the width
+    _require_modest(_inner(table) if library == "transformers" else table.get("model_args") or {})
     build = _timm if library == "timm" else _transformers
     try:
         return build(table, config.model_type or config.architecture, tensors, stage)
@@ -152,6 +153,28 @@ def _quiet() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+LARGEST_SIDE, MOST_FRAMES, LARGEST_NUMBER = 4096, 512, 2**20
+"""Pixels, frames and anything else that a configuration may tell of a model that is built to be asked: four times what is known, so that no file of a few
+lines takes memory or hours."""
+
+
+def _require_modest(table: Mapping[str, Any]) -> None:
+    for name, value in table.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                _require_modest(each)
+            elif isinstance(each, (int, float)) and not isinstance(each, bool) and "theta" not in name:
+                most = (
+                    MOST_FRAMES
+                    if "frame" in name
+                    else LARGEST_SIDE
+                    if re.search("(image|img|input|crop)_?size", name)
+                    else LARGEST_NUMBER
+                )
+                if not abs(each) <= most:
+                    raise UnprovedError(f"config.json tells {name} {each}, and no model with more than {most} is built")
 
 
 _COUNTS = ("num_hidden_layers", "depth", "num_layers", "n_layers", "n_layer", "num_local_layers", "num_global_layers")

@@ -42,7 +42,10 @@ LARGEST_TENSOR = 2**31
 
 def dtype_of(name: str) -> np.dtype[Any]:
     """NumPy's type of a name, those of ml_dtypes among them."""
-    return np.dtype(getattr(ml_dtypes, name, name))
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name))
+    except TypeError:
+        raise PatchParityError(f"a tensor of type {name!r}, which is none of numbers") from None
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,10 @@ class Checkpoint(abc.ABC):
             )
         try:
             array = self._read(name)
-        except (PatchParityError, MemoryError):
+        except PatchParityError:
             raise
+        except MemoryError:
+            raise PatchParityError(f"{self.path}: {name} of shape {info.shape} takes more memory than there is") from None
         except Exception as error:  # whatever damaged content makes zlib, HDF5 or NumPy raise
             raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
         return array

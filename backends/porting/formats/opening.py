@@ -34,8 +34,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         with source.open("rb") as file:
             start = file.read(16)
         return _reader(source, start)
-    except (PatchParityError, MemoryError):
+    except PatchParityError:
         raise
+    except MemoryError:
+        raise PatchParityError(f"{source} is damaged or hostile: it claims more memory than there is") from None
     except OSError as error:
         raise PatchParityError(f"cannot read {source}: {error.strerror or error}") from None
     except Exception as error:  # whatever damaged content makes the readers raise

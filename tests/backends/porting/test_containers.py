@@ -168,3 +168,42 @@ def test_a_doubling_pickle_ends(tmp_path):
         archive.writestr("m/data.pkl", program)
         archive.writestr("m/version", "3\n")
     assert inspect_checkpoint(tmp_path / "m.pt")["dialect"] is None
+
+
+def test_names_in_a_file_move_no_cursor_and_fill_no_screen(tmp_path):
+    from safetensors.numpy import save_file
+
+    names = {f"\x1b[2J\x07{'long' * 5000}.weight": (4, 3, 2, 2), "other": (3,)}
+    save_file({name: np.ones(shape, np.float32) for name, shape in names.items()}, tmp_path / "m.safetensors")
+    with pytest.raises(PatchParityError) as raised:
+        embed(tmp_path / "m.safetensors", IMAGES)
+    assert len(str(raised.value)) < 5000
+    assert str(raised.value).isprintable()
+
+
+def test_a_header_that_claims_more_than_memory_is_an_error(tmp_path):
+    from patchparity.backends.porting.arrays import read_arrays
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**58,)})
+    (tmp_path / "a.npy").write_bytes(buffer.getvalue() + bytes(64))
+    with pytest.raises(PatchParityError, match="more memory than there is"):
+        read_arrays(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("size", [{"num_frames": 10**9}, {"image_size": 10**7}, {"intermediate_size": 2**40}])
+def test_no_configuration_of_a_few_lines_takes_hours(size, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    file = folder_of(tmp_path / "m", vit(), {"model_type": "vit", "patch_size": 8, "hidden_size": 24, "image_size": 32})
+    from patchparity.backends.porting.formats.opening import opened
+    from patchparity.backends.porting.library import prove_by_library
+    from patchparity.backends.porting.stages import read_stage
+
+    with opened(file) as checkpoint:
+        stage = read_stage(checkpoint)
+        other = folder_of(
+            tmp_path / "other", vit(), {"model_type": "vit", "patch_size": 8, "hidden_size": 24, "image_size": 32, **size}
+        )
+        told = prove_by_library(checkpoint, stage, other)
+    assert (told.verdict, "is built" in told.message) == ("skip", True)
