@@ -271,7 +271,16 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     if _rms(of_patches - (factor - 1) * held) <= 1e-2 * _rms(of_patches):
         told = "the positions were not added" if abs(factor) < CLOSE else f"the positions were added {factor:.6g} times"
         yield Fit("positions-scaled", told, "add the positions once", left)
-    if _matching(held, of_patches + held) is not None:
+    found = of_patches + held
+    if first and held.shape == found.shape and len(held) < len(positions) and _rms(found - positions[: len(found)]) <= 1e-2 * _rms(held):
+        yield Fit(
+            "positions-from-the-first-row",
+            "the patches were given the rows of positions from the first one on, which is the prefix token's",
+            "the first rows belong to the prefix tokens: add positions after these are put in front, or begin behind their rows",
+            left,
+        )
+    order = _matching(held, found)
+    if order is not None and _rms(found - held[order]) <= 1e-2 * _rms(held):
         yield Fit(
             "positions-permuted",
             "the positions were added in another order",

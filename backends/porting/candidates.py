@@ -1,6 +1,7 @@
 """Which dialects a checkpoint may be in, and which one it is: names and shapes, the ledger, and evidence that must agree."""
 
 import dataclasses
+import fnmatch
 import functools
 import importlib.resources
 import json
@@ -104,6 +105,9 @@ def find_candidates(
         ignore: tensors that a user says play no part.
     """
     config, known_sizes = read_config(checkpoint.config_folder), known_of(checkpoint, sizes)
+    for pattern in ignore:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in checkpoint.tensors):
+            raise PatchParityError(f"{checkpoint.path} holds no tensor {pattern} that could be ignored (whole names, or patterns with *)")
     found: list[Candidate] = []
     known = list_dialects() if dialects is None else dialects
     for dialect in known.values():
@@ -230,6 +234,9 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
         said = getattr(known, role)
         if said and known.asked and len(said) in (len(patch), 2):
             step = (*tiles[: len(patch) - len(said)], *said)
+            told = numbers_at(known.table, dialect.config[role], len(patch)) if role in dialect.config else ()
+            if told and tuple(told) != tuple(step):
+                asks.append(f"config.json tells {role} {'×'.join(map(str, told))}, and {'×'.join(map(str, said))} was told")
         elif step := numbers_at(known.table, dialect.config[role], len(patch)) if role in dialect.config else ():
             pass
         elif own == "config" or (role == "stride" and own is None and _may_overlap(dialect, patch, known)):

@@ -82,3 +82,17 @@ def test_float32_in_any_order_is_correct():
         )
         tokens = patches[..., places] @ WEIGHTS.kernel.reshape(40, -1)[:, places].T + WEIGHTS.bias
         assert diagnose(IMAGES, WEIGHTS, tokens.astype(np.float32), SPEC).correct, order
+
+
+def test_positions_that_begin_with_the_class_token_s_row_are_named():
+    generator = np.random.default_rng(9)
+    spec = PatchEmbedSpec((32, 48), 8, 3, 20)
+    images = generator.standard_normal(spec.images_shape(2)).astype(np.float32)
+    kernel, positions = generator.standard_normal(spec.kernel_shape), generator.standard_normal((25, 20))
+    weights = PatchEmbedWeights(*(each.astype(np.float32) for each in (kernel, generator.standard_normal(20))))
+    class_token = generator.standard_normal(20).astype(np.float32)
+    held = PatchEmbedWeights(weights.kernel, weights.bias, class_token=class_token, positions=positions.astype(np.float32))
+    tokens = patch_embed(images, weights, spec, np.float32) + positions[:24].astype(np.float32)
+    wrong = np.concatenate([np.broadcast_to(class_token, (2, 1, 20)), tokens], 1).astype(np.float32)
+    found = diagnose(images, held, wrong, spec)
+    assert (found.status, "first one on" in found.explanation) == ("unique", True), found.explanation

@@ -227,3 +227,21 @@ def test_the_proof_is_the_library_s_own_model(tmp_path):
     assert (told["dialect"], told["proof"]["verdict"]) == ("hf-vit-mlx", "pass")
     alone = folder_of(tmp_path / "alone", vit())
     assert inspect_checkpoint(alone, prove=True)["proof"]["message"].startswith("not proved against the library: no config.json")
+
+
+def test_a_stride_that_the_configuration_contradicts_is_refused(tmp_path):
+    tensors = {
+        "encoder.patch_embeddings.0.proj.weight": rows(D, C, 7, 7),
+        "encoder.patch_embeddings.0.proj.bias": rows(D),
+        "encoder.patch_embeddings.0.layer_norm.weight": rows(D),
+        "encoder.patch_embeddings.0.layer_norm.bias": rows(D),
+    }
+    file = folder_of(tmp_path / "m", tensors, {"model_type": "segformer", "strides": [4, 2, 2, 2], "patch_sizes": [7, 3, 3, 3]})
+    assert embed(file, IMAGES).shape == (2, 64, D)
+    with pytest.raises(PatchParityError, match="tells stride 4×4, and 2"):
+        embed(file, IMAGES, sizes=Sizes.told(stride=2))
+
+
+def test_what_is_ignored_must_be_there(tmp_path):
+    with pytest.raises(PatchParityError, match="holds no tensor gate that could be ignored"):
+        embed(folder_of(tmp_path / "m", vit(**{"embeddings.gate": rows(D)})), IMAGES, ignore=["gate"])
