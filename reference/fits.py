@@ -272,7 +272,12 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
         told = "the positions were not added" if abs(factor) < CLOSE else f"the positions were added {factor:.6g} times"
         yield Fit("positions-scaled", told, "add the positions once", left)
     found = of_patches + held
-    if first and held.shape == found.shape and len(held) < len(positions) and _rms(found - positions[: len(found)]) <= 1e-2 * _rms(held):
+    if (
+        first
+        and held.shape == found.shape
+        and len(held) < len(positions)
+        and _rms(found - positions[: len(found)]) <= 1e-2 * _rms(held)
+    ):
         yield Fit(
             "positions-from-the-first-row",
             "the patches were given the rows of positions from the first one on, which is the prefix token's",

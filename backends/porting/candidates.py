@@ -107,7 +107,9 @@ def find_candidates(
     config, known_sizes = read_config(checkpoint.config_folder), known_of(checkpoint, sizes)
     for pattern in ignore:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in checkpoint.tensors):
-            raise PatchParityError(f"{checkpoint.path} holds no tensor {pattern} that could be ignored (whole names, or patterns with *)")
+            raise PatchParityError(
+                f"{checkpoint.path} holds no tensor {pattern} that could be ignored (whole names, or patterns with *)"
+            )
     found: list[Candidate] = []
     known = list_dialects() if dialects is None else dialects
     for dialect in known.values():

@@ -240,6 +240,10 @@ def test_a_stride_that_the_configuration_contradicts_is_refused(tmp_path):
     assert embed(file, IMAGES).shape == (2, 64, D)
     with pytest.raises(PatchParityError, match="tells stride 4×4, and 2"):
         embed(file, IMAGES, sizes=Sizes.told(stride=2))
+    bare = folder_of(tmp_path / "bare", tensors)
+    with pytest.raises(PatchParityError, match="no tensor tells the stride"):
+        embed(bare, IMAGES)
+    assert (embed(bare, IMAGES, sizes=Sizes.told(stride=4)) == embed(file, IMAGES)).all()
 
 
 def test_what_is_ignored_must_be_there(tmp_path):
