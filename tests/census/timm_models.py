@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -141,6 +142,7 @@ def outcome(architecture: str) -> Outcome:
             failed = error
     if model is None:
         return Outcome("unbuilt", "", f"{type(failed).__name__}: {str(failed).splitlines()[0] if str(failed) else ''}")
+    gc.collect()  # of the model before: modules hold each other
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

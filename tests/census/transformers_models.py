@@ -1,6 +1,7 @@
 """Every model type of transformers whose configuration tells a patch, tiny, with random weights."""
 
 import functools
+import gc
 import importlib
 import inspect
 import tempfile
@@ -125,6 +126,7 @@ def outcome(model_type: str) -> Outcome:
         model = make(tiny)
     except Exception as error:  # whatever a library makes of a configuration that was shrunk without knowing it
         return Outcome("unbuilt", "", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    gc.collect()  # of the model before: modules hold each other
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
