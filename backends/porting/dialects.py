@@ -4,6 +4,7 @@ What a layout cannot say is a step of a closed list (`STEPS`), with its inverse 
 """
 
 import dataclasses
+import difflib
 import functools
 import importlib.resources
 import math
@@ -443,7 +444,10 @@ def get_dialect(identity: str, dialects: Mapping[str, Dialect] | None = None) ->
     """
     known = list_dialects() if dialects is None else dialects
     if identity not in known:
-        raise PatchParityError(f"dialect {identity!r} is unknown; expected one of {', '.join(known)}")
+        near = difflib.get_close_matches(identity, known, 5, 0.5) or [each for each in known if identity in each][:5]
+        raise PatchParityError(
+            f"dialect {identity!r} is unknown{'; near are ' if near else ''}{', '.join(near)} (port --list tells all)"
+        )
     return known[identity]
 
 
