@@ -409,7 +409,7 @@ def test_every_dialect_is_sound():
         assert {name for each in dialect.positioned for name in each} <= set(dialect.prefix)
         assert set(dialect.prefix) <= set(dialect.entries), f"{dialect.id}: a prefix token without a tensor"
         assert len({entry.name for entry in dialect.entries.values()}) == len(dialect.entries)
-    with pytest.raises(PatchParityError, match="dialect 'resnet' is unknown.*port --list tells all"):
+    with pytest.raises(PatchParityError, match=r"dialect 'resnet' is unknown.*port --list tells all"):
         get_dialect("resnet")
 
 
