@@ -71,8 +71,8 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
         if (folder / "samples.jsonl").exists():  # the reports are of this record; `report` makes them again
             for name in REPORTS:
                 (folder / name).unlink(missing_ok=True)
-        else:  # they are somebody's
-            set_aside(folder)
+        else:  # they are somebody's; check.json and controls.json may be this run's own
+            set_aside(folder, REPORTS)
     here = Path(__file__).parent
     command = [
         sys.executable,

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,9 +147,9 @@ PRODUCTS = (
 """What bench and run leave in a folder."""
 
 
-def set_aside(folder: Path) -> None:
+def set_aside(folder: Path, names: Sequence[str] = PRODUCTS) -> None:
     """Move what an earlier run left in a folder into a folder of its own beside it: a new record is begun, none is lost or mixed."""
-    left = [folder / name for name in PRODUCTS if (folder / name).exists()]
+    left = [folder / name for name in names if (folder / name).exists()]
     if left:
         previous = Path(tempfile.mkdtemp(prefix=time.strftime("previous-%Y%m%dT%H%M%S-"), dir=folder))
         for path in left:
