@@ -139,7 +139,11 @@ def _quiet() -> Iterator[None]:
         import logging
         import warnings
 
-        with warnings.catch_warnings(), contextlib.redirect_stderr(open(os.devnull, "w", encoding="utf-8")):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(nowhere),
+        ):
             warnings.simplefilter("ignore")
             before = logging.root.manager.disable
             logging.disable(logging.ERROR)
