@@ -50,7 +50,7 @@ MODULES = [
     "xcit",
 ]
 OF_EACH = 7
-FORTUNATE = 120_000_000
+LARGEST = 120_000_000
 """Parameters of the largest that is built."""
 
 
@@ -134,7 +134,7 @@ def outcome(architecture: str) -> Outcome:
                 size = sum(
                     parameter.numel() for parameter in timm.create_model(architecture, pretrained=False, **given).parameters()
                 )
-            if size > FORTUNATE:
+            if size > LARGEST:
                 return Outcome("unbuilt", "", f"{size} parameters")
             model = timm.create_model(architecture, pretrained=False, **given)
             break
