@@ -216,9 +216,9 @@ def _containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict
         starts = np.arange(spec.grid[axis]) * spec.stride[axis] - spec.effective_padding[axis][0]
         hit = (starts <= at) & (at < starts + spec.patch_size[axis])
         seen &= hit.reshape([-1 if other == axis else 1 for other in range(len(inside))])
-    rows = clean.shape[1] - spec.num_patches
     touched = np.zeros(clean.shape[:2], bool)
-    touched[1, rows if live.weights.layout.prefix_side == "first" else 0 :][: spec.num_patches] = seen.ravel()
+    first = live.weights.num_tokens_ahead if clean.shape[1] > spec.num_patches else 0
+    touched[1, first:][: spec.num_patches] = seen.ravel()
     try:
         with np.errstate(invalid="ignore"):
             output = live.call(images)

@@ -258,22 +258,22 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     rows = weights.num_prefix_tokens if p.to_sequence else 0
     if not p.to_sequence:
         return
-    first = weights.layout.prefix_side == "first"
-    of_prefix, of_patches = (table[:rows], table[rows:]) if first else (table[len(table) - rows :], table[: len(table) - rows])
+    patches = slice(weights.num_tokens_ahead, weights.num_tokens_ahead + len(table) - rows)
+    of_prefix, of_patches = np.delete(table, patches, axis=0), table[patches]
     if rows and _rms(of_patches) <= 1e-3 * _rms(of_prefix):
         told = "the prefix tokens are other ones: class, distillation or register tokens are zero, missing or from elsewhere"
         yield Fit("prefix-differs", told, "load the prefix tokens, and their rows of positions", left)
     if weights.positions is None:
         return
     positions = weights.positions.astype(np.float64)
-    held = positions[weights.num_positioned_prefix_tokens :] if first else positions[: len(of_patches)]
+    held = positions[weights.num_positions_ahead :][: len(of_patches)]
     factor = 1 + float((of_patches * held).sum() / max(float((held * held).sum()), 1e-300))
     if _rms(of_patches - (factor - 1) * held) <= 1e-2 * _rms(of_patches):
         told = "the positions were not added" if abs(factor) < CLOSE else f"the positions were added {factor:.6g} times"
         yield Fit("positions-scaled", told, "add the positions once", left)
     found = of_patches + held
     if (
-        first
+        weights.num_positions_ahead
         and held.shape == found.shape
         and len(held) < len(positions)
         and _rms(found - positions[: len(found)]) <= 1e-2 * _rms(held)

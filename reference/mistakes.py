@@ -422,8 +422,10 @@ def _positions_off_by_prefix(p: Pipeline) -> Pipeline | None:
 def _positions_before_for_after(p: Pipeline) -> Pipeline | None:
     def without_prefix(positions: Array, rows: int) -> Array:
         changed = positions.copy()
-        prefix = slice(None, rows) if p.weights.layout.prefix_side == "first" else slice(len(positions) - rows, None)
-        changed[prefix] = 0
+        first = p.weights.num_positions_ahead
+        patches = slice(first, first + len(positions) - rows)
+        changed[:] = 0
+        changed[patches] = positions[patches]
         return changed
 
     return _moved_positions(p, without_prefix)
@@ -436,12 +438,11 @@ def _positions_before_for_after(p: Pipeline) -> Pipeline | None:
 )  # fmt: skip
 def _positions_transposed(p: Pipeline) -> Pipeline | None:
     def transposed(positions: Array, rows: int) -> Array:
-        first = p.weights.layout.prefix_side == "first"
-        prefix, grid = (
-            (positions[:rows], positions[rows:]) if first else (positions[p.spec.num_patches :], positions[: p.spec.num_patches])
-        )
-        turned = grid.reshape(*p.spec.grid, -1).swapaxes(0, 1).reshape(grid.shape)
-        return np.concatenate([prefix, turned] if first else [turned, prefix])
+        turned, first = positions.copy(), p.weights.num_positions_ahead
+        patches = slice(first, first + len(positions) - rows)
+        grid = positions[patches]
+        turned[patches] = grid.reshape(*p.spec.grid, -1).swapaxes(0, 1).reshape(grid.shape)
+        return turned
 
     return _moved_positions(p, transposed) if p.spec.spatial_axes == 2 else None
 

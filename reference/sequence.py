@@ -1,5 +1,6 @@
 """From patch tokens to the sequence that enters the encoder: prefix tokens, positions, masks, norms, token order."""
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from .embed import patch_embed
 from .errors import PatchParityError
 from .patches import patchify
 from .spec import PatchEmbedSpec
-from .weights import LayerNorm, PatchEmbedWeights
+from .weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 
 
 def sincos_positions(
@@ -18,6 +19,7 @@ def sincos_positions(
     *,
     temperature: float = 10000.0,
     first_half: Literal["column", "row"] = "column",
+    last_frequency: bool = False,
 ) -> NDArray[np.float64]:
     """Fixed 2-D sine-cosine position table.
 
@@ -29,6 +31,8 @@ def sincos_positions(
         temperature: base of the frequencies.
         first_half: the coordinate in the first D/2 channels: `column` as in MAE's original code, `row` as in MoCo v3 (and in
             transformers' ViTMAE before it swaps the halves).
+        last_frequency: whether the last frequency is 1/temperature itself, ω_i = temperature^(−i / (D/4 − 1)): big_vision's and vit-pytorch's
+            SimpleViT.
 
     Returns:
         Shape `(rows·columns, D)`, raster order, float64.
@@ -43,7 +47,9 @@ def sincos_positions(
     if len(grid) != 2:
         raise PatchParityError(f"grid={grid}: a 2-D sine-cosine table needs (rows, columns)")
     quarter = embed_dim // 4
-    frequencies = temperature ** (-np.arange(quarter) / quarter)
+    if last_frequency and quarter < 2:
+        raise PatchParityError(f"embed_dim={embed_dim}: a table that reaches its last frequency needs at least 8")
+    frequencies = temperature ** (-np.arange(quarter) / (quarter - last_frequency))
     rows, columns = (axis.ravel() for axis in np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij"))
 
     def encode(coordinate: NDArray[Any]) -> NDArray[np.float64]:
@@ -97,6 +103,67 @@ def merge_block_order(grid: tuple[int, ...], window: int = 0) -> NDArray[np.int6
     return (frames[:, None] * rows * columns + frame).ravel()
 
 
+def window_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:
+    """Raster index of each token when the tokens of a window follow one another, window by window (NesT), shape `(N,)`.
+
+    Args:
+        grid: `(rows, columns)`.
+        window: patches along a side of a window.
+
+    Raises:
+        PatchParityError: a grid that windows do not divide.
+
+    Source: Zhang et al., "Nested Hierarchical Transformer" (2021), `blockify` of timm's nest.py.
+    """
+    rows, columns = _divided(grid, window)
+    raster = np.arange(rows * window * columns * window).reshape(rows, window, columns, window)
+    return raster.transpose(0, 2, 1, 3).ravel()
+
+
+def unrolled_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:
+    """Raster index of each token in Hiera's order, shape `(N,)`.
+
+    The tokens at one place of their 2×2 block follow one another, the four places row by row; those at each place are ordered in the same way
+    again, until windows are used up; what is left is in raster order.
+
+    Args:
+        grid: `(rows, columns)`.
+        window: patches along a side of a window, a power of two: 8 for three steps.
+
+    Raises:
+        PatchParityError: a grid that windows do not divide.
+
+    Source: Ryali et al., "Hiera" (2023), `Unroll` of hiera_utils.py.
+    """
+    rows, columns = _divided(grid, window)
+    steps = window.bit_length() - 1
+    raster = np.arange(rows * window * columns * window).reshape(rows, *[2] * steps, columns, *[2] * steps)
+    of_row, of_column = range(steps, 0, -1), range(2 * steps + 1, steps + 1, -1)  # the smallest step lies innermost
+    inner = [axis for pair in zip(of_row, of_column, strict=True) for axis in pair]
+    return raster.transpose(*inner, 0, steps + 1).ravel()
+
+
+def _divided(grid: tuple[int, ...], window: int) -> tuple[int, int]:
+    if len(grid) != 2 or grid[0] % window or grid[1] % window:
+        raise PatchParityError(f"grid={grid}: expected (rows, columns) that windows of {window}×{window} divide")
+    return grid[0] // window, grid[1] // window
+
+
+def order_of(grid: tuple[int, ...], layout: SequenceLayout) -> NDArray[np.int64]:
+    """Raster index of each token in the order of a layout, shape `(N,)`.
+
+    Raises:
+        PatchParityError: a grid that the order does not divide.
+    """
+    if layout.token_order == "merge-2x2":
+        return merge_block_order(grid, layout.window)
+    if layout.token_order == "windows":
+        return window_order(grid, layout.window)
+    if layout.token_order == "unrolled-2x2":
+        return unrolled_order(grid, layout.window)
+    return np.arange(math.prod(grid))
+
+
 def assemble_sequence(
     tokens: NDArray[Any],
     weights: PatchEmbedWeights,
@@ -138,27 +205,24 @@ def assemble_sequence(
     prefix_positions: NDArray[Any] | None = None
     if weights.positions is not None:
         positions = weights.positions.astype(dtype)
-        rows = weights.num_positioned_prefix_tokens
-        if layout.prefix_side == "first":
-            prefix_positions, patch_positions = positions[:rows], positions[rows:]
-        else:
-            patch_positions, prefix_positions = positions[: spec.num_patches], positions[spec.num_patches :]
-        tokens = tokens + patch_positions
-    if layout.token_order == "merge-2x2":
-        tokens = tokens[:, merge_block_order(spec.grid, layout.window)]
+        first = weights.num_positions_ahead
+        tokens = tokens + positions[first : first + spec.num_patches]
+        prefix_positions = np.delete(positions, slice(first, first + spec.num_patches), axis=0)
+    if layout.token_order != "raster":
+        tokens = tokens[:, order_of(spec.grid, layout)]
 
-    prefix = []
+    ahead, behind = [], []
     row = 0
-    for name in layout.prefix:
+    for name in (*layout.ahead, *layout.behind):
         if not (count := weights.prefix_rows(name)):
             continue
         block = np.atleast_2d(getattr(weights, name)).astype(dtype)
         if prefix_positions is not None and name in layout.positioned:
             block = block + prefix_positions[row : row + count]
             row += count
-        prefix.append(np.broadcast_to(block, (batch, count, spec.embed_dim)))
-    parts = [*prefix, tokens] if layout.prefix_side == "first" else [tokens, *prefix]
-    sequence = np.concatenate(parts, axis=1)
+        side = ahead if name in layout.ahead else behind
+        side.append(np.broadcast_to(block, (batch, count, spec.embed_dim)))
+    sequence = np.concatenate([*ahead, tokens, *behind], axis=1)
     if weights.sequence_norm is not None:
         sequence = layer_norm(sequence, weights.sequence_norm, layout.norm_epsilon)
     return sequence

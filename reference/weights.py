@@ -11,6 +11,7 @@ from .errors import PatchParityError, require_choice
 from .spec import PatchEmbedSpec
 
 PrefixToken = Literal["class_token", "distillation_token", "register_tokens"]
+TokenOrder = Literal["raster", "merge-2x2", "windows", "unrolled-2x2"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,15 @@ class SequenceLayout:
     Args:
         prefix: order of the prefix tokens in the sequence; those whose array is None are left out.
         prefix_side: `first` (before the patches; nearly everyone) or `last` (Llama 4 vision).
+        suffix: those of the prefix tokens that stand behind the patches although the others stand before them (YOLOS's detection tokens).
         positioned: the prefix tokens that have a row in `positions`. ViT and DeiT: class and distillation token (positions
             added after the concatenation); DINOv2: not the registers (inserted after the addition); big_vision and DeiT-III:
             none, `()` (positions added before the concatenation).
-        token_order: `raster`, or `merge-2x2` (Qwen2-VL: the four tokens of each 2×2 block follow one another).
-        window: of `merge-2x2`, patches along a side of the attention windows that then follow one another (Qwen2.5-VL); 0 for none.
+        token_order: `raster`, `merge-2x2` (Qwen2-VL: the four tokens of each 2×2 block follow one another), `windows` (NesT: the tokens of each
+            window follow one another) or `unrolled-2x2` (Hiera: of each 2×2 block first all first tokens, then all second ones, ..., and each of
+            the four in the same way again).
+        window: patches along a side of the windows: of `windows`; of `merge-2x2`, those that then follow one another (Qwen2.5-VL), 0 for none; of
+            `unrolled-2x2`, those whose tokens are all apart, a power of two.
         norm_epsilon: epsilon of the norms (1e-6 in ViT and its descendants; torch's own default is 1e-5).
 
     Raises:
@@ -34,28 +39,44 @@ class SequenceLayout:
     prefix: tuple[PrefixToken, ...] = ("class_token", "distillation_token", "register_tokens")
     prefix_side: Literal["first", "last"] = "first"
     positioned: tuple[PrefixToken, ...] = ("class_token", "distillation_token")
-    token_order: Literal["raster", "merge-2x2"] = "raster"
+    token_order: TokenOrder = "raster"
     norm_epsilon: float = 1e-6
     window: int = 0
+    suffix: tuple[PrefixToken, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", tuple(self.prefix))
         object.__setattr__(self, "positioned", tuple(self.positioned))
+        object.__setattr__(self, "suffix", tuple(self.suffix))
         if not isinstance(self.norm_epsilon, float | int):
             raise PatchParityError(f"norm_epsilon={self.norm_epsilon!r}: expected a number")
-        if (
-            not isinstance(self.window, int)
-            or self.window < 0
-            or (self.window and (self.token_order == "raster" or self.window % 2))
-        ):
-            raise PatchParityError(f"window={self.window!r}: expected an even number of patches, of merge-2x2 order alone")
-        allowed = {"prefix_side": ("first", "last"), "token_order": ("raster", "merge-2x2")}
-        for name, options in allowed.items():
+        for name, options in {"prefix_side": ("first", "last"), "token_order": get_args(TokenOrder)}.items():
             require_choice(name, getattr(self, name), options)
-        for name in ("prefix", "positioned"):
+        fits = {
+            "raster": lambda side: side == 0,
+            "merge-2x2": lambda side: side >= 0 and side % 2 == 0,
+            "windows": lambda side: side > 0,
+            "unrolled-2x2": lambda side: side > 1 and side & (side - 1) == 0,
+        }[self.token_order]
+        if not isinstance(self.window, int) or not fits(self.window):
+            wanted = {"raster": "0", "merge-2x2": "an even number of patches", "windows": "a number of patches"}
+            raise PatchParityError(
+                f"window={self.window!r}: expected {wanted.get(self.token_order, 'a power of two')} for {self.token_order} order"
+            )
+        for name in ("prefix", "positioned", "suffix"):
             tokens = getattr(self, name)
             if len(set(tokens)) != len(tokens) or not set(tokens) <= set(get_args(PrefixToken)):
                 raise PatchParityError(f"{name}={tokens!r}: expected distinct names out of {', '.join(get_args(PrefixToken))}")
+
+    @property
+    def ahead(self) -> tuple[PrefixToken, ...]:
+        """The prefix tokens that stand before the patches, in order."""
+        return tuple(name for name in self.prefix if self.prefix_side == "first" and name not in self.suffix)
+
+    @property
+    def behind(self) -> tuple[PrefixToken, ...]:
+        """The prefix tokens that stand behind the patches, in order."""
+        return tuple(name for name in self.prefix if name not in self.ahead)
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,7 @@ class PatchEmbedWeights:
         register_tokens: shape `(R, D)`, or None.
         mask_token: shape `(D,)`, or None; replaces the tokens that a mask selects.
         positions: shape `(rows, D)`, or None; a row for each prefix token in `layout.positioned` and one for each patch (raster
-            order), prefix rows on the side where the prefix tokens stand.
+            order), rows of prefix tokens where these stand.
         patch_norm: norm over the flattened patch (width K), before the projection (vit-pytorch), or None.
         token_norm: norm over each patch token (width D), after the projection (Swin, SegFormer), or None.
         sequence_norm: norm over the finished sequence (width D; CLIP's `ln_pre`), or None.
@@ -166,6 +187,16 @@ class PatchEmbedWeights:
     def num_prefix_tokens(self) -> int:
         """Number of class, distillation and register tokens in the sequence."""
         return sum(self.prefix_rows(name) for name in self.layout.prefix)
+
+    @property
+    def num_tokens_ahead(self) -> int:
+        """Number of tokens in the sequence before the first patch."""
+        return sum(self.prefix_rows(name) for name in self.layout.ahead)
+
+    @property
+    def num_positions_ahead(self) -> int:
+        """Number of rows in `positions` before that of the first patch."""
+        return sum(self.prefix_rows(name) for name in self.layout.ahead if name in self.layout.positioned)
 
     @property
     def num_positioned_prefix_tokens(self) -> int:

@@ -81,8 +81,9 @@ class Candidate:
         present = tuple(name for name in dialect.prefix if name in self.names)
         axes = tuple(self.sizes.get(name) for name in ("D", "C", "Pt", "Ph", "Pw"))
         norms = (dialect.norm_epsilon, dialect.rms) if any("norm" in name for name in self.names) else None
-        order = (present, dialect.prefix_side if present else "", dialect.token_order, self.window, norms)
-        steps = self.stride, self.padding, dialect.computed
+        behind = tuple(name for name in dialect.behind if name in present)
+        order = (present, behind, dialect.token_order, self.window, norms)
+        steps = self.stride, self.padding, dialect.computed, dialect.spare_rows, dialect.shared_rows
         return tuple(sorted(told.items())), axes, self.positioned, order, *steps
 
 
@@ -190,10 +191,14 @@ def _candidates(
             told.append(f"config.json calls the model {known.model_type or known.architecture}")
         elif (called := config.model_type or config.architecture) and not dialect.plain:
             told.append(f"config.json calls the model {called}, which is not known to be of {dialect.id}")
-        if dialect.typed_only and not typed and not alone:
+        if dialect.typed_only and not typed and not alone and (dialect.model_types or dialect.architectures):
             return []
         weight = (int(typed), int(not dialect.plain), _likelihood(sizes), len(names) + beside, -len(prefix))
         stride, padding, window, asks = _steps(dialect, sizes, known)
+        if dialect.typed_only and not typed and not alone:
+            asks.append(
+                f"other models have these very names, and do otherwise: --from {dialect.id} says that it is {dialect.title}"
+            )
         conflicts = _conflicts(checkpoint, dialect, names, sizes, config, known, alone)
         grids = _grids(dialect, names, sizes, known, stride, padding)
         if not grids and not gridless and known.source == "config.json" and known.image_size and "positions" in names:
@@ -257,7 +262,7 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
         asks.append(
             f"its kernel is a matrix, and {dialect.title} has the same names for patches of other axes: --patch-size says the patch"
         )
-    window = 0
+    window = sizes.get("Sh", dialect.window)
     if dialect.windowed:
         pixels = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
         window = known.window or (pixels[0] // 2 // sizes["Pw"] * 2 if pixels else 0)
@@ -355,8 +360,8 @@ def _unmet(requirement: str, config: Sizes) -> str:
     have = config.table[left]
     if right in config.table:
         wanted = config.table[right]
-    elif right.lstrip("-").isdigit():
-        wanted = int(right)
+    elif right.lstrip("-").isdigit() or right.startswith("["):
+        wanted = json.loads(right)
     else:
         wanted = {"true": True, "false": False}.get(right, right)
     compare = {"<": _less, "<=": lambda a, b: not _less(b, a), ">": lambda a, b: _less(b, a), ">=": lambda a, b: not _less(a, b)}
@@ -428,6 +433,8 @@ def _grids(
 ) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
     """Grids that the position table allows, for which prefix tokens it then has rows, and what that assumes."""
     told = _known_grid(dialect, sizes, known, stride, padding)
+    if "Sh" in sizes:
+        sizes = {**sizes, "Gh": sizes["Wh"] * sizes["Sh"], "Gw": sizes["Ww"] * sizes["Sw"]}
     if "Gh" in sizes and "Gw" in sizes:
         grid = (sizes["Gh"], sizes["Gw"])
         grid = (sizes["Gt"], *grid) if "Gt" in sizes else grid
@@ -443,7 +450,7 @@ def _grids(
         found.setdefault(sum(counts[name] for name in present), present)
     grids = []
     for extra, present in found.items():
-        patches = sizes["rows"] - extra - dialect.spare_rows
+        patches = sizes["rows"] - extra - dialect.spare_rows - dialect.shared_rows
         if told and dialect.video and not known.frames and patches > 0 and patches % math.prod(told[1:]) == 0:
             told = (patches // math.prod(told[1:]), *told[1:])
         if told and math.prod(told) == patches:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
-from ...reference.weights import PrefixToken
+from ...reference.weights import PrefixToken, TokenOrder
 from ..layouts import CANONICAL
 
 FORMATS = ("safetensors", "torch", "npz", "h5", "keras", "msgpack")
@@ -70,7 +70,9 @@ HEADS = (
 )
 """Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
 
-AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "1")
+AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "1")
+SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
+"""Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either side."""
 
 STEPS: dict[str, str] = {
     "zero-bias": "a bias of zeros is added, for the target has one: nothing changes",
@@ -126,8 +128,12 @@ class Entry:
                 if not rest or size % rest:
                     return None
                 found[unknown[0]] = size // rest
-            else:
+            elif (pair := SQUARES.get("+".join(names))) is None:
                 found["+".join(sorted(names))] = size
+            elif math.isqrt(size) ** 2 == size:
+                found.update(dict.fromkeys(pair, math.isqrt(size)))
+            else:
+                return None
         return found
 
 
@@ -145,7 +151,7 @@ class Dialect:
         optional: fields that need not be there.
         absent: what it means that they are not, where that is not what `ABSENT` says.
         elsewhere: patterns of the names of all its other tensors, which belong to its encoder or head. A tensor that is neither is unexplained.
-        prefix, prefix_side, token_order, norm_epsilon: as in SequenceLayout.
+        prefix, prefix_side, suffix, token_order, norm_epsilon: as in SequenceLayout.
         positioned: which prefix tokens may have rows in the position table: alternatives.
         epsilon_of_config: whether `layer_norm_eps` of `config.json` is that of these norms; most are made with their framework's default.
         separator: between the parts of a name.
@@ -160,6 +166,7 @@ class Dialect:
         rms: norms that do not take the mean out.
         patch_asked: whether its library keeps patches of other axes under the same names, so that --patch-size must tell the patch of a matrix.
         windowed: whether tokens are in the order of attention windows, whose size the configuration tells.
+        window: that of `token_order`, where it is always the same.
         spare_rows: rows in front of the position table that belong to no token, and are not added.
         typed_only: whether its names are another dialect's, so that only `config.json` or a user tells it.
         read_only: whether nothing can be written to it (a table of positions that is a sum of others).
@@ -167,7 +174,8 @@ class Dialect:
         library: how the library itself is run: `package`, `classes`, and the `block` that the sequence enters.
         beside: tensors that tell it from others.
         copies: other tensors that hold the values of a field once more, by field.
-        computed: `sinusoid-1d` where positions are computed and in no file.
+        computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file.
+        shared_rows: rows in front of the position table that are added to every patch.
         plain: whether it is a layout under names that say nothing.
     """
 
@@ -181,7 +189,8 @@ class Dialect:
     prefix: tuple[PrefixToken, ...] = ()
     prefix_side: Literal["first", "last"] = "first"
     positioned: tuple[tuple[PrefixToken, ...], ...] = ((),)
-    token_order: Literal["raster", "merge-2x2"] = "raster"
+    suffix: tuple[PrefixToken, ...] = ()
+    token_order: TokenOrder = "raster"
     norm_epsilon: float = 1e-6
     epsilon_of_config: bool = False
     separator: str = "."
@@ -198,6 +207,7 @@ class Dialect:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rms: tuple[str, ...] = ()
     windowed: bool = False
+    window: int = 0
     patch_asked: bool = False
     spare_rows: int = 0
     typed_only: bool = False
@@ -207,6 +217,7 @@ class Dialect:
     beside: tuple[str, ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
+    shared_rows: int = 0
     plain: bool = False
 
     @property
@@ -227,6 +238,11 @@ class Dialect:
         return self._elsewhere.fullmatch(name) is not None
 
     @property
+    def behind(self) -> tuple[PrefixToken, ...]:
+        """Prefix tokens that stand behind the patches."""
+        return tuple(name for name in self.prefix if self.prefix_side == "last" or name in self.suffix)
+
+    @property
     def video(self) -> bool:
         """Whether it cuts tubelets."""
         return "Pt" in self.entries["kernel"].layout
@@ -239,18 +255,30 @@ class Dialect:
         return ", ".join(dict.fromkeys(filter(None, told))) or "nothing but the kernel"
 
 
-REQUIRED = re.compile(r"(\w+) (<|<=|==|!=|>=|>) ([\w.-]+)")
+REQUIRED = re.compile(r"(\w+) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
 """A comparison of a key of `config.json` with another key, or with a value."""
 
 _TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
 _FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
-_LISTS = ("optional", "prefix", "formats", "model_types", "architectures", "beside", "elsewhere", "rms", "checked", "require")
+_LISTS = (
+    "optional",
+    "prefix",
+    "suffix",
+    "formats",
+    "model_types",
+    "architectures",
+    "beside",
+    "elsewhere",
+    "rms",
+    "checked",
+    "require",
+)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "framework": ("torch", "jax", "keras", "numpy"),
     "prefix_side": ("first", "last"),
-    "token_order": ("raster", "merge-2x2"),
+    "token_order": get_args(TokenOrder),
     "remainder": ("error", "floor", "pad-end", "same"),
-    "computed": ("", "sinusoid-1d"),
+    "computed": ("", "sinusoid-1d", "sincos-2d"),
 }
 """Values of a dialect's table by kind; what must be one of a few."""
 
@@ -293,7 +321,11 @@ def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]
     named = [*plain.get("optional", ()), *plain.get("absent", {}), *plain.get("copies", {})]
     if strange := [each for each in named if each not in entries]:
         raise wrong(f"{strange[0]!r} is none of its tensors: {', '.join(entries)}")
-    tokens = [*plain.get("prefix", ()), *(token for each in plain.get("positioned", ()) for token in each)]
+    tokens = [
+        *plain.get("prefix", ()),
+        *plain.get("suffix", ()),
+        *(token for each in plain.get("positioned", ()) for token in each),
+    ]
     if strange := [each for each in tokens if each not in get_args(PrefixToken)]:
         raise wrong(f"prefix token {strange[0]!r} is unknown; expected some of {', '.join(get_args(PrefixToken))}")
     patterns: list[str] = []
@@ -359,7 +391,7 @@ def _of_its_kind(key: str, value: Any) -> bool:
         return isinstance(value, dict)
     if key == "norm_epsilon":
         return isinstance(value, float) and 0 < value < 1
-    least = 0 if key == "padding" else 1
+    least = 0 if key in ("padding", "window") else 1
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     return whole or (value in ("config", "half") and key in ("stride", "padding"))
 
@@ -469,6 +501,8 @@ def _canonical_axes(entry: Entry) -> str:
     axes = FIELDS[entry.field]
     if entry.field == "kernel" and "Pt" in entry.layout:
         return axes.replace("Ph", "Pt Ph")
+    if entry.field == "positions" and "Sh" in entry.layout:
+        return axes.replace("rows", "(Wh Sh Ww Sw)")
     if entry.field == "positions" and "Gt" in entry.layout:
         return axes.replace("rows", "(Gt Gh Gw)")
     if entry.field == "positions" and "Gh" in entry.layout:

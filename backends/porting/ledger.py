@@ -57,6 +57,8 @@ def ledger_of(
             status = "copy"
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
             status = "ignored"
+        elif 0 in info.shape:
+            status = "elsewhere"  # it holds no value
         elif name.startswith(prefix):
             status = "elsewhere" if dialect.plain or dialect.is_elsewhere(name.removeprefix(prefix)) else "unexplained"
         else:

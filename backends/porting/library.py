@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from ...reference.sequence import embed_sequence, merge_block_order
 from ...reference.spec import PatchEmbedSpec
+from .candidates import known_of
 from .checks import Check
 from .formats.base import Checkpoint, first_line
 from .formats.safetensors import write_safetensors
-from .sizes import VISION, read_config
+from .sizes import VISION, numbers_at, read_config
 from .stages import Stage
 
 NAME = "sequence by the library"
@@ -71,7 +72,7 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
     try:
         with _quiet():
             own = _build(checkpoint, stage, checkpoint.config_folder if folder is None else folder)
-            first, *others = _sizes(stage)
+            first, *others = _sizes(checkpoint, stage)
             ratios = [_ratio(own, stage, first)]
             for spec in others:
                 with contextlib.suppress(UnprovedError):  # many models take images of one size
@@ -224,8 +225,8 @@ def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[st
     if vision is not None and not isinstance(vision, dict):
         config = vision
     failed = "no class of it takes images"
-    whole = {stage.candidate.prefix + name: array for name, array in tensors.items()}
-    for kind, named in ((kind, named) for kind in _classes(config) for named in (tensors, whole)):
+    for kind, inside in ((kind, inside) for kind in _classes(config) for inside in _inner_prefixes(stage.candidate.prefix)):
+        named = {inside + name: array for name, array in tensors.items()}
         with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
             write_safetensors(
                 Path(folder) / "model.safetensors",
@@ -253,9 +254,15 @@ def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[st
         name = f"transformers {transformers.__version__} {kind.__name__}"
         return _Own(
             name,
-            lambda images, model=model, config=config: _caught(model, lambda x: _inputs(model, x, config, stage), images, stage),
+            lambda images, model=model: _caught(model, lambda x: _inputs(model, x, stage), images, stage),
         )
     raise UnprovedError(failed)
+
+
+def _inner_prefixes(prefix: str) -> list[str]:
+    """What of a prefix a class may have in its own names: nothing, the last part, the last two, ..."""
+    parts = [part + "." for part in prefix.split(".") if part]
+    return ["".join(parts[at:]) for at in range(len(parts), -1, -1)]
 
 
 def _classes(config: Any) -> list[Any]:
@@ -291,7 +298,7 @@ def _uninitialized() -> Iterator[None]:
             setattr(torch.nn.init, name, function)
 
 
-_LISTS = ("layers", "layer", "blocks", "block", "stages", "resblocks", "transformers")
+_LISTS = ("layers", "layer", "blocks", "block", "stages", "resblocks", "transformers", "serial_blocks1", "transformer_encoder")
 
 
 def _first_blocks(model: Any) -> Iterator[Any]:
@@ -313,53 +320,66 @@ class _CaughtError(Exception):
     """What enters the first block has been seen: nothing behind it is run."""
 
 
-def _caught(model: Any, inputs: Callable[[Any], Mapping[str, Any]], images: NDArray[Any], stage: Stage) -> NDArray[Any]:
+def _caught(model: Any, inputs: Callable[[Any], list[dict[str, Any]]], images: NDArray[Any], stage: Stage) -> NDArray[Any]:
     """What enters the first block, `(B, N, D)`: the outermost one that takes a sequence of the stage's width."""
+    import torch
+
     failed = "has no list of blocks"
+    forms = inputs(torch.from_numpy(images))
     for block in _first_blocks(model):
-        values = _entering(model, block, inputs, images)
         width = stage.spec.embed_dim
+        values = _entering(model, block, forms, width)
         if values is None:
             failed = "does not reach the first of its blocks"
             continue
         if values.ndim == 4 and values.shape[1] == width and values.shape[-1] != width:
             values = np.moveaxis(values, 1, -1)
+        if values.ndim == 3 and values.shape[0] != len(images) and values.shape[1] == len(images):
+            values = np.moveaxis(values, 1, 0)  # the sequence first, as torch's own attention has it
         if values.shape[-1] == width:
             return values.reshape(len(images), -1, width)
         failed = f"has a first block that takes {values.shape}, which is no sequence of width {width}"
     raise UnprovedError(f"{type(model).__name__} {failed}")
 
 
-def _entering(model: Any, block: Any, inputs: Callable[[Any], Mapping[str, Any]], images: NDArray[Any]) -> NDArray[Any] | None:
+def _entering(model: Any, block: Any, forms: list[dict[str, Any]], width: int) -> NDArray[Any] | None:
+    """What a block takes when a model is given images in the first form that it takes: of several tensors the first of the stage's width (CrossViT has
+    two branches)."""
     import torch
 
     seen: list[Any] = []
 
     def catch(module: Any, arguments: Any, named: Mapping[str, Any]) -> None:
-        values = [each for each in (*arguments, *named.values()) if isinstance(each, torch.Tensor)]
-        seen.extend(each.detach() for each in values[:1])
+        given = [part for each in (*arguments, *named.values()) for part in (each if isinstance(each, list) else [each])]
+        values = [each for each in given if isinstance(each, torch.Tensor)]
+        fitting = [each for each in values if each.shape[-1] == width] or values
+        seen.extend(each.detach() for each in fitting[:1])
         raise _CaughtError
 
-    handle = block.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
-        with torch.no_grad(), contextlib.suppress(_CaughtError):
-            model(**inputs(torch.from_numpy(images)))
-    except UnprovedError:
-        raise
-    except Exception as error:
-        told = f"{type(error).__name__}: {first_line(error)[:160]}"
-        raise UnprovedError(f"{type(model).__name__} does not take these images ({told})") from None
-    finally:
-        handle.remove()
-    return seen[0].float().numpy() if seen else None
+    failures = []
+    for form in forms:
+        handle = block.register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            with torch.no_grad(), contextlib.suppress(_CaughtError):
+                model(**form)
+            return seen[0].float().numpy() if seen else None
+        except Exception as error:  # whatever a model makes of images in this form
+            failures.append(f"{type(error).__name__}: {first_line(error)[:160]}")
+        finally:
+            handle.remove()
+    raise UnprovedError(f"{type(model).__name__} does not take these images ({failures[0]})")
 
 
-def _inputs(model: Any, images: Any, config: Any, stage: Stage) -> dict[str, Any]:
-    """The images as a model takes them, told by what its `forward` asks for."""
+def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
+    """The images in the forms that a model may take them in, told by what its `forward` asks for."""
     import torch
 
     names = list(inspect.signature(model.forward).parameters)
     Ph, Pw = stage.spec.patch_size[-2:]
+    if "target_sizes" in names and "pixel_values" in names:  # MiniCPM-V: patches side by side in one strip
+        B, C, H, W = images.shape
+        strip = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(1, 3, 0, 2, 4, 5).reshape(1, C, Ph, -1)
+        return [{"pixel_values": strip, "target_sizes": torch.tensor([[H // Ph, W // Pw]] * B)}]
     if "grid_thw" in names or "image_grid_thw" in names:
         return _flattened(names, images, stage)
     if "spatial_shapes" in names:
@@ -370,10 +390,11 @@ def _inputs(model: Any, images: Any, config: Any, stage: Stage) -> dict[str, Any
         shapes = torch.tensor([[H // Ph, W // Pw]] * B)
         mask = torch.ones(patches.shape[:2], dtype=torch.int64)
         mask_name = "pixel_attention_mask" if "pixel_attention_mask" in names else "attention_mask"
-        return {"pixel_values": patches, mask_name: mask, "spatial_shapes": shapes}
+        return [{"pixel_values": patches, mask_name: mask, "spatial_shapes": shapes}]
     if "input_values" in names:
-        return {"input_values": images[:, 0].transpose(1, 2)}
-    first = next((name for name in names if name in ("pixel_values", "pixel_values_videos", "x", "images")), None)
+        return [{"input_values": images[:, 0].transpose(1, 2)}]
+    known = ("pixel_values", "pixel_values_videos", "x", "image", "images", "hidden_states")
+    first = next((name for name in names if name in known), None)
     if first is None:
         raise UnprovedError(f"{type(model).__name__} takes {', '.join(names[:3])}, which is not known to be images")
     if stage.dialect.video:
@@ -383,10 +404,16 @@ def _inputs(model: Any, images: Any, config: Any, stage: Stage) -> dict[str, Any
         count = stage.spec.num_patches
         told["noise"] = torch.arange(count, dtype=torch.float32).expand(len(images), count)
         model.config.mask_ratio = 0.0
-    return told
+    forms = [told, {**told, first: images[:, None]}]  # some take a video alone
+    if "(" in stage.dialect.entries["kernel"].layout and images.ndim == 4:  # or patches
+        B, C, H, W = images.shape
+        values = (3, 5, 1) if "Ph Pw C" in stage.dialect.entries["kernel"].layout else (1, 3, 5)
+        cut = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, *values)
+        forms.append({**told, first: cut.reshape(B, (H // Ph) * (W // Pw), -1)})
+    return forms
 
 
-def _flattened(names: list[str], images: Any, stage: Stage) -> dict[str, Any]:
+def _flattened(names: list[str], images: Any, stage: Stage) -> list[dict[str, Any]]:
     """Images cut and ordered as the image processors of Qwen-VL do, one behind the other."""
     import torch
 
@@ -401,7 +428,11 @@ def _flattened(names: list[str], images: Any, stage: Stage) -> dict[str, Any]:
     patches = cut.permute(0, 2, 4, 7, 5, 8, *values).reshape(B * math.prod(grid), -1)
     first = next(name for name in names if name not in ("self",))
     grid_name = "grid_thw" if "grid_thw" in names else "image_grid_thw"
-    return {first: patches, grid_name: torch.tensor([list(grid)] * B)}
+    told = {first: patches, grid_name: torch.tensor([list(grid)] * B)}
+    if "merge_sizes" in names:
+        told["merge_sizes"] = torch.tensor([merge] * B)
+    whole = patches.reshape(-1, C, Ph, Pw) if Pt == 1 and values[0] == 1 else patches
+    return [told, {**told, first: whole}, {**told, first: whole[None]}]
 
 
 def _timm(table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> _Own:
@@ -431,12 +462,17 @@ def _timm(table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDA
     model.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}, strict=False)
     model.eval()
     name = f"timm {timm.__version__} {type(model).__name__} ({architecture})"
-    return _Own(name, lambda images: _caught(model, lambda x: {"x": x}, images, stage))
+    return _Own(name, lambda images: _caught(model, lambda x: [{"x": x}], images, stage))
 
 
-def _sizes(stage: Stage) -> list[PatchEmbedSpec]:
-    """The stage's own size; where no table of positions fixes it, another one beside it."""
-    own = stage.spec
+def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[PatchEmbedSpec]:
+    """The size that the configuration tells, where it has the stage's grid, else the stage's own; where no positions fix it, another one beside it."""
+    own, config = stage.spec, known_of(checkpoint, None)
+    keys = stage.dialect.config.get("image_size")
+    told = numbers_at(config.table, keys, 2) if keys else config.image_size
+    if told:
+        whole = own.replace(image_size=(*own.image_size[:-2], *told[-2:]))
+        own = whole if whole.grid == own.grid else own
     if stage.weights.positions is not None or stage.dialect.video:
         return [own]
     rows = 4 if stage.dialect.token_order == "merge-2x2" else 1

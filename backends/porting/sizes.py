@@ -123,6 +123,8 @@ VISION = (
     "vlm_config",
     "image_model_config",
     "patch_model_config",
+    "sam_config",
+    "detector_config",
 )
 """Under which keys libraries keep what is about the vision tower of a model with several, or the backbone of a head."""
 

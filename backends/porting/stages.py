@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
+from ...reference.sequence import sincos_positions
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
@@ -150,6 +151,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         dialect.token_order,
         (config.norm_epsilon if dialect.epsilon_of_config else None) or dialect.norm_epsilon,
         candidate.window,
+        dialect.suffix,
     )
     norms = {}
     for norm in NORMS:
@@ -157,6 +159,9 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
             norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift", None), norm not in dialect.rms)
     if "positions" in arrays and dialect.spare_rows:
         arrays["positions"] = arrays["positions"][dialect.spare_rows :]
+    if "positions" in arrays and (shared := dialect.shared_rows):
+        table = arrays["positions"].astype(np.float64)
+        arrays["positions"] = (table[shared:] + table[:shared].sum(axis=0)).astype(arrays["positions"].dtype)
     if "position_rows" in arrays:
         rows, columns = (arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns"))
         summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
@@ -164,11 +169,22 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     if "register_tokens" in arrays and not len(arrays["register_tokens"]):
         del arrays["register_tokens"]  # a table of no rows: there are none
     if dialect.computed and candidate.grid:
-        arrays["positions"] = sinusoid_table(spec.num_patches, spec.embed_dim).astype(arrays["kernel"].dtype)
+        arrays["positions"] = computed_positions(dialect.computed, spec).astype(arrays["kernel"].dtype)
     weights = PatchEmbedWeights(**arrays, **norms, layout=layout)
     weights.check_spec(spec)
     real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
     return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, real)
+
+
+def computed_positions(kind: str, spec: PatchEmbedSpec) -> NDArray[np.float64]:
+    """The positions that a library computes, `(N, D)`; the kinds are those of `Dialect.computed`.
+
+    Raises:
+        PatchParityError: a width or a grid that it is not defined for.
+    """
+    if kind == "sincos-2d":
+        return sincos_positions(spec.grid, spec.embed_dim, last_frequency=True)
+    return sinusoid_table(spec.num_patches, spec.embed_dim)
 
 
 def sinusoid_table(count: int, width: int) -> NDArray[np.float64]:

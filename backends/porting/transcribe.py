@@ -10,7 +10,7 @@ from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, PrefixToken
 from .dialects import STEPS, Dialect, Loss, Plan, from_canonical
-from .stages import NORMS, sinusoid_table
+from .stages import NORMS, computed_positions
 
 TOKENS: tuple[PrefixToken, ...] = ("class_token", "distillation_token", "register_tokens")
 
@@ -74,7 +74,11 @@ def fit(
             told = owner.replace("_", " ")
             raise PatchParityError(f"{whose} has {told}, the source has none, and none can be made up: choose a target without")
     layout = dataclasses.replace(
-        weights.layout, prefix=dialect.prefix, prefix_side=dialect.prefix_side, token_order=dialect.token_order
+        weights.layout,
+        prefix=dialect.prefix,
+        prefix_side=dialect.prefix_side,
+        suffix=dialect.suffix,
+        token_order=dialect.token_order,
     )
     return dataclasses.replace(weights, layout=layout), plan
 
@@ -118,12 +122,15 @@ def _without_tokens(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) ->
 def _rows_of(weights: PatchEmbedWeights, wanted: PrefixToken) -> slice:
     """The rows of the position table that belong to a prefix token."""
     assert weights.positions is not None
-    at = 0 if weights.layout.prefix_side == "first" else len(weights.positions) - weights.num_positioned_prefix_tokens
-    for name in weights.layout.prefix:
-        if name in weights.layout.positioned and (count := weights.prefix_rows(name)):
-            if name == wanted:
-                return slice(at, at + count)
-            at += count
+    layout, at = weights.layout, 0
+    behind = len(weights.positions) - weights.num_positioned_prefix_tokens + weights.num_positions_ahead
+    for names, start in ((layout.ahead, 0), (layout.behind, behind)):
+        at = start
+        for name in names:
+            if name in layout.positioned and (count := weights.prefix_rows(name)):
+                if name == wanted:
+                    return slice(at, at + count)
+                at += count
     return slice(0, 0)
 
 
@@ -208,7 +215,7 @@ def _with_positions(
 def _computed_away(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
     """Positions that the target computes: the same are left out, others are lost."""
     if weights.positions is not None:
-        table = sinusoid_table(spec.num_patches, spec.embed_dim).astype(weights.positions.dtype)
+        table = computed_positions(dialect.computed, spec).astype(weights.positions.dtype)
         if weights.positions.shape == table.shape and (weights.positions == table).all():
             plan.steps.append("drop-computed-positions")
         else:
@@ -239,9 +246,8 @@ def _repositioned(weights: PatchEmbedWeights, wanted: tuple[PrefixToken, ...]) -
             token = getattr(weights, name)
             summed = token.astype(np.float64) + own.astype(np.float64).reshape(token.shape)
             changed[name] = summed.astype(token.dtype)
-    prefix = [rows[name] for name in weights.layout.prefix if name in rows]
-    patches = weights.positions[~taken]
-    parts = [*prefix, patches] if weights.layout.prefix_side == "first" else [patches, *prefix]
+    ahead, behind = ([rows[name] for name in side if name in rows] for side in (weights.layout.ahead, weights.layout.behind))
+    parts = [*ahead, weights.positions[~taken], *behind]
     layout = dataclasses.replace(weights.layout, positioned=wanted)
     return dataclasses.replace(weights, positions=np.concatenate(parts), layout=layout, **changed)
 
@@ -252,15 +258,15 @@ def _require_same_order(weights: PatchEmbedWeights, dialect: Dialect) -> None:
     theirs = [name for name in dialect.prefix if name in present]
     if present != theirs:
         raise PatchParityError(f"the source has {', '.join(present)} in this order, {dialect.id} {', '.join(theirs)}")
-    if present and weights.layout.prefix_side != dialect.prefix_side:
-        raise PatchParityError(
-            f"prefix tokens stand {weights.layout.prefix_side} in the source, {dialect.prefix_side} in {dialect.id}"
-        )
+    behind = [[name for name in each.behind if name in present] for each in (weights.layout, dialect)]
+    if behind[0] != behind[1]:
+        told = [", ".join(names).replace("_", " ") or "no prefix token" for names in behind]
+        raise PatchParityError(f"{told[0]} stands behind the patches in the source, {told[1]} in {dialect.id}")
     if weights.layout.token_order != dialect.token_order:
         raise PatchParityError(
             f"tokens are in {weights.layout.token_order} order in the source, in {dialect.token_order} order in {dialect.id}"
         )
-    if bool(weights.layout.window) != dialect.windowed:
+    if bool(weights.layout.window) != (dialect.windowed or bool(dialect.window)):
         orders = ("of the image", "of attention windows")
         raise PatchParityError(
             f"tokens are in the order {orders[not dialect.windowed]} in the source, {orders[dialect.windowed]} in {dialect.id}"

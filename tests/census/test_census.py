@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from . import keras_models, timm_models, transformers_models
+from . import keras_models, timm_models, transformers_models, vit_pytorch_models
+from .stand_in import import_library
 
 MOST_UNBUILT = 0.2
 """Of a library's models; more, and the census counts nothing."""
@@ -17,7 +18,7 @@ def needs(*libraries):
     for name in libraries:
         if not promised and importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
-        timm_models.import_timm() if name == "timm" else importlib.import_module(name)
+        import_library(name)
 
 
 def require_none_wrong(outcomes, fewest_right):
@@ -38,6 +39,11 @@ def test_transformers():
 def test_timm():
     needs("torch", "timm")
     require_none_wrong({name: timm_models.outcome(name) for name in timm_models.architectures()}, 100)
+
+
+def test_vit_pytorch():
+    needs("torch", "vit_pytorch")
+    require_none_wrong({name: vit_pytorch_models.outcome(name) for name in vit_pytorch_models.models()}, 30)
 
 
 def test_keras_hub():

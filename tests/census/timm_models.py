@@ -1,20 +1,14 @@
 """Models of timm, some of each of its modules with patches, of one block where they take that, with random weights."""
 
-import enum
 import functools
 import gc
-import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import json
-import sys
 import tempfile
-import types
 from pathlib import Path
 from typing import Any
 
 from .outcome import Outcome, outcome_of
+from .stand_in import import_library
 
 MODULES = [
     "beit",
@@ -50,68 +44,18 @@ MODULES = [
     "xcit",
 ]
 OF_EACH = 7
+TOLD: dict[str, dict[str, Any]] = {
+    "crossvit": {"dialect": "timm-crossvit-small"},
+    "edgenext": {"stride": 4, "padding": 4},
+}
+"""What a user must tell of some, by the start of their names: which of two branches, or how far patches overlap."""
 LARGEST = 120_000_000
 """Parameters of the largest that is built."""
 
 
-class _Nothing(type):
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class _Module(types.ModuleType):
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        import torch
-
-        if name == "InterpolationMode":
-            return enum.Enum(
-                "InterpolationMode",
-                {each: each.lower() for each in ["NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS"]},
-            )
-        return (
-            type(name, (torch.nn.Module,), {})
-            if name[0].isupper()
-            else _Nothing(name, (), {"__init__": lambda self, *_, **__: None})
-        )
-
-
-class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """torchvision, of which timm's models need names alone: a real one would have to fit this torch to the digit."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        ours = name == "torchvision" or name.startswith("torchvision.")
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if ours else None
-
-    def create_module(self, spec: Any) -> types.ModuleType:
-        return _Module(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        module.__version__ = "0.0"
-
-
-def import_timm() -> Any:
-    """timm, with what stands in for torchvision where that is not installed."""
-    if "timm" in sys.modules or importlib.util.find_spec("torchvision") is not None:
-        return importlib.import_module("timm")
-    finder = _StandIn()
-    sys.meta_path.insert(0, finder)
-    try:
-        return importlib.import_module("timm")
-    finally:  # nobody else is to find it
-        sys.meta_path.remove(finder)
-        for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-
-
 def architectures() -> list[str]:
     """Names of models, some of each module: of different first words and ends."""
-    timm = import_timm()
+    timm = import_library("timm")
     found = []
     for module in MODULES:
         names = sorted(timm.list_models(module=module), key=len)
@@ -126,7 +70,7 @@ def outcome(architecture: str) -> Outcome:
     import torch
     from safetensors.torch import save_file
 
-    timm = import_timm()
+    timm = import_library("timm")
     model, given = None, {}
     for given in ({"depth": 1}, {}):
         try:
@@ -153,4 +97,5 @@ def outcome(architecture: str) -> Outcome:
         save_file(state, f"{folder}/model.safetensors", {"format": "pt"})
         config = {"architecture": architecture, "model_args": given, "pretrained_cfg": {"input_size": list(size)}}
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        return outcome_of(Path(folder))
+        told = next((given for start, given in TOLD.items() if architecture.startswith(start)), {})
+        return outcome_of(Path(folder), told)

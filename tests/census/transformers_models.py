@@ -7,6 +7,7 @@ import inspect
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .outcome import Outcome, outcome_of
@@ -49,7 +50,38 @@ OF_THEIR_SIZE = [
     "id2label",
     "label2id",
 ]
-LARGEST = 30_000_000
+OWN: dict[str, dict[str, Any]] = {
+    "bridgetower": {"hidden_size": 64, "num_attention_heads": 1},
+    "cosmos3_edge": {"head_dim": 128},
+    "deepseek_ocr2": {"mlp_layer_types": ["dense", "dense"]},
+    "diffusion_gemma": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48},
+    "dots3_note": {"per_layer_config": {}, "adapter_in_dim": 32},
+    "ernie4_5_vl_moe": {"head_dim": 128, "hidden_size": 256},
+    "glm46v": {"image_size": 48},
+    "glm4v": {"image_size": 48},
+    "glmga": {"image_size": 48},
+    "granite4_vision": {"hidden_size": 64, "deepstack_layer_map": [[0, 0]], "spatial_layer_map": [[0, 0]]},
+    "hiera": {"image_size": [64, 64]},
+    "hunyuan_vl": {"head_dim": 16},
+    "kosmos-2": {"attention_heads": 2, "layers": 2, "embed_dim": 32, "hidden_size": 32},
+    "llama4": {"layer_types": ["chunked_attention", "full_attention"], "moe_layers": [], "no_rope_layers": [1, 0]},
+    "lw_detr": {"num_windows": 4, "num_windows_side": 2, "image_size": 64, "window_block_indices": [0]},
+    "mistral_large4": {"kv_source_layers": [0, 1]},
+    "muse_spark": {"patch_sizes": [8, 8], "hidden_sizes": [32, 32], "depths": [1, 1]},
+    "molmo2": {"vision_feature_layer": [1, 0]},
+    "qwen3_omni_moe": {"shared_expert_intermediate_size": 48},
+    "swinv2": {"image_size": 64, "patch_size": 4, "pretrained_window_sizes": [0, 0, 0, 0]},
+    "vitpose": {"part_features": 8},
+}
+"""Sizes that one family needs, by the start of its model type: wherever its configuration has a key of that name."""
+TOLD: dict[str, dict[str, Any]] = {
+    "depth_pro": {"prefix": "encoder.patch_encoder.model."},
+    "molmo2": {"image_size": 216},
+    "molmo2_vision": {"image_size": 216},
+    "video_llava": {"prefix": "image_tower."},
+}
+"""What a user must tell of some: which of two towers, or of which image the positions are."""
+LARGEST = 140_000_000
 """Parameters; what stays larger than this has sizes under names that are not known here."""
 
 
@@ -74,13 +106,17 @@ def _tells_a_patch(table: Mapping[Any, Any]) -> bool:
     )
 
 
-def _shrunk(table: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _shrunk(table: Mapping[Any, Any], own: Mapping[str, Any] = MappingProxyType({})) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
     for name, value in table.items():
-        if name in OF_THEIR_SIZE:
+        if name in own:
+            found[name] = own[name]
+        elif name in OF_THEIR_SIZE:
             continue
-        if isinstance(value, dict):
-            found[name] = _shrunk(value)
+        elif not isinstance(name, str):
+            found[name] = value
+        elif isinstance(value, dict):
+            found[name] = _shrunk(value, own)
         elif name in SIZES and isinstance(value, int | float) and not isinstance(value, bool):
             found[name] = SIZES[name]
         elif name in ("image_size", "patch_size") and isinstance(value, list | tuple):
@@ -117,7 +153,8 @@ def outcome(model_type: str) -> Outcome:
 
     try:
         config = transformers.CONFIG_MAPPING[model_type]
-        tiny = config(**_shrunk(config().to_dict()))
+        own = next((sizes for start, sizes in OWN.items() if model_type.startswith(start)), {})
+        tiny = config(**_shrunk(config().to_dict(), own))
         make = _maker(type(tiny))
         with torch.device("meta"):
             size = sum(parameter.numel() for parameter in make(tiny).parameters())
@@ -134,4 +171,4 @@ def outcome(model_type: str) -> Outcome:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return outcome_of(Path(folder))
+        return outcome_of(Path(folder), TOLD.get(model_type, {}))

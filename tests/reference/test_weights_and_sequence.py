@@ -1,5 +1,7 @@
 """Canonical weights, their initialization, and the sequence that enters the encoder."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from patchparity import (
     patch_embed,
     sincos_positions,
 )
-from patchparity.reference.sequence import embed_sequence, layer_norm, merge_block_order
+from patchparity.reference.sequence import embed_sequence, layer_norm, merge_block_order, unrolled_order, window_order
 from patchparity.reference.weights import LayerNorm
 
 SPEC = PatchEmbedSpec((32, 48), 8, 3, 20)
@@ -169,3 +171,78 @@ def test_merged_blocks_of_video_follow_frame_by_frame():
     frame = merge_block_order((2, 4))
     assert frame.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
     assert merge_block_order((2, 2, 4)).tolist() == [*frame, *(8 + frame)]
+
+
+@pytest.mark.parametrize(("grid", "window"), [((4, 6), 2), ((6, 3), 3), ((8, 24), 8)])
+def test_tokens_of_a_window_follow_one_another(grid, window):
+    """Written out as loops: windows row by row, in each its tokens row by row."""
+    expected = [
+        (top + row) * grid[1] + left + column
+        for top in range(0, grid[0], window)
+        for left in range(0, grid[1], window)
+        for row in range(window)
+        for column in range(window)
+    ]
+    assert window_order(grid, window).tolist() == expected
+
+
+@pytest.mark.parametrize(("grid", "window"), [((4, 6), 2), ((8, 4), 4), ((8, 24), 8)])
+def test_unrolled_tokens_are_sorted_by_their_places_in_the_smallest_blocks_first(grid, window):
+    """As a key of sorting: the last bits of row and column, then the next ones, ..., at last the window."""
+
+    def key(index):
+        row, column = divmod(index, grid[1])
+        bits = [bit for step in range(window.bit_length() - 1) for bit in (row >> step & 1, column >> step & 1)]
+        return *bits, row // window, column // window
+
+    assert unrolled_order(grid, window).tolist() == sorted(range(grid[0] * grid[1]), key=key)
+
+
+def test_an_order_moves_tokens_and_their_positions():
+    base = initialize_weights(SPEC, seed=3, positions="learned", class_token=True)
+    raster = embed_sequence(images(), base, SPEC)
+    for order, window in (("windows", 2), ("unrolled-2x2", 2), ("merge-2x2", 0)):
+        layout = SequenceLayout(token_order=order, window=window)
+        changed = embed_sequence(images(), dataclasses.replace(base, layout=layout), SPEC)
+        moved = {"windows": window_order, "unrolled-2x2": unrolled_order, "merge-2x2": merge_block_order}[order](
+            SPEC.grid, window
+        )
+        assert (changed[:, :1] == raster[:, :1]).all()
+        assert (changed[:, 1:] == raster[:, 1:][:, moved]).all()
+
+
+def test_tokens_may_stand_on_both_sides():
+    """YOLOS: a class token before the patches, detection tokens behind, one row of positions for each in that order."""
+    draw = np.random.default_rng(7).standard_normal
+    count, width = SPEC.num_patches, SPEC.embed_dim
+    layout = SequenceLayout(
+        ("class_token", "register_tokens"), suffix=("register_tokens",), positioned=("class_token", "register_tokens")
+    )
+    assert (layout.ahead, layout.behind) == (("class_token",), ("register_tokens",))
+    fields = dict(class_token=draw(width), register_tokens=draw((5, width)), positions=draw((1 + count + 5, width)))
+    weights = PatchEmbedWeights(draw((width, 8, 8, 3)), **fields, layout=layout)
+    tokens = patch_embed(images(), weights, SPEC)
+    cat = [np.broadcast_to(each, (2, *each.shape)) for each in (weights.class_token[None], weights.register_tokens)]
+    expected = np.concatenate([cat[0], tokens, cat[1]], axis=1) + weights.positions
+    np.testing.assert_array_equal(assemble_sequence(tokens, weights, SPEC), expected)
+    assert (weights.num_tokens_ahead, weights.num_positions_ahead, weights.num_positioned_prefix_tokens) == (1, 1, 6)
+
+
+def test_a_window_that_no_order_has():
+    for order, window in (("raster", 2), ("merge-2x2", 3), ("windows", 0), ("unrolled-2x2", 6), ("unrolled-2x2", 1)):
+        with pytest.raises(PatchParityError, match=f"window={window}: expected .* for {order} order"):
+            SequenceLayout(token_order=order, window=window)
+    for order in (window_order, unrolled_order):
+        with pytest.raises(PatchParityError, match=r"grid=\(3, 4\): expected \(rows, columns\) that windows of 2×2 divide"):
+            order((3, 4), 2)
+
+
+def test_simple_vits_table_reaches_its_last_frequency():
+    """Against vit-pytorch's `posemb_sincos_2d`, written out here."""
+    table = sincos_positions((3, 5), 16, last_frequency=True)
+    omega = 1 / 10000 ** (np.arange(4) / 3)
+    for row, column in np.ndindex(3, 5):
+        expected = np.concatenate([np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega)])
+        np.testing.assert_allclose(table[row * 5 + column], expected, rtol=0, atol=1.8e-15)  # as above
+    with pytest.raises(PatchParityError, match="at least 8"):
+        sincos_positions((3, 5), 4, last_frequency=True)

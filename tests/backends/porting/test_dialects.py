@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import ml_dtypes
 import numpy as np
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, Sizes, inspect_checkpoint, port, verify
 from patchparity.backends.porting.candidates import find_candidates
-from patchparity.backends.porting.dialects import FIELDS, get_dialect, list_dialects
+from patchparity.backends.porting.dialects import FIELDS, REQUIRED, get_dialect, list_dialects
 from patchparity.backends.porting.formats.opening import opened
 from patchparity.backends.porting.formats.writing import write_checkpoint
-from patchparity.backends.porting.stages import read_stage, sinusoid_table
+from patchparity.backends.porting.stages import computed_positions, read_stage
 from patchparity.backends.porting.transcribe import fit, same_bits, tensors_of
 from patchparity.reference.sequence import embed_sequence
 from patchparity.reference.weights import LayerNorm, SequenceLayout
@@ -50,8 +51,15 @@ def steps_of(dialect, patch):
     return tiles["stride"], tiles["padding"]
 
 
+ARCHITECTURES = {"timm-hiera": "hiera_tiny_224"}
+"""What timm calls models of dialects that only this tells."""
+
+
 def config_of(dialect, spec, window=0):
     """What a config.json beside a stage of this dialect tells."""
+    if dialect.typed_only and dialect.architectures:
+        size = [spec.in_channels, *spec.image_size]
+        return {"architecture": ARCHITECTURES[dialect.id.removesuffix("-mlx")], "pretrained_cfg": {"input_size": size}}
     about = {
         "model_type": dialect.model_types[0] if dialect.model_types else "",
         "image_size": list(spec.image_size[-2:]),
@@ -70,9 +78,9 @@ def config_of(dialect, spec, window=0):
             name, _, place = key.partition(".")
             about[name] = [*([None] * int(place)), value] if place else value
     for each in dialect.require:
-        left, operator, right = each.split()
+        left, operator, right = REQUIRED.fullmatch(each).groups()
         if operator == "==":
-            about[left] = int(right) if right.isdigit() else {"true": True}.get(right, right)
+            about[left] = json.loads(right) if re.match(r"\d|\[", right) else {"true": True}.get(right, right)
     if window:
         about["window_size"] = window * spec.patch_size[-1]
     return about
@@ -118,9 +126,10 @@ def random_stage(dialect, seed=0, grid=None, registers=2, positioned=None):
     if "positions" in dialect.entries:
         arrays["positions"] = drawn(rows + spec.num_patches, 24)
     elif dialect.computed:
-        arrays["positions"] = sinusoid_table(spec.num_patches, 24).astype(np.float32)
-    window = 2 if dialect.windowed else 0
-    layout = SequenceLayout(dialect.prefix, dialect.prefix_side, positioned, dialect.token_order, dialect.norm_epsilon, window)
+        arrays["positions"] = computed_positions(dialect.computed, spec).astype(np.float32)
+    window = 2 if dialect.windowed else dialect.window
+    order = dialect.token_order, dialect.norm_epsilon, window, dialect.suffix
+    layout = SequenceLayout(dialect.prefix, dialect.prefix_side, positioned, *order)
     return PatchEmbedWeights(**arrays, **norms, layout=layout), spec
 
 
@@ -157,7 +166,8 @@ def test_a_dialect_is_found_and_gives_back_every_bit(name, tmp_path):
             stage = read_stage(checkpoint, name)
         else:
             told = ""
-        assert not told or ("is ambiguous, and shapes cannot tell" in told and f"{name} (" in told)
+        asked = "is ambiguous, and shapes cannot tell" in told and f"{name} (" in told
+        assert not told or asked or f"--from {name} says" in told
         assert stage.candidate.reading == next(each for each in find_candidates(checkpoint) if each.dialect.id == name).reading
     assert same_bits(
         stage.weights, weights if "mask_token" in dialect.entries else dataclasses.replace(weights, mask_token=None)
