@@ -42,8 +42,10 @@ FIELDS: dict[str, str] = {
     "sequence_norm.shift": "D",
     "position_rows": "Gh D",
     "position_columns": "Gw D",
+    "position_ids": "rows",
 }
-"""Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns."""
+"""Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns,
+and ids may tell which row of them each token is given."""
 
 ABSENT: dict[str, str] = {
     "bias": "no bias is added",
@@ -54,6 +56,7 @@ ABSENT: dict[str, str] = {
     "positions": "no positions are added before the first block",
     "position_rows": "no positions are added before the first block",
     "position_columns": "no positions are added before the first block",
+    "position_ids": "each token is given its own row of the positions",
     "patch_norm.scale": "patches are not normalized",
     "patch_norm.shift": "nothing is added to normalized patches",
     "token_norm.scale": "tokens are not normalized",
@@ -249,7 +252,13 @@ class Dialect:
 
     def holds(self) -> str:
         """What it can hold, in words."""
-        named = {"kernel": "", "mask_token": "", "position_rows": "positions", "position_columns": "positions"}
+        named = {
+            "kernel": "",
+            "mask_token": "",
+            "position_rows": "positions",
+            "position_columns": "positions",
+            "position_ids": "",
+        }
         told = [named.get(name, name.replace("_", " ").split(".")[0]) for name in self.entries]
         told += ["positions (computed)"] if self.computed else []
         return ", ".join(dict.fromkeys(filter(None, told))) or "nothing but the kernel"

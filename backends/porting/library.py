@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from ...reference.sequence import embed_sequence, merge_block_order
 from ...reference.spec import PatchEmbedSpec
-from .candidates import known_of
 from .checks import Check
+from .evidence import known_of
 from .formats.base import Checkpoint, first_line
 from .formats.safetensors import write_safetensors
 from .sizes import VISION, numbers_at, read_config

@@ -13,7 +13,8 @@ from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError, require_choice
 from ...reference.sequence import embed_sequence
 from ...reference.weights import PatchEmbedWeights
-from .candidates import find_candidates, require_asked, require_grid
+from .candidates import find_candidates
+from .choosing import require_asked, require_grid
 from .dialects import get_dialect, list_dialects
 from .formats.opening import opened
 from .library import prove_by_library

@@ -15,19 +15,10 @@ from ...reference.sequence import sincos_positions
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..base import DTYPES
-from .candidates import (
-    Candidate,
-    ambiguous,
-    choose,
-    find_candidates,
-    known_of,
-    plain_ones,
-    remedy,
-    require_asked,
-    require_grid,
-    why_not,
-)
+from .candidates import Candidate, find_candidates
+from .choosing import ambiguous, choose, plain_ones, remedy, require_asked, require_grid, why_not
 from .dialects import Dialect, get_dialect, list_dialects, to_canonical
+from .evidence import known_of
 from .formats.base import Checkpoint
 from .formats.tree import IN_MEMORY
 from .sizes import Sizes
@@ -127,7 +118,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     arrays: dict[str, NDArray[Any]] = {}
     for name, tensor in candidate.names.items():
         array = checkpoint.read(tensor)
-        if array.dtype.name not in DTYPES:
+        if array.dtype.name not in DTYPES and (name != "position_ids" or array.dtype.kind not in "iu"):
             raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, no type of weights")
         if not np.isfinite(array).all():
             raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
@@ -157,6 +148,13 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     for norm in NORMS:
         if f"{norm}.scale" in arrays:
             norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift", None), norm not in dialect.rms)
+    if "position_ids" in arrays:
+        ids, rows = arrays.pop("position_ids"), len(arrays["positions"])
+        if not (ids.min() >= 0 and ids.max() < rows):
+            raise PatchParityError(
+                f"{checkpoint.path}: {candidate.names['position_ids']} names rows beyond the {rows} of the positions"
+            )
+        arrays["positions"] = arrays["positions"][ids.astype(np.int64)]
     if "positions" in arrays and dialect.spare_rows:
         arrays["positions"] = arrays["positions"][dialect.spare_rows :]
     if "positions" in arrays and (shared := dialect.shared_rows):

@@ -39,7 +39,12 @@ def outcome_of(folder: Path, told: Mapping[str, Any] = MappingProxyType({})) -> 
             if not told:
                 return Outcome("refused", "", reason)
             sizes = {name: value for name, value in told.items() if name not in ("dialect", "prefix")}
-            stage = read_stage(checkpoint, told.get("dialect"), told.get("prefix"), sizes=Sizes.told(**sizes) if sizes else None)
+            try:
+                stage = read_stage(
+                    checkpoint, told.get("dialect"), told.get("prefix"), sizes=Sizes.told(**sizes) if sizes else None
+                )
+            except PatchParityError:
+                return Outcome("refused", "", reason)
             needed = ", ".join(f"{name} {value!r}" for name, value in told.items())
         found = prove_by_library(checkpoint, stage)
     verdict = {"pass": "told" if needed else "right", "fail": "wrong", "skip": "unproved"}[found.verdict]

@@ -1,12 +1,15 @@
 """Every tensor accounted for; evidence that contradicts is refused; what nothing tells is asked."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from patchparity import PatchParityError, Sizes, embed, from_module, inspect_checkpoint, port, verify
+from patchparity.backends.porting import evidence
+from patchparity.backends.porting.dialects import list_dialects
 
 GENERATOR = np.random.default_rng(11)
 D, C, P = 24, 3, 8
@@ -249,3 +252,51 @@ def test_a_stride_that_the_configuration_contradicts_is_refused(tmp_path):
 def test_what_is_ignored_must_be_there(tmp_path):
     with pytest.raises(PatchParityError, match="holds no tensor gate that could be ignored"):
         embed(folder_of(tmp_path / "m", vit(**{"embeddings.gate": rows(D)})), IMAGES, ignore=["gate"])
+
+
+def test_a_model_that_no_dialect_reads_is_told_why(tmp_path):
+    tensors = {"stem.conv1.linear.weight": rows(16, 3, 3, 3), "head.linear.weight": rows(7, D)}
+    folder = folder_of(tmp_path / "one", tensors, {"architecture": "levit_128"})
+    told = "read by no dialect: config.json calls the model 'levit_128', and its tokens come out of several convolutions"
+    with pytest.raises(PatchParityError, match=f"{told}.*--prefix 'stem.conv1.linear.'"):
+        embed(folder, rows(1, 3, 16, 16))
+    assert told in inspect_checkpoint(folder)["refused"]
+
+
+def test_reasons_are_of_models_that_are_known_and_that_no_dialect_reads():
+    types, _ = evidence._known_names()
+    of_dialects = {name for dialect in list_dialects().values() for name in dialect.model_types}
+    for each in evidence._known()["reasons"]:
+        assert each["told"]
+        assert not set(each.get("model_types", ())) - types - {"efficientformer"}  # of transformers 4
+        assert not set(each.get("model_types", ())) & of_dialects - {"timesformer"}  # read where it has no positions in time
+        for pattern in each.get("architectures", ()):
+            re.compile(pattern)
+
+
+def test_only_layers_that_may_be_patches_are_named(tmp_path):
+    """Of a language model's matrices none is offered as a patch embedding."""
+    tensors = {"model.embed_tokens.weight": rows(100, D), "model.layers.0.mlp.down_proj.weight": rows(D, 48)}
+    with pytest.raises(PatchParityError, match="no dialect that is known") as raised:
+        embed(folder_of(tmp_path / "words", tensors), rows(1, 3, 16, 16))
+    assert "embed_tokens" not in str(raised.value)
+
+
+def test_ids_tell_the_row_of_each_position(tmp_path):
+    h5py = pytest.importorskip("h5py")
+
+    def written(name, ids):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["layers/sig_lip_vision_embedding/patch_embedding/vars/0"] = kernel
+            file["layers/sig_lip_vision_embedding/patch_embedding/vars/1"] = bias
+            file["layers/sig_lip_vision_embedding/position_embedding/vars/0"] = positions
+            file["layers/sig_lip_vision_embedding/vars/0"] = np.array([ids], np.int32)
+        return tmp_path / name
+
+    kernel, bias, positions = rows(P, P, C, D), rows(D), rows(4, D)
+    images = rows(2, C, 2 * P, 2 * P)
+    order = [3, 0, 0, 2]
+    same, moved = (embed(written(f"{name}.weights.h5", ids), images) for name, ids in (("a", range(4)), ("b", order)))
+    np.testing.assert_allclose(moved - same, np.broadcast_to(positions[order] - positions, same.shape), atol=1e-12)
+    with pytest.raises(PatchParityError, match="names rows beyond the 4 of the positions"):
+        embed(written("c.weights.h5", [0, 1, 2, 4]), images)

@@ -1,0 +1,250 @@
+"""Mutations that know a format's structure: a length, a number of a header, an opcode, a member of an archive."""
+
+import io
+import json
+import random
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from .seeds import Seed
+
+NUMBERS = [
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+    -1,
+    -2,
+    -(2**31),
+    -(2**63),
+]
+VALUES = [
+    *NUMBERS,
+    None,
+    True,
+    False,
+    "",
+    "a",
+    "0",
+    "\x00",
+    "../x",
+    "F32",
+    "BF16",
+    [],
+    {},
+    [0],
+    [-1],
+    [1, 2, 3],
+    1.5,
+    1e308,
+    float("nan"),
+    "é" * 300,
+]
+
+
+def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
+    """The files of a seed with one to three changes in one of them, and what was done: `raw` where no checksum was made right again."""
+    files = dict(seed.files)
+    name = chance.choice(list(files))
+    content, done = files[name], []
+    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        ways = [_bytes, _bytes, _number, _span, _cut]
+        if name.endswith(".json"):
+            ways += [_json] * 6
+        if name.endswith(".safetensors"):
+            ways += [_header] * 6
+        if content[:2] == b"PK":
+            ways += [_member] * 5 + [_directory] * 2
+        way = chance.choice(ways)
+        try:
+            content = way(content, chance)
+        except Exception:  # what an earlier change left has no such structure any more
+            content = _bytes(content, chance)
+            way = _bytes
+        done.append(way.__name__)
+    files[name] = content
+    mended = {"_member", "_json", "_header", "_directory"}
+    return files, "mended" if mended & set(done) else "raw"
+
+
+def _place(content: bytes, chance: random.Random) -> int:
+    """Anywhere, oftener near the ends, where formats keep their tables."""
+    size = max(len(content), 1)
+    return chance.choice((chance.randrange(size), chance.randrange(min(size, 256)), size - 1 - chance.randrange(min(size, 256))))
+
+
+def _bytes(content: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(content or b"\0")
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        at = _place(bytes(changed), chance)
+        changed[at] = chance.choice((changed[at] ^ 1 << chance.randrange(8), chance.randrange(256), 0, 255))
+    return bytes(changed)
+
+
+def _number(content: bytes, chance: random.Random) -> bytes:
+    width = chance.choice((1, 2, 4, 8))
+    at = _place(content, chance)
+    value = chance.choice(NUMBERS) % 2 ** (8 * width)
+    return content[:at] + value.to_bytes(width, chance.choice(("little", "big"))) + content[at + width :]
+
+
+def _span(content: bytes, chance: random.Random) -> bytes:
+    """A part is repeated, removed, moved, or taken from elsewhere."""
+    start, at = _place(content, chance), _place(content, chance)
+    part = content[start : start + chance.choice((1, 4, 16, 100, 1000))]
+    return chance.choice(
+        (
+            content[:at] + part + content[at:],
+            content[:start] + content[start + len(part) :],
+            content[:at] + part + content[at + len(part) :],
+        )
+    )
+
+
+def _cut(content: bytes, chance: random.Random) -> bytes:
+    return content[: _place(content, chance)] if chance.random() < 0.7 else content + bytes(chance.randrange(1, 64))
+
+
+def _json(content: bytes, chance: random.Random) -> bytes:
+    return json.dumps(_changed(json.loads(content), chance)).encode()
+
+
+def _header(content: bytes, chance: random.Random) -> bytes:
+    """The JSON of a safetensors file, with its length made right."""
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(_changed(json.loads(content[8 : 8 + size]), chance)).encode()
+    if chance.random() < 0.1:  # a key twice
+        header = header[:-1] + b", " + header[1:]
+    return struct.pack("<Q", len(header)) + header + content[8 + size :]
+
+
+def _changed(value: Any, chance: random.Random) -> Any:
+    """One value somewhere inside is another one, is gone, or has another name."""
+    if isinstance(value, dict) and value and chance.random() < 0.9:
+        key = chance.choice(list(value))
+        others = {name: each for name, each in value.items() if name != key}
+        way = chance.random()
+        if way < 0.08:
+            return others
+        if way < 0.16:
+            return {**others, chance.choice((key + "x", "", key[:-1], chance.choice(list(value)))): value[key]}
+        return {**value, key: _changed(value[key], chance)}
+    if isinstance(value, list) and value and chance.random() < 0.9:
+        at = chance.randrange(len(value))
+        way = chance.random()
+        if way < 0.1:
+            return value[:at] + value[at + 1 :]
+        if way < 0.2:
+            return [*value, value[at]]
+        return [*value[:at], _changed(value[at], chance), *value[at + 1 :]]
+    if isinstance(value, int) and not isinstance(value, bool) and chance.random() < 0.6:
+        return value + chance.choice((-1, 1, -4, 4, value, -2 * value, chance.randrange(1 << 20)))
+    return chance.choice(VALUES)
+
+
+def _member(content: bytes, chance: random.Random) -> bytes:
+    """A member of an archive is changed, and its checksum made right."""
+    found = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
+        names = old.namelist()
+        chosen, way = chance.choice(names), chance.random()
+        for info in old.infolist():
+            held = old.read(info)
+            name = info.filename
+            if name == chosen and way < 0.1:
+                continue
+            if name == chosen and way < 0.2:
+                name = chance.choice((name + "x", chance.choice(names), "../" + name, ""))
+            elif name == chosen:
+                held = _inside(held, name, chance)
+            new.writestr(zipfile.ZipInfo(name), held, chance.choice((info.compress_type, zipfile.ZIP_STORED)))
+    return found.getvalue()
+
+
+def _inside(held: bytes, name: str, chance: random.Random) -> bytes:
+    ways: list[Callable[[bytes, random.Random], bytes]] = [_bytes, _number, _span, _cut]
+    if name.endswith(".json"):
+        ways.append(_json)
+    if held[:6] == b"\x93NUMPY":
+        ways += [_npy_header] * 4
+    if name.endswith(".pkl"):
+        ways += [_opcode] * 6
+    return chance.choice(ways)(held, chance)
+
+
+def _npy_header(held: bytes, chance: random.Random) -> bytes:
+    """The dictionary in front of an array: another shape, type or order."""
+    (size,) = struct.unpack("<H", held[8:10])
+    text = held[10 : 10 + size].decode("latin-1")
+    numbers = [str(each) for each in NUMBERS]
+    swaps = [
+        ("<f4", chance.choice(("<f8", "<f2", "|u1", "|O", "<U4", "|V2", "<i8", ">f4", "f4,f4", "<M8[s]"))),
+        ("False", "True"),
+        ("(", "(" + chance.choice(numbers) + ", "),
+        (")", ", " + chance.choice(numbers) + ")"),
+        (chance.choice("0123456789"), chance.choice(numbers)),
+        ("'shape'", "'shapes'"),
+    ]
+    changed = text.replace(*chance.choice(swaps), 1).encode("latin-1")
+    return held[:8] + struct.pack("<H", len(changed) % 65536) + changed + held[10 + size :]
+
+
+OPCODES = b"(.0 1 2FIJKLMNPQRSTUVX]abcdeghijlopqrstu}\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95".replace(
+    b" ", b""
+)
+
+
+def _opcode(held: bytes, chance: random.Random) -> bytes:
+    """A number, an opcode, or a name of a pickle."""
+    way = chance.random()
+    at = chance.randrange(len(held))
+    if way < 0.4:
+        places = [place for place, code in enumerate(held) if code in b"KMJ"]
+        at = chance.choice(places or [0])
+        width = {75: 1, 77: 2, 74: 4}.get(held[at], 1)
+        return held[: at + 1] + (chance.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little") + held[at + 1 + width :]
+    if way < 0.7:
+        return held[:at] + bytes([chance.choice(OPCODES)]) + held[at + 1 :]
+    names = [b"FloatStorage", b"_rebuild_tensor_v2", b"OrderedDict", b"torch._utils", b"cpu", b"storage"]
+    others = [
+        b"HalfStorage",
+        b"DoubleStorage",
+        b"_rebuild_parameter",
+        b"_rebuild_qtensor",
+        b"UntypedStorage",
+        b"torch",
+        b"builtins",
+        b"cuda:0",
+        b"LongStorage",
+    ]
+    name = chance.choice(names)
+    return held.replace(name, chance.choice(others), chance.choice((1, -1)))
+
+
+def _directory(content: bytes, chance: random.Random) -> bytes:
+    """A field of an archive's directory or of a member's own header."""
+    marks = [b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"]
+    mark = chance.choice(marks)
+    places = [at for at in range(len(content)) if content.startswith(mark, at)]
+    at = chance.choice(places) + chance.randrange(4, 46)
+    width = chance.choice((2, 4))
+    changed = content[:at] + (chance.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little") + content[at + width :]
+    return changed if chance.random() < 0.8 else changed + struct.pack("<I", zlib.crc32(changed))

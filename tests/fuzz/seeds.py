@@ -1,0 +1,157 @@
+"""Small valid files of every format that is read, to be mutated."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from patchparity.backends.porting.dialects import list_dialects
+from patchparity.backends.porting.formats.writing import write_checkpoint
+from patchparity.backends.porting.transcribe import fit, tensors_of
+
+from ..backends.porting.test_dialects import config_of, random_stage
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One valid checkpoint.
+
+    Args:
+        name: of its kind.
+        files: content by name; the first is the one that is opened.
+        checked: whether its format has a checksum over every value, so that a changed byte may be refused and never read as another value.
+    """
+
+    name: str
+    files: dict[str, bytes]
+    checked: bool = False
+
+    @property
+    def first(self) -> str:
+        """The file that is opened."""
+        return next(iter(self.files))
+
+    def write(self, folder: Path) -> Path:
+        """Write it, and return the file that is opened."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+        return folder / self.first
+
+
+def seeds(folder: Path) -> list[Seed]:
+    """All of them; a format whose library is not installed is left out."""
+    made = [
+        _of("hf-vit", "model.safetensors", folder),
+        _of("timm-vit", "model.safetensors", folder, config=False),
+        _of("hf-qwen2-5-vl", "model.safetensors", folder),
+        _of("timm-vit", "model.pt", folder, checked=True),
+        _of("google-vit", "model.npz", folder, config=False, checked=True),
+        _of("big-vision-vit", "model.npz", folder, config=False, change=_packed, checked=True),
+        _sharded(folder),
+    ]
+    for make in (_msgpack, _keras_h5, _keras_archive, _legacy_torch, _torch_shards):
+        try:
+            made.append(make(folder))
+        except ImportError:
+            continue
+    return made
+
+
+def _tensors(identity: str) -> tuple[dict[str, np.ndarray], bytes]:
+    dialect = list_dialects()[identity]
+    weights, spec = random_stage(dialect, 5)
+    held, _ = fit(weights, spec, dialect)
+    config = json.dumps(config_of(dialect, spec, weights.layout.window)).encode()
+    return {**tensors_of(held, spec, dialect), "head.weight": np.zeros((7, 24), np.float32)}, config
+
+
+def _of(
+    identity: str,
+    file: str,
+    folder: Path,
+    config: bool = True,
+    checked: bool = False,
+    change: Callable[[bytes], bytes] = lambda content: content,
+) -> Seed:
+    tensors, told = _tensors(identity)
+    path = folder / file
+    write_checkpoint(path, tensors)
+    files = {file: change(path.read_bytes()), **({"config.json": told} if config else {})}
+    return Seed(f"{identity} {file}{' deflated' if change is _packed else ''}", files, checked)
+
+
+def _packed(content: bytes) -> bytes:
+    """The same npz with its members deflated."""
+    found = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return found.getvalue()
+
+
+def _sharded(folder: Path) -> Seed:
+    tensors, told = _tensors("hf-vit")
+    names = list(tensors)
+    files, places = {}, {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        write_checkpoint(folder / file, {name: tensors[name] for name in part})
+        files[file] = (folder / file).read_bytes()
+        places |= dict.fromkeys(part, file)
+    index = json.dumps({"metadata": {"total_size": 1}, "weight_map": places}).encode()
+    return Seed("sharded safetensors", {"model.safetensors.index.json": index, **files, "config.json": told})
+
+
+def _msgpack(folder: Path) -> Seed:
+    __import__("msgpack")
+    return _of("hf-flax-vit" if "hf-flax-vit" in list_dialects() else "google-vit", "model.msgpack", folder, config=False)
+
+
+def _keras_h5(folder: Path) -> Seed:
+    import h5py
+
+    path = folder / "model.weights.h5"
+    draw = np.random.default_rng(3).standard_normal
+    with h5py.File(path, "w") as file:
+        file["layers/conv2d/vars/0"] = draw((4, 5, 3, 16)).astype(np.float32)
+        file["layers/conv2d/vars/1"] = draw(16).astype(np.float32)
+    return Seed("Keras h5", {"model.weights.h5": path.read_bytes()})
+
+
+def _keras_archive(folder: Path) -> Seed:
+    found = io.BytesIO()
+    with zipfile.ZipFile(found, "w") as file:
+        file.writestr("metadata.json", '{"keras_version": "3.15.0"}')
+        file.writestr("config.json", '{"class_name": "Functional", "config": {}}')
+        file.writestr("model.weights.h5", _keras_h5(folder).files["model.weights.h5"])
+    return Seed("Keras archive", {"model.keras": found.getvalue()}, checked=True)
+
+
+def _torch_state(file: str, folder: Path, names: slice, **options: object) -> bytes:
+    import torch
+
+    tensors, _ = _tensors("timm-vit")
+    torch.save({name: torch.from_numpy(tensors[name]) for name in list(tensors)[names]}, folder / file, **options)
+    return (folder / file).read_bytes()
+
+
+def _legacy_torch(folder: Path) -> Seed:
+    content = _torch_state("legacy.pt", folder, slice(None), _use_new_zipfile_serialization=False, pickle_protocol=2)
+    assert pickle.PROTO in content[:2]
+    return Seed("torch without archive", {"legacy.pt": content})
+
+
+def _torch_shards(folder: Path) -> Seed:
+    tensors, _ = _tensors("timm-vit")
+    files, places = {}, {}
+    for number, part in enumerate((slice(None, None, 2), slice(1, None, 2)), 1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        files[file] = _torch_state(file, folder, part)
+        places |= dict.fromkeys(list(tensors)[part], file)
+    index = json.dumps({"metadata": {}, "weight_map": places}).encode()
+    return Seed("shards of torch", {"pytorch_model.bin.index.json": index, **files}, checked=True)
