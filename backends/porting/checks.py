@@ -34,13 +34,13 @@ class Check:
     Args:
         name: what was compared.
         verdict: `pass`, `fail`, or `skip` where something could not be compared.
-        bound_ratio: largest error as a fraction of its bound, 0 where all bits are the same.
+        bound_ratio: largest error as a fraction of its bound, 0 where all bits are the same; None where nothing was compared.
         message: in words.
     """
 
     name: str
     verdict: str
-    bound_ratio: float
+    bound_ratio: float | None
     message: str
 
 

@@ -73,22 +73,17 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
         with _quiet():
             own = _build(checkpoint, stage, checkpoint.config_folder if folder is None else folder)
             first, *others = _sizes(checkpoint, stage)
-            ratios = [_ratio(own, stage, first)]
+            found = [_apart(own, stage, first)]
             for spec in others:
                 with contextlib.suppress(UnprovedError):  # many models take images of one size
-                    ratios.append(_ratio(own, stage, spec))
+                    found.append(_apart(own, stage, spec))
     except UnprovedError as error:
-        return Check(NAME, "skip", 0.0, f"not proved against the library: {error}")
-    worst = max(ratios)
+        return Check(NAME, "skip", None, f"not proved against the library: {error}")
+    worst, told = max(found)
     if worst <= 1:
-        times = "" if len(ratios) == 1 else f" at {len(ratios)} sizes"
+        times = "" if len(found) == 1 else f" at {len(found)} sizes"
         return Check(NAME, "pass", worst, f"{own.name}{times}")
-    return Check(
-        NAME,
-        "fail",
-        worst,
-        f"{own.name} gives something else than this reading: {worst:.3g} times what float32 arithmetic allows",
-    )
+    return Check(NAME, "fail", worst, f"{own.name} gives something else than this reading: {told}")
 
 
 def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> _Own:
@@ -480,12 +475,16 @@ def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[PatchEmbedSpec]:
     return [own, own.replace(image_size=larger)]
 
 
-def _ratio(own: _Own, stage: Stage, spec: PatchEmbedSpec) -> float:
-    """Relative rms difference of the library's sequence and ours on random images, as a multiple of what is allowed."""
+def _apart(own: _Own, stage: Stage, spec: PatchEmbedSpec) -> tuple[float, str]:
+    """Relative rms difference of the library's sequence and ours on random images, as a multiple of what is allowed, and in words."""
     images = np.random.default_rng(0).standard_normal(spec.images_shape(BATCH)).astype(np.float32)
     observed = own.run(images).astype(np.float64)
     expected = embed_sequence(images.astype(np.float64), stage.weights.astype(np.float64), spec)
     if observed.shape != expected.shape:
-        return math.inf
+        return (
+            math.inf,
+            f"{observed.shape[1]} tokens of an image of {'×'.join(map(str, spec.image_size))}, and not {expected.shape[1]}",
+        )
     apart = float(np.linalg.norm(observed - expected)) / float(np.linalg.norm(expected) + 1e-300)
-    return apart / (ALLOWED * math.sqrt(spec.patch_values) * 2.0**-24)
+    ratio = apart / (ALLOWED * math.sqrt(spec.patch_values) * 2.0**-24)
+    return ratio, f"{ratio:.3g} times what float32 arithmetic allows"

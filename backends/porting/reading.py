@@ -109,7 +109,9 @@ def embed(
         raise PatchParityError(f"images of shape {images.shape}: expected {channels} channels at axis 1{hint}")
     if images.ndim != axes + 2:
         kinds = {2: "(B, C, H, W)", 3: "(B, C, T, H, W)"}
-        raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}")
+        frames = stage.spec.patch_size[0]
+        still = f"; a picture is a video of {frames} frames that are the same" if axes == 3 and images.ndim == 4 else ""
+        raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}{still}")
     spec = stage.spec if images.shape[2:] == stage.spec.image_size else stage.spec.replace(image_size=images.shape[2:])
     weights = stage.weights.astype(np.float64)
     if to == "tokens":

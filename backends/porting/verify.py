@@ -129,4 +129,7 @@ def _masks_differ(one: Stage, other: Stage) -> bool:
 def _what_differs(one: Stage, other: Stage) -> str:
     names = [name for name in same_bits(one.weights, other.weights) if name not in ("kernel", "bias", "mask_token")]
     told = ", ".join(name.replace("_", " ") for name in names)
-    return f"{told} differ" if told else "their order does"
+    if told:
+        return f"{told} differ"
+    ours, theirs = one.weights.layout.norm_epsilon, other.weights.layout.norm_epsilon
+    return f"ε of their norms is {ours:g} and {theirs:g}" if ours != theirs else "their order does"
