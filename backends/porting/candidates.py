@@ -1,5 +1,6 @@
 """Which dialects a checkpoint may be in: names and shapes, the ledger, and evidence that must agree."""
 
+import dataclasses
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
@@ -158,14 +159,20 @@ def _candidates(
     found = []
     entries = tuple(ledger_of(checkpoint, dialect, prefix, names, ignore))
     shape = checkpoint.tensors[names["kernel"]].shape
-    for of_patch, told_of_patch in _known_sizes(dialect.entries["kernel"], shape, known):
+    kernel = dialect.entries["kernel"]
+    readings = _known_sizes(kernel, shape, known)
+    if not any(
+        kernel.sizes(shape, of_patch) for of_patch, _ in readings
+    ):  # what was told does not fit: read without it, and held against it
+        readings = _known_sizes(kernel, shape, dataclasses.replace(known, patch_size=(), channels=None))
+    for of_patch, told_of_patch in readings:
         sizes: dict[str, int] | None = dict(of_patch)
         for name in names:
             sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, sizes)
         if (
             sizes is None
             or not _sound(sizes, dialect)
-            or ("(" in dialect.entries["kernel"].layout and known.channels not in (None, sizes["C"]))
+            or (dialect.plain and "(" in kernel.layout and known.channels not in (None, sizes["C"]))
         ):
             continue
         if dialect.channels not in (None, sizes["C"]):
@@ -230,6 +237,15 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
             told = numbers_at(known.table, dialect.config[role], len(patch)) if role in dialect.config else ()
             if told and tuple(told) != tuple(step):
                 asks.append(f"config.json tells {role} {'×'.join(map(str, told))}, and {'×'.join(map(str, said))} was told")
+            fixed = (
+                tuple(size // 2 for size in patch)
+                if own == "half"
+                else (own,) * len(patch)
+                if isinstance(own, int) and own
+                else step
+            )
+            if not told and tuple(fixed) != tuple(step):
+                asks.append(f"{dialect.id} has {role} {'×'.join(map(str, fixed))}, and {'×'.join(map(str, said))} was told")
         elif step := numbers_at(known.table, dialect.config[role], len(patch)) if role in dialect.config else ():
             pass
         elif own == "config" or (role == "stride" and own is None and _may_overlap(dialect, patch, known)):

@@ -1,5 +1,6 @@
 """Which of the ways to read a checkpoint it is; or why none, and what would tell."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -34,6 +35,10 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     if len(rivals) > 1:
         told = "; ".join(f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals)
         raise PatchParityError(f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. {remedy(rivals)} would")
+    if candidates[0].dialect.plain and (place := re.search(r"-\d{5}-of-(\d{5})\.\w+$", checkpoint.path.name)):
+        raise PatchParityError(
+            f"{checkpoint.path} is one of {int(place[1])} shards, and what else belongs to the stage may be in another: give the folder, or the index"
+        )
     if candidates[0].asks:
         raise PatchParityError(f"{checkpoint.path} is read as {candidates[0].label}, but {'; '.join(candidates[0].asks)}")
     return candidates[0]
@@ -103,7 +108,7 @@ def require_grid(
     """Raise PatchParityError where a checkpoint that nothing reads would be read but for the number of its positions, and say so."""
     near = [each for each in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore) if "positions" in each.names]
     if near and not near[0].refusals:
-        rows = near[0].sizes.get("rows", 0)
+        rows = near[0].sizes.get("rows") or math.prod(near[0].sizes.get(axis, 1) for axis in ("Gh", "Gw", "Wh", "Ww", "Sh", "Sw"))
         known = known_of(checkpoint, sizes)
         whose = f" ({checkpoint.config_folder}/config.json tells it)" if known.source == "config.json" else ""
         told = f"not of an image of {'×'.join(map(str, known.image_size))}{whose}" if known.image_size else "of no square grid"

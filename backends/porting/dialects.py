@@ -162,7 +162,7 @@ class Dialect:
             dialect tells it.
         model_types: what transformers' `config.json` calls its models.
         architectures: patterns of what timm's `config.json` calls them.
-        config: under which keys of `config.json` stride, padding, patch_size, image_size and window are kept, where not under the usual ones.
+        config: under which keys of `config.json` stride, padding, patch_size, image_size, window and registers are kept, where not under the usual ones.
         require: what `config.json` must say, as far as it says it, for this reading to hold: `key < key`, `key == value`.
         checked: what of `config.json` is held against the tensors: patch_size, image_size, channels.
         channels: of the images that it takes, where that tells it from another dialect.
@@ -264,8 +264,8 @@ class Dialect:
         return ", ".join(dict.fromkeys(filter(None, told))) or "nothing but the kernel"
 
 
-REQUIRED = re.compile(r"(\w+) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
-"""A comparison of a key of `config.json` with another key, or with a value."""
+REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
+"""A comparison of a key of `config.json`, or of the length of a list there, with another key or with a value."""
 
 _TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
 _FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")

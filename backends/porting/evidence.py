@@ -96,8 +96,11 @@ def conflicts_of(
                 found.append(
                     f"{file} tells {word} {theirs}, and {kernel}, read as {dialect.entries['kernel'].layout}, has {ours}"
                 )
-    if "register_tokens" in dialect.entries and config.registers is not None and config.registers != sizes.get("R", 0):
-        found.append(f"{file} tells {config.registers} register tokens, and the file holds {sizes.get('R', 0)}")
+    keys = dialect.config.get("registers", ())
+    registers = next(iter(numbers_at(config.table, keys, 1)), None) if keys else config.registers
+    if "register_tokens" in dialect.entries and registers is not None and registers != sizes.get("R", 0):
+        kind = keys[0].removeprefix("num_").replace("_", " ") if keys else "register tokens"
+        found.append(f"{file} tells {registers} {kind}, and the file holds {sizes.get('R', 0)}")
     found += [
         f"{file} says that {told}, and {dialect.id} needs {each}" for each in dialect.require if (told := _unmet(each, config))
     ]
@@ -109,9 +112,12 @@ def conflicts_of(
 def _unmet(requirement: str, config: Sizes) -> str:
     """What config.json says against a requirement, in words; empty where it holds, or where the file says nothing of it."""
     left, operator, right = REQUIRED.fullmatch(requirement).groups()  # type: ignore[union-attr]  # as it was read
-    if left not in config.table:
+    name = left.removeprefix("len(").removesuffix(")")
+    if name not in config.table:
         return ""
-    have = config.table[left]
+    have = config.table[name]
+    if name != left:
+        have = len(have) if isinstance(have, (list, tuple)) else None
     if right in config.table:
         wanted = config.table[right]
     elif right.lstrip("-").isdigit() or right.startswith("["):

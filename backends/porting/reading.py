@@ -126,11 +126,14 @@ def embed(
             f"images of {'×'.join(map(str, images.shape[2:]))} are {'×'.join(map(str, spec.grid))} patches, and the {spec.num_patches} positions may be "
             "those of a square grid: --image-size says of which images they are"
         )
+    or_more = (
+        "" if stage.spec.stride == stage.spec.patch_size and not any(map(any, stage.spec.padding)) else ", or a few pixels more"
+    )
     if weights.positions is not None and spec.grid != stage.spec.grid:
         raise PatchParityError(
             f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, "
             f"and there are positions for {stage.spec.num_patches} ({'×'.join(map(str, stage.spec.grid))}): "
-            f"expected images of {'×'.join(map(str, stage.spec.image_size))}"
+            f"expected images of {'×'.join(map(str, stage.spec.image_size))}{or_more}"
         )
     return embed_sequence(images, weights, spec)
 

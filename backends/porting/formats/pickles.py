@@ -5,6 +5,7 @@ everything. Here a storage is read when a tensor of it is asked for.
 """
 
 import collections
+import math
 import pickle
 import pickletools
 import re
@@ -77,9 +78,16 @@ class Tensor:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it has more values than it reads: those of an `expand` have strides of 0."""
+        return math.prod(self.shape) > self.extent
+
 
 class Inert:
     """Stands for an object that is not built: it takes whatever it is given, and does nothing."""
+
+    state: Any = None  # of one that is made without a call
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.state: Any = None
@@ -100,7 +108,7 @@ class Inert:
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Any:
     """In place of `torch._utils._rebuild_tensor_v2`, whose last argument may say that values are to be negated or conjugated when they are read."""
     if any(isinstance(each, Mapping) and (each.get("conj") or each.get("neg")) for each in others):
-        raise ValueError("a tensor that is negated or conjugated when it is read: save it with .resolve_neg().resolve_conj()")
+        raise PatchParityError("a tensor is negated or conjugated when it is read: save it with .resolve_neg().resolve_conj()")
     if not isinstance(storage, Storage):
         return Inert()
     if not all(isinstance(each, (tuple, list)) and len(each) <= MOST_AXES for each in (shape, strides)):
@@ -274,7 +282,11 @@ def load_pickle(file: Any, path: Path) -> tuple[Any, "Unpickler"]:
     """The object of the pickle that comes next, and who built it."""
     _require_modest(file, path)
     unpickler = Unpickler(file, path)
-    return unpickler.load(), unpickler
+    try:
+        return unpickler.load(), unpickler
+    except PatchParityError as error:
+        told = str(error)
+        raise PatchParityError(told if told.startswith(str(path)) else f"{path}: {told}") from None
 
 
 _PLAIN_TYPES = frozenset(
@@ -326,9 +338,14 @@ class Unpickler(pickle.Unpickler):
         if module.split(".")[0] in _INERT_MODULES or module in _INERT_MODULES:
             return Inert
         plain = module in ("builtins", "__builtin__") and name in _PLAIN_TYPES
+        plain = plain or (module == "collections" and name in ("deque", "ChainMap", "UserDict", "UserList", "UserString"))
         if (
             module.split(".")[0] in REFUSED_MODULES and not plain
         ):  # torch's, NumPy's and collections' own that are not above among them
+            if name == "_rebuild_tensor_v3":
+                raise PatchParityError(
+                    f"{self.path} holds a tensor of a type that is not read (float8, or another new one): save it in bfloat16"
+                )
             raise PatchParityError(f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run")
         self.unbuilt[f"{module}.{name}"] = None
         return Inert

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import pickle
+import re
 import struct
 import zipfile
 
@@ -207,3 +208,57 @@ def test_no_configuration_of_a_few_lines_takes_hours(size, tmp_path):
         )
         told = prove_by_library(checkpoint, stage, other)
     assert (told.verdict, "is built" in told.message) == ("skip", True)
+
+
+@pytest.mark.parametrize(
+    "name", ["embeddings.patch_embeddings.projection.bias", "embeddings.cls_token", "embeddings.position_embeddings"]
+)
+def test_a_tensor_that_repeats_its_values_is_read(name, tmp_path):
+    """What `expand` gives has fewer values in the file than in its shape."""
+    torch = pytest.importorskip("torch")
+    held = {key: torch.from_numpy(value) for key, value in vit().items()}
+    held[name] = held[name].flatten()[:1].expand(held[name].shape)
+    torch.save(held, tmp_path / "expanded.pt")
+    torch.save({key: value.clone() for key, value in held.items()}, tmp_path / "whole.pt")
+    expanded, whole = (embed(tmp_path / f"{each}.pt", IMAGES) for each in ("expanded", "whole"))
+    np.testing.assert_array_equal(expanded, whole)
+    with opened(tmp_path / "expanded.pt") as checkpoint, pytest.raises(PatchParityError, match="values that are repeated"):
+        checkpoint.replace(tmp_path / "draft.pt", {name: held[name].numpy().copy()})
+
+
+def test_a_tensor_that_repeats_too_many_values_is_refused_by_name(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"patch.weight": torch.ones(1).expand(2**13, 3, 64, 64)}, tmp_path / "claims.pt")
+    assert "patch.weight (8192, 3, 64, 64) repeats 1 values" in refused(tmp_path / "claims.pt")
+
+
+class Empty:
+    """An object with nothing in it."""
+
+
+def test_objects_without_a_state_and_containers_of_python_are_left_unbuilt(tmp_path):
+    torch = pytest.importorskip("torch")
+    held = {key: torch.from_numpy(value) for key, value in vit().items()}
+    for name, other in (("empty", Empty()), ("deque", collections.deque([1, 2]))):
+        torch.save({"model": held, "other": other}, tmp_path / f"{name}.pt")
+        np.testing.assert_array_equal(embed(tmp_path / f"{name}.pt", IMAGES), embed_of(held, tmp_path))
+
+
+def embed_of(held, folder):
+    """The same tensors, alone."""
+    torch = pytest.importorskip("torch")
+    torch.save(held, folder / "alone.pt")
+    return embed(folder / "alone.pt", IMAGES)
+
+
+def test_tensors_that_only_torch_can_build_say_what_to_do(tmp_path):
+    torch = pytest.importorskip("torch")
+    for name, tensor, told in (
+        ("neg", torch.ones(4, dtype=torch.complex64).conj().imag, "save it with .resolve_neg"),
+        ("float8", torch.ones(4).to(torch.float8_e4m3fn), "a tensor of a type that is not read .float8"),
+    ):
+        torch.save({"a": tensor}, tmp_path / f"{name}.pt")
+        message = refused(tmp_path / f"{name}.pt")
+        assert re.search(told, message)
+        assert "hostile" not in message
+        assert f"{name}.pt" in message

@@ -55,7 +55,7 @@ ARCHITECTURES = {"timm-hiera": "hiera_tiny_224"}
 """What timm calls models of dialects that only this tells."""
 
 
-def config_of(dialect, spec, window=0):
+def config_of(dialect, spec, window=0, registers=2):
     """What a config.json beside a stage of this dialect tells."""
     if dialect.typed_only and dialect.architectures:
         size = [spec.in_channels, *spec.image_size]
@@ -72,6 +72,7 @@ def config_of(dialect, spec, window=0):
         "padding": [pad for pad, _ in spec.padding],
         "patch_size": spec.patch_size,
         "image_size": spec.image_size,
+        "registers": [registers],
     }
     for role, keys in dialect.config.items():
         for key, value in zip(keys, list(sizes[role]) if len(keys) > 1 else [list(sizes[role])], strict=True):
@@ -80,7 +81,8 @@ def config_of(dialect, spec, window=0):
     for each in dialect.require:
         left, operator, right = REQUIRED.fullmatch(each).groups()
         if operator == "==":
-            about[left] = json.loads(right) if re.match(r"\d|\[", right) else {"true": True}.get(right, right)
+            value = json.loads(right) if re.match(r"\d|\[", right) else {"true": True}.get(right, right)
+            about[re.sub(r"len\((\w+)\)", r"\1", left)] = [1] * value if left.startswith("len(") else value
     if window:
         about["window_size"] = window * spec.patch_size[-1]
     return about

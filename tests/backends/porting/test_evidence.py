@@ -11,6 +11,8 @@ from patchparity import PatchParityError, Sizes, embed, from_module, inspect_che
 from patchparity.backends.porting import evidence
 from patchparity.backends.porting.dialects import list_dialects
 
+from .test_dialects import written
+
 GENERATOR = np.random.default_rng(11)
 D, C, P = 24, 3, 8
 
@@ -300,3 +302,57 @@ def test_ids_tell_the_row_of_each_position(tmp_path):
     np.testing.assert_allclose(moved - same, np.broadcast_to(positions[order] - positions, same.shape), atol=1e-12)
     with pytest.raises(PatchParityError, match="names rows beyond the 4 of the positions"):
         embed(written("c.weights.h5", [0, 1, 2, 4]), images)
+
+
+def written_as(name, folder, **config):
+    """A file of a dialect with random weights, and a config.json with some values changed."""
+    path, weights, spec = written(list_dialects()[name], folder)
+    if config:
+        told = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**told, **config}))
+    return path, weights, spec
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        ("hf-hiera", {"depths": [1, 1, 1]}, r"len\(depths\) is 3, and hf-hiera needs len\(depths\) == 4"),
+        ("hf-hiera", {"query_stride": [4, 4]}, "query_stride is .4, 4., and hf-hiera needs query_stride"),
+        (
+            "timm-hiera",
+            {"model_args": {"stages": [1, 1], "q_pool": 1}},
+            r"len\(stages\) is 2, and timm-hiera needs len\(stages\) == 4",
+        ),
+        ("hf-yolos", {"num_detection_tokens": 8}, "tells 8 detection tokens, and the file holds 2"),
+        ("hf-fuyu", {"patch_size": 12}, "tells patch 12×12, and vision_embed_tokens.weight"),
+    ],
+)
+def test_what_a_dialect_assumes_is_held_against_the_configuration(name, config, told, tmp_path):
+    path, _, _ = written_as(name, tmp_path, **config)
+    with pytest.raises(PatchParityError, match=told):
+        port(path, tmp_path / "out.safetensors", "timm-vit", prove=False)
+
+
+def test_a_padding_that_a_dialect_always_has_is_not_overruled(tmp_path):
+    name = "timm-mvitv2"
+    path, _, spec = written_as(name, tmp_path)
+    images = rows(1, *spec.images_shape(1)[1:])
+    with pytest.raises(PatchParityError, match=f"{name} has padding 3×3, and 1×1 was told"):
+        embed(path, images, from_=name, sizes=Sizes.told(padding=1))
+
+
+def test_stages_are_no_layers_of_a_plain_encoder(tmp_path):
+    """A Hiera without its configuration has the embeddings of an I-JEPA, and orders its tokens otherwise."""
+    held = vit(**{"embeddings.cls_token": None, "embeddings.position_embeddings": rows(1, 16, D)})
+    held = {name: value for name, value in held.items() if not name.startswith("encoder")}
+    held["encoder.stages.0.layers.0.attn.qkv.weight"] = rows(3 * D, D)
+    folder = folder_of(tmp_path / "bare", held)
+    with pytest.raises(PatchParityError, match=r"nothing of hf-ijepa explains encoder.stages.0.layers.0.attn.qkv.weight"):
+        embed(folder, rows(1, C, 4 * P, 4 * P))
+
+
+def test_one_shard_of_several_is_no_layer_alone(tmp_path):
+    path = tmp_path / "model-00002-of-00003.safetensors"
+    save_file({"patch.weight": rows(D, C, P, P)}, path)
+    with pytest.raises(PatchParityError, match="one of 3 shards, and what else belongs to the stage may be in another"):
+        embed(path, rows(1, C, 2 * P, 2 * P))

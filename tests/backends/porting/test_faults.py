@@ -221,7 +221,9 @@ def test_a_tensor_that_repeats_its_values_claims_nothing(tmp_path):
     tensors["embeddings.position_embeddings"] = torch.zeros(1, 1, 1).expand(1, 4_000_001, 24)
     torch.save(tensors, tmp_path / "a.pt")
     with opened(tmp_path / "a.pt") as checkpoint:
-        assert "embeddings.position_embeddings" not in checkpoint.tensors
+        assert checkpoint.tensors["embeddings.position_embeddings"].shape == (1, 4_000_001, 24)
+        with pytest.raises(PatchParityError, match="repeats 1 values, and claims far more"):
+            checkpoint.read("embeddings.position_embeddings")
 
 
 def test_training_state_beside_a_model_is_no_reason_to_refuse_it(tmp_path):
