@@ -147,7 +147,10 @@ def _candidates(
     """How a dialect reads what stands under a prefix; `alone` where it was asked for by name."""
     names = {}
     for name, entry in dialect.entries.items():
-        if prefix + entry.name in checkpoint.tensors:
+        there = checkpoint.tensors.get(prefix + entry.name)
+        if there is not None and not (
+            0 in there.shape and name in dialect.optional and name != "register_tokens"
+        ):  # else it holds no value
             names[name] = prefix + entry.name
         elif name in dialect.required:
             return []
@@ -212,12 +215,23 @@ def _candidates(
                     (*told, *([assumed] if assumed else [])),
                     assumed,
                     weight,
-                    tuple(conflicts),
+                    (*conflicts, *_resized(dialect, names, known, grid)),
                     tuple(asks),
                     entries,
                 )
             )
     return found
+
+
+def _resized(dialect: Dialect, names: Mapping[str, str], known: Sizes, grid: tuple[int, ...]) -> list[str]:
+    """What is told where the library resizes a table of positions that would fit as it is: it takes every table for one of a square."""
+    oblong = "positions" in names and len(set(grid[-2:])) > 1
+    if not oblong or not ("*" in dialect.square or known.model_type in dialect.square):
+        return []
+    whose = known.model_type or dialect.id
+    return [
+        f"{whose} takes {names['positions']} for positions of a square, and resizes them at run time to {'×'.join(map(str, grid[-2:]))} patches"
+    ]
 
 
 def _likelihood(sizes: Mapping[str, int]) -> int:
@@ -300,6 +314,10 @@ def _known_sizes(kernel: Entry, shape: tuple[int, ...], config: Sizes) -> list[t
         return [({}, [])]
     if config.patch_size:
         *frames, height, width = config.patch_size
+        if config.asked and bool(frames) != ("Pt" in kernel.layout):
+            return []  # tubelets are told with their frames, patches without
+        if "Pt" in kernel.layout and not frames:
+            return []
         told = {"Ph": height, "Pw": width} | ({"Pt": frames[0]} if frames and "Pt" in kernel.layout else {})
         return [(told, [f"the patch is known to be {height}×{width}"])]
     values = shape[1] if kernel.layout.startswith("D") else shape[0]

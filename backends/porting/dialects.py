@@ -178,6 +178,7 @@ class Dialect:
         beside: tensors that tell it from others.
         copies: other tensors that hold the values of a field once more, by field.
         computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file.
+        square: model types that take their positions as those of a square, and resize them at run time to any other grid; `*` for all.
         shared_rows: rows in front of the position table that are added to every patch.
         plain: whether it is a layout under names that say nothing.
     """
@@ -221,6 +222,7 @@ class Dialect:
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
     shared_rows: int = 0
+    square: tuple[str, ...] = ()
     plain: bool = False
 
     @property
@@ -281,6 +283,7 @@ _LISTS = (
     "rms",
     "checked",
     "require",
+    "square",
 )
 _CHOICES: dict[str, tuple[str, ...]] = {
     "framework": ("torch", "jax", "keras", "numpy"),

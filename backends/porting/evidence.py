@@ -124,6 +124,8 @@ def _unmet(requirement: str, config: Sizes) -> str:
         wanted = json.loads(right)
     else:
         wanted = {"true": True, "false": False}.get(right, right)
+    if isinstance(have, list) and isinstance(wanted, str):  # of several the one
+        have = wanted if wanted in have else json.dumps(have)
     compare = {"<": _less, "<=": lambda a, b: not _less(b, a), ">": lambda a, b: _less(b, a), ">=": lambda a, b: not _less(a, b)}
     holds = {"==": have == wanted, "!=": have != wanted}.get(operator)
     holds = compare[operator](have, wanted) if holds is None else holds

@@ -220,7 +220,11 @@ def _transformers(table: Mapping[str, Any], model_type: str, tensors: Mapping[st
     if vision is not None and not isinstance(vision, dict):
         config = vision
     failed = "no class of it takes images"
-    for kind, inside in ((kind, inside) for kind in _classes(config) for inside in _inner_prefixes(stage.candidate.prefix)):
+    for kind, inside in (
+        (kind, inside)
+        for kind in _classes(config, table.get("architectures"))
+        for inside in _inner_prefixes(stage.candidate.prefix)
+    ):
         named = {inside + name: array for name, array in tensors.items()}
         with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
             write_safetensors(
@@ -260,8 +264,8 @@ def _inner_prefixes(prefix: str) -> list[str]:
     return ["".join(parts[at:]) for at in range(len(parts), -1, -1)]
 
 
-def _classes(config: Any) -> list[Any]:
-    """Classes of the library that are built from this configuration, those that are whole models of images first."""
+def _classes(config: Any, named: Any = None) -> list[Any]:
+    """Classes of the library that are built from this configuration: a backbone that config.json names, then those that are whole models of images."""
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     from transformers import PreTrainedModel
 
@@ -271,10 +275,14 @@ def _classes(config: Any) -> list[Any]:
             continue
         if getattr(kind, "config_class", None) is type(config) and not kind.__name__.endswith("PreTrainedModel"):
             found.append(kind)
-    order = [re.compile(pattern) for pattern in (r"Vision\w*Model$", r"Model$", r"Vision\w*$", r"Backbone$", r"Encoder$", "")]
-    return sorted(found, key=lambda kind: next(number for number, pattern in enumerate(order) if pattern.search(kind.__name__)))[
-        :6
-    ]
+    patterns = (r"Vision\w*Model$", r"Model$", r"Vision\w*$", r"Backbone$", r"Encoder$", "")
+    backbones = [name for name in named or () if isinstance(name, str) and name.endswith("Backbone")]
+
+    def place(kind: Any) -> tuple[bool, int]:
+        first = next(number for number, pattern in enumerate(patterns) if re.search(pattern, kind.__name__))
+        return kind.__name__ not in backbones, first  # a backbone may order its tokens otherwise than the model (Hiera)
+
+    return sorted(found, key=place)[:6]
 
 
 @contextlib.contextmanager
