@@ -84,7 +84,8 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
         f"--rootdir={here}",
     ]
     command += ["-s", "-q", "-p", "pytest_benchmark.plugin", *options.arguments()]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
+    # Nothing of a pytest around it: under one of xdist's workers pytest-benchmark would time nothing.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     if options.peers:  # they are imported as they would be from here
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH", ""), os.getcwd())))
     environment.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PATCHPARITY_END_WITH_PARENT="1")

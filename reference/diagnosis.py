@@ -17,6 +17,7 @@ from .mistakes import CATALOGUE, Mistake
 from .patches import patchify
 from .pipeline import Array, Pipeline
 from .spec import PatchEmbedSpec
+from .two_mistakes import two_mistakes
 from .weights import PatchEmbedWeights
 
 Explanation = tuple[str, ...]
@@ -148,6 +149,8 @@ def diagnose(
         return Diagnosis(False, "unique", (fit.id,), (), fit.explanation, fit.mend, {**evidence, **search.measure()})
     if pairs and (found := search.pairs()):
         return _told(found, {**evidence, **search.measure()})
+    if pairs and (both := search.both_fitted()):
+        return Diagnosis(False, "unique", both[0], (), both[1], both[2], {**evidence, **search.measure()})
     evidence.update(search.measure(), **search.provable())
     return Diagnosis(False, "unknown", explanation=_unknown(evidence), evidence=evidence)
 
@@ -239,6 +242,12 @@ class _Search:
         if not math.isfinite(allowed):
             return None
         return next(fits(self.pipeline, self.correct, self.observed, FITTED * allowed), None)
+
+    def both_fitted(self) -> tuple[Explanation, str, str] | None:
+        """Two mistakes, with a number in one of them or both, that explain the output."""
+        if not self.finite:
+            return None
+        return next(two_mistakes(self.pipeline, self.observed, lambda p, exact: FITTED * self.allowed_rms(p, exact)), None)
 
     def _rounded(self, candidate: Pipeline, rounding: Callable[[Array], Array]) -> bool:
         """Whether the observed output is that of a candidate, rounded.

@@ -50,6 +50,10 @@ class Fit:
     left: float
 
 
+Form = tuple[str, str, str]
+"""Of something that was done: id, explanation, remedy."""
+
+
 def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: float) -> Iterator[Fit]:
     """Explanations of an output that leave at most `allowed` rms, the simplest kind first.
 
@@ -60,16 +64,17 @@ def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: float) ->
         allowed: rms that rounding may leave.
     """
     searches: tuple[Callable[..., Iterator[Fit]], ...] = (_shapes,) if observed.shape != correct.shape else (
-        _functions, _added, _rearranged, _pixels, _kernels, _mixed,
+        function_fits, added_fits, order_fits, _pixels, _kernels, _mixed,
     )  # fmt: skip
-    before = _rms(observed - correct) if observed.shape == correct.shape else math.inf
+    before = rms(observed - correct) if observed.shape == correct.shape else math.inf
     for search in searches:
         for fit in search(pipeline, correct, observed):
             if fit.left <= min(allowed, before / 2):
                 yield fit
 
 
-def _rms(values: Array) -> float:
+def rms(values: Array) -> float:
+    """Root of the mean square; 0 of nothing."""
     return math.sqrt(float(np.mean(np.square(values)))) if values.size else 0.0
 
 
@@ -92,7 +97,7 @@ def _shapes(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         }
         for (name, told, mend), form in forms.items():
             if form.shape == observed.shape:
-                yield Fit(name, told, mend, _rms(observed - form))
+                yield Fit(name, told, mend, rms(observed - form))
     forms = {
         ("batch-behind-tokens", "the tokens come before the batch, (N, B, D)", "transpose(0, 1)"): correct.transpose(1, 0, 2),
         ("batch-flattened", "batch and tokens were merged, (B·N, D)", "reshape it to (B, N, D)"): correct.reshape(-1, width),
@@ -102,7 +107,7 @@ def _shapes(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     }  # fmt: skip
     for (name, told, mend), form in forms.items():
         if form.shape == observed.shape:
-            yield Fit(name, told, mend, _rms(observed - form))
+            yield Fit(name, told, mend, rms(observed - form))
     yield from _other_sizes(p, observed)
     if observed.ndim == 3 and observed.shape[0] == batch and observed.shape[2] == width and observed.shape[1] > rows:
         extra = observed.shape[1] - rows
@@ -117,7 +122,7 @@ def _shapes(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                     "prefix-added",
                     told,
                     "compare the tokens alone, or give the weights their class and register tokens",
-                    _rms(rest - correct),
+                    rms(rest - correct),
                 )
 
 
@@ -157,11 +162,30 @@ def _other_sizes(p: Pipeline, observed: Array) -> Iterator[Fit]:
                 "sizes-differ",
                 told,
                 "set stride and padding to what the model says",
-                _rms(observed - dataclasses.replace(p, spec=other).run(np.float64)),
+                rms(observed - dataclasses.replace(p, spec=other).run(np.float64)),
             )
 
 
-def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+def functions_of(correct: Array) -> dict[str, Array]:
+    """What functions that stand behind many layers make of tokens `(B, N, D)`, by their names."""
+    error_function = np.vectorize(math.erf)
+    with np.errstate(over="ignore"):
+        smooth = 1 / (1 + np.exp(-correct))
+        mean = correct.mean(-1, keepdims=True)
+        spread = np.sqrt(correct.var(-1, keepdims=True) + 1e-6)
+        return {
+            "a ReLU": np.maximum(correct, 0),
+            "a GELU": correct * 0.5 * (1 + error_function(correct / math.sqrt(2))) if correct.size <= 2**22 else correct * smooth,
+            "a GELU (its tanh form)": 0.5 * correct * (1 + np.tanh(math.sqrt(2 / math.pi) * (correct + 0.044715 * correct**3))),
+            "a SiLU": correct * smooth,
+            "a sigmoid": smooth,
+            "a tanh": np.tanh(correct),
+            "a layer norm": (correct - mean) / spread,
+            "an L2 norm": correct / np.maximum(np.linalg.norm(correct, axis=-1, keepdims=True), 1e-12),
+        }
+
+
+def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """A function of each right value, or of each right token."""
     square = float((correct * correct).sum())
     scale = float((correct * observed).sum()) / square if square else 1.0
@@ -180,29 +204,22 @@ def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             "output-scaled",
             told,
             f"look for a factor of {scale:.4g} before or behind the projection",
-            _rms(observed - scale * correct),
+            rms(observed - scale * correct),
         )
-    error_function = np.vectorize(math.erf)
-    with np.errstate(over="ignore"):
-        smooth = 1 / (1 + np.exp(-correct))
-        mean = correct.mean(-1, keepdims=True)
-        spread = np.sqrt(correct.var(-1, keepdims=True) + 1e-6)
-        functions = {
-            "a ReLU": np.maximum(correct, 0),
-            "a GELU": correct * 0.5 * (1 + error_function(correct / math.sqrt(2))) if correct.size <= 2**22 else correct * smooth,
-            "a GELU (its tanh form)": 0.5 * correct * (1 + np.tanh(math.sqrt(2 / math.pi) * (correct + 0.044715 * correct**3))),
-            "a SiLU": correct * smooth,
-            "a sigmoid": smooth,
-            "a tanh": np.tanh(correct),
-            "a layer norm": (correct - mean) / spread,
-            "an L2 norm": correct / np.maximum(np.linalg.norm(correct, axis=-1, keepdims=True), 1e-12),
-        }
-    for name, values in functions.items():
+    zero = observed == 0
+    if 2 <= int(zero.sum()) < LEAST_KEPT * zero.size and (correct[zero] != 0).all():
+        kept = ~zero
+        factor = float((correct[kept] * observed[kept]).sum()) / float((correct[kept] ** 2).sum() or 1.0)
+        share = float(zero.mean())
+        told = f"{share:.3g} of the values are zero, and the others {factor:.6g} times what they should be: dropout in train mode"
+        if factor > 1 + CLOSE:  # else it is a ReLU, or something that sets values to zero
+            yield Fit("dropout", told, "call .eval(), or set the rate to 0", rms(observed - np.where(zero, 0, factor * correct)))
+    for name, values in functions_of(correct).items():
         yield Fit(
             "activation-behind",
             f"{name} was applied to the tokens",
             "no function stands behind a patch embedding: remove it",
-            _rms(observed - values),
+            rms(observed - values),
         )
     lowest, highest = float(observed.min()), float(observed.max())
     inside = float(np.mean((observed > lowest) & (observed < highest)))
@@ -211,7 +228,7 @@ def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             "output-clamped",
             f"the output was clamped to [{lowest:.4g}, {highest:.4g}]",
             "remove the clamp",
-            _rms(observed - correct.clip(lowest, highest)),
+            rms(observed - correct.clip(lowest, highest)),
         )
     for digits in range(1, 7):
         if np.abs(np.rint(observed * 10**digits) - observed * 10**digits).max() < 1e-2:
@@ -219,22 +236,23 @@ def _functions(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 "output-decimals",
                 f"the output was rounded to {digits} decimals",
                 "save it in binary",
-                max(0.0, _rms(observed - correct) - 0.3 * 10.0**-digits),
+                max(0.0, rms(observed - correct) - 0.3 * 10.0**-digits),
             )
             break
 
 
-def _added(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """What is added to the right tokens: the same to every token, or the same to every image."""
     residual = observed - correct
     constant = residual.mean(axis=(0, 1))
-    left = _rms(residual - constant)
+    yield from _scaled_product(p, correct, observed)
+    left = rms(residual - constant)
     bias = p.weights.bias
     if bias is not None and bias.any():
         held = bias.astype(np.float64)
         factor = 1 + float((constant * held).sum() / (held * held).sum())
         told = f"the bias was added {factor:.6g} times" if abs(factor) > CLOSE else "the bias was not added"
-        yield Fit("bias-scaled", told, "add the bias once", _rms(residual - (factor - 1) * held))
+        yield Fit("bias-scaled", told, "add the bias once", rms(residual - (factor - 1) * held))
         total = constant + held
         if np.allclose(np.sort(total), np.sort(held), atol=1e-3 * float(np.abs(held).max())):
             yield Fit("bias-permuted", "the bias was added in another order", "bias and rows of the kernel have one order", left)
@@ -246,10 +264,21 @@ def _added(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     )
     if len(observed) > 1:
         table = residual.mean(axis=0)
-        left = _rms(residual - table)
+        left = rms(residual - table)
         yield from _of_sequence(p, table, left)
         told = "a table that is the same for every image was added to the tokens: fixed positions, that the weights do not hold"
         yield Fit("positions-added", told, "compare the tokens before positions, or give the weights their positions", left)
+
+
+def _scaled_product(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """The products, but not the bias, times a number, whatever was done to the order of the tokens behind."""
+    if p.to_sequence or p.weights.bias is None:
+        return
+    bias = p.weights.bias.astype(np.float64)
+    plain = correct - bias
+    factor = float((plain * (observed - bias)).sum()) / float((plain * plain).sum() or 1.0)
+    told = f"the products, but not the bias, are {factor:.6g} times what they should be: the images or the kernel are scaled"
+    yield Fit("product-scaled", told, "look for a factor before the projection", rms(observed - bias - factor * plain))
 
 
 def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
@@ -260,7 +289,7 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
         return
     patches = slice(weights.num_tokens_ahead, weights.num_tokens_ahead + len(table) - rows)
     of_prefix, of_patches = np.delete(table, patches, axis=0), table[patches]
-    if rows and _rms(of_patches) <= 1e-3 * _rms(of_prefix):
+    if rows and rms(of_patches) <= 1e-3 * rms(of_prefix):
         told = "the prefix tokens are other ones: class, distillation or register tokens are zero, missing or from elsewhere"
         yield Fit("prefix-differs", told, "load the prefix tokens, and their rows of positions", left)
     if weights.positions is None:
@@ -268,7 +297,7 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     positions = weights.positions.astype(np.float64)
     held = positions[weights.num_positions_ahead :][: len(of_patches)]
     factor = 1 + float((of_patches * held).sum() / max(float((held * held).sum()), 1e-300))
-    if _rms(of_patches - (factor - 1) * held) <= 1e-2 * _rms(of_patches):
+    if rms(of_patches - (factor - 1) * held) <= 1e-2 * rms(of_patches):
         told = "the positions were not added" if abs(factor) < CLOSE else f"the positions were added {factor:.6g} times"
         yield Fit("positions-scaled", told, "add the positions once", left)
     found = of_patches + held
@@ -276,7 +305,7 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
         weights.num_positions_ahead
         and held.shape == found.shape
         and len(held) < len(positions)
-        and _rms(found - positions[: len(found)]) <= 1e-2 * _rms(held)
+        and rms(found - positions[: len(found)]) <= 1e-2 * rms(held)
     ):
         yield Fit(
             "positions-from-the-first-row",
@@ -284,8 +313,8 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
             "the first rows belong to the prefix tokens: add positions after these are put in front, or begin behind their rows",
             left,
         )
-    order = _matching(held, found)
-    if order is not None and _rms(found - held[order]) <= 1e-2 * _rms(held):
+    order = matching(held, found)
+    if order is not None and rms(found - held[order]) <= 1e-2 * rms(held):
         yield Fit(
             "positions-permuted",
             "the positions were added in another order",
@@ -294,7 +323,7 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
         )
 
 
-def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+def order_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """The right tokens, images or channels in another order."""
     batch, rows, width = correct.shape
     patches = p.spec.num_patches
@@ -310,11 +339,11 @@ def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             ("tokens-reversed", "the tokens are in reverse order"): turned[:, ::-1, ::-1],
         }
         for (name, told), view in views.items():
-            yield Fit(name, told, "keep the order of the grid: by row, then column", _rms(observed - view.reshape(correct.shape)))
+            yield Fit(name, told, "keep the order of the grid: by row, then column", rms(observed - view.reshape(correct.shape)))
         if grid[0] == grid[1]:
             yield Fit(
                 "tokens-column-major", "tokens are in column-major order: down the columns of the grid first",
-                "order tokens by row, then column", _rms(observed - turned.transpose(0, 2, 1, 3).reshape(correct.shape)),
+                "order tokens by row, then column", rms(observed - turned.transpose(0, 2, 1, 3).reshape(correct.shape)),
             )  # fmt: skip
     prefix = rows - patches
     if prefix > 0:
@@ -323,9 +352,9 @@ def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             "prefix-last",
             "the prefix tokens stand behind the patches",
             "put class and register tokens in front",
-            _rms(observed - last),
+            rms(observed - last),
         )
-    order = _matching(correct[0], observed[0])
+    order = matching(correct[0], observed[0])
     if order is not None and (order != np.arange(rows)).any():
         shift = int(order[0]) % rows
         told = (
@@ -333,25 +362,37 @@ def _rearranged(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             if (order == np.roll(np.arange(rows), -shift)).all()
             else "the tokens were permuted, the same way in every image"
         )
-        yield Fit("tokens-permuted", told, "keep the order of the grid", _rms(observed - correct[:, order]))
+        yield Fit("tokens-permuted", told, "keep the order of the grid", rms(observed - correct[:, order]))
     if batch > 1:
-        images = _matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
+        images = matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
         if images is not None and (images != np.arange(batch)).any():
             yield Fit(
                 "images-permuted",
                 "the images of the batch were exchanged",
                 "keep the order of the batch",
-                _rms(observed - correct[images]),
+                rms(observed - correct[images]),
             )
-    columns = _matching(correct.reshape(-1, width).T, observed.reshape(-1, width).T)
+    columns = matching(correct.reshape(-1, width).T, observed.reshape(-1, width).T)
     if columns is not None and (columns != np.arange(width)).any():
         told = (
             "the output channels are in reverse"
             if (columns == np.arange(width)[::-1]).all()
             else "the output channels were permuted"
         )
-        yield Fit("width-permuted", told, "keep the order of the kernel's rows", _rms(observed - correct[..., columns]))
+        yield Fit("width-permuted", told, "keep the order of the kernel's rows", rms(observed - correct[..., columns]))
+    if p.weights.bias is not None and not p.to_sequence:
+        bias = p.weights.bias.astype(np.float64)
+        plain = correct - bias
+        columns = matching(plain.reshape(-1, width).T, (observed - bias).reshape(-1, width).T)
+        if columns is not None and (columns != np.arange(width)).any():
+            told = "the rows of the kernel are in another order than the bias"
+            yield Fit(
+                "kernel-rows-permuted", told, "keep the order of the kernel's rows", rms(observed - plain[..., columns] - bias)
+            )
 
+
+LEAST_KEPT = 0.95
+"""Share of zeros from which on what is left says nothing of a dropout."""
 
 UNCLAMPED = 0.05
 """Least share of values that a clamp leaves alone, where it is believed: clamped altogether, any output is."""
@@ -360,8 +401,8 @@ MOST_ROWS = 2048
 """Rows that are matched with one another; the table of distances has their square."""
 
 
-def _matching(right: Array, found: Array) -> Array | None:
-    """For each row of `found` the row of `right` that is nearest; None where that is no permutation."""
+def matching(right: Array, found: Array) -> Array | None:
+    """For each row of `found` `(rows, width)` the row of `right` that is nearest; None where that is no permutation."""
     if not 1 < len(right) <= MOST_ROWS:
         return None
     distances = (found * found).sum(1)[:, None] + (right * right).sum(1)[None] - 2 * found @ right.T
@@ -380,11 +421,8 @@ def _run(p: Pipeline, images: Array | None = None, kernel: Array | None = None) 
     return changed.run(np.float64)
 
 
-def _pixels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
-    """Other images than those that were given."""
-    if p.spec.spatial_axes != 2:
-        return
-    images = p.images
+def pixel_forms(images: Array) -> dict[Form, Array]:
+    """Other images `(B, C, H, W)` than those that were given, by what was done to them: id, explanation and remedy."""
     shape = images.shape
     forms = {
         ("image-flipped", "the images were flipped left to right", "drop the flip (an augmentation that stayed on?)"): images[..., ::-1],
@@ -409,10 +447,17 @@ def _pixels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         forms["image-transposed", "rows and columns of the images were exchanged", "images are (B, C, rows, columns)"] = (
             images.transpose(0, 1, 3, 2)
         )
-    for (name, told, mend), form in forms.items():
+    return forms
+
+
+def _pixels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """Other images than those that were given."""
+    if p.spec.spatial_axes != 2:
+        return
+    for (name, told, mend), form in pixel_forms(p.images).items():
         found = _run(p, images=form)
         if found is not None and found.shape == observed.shape:
-            yield Fit(name, told, mend, _rms(observed - found))
+            yield Fit(name, told, mend, rms(observed - found))
     yield from _viewed(p, correct, observed)
 
 
@@ -434,55 +479,44 @@ def _viewed(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 "image-viewed-as-patches",
                 told,
                 "cut the patches: reshape to (B, C, rows, P, columns, P), then permute",
-                _rms(observed - (cut @ kernel.T + bias)),
+                rms(observed - (cut @ kernel.T + bias)),
             )
 
 
-def _kernels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
-    """The kernel's memory in another order of axes."""
-    kernel = p.weights.kernel
-    if p.spec.spatial_axes != 2:
-        return
+def kernel_forms(kernel: Array) -> Iterator[tuple[Form, Array]]:
+    """Other kernels `(D, Ph, Pw, C)` than the one that was given, with what was done to it: id, explanation and remedy."""
     letters = "OIHW"
     oihw = kernel.transpose(0, 3, 1, 2)
     for order in itertools.permutations(range(4)):
         name = "".join(letters[axis] for axis in order)
         if name == "OIHW":
             continue
+        back_again = tuple(int(each) for each in np.argsort(order))
         memory = np.ascontiguousarray(oihw.transpose(order))
         read = memory.reshape(oihw.shape).transpose(0, 2, 3, 1)
-        back = np.ascontiguousarray(oihw).reshape(memory.shape).transpose(np.argsort(order)).transpose(0, 2, 3, 1)
-        forms = [
-            (
-                f"the kernel's memory, laid out as {name}, was read as OIHW",
-                f"the kernel was read as {name}; transpose it with {tuple(int(each) for each in np.argsort(order))}",
-                read,
-            ),
-            (f"the OIHW kernel's memory was read as {name}", f"transpose the kernel with {order} instead of reshaping it", back),
-        ]
+        back = np.ascontiguousarray(oihw).reshape(memory.shape).transpose(back_again).transpose(0, 2, 3, 1)
+        told = f"the kernel's memory, laid out as {name}, was read as OIHW"
+        yield (f"kernel-read-{name.lower()}", told, f"the kernel was read as {name}; transpose it with {back_again}"), read
+        told = f"the OIHW kernel's memory was read as {name}"
+        yield (f"kernel-read-{name.lower()}", told, f"transpose the kernel with {order} instead of reshaping it"), back
         if memory.shape == oihw.shape:
             told = f"the kernel's axes were exchanged: {name} was taken for OIHW"
-            forms.append(
-                (
-                    told,
-                    f"transpose the kernel with {tuple(int(each) for each in np.argsort(order))}",
-                    memory.transpose(0, 2, 3, 1),
-                )
-            )
-        for told, mend, form in forms:
-            found = _run(p, kernel=form)
-            if found is not None:
-                yield Fit(f"kernel-read-{name.lower()}", told, mend, _rms(observed - found))
-    others = {
-        ("kernel-flipped-across", "the kernel was flipped left to right", "drop the flip"): kernel[:, :, ::-1],
-        ("kernel-flipped-down", "the kernel was flipped top to bottom", "drop the flip"): kernel[:, ::-1],
-        ("kernel-channels-reversed", "the kernel's channels are in reverse, BGR for RGB", "reverse the kernel's channel axis"): kernel[..., ::-1],
-        ("kernel-negated", "the kernel has the other sign", "look for a minus"): -kernel,
-    }  # fmt: skip
-    for (name, told, mend), form in others.items():
+            yield (f"kernel-read-{name.lower()}", told, f"transpose the kernel with {back_again}"), memory.transpose(0, 2, 3, 1)
+    yield ("kernel-flipped-across", "the kernel was flipped left to right", "drop the flip"), kernel[:, :, ::-1]
+    yield ("kernel-flipped-down", "the kernel was flipped top to bottom", "drop the flip"), kernel[:, ::-1]
+    told = "the kernel's channels are in reverse, BGR for RGB"
+    yield ("kernel-channels-reversed", told, "reverse the kernel's channel axis"), kernel[..., ::-1]
+    yield ("kernel-negated", "the kernel has the other sign", "look for a minus"), -kernel
+
+
+def _kernels(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """The kernel's memory in another order of axes."""
+    if p.spec.spatial_axes != 2:
+        return
+    for (name, told, mend), form in kernel_forms(p.weights.kernel):
         found = _run(p, kernel=form)
         if found is not None:
-            yield Fit(name, told, mend, _rms(observed - found))
+            yield Fit(name, told, mend, rms(observed - found))
 
 
 MOST_MIXED = 4
@@ -514,7 +548,7 @@ def _mixed(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     bias = 0.0 if p.weights.bias is None else p.weights.bias.astype(np.float64)
     terms = np.stack([column.ravel() for column in columns if column is not None], axis=1)
     solved = np.linalg.lstsq(terms, (observed - bias).ravel(), rcond=None)[0]
-    left = _rms((observed - bias).ravel() - terms @ solved)
+    left = rms((observed - bias).ravel() - terms @ solved)
     mix, offsets = solved[: channels**2].reshape(channels, channels), solved[channels**2 :]
     name, told, mend = _named_mix(mix, offsets)
     yield Fit(name, told, mend, left)

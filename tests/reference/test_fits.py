@@ -31,6 +31,9 @@ MISTAKES = {
     "view|reshape": IMAGES.reshape(3, SPEC.num_patches, -1) @ WEIGHTS.kernel.reshape(40, -1).T + WEIGHTS.bias,
     "bias": tokens_of(weights=PatchEmbedWeights(WEIGHTS.kernel, WEIGHTS.bias * np.float32(1.001))),
     "1.001": RIGHT * np.float32(1.001),
+    "dropout": RIGHT * (GENERATOR.random(RIGHT.shape) > 0.1) / 0.9,
+    "rows of the kernel are in another order than the bias": (RIGHT - WEIGHTS.bias)[..., GENERATOR.permutation(40)]
+    + WEIGHTS.bias,
 }
 
 
