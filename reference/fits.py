@@ -245,7 +245,6 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """What is added to the right tokens: the same to every token, or the same to every image."""
     residual = observed - correct
     constant = residual.mean(axis=(0, 1))
-    yield from _scaled_product(p, correct, observed)
     left = rms(residual - constant)
     bias = p.weights.bias
     if bias is not None and bias.any():
@@ -270,7 +269,7 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         yield Fit("positions-added", told, "compare the tokens before positions, or give the weights their positions", left)
 
 
-def _scaled_product(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """The products, but not the bias, times a number, whatever was done to the order of the tokens behind."""
     if p.to_sequence or p.weights.bias is None:
         return

@@ -10,7 +10,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .fits import Fit, Form, added_fits, function_fits, functions_of, kernel_forms, matching, order_fits, pixel_forms, rms
+from .fits import (
+    Fit,
+    Form,
+    added_fits,
+    function_fits,
+    functions_of,
+    kernel_forms,
+    matching,
+    order_fits,
+    pixel_forms,
+    product_fits,
+    rms,
+)
 from .mistakes import CATALOGUE
 from .pipeline import Array, Pipeline
 from .spec import PatchEmbedSpec
@@ -48,7 +60,10 @@ def two_mistakes(
                 if not fit.left <= 1e-2 * rms(found):
                     continue
                 told = [each for each in (first, second, (fit.id, fit.explanation, fit.mend)) if each and each[0]]
-                if len(told) == 2 and fit.left <= allowed(program, right):
+                shrunk = min(
+                    1.0, rms(found) / (rms(right) or 1.0)
+                )  # what one makes large, and the other small again, errs as little as it is
+                if len(told) == 2 and fit.left <= shrunk * allowed(program, right):
                     yield (
                         (told[0][0], told[1][0]),
                         "; and ".join(each[1] for each in told),
@@ -57,7 +72,7 @@ def two_mistakes(
 
 
 def _fitted(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
-    for search in (function_fits, added_fits, order_fits):
+    for search in (function_fits, added_fits, product_fits, order_fits):
         yield from search(p, correct, observed)
 
 

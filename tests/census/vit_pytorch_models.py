@@ -40,6 +40,12 @@ GIVEN: dict[str, Any] = dict(
 )
 NO_PATCHES = ["levit", "cct", "cct_3d", "mobile_vit", "max_vit", "max_vit_with_registers", "vit_1d", "simple_vit_1d"]
 """Convolutions in several steps, or signals of one axis."""
+OF_OTHER_ARGUMENTS = [
+    "cross_vit", "efficient", "levjepa", "look_vit", "looped_vit", "na_vit_nested_tensor", "na_vit_nested_tensor_3d", "nest", "pit",
+    "simple_flash_attn_vit_3d", "simple_vit_3d", "simple_vit_with_fft", "vat_siglip", "vit_3d", "vivit", "vivit_with_moss", "wwt",
+    "attn_residual_with_dca_simple_vit",
+]  # fmt: skip
+"""Videos, several towers, transformers of one's own: what is made below for one image and one transformer does not fit them."""
 TOLD = {
     "simple_vit_with_sparse_gating": "lucidrains-simple-first",
     "simple_vit_with_specialized_cls": "lucidrains-simple-class",
@@ -53,7 +59,7 @@ def _classes() -> dict[str, tuple[str, str]]:
     library = import_library("vit_pytorch")
     found = {}
     for module in pkgutil.iter_modules(library.__path__):
-        if module.name in NO_PATCHES:
+        if module.name in (*NO_PATCHES, *OF_OTHER_ARGUMENTS):
             continue
         try:
             with warnings.catch_warnings():
@@ -138,6 +144,7 @@ def _entering(model: Any, images: Any) -> Any:
         "attn_residual",
         "patch_transformer",
         "spatial_transformer",
+        "xcit_transformer",
         "encoder",
         "layers",
         "blocks",

@@ -99,3 +99,37 @@ def test_positions_that_begin_with_the_class_token_s_row_are_named():
     wrong = np.concatenate([np.broadcast_to(class_token, (2, 1, 20)), tokens], 1).astype(np.float32)
     found = diagnose(images, held, wrong, spec)
     assert (found.status, "first one on" in found.explanation) == ("unique", True), found.explanation
+
+
+GRID = RIGHT.reshape(3, *SPEC.grid, 40)
+PAIRS = {
+    "ImageNet.*bias was added -1 times": tokens_of((IMAGES - MEAN) / DEVIATION) - 2 * WEIGHTS.bias,
+    "ReLU|flipped left to right": np.maximum(
+        tokens_of(weights=PatchEmbedWeights(WEIGHTS.kernel[:, :, ::-1].copy(), WEIGHTS.bias)), 0
+    ),
+    "reverse order.*0.5 times|0.5 times.*reverse order": tokens_of(IMAGES / 2)[:, ::-1],
+    "unflattened.*GELU|GELU.*unflattened": np.moveaxis(MISTAKES["GELU"].reshape(GRID.shape), -1, 1),
+    "dropout.*left to right|left to right.*dropout": tokens_of(IMAGES[..., ::-1].copy())
+    * (GENERATOR.random(RIGHT.shape) > 0.2)
+    / 0.8,
+    "channel 1 of the images": tokens_of(IMAGES * np.array([1, 0, 1], np.float32)[:, None, None])
+    + GENERATOR.standard_normal((1, *RIGHT.shape[1:])),
+    "permuted.*bias|bias.*permuted": (RIGHT + 0.01 * WEIGHTS.bias)[:, GENERATOR.permutation(SPEC.num_patches)],
+}
+
+
+@pytest.mark.parametrize("words", PAIRS)
+def test_two_mistakes_of_which_one_has_a_number_are_named(words):
+    import re
+
+    found = diagnose(IMAGES, WEIGHTS, PAIRS[words].astype(np.float32), SPEC)
+    assert found.status in ("unique", "tied"), found.explanation
+    assert len(found.mistakes) == 2
+    assert re.search(words, found.explanation, re.IGNORECASE), found.explanation
+
+
+def test_an_output_of_nothing_is_explained_by_no_two_mistakes():
+    """Random values, and the right ones with a part that is random."""
+    noise = GENERATOR.standard_normal(RIGHT.shape).astype(np.float32)
+    for wrong in (noise, np.where(noise > 1, noise, RIGHT), RIGHT + np.float32(1e-3) * noise):
+        assert diagnose(IMAGES, WEIGHTS, wrong, SPEC).status == "unknown"

@@ -67,6 +67,8 @@ def config_of(dialect, spec, window=0, registers=2):
         "num_channels": spec.in_channels,
         "num_frames": spec.image_size[0],
     }
+    if spec.spatial_axes == 3:
+        about["tubelet_size"] = list(spec.patch_size)
     sizes = {
         "stride": spec.stride,
         "padding": [pad for pad, _ in spec.padding],
@@ -266,7 +268,7 @@ FOLDED = 1e-6
 def assert_there_and_back(pair, seed, tmp_path_factory):
     """Bitwise where only axes move; on the sequence where a step is lossy."""
     source, target = (DIALECTS[name] for name in pair)
-    weights, spec = random_stage(source, seed)
+    weights, spec = random_stage(source, seed, grid=(4, 4) if target.square else None)
     held, plan = fit(weights, spec, target)
     folder = tmp_path_factory.mktemp("pair")
     path = folder / f"t{suffix_of(target)}"

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from patchparity import PatchParityError, Sizes, embed, from_module, inspect_checkpoint, port, verify
 from patchparity.backends.porting import evidence
 from patchparity.backends.porting.dialects import list_dialects
+from patchparity.backends.porting.formats.opening import opened
 
 from .test_dialects import written
 
@@ -356,3 +357,41 @@ def test_one_shard_of_several_is_no_layer_alone(tmp_path):
     save_file({"patch.weight": rows(D, C, P, P)}, path)
     with pytest.raises(PatchParityError, match="one of 3 shards, and what else belongs to the stage may be in another"):
         embed(path, rows(1, C, 2 * P, 2 * P))
+
+
+@pytest.mark.parametrize(("name", "square"), [("hf-dinov2", True), ("hf-vit", False)])
+def test_positions_that_a_library_resizes_are_refused(name, square, tmp_path):
+    """DINOv2 takes 16 positions for 4×4, and resizes them to the 2×8 patches that its configuration tells; ViT adds them as they are."""
+    model_type = {"hf-dinov2": "dinov2", "hf-vit": "vit"}[name]
+    held = vit(**({"embeddings.register_tokens": rows(1, 2, D)} if square else {}))
+    folder = folder_of(tmp_path / "one", held, {"model_type": model_type, "image_size": [2 * P, 8 * P], "patch_size": P})
+    images = rows(1, C, 2 * P, 8 * P)
+    if not square:
+        assert embed(folder, images).shape == (1, 17, D)
+        return
+    with pytest.raises(
+        PatchParityError,
+        match=r"takes embeddings.position_embeddings for positions of a square, and resizes them at run time to 2×8",
+    ):
+        embed(folder, images)
+
+
+def test_the_class_that_a_configuration_names_is_the_proof(tmp_path):
+    """Hiera's backbone leaves its tokens in the order of the image, its model unrolls them."""
+    path, _, _ = written_as("hf-hiera", tmp_path, architectures=["HieraBackbone"])
+    with pytest.raises(
+        PatchParityError, match='architectures is "HieraBackbone", and hf-hiera needs architectures != HieraBackbone'
+    ):
+        port(path, tmp_path / "out.safetensors", "timm-vit", prove=False)
+
+
+def test_a_token_of_no_values_is_none(tmp_path):
+    """vit-pytorch's ViT that averages keeps a class token of no rows."""
+    path, _, spec = written_as("lucidrains", tmp_path)
+    with opened(path) as checkpoint:
+        held = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    held["cls_token"] = np.zeros((0, D), np.float32)
+    held["pos_embedding"] = held["pos_embedding"][1:]
+    save_file({name: np.ascontiguousarray(value) for name, value in held.items()}, tmp_path / "mean.safetensors")
+    found = embed(tmp_path / "mean.safetensors", rows(2, *spec.images_shape(1)[1:]), sizes=Sizes.told(spec.patch_size))
+    assert found.shape == (2, spec.num_patches, D)
