@@ -131,10 +131,10 @@ def diagnose_command(
     json: JsonOption = None,
 ) -> None:
     """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; exit 1 if it is wrong."""
-    from .backends.porting.arrays import read_array, read_problem
-    from .backends.porting.live import read_live
     from .bench.live import diagnose_object
     from .bench.results import require_writable, write_json
+    from .porting.files.arrays import read_array, read_problem
+    from .porting.objects.read import read_live
     from .reference.diagnosis import diagnose
     from .reference.mistakes import CATALOGUE
 

@@ -12,7 +12,7 @@ from .bench.report.terminal import escape, out
 from .reference.errors import PatchParityError, printable
 
 if TYPE_CHECKING:
-    from .backends.porting.sizes import Sizes
+    from .porting.dialects.sizes import Sizes
 
 CheckpointArgument = Annotated[
     Path,
@@ -49,7 +49,7 @@ def _sizes(
     Raises:
         PatchParityError: what is no size.
     """
-    from .backends.porting.sizes import Sizes
+    from .porting.dialects.sizes import Sizes
 
     def parts(option: str, text: str | None, least: int = 1) -> tuple[int, ...] | int | None:
         if text is None:
@@ -81,8 +81,8 @@ def inspect_command(
     json: JsonOption = None,
 ) -> None:
     """Tell which dialect a checkpoint is in and why, what its embedding stage holds, and what is missing or ambiguous."""
-    from .backends.porting.reading import inspect_checkpoint
     from .bench.results import files_read, require_writable, write_json
+    from .porting.inspection import inspect_checkpoint
 
     if json:
         require_writable(json, *files_read(checkpoint), *(dialects or ()))
@@ -174,8 +174,8 @@ def port_command(
     listed: Annotated[bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")] = False,
 ) -> None:
     """Move the embedding stage of a checkpoint into another library's dialect, and prove it by running both."""
-    from .backends.porting.port import port
     from .bench.results import files_read, require_writable, write_json
+    from .porting.port import port
 
     if listed:
         _print_dialects(dialects)
@@ -221,7 +221,7 @@ def _print_checks(checks: list[tuple[str, str, str]]) -> None:
 
 
 def _print_dialects(files: list[Path] | None) -> None:
-    from .backends.porting.dialects import list_dialects
+    from .porting.dialects.dialect import list_dialects
 
     known = list_dialects(files or ())
     for dialect in known.values():
@@ -249,8 +249,8 @@ def verify_command(
     json: JsonOption = None,
 ) -> None:
     """Prove that two checkpoints hold the same embedding stage, or say how they differ; exit 1 if they do."""
-    from .backends.porting.verify import verify
     from .bench.results import files_read, require_writable, write_json
+    from .porting.verify import verify
 
     if json:
         require_writable(json, *files_read(first, second), *(dialects or ()))
@@ -298,9 +298,9 @@ def embed_command(
     dialects: DialectsOption = None,
 ) -> None:
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their model computes."""
-    from .backends.porting.images import read_images, write_array
-    from .backends.porting.reading import embed
     from .bench.results import files_read, require_writable
+    from .porting.embed import embed
+    from .porting.files.images import read_images, write_array
 
     if target.suffix != ".npy":
         raise PatchParityError(f"{target}: expected the name of a .npy file to write the {to} to")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.objects import find_implementation
 from ..backends.registry import get_backend
+from ..porting.objects.implementation import find_implementation
 from .statistics import Comparison, Ratio, by_generation, compare_ratios, enough, paired_chance, paired_ratios, resampled_medians
 from .views import Floors, noise_floors, noise_of, row_block
 

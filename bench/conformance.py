@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from numpy.typing import NDArray
 
 from ..backends.base import DTYPES, Backend, Implementation, Precision, check_place, check_precision
-from ..backends.porting.live import read_live
 from ..backends.registry import (
     BrokenBackend,
     get_backend,
@@ -18,6 +17,7 @@ from ..backends.registry import (
     list_implementations,
     require_installed,
 )
+from ..porting.objects.read import read_live
 from ..reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ..reference.errors import PatchParityError, require_choice
 from ..reference.spec import Remainder

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from ..backends.objects import find_implementation
+from ..porting.objects.implementation import find_implementation
 from ..reference.error import CUT_OFF, ArithmeticModel
 from ..reference.probes import Direction, Probe
 from ..reference.verdict import Verdict, judge

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.porting.live import LiveEmbedding, read_live
+from ..porting.objects.read import LiveEmbedding, read_live
 from ..reference.diagnosis import Diagnosis, diagnose
 from ..reference.error import ArithmeticModel
 from ..reference.errors import PatchParityError

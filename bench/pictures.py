@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.porting.arrays import read_array
+from ..porting.files.arrays import read_array
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec, Remainder
 from .cases import Case

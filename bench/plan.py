@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import __version__
 from ..backends.base import DTYPES, Backend, Implementation, Precision, check_place, check_precision
-from ..backends.objects import ObjectFacts, read_facts
 from ..backends.registry import get_backend, list_implementations, require_installed
+from ..porting.objects.implementation import ObjectFacts, read_facts
 from ..reference.errors import PatchParityError, require_choice
 from .cases import Part, named_case, preset
 from .hosts import LOCAL, parse_hosts

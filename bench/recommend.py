@@ -10,8 +10,8 @@ from typing import Any
 
 from ..backends.base import Backend, Implementation
 from ..backends.layouts import with_time_axis
-from ..backends.objects import OBJECT_MODE, find_implementation, target_of
 from ..backends.registry import get_backend, list_backends
+from ..porting.objects.implementation import OBJECT_MODE, find_implementation, target_of
 from ..reference.errors import PatchParityError
 from .cases import Case, named_case
 from .comparisons import best_against_today, best_overall, framework_of, is_called_today

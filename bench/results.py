@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..backends.porting.files import usual_mode
+from ..porting.files.own_format import usual_mode
 from ..reference.errors import PatchParityError
 
 
@@ -101,7 +101,7 @@ def _is_of(target: Path, other: Path) -> bool:
 
 def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
     """All files that reading checkpoints may touch: themselves, their shards, what lies beside them under their own names."""
-    from ..backends.porting.formats.opening import opened
+    from ..porting.files.opening import opened
 
     found: list[Path] = []
     for path in filter(None, checkpoints):

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Computation, FirstCall, LoadedEmbedding, Operation, check_precision
-from ..backends.objects import OBJECT_MODE, ObjectEmbedding, find_implementation
 from ..backends.registry import get_backend, list_backends
+from ..porting.objects.implementation import OBJECT_MODE, ObjectEmbedding, find_implementation
 from ..reference.probes import Direction
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights, SequenceLayout

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.porting.calling import LiveEmbedding, bytes_of, forms_in_memory
+from ..porting.objects.call import LiveEmbedding, bytes_of, forms_in_memory
 from ..reference.error import ArithmeticModel, Gate
 from ..reference.errors import PatchParityError
 from ..reference.probes import Probe

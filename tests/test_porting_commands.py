@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from patchparity import PatchEmbedSpec
 from patchparity.__main__ import app
-from patchparity.backends.porting.formats.opening import opened
-from patchparity.backends.porting.formats.writing import write_checkpoint
+from patchparity.porting.files.opening import opened
+from patchparity.porting.files.writing import write_checkpoint
 from patchparity.reference.errors import PatchParityError
 
 SPEC = PatchEmbedSpec((32, 32), 8, 3, 20)

@@ -7,7 +7,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from ...backends.objects import OBJECT_MODE
+from ...porting.objects.implementation import OBJECT_MODE
 
 if TYPE_CHECKING:
     from ..compare import CompareReport

@@ -9,18 +9,10 @@ import textwrap
 import numpy as np
 import pytest
 
-from patchparity import (
-    PatchEmbedSpec,
-    PatchEmbedWeights,
-    PatchParityError,
-    check,
-    initialize_weights,
-    patch_embed,
-    save_weights,
-)
-from patchparity.backends.porting.live import read_live
-from patchparity.backends.porting.loading import load_object
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, check, initialize_weights, patch_embed, save_weights
 from patchparity.bench.live import diagnose_object
+from patchparity.porting.objects.load import load_object
+from patchparity.porting.objects.read import read_live
 
 SPEC = PatchEmbedSpec((24, 40), 8, 3, 20)
 WEIGHTS = initialize_weights(SPEC, seed=3, class_token=False, positions="none")

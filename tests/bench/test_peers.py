@@ -7,8 +7,8 @@ pytest.importorskip("execnet")
 pytest.importorskip("torch")
 
 from patchparity import BenchOptions, PatchParityError, benchmark
-from patchparity.backends.objects import read_facts
 from patchparity.bench.plan import plan
+from patchparity.porting.objects.implementation import read_facts
 
 MODULE = """
 import torch

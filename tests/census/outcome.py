@@ -6,10 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from patchparity.backends.porting.formats.opening import open_checkpoint
-from patchparity.backends.porting.library import prove_by_library
-from patchparity.backends.porting.sizes import Sizes
-from patchparity.backends.porting.stages import read_stage
+from patchparity.porting.dialects.sizes import Sizes
+from patchparity.porting.dialects.stage import read_stage
+from patchparity.porting.files.opening import open_checkpoint
+from patchparity.porting.proof.library import prove_by_library
 from patchparity.reference.errors import PatchParityError
 
 

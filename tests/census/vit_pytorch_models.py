@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from patchparity import PatchParityError, embed
-from patchparity.backends.porting.sizes import Sizes
+from patchparity.porting.dialects.sizes import Sizes
 
 from .outcome import Outcome
 from .stand_in import import_library

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from patchparity import PatchParityError, embed, inspect_checkpoint, port, verify
-from patchparity.backends.porting.formats.opening import opened
-from patchparity.backends.porting.stages import Stage, read_stage
-from patchparity.backends.porting.transcribe import same_bits
+from patchparity.porting.dialects.fit import same_bits
+from patchparity.porting.dialects.stage import Stage, read_stage
+from patchparity.porting.files.opening import opened
 
 from .mutations import mutated
 from .seeds import Seed, seeds

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from patchparity.backends.porting.dialects import list_dialects
-from patchparity.backends.porting.formats.writing import write_checkpoint
-from patchparity.backends.porting.transcribe import fit, tensors_of
+from patchparity.porting.dialects.dialect import list_dialects
+from patchparity.porting.dialects.fit import fit, tensors_of
+from patchparity.porting.files.writing import write_checkpoint
 
-from ..backends.porting.test_dialects import config_of, random_stage
+from ..porting.test_dialects import config_of, random_stage
 
 
 @dataclass(frozen=True)

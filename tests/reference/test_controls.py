@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from patchparity.reference.controls import (
-    CONTROL_DTYPES,
-    CONTROL_SPECS,
-    EXEMPTIONS,
-    Control,
-    negative_controls,
-)
+from patchparity.reference.controls import CONTROL_DTYPES, CONTROL_SPECS, EXEMPTIONS, Control, negative_controls
 from patchparity.reference.error import ArithmeticModel
 from patchparity.reference.mistakes import CATALOGUE
 from patchparity.reference.pipeline import Pipeline, round_to_bits

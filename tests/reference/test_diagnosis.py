@@ -7,15 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from patchparity import (
-    PatchEmbedSpec,
-    PatchEmbedWeights,
-    PatchParityError,
-    diagnose,
-    initialize_weights,
-    patch_embed,
-    patchify,
-)
+from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, diagnose, initialize_weights, patch_embed, patchify
 from patchparity.reference.mistakes import CATALOGUE
 from patchparity.reference.pipeline import Pipeline
 

@@ -1,0 +1,1 @@
+"""Names and axes as data, and how a checkpoint is recognized in them: no bytes."""

@@ -1,0 +1,144 @@
+"""Which of the ways to read a checkpoint it is; or why none, and what would tell."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from ...reference.errors import PatchParityError
+from ..files.checkpoint import Checkpoint
+from ..files.tree import IN_MEMORY
+from .dialect import Dialect, list_dialects
+from .evidence import known_of, known_reason
+from .grids import known_grid
+from .ledger import unexplained
+from .recognize import Candidate, find_candidates, prefixes_of
+from .sizes import Sizes, read_config
+
+
+def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
+    """The candidate that a checkpoint is read as.
+
+    Raises:
+        PatchParityError: none; evidence or tensors that speak against all; several that read it differently, and what would tell them apart; something
+            that nothing tells.
+    """
+    if told := why_not(checkpoint, candidates):
+        raise PatchParityError(told)
+    if not candidates:
+        kernels = [f"{name} {info.shape}" for name, info in checkpoint.tensors.items() if len(info.shape) >= 4][:5]
+        held = ", ".join(kernels) or f"{len(checkpoint.tensors)} tensors, none of four axes"
+        raise PatchParityError(
+            f"{checkpoint.path} is in no dialect that is known; it holds {held} "
+            f"(--from names a dialect{plain_ones(checkpoint)}, --dialects a file of your own)"
+        )
+    rivals = ambiguous(candidates)
+    if len(rivals) > 1:
+        told = "; ".join(f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals)
+        raise PatchParityError(f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. {remedy(rivals)} would")
+    if candidates[0].dialect.plain and (place := re.search(r"-\d{5}-of-(\d{5})\.\w+$", checkpoint.path.name)):
+        raise PatchParityError(
+            f"{checkpoint.path} is one of {int(place[1])} shards, and what else belongs to the stage may be in another: give the folder, or the index"
+        )
+    if candidates[0].asks:
+        raise PatchParityError(f"{checkpoint.path} is read as {candidates[0].label}, but {'; '.join(candidates[0].asks)}")
+    return candidates[0]
+
+
+def plain_ones(checkpoint: Checkpoint) -> str:
+    """The dialects under any name that would read one layer of a checkpoint, as words; empty where none would."""
+    plain = [each for each in list_dialects().values() if each.plain and checkpoint.format in (*each.formats, IN_MEMORY)]
+    flat = {each.id for each in plain if "(" in each.entries["kernel"].layout}
+    found = [(each.id, own) for each in plain for own in prefixes_of(checkpoint, each)]
+    layers = [(name, own) for name, own in found if name not in flat or re.search("patch|pixel|vision_embed", own)]
+    likely = [(name, own) for name, own in layers if name not in flat] or layers  # a matrix may be any layer of a network
+    likely = [(name, own) for name, own in likely if "patch" in own] or likely
+    would = [f"{name} --prefix {own!r}" for name, own in likely]
+    return f": the layer alone as {' or '.join(would[:3])}" if would else ""
+
+
+def layers_alone(checkpoint: Checkpoint) -> str:
+    """How one of its layers could be read, in words; empty where none could."""
+    told = plain_ones(checkpoint).removeprefix(": ")
+    return f" (--from reads {told})" if told else ""
+
+
+def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
+    """Why none of the candidates can be, told of the one that comes nearest; empty where one can."""
+    if candidates and not candidates[0].refusals:
+        return ""
+    if reason := known_reason(read_config(checkpoint.config_folder)):
+        return f"{checkpoint.path} is read by no dialect: {reason}{layers_alone(checkpoint)}"
+    if not candidates:
+        return ""
+    nearest = min(
+        candidates, key=lambda each: (len(each.conflicts), len(unexplained(each.ledger)), *(-part for part in each.weight))
+    )
+    others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id and not each.dialect.mlx]
+    more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
+    return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}"
+
+
+def remedy(rivals: list[Candidate]) -> str:
+    """What would tell rivals apart."""
+    named = ["--prefix"] if len({each.prefix for each in rivals}) > 1 else []
+    named += ["--from with a dialect"] if len({each.dialect.id for each in rivals}) > 1 else []
+    named += ["a config.json beside it"] if any(each.dialect.model_types for each in rivals) else []
+    return " or ".join(named or ["a config.json with the image size"])
+
+
+def ambiguous(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates that are as likely as the first, one for each reading."""
+    if not candidates or candidates[0].refusals:
+        return []
+    # Of one prefix the reading that explains most tensors; two prefixes are two stages, however many tensors each has.
+    best: dict[str, tuple[int, ...]] = {}
+    for each in candidates:
+        best.setdefault(each.prefix, each.weight[:-1])
+    likely = [
+        each
+        for each in candidates
+        if not each.refusals and each.weight[:-1] == best[each.prefix] and each.weight[:3] == candidates[0].weight[:3]
+    ]
+    return list({each.reading: each for each in reversed(likely)}.values())[::-1]
+
+
+def require_grid(
+    checkpoint: Checkpoint, dialects: Mapping[str, Dialect], prefix: str | None, sizes: Sizes | None, ignore: Sequence[str] = ()
+) -> None:
+    """Raise PatchParityError where a checkpoint that nothing reads would be read but for the number of its positions, and say so."""
+    near = [each for each in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore) if "positions" in each.names]
+    if near and not near[0].refusals:
+        rows = near[0].sizes.get("rows") or math.prod(near[0].sizes.get(axis, 1) for axis in ("Gh", "Gw", "Wh", "Ww", "Sh", "Sw"))
+        known = known_of(checkpoint, sizes)
+        whose = f" ({checkpoint.config_folder}/config.json tells it)" if known.source == "config.json" else ""
+        told = f"not of an image of {'×'.join(map(str, known.image_size))}{whose}" if known.image_size else "of no square grid"
+        raise PatchParityError(
+            f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: "
+            "--image-size tells the right one, and --stride where patches overlap"
+        )
+
+
+def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | None) -> None:
+    """Raise PatchParityError where a user told a size that the checkpoint does not have."""
+    if sizes is None or not sizes.asked:
+        return
+    own, axes = candidate.sizes, 3 if sizes.frames else 2
+    if sizes.frames and not candidate.dialect.video:
+        raise PatchParityError(f"{checkpoint.path} is of images, and a size with {sizes.frames} frames was told")
+    grid = known_grid(candidate.dialect, own, sizes, candidate.stride, candidate.padding)
+    if sizes.image_size and not grid:
+        raise PatchParityError(f"an image of {'×'.join(map(str, sizes.image_size))} was told, which is smaller than a patch")
+    patch = (
+        (own["Ph"], own["Pw"]) if len(sizes.patch_size) < 3 else tuple(own[name] for name in ("Pt", "Ph", "Pw") if name in own)
+    )
+    pairs = [
+        ("patch", patch, sizes.patch_size),
+        ("channels", (own["C"],), (sizes.channels,) if sizes.channels else ()),
+        ("grid", candidate.grid[-axes:], grid[-axes:]),
+    ]
+    for name, have, asked in pairs:
+        if asked and have and tuple(have) != tuple(asked):
+            told = f" (of {'×'.join(map(str, sizes.image_size))} pixels)" if name == "grid" else ""
+            raise PatchParityError(
+                f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and {'×'.join(map(str, asked))}{told} was told"
+            )

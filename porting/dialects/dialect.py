@@ -1,0 +1,540 @@
+"""Dialects: how each library names and lays out the embedding stage, as data; reading and writing both come from the same record.
+
+What a layout cannot say is a step of a closed list (`STEPS`), with its inverse or marked as lossy.
+"""
+
+import dataclasses
+import difflib
+import functools
+import importlib.resources
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import einops
+import numpy as np
+from numpy.typing import NDArray
+
+from ...backends.layouts import CANONICAL
+from ...reference.errors import PatchParityError
+from ...reference.weights import PrefixToken, TokenOrder
+
+FORMATS = ("safetensors", "torch", "npz", "h5", "keras", "msgpack")
+
+FIELDS: dict[str, str] = {
+    "kernel": CANONICAL,
+    "bias": "D",
+    "class_token": "D",
+    "distillation_token": "D",
+    "register_tokens": "R D",
+    "mask_token": "D",
+    "positions": "rows D",
+    "patch_norm.scale": "K",
+    "patch_norm.shift": "K",
+    "token_norm.scale": "D",
+    "token_norm.shift": "D",
+    "sequence_norm.scale": "D",
+    "sequence_norm.shift": "D",
+    "position_rows": "Gh D",
+    "position_columns": "Gw D",
+    "position_ids": "rows",
+}
+"""Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns,
+and ids may tell which row of them each token is given."""
+
+ABSENT: dict[str, str] = {
+    "bias": "no bias is added",
+    "class_token": "there is no class token",
+    "distillation_token": "there is no distillation token",
+    "register_tokens": "there are no registers",
+    "mask_token": "nothing is masked",
+    "positions": "no positions are added before the first block",
+    "position_rows": "no positions are added before the first block",
+    "position_columns": "no positions are added before the first block",
+    "position_ids": "each token is given its own row of the positions",
+    "patch_norm.scale": "patches are not normalized",
+    "patch_norm.shift": "nothing is added to normalized patches",
+    "token_norm.scale": "tokens are not normalized",
+    "token_norm.shift": "nothing is added to normalized tokens",
+    "sequence_norm.scale": "the sequence is not normalized",
+    "sequence_norm.shift": "nothing is added to the normalized sequence",
+}
+"""What it means of an optional field that no tensor holds it."""
+
+HEADS = (
+    r"(head|heads|classifier|lm_head|head_dist|head_drop|fc|fc_norm|pre_logits|logit_scale|logit_bias|score|output_projection)([./].*)?",
+    r"(cls_classifier|distillation_classifier)[./].*",
+    r"num_batches_tracked",
+)
+"""Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
+
+AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "1")
+SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
+"""Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either side."""
+
+STEPS: dict[str, str] = {
+    "zero-bias": "a bias of zeros is added, for the target has one: nothing changes",
+    "drop-zero-bias": "the bias is all zeros, and left out: nothing changes",
+    "zero-position-rows": "position rows of zeros are added for prefix tokens: nothing changes",
+    "drop-zero-position-rows": "position rows of zeros are left out: nothing changes",
+    "fold-position-rows": "position rows of prefix tokens are added to the tokens, for the target has none: lossy, one rounding",
+    "zero-positions": "positions of zeros are added, for the target has some: nothing changes",
+    "computed-positions": "positions that the source computes are written as a table",
+    "drop-computed-positions": "positions are left out, for the target computes the same",
+    "zero-norm-shift": "a shift of zeros is added to a norm, for the target has one: nothing changes",
+    "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part but in pre-training",
+    "other-remainder": "images that patches do not divide are padded by the one and cut or refused by the other: nothing changes at sizes that they divide",
+    "drop-mask-token": "the mask token is left out: it plays no part but in pre-training",
+}
+"""What may be done beside moving axes, and what that means. All but `fold-position-rows` leave the sequence as it is, bit by bit."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a dialect: under which name a field of the weights is kept, and how.
+
+    Args:
+        field: a name of `FIELDS`.
+        name: of the tensor, without the prefix that a library may put before all names.
+        layout: einops pattern of its axes.
+    """
+
+    field: str
+    name: str
+    layout: str
+
+    def sizes(self, shape: tuple[int, ...], known: Mapping[str, int]) -> dict[str, int] | None:
+        """Sizes of the named axes of a tensor of this shape, or None where the shape does not fit the layout and what is known."""
+        groups = re.findall(r"\(([^)]*)\)|(\S+)", self.layout)
+        if len(groups) != len(shape):
+            return None
+        found = dict(known)
+        for (merged, single), size in zip(groups, shape, strict=True):
+            names = merged.split() or [single]
+            if single == "1":
+                if size != 1:
+                    return None
+                continue
+            if size == 0 and single != "R":
+                return None
+            unknown = [name for name in names if name not in found]
+            rest = math.prod(found[name] for name in names if name in found)
+            if not unknown:
+                if rest != size:
+                    return None
+            elif len(unknown) == 1:
+                if not rest or size % rest:
+                    return None
+                found[unknown[0]] = size // rest
+            elif (pair := SQUARES.get("+".join(names))) is None:
+                found["+".join(sorted(names))] = size
+            elif math.isqrt(size) ** 2 == size:
+                found.update(dict.fromkeys(pair, math.isqrt(size)))
+            else:
+                return None
+        return found
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one library keeps the embedding stage.
+
+    Args:
+        id: library and family.
+        title: in words.
+        loads: which classes take these names and which do not, where a library has several.
+        framework: that of the library: torch, jax, keras or numpy.
+        formats: of its files.
+        entries: its tensors, by field.
+        optional: fields that need not be there.
+        absent: what it means that they are not, where that is not what `ABSENT` says.
+        elsewhere: patterns of the names of all its other tensors, which belong to its encoder or head. A tensor that is neither is unexplained.
+        prefix, prefix_side, suffix, token_order, norm_epsilon: as in SequenceLayout.
+        positioned: which prefix tokens may have rows in the position table: alternatives.
+        epsilon_of_config: whether `layer_norm_eps` of `config.json` is that of these norms; most are made with their framework's default.
+        separator: between the parts of a name.
+        stride, padding, remainder: where they are not those of patches that tile: a number, `half` of the kernel, or `config` where no tensor and no
+            dialect tells it.
+        model_types: what transformers' `config.json` calls its models.
+        architectures: patterns of what timm's `config.json` calls them.
+        config: under which keys of `config.json` stride, padding, patch_size, image_size, window and registers are kept, where not under the usual ones.
+        require: what `config.json` must say, as far as it says it, for this reading to hold: `key < key`, `key == value`.
+        checked: what of `config.json` is held against the tensors: patch_size, image_size, channels.
+        channels: of the images that it takes, where that tells it from another dialect.
+        rms: norms that do not take the mean out.
+        patch_asked: whether its library keeps patches of other axes under the same names, so that --patch-size must tell the patch of a matrix.
+        windowed: whether tokens are in the order of attention windows, whose size the configuration tells.
+        window: that of `token_order`, where it is always the same.
+        spare_rows: rows in front of the position table that belong to no token, and are not added.
+        typed_only: whether its names are another dialect's, so that only `config.json` or a user tells it.
+        read_only: whether nothing can be written to it (a table of positions that is a sum of others).
+        mlx: whether its kernel is laid out as MLX has it.
+        library: how the library itself is run: `package`, `classes`, and the `block` that the sequence enters.
+        beside: tensors that tell it from others.
+        copies: other tensors that hold the values of a field once more, by field.
+        computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file.
+        square: model types that take their positions as those of a square, and resize them at run time to any other grid; `*` for all.
+        shared_rows: rows in front of the position table that are added to every patch.
+        plain: whether it is a layout under names that say nothing.
+    """
+
+    id: str
+    title: str
+    framework: str
+    formats: tuple[str, ...]
+    entries: Mapping[str, Entry]
+    loads: str = ""
+    optional: tuple[str, ...] = ()
+    prefix: tuple[PrefixToken, ...] = ()
+    prefix_side: Literal["first", "last"] = "first"
+    positioned: tuple[tuple[PrefixToken, ...], ...] = ((),)
+    suffix: tuple[PrefixToken, ...] = ()
+    token_order: TokenOrder = "raster"
+    norm_epsilon: float = 1e-6
+    epsilon_of_config: bool = False
+    separator: str = "."
+    stride: int | Literal["config", "half"] | None = None
+    padding: int | Literal["config", "half"] = 0
+    remainder: str = "floor"
+    model_types: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    config: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    require: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ("patch_size", "image_size", "channels")
+    channels: int | None = None
+    elsewhere: tuple[str, ...] = ()
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rms: tuple[str, ...] = ()
+    windowed: bool = False
+    window: int = 0
+    patch_asked: bool = False
+    spare_rows: int = 0
+    typed_only: bool = False
+    read_only: bool = False
+    mlx: bool = False
+    library: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    computed: str = ""
+    shared_rows: int = 0
+    square: tuple[str, ...] = ()
+    plain: bool = False
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Fields that must be there."""
+        return tuple(name for name in self.entries if name not in self.optional)
+
+    def means(self, name: str) -> str:
+        """What it means that an optional field is in no tensor."""
+        return self.absent.get(name, ABSENT.get(name, "nothing is known of it"))
+
+    @functools.cached_property
+    def _elsewhere(self) -> re.Pattern[str]:
+        return re.compile("|".join(f"(?:{pattern})" for pattern in (*self.elsewhere, *HEADS)))
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Whether a tensor of this name, without the prefix, belongs to the encoder or the head."""
+        return self._elsewhere.fullmatch(name) is not None
+
+    @property
+    def behind(self) -> tuple[PrefixToken, ...]:
+        """Prefix tokens that stand behind the patches."""
+        return tuple(name for name in self.prefix if self.prefix_side == "last" or name in self.suffix)
+
+    @property
+    def video(self) -> bool:
+        """Whether it cuts tubelets."""
+        return "Pt" in self.entries["kernel"].layout
+
+    def holds(self) -> str:
+        """What it can hold, in words."""
+        named = {
+            "kernel": "",
+            "mask_token": "",
+            "position_rows": "positions",
+            "position_columns": "positions",
+            "position_ids": "",
+        }
+        told = [named.get(name, name.replace("_", " ").split(".")[0]) for name in self.entries]
+        told += ["positions (computed)"] if self.computed else []
+        return ", ".join(dict.fromkeys(filter(None, told))) or "nothing but the kernel"
+
+
+REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
+"""A comparison of a key of `config.json`, or of the length of a list there, with another key or with a value."""
+
+_TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
+_FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
+_LISTS = (
+    "optional",
+    "prefix",
+    "suffix",
+    "formats",
+    "model_types",
+    "architectures",
+    "beside",
+    "elsewhere",
+    "rms",
+    "checked",
+    "require",
+    "square",
+)
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "framework": ("torch", "jax", "keras", "numpy"),
+    "prefix_side": ("first", "last"),
+    "token_order": get_args(TokenOrder),
+    "remainder": ("error", "floor", "pad-end", "same"),
+    "computed": ("", "sinusoid-1d", "sincos-2d"),
+}
+"""Values of a dialect's table by kind; what must be one of a few."""
+
+
+def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]] | None = None) -> Dialect:
+    """Build a dialect from its table.
+
+    Args:
+        identity: its id.
+        told: its table.
+        source: the file, for errors.
+        sets: named lists of patterns, to which `elsewhere` may refer with `@name`.
+
+    Raises:
+        PatchParityError: a table that says something unknown, or not enough.
+    """
+
+    def wrong(what: str) -> PatchParityError:
+        return PatchParityError(f"dialect {identity!r} in {source}: {what}")
+
+    if not isinstance(told, dict):
+        raise wrong(f"expected a table, not {told!r}")
+    fields = {each.name for each in dataclasses.fields(Dialect)} - {"id", "entries"}
+    if unknown := set(told) - fields - {"tensors"}:
+        raise wrong(f"unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(fields | {'tensors'}))}")
+    entries = _entries(told.get("tensors"), wrong)
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key != "tensors"}
+    for missing in ("title", "framework", "formats"):
+        if missing not in plain:
+            raise wrong(f"{missing} is missing")
+    for key, value in plain.items():
+        if not _of_its_kind(key, value):
+            raise wrong(f"{key} = {told[key]!r} is of the wrong kind")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise wrong(f"{key} = {value!r}: expected one of {', '.join(map(repr, _CHOICES[key]))}")
+    if "positioned" in plain:
+        plain["positioned"] = tuple(tuple(alternative) for alternative in told["positioned"])
+    if strange := [each for each in plain["formats"] if each not in FORMATS]:
+        raise wrong(f"format {strange[0]!r} is unknown; expected some of {', '.join(FORMATS)}")
+    named = [*plain.get("optional", ()), *plain.get("absent", {}), *plain.get("copies", {})]
+    if strange := [each for each in named if each not in entries]:
+        raise wrong(f"{strange[0]!r} is none of its tensors: {', '.join(entries)}")
+    tokens = [
+        *plain.get("prefix", ()),
+        *plain.get("suffix", ()),
+        *(token for each in plain.get("positioned", ()) for token in each),
+    ]
+    if strange := [each for each in tokens if each not in get_args(PrefixToken)]:
+        raise wrong(f"prefix token {strange[0]!r} is unknown; expected some of {', '.join(get_args(PrefixToken))}")
+    patterns: list[str] = []
+    for pattern in plain.get("elsewhere", ()):
+        if pattern.startswith("@") and pattern[1:] not in (sets or {}):
+            raise wrong(f"elsewhere names {pattern}, which is no list of patterns")
+        patterns += (sets or {})[pattern[1:]] if pattern.startswith("@") else [pattern]
+    if strange := [each for each in plain.get("require", ()) if not REQUIRED.fullmatch(each)]:
+        raise wrong(f"require has {strange[0]!r}, expected a comparison such as 'num_windows == 1'")
+    try:
+        re.compile("|".join(patterns))
+    except re.error as error:
+        raise wrong(f"a pattern of elsewhere is none ({error})") from None
+    plain["elsewhere"] = tuple(patterns)
+    for key in ("copies", "config"):
+        if key in plain:
+            plain[key] = {name: (held,) if isinstance(held, str) else tuple(held) for name, held in plain[key].items()}
+    return Dialect(identity, entries=entries, **plain)
+
+
+def _entries(tensors: Any, wrong: Callable[[str], PatchParityError]) -> dict[str, Entry]:
+    """The tensors of a dialect's table."""
+    if not isinstance(tensors, dict) or "kernel" not in tensors:
+        raise wrong("expected a table 'tensors' with a kernel")
+    entries = {}
+    for name, entry in tensors.items():
+        if name not in FIELDS:
+            raise wrong(f"field {name!r} is unknown; expected one of {', '.join(FIELDS)}")
+        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+            raise wrong(f"{name} = {entry!r}: expected [name, layout]")
+        if not re.fullmatch(r"(\w+|\((\w+ )*\w+\))( (\w+|\((\w+ )*\w+\)))*", entry[1]):
+            raise wrong(f"{name} has the layout {entry[1]!r}: expected axes with one blank between, some of them in parentheses")
+        axes = re.sub(r"[()]", " ", entry[1]).split()
+        if strange := [axis for axis in axes if axis not in AXES]:
+            raise wrong(f"{name} has the axis {strange[0]!r}; expected some of {' '.join(AXES)}")
+        if twice := next((axis for axis in axes if axis != "1" and axes.count(axis) > 1), None):
+            raise wrong(f"{name} has the axis {twice!r} twice")
+        entries[name] = Entry(name, *entry)
+        wanted, held = set(_canonical_axes(entries[name]).replace("(", " ").replace(")", " ").split()), set(axes) - {"1"}
+        if wanted != held:
+            raise wrong(f"{name} has the axes {' '.join(sorted(held))}, expected {' '.join(sorted(wanted))} in some order")
+    return entries
+
+
+def _of_its_kind(key: str, value: Any) -> bool:
+    """Whether a value of a dialect's table is of the kind that its key takes."""
+    if key in _TEXTS:
+        return isinstance(value, str)
+    if key in _FLAGS:
+        return isinstance(value, bool)
+    if key in _LISTS:
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if key == "positioned":
+        return isinstance(value, tuple) and all(
+            isinstance(each, list) and all(isinstance(name, str) for name in each) for each in value
+        )
+    if key in ("copies", "config"):
+        return isinstance(value, dict) and all(
+            isinstance(each, str) or (isinstance(each, list) and all(isinstance(name, str) for name in each))
+            for each in value.values()
+        )
+    if key in ("absent", "library"):
+        return isinstance(value, dict)
+    if key == "norm_epsilon":
+        return isinstance(value, float) and 0 < value < 1
+    least = 0 if key in ("padding", "window") else 1
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return whole or (value in ("config", "half") and key in ("stride", "padding"))
+
+
+LARGEST_FILE = 2**20
+"""Bytes of a user's file of dialects; ours have 40 kB."""
+
+
+def read_dialects(path: Path) -> dict[str, Dialect]:
+    """Read a TOML file of dialects, a user's own for instance.
+
+    Raises:
+        PatchParityError: a file that cannot be read, or says something unknown.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+            raise PatchParityError(f"cannot read dialects from {path}: expected a file of at most {LARGEST_FILE} bytes")
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
+    sets = dict(_own_sets().items())
+    return {identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()}
+
+
+@functools.cache
+def _own_sets() -> dict[str, list[str]]:
+    """Lists of patterns of encoders' names, which several dialects share."""
+    content = (importlib.resources.files(__package__) / "elsewhere.toml").read_text(encoding="utf-8")
+    return tomllib.loads(content)["elsewhere"]
+
+
+@functools.cache
+def _own_dialects() -> dict[str, Dialect]:
+    found: dict[str, Dialect] = {}
+    folder = importlib.resources.files(__package__)
+    for name in ("timm.toml", "torch.toml", "transformers.toml", "jax.toml", "keras.toml", "plain.toml"):
+        content = tomllib.loads((folder / name).read_text(encoding="utf-8"))
+        found.update({identity: _dialect(identity, told, name, _own_sets()) for identity, told in content.items()})
+    found.update({each.id: each for each in map(_as_mlx, [*found.values()]) if each is not None})
+    return found
+
+
+MLX_LAYOUTS = {"D C Ph Pw": "D Ph Pw C", "D C Pt Ph Pw": "D Pt Ph Pw C"}
+"""How MLX lays out the kernel of a convolution of torch, under the same names (mlx.nn.Conv2d, Conv3d)."""
+
+
+def _as_mlx(dialect: Dialect) -> Dialect | None:
+    """The same dialect as MLX keeps it; None where there is no convolution, or nothing but a layout."""
+    kernel = dialect.entries["kernel"]
+    if dialect.plain or dialect.framework != "torch" or kernel.layout not in MLX_LAYOUTS:
+        return None
+    entries = {**dialect.entries, "kernel": dataclasses.replace(kernel, layout=MLX_LAYOUTS[kernel.layout])}
+    return dataclasses.replace(
+        dialect,
+        id=f"{dialect.id}-mlx",
+        title=f"{dialect.title}, in MLX's layout",
+        framework="numpy",
+        formats=("safetensors", "npz"),
+        entries=entries,
+        mlx=True,
+        library={},
+    )
+
+
+def list_dialects(more: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Dialect]:
+    """Return all dialects by id, those of other files after ours."""
+    found = dict(_own_dialects())
+    more = [more] if isinstance(more, (str, os.PathLike)) else more
+    for path in more:
+        own = read_dialects(Path(path))
+        if twice := next((identity for identity in own if identity in found), None):
+            raise PatchParityError(f"{path} calls a dialect {twice!r}, and there is one of that name: choose another")
+        found.update(own)
+    return found
+
+
+def get_dialect(identity: str, dialects: Mapping[str, Dialect] | None = None) -> Dialect:
+    """Return the dialect of an id.
+
+    Raises:
+        PatchParityError: an unknown one.
+    """
+    known = list_dialects() if dialects is None else dialects
+    if identity not in known:
+        near = difflib.get_close_matches(identity, known, 5, 0.5) or [each for each in known if identity in each][:5]
+        raise PatchParityError(
+            f"dialect {identity!r} is unknown{'; near are ' if near else ''}{', '.join(near)} (port --list tells all)"
+        )
+    return known[identity]
+
+
+def to_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) -> NDArray[Any]:
+    """Move a tensor of a file into the canonical axes of its field."""
+    source, target = entry.layout, _canonical_axes(entry)
+    used = {name: sizes[name] for name in re.sub(r"[()]", " ", source).split() if name in sizes and name != "1"}
+    return np.ascontiguousarray(einops.rearrange(array, f"{source} -> {target}", **used))
+
+
+def from_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) -> NDArray[Any]:
+    """Move a field of the weights into the layout of a dialect."""
+    source, target = _canonical_axes(entry), entry.layout
+    used = {name: sizes[name] for name in re.sub(r"[()]", " ", source).split() if name in sizes}
+    return np.ascontiguousarray(einops.rearrange(array, f"{source} -> {target}", **used))
+
+
+def _canonical_axes(entry: Entry) -> str:
+    axes = FIELDS[entry.field]
+    if entry.field == "kernel" and "Pt" in entry.layout:
+        return axes.replace("Ph", "Pt Ph")
+    if entry.field == "positions" and "Sh" in entry.layout:
+        return axes.replace("rows", "(Wh Sh Ww Sw)")
+    if entry.field == "positions" and "Gt" in entry.layout:
+        return axes.replace("rows", "(Gt Gh Gw)")
+    if entry.field == "positions" and "Gh" in entry.layout:
+        return axes.replace("rows", "(Gh Gw)")
+    if entry.field.startswith("patch_norm") and "Ph" in entry.layout:
+        return "(Ph Pw C)"
+    return axes
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something that a target cannot hold."""
+
+    field: str
+    why: str
+
+
+@dataclass
+class Plan:
+    """What a port does beside moving axes."""
+
+    steps: list[str] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)

@@ -1,0 +1,99 @@
+"""Which grids of patches a table of positions allows."""
+
+import math
+from collections.abc import Mapping
+
+from ...reference.weights import PrefixToken
+from .dialect import Dialect
+from .sizes import Sizes, numbers_at
+
+
+def grids_of(
+    dialect: Dialect,
+    names: Mapping[str, str],
+    sizes: Mapping[str, int],
+    known: Sizes,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
+    """Grids that the position table allows, for which prefix tokens it then has rows, and what that assumes."""
+    told = known_grid(dialect, sizes, known, stride, padding)
+    if "Sh" in sizes:
+        sizes = {**sizes, "Gh": sizes["Wh"] * sizes["Sh"], "Gw": sizes["Ww"] * sizes["Sw"]}
+    if "Gh" in sizes and "Gw" in sizes:
+        grid = (sizes["Gh"], sizes["Gw"])
+        grid = (sizes["Gt"], *grid) if "Gt" in sizes else grid
+        if told and "image_size" in dialect.checked and told[-2:] != grid[-2:]:
+            return []
+        return [((), grid, "")]
+    if "positions" not in names:  # an image size that is no evidence of this dialect's tells nothing of what it takes
+        return [((), told if known.source != "config.json" or "image_size" in dialect.checked else (), "")]
+    counts = {name: sizes.get("R", 0) if name == "register_tokens" else 1 for name in dialect.prefix if name in names}
+    found: dict[int, tuple[PrefixToken, ...]] = {}
+    for alternative in dialect.positioned:
+        present = tuple(name for name in alternative if name in counts)
+        found.setdefault(sum(counts[name] for name in present), present)
+    grids = []
+    for extra, present in found.items():
+        patches = sizes["rows"] - extra - dialect.spare_rows - dialect.shared_rows
+        if told and dialect.video and not known.frames and patches > 0 and patches % math.prod(told[1:]) == 0:
+            told = (patches // math.prod(told[1:]), *told[1:])
+        if told and math.prod(told) == patches:
+            return [(present, told, "")]
+        if told and known.source == "config.json" and "image_size" in dialect.checked:
+            continue  # what is told is held against the table, not passed over
+        side = math.isqrt(max(patches, 0))
+        if patches > 0 and side * side == patches and not dialect.video:
+            rivals = [count for other in found if other != extra and (count := sizes["rows"] - other) and _oblong(count)]
+            rows = ", ".join(name.replace("_", " ") for name in present) or "no prefix token"
+            assumed = f"the grid is assumed to be square, {side}×{side}, with position rows for {rows}; an image size would tell"
+            grids.append((present, (side, side), assumed if rivals else ""))
+        elif patches > 0 and dialect.video and (video := _video_grid(patches, sizes, known)):
+            frames = f"the grid is assumed to be of {video[0]} × {video[1]}×{video[2]}; an image size with its frames would tell"
+            grids.append((present, video, "" if known.frames else frames))
+    return grids
+
+
+MOST_PATCHES, MOST_FRAMES = 2**24, 2**12
+"""Patches of an image (65536×65536 pixels in patches of 16) and steps in time of a video, beyond which no grid is looked for."""
+
+
+def _oblong(count: int) -> bool:
+    """Whether so many patches may be those of an image at most twice as long as it is wide."""
+    return count < MOST_PATCHES and any(
+        count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short
+    )
+
+
+def _video_grid(patches: int, sizes: Mapping[str, int], known: Sizes) -> tuple[int, ...]:
+    """A grid of frames and a square: of config.json's frames, or the fewest frames that leave a square."""
+    counts = [known.frames // sizes["Pt"]] if known.frames else range(1, min(patches, MOST_FRAMES) + 1)
+    for frames in counts:
+        side = math.isqrt(patches // max(frames, 1))
+        if frames * side * side == patches:
+            return frames, side, side
+    return ()
+
+
+def known_grid(
+    dialect: Dialect, sizes: Mapping[str, int], known: Sizes, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The grid of the image size that is known."""
+    image = known.image_size
+    if not known.asked and "image_size" in dialect.config:
+        image = numbers_at(known.table, dialect.config["image_size"], 2)
+    if not image:
+        return ()
+    *_, height, width = image
+    patch = (sizes["Ph"], sizes["Pw"])
+    more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in stride[-2:]]
+    grid = tuple(
+        (size + 2 * pad - own + up) // by + 1
+        for size, pad, own, by, up in zip((height, width), padding[-2:], patch, stride[-2:], more, strict=True)
+    )
+    if min(grid) <= 0:
+        return ()
+    if dialect.video:
+        frames = (known.frames or sizes["Pt"]) // sizes["Pt"]
+        return (frames, *grid) if frames else ()
+    return grid

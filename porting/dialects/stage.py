@@ -1,0 +1,266 @@
+"""Reading the embedding stage of a checkpoint, and telling of it."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...backends.base import DTYPES
+from ...reference.errors import PatchParityError
+from ...reference.sequence import sincos_positions
+from ...reference.spec import PatchEmbedSpec
+from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
+from ..files.checkpoint import Checkpoint
+from ..files.tree import IN_MEMORY
+from .choosing import ambiguous, choose, plain_ones, remedy, require_asked, require_grid, why_not
+from .dialect import Dialect, get_dialect, list_dialects, to_canonical
+from .evidence import known_of
+from .recognize import Candidate, find_candidates
+from .sizes import Sizes
+from .wrappers import UnwrappedCheckpoint, require_no_adapter, unwrapped
+
+NORMS = ("patch_norm", "token_norm", "sequence_norm")
+"""Fields of PatchEmbedWeights that are layer norms."""
+
+
+LARGEST_IMAGE = 2**25
+"""Values of one image or video that a grid may mean: a picture of 3344×3344 in three channels, ten times one of 1024×1024, seven videos of 32×224×224. A
+proof makes two of them in float64, 512 MB; a table of positions that claims more would take many times its own size."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The embedding stage of a checkpoint.
+
+    Args:
+        candidate: how it was read.
+        weights: canonical.
+        spec: the sizes.
+        size_known: whether something tells the image size; else the spec has a small one, and there are no positions.
+        dtype: of the kernel.
+        real_names: under which names its tensors are in the file, by the names without wrappers; empty where they have none.
+    """
+
+    candidate: Candidate
+    weights: PatchEmbedWeights
+    spec: PatchEmbedSpec
+    size_known: bool
+    dtype: str
+    real_names: Mapping[str, str] = field(default_factory=dict)
+
+    def real_name(self, name: str) -> str:
+        """Under which name a tensor is in the file."""
+        return self.real_names.get(name, name)
+
+    @property
+    def dialect(self) -> Dialect:
+        """Its dialect."""
+        return self.candidate.dialect
+
+
+def read_stage(
+    checkpoint: Checkpoint,
+    dialect: str | None = None,
+    prefix: str | None = None,
+    dialects: Mapping[str, Dialect] | None = None,
+    sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
+) -> Stage:
+    """Read the embedding stage of a checkpoint; only its tensors are read.
+
+    Args:
+        checkpoint: an open one.
+        dialect: id, where it is known; None to find out.
+        prefix: what stands before all names, where several stages are there.
+        dialects: those to try; None for all.
+        sizes: what is known of the sizes.
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
+
+    Raises:
+        PatchParityError: a checkpoint without one, an ambiguous one, one with a tensor that nothing explains or evidence that contradicts its tensors,
+            tensors that are damaged or hold NaN.
+    """
+    checkpoint = unwrapped(checkpoint)
+    known = list_dialects() if dialects is None else dialects
+    chosen = {dialect: get_dialect(dialect, known)} if dialect else known
+    candidates = find_candidates(checkpoint, chosen, prefix, sizes, ignore=ignore)
+    if not candidates or candidates[0].refusals:
+        require_grid(checkpoint, chosen, prefix, sizes, ignore)
+    if prefix is not None and not candidates and find_candidates(checkpoint, chosen, None, sizes, gridless=True):
+        others = ", ".join(
+            dict.fromkeys(repr(each.prefix) for each in find_candidates(checkpoint, chosen, None, sizes, gridless=True))
+        )
+        raise PatchParityError(
+            f"{checkpoint.path} holds no embedding stage under the prefix {prefix!r}; there is one under {others}"
+        )
+    if dialect and not candidates:
+        wanted = chosen[dialect]
+        if checkpoint.format not in (*wanted.formats, IN_MEMORY):
+            raise PatchParityError(
+                f"{checkpoint.path} is a {checkpoint.format} file, and {dialect} is kept in {', '.join(wanted.formats)}"
+            )
+        names = ", ".join(f"{entry.name} ({entry.layout})" for name, entry in wanted.entries.items() if name in wanted.required)
+        raise PatchParityError(f"{checkpoint.path} does not hold {dialect}: expected {names}, with shapes that fit together")
+    if candidates:
+        require_no_adapter(checkpoint, candidates[0].names)
+    chosen_one = choose(checkpoint, candidates)
+    require_asked(checkpoint, chosen_one, sizes)
+    return _read(checkpoint, chosen_one)
+
+
+def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
+    dialect, sizes = candidate.dialect, candidate.sizes
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, tensor in candidate.names.items():
+        array = checkpoint.read(tensor)
+        if array.dtype.name not in DTYPES and (name != "position_ids" or array.dtype.kind not in "iu"):
+            raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, no type of weights")
+        if not np.isfinite(array).all():
+            raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
+        arrays[name] = to_canonical(array, dialect.entries[name], sizes)
+    patch = (sizes["Pt"], sizes["Ph"], sizes["Pw"]) if dialect.video else (sizes["Ph"], sizes["Pw"])
+    step, pads = candidate.stride, candidate.padding
+    grid = candidate.grid or ((1, 2, 3) if dialect.video else (2, 3))
+    if dialect.token_order == "merge-2x2":
+        grid = candidate.grid or ((1, 2, 4) if dialect.video else (2, 4))
+    image = tuple(max((count - 1) * by + size - 2 * pad, 1) for count, by, size, pad in zip(grid, step, patch, pads, strict=True))
+    spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, pads, dialect.remainder)  # type: ignore[arg-type]
+    config = known_of(checkpoint, None)
+    if (values := math.prod(spec.images_shape(1))) > LARGEST_IMAGE:
+        raise PatchParityError(
+            f"{checkpoint.path} has positions for a grid of {'×'.join(map(str, grid))}: images of {values} values, expected at most {LARGEST_IMAGE}"
+        )
+    layout = SequenceLayout(
+        dialect.prefix,
+        dialect.prefix_side,
+        candidate.positioned,
+        dialect.token_order,
+        (config.norm_epsilon if dialect.epsilon_of_config else None) or dialect.norm_epsilon,
+        candidate.window,
+        dialect.suffix,
+    )
+    norms = {}
+    for norm in NORMS:
+        if f"{norm}.scale" in arrays:
+            norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift", None), norm not in dialect.rms)
+    if "position_ids" in arrays:
+        ids, rows = arrays.pop("position_ids"), len(arrays["positions"])
+        if not (ids.min() >= 0 and ids.max() < rows):
+            raise PatchParityError(
+                f"{checkpoint.path}: {candidate.names['position_ids']} names rows beyond the {rows} of the positions"
+            )
+        arrays["positions"] = arrays["positions"][ids.astype(np.int64)]
+    if "positions" in arrays and dialect.spare_rows:
+        arrays["positions"] = arrays["positions"][dialect.spare_rows :]
+    if "positions" in arrays and (shared := dialect.shared_rows):
+        table = arrays["positions"].astype(np.float64)
+        arrays["positions"] = (table[shared:] + table[:shared].sum(axis=0)).astype(arrays["positions"].dtype)
+    if "position_rows" in arrays:
+        rows, columns = (arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns"))
+        summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
+        arrays["positions"] = summed.astype(arrays["kernel"].dtype)  # as the library adds them: in the type of the weights
+    if "register_tokens" in arrays and not len(arrays["register_tokens"]):
+        del arrays["register_tokens"]  # a table of no rows: there are none
+    if dialect.computed and candidate.grid:
+        arrays["positions"] = computed_positions(dialect.computed, spec).astype(arrays["kernel"].dtype)
+    weights = PatchEmbedWeights(**arrays, **norms, layout=layout)
+    weights.check_spec(spec)
+    real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
+    return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, real)
+
+
+def computed_positions(kind: str, spec: PatchEmbedSpec) -> NDArray[np.float64]:
+    """The positions that a library computes, `(N, D)`; the kinds are those of `Dialect.computed`.
+
+    Raises:
+        PatchParityError: a width or a grid that it is not defined for.
+    """
+    if kind == "sincos-2d":
+        return sincos_positions(spec.grid, spec.embed_dim, last_frequency=True)
+    return sinusoid_table(spec.num_patches, spec.embed_dim)
+
+
+def sinusoid_table(count: int, width: int) -> NDArray[np.float64]:
+    """The fixed positions of VideoMAE, `(count, width)`: sines on even channels, cosines on odd ones.
+
+    Source: Tong et al., "VideoMAE" (2022), `modeling_finetune.py:get_sinusoid_encoding_table`; as in Vaswani et al. (2017).
+    """
+    channels = np.arange(width)
+    angles = np.arange(count)[:, None] / 10000.0 ** (2 * (channels // 2) / width)
+    return np.where(channels % 2, np.cos(angles), np.sin(angles))
+
+
+def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, Any]:
+    """What `inspect` tells of a checkpoint, as plain data."""
+    rivals = ambiguous(candidates)
+    used = set(candidates[0].names.values()) if candidates else set()
+    told: dict[str, Any] = {
+        "schema": "patchparity.inspect/1",
+        "file": checkpoint.path.name,
+        "format": checkpoint.format,
+        "dialect": candidates[0].dialect.id if len(rivals) == 1 else None,
+        "prefix": candidates[0].prefix if len(rivals) == 1 else None,
+        "candidates": [
+            {"dialect": each.dialect.id, "prefix": each.prefix, "evidence": list(each.evidence)} for each in candidates
+        ],
+        "ambiguous": len(rivals) > 1,
+        "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
+        "remedy": remedy(rivals) if len(rivals) > 1 else "" if candidates else plain_ones(checkpoint).removeprefix(": "),
+        "refused": why_not(checkpoint, candidates),
+        "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
+        "ledger": ledger_told(candidates),
+        "unbuilt": list(checkpoint.unbuilt),
+        "spec": None,
+        "tensors": {},
+        "other_tensors": len(checkpoint.tensors) - len(used),
+    }
+    if len(rivals) == 1:
+        chosen = candidates[0]
+        sizes = chosen.sizes
+        told["spec"] = {
+            "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
+            "in_channels": sizes["C"],
+            "embed_dim": sizes["D"],
+            "grid": [] if chosen.asks else list(chosen.grid),
+            "num_patches": math.prod(chosen.grid) if chosen.grid and not chosen.asks else None,
+            "prefix_tokens": [name for name in chosen.dialect.prefix if name in chosen.names],
+            "registers": sizes.get("R", 0),
+            "positioned": list(chosen.positioned),
+            "positions": "computed" if chosen.dialect.computed else "learned" if _has_positions(chosen) else None,
+            "token_order": chosen.dialect.token_order,
+            "window": chosen.window,
+            "stride": [] if chosen.asks and not chosen.window and not chosen.dialect.windowed else list(chosen.stride),
+            "padding": list(chosen.padding),
+            "bias": "bias" in chosen.names,
+        }
+        told["tensors"] = {
+            name: {"name": tensor, "shape": list(info.shape), "dtype": info.dtype, "layout": chosen.dialect.entries[name].layout}
+            for name, tensor in chosen.names.items()
+            for info in [checkpoint.tensors[tensor]]
+        }
+        told["missing"] = [name for name in chosen.dialect.entries if name not in chosen.names]
+    return told
+
+
+def _has_positions(candidate: Candidate) -> bool:
+    return "positions" in candidate.names or "position_rows" in candidate.names
+
+
+def ledger_told(candidates: list[Candidate]) -> dict[str, Any]:
+    """The ledger of the likeliest candidate, as plain data: how many tensors are elsewhere, and each of the others."""
+    if not candidates:
+        return {}
+    entries = min(candidates, key=lambda each: len(each.refusals)).ledger
+    counts = Counter(entry.status for entry in entries)
+    told = [dataclasses.asdict(entry) for entry in entries if entry.status not in ("elsewhere", "outside")]
+    return {"dialect": candidates[0].dialect.id, "counts": dict(counts), "tensors": told}
+
+
+def without(weights: PatchEmbedWeights, *names: str) -> PatchEmbedWeights:
+    """The same weights without some fields."""
+    return dataclasses.replace(weights, **dict.fromkeys(names, None))  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+"""`embed`: the reference, run on the embedding stage of any checkpoint."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference.embed import patch_embed
+from ..reference.errors import PatchParityError, require_choice
+from ..reference.sequence import embed_sequence
+from ..reference.weights import PatchEmbedWeights
+from .dialects.dialect import list_dialects
+from .dialects.sizes import Sizes, read_config
+from .dialects.stage import read_stage
+from .files.opening import opened
+
+
+def embed(
+    checkpoint: str | os.PathLike[str],
+    images: NDArray[Any],
+    *,
+    to: str = "sequence",
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> NDArray[Any]:
+    """Run the reference on the embedding stage of a checkpoint.
+
+    Args:
+        checkpoint: of any dialect.
+        images: `(B, C, H, W)`, or `(B, C, T, H, W)` for tubelets, preprocessed as the model has it.
+        to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm, if there is one before it).
+        from_, prefix, sizes, ignore, dialects: as in `port`; the images tell their own size.
+
+    Returns:
+        `(B, N, D)`, or `(B, prefix + N, D)`, float64.
+
+    Raises:
+        PatchParityError: whatever `read_stage` refuses; images that do not fit.
+    """
+    require_choice("to", to, ("tokens", "sequence"))
+    with opened(checkpoint) as file:
+        told = Sizes(image_size=tuple(images.shape[-2:]), frames=images.shape[2] if images.ndim == 5 else None)
+        if sizes is not None and sizes.asked and sizes.image_size not in ((), told.image_size):
+            asked, given = ("×".join(map(str, each.image_size)) for each in (sizes, told))
+            raise PatchParityError(f"images of {given} pixels, and {asked} was told")
+        said = bool((sizes is not None and sizes.asked and sizes.image_size) or read_config(file.config_folder).image_size)
+        stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told), ignore)
+    axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
+    if images.ndim == axes + 2 and images.shape[1] != channels:
+        hint = "; channels last? move them to axis 1" if images.shape[-1] == channels else ""
+        raise PatchParityError(f"images of shape {images.shape}: expected {channels} channels at axis 1{hint}")
+    if images.ndim != axes + 2:
+        kinds = {2: "(B, C, H, W)", 3: "(B, C, T, H, W)"}
+        frames = stage.spec.patch_size[0]
+        still = f"; a picture is a video of {frames} frames that are the same" if axes == 3 and images.ndim == 4 else ""
+        raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}{still}")
+    spec = stage.spec if images.shape[2:] == stage.spec.image_size else stage.spec.replace(image_size=images.shape[2:])
+    weights = stage.weights.astype(np.float64)
+    if to == "tokens":
+        return (
+            embed_sequence(images, _projection(weights), spec)
+            if weights.patch_norm is not None
+            else patch_embed(images, weights, spec)
+        )
+    square = math.isqrt(spec.num_patches) ** 2 == spec.num_patches and len(set(spec.grid[-2:])) > 1
+    if weights.positions is not None and square and not stage.dialect.video and not said:
+        raise PatchParityError(
+            f"images of {'×'.join(map(str, images.shape[2:]))} are {'×'.join(map(str, spec.grid))} patches, and the {spec.num_patches} positions may be "
+            "those of a square grid: --image-size says of which images they are"
+        )
+    or_more = (
+        "" if stage.spec.stride == stage.spec.patch_size and not any(map(any, stage.spec.padding)) else ", or a few pixels more"
+    )
+    if weights.positions is not None and spec.grid != stage.spec.grid:
+        raise PatchParityError(
+            f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, "
+            f"and there are positions for {stage.spec.num_patches} ({'×'.join(map(str, stage.spec.grid))}): "
+            f"expected images of {'×'.join(map(str, stage.spec.image_size))}{or_more}"
+        )
+    return embed_sequence(images, weights, spec)
+
+
+def _projection(weights: PatchEmbedWeights) -> PatchEmbedWeights:
+    """The projection alone, with the norm before it."""
+    return PatchEmbedWeights(weights.kernel, weights.bias, patch_norm=weights.patch_norm, layout=weights.layout)

@@ -1,0 +1,175 @@
+"""Checkpoint files of any library: which tensors they hold, each read by itself when it is asked for; nothing in them is ever run.
+
+Laws: what a header claims is held against the file's size, or against `LARGEST_TENSOR`, before memory is taken; a name never leads out of the
+folder; what is no tensor is left where it is. Each format has a file of its own beside this one, which reads and writes it.
+"""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.errors import PatchParityError
+
+Tensors = Mapping[str, NDArray[Any]]
+"""Tensors by name, as they are written."""
+
+COPIED_BYTES = 2**22
+"""Bytes that are copied at a time."""
+
+MOST_AXES = 16
+"""Axes of a tensor that is looked at; NumPy has 64 at most, a kernel five."""
+
+LARGEST_EXTENT = 2**48
+"""Values along one axis: more bytes than any file has."""
+
+LONGEST_NAMES = 2**26
+"""Characters of all names of a file together: those of a model of a hundred thousand tensors are ten million."""
+
+EXPANSION, SMALL = 4, 2**26
+"""How many times its file's size a packed tensor may have, beside 64 MB: trained weights pack to nine tenths, and zeros that were never written to
+nothing. What claims more is a bomb, or holds no weights."""
+
+LARGEST_TENSOR = 2**31
+"""Bytes of one tensor that may be read: eight times the largest patch embedding that is known (8192 × 2·32·32·4 values of 4 bytes)."""
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """NumPy's type of a name, those of ml_dtypes among them."""
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name))
+    except TypeError:
+        raise PatchParityError(f"a tensor of type {name!r}, which is none of numbers") from None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file tells of a tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if len(self.shape) > MOST_AXES or not all(0 <= size < LARGEST_EXTENT for size in self.shape):
+            raise ValueError(f"a tensor of {len(self.shape)} axes, {str(self.shape[:8])[:200]}")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * dtype_of(self.dtype).itemsize
+
+
+class Checkpoint(abc.ABC):
+    """An open file (or a set of shards) and the tensors in it, by name.
+
+    Args:
+        path: the file, or the index of the shards.
+        format: `safetensors`, `torch`, `npz`, `h5`, `keras` or `msgpack`.
+        tensors: what there is, in the file's order.
+        metadata: texts that the format keeps beside the tensors.
+        unbuilt: classes that the file names beside its tensors, of which nothing was built.
+    """
+
+    format: str
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: dict[str, TensorInfo] = {}
+        self.metadata: dict[str, str] = {}
+        self.unbuilt: list[str] = []
+
+    @property
+    def config_folder(self) -> Path | None:
+        """Where a `config.json` may lie beside it."""
+        return self.path.parent
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one tensor, as an array of its own.
+
+        Raises:
+            PatchParityError: a name that is not there, a tensor that is too large, damaged content.
+        """
+        if name not in self.tensors:
+            raise PatchParityError(f"{self.path} holds no tensor {name!r}")
+        info = self.tensors[name]
+        if info.nbytes > LARGEST_TENSOR:
+            raise PatchParityError(
+                f"{self.path}: {name} of shape {info.shape} claims {info.nbytes} bytes, expected at most {LARGEST_TENSOR}"
+            )
+        try:
+            array = self._read(name)
+        except PatchParityError:
+            raise
+        except MemoryError:
+            raise PatchParityError(f"{self.path}: {name} of shape {info.shape} takes more memory than there is") from None
+        except Exception as error:  # whatever damaged content makes zlib, HDF5 or NumPy raise
+            raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
+        return array
+
+    @abc.abstractmethod
+    def _read(self, name: str) -> NDArray[Any]:
+        """Read one tensor that is known to be there."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that it is read from."""
+        return (self.path,)
+
+    def require_room(self, name: str, nbytes: int) -> None:
+        """Raise PatchParityError where a packed tensor claims far more than its file can hold."""
+        size = self.path.stat().st_size
+        if nbytes > EXPANSION * size + SMALL:
+            raise self.damaged(f"{name} claims {nbytes} bytes of a file of {size}")
+
+    def damaged(self, what: str) -> PatchParityError:
+        """The error of a file whose content is not what it should be."""
+        return PatchParityError(f"{self.path} is damaged or hostile: {what}")
+
+    def close(self) -> None:  # noqa: B027  nothing to close is a default
+        """Let go of the file."""
+
+    def __enter__(self) -> Self:
+        """Use in a `with` statement."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+
+def first_twin(names: list[str]) -> str | None:
+    """The first name that is there a second time, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
+def copy_bytes(source: Any, target: BinaryIO, size: int) -> None:
+    """Copy so many bytes from one open file to another, a piece at a time.
+
+    Raises:
+        PatchParityError: a source that ends before.
+    """
+    while size:
+        content = source.read(min(size, COPIED_BYTES))
+        if not content:
+            raise PatchParityError(f"{size} bytes are missing at the end of what is copied")
+        target.write(content)
+        size -= len(content)

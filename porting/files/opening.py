@@ -1,0 +1,162 @@
+"""Opening a checkpoint: what it is, its first bytes tell, not its name."""
+
+import contextlib
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...reference.errors import PatchParityError
+from .checkpoint import Checkpoint, first_line, first_twin
+from .keras_files import H5Checkpoint, KerasCheckpoint
+from .msgpack_files import MsgpackCheckpoint
+from .npz_files import NpzCheckpoint
+from .safetensors_files import LARGEST_HEADER, SafetensorsCheckpoint
+from .shards import INDICES, KERAS_INDEX, KerasShards, ShardedCheckpoint
+from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint: safetensors (one file, an index of shards, or a folder with either), torch, npz, Keras h5 and .keras, Flax msgpack.
+
+    What it is, its first bytes tell, not its name.
+
+    Raises:
+        PatchParityError: a file that cannot be read, of another kind, damaged, or hostile.
+    """
+    source = Path(path)
+    if source.is_dir():
+        source = _in_folder(source)
+    if source.exists() and not source.is_file():
+        raise PatchParityError(f"cannot read {source}: it is no regular file")
+    try:
+        with source.open("rb") as file:
+            start = file.read(16)
+        return _reader(source, start)
+    except PatchParityError:
+        raise
+    except MemoryError:
+        raise PatchParityError(f"{source} is damaged or hostile: it claims more memory than there is") from None
+    except OSError as error:
+        raise PatchParityError(f"cannot read {source}: {error.strerror or error}") from None
+    except Exception as error:  # whatever damaged content makes the readers raise
+        raise PatchParityError(f"{source} is damaged or hostile: {type(error).__name__}: {first_line(error)}") from None
+
+
+def _in_folder(folder: Path) -> Path:
+    """The checkpoint of a folder, as transformers and timm lay it out."""
+    if unfinished := next(folder.glob(".*.patchparity-unfinished"), None):
+        raise PatchParityError(f"{folder} holds a copy that was cut off ({unfinished.name}): run the same port again")
+    for name in (
+        "model.safetensors",
+        "open_clip_model.safetensors",
+        "pytorch_model.bin",
+        "open_clip_pytorch_model.bin",
+        "flax_model.msgpack",
+        "tf_model.h5",
+        "model.weights.h5",
+    ):
+        if (folder / name).is_file():
+            return folder / name
+    indices = sorted({file for end in (*INDICES, KERAS_INDEX) for file in folder.glob(f"*{end}")})
+    preferred = [file for file in indices if file.name.endswith(INDICES[0])] or indices
+    single = sorted(folder.glob("*.safetensors"))
+    if len(preferred) == 1:
+        return preferred[0]
+    if not indices and len(single) == 1:
+        return single[0]
+    for name, told in FOREIGN_FOLDERS.items():
+        if (folder / name).exists():
+            raise PatchParityError(f"{folder} is {told}")
+    raise PatchParityError(f"{folder} holds no checkpoint that can be told: name the file")
+
+
+FOREIGN_FOLDERS = {
+    ".metadata": "a checkpoint of torch.distributed (DCP), which is not read: "
+    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt` makes a file of it",
+    "_CHECKPOINT_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and save its tree with flax.serialization or numpy.savez",
+    "_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and save its tree with flax.serialization or numpy.savez",
+    "manifest.ocdbt": "a checkpoint of orbax (OCDBT), which is not read: restore it with orbax, and save its tree with numpy.savez",
+    "saved_model.pb": "a SavedModel of TensorFlow, which is not read: load it, and save its weights as .weights.h5",
+}
+"""Folders of kinds that are known and not read, by a file in them; and what to do."""
+
+FOREIGN_STARTS = {
+    b"GGUF": "a GGUF file, which is not read: convert it back with gguf (gguf.GGUFReader), and save its tensors as safetensors",
+    b"\x93NUMPY": "one NumPy array, or a dictionary that was pickled, and no checkpoint: save the arrays by name with numpy.savez",
+}
+"""Files of kinds that are known and not read, by how they begin; and what to do."""
+
+
+def _foreign(source: Path, start: bytes) -> str:
+    """What a file is that is no checkpoint, in words; empty where that is not known."""
+    for begin, told in FOREIGN_STARTS.items():
+        if start.startswith(begin):
+            return told
+    if source.suffix == ".onnx":
+        return "a graph of ONNX, which is not read: its weights are onnx.load(FILE).graph.initializer"
+    if source.suffix == ".distcp":
+        return "a part of a checkpoint of torch.distributed: name its folder"
+    return ""
+
+
+def _reader(source: Path, start: bytes) -> Checkpoint:
+    if source.name.endswith(KERAS_INDEX):
+        return KerasShards(source, _shard)
+    if source.name.endswith(".index.json"):
+        return ShardedCheckpoint(source, _shard)
+    if told := _foreign(source, start):
+        raise PatchParityError(f"{source} is {told}")
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return H5Checkpoint(source, source)
+    if start[:4] == b"PK\x03\x04":
+        return _zip_reader(source)
+    if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= max(LARGEST_HEADER, source.stat().st_size):
+        return SafetensorsCheckpoint(source)
+    if source.suffix == ".safetensors":
+        raise PatchParityError(f"{source} is damaged or hostile: it does not begin as a safetensors file does")
+    if start[:1] == b"\x80" and source.suffix not in (".msgpack", ".flax"):
+        return LegacyTorchCheckpoint(source)
+    if source.suffix in (".msgpack", ".flax") or (start[:1] and (start[0] & 0xF0 == 0x80 or start[0] in (0xDE, 0xDF))):
+        return MsgpackCheckpoint(source)
+    raise PatchParityError(
+        f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or .keras, Flax msgpack"
+    )
+
+
+def _shard(source: Path) -> Checkpoint:
+    """One file of several, which is no index itself."""
+    with source.open("rb") as file:
+        start = file.read(16)
+    if source.name.endswith(".json"):
+        raise PatchParityError(f"{source} is an index within an index")
+    return _reader(source, start)
+
+
+def _zip_reader(source: Path) -> Checkpoint:
+    with zipfile.ZipFile(source) as archive:
+        names = [entry.filename for entry in archive.infolist()]
+    if twice := first_twin(names):
+        raise PatchParityError(f"{source} is damaged or hostile: it holds {twice!r} twice")
+    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        return TorchCheckpoint(source)
+    if "model.weights.h5" in names:
+        return KerasCheckpoint(source)
+    if any(name.endswith(("/serialized_exported_program.json", "/archive_format")) for name in names):
+        raise PatchParityError(
+            f"{source} is a program of torch.export, which is not read: torch.export.load(FILE).state_dict holds its weights"
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        return NpzCheckpoint(source)
+    raise PatchParityError(f"{source} is an archive of a kind that is not known: expected torch, npz or .keras")
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
+    """Open a checkpoint for the time of a `with` statement."""
+    checkpoint = open_checkpoint(path)
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.close()

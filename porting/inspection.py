@@ -1,0 +1,62 @@
+"""`inspect_checkpoint`: what the embedding stage of any checkpoint is, and why."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .dialects.choosing import require_asked, require_grid
+from .dialects.dialect import get_dialect, list_dialects
+from .dialects.recognize import find_candidates
+from .dialects.sizes import Sizes
+from .dialects.stage import describe, read_stage
+from .dialects.wrappers import require_no_adapter, unwrapped
+from .files.opening import opened
+from .proof.library import prove_by_library
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
+    prove: bool = False,
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> dict[str, Any]:
+    """Tell which dialect a checkpoint is in and why, what its embedding stage holds, what is missing and what is ambiguous.
+
+    Args:
+        path: the file, an index of shards, or a folder.
+        from_: the dialect, where it is known.
+        prefix: what stands before all names, where several stages are there.
+        sizes: what is known of its sizes and no `config.json` tells.
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
+        prove: whether the library's own model is built and run, where it is installed and a `config.json` tells how (seconds; `proof`).
+        dialects: TOML files with dialects of your own.
+
+    Returns:
+        Plain data: `dialect`, `candidates`, `ambiguous`, `refused`, `asks`, `spec`, `tensors`, `ledger`, `other_tensors`, ...
+
+    Raises:
+        PatchParityError: a file that cannot be read, is damaged, or hostile.
+    """
+    known = list_dialects(dialects)
+    with opened(path) as file:
+        checkpoint = unwrapped(file)
+        chosen = known if from_ is None else {from_: get_dialect(from_, known)}
+        candidates = find_candidates(checkpoint, chosen, prefix, sizes, ignore=ignore)
+        if not candidates and (from_ is not None or prefix is not None):
+            read_stage(checkpoint, from_, prefix, known, sizes, ignore)  # which says what is wrong
+        if not candidates or candidates[0].refusals:
+            require_grid(checkpoint, chosen, prefix, sizes, ignore)
+        for candidate in candidates[:1]:
+            require_no_adapter(checkpoint, candidate.names)
+            require_asked(checkpoint, candidate, sizes)
+        told = describe(checkpoint, candidates)
+        told["proof"] = None
+        if prove and told["dialect"] and not told["asks"]:
+            stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
+            told["proof"] = dataclasses.asdict(prove_by_library(checkpoint, stage))
+        return told

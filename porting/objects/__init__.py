@@ -1,0 +1,1 @@
+"""Somebody's live module: read, called, built, filled."""

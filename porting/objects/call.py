@@ -1,0 +1,248 @@
+"""How a live object is called: images placed as it takes them, itself run as its users do, its output fetched."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...backends.base import DTYPES
+from ...backends.layouts import NHWC, images_to_layout
+from ...reference.errors import PatchParityError
+from ...reference.spec import PatchEmbedSpec
+from ...reference.weights import PatchEmbedWeights
+from .load import first_line
+
+
+@dataclass(frozen=True)
+class LiveCall:
+    """How an object is called, from images `(B, C, H, W)` to the output as a NumPy array; and the steps of that, for those who time it.
+
+    Args:
+        place: images to what the object takes, in its own framework's arrays and layout.
+        run: calls it as its users do; torch modules must be in evaluation mode, which calling the whole sees to and puts back.
+        fetch: what it returned, as a NumPy array `(B, N, D)`.
+        held: entered around a call of the whole.
+        record: as `run`, where gradients are recorded; None where that is no other call.
+    """
+
+    place: Callable[[NDArray[Any]], Any]
+    run: Callable[[Any], Any]
+    fetch: Callable[[Any], NDArray[Any]]
+    held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    record: Callable[[Any], Any] | None = None
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Place, run and fetch."""
+        placed = self.place(images)
+        with self.held():
+            return self.fetch(self.run(placed))
+
+
+Framework = Literal["torch", "keras", "flax", "numpy", "jax", "tensorflow"]
+
+
+@dataclass(frozen=True)
+class LiveEmbedding:
+    """An object that computes a patch embedding, with what was read out of it.
+
+    Args:
+        name: as it was given, or its type's name.
+        framework: what it is called with.
+        spec: the sizes; image and grid are the object's own where it has some.
+        weights: canonical, in the object's dtype.
+        dtype: name of the dtype of weights and output.
+        to_sequence: whether it returns the sequence (prefix tokens or positions were found in it), or the tokens.
+        call: images `(B, C, H, W)` in `dtype` to the output, as a NumPy array of whatever shape the object gives.
+        kernel_layout: the einops pattern in which the object keeps its kernel; empty where the weights were given.
+        notes: what was found out by probe or chosen, in sentences.
+    """
+
+    name: str
+    framework: Framework
+    spec: PatchEmbedSpec
+    weights: PatchEmbedWeights
+    dtype: str
+    to_sequence: bool
+    call: LiveCall
+    notes: tuple[str, ...] = ()
+    kernel_layout: str = ""
+
+    @property
+    def flush_to_zero(self) -> bool:
+        """XLA's and TensorFlow's CPU kernels flush subnormals; torch and NumPy do not."""
+        return self.framework not in ("torch", "numpy")
+
+
+def caller(
+    subject: Any,
+    kind: str,
+    layout: str,
+    name: str,
+    is_layer: bool,
+    cut: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+    spec: PatchEmbedSpec | None = None,
+) -> LiveCall:
+    """How an object is called; a bare convolution layer's grid is flattened, as its users do.
+
+    Args:
+        subject: the object.
+        kind: its framework.
+        layout: of the images that it takes.
+        name: as errors call it.
+        is_layer: whether it is a bare layer.
+        cut: of a bare linear layer: images `(B, C, H, W)` to the patches that it takes.
+        spec: its sizes, by which a grid of tokens that nobody flattened is told.
+    """
+    to_framework, from_framework = _conversions(subject, kind)
+
+    def place(images: NDArray[Any]) -> Any:
+        return to_framework(np.ascontiguousarray(images_to_layout(images, layout) if cut is None else cut(images)))
+
+    def run(placed: Any, recorded: bool = False) -> Any:
+        try:
+            return _main_output(_run_torch(subject, placed, recorded) if kind == "torch" else subject(placed))
+        except PatchParityError:
+            raise
+        except (Exception, SystemExit) as error:  # one that ends the interpreter must not end a check as if all were well
+            raise PatchParityError(
+                f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: {type(error).__name__}: {first_line(error)} "
+                "(--image-layout, --image-size and --in-channels say what it takes)"
+            ) from error
+
+    def fetch(returned: Any) -> NDArray[Any]:
+        try:
+            output = from_framework(returned)
+        except (Exception, SystemExit) as error:
+            raise PatchParityError(
+                f"{name} returned a {type(returned).__name__}: expected an array of tokens (B, N, D) ({first_line(error)})"
+            ) from error
+        if output.ndim < 2 or output.dtype.name not in DTYPES:
+            raise PatchParityError(
+                f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
+            )
+        axes = None
+        if is_layer and output.ndim > 3:
+            axes = -1 if layout == NHWC else 1
+        elif spec is not None and output.ndim == spec.spatial_axes + 2:
+            axes = _width_axis(output.shape, spec.embed_dim, layout)
+        if axes is not None:
+            grid = np.moveaxis(output, axes, -1)
+            output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
+        return output
+
+    if kind != "torch":
+        return LiveCall(place, run, fetch)
+    return LiveCall(place, run, fetch, functools.partial(_evaluating, subject), functools.partial(run, recorded=True))
+
+
+def _width_axis(shape: tuple[int, ...], width: int, layout: str) -> int | None:
+    """Where a grid of tokens that nobody flattened has its width: channels first or last, as the images where both could be; None where neither is."""
+    places = [axis for axis in ((-1, 1) if layout == NHWC else (1, -1)) if shape[axis] == width]
+    return places[0] if places else None
+
+
+@contextlib.contextmanager
+def _evaluating(subject: Any) -> Iterator[None]:
+    """Hold a torch module in evaluation mode."""
+    modules = list(subject.modules()) if hasattr(subject, "modules") else []
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+
+
+def _run_torch(subject: Any, images: Any, recorded: bool) -> Any:
+    import torch
+
+    with torch.enable_grad() if recorded else torch.inference_mode():
+        return subject(images)
+
+
+def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any], Callable[[Any], NDArray[Any]]]:
+    """From a NumPy array to what an object of this kind takes, and from what it returns to one."""
+    if kind == "torch":
+        from ...backends.torch import as_array, as_tensor
+
+        def to_its_device(images: NDArray[Any]) -> Any:
+            parameter = next(subject.parameters(), None) if hasattr(subject, "parameters") else None
+            return as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
+
+        return to_its_device, lambda output: output if isinstance(output, np.ndarray) else as_array(output)
+    if kind == "keras":
+        import keras
+
+        def to_tensor(images: NDArray[Any]) -> Any:
+            # A layer converts other types to its own; float32 is converted before, for that is no part of the layer's work.
+            return keras.ops.convert_to_tensor(images) if images.dtype == np.float32 else images
+
+        return to_tensor, lambda output: np.asarray(keras.ops.convert_to_numpy(output))
+    if kind in ("flax", "jax"):
+        import jax
+
+        return jax.numpy.asarray, np.asarray
+    if kind == "tensorflow":
+        import tensorflow
+
+        return tensorflow.constant, np.asarray
+    return lambda images: images, lambda output: np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
+
+
+TOKEN_NAMES = ("last_hidden_state", "tokens", "x_norm_patchtokens", "embeddings", "hidden_states", "x", "output")
+"""How modules that return a mapping call their tokens."""
+
+
+def _main_output(output: Any) -> Any:
+    """The array of interest where a module returns several: `last_hidden_state`, the one that is called so, or the first.
+
+    Raises:
+        PatchParityError: a mapping of several, none of which is called as tokens are.
+    """
+    if hasattr(output, "last_hidden_state"):
+        return output.last_hidden_state
+    if isinstance(output, Mapping):
+        for name in TOKEN_NAMES:
+            if name in output:
+                return output[name]
+        if len(output) != 1:
+            raise PatchParityError(
+                f"it returned a mapping of {', '.join(map(str, output))}: expected one array, or one called {TOKEN_NAMES[0]!r}"
+            )
+        return next(iter(output.values()))
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def forms_in_memory(placed: Any) -> dict[str, Any]:
+    """The same array with other strides."""
+    if getattr(placed, "ndim", 0) != 4:
+        return {}
+    if isinstance(placed, np.ndarray):
+        read_only = placed.copy()
+        read_only.flags.writeable = False
+        return {
+            "rows and columns exchanged in memory": np.ascontiguousarray(placed.swapaxes(2, 3)).swapaxes(2, 3),
+            "every second value of a wider array": np.repeat(placed, 2, -1)[..., ::2],
+            "read-only": read_only,
+        }
+    import torch
+
+    return {
+        "channels_last": placed.contiguous(memory_format=torch.channels_last),
+        "rows and columns exchanged in memory": placed.transpose(2, 3).contiguous().transpose(2, 3),
+        "a part of a larger batch": torch.cat([placed[:1] * 0 + 7, placed])[1:],
+        "every second value of a wider tensor": torch.repeat_interleave(placed, 2, 3)[..., ::2],
+    }
+
+
+def bytes_of(placed: Any) -> bytes:
+    """The values of placed images, to see whether a call changed them."""
+    if hasattr(placed, "detach"):
+        placed = placed.detach().cpu().float().numpy()
+    return np.ascontiguousarray(np.asarray(placed)).tobytes()

@@ -1,0 +1,1 @@
+"""What was read or written, run where it is used, and compared."""

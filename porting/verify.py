@@ -1,0 +1,135 @@
+"""`verify`: whether two checkpoints, in any two dialects, hold the same embedding stage, or how they differ."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..reference.diagnosis import diagnose
+from ..reference.embed import patch_embed
+from ..reference.errors import PatchParityError
+from ..reference.probes import random_normal
+from ..reference.weights import PatchEmbedWeights
+from .dialects.dialect import list_dialects
+from .dialects.fit import same_bits
+from .dialects.sizes import Sizes
+from .dialects.stage import NORMS, Stage, read_stage
+from .files.opening import opened
+from .proof.compare import Check, compare_fields, compare_rows, not_square, prefix_and_positions
+from .proof.library import prove_by_library
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What `verify` found.
+
+    Args:
+        same: whether the two hold the same embedding stage.
+        first, second: how they were read.
+        explanation: in words; of what differs, which mistake would make the one out of the other.
+        checks: what was compared.
+    """
+
+    same: bool
+    first: str
+    second: str
+    explanation: str
+    checks: list[Check]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {"schema": "patchparity.verify/1", **dataclasses.asdict(self)}
+
+
+def verify(
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    from_: tuple[str | None, str | None] = (None, None),
+    prefixes: tuple[str | None, str | None] = (None, None),
+    sizes: Sizes | None = None,
+    prove: bool = True,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> Difference:
+    """Prove that two checkpoints, in any two dialects, hold the same embedding stage, or say how they differ.
+
+    Args:
+        first, second: checkpoints.
+        from_: their dialects, where they are known.
+        prefixes: what stands before their names, where a file holds several stages.
+        sizes: what is known of their sizes and no `config.json` tells; what the first tells holds for the second.
+        prove: whether the libraries' own models are built and run, where they are installed and a `config.json` tells how.
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
+        dialects: TOML files with dialects of your own.
+
+    Raises:
+        PatchParityError: whatever `read_stage` refuses.
+    """
+    known = list_dialects(dialects)
+    stages: list[Stage] = []
+    proofs: list[Check] = []
+    for path, dialect, prefix in zip((first, second), from_, prefixes, strict=True):
+        with opened(path) as checkpoint:
+            told = Sizes.of(stages[0].spec, stages[0].weights.layout.window) if stages and stages[0].size_known else sizes
+            stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told, ignore))
+            if prove:
+                side = ("first", "second")[len(stages) - 1]
+                check = prove_by_library(checkpoint, stages[-1])
+                proofs.append(dataclasses.replace(check, name=f"{side}: {check.name}"))
+                if check.verdict == "fail":
+                    raise PatchParityError(f"{path} is not what it was read as: {check.message}")
+    one, other = stages
+    labels = one.candidate.label, other.candidate.label
+    for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
+        if getattr(one.spec, name) != getattr(other.spec, name):
+            why = f"the first has {told} {getattr(one.spec, name)}, the second {getattr(other.spec, name)}"
+            return Difference(False, *labels, why, [])
+    layouts = [each.weights.layout for each in stages]
+    orders = [each.token_order + (f" in windows of {each.window} patches" if each.window else "") for each in layouts]
+    if orders[0] != orders[1]:
+        return Difference(False, *labels, f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second", [])
+    spec = one.spec if one.size_known else other.spec
+    if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
+        why = f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
+        return Difference(False, *labels, why, [])
+    checks = [compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)]
+    checks = [check for check in checks if check is not None]
+    rows = [prefix_and_positions(each.weights, spec) for each in stages]
+    if rows[0].shape != rows[1].shape:
+        told = f"the sequences are of {rows[0].shape[0]} and {rows[1].shape[0]} tokens: the prefix tokens differ"
+        return Difference(False, *labels, told, checks)
+    checks.append(compare_rows(rows, one, other, spec))
+    if all(check.verdict == "pass" for check in checks):
+        checks += proofs
+        compared = [check for check in checks if check not in proofs]
+        exact = "to the last bit" if all(check.bound_ratio == 0 for check in compared) else "within the rounding of their types"
+        named = zip(("first", "second"), stages, strict=True)
+        notes = [f"assumed of the {which}: {each.candidate.assumed}" for which, each in named if each.candidate.assumed]
+        notes += ["but for the mask token, which plays no part but in pre-training"] if _masks_differ(one, other) else []
+        return Difference(True, *labels, "; ".join([f"the same embedding stage, {exact}", *notes]), checks)
+    if checks[0].verdict == "pass":
+        wrong = ", ".join(check.name for check in checks if check.verdict == "fail")
+        return Difference(False, *labels, f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})", checks)
+    uneven = not_square(spec)
+    images = random_normal(uneven, 2, "float64", 0).images
+    plain = [PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64) for each in stages]
+    found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
+    return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
+
+
+def _masks_differ(one: Stage, other: Stage) -> bool:
+    masks = one.weights.mask_token, other.weights.mask_token
+    return masks[0] is not None and masks[1] is not None and not np.array_equal(*masks)
+
+
+def _what_differs(one: Stage, other: Stage) -> str:
+    names = [name for name in same_bits(one.weights, other.weights) if name not in ("kernel", "bias", "mask_token")]
+    told = ", ".join(name.replace("_", " ") for name in names)
+    if told:
+        return f"{told} differ"
+    ours, theirs = one.weights.layout.norm_epsilon, other.weights.layout.norm_epsilon
+    return f"ε of their norms is {ours:g} and {theirs:g}" if ours != theirs else "their order does"

@@ -1,0 +1,397 @@
+"""Every tensor accounted for; evidence that contradicts is refused; what nothing tells is asked."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from patchparity import PatchParityError, Sizes, embed, from_module, inspect_checkpoint, port, verify
+from patchparity.porting.dialects import evidence
+from patchparity.porting.dialects.dialect import list_dialects
+from patchparity.porting.files.opening import opened
+
+from .test_dialects import written
+
+GENERATOR = np.random.default_rng(11)
+D, C, P = 24, 3, 8
+
+
+def rows(*shape):
+    return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def vit(**changes):
+    """A small ViT as transformers saves it; a change of None leaves a tensor out."""
+    held = {
+        "embeddings.patch_embeddings.projection.weight": rows(D, C, P, P),
+        "embeddings.patch_embeddings.projection.bias": rows(D),
+        "embeddings.cls_token": rows(1, 1, D),
+        "embeddings.position_embeddings": rows(1, 17, D),
+        "encoder.layer.0.attention.attention.query.weight": rows(D, D),
+        "layernorm.weight": rows(D),
+        **changes,
+    }
+    return {name: value for name, value in held.items() if value is not None}
+
+
+def folder_of(path, tensors, config=None, metadata=None):
+    path.mkdir(exist_ok=True)
+    save_file(tensors, path / "model.safetensors", metadata)
+    if config is not None:
+        (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def statuses(told):
+    return {each["name"]: each["status"] for each in told["ledger"]["tensors"]}
+
+
+IMAGES = rows(2, C, 4 * P, 4 * P)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("embeddings.time_embeddings", (4, D)),
+        ("embeddings.patch_embeddings.norm.weight", (D,)),
+        ("embeddings.pos_embed_x", (1, 4, D)),
+        ("embeddings.token_type_embeddings.weight", (2, D)),
+        ("extra_position_table", (17, D)),
+        ("norm_pre.weight", (D,)),
+    ],
+)
+def test_a_tensor_that_nothing_explains_is_refused_with_its_name_and_shape(name, shape, tmp_path):
+    file = folder_of(tmp_path / "m", vit(**{name: rows(*shape)}))
+    for call in (
+        lambda: embed(file, IMAGES),
+        lambda: port(file, tmp_path / "out.safetensors", "timm-vit"),
+        lambda: verify(file, file),
+    ):
+        with pytest.raises(PatchParityError, match=f"nothing of hf-vit explains {name}") as raised:
+            call()
+        assert str(shape)[1:-1].split(",")[0] in str(raised.value)
+    told = inspect_checkpoint(file)
+    assert told["refused"]
+    assert statuses(told)[name] == "unexplained"
+    ignored = inspect_checkpoint(file, ignore=[name])
+    assert not ignored["refused"]
+    assert statuses(ignored)[name] == "ignored"
+    assert embed(file, IMAGES, ignore=[name]).shape == (2, 17, D)
+
+
+def test_the_ledger_holds_every_tensor_of_the_stage_once(tmp_path):
+    ledger = inspect_checkpoint(folder_of(tmp_path / "m", vit()))
+    assert {name: status for name, status in statuses(ledger).items() if name.startswith("embeddings.")} == {
+        "embeddings.patch_embeddings.projection.weight": "used",
+        "embeddings.patch_embeddings.projection.bias": "used",
+        "embeddings.cls_token": "used",
+        "embeddings.position_embeddings": "used",
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "swin"}, "calls the model 'swin'"),
+        ({"model_type": "vit", "num_channels": 4}, "tells channels 4"),
+        ({"model_type": "vit", "patch_size": 14}, "tells patch 14"),
+        ({"model_type": "vit", "image_size": 224}, "224"),
+    ],
+)
+def test_a_configuration_that_contradicts_is_refused_and_both_sides_are_named(config, told, tmp_path):
+    file = folder_of(tmp_path / "m", vit(), config)
+    with pytest.raises(PatchParityError, match=told) as raised:
+        embed(file, IMAGES)
+    assert "config.json" in str(raised.value)
+    if told != "224":  # positions that fit no such image are an error of `inspect` too
+        assert inspect_checkpoint(file)["refused"]
+
+
+def test_a_model_type_that_nobody_knows_is_told_and_no_contradiction(tmp_path):
+    file = folder_of(tmp_path / "m", vit(), {"model_type": "a-model-of-mine"})
+    told = inspect_checkpoint(file)
+    assert not told["refused"]
+    assert "a-model-of-mine" in json.dumps(told["candidates"])
+
+
+def test_a_configuration_that_cannot_be_read_is_no_silence(tmp_path):
+    file = folder_of(tmp_path / "m", vit())
+    (file / "config.json").write_text("{")
+    with pytest.raises(PatchParityError, match=r"config\.json"):
+        inspect_checkpoint(file)
+
+
+def test_what_a_user_says_is_held_against_the_tensors(tmp_path):
+    file = folder_of(tmp_path / "m", vit())
+    for sizes in (Sizes.told(patch_size=16), Sizes.told(in_channels=4), Sizes.told(image_size=64)):
+        with pytest.raises(PatchParityError):
+            embed(file, IMAGES, sizes=sizes)
+
+
+@pytest.mark.parametrize("kernel", [5, 7, 9])
+def test_the_stride_of_a_small_odd_kernel_is_asked(kernel, tmp_path):
+    """As PVT v2, Hiera and EdgeNeXt have them: no tensor tells it."""
+    tensors = {
+        "stem.0.weight": rows(D, C, kernel, kernel),
+        "stem.0.bias": rows(D),
+        "stem.1.weight": rows(D),
+        "stem.1.bias": rows(D),
+    }
+    file = folder_of(tmp_path / "m", tensors)
+    with pytest.raises(PatchParityError, match=f"kernel is {kernel}×{kernel}, and no tensor tells the stride: --stride"):
+        embed(file, IMAGES)
+    assert inspect_checkpoint(file)["asks"]
+    told = Sizes.told(stride=4, padding=kernel // 2)
+    assert embed(file, IMAGES, sizes=told).shape == (2, 64, D)
+
+
+def test_from_module_takes_a_stride_with_positions():
+    tree = vit(**{"embeddings.position_embeddings": rows(1, 50, D)})
+    _, spec = from_module(tree, stride=4, image_size=32)
+    assert (spec.stride, spec.grid) == ((4, 4), (7, 7))
+
+
+def test_mlx_s_layout_is_told_by_metadata_by_channels_or_asked(tmp_path):
+    kernel = rows(D, C, P, P)
+    mlx = np.ascontiguousarray(kernel.transpose(0, 2, 3, 1))
+    name = "embeddings.patch_embeddings.projection.weight"
+    expected = embed(folder_of(tmp_path / "t", vit(**{name: kernel}) | (shared := vit(**{name: None}))), IMAGES)
+    for place, metadata in (("channels", None), ("metadata", {"format": "mlx"})):
+        file = folder_of(tmp_path / place, shared | {name: mlx}, None, metadata)
+        assert inspect_checkpoint(file)["dialect"] == "hf-vit-mlx"
+        np.testing.assert_allclose(embed(file, IMAGES), expected, atol=1e-5)
+    with pytest.raises(PatchParityError):
+        embed(folder_of(tmp_path / "contradiction", shared | {name: mlx}, None, {"format": "pt"}), IMAGES)
+    cube = folder_of(tmp_path / "cube", shared | {name: rows(D, P, P, P)})  # eight channels and eight pixels: nothing tells
+    with pytest.raises(PatchParityError, match="ambiguous"):
+        embed(cube, rows(2, P, 4 * P, 4 * P))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda name: name.replace("patch_embeddings.", "patch_embeddings._orig_mod."),
+        lambda name: name.replace("embeddings.patch", "embeddings._checkpoint_wrapped_module.patch"),
+        lambda name: f"module.{name}",
+        lambda name: name.replace("projection.", "projection.base_layer."),
+        lambda name: name.replace("projection.", "projection.modules_to_save.default."),
+    ],
+)
+def test_wrappers_inside_a_name_are_unwrapped(wrap, tmp_path):
+    plain = vit()
+    file = folder_of(tmp_path / "w", {wrap(name): value for name, value in plain.items()})
+    assert (embed(file, IMAGES) == embed(folder_of(tmp_path / "p", plain), IMAGES)).all()
+
+
+def test_an_adapter_on_the_kernel_must_be_merged_first(tmp_path):
+    held = {name.replace("projection.", "projection.base_layer."): value for name, value in vit().items()}
+    held["embeddings.patch_embeddings.projection.lora_A.default.weight"] = rows(4, C, P, P)
+    held["embeddings.patch_embeddings.projection.lora_B.default.weight"] = rows(D, 4, 1, 1)
+    with pytest.raises(PatchParityError, match="merge it first"):
+        embed(folder_of(tmp_path / "m", held), IMAGES)
+
+
+def test_code_of_a_configuration_is_named_and_never_run(tmp_path):
+    file = folder_of(tmp_path / "m", vit(), {"model_type": "vit", "image_size": 32, "auto_map": {"AutoModel": "evil.Model"}})
+    (file / "evil.py").write_text("raise SystemExit('run')")
+    proof = inspect_checkpoint(file, prove=True)["proof"]
+    assert proof["verdict"] == "skip"
+    assert "never run" in proof["message"]
+
+
+def test_the_windows_of_qwen2_5_vl_are_in_the_order_of_tokens():
+    from patchparity.reference.sequence import merge_block_order
+
+    order = merge_block_order((6, 8), 4)
+    assert sorted(order) == list(range(48))
+    grid = np.stack(np.divmod(order, 8), 1)
+    windows = [tuple(place) for place in grid // 4]
+    assert [place for at, place in enumerate(windows) if at == 0 or windows[at - 1] != place] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert (merge_block_order((6, 8)) != order).any()
+
+
+def test_the_proof_is_the_library_s_own_model(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    config = {
+        "model_type": "vit",
+        "image_size": 32,
+        "patch_size": P,
+        "hidden_size": D,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    file = folder_of(tmp_path / "m", vit(), config)
+    proof = inspect_checkpoint(file, prove=True)["proof"]
+    assert (proof["verdict"], "ViTModel" in proof["message"]) == ("pass", True)
+    name = "embeddings.patch_embeddings.projection.weight"
+    tensors = vit()
+    tensors[name] = np.ascontiguousarray(tensors[name].transpose(0, 2, 3, 1))
+    told = inspect_checkpoint(folder_of(tmp_path / "mlx", tensors, config, {"format": "mlx"}), prove=True)
+    assert (told["dialect"], told["proof"]["verdict"]) == ("hf-vit-mlx", "pass")
+    alone = folder_of(tmp_path / "alone", vit())
+    assert inspect_checkpoint(alone, prove=True)["proof"]["message"].startswith("not proved against the library: no config.json")
+
+
+def test_a_stride_that_the_configuration_contradicts_is_refused(tmp_path):
+    tensors = {
+        "encoder.patch_embeddings.0.proj.weight": rows(D, C, 7, 7),
+        "encoder.patch_embeddings.0.proj.bias": rows(D),
+        "encoder.patch_embeddings.0.layer_norm.weight": rows(D),
+        "encoder.patch_embeddings.0.layer_norm.bias": rows(D),
+    }
+    file = folder_of(tmp_path / "m", tensors, {"model_type": "segformer", "strides": [4, 2, 2, 2], "patch_sizes": [7, 3, 3, 3]})
+    assert embed(file, IMAGES).shape == (2, 64, D)
+    with pytest.raises(PatchParityError, match="tells stride 4×4, and 2"):
+        embed(file, IMAGES, sizes=Sizes.told(stride=2))
+    bare = folder_of(tmp_path / "bare", tensors)
+    with pytest.raises(PatchParityError, match="no tensor tells the stride"):
+        embed(bare, IMAGES)
+    assert (embed(bare, IMAGES, sizes=Sizes.told(stride=4)) == embed(file, IMAGES)).all()
+
+
+def test_what_is_ignored_must_be_there(tmp_path):
+    with pytest.raises(PatchParityError, match="holds no tensor gate that could be ignored"):
+        embed(folder_of(tmp_path / "m", vit(**{"embeddings.gate": rows(D)})), IMAGES, ignore=["gate"])
+
+
+def test_a_model_that_no_dialect_reads_is_told_why(tmp_path):
+    tensors = {"stem.conv1.linear.weight": rows(16, 3, 3, 3), "head.linear.weight": rows(7, D)}
+    folder = folder_of(tmp_path / "one", tensors, {"architecture": "levit_128"})
+    told = "read by no dialect: config.json calls the model 'levit_128', and its tokens come out of several convolutions"
+    with pytest.raises(PatchParityError, match=f"{told}.*--prefix 'stem.conv1.linear.'"):
+        embed(folder, rows(1, 3, 16, 16))
+    assert told in inspect_checkpoint(folder)["refused"]
+
+
+def test_reasons_are_of_models_that_are_known_and_that_no_dialect_reads():
+    types, _ = evidence._known_names()
+    of_dialects = {name for dialect in list_dialects().values() for name in dialect.model_types}
+    for each in evidence._known()["reasons"]:
+        assert each["told"]
+        assert not set(each.get("model_types", ())) - types - {"efficientformer"}  # of transformers 4
+        assert not set(each.get("model_types", ())) & of_dialects - {"timesformer"}  # read where it has no positions in time
+        for pattern in each.get("architectures", ()):
+            re.compile(pattern)
+
+
+def test_only_layers_that_may_be_patches_are_named(tmp_path):
+    """Of a language model's matrices none is offered as a patch embedding."""
+    tensors = {"model.embed_tokens.weight": rows(100, D), "model.layers.0.mlp.down_proj.weight": rows(D, 48)}
+    with pytest.raises(PatchParityError, match="no dialect that is known") as raised:
+        embed(folder_of(tmp_path / "words", tensors), rows(1, 3, 16, 16))
+    assert "embed_tokens" not in str(raised.value)
+
+
+def test_ids_tell_the_row_of_each_position(tmp_path):
+    h5py = pytest.importorskip("h5py")
+
+    def written(name, ids):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["layers/sig_lip_vision_embedding/patch_embedding/vars/0"] = kernel
+            file["layers/sig_lip_vision_embedding/patch_embedding/vars/1"] = bias
+            file["layers/sig_lip_vision_embedding/position_embedding/vars/0"] = positions
+            file["layers/sig_lip_vision_embedding/vars/0"] = np.array([ids], np.int32)
+        return tmp_path / name
+
+    kernel, bias, positions = rows(P, P, C, D), rows(D), rows(4, D)
+    images = rows(2, C, 2 * P, 2 * P)
+    order = [3, 0, 0, 2]
+    same, moved = (embed(written(f"{name}.weights.h5", ids), images) for name, ids in (("a", range(4)), ("b", order)))
+    np.testing.assert_allclose(moved - same, np.broadcast_to(positions[order] - positions, same.shape), atol=1e-12)
+    with pytest.raises(PatchParityError, match="names rows beyond the 4 of the positions"):
+        embed(written("c.weights.h5", [0, 1, 2, 4]), images)
+
+
+def written_as(name, folder, **config):
+    """A file of a dialect with random weights, and a config.json with some values changed."""
+    path, weights, spec = written(list_dialects()[name], folder)
+    if config:
+        told = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**told, **config}))
+    return path, weights, spec
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        ("hf-hiera", {"depths": [1, 1, 1]}, r"len\(depths\) is 3, and hf-hiera needs len\(depths\) == 4"),
+        ("hf-hiera", {"query_stride": [4, 4]}, "query_stride is .4, 4., and hf-hiera needs query_stride"),
+        (
+            "timm-hiera",
+            {"model_args": {"stages": [1, 1], "q_pool": 1}},
+            r"len\(stages\) is 2, and timm-hiera needs len\(stages\) == 4",
+        ),
+        ("hf-yolos", {"num_detection_tokens": 8}, "tells 8 detection tokens, and the file holds 2"),
+        ("hf-fuyu", {"patch_size": 12}, "tells patch 12×12, and vision_embed_tokens.weight"),
+    ],
+)
+def test_what_a_dialect_assumes_is_held_against_the_configuration(name, config, told, tmp_path):
+    path, _, _ = written_as(name, tmp_path, **config)
+    with pytest.raises(PatchParityError, match=told):
+        port(path, tmp_path / "out.safetensors", "timm-vit", prove=False)
+
+
+def test_a_padding_that_a_dialect_always_has_is_not_overruled(tmp_path):
+    name = "timm-mvitv2"
+    path, _, spec = written_as(name, tmp_path)
+    images = rows(1, *spec.images_shape(1)[1:])
+    with pytest.raises(PatchParityError, match=f"{name} has padding 3×3, and 1×1 was told"):
+        embed(path, images, from_=name, sizes=Sizes.told(padding=1))
+
+
+def test_stages_are_no_layers_of_a_plain_encoder(tmp_path):
+    """A Hiera without its configuration has the embeddings of an I-JEPA, and orders its tokens otherwise."""
+    held = vit(**{"embeddings.cls_token": None, "embeddings.position_embeddings": rows(1, 16, D)})
+    held = {name: value for name, value in held.items() if not name.startswith("encoder")}
+    held["encoder.stages.0.layers.0.attn.qkv.weight"] = rows(3 * D, D)
+    folder = folder_of(tmp_path / "bare", held)
+    with pytest.raises(PatchParityError, match=r"nothing of hf-ijepa explains encoder.stages.0.layers.0.attn.qkv.weight"):
+        embed(folder, rows(1, C, 4 * P, 4 * P))
+
+
+def test_one_shard_of_several_is_no_layer_alone(tmp_path):
+    path = tmp_path / "model-00002-of-00003.safetensors"
+    save_file({"patch.weight": rows(D, C, P, P)}, path)
+    with pytest.raises(PatchParityError, match="one of 3 shards, and what else belongs to the stage may be in another"):
+        embed(path, rows(1, C, 2 * P, 2 * P))
+
+
+@pytest.mark.parametrize(("name", "square"), [("hf-dinov2", True), ("hf-vit", False)])
+def test_positions_that_a_library_resizes_are_refused(name, square, tmp_path):
+    """DINOv2 takes 16 positions for 4×4, and resizes them to the 2×8 patches that its configuration tells; ViT adds them as they are."""
+    model_type = {"hf-dinov2": "dinov2", "hf-vit": "vit"}[name]
+    held = vit(**({"embeddings.register_tokens": rows(1, 2, D)} if square else {}))
+    folder = folder_of(tmp_path / "one", held, {"model_type": model_type, "image_size": [2 * P, 8 * P], "patch_size": P})
+    images = rows(1, C, 2 * P, 8 * P)
+    if not square:
+        assert embed(folder, images).shape == (1, 17, D)
+        return
+    with pytest.raises(
+        PatchParityError,
+        match=r"takes embeddings.position_embeddings for positions of a square, and resizes them at run time to 2×8",
+    ):
+        embed(folder, images)
+
+
+def test_the_class_that_a_configuration_names_is_the_proof(tmp_path):
+    """Hiera's backbone leaves its tokens in the order of the image, its model unrolls them."""
+    path, _, _ = written_as("hf-hiera", tmp_path, architectures=["HieraBackbone"])
+    with pytest.raises(
+        PatchParityError, match='architectures is "HieraBackbone", and hf-hiera needs architectures != HieraBackbone'
+    ):
+        port(path, tmp_path / "out.safetensors", "timm-vit", prove=False)
+
+
+def test_a_token_of_no_values_is_none(tmp_path):
+    """vit-pytorch's ViT that averages keeps a class token of no rows."""
+    path, _, spec = written_as("lucidrains", tmp_path)
+    with opened(path) as checkpoint:
+        held = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    held["cls_token"] = np.zeros((0, D), np.float32)
+    held["pos_embedding"] = held["pos_embedding"][1:]
+    save_file({name: np.ascontiguousarray(value) for name, value in held.items()}, tmp_path / "mean.safetensors")
+    found = embed(tmp_path / "mean.safetensors", rows(2, *spec.images_shape(1)[1:]), sizes=Sizes.told(spec.patch_size))
+    assert found.shape == (2, spec.num_patches, D)
