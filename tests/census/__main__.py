@@ -5,11 +5,12 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-from . import keras_models, timm_models, transformers_models
+from . import keras_models, timm_models, transformers_models, vit_pytorch_models
 from .outcome import Outcome
 
 WORDS = {
     "right": "read, and the library's own model gives the same",
+    "told": "read right when told what no file says",
     "unproved": "read, and the library's own model could not be asked",
     "refused": "refused, with the reason",
     "wrong": "read wrong",
@@ -41,6 +42,7 @@ def main(path: str) -> None:
         ("transformers", {name: transformers_models.outcome(name) for name in transformers_models.model_types()}),
         ("timm", {name: timm_models.outcome(name) for name in timm_models.architectures()}),
         ("keras-hub", {name: keras_models.outcome(name) for name in keras_models.MODELS}),
+        ("vit-pytorch", {name: vit_pytorch_models.outcome(name) for name in vit_pytorch_models.models()}),
     ]
     pages = [section(f"{library} {importlib.metadata.version(library)}", outcomes) for library, outcomes in parts]
     Path(path).write_text("\n".join([PREFACE, *pages]), encoding="utf-8")

@@ -17,6 +17,10 @@ _DEIT = dict(image_shape=(48, 64, 3), patch_size=16, **_SMALL)
 _DINO = dict(image_shape=(518, 518, 3), patch_size=14, **_SMALL)
 _DINO3 = dict(image_shape=(48, 64, 3), patch_size=16, **_SMALL)
 _CLIP = dict(image_shape=(64, 64, 3), patch_size=16, **_SMALL)
+_VITDET = dict(
+    hidden_size=48, num_layers=1, intermediate_dim=32, num_heads=2, global_attention_layer_indices=[0], image_shape=(64, 64, 3), patch_size=16,
+    num_output_channels=16, window_size=2,
+)  # fmt: skip
 _SWIN = dict(image_shape=(56, 56, 3), embed_dim=24, depths=[1, 1], num_heads=[2, 2], window_size=7)
 _PALI = dict(image_size=64, patch_size=16, num_heads=2, hidden_dim=48, num_layers=1, intermediate_dim=32, num_classes=24)
 _MIT = dict(
@@ -52,6 +56,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "CLIP": ("clip.clip_vision_encoder:CLIPVisionEncoder", _CLIP, "CLIPVisionEmbedding"),
     "SigLIP": ("siglip.siglip_vision_encoder:SigLIPVisionEncoder", _CLIP, "SigLIPVisionEmbedding"),
     "PaliGemma": ("pali_gemma.pali_gemma_vit:PaliGemmaVit", _PALI, "PaliGemmaVitEmbeddings"),
+    "ViTDet": ("vit_det.vit_det_backbone:ViTDetBackbone", _VITDET, "ViTDetPatchingAndEmbedding"),
     "Swin": ("swin_transformer.swin_transformer_backbone:SwinTransformerBackbone", _SWIN, "PatchEmbedding"),
     "Swin without norm": (
         "swin_transformer.swin_transformer_backbone:SwinTransformerBackbone",
@@ -89,7 +94,7 @@ def outcome(name: str) -> Outcome:
         images = generator.standard_normal((2, 3, height, width)).astype("float32")
         entering = embeddings(images.transpose(0, 2, 3, 1))
         for each in model.layers:
-            if each.name == "pre_layer_norm":
+            if each.name == "pre_layer_norm" or type(each).__name__ == "AddPositionalEmbedding":
                 entering = each(entering)
         observed = np.asarray(entering)
         observed = observed.reshape(observed.shape[0], -1, observed.shape[-1])

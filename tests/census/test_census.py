@@ -22,33 +22,33 @@ def needs(*libraries):
 
 
 def require_none_wrong(outcomes, fewest_right):
-    """No wrong ones, and as many right ones as there were when this was written."""
+    """No wrong ones, and as many right ones, by themselves or when told, as there were when this was written, but for a few."""
     wrong = {name: each for name, each in outcomes.items() if each.verdict == "wrong"}
     assert not wrong
     assert all(each.reason for each in outcomes.values() if each.verdict == "refused")
     unbuilt = {name: each.reason for name, each in outcomes.items() if each.verdict == "unbuilt"}
     assert len(unbuilt) <= MOST_UNBUILT * len(outcomes), unbuilt
-    assert sum(each.verdict == "right" for each in outcomes.values()) >= fewest_right
+    assert sum(each.verdict in ("right", "told") for each in outcomes.values()) >= fewest_right
 
 
 def test_transformers():
     needs("torch", "transformers")
-    require_none_wrong({name: transformers_models.outcome(name) for name in transformers_models.model_types()}, 165)
+    require_none_wrong({name: transformers_models.outcome(name) for name in transformers_models.model_types()}, 215)
 
 
 def test_timm():
     needs("torch", "timm")
-    require_none_wrong({name: timm_models.outcome(name) for name in timm_models.architectures()}, 100)
+    require_none_wrong({name: timm_models.outcome(name) for name in timm_models.architectures()}, 128)
 
 
 def test_vit_pytorch():
     needs("torch", "vit_pytorch")
-    require_none_wrong({name: vit_pytorch_models.outcome(name) for name in vit_pytorch_models.models()}, 30)
+    require_none_wrong({name: vit_pytorch_models.outcome(name) for name in vit_pytorch_models.models()}, 28)
 
 
 def test_keras_hub():
     needs("keras_hub")
-    require_none_wrong({name: keras_models.outcome(name) for name in keras_models.MODELS}, 11)
+    require_none_wrong({name: keras_models.outcome(name) for name in keras_models.MODELS}, 15)
 
 
 def test_a_wrong_reading_is_seen(monkeypatch):
