@@ -64,7 +64,7 @@ def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: float) ->
         allowed: rms that rounding may leave.
     """
     searches: tuple[Callable[..., Iterator[Fit]], ...] = (_shapes,) if observed.shape != correct.shape else (
-        function_fits, added_fits, order_fits, _pixels, _kernels, _mixed,
+        function_fits, added_fits, order_fits, _pixels, _kernels, mixed_fits,
     )  # fmt: skip
     before = rms(observed - correct) if observed.shape == correct.shape else math.inf
     for search in searches:
@@ -271,13 +271,32 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
 
 def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """The products, but not the bias, times a number, whatever was done to the order of the tokens behind."""
-    if p.to_sequence or p.weights.bias is None:
+    if p.to_sequence:
+        yield from _scaled_tokens(p, correct, observed)
+        return
+    if p.weights.bias is None:
         return
     bias = p.weights.bias.astype(np.float64)
     plain = correct - bias
     factor = float((plain * (observed - bias)).sum()) / float((plain * plain).sum() or 1.0)
     told = f"the products, but not the bias, are {factor:.6g} times what they should be: the images or the kernel are scaled"
     yield Fit("product-scaled", told, "look for a factor before the projection", rms(observed - bias - factor * plain))
+
+
+def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """The tokens, but not what makes a sequence of them, times a number."""
+    if p.weights.positions is None or p.weights.sequence_norm is not None or p.weights.layout.token_order != "raster":
+        return
+    start = p.weights.num_tokens_ahead
+    patches = slice(start, start + p.spec.num_patches)
+    row = p.weights.num_positions_ahead
+    positions = p.weights.positions[row : row + p.spec.num_patches].astype(np.float64)
+    plain, seen = correct[:, patches] - positions, observed[:, patches] - positions
+    factor = float((plain * seen).sum()) / float((plain * plain).sum() or 1.0)
+    fitted = correct.copy()
+    fitted[:, patches] = factor * plain + positions
+    told = f"the tokens, but not the positions, are {factor:.6g} times what they should be"
+    yield Fit("tokens-scaled", told, "look for a factor between projection and positions", rms(observed - fitted))
 
 
 def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
@@ -522,7 +541,7 @@ MOST_MIXED = 4
 """Channels up to which a mix of them is solved for: the square of them are computed."""
 
 
-def _mixed(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """Each channel of the image replaced by an affine mix of all: other means and deviations, other scales, other orders."""
     channels = p.spec.in_channels
     if channels > MOST_MIXED or p.to_sequence or p.token_steps:

@@ -18,6 +18,7 @@ from .fits import (
     functions_of,
     kernel_forms,
     matching,
+    mixed_fits,
     order_fits,
     pixel_forms,
     product_fits,
@@ -26,6 +27,7 @@ from .fits import (
 from .mistakes import CATALOGUE
 from .pipeline import Array, Pipeline
 from .spec import PatchEmbedSpec
+from .weights import PatchEmbedWeights
 
 MOST_IMAGES = 3
 """Images that are looked at: two tell a table that is the same for every image from the images themselves, the third a batch that was exchanged."""
@@ -51,6 +53,8 @@ def two_mistakes(
         pipeline, observed = dataclasses.replace(pipeline, images=pipeline.images[:MOST_IMAGES]), observed[:MOST_IMAGES]
     for first, made in _made(pipeline):
         correct = made.run(np.float64)
+        if (first and made.weights is pipeline.weights) or (first and first[0].startswith("kernel")):
+            yield from _other_channels(first, made, observed, allowed)
         for second, program, right, found in _undone(made, correct, observed):
             if right.shape != found.shape:
                 continue
@@ -69,6 +73,31 @@ def two_mistakes(
                         "; and ".join(each[1] for each in told),
                         "; then ".join(each[2] for each in told),
                     )
+
+
+SHOWN = 8
+"""Outputs that a mix of channels is solved from: with two images of six patches they are a hundred numbers for at most 24 unknowns."""
+
+
+def _other_channels(
+    first: Form, made: Pipeline, observed: Array, allowed: Callable[[Pipeline, Array], float]
+) -> Iterator[tuple[tuple[str, str], str, str]]:
+    """A mistake, and beside it other means, scales or orders of the images' channels."""
+    weights = made.weights
+    few = dataclasses.replace(
+        made, weights=PatchEmbedWeights(weights.kernel[:SHOWN], None if weights.bias is None else weights.bias[:SHOWN])
+    )
+    if made.to_sequence or made.token_steps or observed.shape[-1] != len(weights.kernel):
+        return
+    few = dataclasses.replace(few, spec=made.spec.replace(embed_dim=len(few.weights.kernel)))
+    right = few.run(np.float64)
+    found = observed[..., :SHOWN]
+    if right.shape != found.shape:
+        return
+    for fit in mixed_fits(few, right, found):
+        shrunk = min(1.0, rms(found) / (rms(right) or 1.0))
+        if fit.left <= 1e-2 * rms(found) and fit.left <= shrunk * allowed(few, right):
+            yield (first[0], fit.id), f"{first[1]}; and {fit.explanation}", f"{first[2]}; then {fit.mend}"
 
 
 def _fitted(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -180,11 +209,23 @@ def _undone(p: Pipeline, correct: Array, observed: Array) -> Iterator[tuple[Form
 
 
 def _unpermuted(p: Pipeline, correct: Array, observed: Array) -> Iterator[tuple[Form | None, Pipeline, Array, Array]]:
-    _, rows, width = correct.shape
+    batch, rows, width = correct.shape
     order = matching(correct[0], observed[0])
     if order is not None and (order != np.arange(rows)).any():
         told = "the tokens were permuted, the same way in every image"
         yield ("tokens-permuted", told, "keep the order of the grid"), p, correct, observed[:, np.argsort(order)]
+    if batch > 1:
+        images = matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
+        if images is not None and (images != np.arange(batch)).any():
+            told = "the images of the batch were exchanged"
+            yield ("images-permuted", told, "keep the order of the batch"), p, correct, observed[np.argsort(images)]
+    if p.weights.bias is not None and not p.to_sequence:
+        bias = p.weights.bias.astype(np.float64)
+        columns = matching((correct - bias).reshape(-1, width).T, (observed - bias).reshape(-1, width).T)
+        if columns is not None and (columns != np.arange(width)).any():
+            told = "the rows of the kernel are in another order than the bias"
+            found = (observed - bias)[..., np.argsort(columns)] + bias
+            yield ("kernel-rows-permuted", told, "keep the order of the kernel's rows"), p, correct, found
     columns = matching(correct.reshape(-1, width).T, observed.reshape(-1, width).T)
     if columns is not None and (columns != np.arange(width)).any():
         told = "the output channels were permuted"
