@@ -238,16 +238,24 @@ class _Search:
         """The first mistake with a number in it that explains the output."""
         if not self.finite:
             return None
-        allowed = self.allowed_rms(self.pipeline, self.correct)
-        if not math.isfinite(allowed):
+        if not math.isfinite(self._allowed(self.pipeline, self.correct, 1.0)):
             return None
-        return next(fits(self.pipeline, self.correct, self.observed, FITTED * allowed), None)
+        return next(
+            fits(self.pipeline, self.correct, self.observed, lambda factor: self._allowed(self.pipeline, self.correct, factor)),
+            None,
+        )
+
+    def _allowed(self, candidate: Pipeline, exact: Array, factor: float) -> float:
+        """Largest rms that a fitted mistake may leave, whose products are so many times those of a program."""
+        if factor < 1:
+            candidate, exact = dataclasses.replace(candidate, images=candidate.images * factor), self.observed
+        return FITTED * self.allowed_rms(candidate, exact)
 
     def both_fitted(self) -> tuple[Explanation, str, str] | None:
         """Two mistakes, with a number in one of them or both, that explain the output."""
         if not self.finite:
             return None
-        return next(two_mistakes(self.pipeline, self.observed, lambda p, exact: FITTED * self.allowed_rms(p, exact)), None)
+        return next(two_mistakes(self.pipeline, self.observed, self._allowed), None)
 
     def _rounded(self, candidate: Pipeline, rounding: Callable[[Array], Array]) -> bool:
         """Whether the observed output is that of a candidate, rounded.

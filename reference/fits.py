@@ -42,26 +42,28 @@ class Fit:
         id: stable name.
         explanation, mend: as in a mistake.
         left: rms of what it leaves unexplained.
+        factor: what it says the products were multiplied by, where that is a number: their rounding is as much smaller.
     """
 
     id: str
     explanation: str
     mend: str
     left: float
+    factor: float = 1.0
 
 
 Form = tuple[str, str, str]
 """Of something that was done: id, explanation, remedy."""
 
 
-def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: float) -> Iterator[Fit]:
+def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: Callable[[float], float]) -> Iterator[Fit]:
     """Explanations of an output that leave at most `allowed` rms, the simplest kind first.
 
     Args:
         pipeline: the right program.
         correct: its output, float64.
         observed: what came out instead, float64, finite.
-        allowed: rms that rounding may leave.
+        allowed: rms that rounding may leave, of products multiplied by so much.
     """
     searches: tuple[Callable[..., Iterator[Fit]], ...] = (_shapes,) if observed.shape != correct.shape else (
         function_fits, added_fits, order_fits, _pixels, _kernels, mixed_fits,
@@ -69,7 +71,7 @@ def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: float) ->
     before = rms(observed - correct) if observed.shape == correct.shape else math.inf
     for search in searches:
         for fit in search(pipeline, correct, observed):
-            if fit.left <= min(allowed, before / 2):
+            if fit.left <= min(allowed(fit.factor), before / 2):
                 yield fit
 
 
@@ -205,6 +207,7 @@ def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
             told,
             f"look for a factor of {scale:.4g} before or behind the projection",
             rms(observed - scale * correct),
+            abs(scale),
         )
     zero = observed == 0
     if 2 <= int(zero.sum()) < LEAST_KEPT * zero.size and (correct[zero] != 0).all():
@@ -280,7 +283,8 @@ def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     plain = correct - bias
     factor = float((plain * (observed - bias)).sum()) / float((plain * plain).sum() or 1.0)
     told = f"the products, but not the bias, are {factor:.6g} times what they should be: the images or the kernel are scaled"
-    yield Fit("product-scaled", told, "look for a factor before the projection", rms(observed - bias - factor * plain))
+    left = rms(observed - bias - factor * plain)
+    yield Fit("product-scaled", told, "look for a factor before the projection", left, abs(factor))
 
 
 def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -569,7 +573,7 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     left = rms((observed - bias).ravel() - terms @ solved)
     mix, offsets = solved[: channels**2].reshape(channels, channels), solved[channels**2 :]
     name, told, mend = _named_mix(mix, offsets)
-    yield Fit(name, told, mend, left)
+    yield Fit(name, told, mend, left, float(np.abs(mix).max()))
 
 
 def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:

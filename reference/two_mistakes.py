@@ -39,19 +39,21 @@ STATISTICS = {
 
 
 def two_mistakes(
-    pipeline: Pipeline, observed: Array, allowed: Callable[[Pipeline, Array], float]
+    pipeline: Pipeline, observed: Array, allowed: Callable[[Pipeline, Array, float], float]
 ) -> Iterator[tuple[tuple[str, str], str, str]]:
     """Explanations of an output by two mistakes: ids, explanation and remedy.
 
     Args:
         pipeline: the right program.
         observed: what came out instead, float64, finite.
-        allowed: rms that rounding may leave, of a program and its output.
+        allowed: rms that rounding may leave, of a program, its output, and what its products are multiplied by.
     """
     count = len(pipeline.images)
     if len(observed) == count > MOST_IMAGES:
         pipeline, observed = dataclasses.replace(pipeline, images=pipeline.images[:MOST_IMAGES]), observed[:MOST_IMAGES]
     for first, made in _made(pipeline):
+        if not np.ptp(made.images):  # of images without a difference everything is explained
+            continue
         correct = made.run(np.float64)
         if (first and made.weights is pipeline.weights) or (first and first[0].startswith("kernel")):
             yield from _other_channels(first, made, observed, allowed)
@@ -64,10 +66,7 @@ def two_mistakes(
                 if not fit.left <= 1e-2 * rms(found):
                     continue
                 told = [each for each in (first, second, (fit.id, fit.explanation, fit.mend)) if each and each[0]]
-                shrunk = min(
-                    1.0, rms(found) / (rms(right) or 1.0)
-                )  # what one makes large, and the other small again, errs as little as it is
-                if len(told) == 2 and fit.left <= shrunk * allowed(program, right):
+                if len(told) == 2 and _is_left(fit, allowed(program, right, fit.factor), right, found):
                     yield (
                         (told[0][0], told[1][0]),
                         "; and ".join(each[1] for each in told),
@@ -79,8 +78,13 @@ SHOWN = 8
 """Outputs that a mix of channels is solved from: with two images of six patches they are a hundred numbers for at most 24 unknowns."""
 
 
+def _is_left(fit: Fit, allowed: float, right: Array, found: Array) -> bool:
+    """Whether a fit leaves what rounding may; what one mistake makes large, and the other small again, errs as little as it is."""
+    return math.isfinite(allowed) and fit.left <= min(1.0, rms(found) / (rms(right) or 1.0)) * allowed
+
+
 def _other_channels(
-    first: Form, made: Pipeline, observed: Array, allowed: Callable[[Pipeline, Array], float]
+    first: Form, made: Pipeline, observed: Array, allowed: Callable[[Pipeline, Array, float], float]
 ) -> Iterator[tuple[tuple[str, str], str, str]]:
     """A mistake, and beside it other means, scales or orders of the images' channels."""
     weights = made.weights
@@ -95,8 +99,7 @@ def _other_channels(
     if right.shape != found.shape:
         return
     for fit in mixed_fits(few, right, found):
-        shrunk = min(1.0, rms(found) / (rms(right) or 1.0))
-        if fit.left <= 1e-2 * rms(found) and fit.left <= shrunk * allowed(few, right):
+        if fit.left <= 1e-2 * rms(found) and _is_left(fit, allowed(few, right, fit.factor), right, found):
             yield (first[0], fit.id), f"{first[1]}; and {fit.explanation}", f"{first[2]}; then {fit.mend}"
 
 
@@ -139,7 +142,9 @@ def _normalized(images: Array) -> dict[Form, Array]:
             )
     found["input-scaled", "the pixels were left at 0..255", "divide them by 255"] = images * 255.0
     found["input-scaled", "the pixels were divided by 255 once too often", "divide them once"] = images / 255.0
-    found["channels-reversed", "the channels were read in reverse, BGR for RGB", "reverse them"] = images[:, ::-1]
+    found["channels-reversed", "the channels were read in reverse, BGR for RGB", "reverse them: images[:, ::-1]"] = images[
+        :, ::-1
+    ]
     for channel in range(channels if 1 < channels <= 4 else 0):
         alone = images.copy()
         alone[:, channel] = 0

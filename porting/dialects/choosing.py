@@ -71,7 +71,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     if not candidates:
         return ""
     nearest = min(
-        candidates, key=lambda each: (len(each.conflicts), len(unexplained(each.ledger)), *(-part for part in each.weight))
+        candidates, key=lambda each: (len(each.conflicts) + len(unexplained(each.ledger)), *(-part for part in each.weight))
     )
     others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id and not each.dialect.mlx]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""

@@ -88,7 +88,7 @@ def conflicts_of(
         ("channels", "channels", (config.channels,) if config.channels else (), (sizes["C"],)),
     ]
     for role, word, told, own in held:
-        if told and role in dialect.checked and not dialect.plain:
+        if told and role in dialect.checked and (role == "channels" or not dialect.plain):
             axes = min(len(told), len(own))
             if tuple(told[-axes:]) != own[-axes:]:
                 theirs, ours = "×".join(map(str, told)), "×".join(map(str, own))

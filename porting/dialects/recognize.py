@@ -294,7 +294,7 @@ def _may_overlap(dialect: Dialect, patch: tuple[int, ...], known: Sizes) -> bool
     sides = patch[-2:]
     odd = all(size % 2 and size <= LARGEST_OVERLAP for size in sides) and max(sides) > 1
     told = told_patch(dialect, known)
-    return odd and "(" not in dialect.entries["kernel"].layout and not dialect.plain and tuple(told[-2:]) != sides
+    return odd and "(" not in dialect.entries["kernel"].layout and tuple(told[-2:]) != sides
 
 
 LARGEST_OVERLAP = 15
