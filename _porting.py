@@ -137,9 +137,8 @@ def _print_stage(told: dict[str, Any], line: Callable[[str], None]) -> None:
     spec = told["spec"]
     grid = "×".join(map(str, spec["grid"])) or "not told"
     patch, stride = ("×".join(map(str, spec[name])) for name in ("patch_size", "stride"))
-    steps = (
-        "" if patch == stride else f" at stride {stride}" + (f", padding {spec['padding'][-1]}" if any(spec["padding"]) else "")
-    )
+    steps = f" at stride {stride}" if stride and patch != stride else ""
+    steps += f", padding {'×'.join(map(str, spec['padding']))}" if any(spec["padding"]) and stride else ""
     line(f"patch {patch}{steps}, {spec['in_channels']} channels, width {spec['embed_dim']}, grid {grid}")
     tokens = ", ".join(name.replace("_", " ") for name in spec["prefix_tokens"]) or "none"
     line(f"prefix tokens: {tokens}; positions: {spec['positions'] or 'none'}; bias: {'yes' if spec['bias'] else 'no'}")

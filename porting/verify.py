@@ -82,6 +82,11 @@ def verify(
                 proofs.append(dataclasses.replace(check, name=f"{side}: {check.name}"))
                 if check.verdict == "fail":
                     raise PatchParityError(f"{path} is not what it was read as: {check.message}")
+    if stages[0].dialect.computed and not stages[0].size_known and stages[1].size_known:
+        with opened(first) as checkpoint:  # its positions are computed, and the second tells of which size
+            size = Sizes.of(stages[1].spec, stages[1].weights.layout.window)
+            size = size if sizes is None else sizes.over(size)
+            stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)
     one, other = stages
     labels = one.candidate.label, other.candidate.label
     for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):

@@ -606,11 +606,15 @@ def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
     )
 
 
+UNREAD = 1e-6
+"""Factor of the images below which they were not read: what is solved from float32's rounding alone is a tenth of it, 1/255² fifteen times it."""
+
+
 def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]:
     """What was done to the pixels of each channel, in words, and its id; empty where nothing was."""
     if np.abs(scales - 1).max() < IDENTICAL and np.abs(offsets).max() < IDENTICAL:
         return "", "channels-reversed"
-    if np.abs(scales).max() < CLOSE:
+    if np.abs(scales).max() < UNREAD:
         return "the images were not read at all", "image-ignored"
     if len(scales) == 3:
         for told, (mean, deviation) in STATISTICS.items():
@@ -628,6 +632,7 @@ def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]
     for factor, told in (
         (255.0, "the pixels were left at 0..255"),
         (1 / 255.0, "the pixels were divided by 255 once too often"),
+        (1 / 255.0**2, "the pixels were divided by 255 twice too often"),
         (2.0, "the pixels were doubled"),
     ):
         if even and abs(float(scales.mean()) / factor - 1) < CLOSE and np.abs(offsets).max() < CLOSE * factor:

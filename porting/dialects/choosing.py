@@ -29,7 +29,7 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
         held = ", ".join(kernels) or f"{len(checkpoint.tensors)} tensors, none of four axes"
         raise PatchParityError(
             f"{checkpoint.path} is in no dialect that is known; it holds {held} "
-            f"(--from names a dialect{plain_ones(checkpoint)}, --dialects a file of your own)"
+            f"(--from names a dialect{plain_ones(checkpoint)}, --dialects a file of your own){if_told(checkpoint)}"
         )
     rivals = ambiguous(candidates)
     if len(rivals) > 1:
@@ -75,7 +75,17 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     )
     others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id and not each.dialect.mlx]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
-    return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}"
+    return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}{if_told(checkpoint)}"
+
+
+def if_told(checkpoint: Checkpoint) -> str:
+    """Dialects that only a user or a configuration tells, and whose tensors are there, as a hint; empty where there are none."""
+    found = []
+    for dialect in list_dialects().values():
+        if dialect.typed_only and not dialect.mlx and checkpoint.format in (*dialect.formats, IN_MEMORY):
+            near = find_candidates(checkpoint, {dialect.id: dialect}, gridless=True)
+            found += [dialect.id] if near and not near[0].refusals else []
+    return f" (where it is one of these, --from says so: {', '.join(found)})" if found else ""
 
 
 def remedy(rivals: list[Candidate]) -> str:

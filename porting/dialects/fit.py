@@ -261,7 +261,9 @@ def _require_same_order(weights: PatchEmbedWeights, dialect: Dialect) -> None:
     behind = [[name for name in each.behind if name in present] for each in (weights.layout, dialect)]
     if behind[0] != behind[1]:
         told = [", ".join(names).replace("_", " ") or "no prefix token" for names in behind]
-        raise PatchParityError(f"{told[0]} stands behind the patches in the source, {told[1]} in {dialect.id}")
+        raise PatchParityError(
+            f"behind the patches there is {told[0]} in the source, {told[1]} in {dialect.id}: places are not changed on the way"
+        )
     if weights.layout.token_order != dialect.token_order:
         raise PatchParityError(
             f"tokens are in {weights.layout.token_order} order in the source, in {dialect.token_order} order in {dialect.id}"

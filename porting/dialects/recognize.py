@@ -228,10 +228,9 @@ def _resized(dialect: Dialect, names: Mapping[str, str], known: Sizes, grid: tup
     oblong = "positions" in names and len(set(grid[-2:])) > 1
     if not oblong or not ("*" in dialect.square or known.model_type in dialect.square):
         return []
-    whose = known.model_type or dialect.id
-    return [
-        f"{whose} takes {names['positions']} for positions of a square, and resizes them at run time to {'×'.join(map(str, grid[-2:]))} patches"
-    ]
+    whose, cells = known.model_type or dialect.id, "×".join(map(str, grid[-2:]))
+    told = f"{whose} takes {names['positions']} for positions of a square, and resizes them at run time to {cells} patches"
+    return [f"{told}: only images of a square grid are read"]
 
 
 def _likelihood(sizes: Mapping[str, int]) -> int:

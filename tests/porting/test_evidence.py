@@ -348,8 +348,11 @@ def test_stages_are_no_layers_of_a_plain_encoder(tmp_path):
     held = {name: value for name, value in held.items() if not name.startswith("encoder")}
     held["encoder.stages.0.layers.0.attn.qkv.weight"] = rows(3 * D, D)
     folder = folder_of(tmp_path / "bare", held)
-    with pytest.raises(PatchParityError, match=r"nothing of hf-ijepa explains encoder.stages.0.layers.0.attn.qkv.weight"):
+    with pytest.raises(
+        PatchParityError, match=r"nothing of hf-ijepa explains encoder.stages.0.layers.0.attn.qkv.weight"
+    ) as raised:
         embed(folder, rows(1, C, 4 * P, 4 * P))
+    assert "where it is one of these, --from says so: hf-hiera" in str(raised.value)
 
 
 def test_one_shard_of_several_is_no_layer_alone(tmp_path):
@@ -395,3 +398,14 @@ def test_a_token_of_no_values_is_none(tmp_path):
     save_file({name: np.ascontiguousarray(value) for name, value in held.items()}, tmp_path / "mean.safetensors")
     found = embed(tmp_path / "mean.safetensors", rows(2, *spec.images_shape(1)[1:]), sizes=Sizes.told(spec.patch_size))
     assert found.shape == (2, spec.num_patches, D)
+
+
+def test_the_stride_of_an_odd_layer_alone_is_asked_too(tmp_path):
+    """As a refusal advises: the layer alone, whose stride no tensor tells either."""
+    folder = folder_of(tmp_path / "one", {"stem.weight": rows(D, C, 7, 7), "head.weight": rows(5, D)}, {"num_channels": C})
+    with pytest.raises(PatchParityError, match="its kernel is 7×7, and no tensor tells the stride: --stride says it"):
+        embed(folder, rows(1, C, 28, 28), from_="oihw", prefix="stem.")
+    told = Sizes.told(stride=4, padding=3)
+    assert embed(folder, rows(1, C, 28, 28), from_="oihw", prefix="stem.", sizes=told).shape == (1, 49, D)
+    with pytest.raises(PatchParityError, match=r"tells channels 3, and stem.weight .*, read as D Ph Pw C, has 7"):
+        embed(folder, rows(1, C, 28, 28), from_="ohwi", prefix="stem.", sizes=told)

@@ -133,3 +133,13 @@ def test_an_output_of_nothing_is_explained_by_no_two_mistakes():
     noise = GENERATOR.standard_normal(RIGHT.shape).astype(np.float32)
     for wrong in (noise, np.where(noise > 1, noise, RIGHT), RIGHT + np.float32(1e-3) * noise):
         assert diagnose(IMAGES, WEIGHTS, wrong, SPEC).status == "unknown"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_signal_that_is_lost_beside_the_bias_is_not_called_ignored(reverse):
+    """Images of 0..255 that were divided by 255 twice: what is left of them is far below the rounding of the given ones."""
+    images = np.rint(255 * IMAGES)
+    tokens = tokens_of((images / 255 / 255).astype(np.float32))
+    found = diagnose(images, WEIGHTS, tokens[:, ::-1] if reverse else tokens, SPEC)
+    assert "not read at all" not in found.explanation
+    assert "integers" not in found.explanation
