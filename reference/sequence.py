@@ -211,7 +211,8 @@ def assemble_sequence(
     if layout.token_order != "raster":
         tokens = tokens[:, order_of(spec.grid, layout)]
 
-    ahead, behind = [], []
+    ahead: list[NDArray[Any]] = []
+    behind: list[NDArray[Any]] = []
     row = 0
     for name in (*layout.ahead, *layout.behind):
         if not (count := weights.prefix_rows(name)):

@@ -152,12 +152,16 @@ def _normalized(images: Array) -> dict[Form, Array]:
     return found
 
 
+def _function(name: str) -> Callable[[Array, PatchEmbedSpec], Array]:
+    return lambda tokens, _: functions_of(tokens)[name]
+
+
 def _steps(spec: PatchEmbedSpec) -> Iterator[tuple[Form, Callable[[Array, PatchEmbedSpec], Array]]]:
     """What may be done to tokens: functions, and other orders of the grid."""
     for name in functions_of(np.zeros((1, 1, 2))):
         told = f"{name} was applied to the tokens"
         mend = "no function stands behind a patch embedding: remove it"
-        yield ("activation-behind", told, mend), lambda tokens, _, name=name: functions_of(tokens)[name]
+        yield ("activation-behind", told, mend), _function(name)
     mend = "keep the order of the grid: by row, then column"
     yield ("tokens-reversed", "the tokens are in reverse order", mend), lambda tokens, _: tokens[:, ::-1]
     if len(spec.grid) == 2:

@@ -52,13 +52,14 @@ class SequenceLayout:
             raise PatchParityError(f"norm_epsilon={self.norm_epsilon!r}: expected a number")
         for name, options in {"prefix_side": ("first", "last"), "token_order": get_args(TokenOrder)}.items():
             require_choice(name, getattr(self, name), options)
+        side = self.window if isinstance(self.window, int) else -1
         fits = {
-            "raster": lambda side: side == 0,
-            "merge-2x2": lambda side: side >= 0 and side % 2 == 0,
-            "windows": lambda side: side > 0,
-            "unrolled-2x2": lambda side: side > 1 and side & (side - 1) == 0,
-        }[self.token_order]
-        if not isinstance(self.window, int) or not fits(self.window):
+            "raster": side == 0,
+            "merge-2x2": side >= 0 and side % 2 == 0,
+            "windows": side > 0,
+            "unrolled-2x2": side > 1 and side & (side - 1) == 0,
+        }
+        if not fits[self.token_order]:
             wanted = {"raster": "0", "merge-2x2": "an even number of patches", "windows": "a number of patches"}
             raise PatchParityError(
                 f"window={self.window!r}: expected {wanted.get(self.token_order, 'a power of two')} for {self.token_order} order"
