@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from .fits import (
+    STATISTICS,
     Fit,
     Form,
     added_fits,
@@ -31,11 +32,6 @@ from .weights import PatchEmbedWeights
 
 MOST_IMAGES = 3
 """Images that are looked at: two tell a table that is the same for every image from the images themselves, the third a batch that was exchanged."""
-
-STATISTICS = {
-    "ImageNet's mean and deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "0.5 and 0.5": ((0.5,) * 3, (0.5,) * 3),
-}
 
 
 def two_mistakes(

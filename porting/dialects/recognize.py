@@ -148,9 +148,9 @@ def _candidates(
     names = {}
     for name, entry in dialect.entries.items():
         there = checkpoint.tensors.get(prefix + entry.name)
-        if there is not None and not (
-            0 in there.shape and name in dialect.optional and name != "register_tokens"
-        ):  # else it holds no value
+        # A tensor of no values is none; a table of no registers tells that there are none.
+        empty = there is not None and 0 in there.shape and name in dialect.optional and name != "register_tokens"
+        if there is not None and not empty:
             names[name] = prefix + entry.name
         elif name in dialect.required:
             return []
@@ -164,9 +164,8 @@ def _candidates(
     shape = checkpoint.tensors[names["kernel"]].shape
     kernel = dialect.entries["kernel"]
     readings = _known_sizes(kernel, shape, known)
-    if not any(
-        kernel.sizes(shape, of_patch) for of_patch, _ in readings
-    ):  # what was told does not fit: read without it, and held against it
+    # What was told and does not fit is left out of the reading, and held against it.
+    if not any(kernel.sizes(shape, of_patch) for of_patch, _ in readings):
         readings = _known_sizes(kernel, shape, dataclasses.replace(known, patch_size=(), channels=None))
     for of_patch, told_of_patch in readings:
         sizes: dict[str, int] | None = dict(of_patch)
@@ -250,14 +249,8 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
             told = numbers_at(known.table, dialect.config[role], len(patch)) if role in dialect.config else ()
             if told and tuple(told) != tuple(step):
                 asks.append(f"config.json tells {role} {'×'.join(map(str, told))}, and {'×'.join(map(str, said))} was told")
-            fixed = (
-                tuple(size // 2 for size in patch)
-                if own == "half"
-                else (own,) * len(patch)
-                if isinstance(own, int) and own
-                else step
-            )
-            if not told and tuple(fixed) != tuple(step):
+            fixed = _always(own, patch)
+            if not told and fixed and fixed != tuple(step):
                 asks.append(f"{dialect.id} has {role} {'×'.join(map(str, fixed))}, and {'×'.join(map(str, said))} was told")
         elif step := numbers_at(known.table, dialect.config[role], len(patch)) if role in dialect.config else ():
             pass
@@ -268,10 +261,8 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
                     f"its kernel is {'×'.join(map(str, patch))}, and no tensor tells the stride: --stride says it, and --padding "
                     f"({'×'.join(map(str, patch))} and 0 where patches tile)"
                 )
-        elif own == "half":
-            step = tuple(size // 2 for size in patch)
         else:
-            step = tiles if own is None else (own,) * len(patch)
+            step = _always(own, patch) or tiles
         found[role] = tuple(step)
     if dialect.patch_asked and not known.patch_size:
         asks.append(
@@ -286,6 +277,13 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
                 f"{dialect.id} orders its tokens by attention windows, and no tensor tells their size: a config.json beside it would"
             )
     return found["stride"], found["padding"], window, asks
+
+
+def _always(own: int | str | None, patch: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride or padding that a dialect always has; empty where it is that of patches that tile, or the configuration's."""
+    if own == "half":
+        return tuple(size // 2 for size in patch)
+    return (own,) * len(patch) if isinstance(own, int) and own else ()
 
 
 def _may_overlap(dialect: Dialect, patch: tuple[int, ...], known: Sizes) -> bool:

@@ -42,10 +42,12 @@ NO_PATCHES = ["levit", "cct", "cct_3d", "mobile_vit", "max_vit", "max_vit_with_r
 """Convolutions in several steps, or signals of one axis."""
 OF_OTHER_ARGUMENTS = [
     "cross_vit", "efficient", "levjepa", "look_vit", "looped_vit", "na_vit_nested_tensor", "na_vit_nested_tensor_3d", "nest", "pit",
-    "simple_flash_attn_vit_3d", "simple_vit_3d", "simple_vit_with_fft", "vat_siglip", "vit_3d", "vivit", "vivit_with_moss", "wwt",
+    "simple_flash_attn_vit_3d", "simple_vit_3d", "simple_vit_with_fft", "vit_3d", "vivit", "vivit_with_moss", "wwt",
     "attn_residual_with_dca_simple_vit",
 ]  # fmt: skip
 """Videos, several towers, transformers of one's own: what is made below for one image and one transformer does not fit them."""
+OF_ONE_SIZE = ["vat_siglip"]
+"""Models whose constructor has a large size by default for everything."""
 TOLD = {
     "simple_vit_with_sparse_gating": "lucidrains-simple-first",
     "simple_vit_with_specialized_cls": "lucidrains-simple-class",
@@ -91,7 +93,11 @@ def outcome(name: str) -> Outcome:
     make = getattr(importlib.import_module(f"vit_pytorch.{module}"), kind)
     takes = inspect.signature(make.__init__).parameters
     needed = [key for key, told in takes.items() if told.default is inspect.Parameter.empty and key != "self"]
-    given = {key: value for key, value in GIVEN.items() if key in takes and (key in needed or key in ("channels", "dim_head"))}
+    given = {
+        key: value
+        for key, value in GIVEN.items()
+        if key in takes and (module in OF_ONE_SIZE or key in needed or key in ("channels", "dim_head"))
+    }
     torch.manual_seed(5)
     try:
         model = make(**given).eval()
