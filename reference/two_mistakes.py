@@ -10,21 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .fits import (
-    STATISTICS,
-    Fit,
-    Form,
-    added_fits,
-    function_fits,
-    functions_of,
-    kernel_forms,
-    matching,
-    mixed_fits,
-    order_fits,
-    pixel_forms,
-    product_fits,
-    rms,
-)
+from .fits import STATISTICS, Fit, added_fits, function_fits, matching, mixed_fits, order_fits, product_fits, rms
+from .forms import Form, functions_of, kernel_forms, pixel_forms
 from .mistakes import CATALOGUE
 from .pipeline import Array, Pipeline
 from .spec import PatchEmbedSpec
