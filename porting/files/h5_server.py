@@ -1,0 +1,166 @@
+"""A process that reads and changes HDF5 files for another: what hangs, crashes or takes memory within HDF5's own library costs this process alone.
+
+Run as a script, it knows nothing of patchparity. A request is a line of JSON, with the bytes of arrays behind it where it writes; an answer is the same.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+MOST_NAMES = 2**16
+"""Names of a file, and pieces of a dataset, that are looked at: the largest Keras models have some thousands."""
+
+PATIENCE = 8
+"""Seconds of this process's own time that one request may take, beside those for its bytes."""
+
+SLOWEST = 2 * 10**7
+"""Bytes a second that a packed dataset gives at least: a tenth of what zlib unpacks."""
+
+SPARE = 200 * 2**20
+"""Bytes that a request may take beside four times the file and two times what it reads."""
+
+
+class DamagedError(Exception):
+    """Content that is refused, in words that a user reads."""
+
+
+class _TooManyNamesError(Exception):
+    """More names than are looked at."""
+
+
+def _limit(size: int, nbytes: int) -> None:
+    """Hold the next request to time and memory, where the system can; Windows cannot."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = math.ceil(used.ru_utime + used.ru_stime) + PATIENCE + nbytes // SLOWEST
+        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with open("/proc/self/statm", encoding="ascii") as file:
+            now = int(file.read().split()[5]) * resource.getpagesize()
+        most = now + 4 * size + 2 * nbytes + SPARE
+        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _walk(
+    group: Any, prefix: str, above: tuple[Any, ...], seen: set[Any] | None, found: dict[str, Any], names: list[int]
+) -> None:
+    """All names of what is in a group, or with `seen` the first of each; a group within itself is not looked into again."""
+    address = h5py.h5o.get_info(group.id).addr
+    if address in above or (seen is not None and address in seen):
+        return
+    if seen is not None:
+        seen.add(address)
+    for name in group:
+        names[0] += 1
+        if names[0] > MOST_NAMES:
+            raise DamagedError(f"it has more than {MOST_NAMES} names") if seen is not None else _TooManyNamesError
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise DamagedError(f"{prefix}{name} leads out of the file")
+        if isinstance(link, h5py.SoftLink):
+            continue  # another name of something that is here
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _walk(item, f"{prefix}{name}/", (*above, address), seen, found, names)
+        elif isinstance(item, h5py.Dataset) and (told := _told(f"{prefix}{name}", item)):
+            found[f"{prefix}{name}"] = told
+
+
+def _told(name: str, dataset: Any) -> tuple[list[int], str] | None:
+    """Shape and type of a dataset of numbers."""
+    if dataset.is_virtual or dataset.external:
+        raise DamagedError(f"{name} keeps its values outside of the file")
+    told = dataset.attrs.get("dtype", "")
+    narrow = (told if isinstance(told, str) else "") == "bfloat16" or dataset.dtype == np.dtype("V2")
+    if dataset.dtype.kind in "fiub" or narrow:
+        return list(map(int, dataset.shape)), "bfloat16" if narrow else dataset.dtype.newbyteorder("=").name
+    return None
+
+
+def walk(path: str) -> dict[str, Any]:
+    """Every dataset of numbers, with its shape and type; one with several names, where names are too many, by its first."""
+    with h5py.File(path, "r") as file:
+        found: dict[str, Any] = {}
+        try:
+            _walk(file, "", (), None, found, [0])
+        except _TooManyNamesError:  # groups with several names, one within another
+            found.clear()
+            _walk(file, "", (), set(), found, [0])
+    return found
+
+
+def read(path: str, name: str) -> np.ndarray[Any, Any]:
+    """One dataset, in this machine's order of bytes."""
+    with h5py.File(path, "r") as file:
+        dataset = file[name]
+        if dataset.chunks is not None:
+            pieces = math.prod(-(-size // piece) for size, piece in zip(dataset.shape, dataset.chunks, strict=True))
+            if pieces > MOST_NAMES:
+                raise DamagedError(f"{name} of shape {dataset.shape} lies in {pieces} pieces")
+        array = np.asarray(dataset[()])
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(array.shape)
+
+
+def write(path: str, changes: list[tuple[str, list[int], str]], source: BinaryIO) -> None:
+    """Overwrite datasets; the bytes of each come from `source`. `bfloat16` is written as it is, or as the wider type that is there."""
+    with h5py.File(path, "r+") as file:
+        for name, shape, dtype in changes:
+            narrow = dtype == "bfloat16"
+            array = np.empty(shape, np.uint16 if narrow else dtype)
+            _fill(source, array)
+            there = file[name].dtype
+            if narrow:
+                array = array.view(there) if there.itemsize == 2 else (array.astype(np.uint32) << 16).view(np.float32)
+            file[name][...] = array
+
+
+def _fill(source: BinaryIO, array: np.ndarray[Any, Any]) -> None:
+    """Read the bytes of an array."""
+    left = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    while left:
+        count = source.readinto(left)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        left = left[count:]
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the library prints is no answer
+    for line in source:
+        request = json.loads(line)
+        array = None
+        answer: dict[str, Any] = {}
+        try:
+            _limit(os.path.getsize(request["path"]), request["nbytes"])
+            if request["do"] == "walk":
+                answer = {"found": walk(request["path"])}
+            elif request["do"] == "read":
+                array = read(request["path"], request["name"])
+                answer = {"shape": array.shape, "dtype": array.dtype.str, "nbytes": array.nbytes}
+            else:
+                write(request["path"], request["changes"], source)
+        except DamagedError as error:
+            answer = {"kind": "", "error": str(error)}
+        except Exception as error:
+            array = None
+            answer = {"kind": type(error).__name__, "error": str(error), "number": getattr(error, "errno", None)}
+        target.write(json.dumps(answer).encode() + b"\n")
+        if array is not None:
+            target.write(array.tobytes())
+        target.flush()
+
+
+if __name__ == "__main__":
+    main()
