@@ -5,6 +5,7 @@ everything. Here a storage is read when a tensor of it is asked for.
 """
 
 import collections
+import io
 import math
 import pickle
 import pickletools
@@ -222,10 +223,10 @@ _INERT_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "omegaconf"
 """Modules of which checkpoints hold settings: all that they name is inert."""
 
 
-def _require_modest(file: Any, path: Path) -> None:
+def _require_modest(file: Any, path: Path) -> int:
     """Raise PatchParityError where the pickle that comes next would take far more memory or time than its bytes: it numbers an object far beyond those
     that it holds (the memo is as long as the number), has too many steps, or a tuple that holds itself doubled again and again, which is a key's hash
-    and a name's text. The file stands where it stood."""
+    and a name's text. Returns how many bytes it has; the file stands where it stood."""
     start = file.tell()
     weights: list[Any] = []  # of what lies on the stack: how many values each tuple holds; a mark is None
     memo: dict[int, int] = {}
@@ -252,7 +253,9 @@ def _require_modest(file: Any, path: Path) -> None:
             _step(weights, operation)
         if weights and weights[-1] and weights[-1] > LARGEST_KEY:
             raise PatchParityError(f"{path} is damaged or hostile: its pickle has a tuple of more than {LARGEST_KEY} values")
+    size = file.tell() - start
     file.seek(start)
+    return int(size)
 
 
 def _above_mark(weights: list[Any]) -> list[int]:
@@ -278,10 +281,25 @@ def _step(weights: list[Any], operation: Any) -> None:
     weights += [None if each is pickletools.markobject else 1 for each in after]
 
 
+class _Bounded:
+    """A file of which no more is asked than it has: a pickle may claim four billion bytes, for which memory would be taken before they are missed."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.tell, self.seek, self.readline = file.tell, file.seek, file.readline
+        place = file.tell()
+        self.end = file.seek(0, io.SEEK_END)
+        file.seek(place)
+
+    def read(self, size: int) -> bytes:
+        """At most what is left."""
+        return self.file.read(min(size, max(self.end - self.file.tell(), 0)))  # type: ignore[no-any-return]
+
+
 def load_pickle(file: Any, path: Path) -> tuple[Any, "Unpickler"]:
     """The object of the pickle that comes next, and who built it."""
-    _require_modest(file, path)
-    unpickler = Unpickler(file, path)
+    content = file.read(_require_modest(_Bounded(file), path))
+    unpickler = Unpickler(io.BytesIO(content), path)
     try:
         return unpickler.load(), unpickler
     except PatchParityError as error:

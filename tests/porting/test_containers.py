@@ -6,9 +6,12 @@ import enum
 import functools
 import io
 import json
+import os
 import pickle
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -262,3 +265,20 @@ def test_tensors_that_only_torch_can_build_say_what_to_do(tmp_path):
         assert re.search(told, message)
         assert "hostile" not in message
         assert f"{name}.pt" in message
+
+
+def test_a_pickle_that_claims_more_than_its_file_takes_no_memory(tmp_path):
+    """BINBYTES8 of two GB in a file of a few bytes: with memory that is filled when it is taken, all of it would be."""
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+    (tmp_path / "a.pt").write_bytes(magic + pickle.dumps(1001, 2) + b"\x80\x04\x8e" + (2**31).to_bytes(8, "little") + b"short")
+    code = (
+        "import resource, sys\nfrom patchparity import PatchParityError, inspect_checkpoint\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: inspect_checkpoint(sys.argv[1])\nexcept PatchParityError as error: print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path / "a.pt")]
+    found = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONMALLOC": "debug"})
+    told, grown = found.stdout.strip().splitlines()
+    assert "damaged or hostile" in told
+    assert int(grown) < 500
