@@ -99,7 +99,11 @@ def port(
         raise PatchParityError(f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}")
     with opened(source) as checkpoint:
         stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
-        raw = checkpoint.read(stage.real_name(stage.candidate.names["kernel"]))
+        raw = {
+            name: checkpoint.read(stage.real_name(stage.candidate.names[name]))
+            for name in ("kernel", "bias")
+            if name in stage.candidate.names
+        }
         proofs = [_named(prove_by_library(checkpoint, stage), "source")] if prove else []
         _require_proof(proofs, f"{source} is not what it was read as")
     if stage.candidate.assumed:
@@ -141,6 +145,8 @@ def port(
         with opened(into) as existing:
             replace_tensors(existing, target, named, read_back)
     steps = steps_in_words(plan)
+    if stage.dialect.pixels:
+        steps.insert(0, f"{stage.dialect.pixels_told}, and here kernel and bias hold that")
     if dtype is None and (changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]):
         steps.append(f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has")
     if wanted.loads and into is None:
@@ -248,7 +254,7 @@ def _read_back(
 
 def _prove(
     stage: Stage,
-    raw: NDArray[Any],
+    raw: Mapping[str, NDArray[Any]],
     held: PatchEmbedWeights,
     written: PatchEmbedWeights,
     kernel: NDArray[Any],
@@ -261,17 +267,20 @@ def _prove(
     """
     spec = not_square(stage.spec)
     images = random_normal(spec, 2, "float32", 0).images
-    source_bias = None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
     target_bias = None if written.bias is None else written.bias.astype(np.float32)
+    source_images, source_bias = images, None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
+    if stage.dialect.pixels:  # the file's own kernel knows nothing of them
+        mean, std = (np.float32(stage.dialect.pixels[name]).reshape(-1, *(1,) * spec.spatial_axes) for name in ("mean", "std"))
+        source_images, source_bias = (images - mean) / std, raw["bias"].astype(np.float32).reshape(-1) if "bias" in raw else None
     layouts = stage.dialect.entries["kernel"].layout, wanted.entries["kernel"].layout
     sides = [
-        ("source", stage.dialect.framework, layouts[0], raw, source_bias, stage.weights),
-        ("target", wanted.framework, layouts[1], kernel, target_bias, written),
+        ("source", stage.dialect.framework, layouts[0], raw["kernel"], source_images, source_bias, stage.weights),
+        ("target", wanted.framework, layouts[1], kernel, images, target_bias, written),
     ]
     checks = []
-    for side, framework, layout, tensor, bias, weights in sides:
+    for side, framework, layout, tensor, given, bias, weights in sides:
         layout = layout if spec.spatial_axes == 2 or "Pt" in layout else layout.replace("Ph", "Pt Ph")
-        found = run(framework, layout, np.array(images), np.ascontiguousarray(tensor, np.float32), bias, spec)
+        found = run(framework, layout, np.array(given), np.ascontiguousarray(tensor, np.float32), bias, spec)
         where = f"{side} layout ({layout}) in {framework}"
         if found is None:
             found = patch_embed(images, PatchEmbedWeights(weights.kernel, weights.bias).astype(np.float32), spec, np.float32)

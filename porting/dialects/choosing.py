@@ -120,7 +120,7 @@ def require_grid(
     if near and not near[0].refusals:
         rows = near[0].sizes.get("rows") or math.prod(near[0].sizes.get(axis, 1) for axis in ("Gh", "Gw", "Wh", "Ww", "Sh", "Sw"))
         known = known_of(checkpoint, sizes)
-        whose = f" ({checkpoint.config_folder}/config.json tells it)" if known.source == "config.json" else ""
+        whose = f" ({checkpoint.config_name} tells it)" if known.source == "config.json" else ""
         told = f"not of an image of {'×'.join(map(str, known.image_size))}{whose}" if known.image_size else "of no square grid"
         raise PatchParityError(
             f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: "

@@ -42,10 +42,11 @@ FIELDS: dict[str, str] = {
     "sequence_norm.shift": "D",
     "position_rows": "Gh D",
     "position_columns": "Gw D",
+    "position_tables": "XY rows D",
     "position_ids": "rows",
 }
 """Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns,
-and ids may tell which row of them each token is given."""
+or of a row of each of two tables, the first looked up by column and the second by row; and ids may tell which row of them each token is given."""
 
 ABSENT: dict[str, str] = {
     "bias": "no bias is added",
@@ -56,6 +57,7 @@ ABSENT: dict[str, str] = {
     "positions": "no positions are added before the first block",
     "position_rows": "no positions are added before the first block",
     "position_columns": "no positions are added before the first block",
+    "position_tables": "no positions are added before the first block",
     "position_ids": "each token is given its own row of the positions",
     "patch_norm.scale": "patches are not normalized",
     "patch_norm.shift": "nothing is added to normalized patches",
@@ -73,7 +75,7 @@ HEADS = (
 )
 """Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
 
-AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "1")
+AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "XY", "1")
 SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
 """Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either side."""
 
@@ -120,6 +122,8 @@ class Entry:
                 if size != 1:
                     return None
                 continue
+            if single == "XY" and size != 2:
+                return None
             if size == 0 and single != "R":
                 return None
             unknown = [name for name in names if name not in found]
@@ -174,7 +178,8 @@ class Dialect:
         typed_only: whether its names are another dialect's, so that only `config.json` or a user tells it.
         read_only: whether nothing can be written to it (a table of positions that is a sum of others).
         mlx: whether its kernel is laid out as MLX has it.
-        library: how the library itself is run: `package`, `classes`, and the `block` that the sequence enters.
+        pixels: `mean` and `std` of the channels (or of all) that its model takes from images and divides them by before the projection; what is read has
+            them in its kernel and bias.
         beside: tensors that tell it from others.
         copies: other tensors that hold the values of a field once more, by field.
         computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file.
@@ -217,7 +222,7 @@ class Dialect:
     typed_only: bool = False
     read_only: bool = False
     mlx: bool = False
-    library: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pixels: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     beside: tuple[str, ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
@@ -233,6 +238,12 @@ class Dialect:
     def means(self, name: str) -> str:
         """What it means that an optional field is in no tensor."""
         return self.absent.get(name, ABSENT.get(name, "nothing is known of it"))
+
+    @property
+    def pixels_told(self) -> str:
+        """What its model does to pixels, in words."""
+        mean, std = (" ".join(f"{each:g}" for each in self.pixels[name]) for name in ("mean", "std"))
+        return f"pixels less {mean}, by {std}: its model normalizes images itself"
 
     @functools.cached_property
     def _elsewhere(self) -> re.Pattern[str]:
@@ -259,6 +270,7 @@ class Dialect:
             "mask_token": "",
             "position_rows": "positions",
             "position_columns": "positions",
+            "position_tables": "positions",
             "position_ids": "",
         }
         told = [named.get(name, name.replace("_", " ").split(".")[0]) for name in self.entries]
@@ -352,6 +364,10 @@ def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]
     except re.error as error:
         raise wrong(f"a pattern of elsewhere is none ({error})") from None
     plain["elsewhere"] = tuple(patterns)
+    if "pixels" in plain:
+        if plain.get("padding", 0) != 0:  # its zeros are put around images that were normalized
+            raise wrong("pixels that are normalized have no padding around them")
+        plain["pixels"] = {name: tuple(values) for name, values in plain["pixels"].items()}
     for key in ("copies", "config"):
         if key in plain:
             plain[key] = {name: (held,) if isinstance(held, str) else tuple(held) for name, held in plain[key].items()}
@@ -399,8 +415,16 @@ def _of_its_kind(key: str, value: Any) -> bool:
             isinstance(each, str) or (isinstance(each, list) and all(isinstance(name, str) for name in each))
             for each in value.values()
         )
-    if key in ("absent", "library"):
+    if key == "absent":
         return isinstance(value, dict)
+    if key == "pixels":
+        return (
+            isinstance(value, dict)
+            and set(value) == {"mean", "std"}
+            and all(isinstance(each, list) and each and all(isinstance(one, float) for one in each) for each in value.values())
+            and len(value["mean"]) == len(value["std"])
+            and min(value["std"]) > 0
+        )
     if key == "norm_epsilon":
         return isinstance(value, float) and 0 < value < 1
     least = 0 if key in ("padding", "window") else 1
@@ -464,7 +488,6 @@ def _as_mlx(dialect: Dialect) -> Dialect | None:
         formats=("safetensors", "npz"),
         entries=entries,
         mlx=True,
-        library={},
     )
 
 

@@ -66,7 +66,7 @@ def conflicts_of(
         return []
     found = []
     types, words = _known_names()
-    file = checkpoint.config_folder / "config.json" if checkpoint.config_folder else None
+    file = checkpoint.config_name
     called = config.model_type
     if called and not dialect.plain and called not in dialect.model_types and called in types and not alone:
         whose = (
@@ -155,5 +155,5 @@ def misfit(
     """What is told where the positions are not of the image that config.json tells."""
     image, patches = "×".join(map(str, known.image_size)), "×".join(map(str, grid)) or "no"
     table = f"{names['positions']} {checkpoint.tensors[names['positions']].shape}"
-    told = f"{checkpoint.config_folder}/config.json tells images of {image}, which are {patches} patches of {sizes['Ph']}×{sizes['Pw']}"
+    told = f"{checkpoint.config_name} tells images of {image}, which are {patches} patches of {sizes['Ph']}×{sizes['Pw']}"
     return f"{told}, and {table} has positions for another number (--image-size says of which images)"

@@ -80,7 +80,14 @@ class Candidate:
         norms = (dialect.norm_epsilon, dialect.rms) if any("norm" in name for name in self.names) else None
         behind = tuple(name for name in dialect.behind if name in present)
         order = (present, behind, dialect.token_order, self.window, norms)
-        steps = self.stride, self.padding, dialect.computed, dialect.spare_rows, dialect.shared_rows
+        steps = (
+            self.stride,
+            self.padding,
+            dialect.computed,
+            dialect.spare_rows,
+            dialect.shared_rows,
+            tuple(dialect.pixels.items()),
+        )
         return tuple(sorted(told.items())), axes, self.positioned, order, *steps
 
 
@@ -177,7 +184,7 @@ def _candidates(
             or (dialect.plain and "(" in kernel.layout and known.channels not in (None, sizes["C"]))
         ):
             continue
-        if dialect.channels not in (None, sizes["C"]):
+        if dialect.channels not in (None, sizes["C"]) or len(dialect.pixels.get("std", "x")) not in (1, sizes["C"]):
             continue
         told = [*evidence, *told_of_patch]
         beside = sum(prefix + name in checkpoint.tensors for name in dialect.beside)
@@ -194,11 +201,23 @@ def _candidates(
             asks.append(
                 f"other models have these very names, and do otherwise: --from {dialect.id} says that it is {dialect.title}"
             )
+        if dialect.pixels:
+            told.append(f"{dialect.pixels_told}; here kernel and bias hold that")
         conflicts = conflicts_of(checkpoint, dialect, names, sizes, config, known, alone)
         grids = grids_of(dialect, names, sizes, known, stride, padding)
         if not grids and not gridless and known.source == "config.json" and known.image_size and "positions" in names:
             conflicts.append(misfit(checkpoint, names, sizes, known, known_grid(dialect, sizes, known, stride, padding)))
             grids = [((), (), "")]
+        if "position_tables" in names:
+            grid = grids[0][1] if grids else ()
+            if not grid:
+                asks.append(
+                    "its positions are looked up by row and column, and nothing tells the image size: --image-size says it"
+                )
+            elif max(grid[-2:]) > sizes["rows"]:
+                conflicts.append(
+                    f"{'×'.join(map(str, grid))} patches have more rows or columns than the {sizes['rows']} of {names['position_tables']}"
+                )
         for positioned, grid, assumed in grids or ([((), (), "")] if gridless else []):
             found.append(
                 Candidate(

@@ -157,6 +157,8 @@ def read_config(folder: Path | None) -> Sizes:
 
 def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
     """What the table of a `config.json` tells, of transformers' models, timm's and wrappers of these."""
+    if keras_table(told)[0]:
+        return _of_keras_hub(told)
     if isinstance(told.get("architecture"), str) and not isinstance(told.get("vision_config"), dict):
         return _of_timm(told)
     inner = _vision(told)
@@ -177,6 +179,42 @@ def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
         registers=_count(inner.get("num_register_tokens")),
         source="config.json",
         table=inner,
+    )
+
+
+KERAS_HUB = "keras_hub>"
+"""How the names begin under which KerasHub registers its classes."""
+
+
+def keras_table(told: Mapping[str, Any], depth: int = 0) -> tuple[str, Mapping[str, Any]]:
+    """The registered name and the arguments of the outermost model of KerasHub with patches, in a `config.json` as Keras writes it; empty without one."""
+    registered, given = told.get("registered_name"), told.get("config")
+    if not isinstance(given, dict) or depth > DEEPEST_CONFIG:
+        return "", {}
+    if isinstance(registered, str) and registered.startswith(KERAS_HUB) and any(name in given for name in _PATCHED):
+        return registered, given
+    for inner in given.values():
+        if isinstance(inner, dict) and (found := keras_table(inner, depth + 1))[0]:
+            return found
+    return "", {}
+
+
+_PATCHED = ("patch_size", "layerwise_patch_sizes")
+
+
+def _of_keras_hub(told: Mapping[str, Any]) -> Sizes:
+    registered, given = keras_table(told)
+    shape = given.get("image_shape")
+    shape = shape if isinstance(shape, list) and len(shape) == 3 else [None, None, None]
+    return Sizes(
+        image_size=_pair(shape[:2]),
+        patch_size=_pair(given.get("patch_size")),
+        channels=_whole(shape[2]),
+        registers=_count(given.get("num_register_tokens")),
+        class_token=given.get("use_class_token") if isinstance(given.get("use_class_token"), bool) else None,
+        architecture=registered,
+        source="config.json",
+        table=given,
     )
 
 

@@ -164,6 +164,12 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         rows, columns = (arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns"))
         summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
         arrays["positions"] = summed.astype(arrays["kernel"].dtype)  # as the library adds them: in the type of the weights
+    if "position_tables" in arrays:
+        columns, rows = arrays.pop("position_tables").astype(np.float64)
+        summed = (rows[: grid[-2], None] + columns[None, : grid[-1]]).reshape(-1, rows.shape[-1])
+        arrays["positions"] = summed.astype(arrays["kernel"].dtype)
+    if dialect.pixels:
+        _fold_pixels(arrays, **dialect.pixels)
     if "register_tokens" in arrays and not len(arrays["register_tokens"]):
         del arrays["register_tokens"]  # a table of no rows: there are none
     if dialect.computed and candidate.grid:
@@ -172,6 +178,15 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     weights.check_spec(spec)
     real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
     return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, real)
+
+
+def _fold_pixels(arrays: dict[str, NDArray[Any]], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Put the normalization of images into kernel and bias: W·(x - m)/s + b is (W/s)·x + (b - Σ W·m/s)."""
+    kernel = arrays["kernel"].astype(np.float64) / np.array(std)  # the channels are the last axis
+    shift = (kernel * np.array(mean)).reshape(len(kernel), -1).sum(axis=1)
+    dtype = arrays["kernel"].dtype
+    bias = arrays["bias"].astype(np.float64) if "bias" in arrays else 0.0
+    arrays.update(kernel=kernel.astype(dtype), bias=(bias - shift).astype(dtype))
 
 
 def computed_positions(kind: str, spec: PatchEmbedSpec) -> NDArray[np.float64]:
@@ -248,7 +263,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
 
 
 def _has_positions(candidate: Candidate) -> bool:
-    return "positions" in candidate.names or "position_rows" in candidate.names
+    return any(name in candidate.names for name in ("positions", "position_rows", "position_tables"))
 
 
 def ledger_told(candidates: list[Candidate]) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class UnwrappedCheckpoint(Checkpoint):
         return self.wrapped.config_folder
 
     @property
+    def config_name(self) -> str:
+        """That of the file."""
+        return self.wrapped.config_name
+
+    @property
     def files(self) -> Any:
         """Those of the file."""
         return self.wrapped.files

@@ -92,6 +92,11 @@ class Checkpoint(abc.ABC):
         """Where a `config.json` may lie beside it."""
         return self.path.parent
 
+    @property
+    def config_name(self) -> str:
+        """What that `config.json` is called."""
+        return f"{self.config_folder}/config.json"
+
     def read(self, name: str) -> NDArray[Any]:
         """Read one tensor, as an array of its own.
 

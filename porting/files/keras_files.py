@@ -25,6 +25,9 @@ from .checkpoint import (
 )
 from .h5_client import H5Error, h5_names, h5_read, h5_write
 
+LARGEST_CONFIG = 2**22
+"""Bytes of a `config.json`: that of a model of a thousand layers has 2 MB."""
+
 
 class H5Checkpoint(Checkpoint):
     """HDF5, as Keras writes weights; a tensor's name is its path. Keras keeps positions there, not names: `layers/conv2d/vars/0`."""
@@ -67,10 +70,23 @@ class KerasCheckpoint(H5Checkpoint):
                 target = Path(self.folder.name) / "model.weights.h5"
                 with archive.open(entry) as packed, target.open("wb") as file:
                     copy_bytes(packed, file, entry.file_size)
+                told = next((each for each in archive.infolist() if each.filename == "config.json"), None)
+                if told and told.file_size <= LARGEST_CONFIG:
+                    (Path(self.folder.name) / "config.json").write_bytes(archive.read(told))
             super().__init__(path, target)
         except BaseException:
             self.folder.cleanup()
             raise
+
+    @property
+    def config_folder(self) -> Path:
+        """Where the archive's own `config.json` was unpacked."""
+        return Path(self.folder.name)
+
+    @property
+    def config_name(self) -> str:
+        """That of the archive."""
+        return f"{self.path}:config.json"
 
     def close(self) -> None:
         """Close, and remove what was unpacked."""

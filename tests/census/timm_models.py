@@ -21,6 +21,7 @@ MODULES = [
     "edgenext",
     "efficientformer",
     "eva",
+    "gemma4_vit",
     "hiera",
     "levit",
     "mlp_mixer",

@@ -75,6 +75,8 @@ OWN: dict[str, dict[str, Any]] = {
 }
 """Sizes that one family needs, by the start of its model type: wherever its configuration has a key of that name."""
 TOLD: dict[str, dict[str, Any]] = {
+    "diffusion_gemma": {"image_size": (32, 48)},
+    "gemma4_vision": {"image_size": (32, 48)},
     "depth_pro": {"prefix": "encoder.patch_encoder.model."},
     "molmo2": {"image_size": 216},
     "molmo2_vision": {"image_size": 216},

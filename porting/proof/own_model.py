@@ -1,0 +1,87 @@
+"""A library's own model, as a function of images; and what of a configuration it is built from."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..dialects.sizes import VISION
+
+
+class UnprovedError(Exception):
+    """Why the library's own model could not be asked; no verdict on the reading."""
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A library's own model.
+
+    Args:
+        name: library, version and class, as they are told.
+        run: images `(B, C, H, W)` or `(B, C, T, H, W)` in float32 to what enters its first block, `(B, N, D)`.
+    """
+
+    name: str
+    run: Callable[[NDArray[Any]], NDArray[Any]]
+
+
+LARGEST_SIDE, MOST_FRAMES, LARGEST_NUMBER = 4096, 512, 2**20
+"""Pixels, frames and anything else that a configuration may tell of a model that is built to be asked: four times what is known, so that no file of a few
+lines takes memory or hours."""
+
+
+def require_modest(table: Mapping[str, Any]) -> None:
+    """Raise UnprovedError where a configuration tells a model that nobody has."""
+    for name, value in table.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                require_modest(each)
+            elif isinstance(each, (int, float)) and not isinstance(each, bool) and "theta" not in name:
+                most = (
+                    MOST_FRAMES
+                    if "frame" in name
+                    else LARGEST_SIDE
+                    if re.search("(image|img|input|crop)_?size", name)
+                    else LARGEST_NUMBER
+                )
+                if not abs(each) <= most:
+                    raise UnprovedError(f"config.json tells {name} {each}, and no model with more than {most} is built")
+
+
+_COUNTS = ("num_hidden_layers", "depth", "num_layers", "n_layers", "n_layer", "num_local_layers", "num_global_layers")
+_LEFT_OUT = (
+    "out_features",
+    "out_indices",
+    "stage_names",
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "torch_dtype",
+    "dtype",
+    "quantization_config",
+)
+
+
+def reduced(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The same configuration with one layer: what enters the first block is the same, and the rest need not be built."""
+    found = {name: value for name, value in table.items() if name not in _LEFT_OUT}
+    for name in _COUNTS:
+        if isinstance(found.get(name), int) and "num_blocks" not in found:
+            found[name] = 1
+    return found
+
+
+def inner_table(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a configuration that is about images."""
+    for key in VISION:
+        if isinstance(table.get(key), dict):
+            return inner_table(table[key])
+    return table
+
+
+def inner_prefixes(prefix: str, separator: str = ".") -> list[str]:
+    """What of a prefix a class may have in its own names: nothing, the last part, the last two, ..."""
+    parts = [part + separator for part in prefix.split(separator) if part]
+    return ["".join(parts[at:]) for at in range(len(parts), -1, -1)]

@@ -1,0 +1,295 @@
+"""The models of transformers and timm, fed with the tensors of a file, and caught where the first block begins."""
+
+import contextlib
+import importlib
+import inspect
+import math
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.sequence import merge_block_order
+from ..dialects.stage import Stage
+from ..files.checkpoint import first_line
+from ..files.safetensors_files import write_safetensors
+from .own_model import OwnModel, UnprovedError, inner_prefixes, inner_table, reduced
+
+
+def transformers_model(table: Mapping[str, Any], model_type: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> OwnModel:
+    """Build the model that a config.json names, with one layer, and let the library read the stage\'s tensors into it.
+
+    Raises:
+        UnprovedError: a model that the library does not have, or that does not take the tensors.
+    """
+    import torch
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        raise UnprovedError(f"transformers {transformers.__version__} has no model {model_type!r}")
+    inner = {name: value for name, value in inner_table(table).items() if name != "model_type"}
+    config = CONFIG_MAPPING[model_type](**reduced(inner))
+    vision = getattr(config, "vision_config", None)
+    if vision is not None and not isinstance(vision, dict):
+        config = vision
+    failed = "no class of it takes images"
+    for kind, inside in (
+        (kind, inside)
+        for kind in _classes(config, table.get("architectures"))
+        for inside in inner_prefixes(stage.candidate.prefix)
+    ):
+        named = {inside + name: array for name, array in tensors.items()}
+        with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
+            write_safetensors(
+                Path(folder) / "model.safetensors",
+                {name: np.ascontiguousarray(array) for name, array in named.items()},
+                {"format": "pt"},
+            )
+            config.save_pretrained(folder)
+            try:
+                with _uninitialized():
+                    model, told = kind.from_pretrained(
+                        folder,
+                        config=config,
+                        output_loading_info=True,
+                        dtype=torch.float32,
+                        local_files_only=True,
+                        attn_implementation="eager",
+                    )
+            except Exception as error:
+                failed = f"{kind.__name__} does not take it ({type(error).__name__}: {first_line(error)[:120]})"
+                continue
+        if told["unexpected_keys"] or told.get("mismatched_keys"):
+            failed = f"{kind.__name__} does not find {', '.join(sorted(map(str, told['unexpected_keys']))[:2]) or 'its shapes'} under these names"
+            continue
+        model.eval()
+        name = f"transformers {transformers.__version__} {kind.__name__}"
+        return OwnModel(
+            name,
+            lambda images, model=model: _caught(model, lambda x: _inputs(model, x, stage), images, stage),
+        )
+    raise UnprovedError(failed)
+
+
+def _classes(config: Any, named: Any = None) -> list[Any]:
+    """Classes of the library that are built from this configuration: a backbone that config.json names, then those that are whole models of images."""
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    from transformers import PreTrainedModel
+
+    found = []
+    for kind in vars(module).values():
+        if not (inspect.isclass(kind) and issubclass(kind, PreTrainedModel) and kind is not PreTrainedModel):
+            continue
+        if getattr(kind, "config_class", None) is type(config) and not kind.__name__.endswith("PreTrainedModel"):
+            found.append(kind)
+    patterns = (r"Vision\w*Model$", r"Model$", r"Vision\w*$", r"Backbone$", r"Encoder$", "")
+    backbones = [name for name in named or () if isinstance(name, str) and name.endswith("Backbone")]
+
+    def place(kind: Any) -> tuple[bool, int]:
+        first = next(number for number, pattern in enumerate(patterns) if re.search(pattern, kind.__name__))
+        return kind.__name__ not in backbones, first  # a backbone may order its tokens otherwise than the model (Hiera)
+
+    return sorted(found, key=place)[:6]
+
+
+@contextlib.contextmanager
+def _uninitialized() -> Iterator[None]:
+    """Torch's initializations of fresh layers are left out: what the file does not fill is never reached."""
+    import torch
+
+    names = [name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")]
+    held = {name: getattr(torch.nn.init, name) for name in names}
+    for name in names:
+        setattr(torch.nn.init, name, lambda tensor, *arguments, **options: tensor)
+    try:
+        yield
+    finally:
+        for name, function in held.items():
+            setattr(torch.nn.init, name, function)
+
+
+_LISTS = ("layers", "layer", "blocks", "block", "stages", "resblocks", "transformers", "serial_blocks1", "transformer_encoder")
+
+
+def _first_blocks(model: Any) -> Iterator[Any]:
+    """The first entry of every list of blocks, the outermost first: of stages, of the blocks of the first stage, ..."""
+    import torch
+
+    for name, module in model.named_modules():
+        inside = re.sub(r"(^|[.])0(?=[.]|$)", "", name)
+        if re.search(r"[.]\d+([.]|$)", inside):
+            continue  # in a later entry of some list
+        if name.split(".")[-1] in _LISTS and isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module):
+            first = module[0]
+            while isinstance(first, (torch.nn.ModuleList, torch.nn.Sequential)) and len(first):
+                first = first[0]
+            yield first
+
+
+class _CaughtError(Exception):
+    """What enters the first block has been seen: nothing behind it is run."""
+
+
+def _caught(model: Any, inputs: Callable[[Any], list[dict[str, Any]]], images: NDArray[Any], stage: Stage) -> NDArray[Any]:
+    """What enters the first block, `(B, N, D)`: the outermost one that takes a sequence of the stage's width."""
+    import torch
+
+    failed = "has no list of blocks"
+    forms = inputs(torch.from_numpy(images))
+    for block in _first_blocks(model):
+        width = stage.spec.embed_dim
+        values = _entering(model, block, forms, width)
+        if values is None:
+            failed = "does not reach the first of its blocks"
+            continue
+        if values.ndim == 4 and values.shape[1] == width and values.shape[-1] != width:
+            values = np.moveaxis(values, 1, -1)
+        if values.ndim == 3 and values.shape[0] != len(images) and values.shape[1] == len(images):
+            values = np.moveaxis(values, 1, 0)  # the sequence first, as torch's own attention has it
+        if values.shape[-1] == width:
+            return values.reshape(len(images), -1, width)
+        failed = f"has a first block that takes {values.shape}, which is no sequence of width {width}"
+    raise UnprovedError(f"{type(model).__name__} {failed}")
+
+
+def _entering(model: Any, block: Any, forms: list[dict[str, Any]], width: int) -> NDArray[Any] | None:
+    """What a block takes when a model is given images in the first form that it takes: of several tensors the first of the stage's width (CrossViT has
+    two branches)."""
+    import torch
+
+    seen: list[Any] = []
+
+    def catch(module: Any, arguments: Any, named: Mapping[str, Any]) -> None:
+        given = [part for each in (*arguments, *named.values()) for part in (each if isinstance(each, list) else [each])]
+        values = [each for each in given if isinstance(each, torch.Tensor)]
+        fitting = [each for each in values if each.shape[-1] == width] or values
+        seen.extend(each.detach() for each in fitting[:1])
+        raise _CaughtError
+
+    failures = []
+    for form in forms:
+        handle = block.register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            with torch.no_grad(), contextlib.suppress(_CaughtError):
+                model(**form)
+            return seen[0].float().numpy() if seen else None
+        except Exception as error:  # whatever a model makes of images in this form
+            failures.append(f"{type(error).__name__}: {first_line(error)[:160]}")
+        finally:
+            handle.remove()
+    raise UnprovedError(f"{type(model).__name__} does not take these images ({failures[0]})")
+
+
+def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
+    """The images in the forms that a model may take them in, told by what its `forward` asks for."""
+    import torch
+
+    names = list(inspect.signature(model.forward).parameters)
+    Ph, Pw = stage.spec.patch_size[-2:]
+    if "target_sizes" in names and "pixel_values" in names:  # MiniCPM-V: patches side by side in one strip
+        B, C, H, W = images.shape
+        strip = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(1, 3, 0, 2, 4, 5).reshape(1, C, Ph, -1)
+        return [{"pixel_values": strip, "target_sizes": torch.tensor([[H // Ph, W // Pw]] * B)}]
+    if "grid_thw" in names or "image_grid_thw" in names:
+        return _flattened(names, images, stage)
+    if "spatial_shapes" in names:
+        B, C, H, W = images.shape
+        patches = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, 3, 5, 1).reshape(B, (H // Ph) * (W // Pw), -1)
+        if stage.dialect.token_order == "merge-2x2":
+            patches = patches[:, torch.from_numpy(merge_block_order((H // Ph, W // Pw)))]
+        shapes = torch.tensor([[H // Ph, W // Pw]] * B)
+        mask = torch.ones(patches.shape[:2], dtype=torch.int64)
+        mask_name = "pixel_attention_mask" if "pixel_attention_mask" in names else "attention_mask"
+        return [{"pixel_values": patches, mask_name: mask, "spatial_shapes": shapes}]
+    if "pixel_position_ids" in names:  # Gemma 4: patches with their columns and rows
+        B, C, H, W = images.shape
+        patches = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, 3, 5, 1).reshape(B, (H // Ph) * (W // Pw), -1)
+        rows, columns = torch.meshgrid(torch.arange(H // Ph), torch.arange(W // Pw), indexing="ij")
+        places = torch.stack([columns, rows], dim=-1).reshape(1, -1, 2).expand(B, -1, -1)
+        return [{"pixel_values": patches, "pixel_position_ids": places}]
+    if "input_values" in names:
+        return [{"input_values": images[:, 0].transpose(1, 2)}]
+    known = ("pixel_values", "pixel_values_videos", "x", "image", "images", "hidden_states")
+    first = next((name for name in names if name in known), None)
+    if first is None:
+        raise UnprovedError(f"{type(model).__name__} takes {', '.join(names[:3])}, which is not known to be images")
+    if stage.dialect.video:
+        images = images.transpose(1, 2)
+    told = {first: images}
+    if "bool_masked_pos" not in names and "noise" in names:  # ViTMAE: nothing is masked, and nothing shuffled
+        count = stage.spec.num_patches
+        told["noise"] = torch.arange(count, dtype=torch.float32).expand(len(images), count)
+        model.config.mask_ratio = 0.0
+    forms = [told, {**told, first: images[:, None]}]  # some take a video alone
+    if "(" in stage.dialect.entries["kernel"].layout and images.ndim == 4:  # or patches
+        B, C, H, W = images.shape
+        values = (3, 5, 1) if "Ph Pw C" in stage.dialect.entries["kernel"].layout else (1, 3, 5)
+        cut = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, *values)
+        forms.append({**told, first: cut.reshape(B, (H // Ph) * (W // Pw), -1)})
+    return forms
+
+
+def _flattened(names: list[str], images: Any, stage: Stage) -> list[dict[str, Any]]:
+    """Images cut and ordered as the image processors of Qwen-VL do, one behind the other."""
+    import torch
+
+    Ph, Pw = stage.spec.patch_size[-2:]
+    video = images if images.ndim == 5 else images[:, :, None]
+    B, C, T, H, W = video.shape
+    Pt = stage.spec.patch_size[0] if stage.dialect.video else 1
+    grid = (T // Pt, H // Ph, W // Pw)
+    merge = 2 if stage.dialect.token_order == "merge-2x2" else 1
+    cut = video.reshape(B, C, grid[0], Pt, grid[1] // merge, merge, Ph, grid[2] // merge, merge, Pw)
+    values = (3, 6, 9, 1) if "Ph Pw C" in stage.dialect.entries["kernel"].layout else (1, 3, 6, 9)
+    patches = cut.permute(0, 2, 4, 7, 5, 8, *values).reshape(B * math.prod(grid), -1)
+    first = next(name for name in names if name not in ("self",))
+    grid_name = "grid_thw" if "grid_thw" in names else "image_grid_thw"
+    told = {first: patches, grid_name: torch.tensor([list(grid)] * B)}
+    if "merge_sizes" in names:
+        told["merge_sizes"] = torch.tensor([merge] * B)
+    whole = patches.reshape(-1, C, Ph, Pw) if Pt == 1 and values[0] == 1 else patches
+    return [told, {**told, first: whole}, {**told, first: whole[None]}]
+
+
+def timm_model(table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> OwnModel:
+    """Build the model that a config.json names, with one layer, and let the library read the stage\'s tensors into it.
+
+    Raises:
+        UnprovedError: a model that the library does not have, or that does not take the tensors.
+    """
+    import torch
+
+    try:
+        import timm
+    except ImportError as error:
+        raise UnprovedError(f"timm cannot be imported ({first_line(error)})") from None
+    given = dict(table.get("model_args") or {})
+    if not timm.is_model(architecture):
+        raise UnprovedError(f"timm {timm.__version__} has no model {architecture!r}")
+    model = None
+    for fewer in ({"depth": 1}, {"depths": None}, {}):
+        options = {name: value for name, value in {**given, **fewer}.items() if value is not None}
+        try:
+            with _uninitialized():
+                model = timm.create_model(architecture, pretrained=False, **options)
+            break
+        except Exception as error:
+            failed = error
+    if model is None:
+        raise failed
+    own_names = model.state_dict().keys()
+    inside = next(
+        (each for each in inner_prefixes(stage.candidate.prefix) if all(each + name in own_names for name in tensors)), None
+    )
+    if inside is None:
+        raise UnprovedError(f"{type(model).__name__} has no {next(name for name in tensors if name not in own_names)}")
+    filled = {inside + name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
+    model.load_state_dict(filled, strict=False)
+    model.eval()
+    name = f"timm {timm.__version__} {type(model).__name__} ({architecture})"
+    return OwnModel(name, lambda images: _caught(model, lambda x: [{"x": x}], images, stage))
