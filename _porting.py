@@ -214,8 +214,9 @@ def _print_checks(checks: list[tuple[str, str, str]]) -> None:
     styles = {"pass": "green", "fail": "bold red"}
     for verdict, name, message in checks:
         style = styles.get(verdict, "yellow")
-        told = message if verdict == "skip" and message.startswith("not proved") else f"{name}: {message}"
-        word = "" if told is message else f"{verdict} "
+        unproved = verdict == "skip" and message.startswith("not proved")
+        whose = f"{name.partition(':')[0]}: " if ":" in name else ""
+        told, word = (f"{whose}{message}", "") if unproved else (f"{name}: {message}", f"{verdict} ")
         out.print(f"[{style}]{word}[/]{escape(told)}", soft_wrap=True)
 
 
