@@ -6,7 +6,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        from ._app import app
+        from .cli.app import app
 
         return app
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -22,9 +22,9 @@ def main() -> None:
 
 
 def _run() -> None:
-    from ._app import app
-    from ._status import MISUSED, err
     from .bench.report.terminal import escape
+    from .cli.app import app
+    from .cli.exit import MISUSED, err
     from .reference.errors import PatchParityError
 
     for stream in (sys.stdout, sys.stderr):

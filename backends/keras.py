@@ -16,7 +16,6 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._windows import channels_last_patches, patches_code
 from .base import (
     Backend,
     Computation,
@@ -29,10 +28,11 @@ from .base import (
     Precision,
     step_results,
 )
-from .jax import JaxBackend, first_call_told
+from .jax.adapter import JaxBackend, first_call_told
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
+from .patches import channels_last_patches, patches_code
 from .tensorflow import TensorFlowBackend, traced_first_call, wait_for
-from .torch import TorchBackend
+from .torch.adapter import TorchBackend
 
 
 def _conv2d(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._windows import window_indices
 from .base import Backend, Computation, Implementation, LoadedEmbedding, Operation, Precision, check_precision
 from .layouts import DENSE_CHANNELS_FIRST, NCHW, OIHW, kernel_to_layout
+from .patches import window_indices
 
 OPSET = 17
 """Of the graphs: the first with everything in them. IR version 8 belongs to it, so that any ONNX Runtime since 1.13 reads them."""

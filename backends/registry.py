@@ -7,8 +7,9 @@ import functools
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 from ..reference.errors import PatchParityError, require_choice
 from .base import Backend, Implementation
@@ -26,14 +27,12 @@ class BrokenBackend:
 
 @functools.cache
 def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
-    """Backends of this folder (each file's `BACKENDS`), then those of the entry-point group; a broken or clashing entry point costs only itself."""
+    """Backends of this folder (`BACKENDS` of each file, of a folder, or of the files in it), then those of the entry-point group; a broken or clashing
+    entry point costs only itself."""
     found: dict[str, Backend] = {}
     broken = []
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        if not (module.ispkg or module.name.startswith("_")):  # what one backend has apart is its own to import
-            loaded = importlib.import_module(f"{__package__}.{module.name}")
-            found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
+    for loaded in _modules(importlib.import_module(__package__)):
+        found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             backend = entry.load()
@@ -46,6 +45,16 @@ def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
         else:
             found[backend.name] = backend
     return found, tuple(broken)
+
+
+def _modules(package: ModuleType) -> Iterator[ModuleType]:
+    """The modules of a folder; of a folder in it the folder alone, where that has BACKENDS."""
+    for module in pkgutil.iter_modules(package.__path__):
+        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+        if module.ispkg and not hasattr(loaded, "BACKENDS"):
+            yield from _modules(loaded)
+        else:
+            yield loaded
 
 
 def list_backends() -> list[Backend]:

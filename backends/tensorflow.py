@@ -18,7 +18,6 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from ._windows import channels_last_patches, patches_code
 from .base import (
     Backend,
     Computation,
@@ -33,6 +32,7 @@ from .base import (
     step_results,
 )
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
+from .patches import channels_last_patches, patches_code
 
 Forward = Callable[[Any], Any]
 

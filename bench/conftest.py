@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from patchparity.bench.comparisons import comparisons
-from patchparity.bench.harness import SCHEMA
-from patchparity.bench.plan import BenchOptions
+from patchparity.bench.answers.comparisons import comparisons
 from patchparity.bench.progress import progress_bar
-from patchparity.bench.results import write_json
-from patchparity.bench.rows import Row
-from patchparity.bench.session import BenchSession
-from patchparity.bench.views import block_title
+from patchparity.bench.record.figures import block_title
+from patchparity.bench.record.record import write_json
+from patchparity.bench.record.rows import Row
+from patchparity.bench.timing.plan import BenchOptions
+from patchparity.bench.timing.pytest_run import SCHEMA
+from patchparity.bench.timing.session import BenchSession
 from patchparity.reference.errors import PatchParityError
 
 SESSION = pytest.StashKey[BenchSession]()

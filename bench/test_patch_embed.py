@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from patchparity.bench.session import BenchSession
+from patchparity.bench.timing.session import BenchSession
 
 
 class ReplayClock:

@@ -50,10 +50,10 @@ def test_every_option_named_in_the_readme_exists(command):
 
 
 def test_every_field_of_the_contract_is_documented():
-    from patchparity.bench.verdicts import CheckResult
+    from patchparity.bench.check.results import CheckResult
 
     for name in CheckResult.__dataclass_fields__:
         assert f"`{name}`" in README, name
-    session = pytest.importorskip("patchparity.bench.plan")
+    session = pytest.importorskip("patchparity.bench.timing.plan")
     for name in session.BenchOptions.__dataclass_fields__:
         assert re.search(rf"\b{name}\b", README), name

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..harness import rows_missing
-from ..hosts import LOCAL
-from ..verdicts import false_alarms
-from ..views import block_title, disturbed_blocks, missed_goals, noise_floors, place_text
+from ..check.results import false_alarms
+from ..machine.hosts import LOCAL
+from ..record.figures import block_title, disturbed_blocks, missed_goals, noise_floors, place_text
+from ..timing.pytest_run import rows_missing
 from .curves import Figure, scaling_figures
 from .table import Table
 from .time_tables import conv_table, fastest_table, gains_table, peers_table, time_tables

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..cases import named_case
-from ..rows import row_work
-from ..views import block_title, place_text, row_block
+from ..record.figures import block_title, place_text, row_block
+from ..record.rows import row_work
 
 LIMIT = "limit"
 """Name of the curve of what the machine allows."""

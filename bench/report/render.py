@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...reference.errors import PatchParityError
-from ..harness import load_bench
-from ..results import write_text
-from ..verdicts import load_check
+from ..check.results import load_check
+from ..record.record import write_text
+from ..timing.pytest_run import load_bench
 from .content import CSV_FIELDS, Content, build_content
 from .curves import LIMIT, Figure
 from .table import Table

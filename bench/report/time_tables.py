@@ -3,12 +3,11 @@
 from collections import defaultdict
 from typing import Any
 
+from ..answers.comparisons import best_against_today, conv_against_linear, gains
 from ..cases import named_case
-from ..comparisons import best_against_today, conv_against_linear, gains
-from ..hosts import LOCAL
-from ..operations import OPERATIONS
-from ..rows import Block
-from ..views import OPERATION_NOTES, block_title, fastest, place_text, rate_text, ratio_text, row_block
+from ..machine.hosts import LOCAL
+from ..record.figures import OPERATION_NOTES, block_title, fastest, place_text, rate_text, ratio_text, row_block
+from ..record.rows import OPERATIONS, Block
 from .table import Table, milliseconds, number, percent
 
 _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")

@@ -17,7 +17,7 @@ import numpy as np
 MOST_NAMES = 2**16
 """Names of a file, and pieces of a dataset, that are looked at: the largest Keras models have some thousands."""
 
-PATIENCE = 8
+PATIENCE = 4
 """Seconds of this process's own time that one request may take, beside those for its bytes."""
 
 SLOWEST = 2 * 10**7

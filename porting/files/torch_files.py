@@ -253,7 +253,7 @@ def write_torch(draft: Path, tensors: Tensors) -> None:
         raise PatchParityError(
             "writing a torch file needs torch: pip install 'patchparity[torch]', or write safetensors"
         ) from None
-    from ...backends.torch import as_tensor
+    from ...backends.torch.adapter import as_tensor
 
     torch.save({name: as_tensor(array) for name, array in tensors.items()}, draft)
 

@@ -38,7 +38,7 @@ class TreeCheckpoint(Checkpoint):
     def _read(self, name: str) -> NDArray[Any]:
         leaf = self.leaves[name]
         if hasattr(leaf, "detach"):
-            from ...backends.torch import as_array
+            from ...backends.torch.adapter import as_array
 
             return np.array(as_array(leaf))
         return np.array(leaf)

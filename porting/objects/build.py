@@ -60,7 +60,7 @@ def _symmetric(spec: PatchEmbedSpec, kind: str) -> tuple[int, ...]:
 def _torch_conv(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
     import torch
 
-    from ...backends.torch import as_tensor
+    from ...backends.torch.adapter import as_tensor
 
     layer_type = torch.nn.Conv2d if spec.spatial_axes == 2 else torch.nn.Conv3d
     padding = _symmetric(spec, "torch")
@@ -73,7 +73,7 @@ def _torch_conv(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
 def _torch_linear(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
     import torch
 
-    from ...backends.torch import as_tensor
+    from ...backends.torch.adapter import as_tensor
 
     layer = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=weights.bias is not None)
     return _filled(layer, as_tensor(np.ascontiguousarray(kernel_to_layout(weights.kernel, LINEAR_CHANNELS_FIRST))), weights)
@@ -82,7 +82,7 @@ def _torch_linear(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> Any:
 def _filled(layer: Any, kernel: Any, weights: PatchEmbedWeights) -> Any:
     import torch
 
-    from ...backends.torch import as_tensor
+    from ...backends.torch.adapter import as_tensor
 
     layer = layer.to(kernel.dtype)
     with torch.no_grad():

@@ -169,7 +169,7 @@ def _run_torch(subject: Any, images: Any, recorded: bool) -> Any:
 def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any], Callable[[Any], NDArray[Any]]]:
     """From a NumPy array to what an object of this kind takes, and from what it returns to one."""
     if kind == "torch":
-        from ...backends.torch import as_array, as_tensor
+        from ...backends.torch.adapter import as_array, as_tensor
 
         def to_its_device(images: NDArray[Any]) -> Any:
             parameter = next(subject.parameters(), None) if hasattr(subject, "parameters") else None

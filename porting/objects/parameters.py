@@ -26,7 +26,7 @@ Slot = tuple[NDArray[Any], Callable[[NDArray[Any]], None]]
 def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]:
     """Name, value and owning layer of every parameter."""
     if kind == "torch":
-        from ...backends.torch import as_array
+        from ...backends.torch.adapter import as_array
 
         modules = dict(subject.named_modules())
         for name, parameter in subject.named_parameters():
@@ -102,7 +102,7 @@ def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Ca
     if kind == "torch":
         import torch
 
-        from ...backends.torch import as_array, as_tensor
+        from ...backends.torch.adapter import as_array, as_tensor
 
         def put_torch(parameter: Any, array: NDArray[Any]) -> None:
             with torch.no_grad():

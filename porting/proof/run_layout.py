@@ -78,7 +78,7 @@ def _flattened(images: NDArray[Any], spec: PatchEmbedSpec, layout: str) -> NDArr
 def _torch_conv(images: NDArray[Any], kernel: NDArray[Any], bias: NDArray[Any] | None, spec: PatchEmbedSpec) -> Tokens:
     import torch
 
-    from ...backends.torch import as_array, as_tensor
+    from ...backends.torch.adapter import as_array, as_tensor
 
     convolve = torch.nn.functional.conv2d if spec.spatial_axes == 2 else torch.nn.functional.conv3d
     padding = tuple(before for before, _ in spec.padding)
@@ -89,7 +89,7 @@ def _torch_conv(images: NDArray[Any], kernel: NDArray[Any], bias: NDArray[Any] |
 def _torch_linear(patches: NDArray[Any], kernel: NDArray[Any], bias: NDArray[Any] | None, spec: PatchEmbedSpec) -> Tokens:
     import torch
 
-    from ...backends.torch import as_array, as_tensor
+    from ...backends.torch.adapter import as_array, as_tensor
 
     return as_array(torch.nn.functional.linear(as_tensor(patches), as_tensor(kernel), None if bias is None else as_tensor(bias)))
 

@@ -20,8 +20,8 @@ from patchparity import (
     list_implementations,
     patch_embed,
 )
-from patchparity.bench.backend_check import observe
-from patchparity.bench.known_issues import FINGERPRINT, load_known_issues
+from patchparity.bench.check.known_issues import FINGERPRINT, load_known_issues
+from patchparity.bench.check.one_backend import observe
 from patchparity.reference.error import ArithmeticModel
 from patchparity.reference.probes import random_sequence, standard_probes, train_step
 from patchparity.reference.verdict import judge

@@ -20,10 +20,17 @@ def python(code: str, environment: dict[str, str]) -> str:
 
 
 def test_every_file_of_the_folder_with_a_backend_is_found():
-    files = {path.stem for path in (ROOT / "backends").glob("*.py") if "\nBACKENDS = " in path.read_text()}
-    assert {"numpy", "torch", "tensorflow", "jax", "keras", "onnxruntime"} <= files
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "backends").rglob("*.py")
+        if "\nBACKENDS = " in path.read_text()
+    }
+    assert {
+        f"backends.{name}"
+        for name in ("numpy", "torch.adapter", "tensorflow", "jax.adapter", "keras", "onnxruntime", "peers.flax")
+    } <= files
     names = [backend.name for backend in list_backends()]
-    assert files == {type(backend).__module__.rpartition(".")[2] for backend in list_backends()}
+    assert files == {type(backend).__module__.removeprefix("patchparity.") for backend in list_backends()}
     assert [name for name in names if name.startswith("keras-") and "hub" not in name] == [
         "keras-jax",
         "keras-tensorflow",

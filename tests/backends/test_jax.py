@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, get_backend
-from patchparity.backends import _jax_formulations as module
+from patchparity.backends.jax import formulations as module
 from patchparity.reference.probes import random_normal
 from patchparity.reference.verdict import judge
 

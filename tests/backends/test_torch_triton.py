@@ -9,7 +9,7 @@ import pytest
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend
 from patchparity.backends.layouts import kernel_to_layout
-from patchparity.backends.torch import as_array, as_tensor
+from patchparity.backends.torch.adapter import as_array, as_tensor
 from patchparity.reference.probes import random_normal, standard_probes
 from patchparity.reference.verdict import judge
 
@@ -75,7 +75,7 @@ def test_so_do_the_lines_that_recommend_shows(spec):
 def test_no_images_no_tokens_and_images_in_strides_of_their_own():
     import torch
 
-    from patchparity.backends._torch_triton import embed
+    from patchparity.backends.torch.triton_kernel import embed
 
     spec = SPECS["one tile"]
     generator = torch.Generator().manual_seed(3)

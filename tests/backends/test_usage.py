@@ -8,7 +8,7 @@ import pytest
 
 from patchparity import PatchEmbedSpec, list_backends
 from patchparity.backends.layouts import images_to_layout, kernel_to_layout
-from patchparity.bench.known_issues import FINGERPRINT, load_known_issues
+from patchparity.bench.check.known_issues import FINGERPRINT, load_known_issues
 from patchparity.reference.probes import random_normal
 from patchparity.reference.verdict import judge
 
@@ -27,7 +27,7 @@ def own_arrays(backend, code, *arrays):
     if "patchparity" in code or backend.yardstick == "numpy" or backend.name.startswith(("keras", "onnx")):
         return arrays
     if backend.yardstick == "torch":
-        from patchparity.backends.torch import as_tensor as convert
+        from patchparity.backends.torch.adapter import as_tensor as convert
     elif backend.yardstick == "jax":
         from jax.numpy import asarray as convert
     else:
@@ -55,7 +55,7 @@ def test_the_lines_compute_the_patch_embedding(name, spec, monkeypatch):
     ("name", "module", "loop"),
     [
         ("numpy:linear:eager", "patchparity.backends.numpy", "step = 2 "),
-        ("jax:linear_words:jit", "patchparity.backends._jax_formulations", "jax.lax.map("),
+        ("jax:linear_words:jit", "patchparity.backends.jax.formulations", "jax.lax.map("),
     ],
 )
 def test_so_do_lines_that_cut_a_batch_into_pieces(name, module, loop, spec, monkeypatch):
@@ -103,7 +103,7 @@ def run_lines(backend, implementation, spec, monkeypatch, dtype="float32"):
     exec(compile(code, implementation.name, "exec"), namespace)
     tokens = namespace["embed"](images)
     if hasattr(tokens, "detach"):
-        from patchparity.backends.torch import as_array
+        from patchparity.backends.torch.adapter import as_array
 
         tokens = as_array(tokens)
     tokens = np.asarray(tokens)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError, get_backend, list_backends, list_implementations
-from patchparity.bench import behavior
-from patchparity.bench.behavior import BEHAVIORS, FRAMEWORK_BEHAVIORS, IMPLEMENTATION_BEHAVIORS, SPEC
-from patchparity.bench.known_issues import KNOWN_ISSUES, KnownIssue, apply_known_issues, load_known_issues
-from patchparity.bench.verdicts import CheckResult
+from patchparity.bench.check import behavior
+from patchparity.bench.check.behavior import BEHAVIORS, FRAMEWORK_BEHAVIORS, IMPLEMENTATION_BEHAVIORS, SPEC
+from patchparity.bench.check.known_issues import KNOWN_ISSUES, KnownIssue, apply_known_issues, load_known_issues
+from patchparity.bench.check.results import CheckResult
 
 PROBLEM = behavior.problem(seed=4)
 
@@ -194,7 +194,7 @@ def test_an_entry_covers_what_it_names_and_nothing_else():
     ],
 )
 def test_an_entry_may_be_about_cpus_with_or_without_an_instruction_set(fields, features, verdict, monkeypatch):
-    monkeypatch.setattr("patchparity.bench.known_issues.processor_features", lambda: features)
+    monkeypatch.setattr("patchparity.bench.check.known_issues.processor_features", lambda: features)
     assert outcome(dataclasses.replace(ISSUE, **fields))[0][0] == verdict
 
 

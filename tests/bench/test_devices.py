@@ -11,9 +11,10 @@ import pytest
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend, list_backends
 from patchparity.backends.base import Computation, DeviceMemory, Events
 from patchparity.backends.numpy import NumPyBackend
-from patchparity.bench import disturbance, serving
-from patchparity.bench.devices import CpuDevice, CudaDevice, open_device
-from patchparity.bench.disturbance import Disturbance
+from patchparity.bench.machine import disturbance
+from patchparity.bench.machine.disturbance import Disturbance
+from patchparity.bench.worker import server as serving
+from patchparity.bench.worker.devices import CpuDevice, CudaDevice, open_device
 
 SPEC = PatchEmbedSpec((12, 20), 4, 3, 40)
 NAP = 0.004

@@ -12,10 +12,10 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.harness import load_bench
-from patchparity.bench.session import BenchSession
-from patchparity.bench.timing import LEAST_ROUNDS
-from patchparity.bench.workers import Worker
+from patchparity.bench.timing.interleave import LEAST_ROUNDS
+from patchparity.bench.timing.pytest_run import load_bench
+from patchparity.bench.timing.session import BenchSession
+from patchparity.bench.worker.client import Worker
 
 from .records import SMALL, data_of
 

@@ -12,10 +12,11 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark
-from patchparity.bench import workers
-from patchparity.bench.harness import load_bench
-from patchparity.bench.hosts import LOCAL, Host, parse_hosts
-from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
+from patchparity.bench.machine.hosts import LOCAL, Host, parse_hosts
+from patchparity.bench.record.rows import WorkerKey
+from patchparity.bench.timing.pytest_run import load_bench
+from patchparity.bench.worker import client as workers
+from patchparity.bench.worker.client import Worker, WorkerError, WorkerLostError
 
 # execnet leaves the pipes of an interpreter that did not start to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -4,10 +4,10 @@ import numpy as np
 
 from patchparity import PatchEmbedWeights, patch_embed
 from patchparity.bench.cases import named_case
-from patchparity.bench.judging import first_verdict
-from patchparity.bench.operations import FINGERPRINT_IMAGES, timing_probe
-from patchparity.bench.rows import Row
-from patchparity.bench.serving import _packed
+from patchparity.bench.record.rows import Row
+from patchparity.bench.timing.judging import first_verdict
+from patchparity.bench.worker.operations import FINGERPRINT_IMAGES, timing_probe
+from patchparity.bench.worker.server import _packed
 
 
 def test_a_product_that_is_cut_off_is_named_and_not_only_seen():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, check, initialize_weights, patch_embed, save_weights
-from patchparity.bench.live import diagnose_object
+from patchparity.bench.check.objects import diagnose_object
 from patchparity.porting.objects.load import load_object
 from patchparity.porting.objects.read import read_live
 

@@ -7,7 +7,7 @@ pytest.importorskip("execnet")
 pytest.importorskip("torch")
 
 from patchparity import BenchOptions, PatchParityError, benchmark
-from patchparity.bench.plan import plan
+from patchparity.bench.timing.plan import plan
 from patchparity.porting.objects.implementation import read_facts
 
 MODULE = """

@@ -6,9 +6,9 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
-from patchparity.bench.environment import usable_cores
-from patchparity.bench.plan import plan, thread_counts
-from patchparity.bench.timing import LEAST_ROUNDS, Effort
+from patchparity.bench.machine.environment import usable_cores
+from patchparity.bench.timing.interleave import LEAST_ROUNDS, Effort
+from patchparity.bench.timing.plan import plan, thread_counts
 
 SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
 
@@ -143,8 +143,8 @@ def test_a_time_budget_without_a_goal_makes_rounds_fewer_and_never_too_few():
 
 
 def test_a_case_that_does_not_fit_into_memory_is_said_beforehand_with_its_bytes(monkeypatch):
-    from patchparity.bench import plan as module
-    from patchparity.bench.hosts import Machine
+    from patchparity.bench.machine.hosts import Machine
+    from patchparity.bench.timing import plan as module
 
     machine = module.machine_of(module.parse_hosts(())[0])
     monkeypatch.setattr(module, "machine_of", lambda host: Machine(machine.environment, 2 * 2**30))
@@ -169,8 +169,8 @@ def test_precisions_are_rows_of_their_own_beside_the_reference_as_it_is(precisio
 
 
 def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
-    from patchparity.bench import plan as module
-    from patchparity.bench.hosts import Machine
+    from patchparity.bench.machine.hosts import Machine
+    from patchparity.bench.timing import plan as module
 
     machine = module.machine_of(module.parse_hosts(())[0])
     monkeypatch.setattr(module, "machine_of", lambda host: Machine({**machine.environment, "gpus": ["a GPU"]}))

@@ -14,8 +14,8 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions
 from patchparity.backends import registry
-from patchparity.bench.session import BenchSession
-from patchparity.bench.statistics import Ratio, compare_ratios, noise_floor, paired_ratio, paired_ratios, resampled_medians
+from patchparity.bench.intervals import Ratio, compare_ratios, noise_floor, paired_ratio, paired_ratios, resampled_medians
+from patchparity.bench.timing.session import BenchSession
 
 from ..fake_backends import install
 

@@ -12,7 +12,7 @@ import pytest
 
 from patchparity import check, get_backend
 from patchparity.backends import registry
-from patchparity.bench import processes
+from patchparity.bench.check import processes
 
 from ..fake_backends import install
 

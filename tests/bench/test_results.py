@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from patchparity import PatchParityError
-from patchparity.bench.harness import load_bench
-from patchparity.bench.results import Record, output_folder, plain, write_json
+from patchparity.bench.record.record import Record, output_folder, plain, write_json
+from patchparity.bench.timing.pytest_run import load_bench
 
 
 def test_json_is_replaced_in_one_step(tmp_path):

@@ -15,8 +15,8 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, compare
 from patchparity import __version__ as patchparity_version
-from patchparity.bench.harness import load_bench, rows_missing
-from patchparity.bench.results import Record, locked
+from patchparity.bench.record.record import Record, locked
+from patchparity.bench.timing.pytest_run import load_bench, rows_missing
 
 from ..fake_backends import running_below
 from .records import SMALL, copied_record, data_of

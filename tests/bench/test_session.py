@@ -19,11 +19,11 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.cases import named_case
-from patchparity.bench.harness import load_bench
-from patchparity.bench.plan import plan
-from patchparity.bench.rows import row_work
-from patchparity.bench.session import BenchSession
-from patchparity.bench.workers import Worker
+from patchparity.bench.record.rows import row_work
+from patchparity.bench.timing.plan import plan
+from patchparity.bench.timing.pytest_run import load_bench
+from patchparity.bench.timing.session import BenchSession
+from patchparity.bench.worker.client import Worker
 
 from ..fake_backends import install
 from .records import SMALL, data_of

@@ -5,7 +5,7 @@ import pytest
 
 from patchparity import PatchParityError
 from patchparity.bench.cases import CHECK_CASES, PRESETS, VIT_PATCHES, VIT_WIDTHS, named_case, preset
-from patchparity.bench.statistics import (
+from patchparity.bench.intervals import (
     RESAMPLES,
     Ratio,
     by_generation,

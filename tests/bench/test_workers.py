@@ -11,8 +11,9 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity.bench.cases import named_case
-from patchparity.bench.environment import usable_cores
-from patchparity.bench.workers import Worker, WorkerError, WorkerKey, WorkerLostError
+from patchparity.bench.machine.environment import usable_cores
+from patchparity.bench.record.rows import WorkerKey
+from patchparity.bench.worker.client import Worker, WorkerError, WorkerLostError
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")

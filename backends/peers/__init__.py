@@ -1,0 +1,1 @@
+"""Other libraries' own modules, which ours are held against; a file each."""

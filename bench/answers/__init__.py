@@ -1,0 +1,1 @@
+"""What records answer: comparisons, and what to use."""

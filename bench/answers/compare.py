@@ -1,0 +1,264 @@
+"""`compare`: two records of one machine, row by row: what became faster or slower, beyond the noise of both."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...reference.errors import PatchParityError
+from ..intervals import (
+    SMALLEST_DIFFERENCE,
+    Comparison,
+    Ratio,
+    by_generation,
+    compare_ratios,
+    enough,
+    resampled_medians,
+    unpaired_chance,
+)
+from ..machine.environment import MACHINE
+from ..machine.hosts import LOCAL
+from ..record.figures import Floors, noise_floors, noise_of, row_block
+from ..record.rows import Block
+from ..timing.pytest_run import load_bench, rows_missing
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One row that both records hold.
+
+    Args:
+        name: case, device, dtype, threads and implementation.
+        old, new: median seconds.
+        comparison: new over old: SLOWER is a regression.
+        regression: whether it is slower by more than was allowed, and beyond the noise.
+    """
+
+    name: str
+    old: float
+    new: float
+    comparison: Comparison
+    regression: bool
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """What became of every row.
+
+    Args:
+        rows: those that both records hold, in the new one's order.
+        only_old, only_new: names of rows that one record alone holds.
+        geometric_mean: of new over old, over all rows; None where every row failed.
+        differences: what differs between the environments (versions, variables, and with `force` the machine), each in words.
+        fail_over: what was allowed.
+        failed: rows that the old record holds and that failed in the new one, and why.
+    """
+
+    rows: list[ComparedRow]
+    only_old: list[str]
+    only_new: list[str]
+    geometric_mean: float | None
+    differences: list[str]
+    fail_over: float
+    failed: dict[str, str]
+
+    @property
+    def regressions(self) -> list[ComparedRow]:
+        """Rows that became slower by more than was allowed."""
+        return [row for row in self.rows if row.regression]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing regressed, and nothing failed that did not before."""
+        return not self.regressions and not self.failed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        rows = [
+            {
+                "row": row.name,
+                "old_seconds": row.old,
+                "new_seconds": row.new,
+                "ratio": row.comparison.ratio,
+                "interval": row.comparison.interval,
+                "verdict": row.comparison.word,
+                "reason": row.comparison.reason,
+                "regression": row.regression,
+            }
+            for row in self.rows
+        ]
+        about = {
+            name: getattr(self, name)
+            for name in ("only_old", "only_new", "failed", "geometric_mean", "differences", "fail_over", "ok")
+        }
+        return {"schema": "patchparity.compare/1", **about, "rows": rows}
+
+    def to_markdown(self) -> str:
+        """Return a table fit for a pull request's comment: what changed first, what did not below a fold."""
+        told = [row for row in self.rows if row.comparison.word in ("FASTER", "SLOWER")]
+        rest = [row for row in self.rows if row.comparison.word not in ("FASTER", "SLOWER")]
+        lines = [f"**patchparity compare:** {self.summary()}", ""]
+        if told:
+            lines += _markdown(sorted(told, key=lambda row: -row.comparison.ratio))
+        if rest:
+            lines += [
+                "<details>",
+                f"<summary>{len(rest)} rows that did not surely change</summary>",
+                "",
+                *_markdown(rest),
+                "</details>",
+                "",
+            ]
+        lines += [f"* **failed** in the new record: {name}: {message}" for name, message in self.failed.items()]
+        lines += [f"* {difference}" for difference in self.differences]
+        for which, names in (("old", self.only_old), ("new", self.only_new)):
+            if names:
+                lines.append(f"* in the {which} record alone: {', '.join(names)}")
+        return "\n".join(lines).rstrip() + "\n"
+
+    def summary(self) -> str:
+        """Say it in one sentence."""
+        words = [row.comparison.word for row in self.rows]
+        counts = ", ".join(f"{words.count(word)} {word}" for word in ("FASTER", "SLOWER", "SAME", "UNSURE") if word in words)  # type: ignore[arg-type]
+        limit = f"{len(self.regressions)} surely slower by more than {100 * self.fail_over:g}%"
+        beside = [f"{len(self.failed)} failed in the new record"] if self.failed else []
+        alone = {"old": self.only_old, "new": self.only_new}
+        beside += [f"{len(names)} in the {which} record alone" for which, names in alone.items() if names]
+        mean = [] if self.geometric_mean is None else [f"geometric mean of new/old {self.geometric_mean:.3f}"]
+        told = [f"{len(self.rows)} rows: {counts}", limit, *mean] if self.rows else ["no row can be compared"]
+        return "; ".join([*told, *beside])
+
+
+def compare(
+    old: str | os.PathLike[str], new: str | os.PathLike[str], *, fail_over: float = 0.05, force: bool = False
+) -> CompareReport:
+    """Compare two records of one machine.
+
+    Each row's ratio is that of the medians, new over old, with an interval from the samples of both. Its noise is the largest of: 1%, the A/A
+    rows of both records, and how far the machine itself moved between them, told by the bare matrix products of the same interleaves.
+
+    Args:
+        old, new: folders that `bench` or `run` wrote.
+        fail_over: how much slower a row may become, as a fraction.
+        force: compare records of different machines.
+
+    Raises:
+        PatchParityError: a record that cannot be read, records of different machines, or a limit that is none.
+    """
+    if not 0 <= fail_over < np.inf:
+        raise PatchParityError(f"fail_over={fail_over}: expected a fraction of at least 0, such as 0.05")
+    contents = [load_bench(Path(folder)) for folder in (old, new)]
+    tables = [{_name(entry): entry for entry in content["benchmarks"] if _is_told(entry)} for content in contents]
+    floors = [noise_floors(content["benchmarks"]) for content in contents]
+    shifts = _machine_shifts(*(content["benchmarks"] for content in contents))
+    common = [name for name in tables[1] if name in tables[0]]
+    failed = {
+        outcome["row"]: " ".join(outcome["message"].split()) for outcome in contents[1]["failures"] if outcome["row"] in tables[0]
+    }
+    if not common and not failed:
+        raise PatchParityError(f"{old} and {new} have no row in common: nothing can be compared")
+    labels = dict.fromkeys(tables[1][name]["extra_info"]["host"] for name in common)
+    environments = {label: [_environment(content, label) for content in contents] for label in labels}
+    machine = [told for label, pair in environments.items() for told in _differences(*pair, label, MACHINE, ())]
+    if machine and not force:
+        raise PatchParityError(
+            f"{old} and {new} were measured on different machines ({'; '.join(machine)}); --force compares them all the same"
+        )
+    ratios = [_ratio(*(table[name] for table in tables), floors, shifts) for name in common]
+    rows = []
+    for name, judged in zip(common, compare_ratios(ratios), strict=True):
+        medians = [table[name]["stats"]["median"] for table in tables]
+        regression = judged.word == "SLOWER" and judged.ratio > 1 + fail_over
+        rows.append(ComparedRow(name, *medians, judged, regression))
+    logs = [np.log(row.comparison.ratio) for row in rows]
+    return CompareReport(
+        rows,
+        [name for name in tables[0] if name not in tables[1] and name not in failed],
+        [name for name in tables[1] if name not in tables[0]],
+        float(np.exp(np.mean(logs))) if logs else None,
+        [
+            *(
+                ["old and new are one and the same record; UNSURE is what another run could differ by"]
+                if contents[0] == contents[1]
+                else []
+            ),
+            *(
+                f"the {which} record is partial: {missing} of {content['planned']} rows are missing"
+                for which, content in zip(("old", "new"), contents, strict=True)
+                if (missing := rows_missing(content))
+            ),
+            *(told for label, pair in environments.items() for told in _differences(*pair, label)),
+        ],
+        fail_over,
+        failed,
+    )
+
+
+def _environment(content: dict[str, Any], label: str) -> dict[str, Any]:
+    here: dict[str, Any] = content["environment"]
+    return here if label == LOCAL else here.get("hosts", {}).get(label, {})
+
+
+def _machine_shifts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[Block, float]:
+    """How far the machine moved between two records: of each block the median over frameworks of its matrix product's ratio, less 1."""
+    before = {_name(entry): entry for entry in old if entry["extra_info"]["operation"] == "gemm"}
+    shifts: dict[Block, list[float]] = {}
+    for entry in new:
+        if entry["extra_info"]["operation"] == "gemm" and (other := before.get(_name(entry))):
+            ratio = entry["stats"]["median"] / other["stats"]["median"]
+            shifts.setdefault(row_block(entry["extra_info"]), []).append(ratio)
+    return {block: abs(float(np.median(ratios)) - 1) for block, ratios in shifts.items()}
+
+
+def _is_told(entry: dict[str, Any]) -> bool:
+    """The A/A copy is the reference again, and the ceilings are yardsticks: neither can regress."""
+    return entry["extra_info"]["role"] in ("implementation", "peer")
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return str(entry["params"]["identity"])
+
+
+def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[Floors], shifts: dict[Block, float]) -> Ratio:
+    median = new["stats"]["median"] / old["stats"]["median"]
+    groups = [by_generation(each["stats"]["data"], each["extra_info"]["generations"]) for each in (new, old)]
+    if not all(map(enough, groups)):
+        return Ratio(median, None)
+    # The sessions share no rounds, so each is resampled by itself, with draws of its own.
+    above, below = (resampled_medians(group, seed) for seed, group in enumerate(groups))
+    block = row_block(new["extra_info"])
+    told = [noise_of(floor, new["extra_info"]) for floor in floors]
+    if None in told:
+        return Ratio(median, None, unknown="no A/A row of both records tells of the noise on this device")
+    noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))  # type: ignore[type-var]
+    return Ratio(median, above / below, noise, least_chance=unpaired_chance(*groups))
+
+
+def _differences(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    label: str,
+    names: tuple[str, ...] = (*MACHINE, "python", "blas"),
+    kinds: tuple[str, ...] = ("versions", "variables"),
+) -> list[str]:
+    where = "" if label == LOCAL else f"{label}: "
+    plain = [(name, old.get(name), new.get(name)) for name in names]
+    nested = [
+        (name, *(environment.get(kind, {}).get(name, "not there") for environment in (old, new)))
+        for kind in kinds
+        for name in sorted({*old.get(kind, {}), *new.get(kind, {})})
+    ]
+    return [f"{where}{name}: {before} before, {now} now" for name, before, now in (*plain, *nested) if before != now]
+
+
+def _markdown(rows: list[ComparedRow]) -> list[str]:
+    lines = ["| row | old ms | new ms | new / old [95%] | |", "|---|---:|---:|---:|---|"]
+    for row in rows:
+        judged = row.comparison
+        interval = "" if judged.interval is None else f" [{judged.interval[0]:.3f}, {judged.interval[1]:.3f}]"
+        word = f"**{judged.word}**" if row.regression else judged.word
+        word += f": {judged.reason}" if judged.word == "UNSURE" else ""
+        lines.append(f"| {row.name} | {1e3 * row.old:.4g} | {1e3 * row.new:.4g} | {judged.ratio:.3f}{interval} | {word} |")
+    return [*lines, ""]

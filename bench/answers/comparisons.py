@@ -1,0 +1,183 @@
+"""Which of two rows of one framework is faster, convolution or linear, ours or a peer: every such pair of a record, in words."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...backends.registry import get_backend
+from ...porting.objects.implementation import find_implementation
+from ..intervals import Comparison, Ratio, by_generation, compare_ratios, enough, paired_chance, paired_ratios, resampled_medians
+from ..record.figures import Floors, noise_floors, noise_of, row_block
+
+
+def comparisons(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All pairs as plain data: which rows, the ratio of their times with its interval, the noise, and the verdict."""
+    told = []
+    for info in (*conv_against_linear(entries), *best_against_today(entries), *best_against_others(entries)):
+        judged = info["comparison"]
+        named = {"row": info["row"], "against": info["against"], "ratio": judged.ratio, "interval": judged.interval}
+        told.append({**named, "noise": info["noise"], "verdict": judged.word, "reason": judged.reason})
+    return told
+
+
+def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Paired time ratio of every convolution to the linear formulation of the same backend, mode and block, on images of the same layout where there is
+    one; above 1: linear wins."""
+    own = [entry for entry in entries if entry["extra_info"]["role"] == "implementation"]
+    linear = {
+        (_pair_key(info), layout): entry
+        for entry in own
+        for layout in ("", "_nchw")
+        if (info := entry["extra_info"])["formulation"] == f"linear{layout}"
+    }
+    pairs = []
+    for entry in own:
+        name, convolves, layout = (info := entry["extra_info"])["formulation"].partition("conv2d")
+        partner = linear.get((_pair_key(info), layout)) or linear.get((_pair_key(info), ""))
+        if convolves and name in ("", "keras_") and partner is not None:
+            pairs.append((entry, partner, 1))
+    return _judged(pairs, noise_floors(entries))
+
+
+def best_against_today(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Paired time ratio of our fastest implementation on a framework to what its users call today: every peer, and what is customary on it by itself;
+    below 1: ours is faster. Where the fastest is customary itself there is nothing to compare it with but the others."""
+    return _best_against(is_called_today, entries)
+
+
+def best_against_others(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Paired time ratio of our fastest implementation on a framework to every other of ours on it."""
+    return _best_against(lambda info: info["role"] == "implementation" and not is_called_today(info), entries)
+
+
+def best_overall(entries: list[dict[str, Any]], frameworks: Collection[str]) -> tuple[str, str, float, bool] | None:
+    """The fastest row of these frameworks against the fastest of any other of them, of one interleave: both, how many times as fast the first is, and
+    whether that is sure; None where there is one framework alone."""
+    told = [entry for entry in entries if entry["extra_info"]["role"] in ("implementation", "peer")]
+    told.sort(key=lambda entry: entry["stats"]["median"])
+    first, *others = [entry for entry in told if framework_of(entry["extra_info"]) in frameworks]
+    framework = framework_of(first["extra_info"])
+    other = next((entry for entry in others if framework_of(entry["extra_info"]) != framework), None)
+    if other is None:
+        return None
+    found = _judged([(first, other, len(told))], noise_floors(entries))
+    if not found:
+        return None
+    names = (first["extra_info"]["implementation"], other["extra_info"]["implementation"])
+    return *names, 1 / found[0]["ratio_of_pair"], found[0]["comparison"].word == "FASTER"
+
+
+def framework_of(info: dict[str, Any]) -> str:
+    """The framework that a row runs on, told by whose matrix products are its own: transformers' is torch."""
+    return get_backend(info["backend"]).yardstick
+
+
+def is_called_today(info: dict[str, Any]) -> bool:
+    """Whether a row is what users of its framework call today."""
+    if info["role"] != "implementation":
+        return bool(info["role"] == "peer")
+    return find_implementation(info["implementation"]).customary
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a framework's users gain by the fastest formulation, over all cases.
+
+    Args:
+        framework: by whose products it is told.
+        operation: tokens, sequence or train-step.
+        ratios: time of what they call today over that of the fastest, one for each case and row that they call; 1 where that is the fastest itself.
+        slower: how many of these are surely faster than our fastest.
+    """
+
+    framework: str
+    operation: str
+    ratios: list[float]
+    slower: int
+
+    @property
+    def mean(self) -> float:
+        """Geometric mean."""
+        return float(np.exp(np.mean(np.log(self.ratios))))
+
+
+def gains(entries: list[dict[str, Any]]) -> list[Gain]:
+    """The gain of each framework and operation, in the order of the record."""
+    found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
+    for info in best_against_today(entries):
+        key = framework_of(info), info["operation"]
+        found[key].append((1 / info["ratio_of_pair"], info["comparison"].word == "SLOWER"))
+    for entry in _best_of(entries)[0].values():
+        if is_called_today(info := entry["extra_info"]):
+            found[framework_of(info), info["operation"]].append((1.0, False))
+    return [
+        Gain(framework, operation, [ratio for ratio, _ in told], sum(slower for _, slower in told))
+        for (framework, operation), told in found.items()
+    ]
+
+
+def _best_of(entries: list[dict[str, Any]]) -> tuple[dict[tuple[Any, ...], dict[str, Any]], Counter[tuple[Any, ...]]]:
+    """Our fastest on each framework in each interleave, and among how many it was chosen."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    candidates: Counter[tuple[Any, ...]] = Counter()
+    for entry in entries:
+        info = entry["extra_info"]
+        if info["role"] == "implementation":
+            key = _framework_key(info)
+            candidates[key] += 1
+            if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
+                best[key] = entry
+    return best, candidates
+
+
+def _best_against(wanted: Callable[[dict[str, Any]], bool], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    best, candidates = _best_of(entries)
+    others = [entry for entry in entries if wanted(entry["extra_info"])]
+    keys = [_framework_key(entry["extra_info"]) for entry in others]
+    found = [(key, entry) for key, entry in zip(keys, others, strict=True) if key in best and entry is not best[key]]
+    pairs = [(best[key], entry, candidates[key]) for key, entry in found]
+    return _judged(pairs, noise_floors(entries))
+
+
+def _judged(pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: Floors) -> list[dict[str, Any]]:
+    """Judge pairs of rows, the first chosen from so many; those of one interleave are a family.
+
+    Returns:
+        Of the first of each pair its `extra_info`, and beside it `row`, `against`, `partner`, `ratio_of_pair`, `noise` and `comparison`.
+    """
+    found, families = [], defaultdict(list)
+    for entry, partner, chosen_from in pairs:
+        info = entry["extra_info"]
+        if len(entry["stats"]["data"]) != len(partner["stats"]["data"]):
+            continue
+        noise = noise_of(floors, info)
+        own, other = (by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner))
+        families[row_block(info)].append((len(found), _ratio(paired_ratios(own, other), noise, chosen_from)))
+        names = {"row": entry["params"]["identity"], "against": partner["params"]["identity"]}
+        found.append({**info, **names, "partner": partner["extra_info"], "noise": noise})
+    judged: dict[int, Comparison] = {}
+    for family in families.values():
+        places, ratios = zip(*family, strict=True)
+        judged.update(zip(places, compare_ratios(ratios), strict=True))
+    return [{**info, "ratio_of_pair": judged[place].ratio, "comparison": judged[place]} for place, info in enumerate(found)]
+
+
+def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: int) -> Ratio:
+    median = float(np.median(np.concatenate(pairs)))
+    if not enough(pairs):
+        return Ratio(median, None)
+    if noise is None:
+        return Ratio(median, None, unknown="no A/A row tells of the noise on this device")
+    return Ratio(median, resampled_medians(pairs), noise, least_chance=paired_chance(pairs), chosen_from=chosen_from)
+
+
+def _framework_key(info: dict[str, Any]) -> tuple[Any, ...]:
+    return row_block(info), info["device"], info["precision"], info["operation"], framework_of(info)
+
+
+def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
+    return row_block(info), *(info[name] for name in ("backend", "mode", "device", "precision", "operation"))

@@ -1,0 +1,1 @@
+"""Is it right: backends, somebody's objects, behavior."""

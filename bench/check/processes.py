@@ -1,0 +1,175 @@
+"""A process for each backend that `check` runs, several at a time.
+
+A backend's variables stand before its interpreter starts (one process runs one of Keras's frameworks), frameworks do not meet in one
+address space, and a process that dies or hangs costs its own backend's rows. The standard library alone: `check` needs no extra.
+"""
+
+import contextlib
+import math
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ...backends.base import SPIN_FREE_ENVIRONMENT, Backend
+from ...backends.registry import get_backend
+from ..machine.environment import usable_cores
+from .one_backend import BackendCheck, Event, error_text
+
+AT_ONCE = 4
+"""Processes at a time, or fewer where there are fewer cores: each takes one to two GB, and every framework fills the cores in parts."""
+
+SILENCE_SECONDS = 600.0
+"""Without news for so long, a process is ended. A unit takes seconds, and `torch.compile` up to 30 s for its first graph."""
+
+
+GRACE_SECONDS = 2.0
+"""Between the end of a process and the end of its news: what lies in the pipe is read in milliseconds."""
+
+
+_AFTER_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Numbers of threads that their libraries take from OMP_NUM_THREADS where they have none of their own."""
+
+
+class Lost(NamedTuple):
+    """A process ended before its work did; `reason` says how."""
+
+    reason: str
+
+
+def process_environment(backend: Backend) -> dict[str, str]:
+    """The variables that the process of a backend is started with, beside those of this one.
+
+    All cores, as users run it, without idle threads that spin. What the user has set stands, but for the backend's switches.
+    """
+    given = {**SPIN_FREE_ENVIRONMENT, **backend.environment(usable_cores())}
+    if "OMP_NUM_THREADS" in os.environ:  # it counts for these too, where they are not set
+        given = {name: value for name, value in given.items() if name not in _AFTER_OMP}
+    return {name: os.environ.get(name, value) for name, value in given.items()} | dict(backend.switches)
+
+
+def run_apart(checks: list[BackendCheck]) -> Iterator[tuple[BackendCheck, Event | Lost]]:
+    """Run each check in a process of its own, in the order given, and tell of every step of any of them as it comes."""
+    waiting, running = list(checks), set[_Child]()
+    news: queue.Queue[tuple[_Child, Any]] = queue.Queue()
+    try:
+        while waiting or running:
+            while waiting and len(running) < min(AT_ONCE, usable_cores()):
+                running.add(_Child(waiting.pop(0), news))
+            with contextlib.suppress(queue.Empty):
+                child, told = news.get(timeout=1.0)
+                child.heard = time.monotonic()
+                if not isinstance(told, _End):
+                    yield child.check, told
+                elif child in running:
+                    running.remove(child)
+                    if reason := child.reason(told):
+                        yield child.check, Lost(reason)
+            for child in running:
+                child.end_if_silent()
+                if child.is_gone() and child in running:
+                    news.put((child, _End(False)))
+    finally:
+        for child in running:
+            child.end()
+
+
+class _End(NamedTuple):
+    """The last news of a process: whether it had done its work, and what it raised otherwise."""
+
+    done: bool
+    message: str = ""
+
+
+_START = """\
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from patchparity.bench.check.processes import serve
+serve()
+"""
+
+
+class _Child:
+    """The parent's side of a process."""
+
+    def __init__(self, check: BackendCheck, news: queue.Queue[tuple["_Child", Any]]) -> None:
+        self.check, self.heard, self.silent, self.gone_since = check, time.monotonic(), False, math.inf
+        environment = {**os.environ, **process_environment(get_backend(check.backend))}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([sys.executable, "-P", "-c", _START], stdin=pipe, stdout=pipe, env=environment)
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # one that died at once is told of by the reader
+            pickle.dump(sys.path, self.process.stdin)
+            pickle.dump(check, self.process.stdin)
+            self.process.stdin.close()
+        self.reader = threading.Thread(target=self._read, args=(news,), daemon=True)
+        self.reader.start()
+
+    def _read(self, news: queue.Queue[tuple["_Child", Any]]) -> None:
+        assert self.process.stdout is not None
+        told = None
+        with self.process.stdout as stream:
+            try:
+                while not isinstance(told, _End):
+                    told = pickle.load(stream)
+                    news.put((self, told))
+            except Exception:  # whatever a broken stream makes pickle raise
+                news.put((self, _End(False)))
+
+    def reason(self, end: _End) -> str | None:
+        """Why it ended before its work was done, or None if it was."""
+        if end.done or end.message:
+            self.end()
+            return end.message or None
+        self.process.wait()
+        if self.silent:
+            return f"the process of {self.check.backend} gave no news for {SILENCE_SECONDS:g} s and was ended"
+        code = self.process.returncode
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return f"the process of {self.check.backend} died ({how})"
+
+    def end_if_silent(self) -> None:
+        """Kill a process that hangs; its reader then tells of the end."""
+        if time.monotonic() - self.heard > SILENCE_SECONDS:
+            self.silent = True
+            self.process.kill()
+
+    def is_gone(self) -> bool:
+        """Whether the process ended a while ago and its pipe has not: a process that it started holds it open."""
+        if self.process.poll() is not None:
+            self.gone_since = min(self.gone_since, time.monotonic())
+        return time.monotonic() - self.gone_since > GRACE_SECONDS
+
+    def end(self) -> None:
+        """End the process; it has nothing to save. Its reader ends with the pipe."""
+        self.process.kill()
+        self.process.wait()
+        self.reader.join(GRACE_SECONDS)
+
+
+def serve() -> None:
+    """Do the check that comes on stdin and tell of it on what was stdout; runs in the process of a backend."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a framework prints must not meet what is told
+
+    def tell(news: Event | _End) -> None:
+        pickle.dump(news, channel)
+        channel.flush()
+
+    check: BackendCheck = pickle.load(sys.stdin.buffer)
+    try:
+        for event in check.run():
+            tell(event)
+    except BrokenPipeError:
+        return  # nobody listens any more
+    except Exception as error:
+        tell(_End(False, error_text(error)))
+    else:
+        tell(_End(True))

@@ -1,0 +1,247 @@
+"""What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...backends.registry import get_backend
+from ..cases import Case
+from ..intervals import by_generation, noise_floor, paired_ratio
+from ..machine.disturbance import DISTURBED_CORES
+from ..machine.hosts import LOCAL
+from .rows import OPERATIONS, Block, products, row_problem, row_work
+
+COPIED = ("implementation", "case", "host", "device", "dtype", "precision", "threads_requested", "operation", "cache", "role")
+COPIED_WHERE_KNOWN = (
+    "threads_observed",
+    "cores_busy",
+    "timer",
+    "verdict",
+    "bound_ratio",
+    "effective_bits",
+    "peak_memory_bytes",
+    "seed",
+    "widest_interval",
+)
+COPIED_WHERE_KNOWN += ("load_seconds", "transfer_seconds", "first_call_seconds", "trace_seconds", "compile_seconds")
+"""Fields of an outcome that its `extra_info` holds as they are; the second kind is None where nothing was told."""
+
+
+def extra_information(
+    outcome: dict[str, Any],
+    block: list[dict[str, Any]],
+    seconds: dict[str, list[float]],
+    case: Case,
+    rounds: list[dict[str, Any]],
+    generations: list[int],
+) -> dict[str, Any]:
+    """Return `extra_info` of a measured row: its outcome, and what follows from its samples and those of its block.
+
+    Args:
+        outcome: the row, as in `rows.jsonl`.
+        block: all rows of its interleave.
+        seconds: samples of the block's measured rows, by row, in the order of the rounds.
+        case: the sizes.
+        rounds: the row's samples, with what was noted of their rounds.
+        generations: how many rounds each generation of workers had.
+
+    Returns:
+        The fields of the README's table; None where one does not apply or is not measured.
+    """
+    own = seconds[outcome["row"]]
+    median = statistics.median(own)
+    backend, *rest = outcome["implementation"].split(":")
+    formulation, mode = (*rest, None)[:2]
+    itemsize = np.dtype(outcome["dtype"]).itemsize
+    operations, least_bytes = row_work(outcome["operation"], row_problem(outcome["operation"], case), itemsize)
+    here = [row for row in block if row["row"] in seconds and row["device"] == outcome["device"]]
+    # What computes something else (a square, a copy, one patch) is not compared with the case's products, nor with its reference.
+    comparable = outcome["operation"] in (*OPERATIONS, "gemm")
+    here = [row for row in here if row["precision"] == outcome["precision"] or row["operation"] == "copy"]
+    gemms = [row for row in here if row["operation"] == "gemm" and comparable]
+    fastest_gemm = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
+    own_gemm = next((row for row in gemms if row["backend"] == get_backend(backend).yardstick), None)
+    ratio, interval = _ratio_to_reference(outcome, block, seconds, generations) if comparable else (None, None)
+    return {
+        **{name: outcome[name] for name in COPIED},
+        **{name: outcome.get(name) for name in COPIED_WHERE_KNOWN},
+        "backend": backend,
+        "formulation": formulation,
+        "mode": mode,
+        "batch": case.batch,
+        "gflops": operations / median / 1e9 if operations else None,
+        "gigabytes_per_second": least_bytes / median / 1e9,
+        "gemm_fraction": _fraction(fastest_gemm, own, seconds, products(outcome["operation"])),
+        "own_gemm_fraction": _fraction(own_gemm, own, seconds, products(outcome["operation"])),
+        **_roof(outcome, here, own, seconds, case),
+        "ratio": ratio,
+        "ratio_interval": None if interval is None else list(interval),
+        "precision_goal": outcome.get("effort", {}).get("goal"),
+        "generations": generations,
+        "disturbed_rounds": sum(each["disturbed"] for each in rounds),
+        **{name: _typical(rounds, name) for name in ("disturbance", "steal", "clock_mhz")},
+    }
+
+
+def _ratio_to_reference(
+    outcome: dict[str, Any], block: list[dict[str, Any]], seconds: dict[str, list[float]], generations: list[int]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """A row's time over that of the reference implementation at the same operation (a product's: over its tokens), and the interval."""
+    own = seconds[outcome["row"]]
+    wanted = "tokens" if outcome["operation"] == "gemm" else outcome["operation"]
+    # An A/A copy is held against its own twin, on a GPU too.
+    twins = [outcome] if outcome["role"] == "aa" else [row for row in block if row["role"] == "aa" and row["device"] == "cpu"]
+    names = {(row["implementation"], row["device"]) for row in twins}
+    for row in block:
+        found = (row["implementation"], row["device"]) in names and (row["role"], row["operation"]) == ("implementation", wanted)
+        if found and len(reference := seconds.get(row["row"], [])) == len(own):
+            return paired_ratio(*(by_generation(each, generations) for each in (own, reference)))
+    return None, None
+
+
+def _typical(rounds: list[dict[str, Any]], name: str) -> float | None:
+    """Median over the rounds in which something was told."""
+    told = [each[name] for each in rounds if each[name] is not None]
+    return statistics.median(told) if told else None
+
+
+def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, list[float]], count: int) -> float | None:
+    """Median over rounds of the GEMM's seconds, `count` times, over the row's: 1 where the row is as fast as its bare matrix products."""
+    if gemm is None or len(seconds[gemm["row"]]) != len(own):
+        return None
+    return float(np.median(count * np.asarray(seconds[gemm["row"]]) / np.asarray(own)))
+
+
+def _roof(
+    outcome: dict[str, Any], here: list[dict[str, Any]], own: list[float], seconds: dict[str, list[float]], case: Case
+) -> dict[str, Any]:
+    """How far a row is from the machine's limit, round by round: the longest of three times that nothing can undercut.
+
+    Computing: the fastest same-shape matrix product, as often as the operation contains one. Moving: the least bytes at the rate of
+    the fastest copy of about as many. Calling: the row's own implementation on one patch. `roof` names the one that decides in the median round.
+    """
+    if outcome["operation"] not in OPERATIONS:
+        return {"roof": None, "roof_fraction": None}
+    rounds = len(own)
+    gemms = [seconds[row["row"]] for row in here if row["operation"] == "gemm" and len(seconds[row["row"]]) == rounds]
+    copies = [seconds[row["row"]] for row in here if row["operation"] == "copy" and len(seconds[row["row"]]) == rounds]
+    calls = [
+        seconds[row["row"]]
+        for row in here
+        if row["operation"] == "one-patch"
+        and row["implementation"] == outcome["implementation"]
+        and len(seconds[row["row"]]) == rounds
+    ]
+    if not gemms or not copies or not calls:
+        return {"roof": None, "roof_fraction": None}
+    itemsize = np.dtype(outcome["dtype"]).itemsize
+    share = row_work(outcome["operation"], case, itemsize)[1] / row_work("copy", case, itemsize)[1]
+    # The same operations at the rate of a float32 product, where that is faster than any of the row's own 16-bit type.
+    wide = [seconds[row["row"]] for row in here if row["operation"] == "peak-float32" and len(seconds[row["row"]]) == rounds]
+    scale = row_work("gemm", case, itemsize)[0] / row_work("peak-float32", case, itemsize)[0]
+    computing = [np.array(each) for each in gemms] + [scale * np.array(each) for each in wide]
+    limits = {
+        "compute": products(outcome["operation"]) * min(computing, key=np.median),
+        "bandwidth": share * np.array(min(copies, key=statistics.median)),
+        "dispatch": np.array(calls[0]),
+    }
+    name = max(limits, key=lambda each: float(np.median(limits[each])))
+    highest = np.max(list(limits.values()), axis=0)
+    return {"roof": name, "roof_fraction": float(np.median(highest / np.array(own)))}
+
+
+def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The fastest implementation of each backend, by (block, operation, device, precision, backend): block by block, operation by operation."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    told = [entry for entry in benchmarks if entry["extra_info"]["role"] == "implementation"]
+    blocks = list(dict.fromkeys(row_block(entry["extra_info"]) for entry in told))
+
+    def place(entry: dict[str, Any]) -> tuple[int, int]:
+        return blocks.index(row_block(entry["extra_info"])), OPERATIONS.index(entry["extra_info"]["operation"])
+
+    for entry in sorted(told, key=place):
+        info = entry["extra_info"]
+        key = (row_block(info), info["operation"], info["device"], info["precision"], info["backend"])
+        if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
+            best[key] = entry
+    return best
+
+
+def disturbed_blocks(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
+    """Interleaves that a neighbor disturbed in the median round: how many cores it kept busy, and in how many rounds, in words."""
+    found: dict[Block, tuple[float, str]] = {}
+    for entry in benchmarks:
+        info = entry["extra_info"]
+        cores = info["disturbance"] or 0.0
+        if cores > max(DISTURBED_CORES, found.get(row_block(info), (0.0, ""))[0]):
+            told = f"others kept {cores:.1f} cores busy, {info['disturbed_rounds']} of {entry['stats']['rounds']} rounds were disturbed"
+            found[row_block(info)] = cores, told
+    return {block: told for block, (_, told) in found.items()}
+
+
+def missed_goals(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
+    """Interleaves that ended before their precision goal was reached, and how far they came, in words."""
+    found: dict[Block, str] = {}
+    for entry in benchmarks:
+        info = entry["extra_info"]
+        goal, widest = info["precision_goal"], info["widest_interval"]
+        if goal is not None and (widest is None or widest > goal):
+            reached = "not known yet" if widest is None else f"known to ±{100 * widest:.2g}%"
+            found[row_block(info)] = (
+                f"after {entry['stats']['rounds']} rounds the ratios to the reference are {reached}, and ±{100 * goal:g}% was the goal"
+            )
+    return found
+
+
+def row_block(info: dict[str, Any]) -> Block:
+    """What was measured in one interleave with a row."""
+    return info["case"], info["dtype"], info["threads_requested"], info["cache"], info["host"]
+
+
+OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
+"""What is added to a name where the operation is not the tokens."""
+
+
+def block_title(block: Block) -> str:
+    """A block as titles have it."""
+    case, dtype, threads, cache, host = block
+    where = "" if host == LOCAL else f" on {host}"
+    return f"{case}{where}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
+
+
+Floors = dict[tuple[Block, str, str], float]
+"""Noise floors by block, operation and device."""
+
+
+def noise_floors(entries: list[dict[str, Any]]) -> Floors:
+    """Noise floor of each operation of each block on each device, from its A/A row."""
+    infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
+    return {
+        (row_block(info), info["operation"], info["device"]): noise_floor(tuple(info["ratio_interval"]))
+        for info in infos
+        if info["ratio_interval"]
+    }
+
+
+def place_text(info: dict[str, Any]) -> str:
+    """The device, and the precision where it is not what float32 is by itself."""
+    return str(info["device"]) + ("" if info["precision"] == "ieee" else f" {info['precision']}")
+
+
+def noise_of(floors: Floors, info: dict[str, Any]) -> float | None:
+    """Noise floor of a row; on a GPU that of its tokens stands for all operations, for it has no other A/A row. None where none tells."""
+    operation = info["operation"] if info["device"] == "cpu" else "tokens"
+    return floors.get((row_block(info), operation, info["device"]))
+
+
+def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
+    """A ratio with its interval, as tables show it: two decimals, of a small one (a GPU's to the CPU) two digits; no interval where rounds were too few."""
+    told, *ends = (f"{each:.2f}" if each >= 0.1 else f"{each:.2g}" for each in (ratio, *(interval or ())))
+    return f"{told} [{', '.join(ends)}]" if ends else told
+
+
+def rate_text(gigaflops: float) -> str:
+    """A rate in GFLOP/s, as tables show it: a tenth of a thousand is more than any timing resolves."""
+    return f"{gigaflops:.1f}" if gigaflops < 1000 else f"{gigaflops:.0f}"

@@ -1,0 +1,349 @@
+"""Interleaved rounds over workers: every row of a case visited once a round, in seeded random order."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..cases import Case
+from ..intervals import FEWEST_ROUNDS, paired_ratio
+from ..machine.disturbance import Disturbance
+from ..machine.hosts import LOCAL
+from ..record.rows import PRODUCTS, Row, WorkerKey, blank_outcome, copied_values, product_shape, row_problem, row_work
+from ..worker.client import Worker, WorkerError, WorkerLostError
+from .judging import first_verdict, forget, judged_results
+
+Report = Callable[[float, str], None]
+"""Called with a fraction of the block that is done, and what comes next."""
+
+FIRST_LOOK = 16
+"""Rounds before the first look at a precision goal. Later looks come at 32, 64, ...: looking after every round and stopping at a lucky
+moment would call differences that are not there."""
+
+
+LEAST_ROUNDS = 16
+"""Rounds that no time budget goes below. A probability below 2^−n is not believed of n rounds, and twenty candidates for the fastest, held against
+fourteen rows that people call today, ask for one of 0.025/14/20 = 2^−13.5; three rounds more for those that do not agree."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a block is measured.
+
+    Args:
+        rounds: samples a row; with a goal, the most there may be.
+        generations: lives of the worker processes; with a goal more than one means that every look begins a new one.
+        goal: half-width of the 95% interval of every implementation's ratio to the reference, at which measuring ends; None for all rounds.
+        budget_seconds: with a goal, time for a block, looked at when the goal is; without one, what its rounds may take: where they would take
+            longer there are fewer of them. None for no limit.
+    """
+
+    rounds: int
+    generations: int = 1
+    goal: float | None = None
+    budget_seconds: float | None = None
+
+    def fitting(self, round_seconds: float) -> "Effort":
+        """The same with as many rounds as fit into the time budget, where there is no goal: half as many for rounds of twice the length."""
+        if self.goal is not None or self.budget_seconds is None:
+            return self
+        least = min(self.rounds, LEAST_ROUNDS)
+        return dataclasses.replace(self, rounds=min(self.rounds, max(least, int(self.budget_seconds / round_seconds))))
+
+    def stretches(self) -> list[int]:
+        """Numbers of rounds between which workers may begin anew, and the goal is looked at."""
+        if self.goal is None:
+            count = min(self.generations, self.rounds)
+            return [self.rounds // count + (number < self.rounds % count) for number in range(count)]
+        looks = [0, FIRST_LOOK]
+        while looks[-1] < self.rounds:
+            looks.append(2 * looks[-1])
+        if len(looks) > 2 and self.rounds - looks[-2] < FIRST_LOOK:
+            looks.pop()  # no life of a few rounds at the end: it would count as one more process on the word of those few
+            looks[-1] = self.rounds
+        ends = [min(look, self.rounds) for look in looks]
+        return [after - before for before, after in itertools.pairwise(ends) if after > before]
+
+    def enough(self, block: "_Block", spent_seconds: float) -> bool:
+        """Whether a block may stop at a look: its goal is reached, or its time is spent."""
+        if self.goal is None:
+            return False
+        if not block.base():
+            return True  # the reference is lost, and there is no ratio to wait for
+        return block.widest() <= self.goal or (self.budget_seconds is not None and spent_seconds >= self.budget_seconds)
+
+
+def measure_block(
+    rows: list[Row],
+    case: Case,
+    workers: dict[WorkerKey, Worker],
+    effort: Effort,
+    seed: int,
+    on_samples: Callable[[list[dict[str, Any]]], None],
+    restart: Callable[[], None] = lambda: None,
+    report: Report = lambda fraction, what: None,
+) -> list[dict[str, Any]]:
+    """Measure all rows of one case, device, dtype and thread count in one interleave.
+
+    Every implementation is loaded, judged (a wrong one is not timed), and then visited once a round; a visit is one warm call and
+    one sample. All ratios of a block are therefore paired.
+
+    Args:
+        rows: of one block.
+        case: the sizes.
+        workers: started workers, for every row that has no `skip`.
+        effort: how many rounds, in how many generations.
+        seed: of the data and of the order.
+        on_samples: receives the samples of each round.
+        restart: ends the workers and starts them anew, for a new generation.
+        report: told of progress.
+
+    Returns:
+        One outcome for each row: its fields, `status` (`measured`, `fail`, `skip` or `error`), `message`, verdict and first-call times.
+    """
+    block = _Block(rows, case, workers, seed, on_samples)
+    stretches = effort.stretches()
+    renewed = effort.generations > 1
+    total, done, number, started = sum(stretches), 0, 0, time.monotonic()
+    while number < len(stretches):
+        if renewed and number:
+            restart()
+        if renewed or number == 0:
+            block.load(lambda share, what: report(LOADING_SHARE * share if not done else _progress(done, total), what))  # noqa: B023
+            began = time.monotonic()
+            block.settle()
+            if number == 0:
+                stretches = effort.fitting(time.monotonic() - began).stretches()
+                total = sum(stretches)
+        rounds = stretches[number]
+        for _ in range(rounds):
+            report(_progress(done, total), f"{case.name} round {done + 1} of {total}")
+            block.round(done, generation=number if renewed else 0)
+            done += 1
+        last = done == total or effort.enough(block, time.monotonic() - started)
+        if renewed or last:
+            block.finish()
+        if last:
+            break
+        number += 1
+    forget()
+    outcomes = block.judged_outcomes()
+    widest = None if effort.goal is None else block.widest()
+    return [{**outcome, "widest_interval": widest} for outcome in outcomes]
+
+
+def _progress(done: int, total: int) -> float:
+    return LOADING_SHARE + (1 - LOADING_SHARE) * done / total
+
+
+class _Block:
+    """The state of one interleave: what became of each row, which ones still take part, and their samples."""
+
+    def __init__(
+        self,
+        rows: list[Row],
+        case: Case,
+        workers: dict[WorkerKey, Worker],
+        seed: int,
+        on_samples: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        self.rows, self.case, self.workers, self.seed, self.on_samples = rows, case, workers, seed, on_samples
+        self.outcomes = {row.identity: blank_outcome(row) for row in rows}
+        self.seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.disturbed = 0
+        self.generator = np.random.default_rng([seed, *case.name.encode()])
+
+    @property
+    def live(self) -> list[Row]:
+        """Rows that take part."""
+        return [row for row in self.rows if self.outcomes[row.identity]["status"] == "measured"]
+
+    def load(self, report: Report) -> None:
+        """Load every row that takes part, and judge it."""
+        live = self.live
+        for number, row in enumerate(live):
+            report(number / len(live), f"{row.case} loading {row.key}")
+            problem = row_problem(row.operation, self.case)
+            self._guarded(row, lambda row=row, problem=problem: _load(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
+
+    def settle(self) -> None:
+        """Visit every row once without a sample: measuring the memory of later rows has given pages of earlier ones back to the system."""
+        for row in self.live:
+            answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
+            if answer is not None:
+                self.outcomes[row.identity]["visit_seconds"] += answer["visit_seconds"]
+
+    def round(self, number: int, generation: int) -> None:
+        """Visit every row once, in an order of this round's own."""
+        samples, cpu_seconds, live = [], 0.0, self.live
+        watched = {
+            device: Disturbance(self._asker(device), self.rows[0].host == LOCAL)
+            for device in dict.fromkeys(row.device for row in live)
+        }
+        for order, index in enumerate(self.generator.permutation(len(live))):
+            row = live[index]
+            answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
+            if answer is not None:
+                cpu_seconds += answer["cpu_seconds"]
+                identity = {"case": row.case, "row": row.identity, "implementation": row.implementation, "role": row.role}
+                place = {"round": number, "order": order, "generation": generation, "cache": row.cache, "device": row.device}
+                samples.append({**identity, **place, "seconds": answer["seconds"], "visit_seconds": answer["visit_seconds"]})
+                self.seconds[row.identity][generation].append(answer["seconds"])
+        told = {device: each.told(cpu_seconds) for device, each in watched.items()}
+        self.disturbed += any(each["disturbed"] for each in told.values())
+        self.on_samples([{**sample, **told[sample["device"]]} for sample in samples])
+
+    def _asker(self, device: str) -> Callable[[bool], dict[str, Any] | None]:
+        """How the state of a device, and of its machine, is asked for: of any worker that lives there."""
+
+        def ask(clock: bool) -> dict[str, Any] | None:
+            for row in self.live:
+                if row.device == device:
+                    with contextlib.suppress(WorkerError, WorkerLostError):  # its next visit tells what is wrong with it
+                        return self.workers[row.worker].request("state", clock=clock)
+            return None
+
+        return ask
+
+    def finish(self) -> None:
+        """Take the last words of every row that takes part; what is loaded is gone then."""
+        for row in self.live:
+            problem = row_problem(row.operation, self.case)
+            self._guarded(row, lambda row=row, problem=problem: _finish(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
+
+    def base(self) -> dict[str, list[list[float]]]:
+        """Samples of the reference implementation, by operation; only of those that it still takes part in."""
+        reference = next((row.implementation for row in self.rows if row.role == "aa"), None)
+        return {
+            row.operation: list(self.seconds[row.identity].values())
+            for row in self.live
+            if row.role == "implementation" and row.implementation == reference
+        }
+
+    def widest(self) -> float:
+        """Half-width of the widest 95% interval of a ratio to the reference; infinite where one cannot be told."""
+        base = self.base()
+        timed = [row for row in self.live if row.role in ("implementation", "peer", "aa")]
+        if not base or any(row.operation not in base for row in timed):
+            return math.inf
+        intervals = [paired_ratio(list(self.seconds[row.identity].values()), base[row.operation])[1] for row in timed]
+        return max(
+            (math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals), default=math.inf
+        )
+
+    def judged_outcomes(self) -> list[dict[str, Any]]:
+        """What became of every row; one that is faster than the machine is an error."""
+        flat = defaultdict(list, {name: list(itertools.chain(*groups.values())) for name, groups in self.seconds.items()})
+        for identity, message in faster_than_the_machine(self.live, self.case, flat, self.disturbed).items():
+            self.outcomes[identity].update(status="error", message=message)
+        return list(self.outcomes.values())
+
+    def _guarded(self, row: Row, request: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """Do a request and merge a verdict into the outcome; a failure becomes the row's own, and costs nobody else."""
+        outcome = self.outcomes[row.identity]
+        try:
+            answer = request()
+        except (WorkerError, WorkerLostError) as error:
+            outcome.update(status="error", message=str(error))
+            return None
+        told = answer.pop("outcome", {})
+        spent = outcome.get("visit_seconds", 0.0) + told.pop("visit_seconds", 0.0)
+        outcome.update(told, visit_seconds=spent)
+        return answer
+
+
+PEAK_MARGIN = 3.0
+"""How far above the fastest matrix product a row may compute before it is an error. A framework's product may be half as fast as its convolution (torch's,
+MKL on a processor that is not Intel's, against oneDNN: 1.36 times on one core of an EPYC, 2 on two), and twice that leaves room; what is not
+waited for is a hundred times too fast."""
+
+
+UNCERTAIN_MARGIN = 9.0
+"""The same where others keep the machine busy, or the rounds are few: a product of 20 ms then shares its core with them while a call of one
+does not, and has been seen three times as slow."""
+
+
+def faster_than_the_machine(
+    rows: list[Row], case: Case, seconds: dict[str, list[float]], disturbed_rounds: int = 0
+) -> dict[str, str]:
+    """Rows that compute faster than this machine can, and what that means, by identity.
+
+    The median of a row is held against the fastest sample of any matrix product of its device in the same interleave, square or of the same
+    shape: a neighbor makes medians slow, and seldom all samples of a product. For rows of 16 bits a product in float32 is among them, because a CPU without
+    16-bit arithmetic computes them so, and its libraries' 16-bit products can be a fiftieth as fast.
+    """
+    rates: dict[str, float] = {}
+    for row in rows:
+        operations, _ = row_work(row.operation, row_problem(row.operation, case), np.dtype(row.dtype).itemsize)
+        if operations and seconds[row.identity]:
+            typical = np.min if row.role == "ceiling" else np.median
+            rates[row.identity] = operations / float(typical(seconds[row.identity]))
+    told = {}
+    for row in rows:
+        products = [
+            rates[each.identity]
+            for each in rows
+            if each.role == "ceiling" and each.identity in rates and each.device == row.device
+        ]
+        if row.role == "ceiling" or row.identity not in rates or not products:
+            continue
+        peak = max(products)
+        rounds = len(seconds[row.identity])
+        sure = rounds >= FEWEST_ROUNDS and 2 * disturbed_rounds < rounds
+        if rates[row.identity] > (1 + (PEAK_MARGIN if sure else UNCERTAIN_MARGIN)) * peak:
+            told[row.identity] = (
+                f"{rates[row.identity] / 1e9:.4g} GFLOP/s, where the fastest matrix product here reaches {peak / 1e9:.4g}: no result can be there "
+                "so soon; the adapter does not wait for it (its synchronize is missing or wrong)"
+            )
+    return told
+
+
+LOADING_SHARE = 0.3
+"""Share of a block's time that loading and judging take, for the progress bar alone."""
+
+
+def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
+    spec = case.spec
+    cold = row.cache == "cold"
+    if row.operation in PRODUCTS:
+        rows, depth, columns = product_shape(row.operation, case)
+        dtype = "float32" if row.operation == "peak-float32" else row.dtype
+        return {
+            "outcome": worker.request("load_gemm", row=row.key, rows=rows, depth=depth, columns=columns, dtype=dtype, cold=cold)
+        }
+    if row.operation == "copy":
+        values = copied_values(case, np.dtype(row.dtype).itemsize)
+        reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype, cold=cold)["unavailable"]
+        return {"outcome": {"status": "skip", "message": reason} if reason else {}}
+    place = dict(implementation=row.implementation, spec=spec.to_dict(), batch=case.batch, dtype=row.dtype, seed=seed, cold=cold)
+    answer = worker.request("load", row=row.key, operation=row.timed_operation, **place)
+    if answer.get("unavailable"):
+        return {"outcome": {"status": "skip", "message": answer["unavailable"]}}
+    verdict = first_verdict(row, case, seed, answer)
+    told = (
+        "load_seconds",
+        "transfer_seconds",
+        "first_call_seconds",
+        "trace_seconds",
+        "compile_seconds",
+        "peak_memory_bytes",
+        "visit_seconds",
+    )
+    return {"outcome": {**{name: answer[name] for name in told}, **verdict}}
+
+
+def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
+    """Take a row's last words: threads, and results that must still be right after everything that was timed."""
+    answer = worker.request("finish", row=row.key)
+    results, weights = answer.pop("results", None), answer.pop("weights", None)
+    judged = [] if results is None else judged_results(row, case, seed, results, weights)
+    if failed := [each for each in judged if each.verdict == "fail"]:
+        answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {failed[0].message}")
+    return {"outcome": answer}

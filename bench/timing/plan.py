@@ -1,0 +1,425 @@
+"""What a benchmark measures: options, and the rows that follow from them."""
+
+import dataclasses
+import itertools
+import json
+import math
+import subprocess
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...backends.base import DTYPES, Backend, Implementation, Precision, check_place, check_precision
+from ...backends.registry import get_backend, list_implementations, require_installed
+from ...porting.objects.implementation import ObjectFacts, read_facts
+from ...reference.errors import PatchParityError, require_choice
+from ..cases import Part, named_case, preset
+from ..machine.hosts import LOCAL, parse_hosts
+from ..record.rows import NEARLY_PEAK, OPERATIONS, Block, Row, product_shape
+from ..worker.client import CALL_SECONDS, START_SECONDS, machine_of
+from .interleave import Effort
+from .memory import refuse_what_does_not_fit, require_fit
+
+REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
+"""What ratios are to: the reference's own formulation."""
+
+
+CACHES = ("warm", "cold")
+
+MOST_ROUNDS = 512
+"""Rounds at which the search for a precision goal ends: the interval narrows with their root, and 512 halve that of 128 at four times the time."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure. Every field is an option of `patchparity bench` and, as `--patchparity-FIELD`, of `pytest bench`.
+
+    Args:
+        preset: `smoke`, `quick` or `full`.
+        cases: names of cases instead of the preset's.
+        backends, implementations: as in `check`; none means all.
+        peers: somebody's own implementations, each `module:attribute`, timed with the weights that they have on the cases whose sizes are theirs; one
+            that gives the sequence brings that operation along.
+        threads: CPU threads to ask for; none means the preset's, mostly all cores.
+        devices: `cpu`, `cuda`; none means all that are found.
+        dtypes: none means the preset's, mostly float32.
+        precisions: of float32: `ieee`, `tf32`, `bf16`, `default`; none means the preset's, on a CPU `ieee`.
+        caches: `warm`, `cold`; warm by default.
+        operations: `tokens`, `sequence`, `train-step`; none means the preset's.
+        rounds: samples a row; None means the preset's. With a precision goal, the most there may be (512 unless given).
+        generations: lives of the worker processes that the rounds are spread over; None means the preset's.
+        precision_goal: half-width of the interval of every ratio to the reference, as a fraction, at which a case is done; looked at after 16,
+            32, 64, ... rounds.
+        time_budget: seconds for a case. With a precision goal looked at when the goal is; without one, what the rounds of a case may take: where they
+            would take longer, there are fewer of them. None means the preset's.
+        pythons: other interpreters for some backends, each `BACKEND=PATH`, so that frameworks whose dependencies conflict can take part in one
+            run; patchparity must be installed there.
+        hosts: `local`, `ssh=USER@MACHINE` or `ssh=USER@MACHINE//python=PATH`: the machines to measure on; none means this one. Where another
+            takes part, this version of patchparity must be installed there.
+        seed: of data and order.
+        call_seconds: a worker that takes longer than this for one call is ended, and its rows say so.
+        out: folder of the record.
+        resume: keep what the record holds, and measure the rest.
+        replay: measure nothing: tell again what the record holds.
+    """
+
+    preset: str = "smoke"
+    cases: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    implementations: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    threads: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ("warm",)
+    operations: tuple[str, ...] = ()
+    rounds: int | None = None
+    generations: int | None = None
+    precision_goal: float | None = None
+    time_budget: float | None = None
+    pythons: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    seed: int = 0
+    call_seconds: float = CALL_SECONDS
+    out: str = ""
+    resume: bool = False
+    replay: bool = False
+
+    def check(self) -> None:
+        """Raise PatchParityError for anything unknown or impossible, before any work is done."""
+        machines = {host.label: machine_of(host) for host in parse_hosts(self.hosts)}
+        for dtype in self.dtypes:
+            require_choice("dtype", dtype, DTYPES)
+        plan(self)
+        for label, machine in machines.items():
+            for threads in self.threads:
+                if not 1 <= threads <= machine.cores:
+                    whose = "that this process may use" if label == LOCAL else f"of {label}"
+                    raise PatchParityError(f"threads={threads}: expected 1 to {machine.cores}, the cores {whose}")
+        elsewhere = self.interpreters()
+        if LOCAL in machines:
+            require_installed(name for name in self.backends if name not in elsewhere)
+        check_place(self.dtypes, self.devices)
+        for precision in self.precisions:
+            check_precision(precision)
+        for cache in self.caches:
+            require_choice("cache", cache, CACHES)
+        for operation in self.operations:
+            require_choice("operation", operation, OPERATIONS)
+        for name in ("rounds", "generations"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise PatchParityError(f"{name}={count}: expected at least 1")
+        for name in ("call_seconds", "precision_goal", "time_budget"):
+            if (amount := getattr(self, name)) is not None and not 0 < amount < math.inf:
+                raise PatchParityError(f"{name}={amount}: expected a finite number above 0")
+        if self.seed < 0:
+            raise PatchParityError(f"seed={self.seed}: expected an integer of at least 0")
+        for label, machine in machines.items():
+            if "cuda" in self.devices and "cuda" not in machine.devices:
+                where = "here" if label == LOCAL else f"on {label}"
+                raise PatchParityError(f"device 'cuda' was asked for, but no NVIDIA GPU is seen {where} (nvidia-smi)")
+
+    def interpreters(self) -> dict[str, str]:
+        """The interpreter of each backend that has one of its own.
+
+        Raises:
+            PatchParityError: an unknown backend, or an interpreter that is absent or has no patchparity.
+        """
+        found = {}
+        for text in self.pythons:
+            name, _, path = text.partition("=")
+            if not path:
+                raise PatchParityError(f"python {text!r}: expected BACKEND=PATH, for instance tensorflow=/opt/tf/bin/python")
+            get_backend(name)
+            try:
+                command = [path, "-c", "import patchparity, execnet; print(patchparity.__version__)"]
+                asked = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise PatchParityError(f"python {text!r} cannot be run: {error}") from None
+            if asked.returncode or asked.stdout.strip() != __version__:
+                told = asked.stdout.strip() or (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+                raise PatchParityError(
+                    f"python {text!r}: expected an interpreter with patchparity[bench] {__version__}, found {told}; pip install it there"
+                )
+            found[name] = path
+        return found
+
+    def effort(self, case: str | None = None, dtype: str | None = None) -> Effort:
+        """How long a block is measured; of no case in particular, as one is at least."""
+        chosen = preset(self.preset)
+        parts = chosen.parts[:1] if self.cases else chosen.parts
+        lives = [
+            part.generations for part in parts if self.cases or (case in part.cases and dtype in (self.dtypes or part.dtypes))
+        ]
+        rounds = self.rounds or (chosen.rounds if self.precision_goal is None else MOST_ROUNDS)
+        budget = self.time_budget
+        if self.rounds is None and self.precision_goal is None and budget is None:
+            budget = chosen.time_budget
+        return Effort(rounds, self.generations or max(lives, default=1), self.precision_goal, budget)
+
+    def arguments(self) -> list[str]:
+        """The options as arguments of pytest, those that differ from the default."""
+        given = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = _listed(value) if isinstance(value, tuple) else str(value)
+                given.append(f"--patchparity-{field.name}={text}")
+        return given
+
+    @classmethod
+    def parse(cls, texts: dict[str, str | None]) -> "BenchOptions":
+        """Build options from the texts of pytest's options.
+
+        Raises:
+            PatchParityError: a text that is no number where one is expected.
+        """
+        fields: dict[str, Any] = {}
+        for name, text in texts.items():
+            if text is None:
+                continue
+            try:
+                if name in ("rounds", "generations", "seed"):
+                    fields[name] = int(text)
+                elif name in ("call_seconds", "precision_goal", "time_budget"):
+                    fields[name] = float(text)
+                elif name in ("resume", "replay"):
+                    fields[name] = text == "True"
+                elif name in ("preset", "out"):
+                    fields[name] = text
+                else:
+                    items = _items(text)
+                    fields[name] = tuple(map(int, items)) if name == "threads" else items
+            except ValueError:
+                raise PatchParityError(f"{name}={text!r}: expected numbers") from None
+        return cls(**fields)
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    """Values with commas between them, as JSON where one holds a comma itself (options of ssh, paths)."""
+    texts = [str(value) for value in values]
+    return json.dumps(texts) if any("," in text for text in texts) else ",".join(texts)
+
+
+def _items(text: str) -> tuple[str, ...]:
+    """What `_listed` wrote."""
+    return tuple(json.loads(text) if text.startswith("[") else filter(None, text.split(",")))
+
+
+def plan(options: BenchOptions) -> list[Row]:
+    """Lay out every row, block by block: in each the implementations (and one patch of each), the ceilings, and the A/A copy.
+
+    Raises:
+        PatchParityError: an unknown preset, case, backend or implementation.
+    """
+    if options.replay:
+        return []
+    chosen = preset(options.preset)
+    parts = chosen.parts
+    if options.cases:
+        first = next(part for part in parts if not part.devices)
+        parts = (dataclasses.replace(first, cases=options.cases, compiled=first.every_formulation),)
+    own = {text.partition("=")[0] for text in options.pythons}
+    rows: list[Row] = []
+    for host in parse_hosts(options.hosts):
+        machine = machine_of(host)
+        for part in parts:
+            selection = _selection(options, part, machine.devices)
+            # What is installed elsewhere, a worker there tells.
+            elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
+            counts = options.threads or (thread_counts(machine.cores) if part.every_thread_count else (machine.cores,))
+            devices = [device for device in options.devices or machine.devices if not part.devices or device in part.devices]
+            places = itertools.product(part.cases, counts, options.caches, devices, _precisions(options, part))
+            most = max(counts)
+            objects = [read_facts(target) for target in options.peers]
+            operations = {*(options.operations or part.operations), *("sequence" for each in objects if each.to_sequence)}
+            for case, threads, cache, device, (dtype, precision) in places:
+                if device == "cpu" and precision not in (options.precisions or ("ieee",)):
+                    continue
+                if device != "cpu" and threads < most:  # a GPU computes no faster for more threads of the CPU
+                    continue
+                place: dict[str, Any] = dict(
+                    case=named_case(case).name, dtype=dtype, threads=threads, cache=cache, host=host.label
+                )
+                place.update(device=device, precision=precision)
+                rows += _place_rows(selection, objects, place, elsewhere, operations)
+    return _that_fit(list({row.identity: row for row in rows}.values()), options)
+
+
+def _that_fit(rows: list[Row], options: BenchOptions) -> list[Row]:
+    """The rows, those of blocks for which there is no memory with that reason to skip them.
+
+    Raises:
+        PatchParityError: a case that was asked for by name, and for which there is no memory.
+    """
+    blocks: dict[Block, list[Row]] = defaultdict(list)
+    for row in rows:
+        blocks[row.block].append(row)
+    free = {host.label: machine_of(host).available_bytes for host in parse_hosts(options.hosts)}
+    told = {block: refuse_what_does_not_fit(members, named_case(block[0]), free[block[-1]]) for block, members in blocks.items()}
+    if options.cases:
+        for reason in told.values():
+            require_fit(reason)
+    return [dataclasses.replace(row, skip=row.skip or told[row.block] or "") for row in rows]
+
+
+def thread_counts(cores: int) -> tuple[int, ...]:
+    """1, 2, 4, ... threads, up to all cores."""
+    return tuple(dict.fromkeys((*(2**power for power in range(cores.bit_length())), cores)))
+
+
+def _precisions(options: BenchOptions, part: Part) -> tuple[tuple[str, str], ...]:
+    """Types with their precisions: those that were asked for, or a preset's, which are about float32 alone."""
+    return tuple(
+        (dtype, precision)
+        for dtype in options.dtypes or part.dtypes
+        for precision in options.precisions or (part.precisions_on_cuda if dtype == "float32" else ("ieee",))
+    )
+
+
+def _selection(options: BenchOptions, part: Part, devices: tuple[str, ...]) -> list[tuple[Backend, Implementation]]:
+    """The implementations of a part, the reference among them; those that nobody named only where the preset has them, and the machine a device."""
+    selection = list_implementations(list(options.backends) or None, list(options.implementations) or None)
+    selection = [
+        (backend, each)
+        for backend, each in selection
+        if each.name in options.implementations or set(each.devices) & set(options.devices or devices)
+    ]
+    if not options.implementations:
+        selection = [
+            (backend, each)
+            for backend, each in selection
+            if (part.compiled or not each.costly_compile) and (part.every_formulation or not each.variant)
+        ]
+    if not (options.implementations or options.backends):  # nobody asked for a peer
+        selection = [
+            (backend, each) for backend, each in selection if not each.peer or (part.every_formulation and not backend.missing())
+        ]
+    if REFERENCE_IMPLEMENTATION not in {each.name for _, each in selection}:
+        numpy = get_backend("numpy")
+        selection.insert(0, (numpy, numpy.implementation(REFERENCE_IMPLEMENTATION)))
+    return selection
+
+
+def _place_rows(
+    selection: list[tuple[Backend, Implementation]],
+    objects: list[ObjectFacts],
+    place: dict[str, Any],
+    elsewhere: set[str],
+    operations: set[str],
+) -> list[Row]:
+    """All rows of one block on one device at one precision; the A/A copy does whatever operations are timed. On a GPU there is another copy, of one of
+    its own implementations, for the noise of the CPU says nothing of it."""
+    theirs = [get_backend(get_backend(each.implementation.split(":")[0]).yardstick) for each in objects]
+    backends = dict.fromkeys([*(backend for backend, _ in selection), *theirs])
+    reference = {**place, "device": "cpu", "precision": "ieee"}
+    return [
+        *(
+            row
+            for backend, implementation in selection
+            for row in _implementation_rows(backend, implementation, place, backend.name in elsewhere, operations)
+        ),
+        *(row for each in objects for row in _object_rows(each, place)),
+        *(row for backend in backends for row in _ceiling_rows(backend, place, backend.name in elsewhere)),
+        *(
+            Row(implementation=REFERENCE_IMPLEMENTATION, operation=operation, role="aa", **reference)
+            for operation in OPERATIONS
+            if operation == "tokens" or operation in operations
+        ),
+        *(
+            Row(implementation=implementation.name, operation="tokens", role="aa", **{**place, "precision": "ieee"})
+            for implementation in _twin_on(place["device"], place["dtype"], selection, elsewhere)
+        ),
+    ]
+
+
+def _twin_on(
+    device: str, dtype: str, selection: list[tuple[Backend, Implementation]], elsewhere: set[str]
+) -> list[Implementation]:
+    """The implementation of which a GPU's A/A copy is: the first of the selection that runs there as it is, of a framework that times by the GPU's own
+    clock if there is one, for others are timed with what the CPU does meanwhile; none on the CPU."""
+    found = [
+        (backend.events(device) is None, number)
+        for number, (backend, each) in enumerate(selection)
+        if device in each.devices
+        and dtype in each.dtypes
+        and not (each.variant or each.peer or each.costly_compile or backend.name == "numpy")
+        and (backend.name in elsewhere or not backend.missing())
+    ]
+    return [selection[min(found)[1]][1]] if found and device != "cpu" else []
+
+
+def _implementation_rows(
+    backend: Backend, implementation: Implementation, place: dict[str, Any], elsewhere: bool, operations: set[str]
+) -> list[Row]:
+    """A row for each operation, and one for a single patch of the case. NumPy is on the CPU alone, and the reference in the blocks of every device
+    and precision.
+
+    Whether a backend with an interpreter of its own (`elsewhere`) is installed there, its worker tells.
+    """
+    name, dtype, spec = implementation.name, place["dtype"], named_case(place["case"]).spec
+    if backend.name == "numpy" and (place["device"], place["precision"]) != ("cpu", "ieee"):
+        if name != REFERENCE_IMPLEMENTATION:
+            return []
+        place = {**place, "device": "cpu", "precision": "ieee"}
+    device, precision = place["device"], place["precision"]
+    skip = ("" if elsewhere else backend.missing()) or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
+    skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
+    skip = skip or backend.lacks(precision, device) or _no_such_precision(precision, dtype)
+    skip = skip or backend.refuses(implementation, spec) or ""
+    role = "peer" if implementation.peer else "implementation"
+    rows = [
+        Row(implementation=name, role=role, skip=skip, **place),
+        Row(implementation=name, operation="one-patch", role="overhead", skip=skip, **place),
+    ]
+    for operation in OPERATIONS[1:]:
+        if operation in operations:
+            lacking = operation == "train-step" and not implementation.differentiable
+            reason = skip or (f"{name} has no gradients" if lacking else "")
+            rows.append(Row(implementation=name, operation=operation, role=role, skip=reason, **place))
+    return rows
+
+
+def _object_rows(facts: ObjectFacts, place: dict[str, Any]) -> list[Row]:
+    """Somebody's own implementation at what it gives, tokens or the sequence, and on one patch where it takes images of that size."""
+    case = named_case(place["case"])
+    backend = get_backend(facts.implementation.split(":")[0])
+    skip = facts.refuses(case.spec, place["dtype"]) or backend.lacks(place["precision"], place["device"]) or ""
+    operation = "sequence" if facts.to_sequence else "tokens"
+    rows = [Row(implementation=facts.implementation, role="peer", operation=operation, skip=skip, **place)]
+    if facts.any_size and not facts.to_sequence:
+        rows.append(Row(implementation=facts.implementation, role="overhead", operation="one-patch", skip=skip, **place))
+    return rows
+
+
+def _no_such_precision(precision: Precision, dtype: str) -> str:
+    """Precisions are about float32 alone."""
+    return (
+        "" if precision in ("ieee", "default") or dtype == "float32" else f"{precision} is a precision of float32, not of {dtype}"
+    )
+
+
+def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> list[Row]:
+    """The matrix product of the case's shape, where that is no peak a square one, and a copy, if the framework has its own worth timing.
+
+    Of a framework without a product of 16 bits (NumPy, which is always there) the one in float32.
+    """
+    dtype, device, precision = place["dtype"], place["device"], place["precision"]
+    numpy_elsewhere = backend.name == "numpy" and (device, precision) != ("cpu", "ieee")
+    meaningless = backend.lacks(precision, device) or _no_such_precision(precision, dtype)
+    if backend.yardstick != backend.name or numpy_elsewhere or meaningless:
+        return []
+    products = ["gemm"] if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK else ["gemm", "peak"]
+    if device != "cpu":  # there the case's own may be all launch, or its rows not aligned
+        products = ["gemm", "peak-4096"]
+    operations = products if dtype in backend.product_dtypes else []
+    if not operations and np.dtype(dtype).itemsize == 2 and "float32" in backend.product_dtypes:
+        operations = ["peak-float32"]
+    if type(backend).copy is not Backend.copy and precision == "ieee":
+        operations.append("copy")
+    about: dict[str, Any] = dict(role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place)
+    return [Row(implementation=f"{backend.name}:{name}", operation=name, **about) for name in operations]
