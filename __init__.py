@@ -39,7 +39,7 @@ _PUBLIC = {
     "from_module": "patchparity.porting.objects.transfer",
     "transfer": "patchparity.porting.objects.transfer",
     "check": "patchparity.bench.check.suite",
-    "BenchOptions": "patchparity.bench.timing.plan",
+    "BenchOptions": "patchparity.bench.timing.options",
     "benchmark": "patchparity.bench.timing.pytest_run",
     "compare": "patchparity.bench.answers.compare",
     "recommend": "patchparity.bench.answers.recommend",

@@ -16,18 +16,8 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import (
-    Backend,
-    Computation,
-    DeviceMemory,
-    Events,
-    FirstCall,
-    Implementation,
-    LoadedEmbedding,
-    Operation,
-    Precision,
-    step_results,
-)
+from .base import Backend, Implementation, Precision
+from .computation import Computation, DeviceMemory, Events, FirstCall, LoadedEmbedding, Operation, step_results
 from .jax.adapter import JaxBackend, first_call_told
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
 from .patches import channels_last_patches, patches_code

@@ -17,17 +17,8 @@ from ..reference.patches import pad_images, patchify
 from ..reference.sequence import assemble_sequence
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import (
-    Backend,
-    Computation,
-    Implementation,
-    LoadedEmbedding,
-    Operation,
-    Precision,
-    nothing_held,
-    only_ieee,
-    step_results,
-)
+from .base import Backend, Implementation, Precision, nothing_held, only_ieee
+from .computation import Computation, LoadedEmbedding, Operation, step_results
 from .layouts import (
     CANONICAL,
     DENSE_CHANNELS_FIRST,

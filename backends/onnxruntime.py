@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Computation, Implementation, LoadedEmbedding, Operation, Precision, check_precision
+from .base import Backend, Implementation, Precision, check_precision
+from .computation import Computation, LoadedEmbedding, Operation
 from .layouts import DENSE_CHANNELS_FIRST, NCHW, OIHW, kernel_to_layout
 from .patches import window_indices
 

@@ -18,19 +18,8 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import (
-    Backend,
-    Computation,
-    DeviceMemory,
-    FirstCall,
-    Implementation,
-    LoadedEmbedding,
-    Operation,
-    Precision,
-    called_twice,
-    check_precision,
-    step_results,
-)
+from .base import Backend, Implementation, Precision, check_precision
+from .computation import Computation, DeviceMemory, FirstCall, LoadedEmbedding, Operation, called_twice, step_results
 from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
 from .patches import channels_last_patches, patches_code
 

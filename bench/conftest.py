@@ -13,12 +13,13 @@ import pytest
 
 from patchparity.bench.answers.comparisons import comparisons
 from patchparity.bench.progress import progress_bar
-from patchparity.bench.record.figures import block_title
-from patchparity.bench.record.record import write_json
+from patchparity.bench.record.bench_json import SCHEMA
 from patchparity.bench.record.rows import Row
-from patchparity.bench.timing.plan import BenchOptions
-from patchparity.bench.timing.pytest_run import SCHEMA
+from patchparity.bench.record.words import block_title
+from patchparity.bench.timing.options import BenchOptions
+from patchparity.bench.timing.plan import check_options
 from patchparity.bench.timing.session import BenchSession
+from patchparity.porting.files.atomic import write_json
 from patchparity.reference.errors import PatchParityError
 
 SESSION = pytest.StashKey[BenchSession]()
@@ -45,7 +46,7 @@ def _session(config: pytest.Config) -> BenchSession:
         names = [field.name for field in dataclasses.fields(BenchOptions)]
         try:
             options = BenchOptions.parse({name: config.getoption(f"--patchparity-{name}") for name in names})
-            options.check()
+            check_options(options)
             config.stash[SESSION] = BenchSession(options)
         except PatchParityError as error:
             raise pytest.UsageError(str(error)) from None

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cases import preset
 from .check.results import CheckReport
 from .check.suite import check, check_controls
-from .record.record import locked, output_folder, set_aside
+from .record.folder import locked, output_folder, set_aside
 from .report.render import render_report
-from .timing.plan import BenchOptions
+from .timing.options import BenchOptions
+from .timing.plan import check_options
+from .timing.presets import preset
 from .timing.pytest_run import BenchReport, measure_into, require_modules
 
 
@@ -53,7 +54,7 @@ def run(
     """
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     require_modules("report", ("plotly", "jinja2"))
-    options.check()
+    check_options(options)
     folder = output_folder(options.out or ".")
     with locked(folder):
         if not options.resume:

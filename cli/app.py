@@ -1,13 +1,19 @@
 """The command line: thin. Everything it does is a documented function of the package; this folder holds options, tables and exit codes."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from ..bench.report.terminal import escape, out
-from . import bench, check, port
+from .answers import compare_command, recommend_command, report_command
+from .bench import bench_command, run_command
+from .check import check_command
+from .checkpoints import embed_command, inspect_command, verify_command
+from .diagnose import diagnose_command
+from .port import port_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -50,5 +56,20 @@ def backends_command() -> None:
     out.print(table)
 
 
-for group in (check, bench, port):
-    group.add_to(app)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "check": check_command,
+    "diagnose": diagnose_command,
+    "bench": bench_command,
+    "compare": compare_command,
+    "recommend": recommend_command,
+    "report": report_command,
+    "run": run_command,
+    "inspect": inspect_command,
+    "port": port_command,
+    "verify": verify_command,
+    "embed": embed_command,
+}
+"""In the order in which `--help` lists them."""
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)

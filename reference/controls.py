@@ -8,7 +8,8 @@ import numpy as np
 from .error import ArithmeticModel
 from .mistakes import CATALOGUE
 from .pipeline import Pipeline
-from .probes import Probe, exact_probes, random_probes, random_sequence
+from .probe import Probe
+from .probes import exact_probes, random_probes, random_sequence
 from .spec import PatchEmbedSpec
 from .verdict import judge
 

@@ -23,7 +23,7 @@ from .error import (
     error_bound,
     is_cut_off,
 )
-from .probes import Direction, Expectation, Probe
+from .probe import Direction, Expectation, Probe
 
 
 @dataclass(frozen=True)

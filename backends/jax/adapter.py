@@ -10,22 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.embed import PatchEmbedGradients
-from ...reference.probes import Direction
+from ...reference.probe import Direction
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import (
-    DEVICES,
-    Backend,
-    Computation,
-    DeviceMemory,
-    FirstCall,
-    Implementation,
-    LoadedEmbedding,
-    Operation,
-    Precision,
-    check_precision,
-    step_results,
-)
+from ..base import DEVICES, Backend, Implementation, Precision, check_precision
+from ..computation import Computation, DeviceMemory, FirstCall, LoadedEmbedding, Operation, step_results
 from ..layouts import (
     DENSE_CHANNELS_LAST,
     HWIO,
@@ -39,7 +28,8 @@ from ..layouts import (
     kernel_to_layout,
 )
 from ..registry import get_backend
-from .formulations import conv2d, conv2d_nchw, einsum, linear, linear_nchw, linear_words, usage, words_usage
+from .formulations import conv2d, conv2d_nchw, einsum, linear, linear_nchw, linear_words
+from .lines import usage, words_usage
 
 TRACE_EVENTS = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"

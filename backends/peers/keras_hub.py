@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.spec import PatchEmbedSpec
-from ..base import Implementation, Operation
+from ..base import Implementation
+from ..computation import Operation
 from ..jax.adapter import JaxBackend
 from ..keras import Build, KerasBackend, KerasEmbedding, model_of
 from ..layouts import HWIO

@@ -13,26 +13,12 @@ from numpy.typing import NDArray
 from ...reference.embed import PatchEmbedGradients
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import (
-    DEVICES,
-    DTYPES,
-    Backend,
-    Computation,
-    DeviceMemory,
-    Events,
-    FirstCall,
-    Implementation,
-    LoadedEmbedding,
-    Operation,
-    Precision,
-    called_twice,
-    check_precision,
-    spec_code,
-    step_results,
-)
+from ..base import DEVICES, DTYPES, Backend, Implementation, Precision, check_precision, spec_code
+from ..computation import Computation, DeviceMemory, Events, FirstCall, LoadedEmbedding, Operation, called_twice, step_results
 from ..layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
 from ..registry import get_backend
-from .formulations import CHANNELS_LAST, Forward, conv2d, einsum, fused, linear, linear_words, padder, prepacked, unfold, usage
+from .formulations import CHANNELS_LAST, Forward, conv2d, einsum, fused, linear, linear_words, padder, prepacked, unfold
+from .lines import usage
 
 
 def as_tensor(array: NDArray[Any]) -> Any:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ...reference.spec import PatchEmbedSpec
-from ..base import Implementation
 
 Forward = Callable[[Any], Any]
 
@@ -59,12 +58,12 @@ def _windows(spec: PatchEmbedSpec, words: int = 1) -> Forward:
 
 def _patches(spec: PatchEmbedSpec) -> Forward:
     """Patches `(B, N, C·P²)`: a strided view and one copy."""
-    pad, cut, order, size = padder(spec), _windows(spec), _patches_last(spec), spec.patch_values
+    pad, cut, order, size = padder(spec), _windows(spec), patches_last(spec), spec.patch_values
     # Contiguous: patches of one pixel are a view, for which torch adds the bias to a product that it has rounded already.
     return lambda images: cut(pad(images)).permute(order).reshape(len(images), spec.num_patches, size).contiguous()
 
 
-def _patches_last(spec: PatchEmbedSpec) -> tuple[int, ...]:
+def patches_last(spec: PatchEmbedSpec) -> tuple[int, ...]:
     """The axes of windows in the order `(B, *grid, C, *patch)`."""
     axes = spec.spatial_axes
     return (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
@@ -79,7 +78,7 @@ def _word_patches(spec: PatchEmbedSpec) -> Forward:
     import torch
 
     words = {2: torch.int16, 4: torch.int32, 8: torch.int64, WIDEST_WORD: torch.complex128}
-    pad, order, windows = padder(spec), _patches_last(spec), {}
+    pad, order, windows = padder(spec), patches_last(spec), {}
 
     def patches(images: Any) -> Any:
         images, size = pad(images).contiguous(), images.element_size()
@@ -163,81 +162,3 @@ def fused(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
 
     layer, pad = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias), padder(spec)
     return layer, lambda images: embed(pad(images), layer.weight, layer.bias, spec)
-
-
-def usage(implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-    """What each formulation is in plain torch."""
-    axes, channels, width, count, values = (
-        spec.spatial_axes,
-        spec.in_channels,
-        spec.embed_dim,
-        spec.num_patches,
-        spec.patch_values,
-    )
-    amounts = [amount for pair in reversed(spec.effective_padding) for amount in pair]
-    pad = f"    images = torch.nn.functional.pad(images, {tuple(amounts)})\n" if any(amounts) else ""
-    unfold = "".join(
-        f".unfold({2 + axis}, {size}, {step})" for axis, (size, step) in enumerate(zip(spec.patch_size, spec.stride, strict=True))
-    )
-    patches = f"    patches = images{unfold}.permute{_patches_last(spec)}.reshape(-1, {values})\n"
-    imports = ""
-    formulation, tokens = implementation.formulation, f"  # (B, {count}, {width})"
-    layer, extra, code = (
-        f"torch.nn.Linear({values}, {width}, dtype=kernel.dtype)",
-        "",
-        f"projection(patches).reshape(len(images), {count}, {width}){tokens}",
-    )
-    memory_format = f"torch.channels_last{'' if axes == 2 else '_3d'}"
-    if formulation in ("conv2d", CHANNELS_LAST, "einsum"):
-        layer = f"torch.nn.Conv{axes}d({channels}, {width}, {spec.patch_size}, stride={spec.stride}, dtype=kernel.dtype)"
-        code = f"projection(images).flatten(2).transpose(1, 2){tokens}"
-    if formulation == CHANNELS_LAST:
-        extra = f"projection.to(memory_format={memory_format})\n# Keep images so too: images.contiguous(memory_format={memory_format})\n"
-    if formulation == "einsum":
-        grid, patch = "thw"[3 - axes :], "xyz"[3 - axes :]
-        patches = f"    patches = images{unfold}\n"
-        product = f'torch.einsum("bc{grid}{patch},dc{patch}->b{grid}d", patches, projection.weight)'
-        code = f"{product}.reshape(len(images), {count}, {width}) + projection.bias{tokens}"
-    if formulation == "unfold":
-        columns = f"torch.nn.functional.unfold(images, {spec.patch_size[-2:]}, stride={spec.stride[-2:]})"
-        code = f"projection({columns}.transpose(1, 2)){tokens}"
-    if formulation in ("linear_words", "linear_prepacked"):
-        imports, patches = "import math\n\n", _word_patches_code(spec)
-    if formulation == "linear_prepacked":
-        rows = batch * count
-        extra = (
-            f"packed = torch.ops.mkldnn._reorder_linear_weight(projection.weight.detach(), {rows})  # for a batch of {batch}\n"
-        )
-        product = 'torch.ops.mkldnn._linear_pointwise(patches, packed, projection.bias, "none", [], "")'
-        code = f"{product}.reshape(len(images), {count}, {width}){tokens}"
-    compiled = "forward = torch.compile(forward, fullgraph=True, dynamic=False)\n\n\n" if implementation.mode == "compile" else ""
-    return f"""\
-{imports}import torch
-
-projection = {layer}
-with torch.no_grad():
-    projection.weight.copy_(kernel)
-    projection.bias.copy_(bias)
-{extra}
-
-def forward(images):
-{pad}{patches if "patches" in code else ""}    return {code}
-
-
-{compiled}@torch.inference_mode()
-def embed(images):
-    return forward(images)
-"""
-
-
-def _word_patches_code(spec: PatchEmbedSpec) -> str:
-    """Lines that do as `_word_patches` does."""
-    *sizes, (width, step) = zip(spec.patch_size, spec.stride, strict=True)
-    unfold = "".join(f".unfold({2 + axis}, {size}, {stride})" for axis, (size, stride) in enumerate(sizes))
-    unfold += f".unfold({1 + spec.spatial_axes}, {width} // pixels, {step} // pixels)"
-    return f"""\
-    pixels = math.gcd({width}, {step}, images.shape[-1], {WIDEST_WORD} // images.element_size())  # that are copied at once
-    word = {{2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}}[pixels * images.element_size()]
-    windows = images.contiguous().view(word){unfold}
-    patches = windows.permute{_patches_last(spec)}.reshape(-1, {spec.patch_values} // pixels).contiguous().view(images.dtype)
-"""

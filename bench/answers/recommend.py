@@ -1,10 +1,7 @@
 """`recommend`: which implementation to use for a shape on this machine, by how much it beats what people call today, and how sure that is."""
 
-import dataclasses
 import os
-import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,188 +11,20 @@ from ...backends.registry import get_backend, list_backends
 from ...porting.objects.implementation import OBJECT_MODE, find_implementation, target_of
 from ...reference.errors import PatchParityError
 from ..cases import Case, named_case
-from ..intervals import Comparison
-from ..record.figures import noise_floors, noise_of, place_text, ratio_text, row_block
-from ..timing.plan import BenchOptions
+from ..record.rows import row_block
+from ..record.words import place_text
+from ..timing.options import BenchOptions
 from ..timing.pytest_run import benchmark, load_bench
 from .comparisons import best_against_today, best_overall, framework_of, is_called_today
+from .noise import noise_floors, noise_of
+from .recommendation import Choice, Recommendation, Rival, RunnerUp
+from .shape_names import case_of_text
 
 OWN_ROUNDS = 24
 """Rounds of a run of its own: enough for a difference of twice the noise to be sure (bench/records holds the noise of such runs), in one to two minutes."""
 
 OWN_SECONDS = 40.0
 """What those rounds may take."""
-
-_TIMM_SIZES = {"tiny": "ti", "small": "s", "base": "b", "large": "l", "huge": "h", "so400m": "so400m"}
-
-
-def case_of_text(text: str, batch: int | None = None) -> Case:
-    """Read the name of a shape as people write it.
-
-    Args:
-        text: a case (`vit-b16-224-b8`), one without its image size, which is then 224 (`vit_b16`), or a name of timm's
-            (`vit_base_patch16_224`); `_` and `-` are the same.
-        batch: instead of the name's own.
-
-    Raises:
-        PatchParityError: a name that is none of these, a batch below 1.
-    """
-    if batch is not None and batch < 1:
-        raise PatchParityError(f"batch {batch}: expected at least 1")
-    name = text.strip().lower().split(".")[0].replace("_", "-")  # what timm puts behind a dot is how it was trained
-    parts = re.fullmatch(r"(.+?\d.*?)(-b\d+)?", name)  # the batch is not the b16 of vit-b16: a digit comes before it
-    model, own_batch = parts.groups() if parts else (name, None)
-    if timm := re.fullmatch(r"(?:vit|deit3?)-([a-z0-9]+)-patch(\d+)(?:-[a-z][a-z0-9]*)*?(?:-(\d+))?", model):
-        size, patch, image = timm.groups()
-        model = f"vit-{_TIMM_SIZES.get(size, size)}{patch}-{image or (518 if 'dinov2' in model else 224)}"
-    elif swin := re.fullmatch(r"swin-tiny-patch4-window\d+-(\d+)", model):
-        model = f"swin-t4-{swin.group(1)}"
-    elif re.fullmatch(r"vit-[a-z0-9]+", model):
-        model += "-224"
-    name = model + (own_batch or "")
-    try:
-        found = named_case(name)
-    except PatchParityError as error:
-        raise PatchParityError(str(error).replace(repr(name), repr(text), 1)) from None
-    return found if batch is None else named_case(f"{found.name.rsplit('-b', 1)[0]}-b{batch}")
-
-
-@dataclass(frozen=True)
-class Rival:
-    """What people call today, against what is recommended.
-
-    Args:
-        implementation: its name.
-        seconds: median.
-        speedup: its time over that of our fastest, the median over rounds; above 1 ours is faster.
-        interval: 95%, or None.
-        comparison: the verdict on the fastest: FASTER means that it surely is.
-        noise: of the interleave, as a fraction; None where no A/A row tells it.
-    """
-
-    implementation: str
-    seconds: float
-    speedup: float
-    interval: tuple[float, float] | None
-    comparison: Comparison
-    noise: float | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to use on one framework.
-
-    Args:
-        framework: torch, tensorflow, jax, ...
-        implementation: what to use: our fastest, where it is surely faster than the fastest of what people call today, else that.
-        seconds: median.
-        gemm_fraction: of the machine's fastest matrix product of the same shape.
-        sure: whether it is surely faster than all that people call on this framework today.
-        customary: whether it is what people call today.
-        fastest: our fastest formulation by its median, which all that people call is held against.
-        against: of what people call the one that decided; None where nothing was measured.
-        today: what people call.
-        code: lines of Python that define `embed(images)`.
-        layouts: how images and kernel are kept.
-    """
-
-    framework: str
-    implementation: str
-    seconds: float
-    gemm_fraction: float | None
-    sure: bool
-    customary: bool
-    fastest: str
-    against: str | None
-    today: list[Rival]
-    code: str
-    layouts: dict[str, str]
-
-    @property
-    def nearest(self) -> Rival | None:
-        """What the gain is told by: the one of today's that decided."""
-        return next((rival for rival in self.today if rival.implementation == self.against), None)
-
-    def sentence(self) -> str:
-        """Say it in one sentence."""
-        called = f"what people call on {self.framework} today"
-        nearest = self.nearest
-        if self.against is None:
-            return f"{self.implementation} is the fastest; nothing was measured that people call on {self.framework} today"
-        if nearest is None or (self.customary and nearest.speedup <= 1):
-            return f"{self.implementation} is {called}, and nothing is faster here"
-        gain = f"{_factor(nearest)} times as fast as {nearest.implementation}"
-        if self.sure:
-            return f"{self.implementation} is surely faster than {called}: {gain}"
-        if self.customary:
-            return f"nothing is surely faster than {called}: {self.fastest} is {gain}, {_doubt(nearest)}"
-        others = [
-            f"{each.implementation} ({_factor(each)}, {each.comparison.word})"
-            for each in self.today
-            if each.comparison.word != "FASTER"
-        ]
-        return f"{self.implementation} is surely faster than the fastest of {called}: {gain}; not surely than {', '.join(others)}"
-
-
-def _factor(rival: Rival) -> str:
-    return ratio_text(rival.speedup, rival.interval)
-
-
-def _doubt(rival: Rival) -> str:
-    noise = "" if rival.noise is None else f" at a noise of ±{100 * rival.noise:.1f}%, adjusted for all that was compared"
-    return f"which is {rival.comparison.word}{noise}"
-
-
-@dataclass(frozen=True)
-class RunnerUp:
-    """The fastest of all against the fastest of any other framework, whatever people call.
-
-    Args:
-        fastest, other: implementations.
-        speedup: time of the other over that of the fastest, the median over rounds.
-        sure: whether the fastest is surely faster.
-    """
-
-    fastest: str
-    other: str
-    speedup: float
-    sure: bool
-
-    def sentence(self) -> str:
-        """Say it in one sentence."""
-        if self.sure:
-            gain = f"{self.speedup:.2f} times as fast as {self.other}, the fastest of another framework"
-            return f"{self.fastest} is surely the fastest of all: {gain}"
-        pairing = f"paired by round it is {self.speedup:.2f} times as fast, which is not sure"
-        return f"{self.fastest} has the least median of all, {self.other} that of other frameworks: {pairing}"
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The answer for one shape.
-
-    Args:
-        case, device, dtype, threads: what was asked for.
-        measured: when, and from which folder.
-        noise: of the interleave, as a fraction; None where no A/A row tells it.
-        choices: one for each framework, the fastest first.
-        runner_up: the fastest of all against that of any other framework; None where there is one framework alone.
-        notes: what should be known of the record, in sentences.
-    """
-
-    case: str
-    device: str
-    dtype: str
-    threads: int
-    measured: str
-    noise: float | None
-    choices: list[Choice]
-    runner_up: RunnerUp | None
-    notes: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain data."""
-        return {"schema": "patchparity.recommend/1", **dataclasses.asdict(self)}
 
 
 def recommend(

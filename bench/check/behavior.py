@@ -13,10 +13,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.base import Backend, LoadedEmbedding
+from ...backends.base import Backend
+from ...backends.computation import LoadedEmbedding
 from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError
-from ...reference.probes import Probe, random_normal
+from ...reference.probe import Probe
+from ...reference.probes import random_normal
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 

@@ -12,7 +12,8 @@ from ...porting.objects.read import LiveEmbedding, read_live
 from ...reference.diagnosis import Diagnosis, diagnose
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError
-from ...reference.probes import SCALES, Probe, one_hot_images, random_normal
+from ...reference.probe import Probe
+from ...reference.probes import SCALES, one_hot_images, random_normal
 from ...reference.verdict import judge
 from ..machine.environment import describe_environment
 from .results import CheckReport, CheckResult

@@ -8,15 +8,18 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.base import Backend, Implementation, LoadedEmbedding, Precision
+from ...backends.base import Backend, Implementation, Precision
+from ...backends.computation import LoadedEmbedding
 from ...backends.registry import get_backend
 from ...reference.error import ArithmeticModel
-from ...reference.probes import DIRECTIONS, Direction, Probe, photograph, standard_probes
+from ...reference.probe import DIRECTIONS, Direction, Probe
+from ...reference.probes import photograph, standard_probes
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
-from ..cases import CHECK_CASES, Case
+from ..cases import Case
 from . import behavior
 from .results import CheckResult
+from .shapes import CHECK_CASES
 
 NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
 """Shapes on which 16-bit types are checked unless every case is asked for: what they add to float32, roundings, does not depend on it."""

@@ -17,9 +17,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ...backends.base import SPIN_FREE_ENVIRONMENT, Backend
+from ...backends.base import Backend
 from ...backends.registry import get_backend
 from ..machine.environment import usable_cores
+from ..machine.pools import SPIN_FREE_ENVIRONMENT
 from .one_backend import BackendCheck, Event, error_text
 
 AT_ONCE = 4

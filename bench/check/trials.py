@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...porting.objects.call import LiveEmbedding, bytes_of, forms_in_memory
 from ...reference.error import ArithmeticModel, Gate
 from ...reference.errors import PatchParityError
-from ...reference.probes import Probe
+from ...reference.probe import Probe
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 

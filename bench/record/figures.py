@@ -1,17 +1,14 @@
 """What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ...backends.registry import get_backend
 from ..cases import Case
-from ..intervals import by_generation, noise_floor, paired_ratio
-from ..machine.disturbance import DISTURBED_CORES
-from ..machine.hosts import LOCAL
-from .rows import OPERATIONS, Block, products, row_problem, row_work
+from ..intervals import by_generation, paired_ratio
+from .rows import OPERATIONS, products, row_problem, row_work
 
 COPIED = ("implementation", "case", "host", "device", "dtype", "precision", "threads_requested", "operation", "cache", "role")
 COPIED_WHERE_KNOWN = (
@@ -150,98 +147,3 @@ def _roof(
     name = max(limits, key=lambda each: float(np.median(limits[each])))
     highest = np.max(list(limits.values()), axis=0)
     return {"roof": name, "roof_fraction": float(np.median(highest / np.array(own)))}
-
-
-def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The fastest implementation of each backend, by (block, operation, device, precision, backend): block by block, operation by operation."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    told = [entry for entry in benchmarks if entry["extra_info"]["role"] == "implementation"]
-    blocks = list(dict.fromkeys(row_block(entry["extra_info"]) for entry in told))
-
-    def place(entry: dict[str, Any]) -> tuple[int, int]:
-        return blocks.index(row_block(entry["extra_info"])), OPERATIONS.index(entry["extra_info"]["operation"])
-
-    for entry in sorted(told, key=place):
-        info = entry["extra_info"]
-        key = (row_block(info), info["operation"], info["device"], info["precision"], info["backend"])
-        if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
-            best[key] = entry
-    return best
-
-
-def disturbed_blocks(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
-    """Interleaves that a neighbor disturbed in the median round: how many cores it kept busy, and in how many rounds, in words."""
-    found: dict[Block, tuple[float, str]] = {}
-    for entry in benchmarks:
-        info = entry["extra_info"]
-        cores = info["disturbance"] or 0.0
-        if cores > max(DISTURBED_CORES, found.get(row_block(info), (0.0, ""))[0]):
-            told = f"others kept {cores:.1f} cores busy, {info['disturbed_rounds']} of {entry['stats']['rounds']} rounds were disturbed"
-            found[row_block(info)] = cores, told
-    return {block: told for block, (_, told) in found.items()}
-
-
-def missed_goals(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
-    """Interleaves that ended before their precision goal was reached, and how far they came, in words."""
-    found: dict[Block, str] = {}
-    for entry in benchmarks:
-        info = entry["extra_info"]
-        goal, widest = info["precision_goal"], info["widest_interval"]
-        if goal is not None and (widest is None or widest > goal):
-            reached = "not known yet" if widest is None else f"known to ±{100 * widest:.2g}%"
-            found[row_block(info)] = (
-                f"after {entry['stats']['rounds']} rounds the ratios to the reference are {reached}, and ±{100 * goal:g}% was the goal"
-            )
-    return found
-
-
-def row_block(info: dict[str, Any]) -> Block:
-    """What was measured in one interleave with a row."""
-    return info["case"], info["dtype"], info["threads_requested"], info["cache"], info["host"]
-
-
-OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
-"""What is added to a name where the operation is not the tokens."""
-
-
-def block_title(block: Block) -> str:
-    """A block as titles have it."""
-    case, dtype, threads, cache, host = block
-    where = "" if host == LOCAL else f" on {host}"
-    return f"{case}{where}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
-
-
-Floors = dict[tuple[Block, str, str], float]
-"""Noise floors by block, operation and device."""
-
-
-def noise_floors(entries: list[dict[str, Any]]) -> Floors:
-    """Noise floor of each operation of each block on each device, from its A/A row."""
-    infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
-    return {
-        (row_block(info), info["operation"], info["device"]): noise_floor(tuple(info["ratio_interval"]))
-        for info in infos
-        if info["ratio_interval"]
-    }
-
-
-def place_text(info: dict[str, Any]) -> str:
-    """The device, and the precision where it is not what float32 is by itself."""
-    return str(info["device"]) + ("" if info["precision"] == "ieee" else f" {info['precision']}")
-
-
-def noise_of(floors: Floors, info: dict[str, Any]) -> float | None:
-    """Noise floor of a row; on a GPU that of its tokens stands for all operations, for it has no other A/A row. None where none tells."""
-    operation = info["operation"] if info["device"] == "cpu" else "tokens"
-    return floors.get((row_block(info), operation, info["device"]))
-
-
-def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
-    """A ratio with its interval, as tables show it: two decimals, of a small one (a GPU's to the CPU) two digits; no interval where rounds were too few."""
-    told, *ends = (f"{each:.2f}" if each >= 0.1 else f"{each:.2g}" for each in (ratio, *(interval or ())))
-    return f"{told} [{', '.join(ends)}]" if ends else told
-
-
-def rate_text(gigaflops: float) -> str:
-    """A rate in GFLOP/s, as tables show it: a tenth of a thousand is more than any timing resolves."""
-    return f"{gigaflops:.1f}" if gigaflops < 1000 else f"{gigaflops:.0f}"

@@ -162,3 +162,8 @@ def blank_outcome(row: Row) -> dict[str, Any]:
     }
     fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache=row.cache)
     return {**fields, "status": "skip" if row.skip else "measured", "message": row.skip}
+
+
+def row_block(info: dict[str, Any]) -> Block:
+    """What was measured in one interleave with a row."""
+    return info["case"], info["dtype"], info["threads_requested"], info["cache"], info["host"]

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..check.results import false_alarms
+from ..answers.noise import noise_floors
+from ..check.tables import false_alarms
 from ..machine.hosts import LOCAL
-from ..record.figures import block_title, disturbed_blocks, missed_goals, noise_floors, place_text
-from ..timing.pytest_run import rows_missing
+from ..record.bench_json import rows_missing
+from ..record.words import block_title, disturbed_blocks, missed_goals, place_text
 from .curves import Figure, scaling_figures
 from .table import Table
 from .time_tables import conv_table, fastest_table, gains_table, peers_table, time_tables

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..cases import named_case
-from ..record.figures import block_title, place_text, row_block
-from ..record.rows import row_work
+from ..record.rows import row_block, row_work
+from ..record.words import block_title, place_text
 
 LIMIT = "limit"
 """Name of the curve of what the machine allows."""

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...porting.files.atomic import write_text
 from ...reference.errors import PatchParityError
 from ..check.results import load_check
-from ..record.record import write_text
 from ..timing.pytest_run import load_bench
 from .content import CSV_FIELDS, Content, build_content
 from .curves import LIMIT, Figure

@@ -10,8 +10,8 @@ from rich.table import Table
 from ...porting.objects.implementation import OBJECT_MODE
 
 if TYPE_CHECKING:
-    from ..answers.compare import CompareReport
-    from ..answers.recommend import Recommendation
+    from ..answers.compare_report import CompareReport
+    from ..answers.recommendation import Recommendation
     from ..check.results import CheckReport, CheckResult
     from ..timing.pytest_run import BenchReport
 
@@ -25,16 +25,8 @@ STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yel
 
 def print_bench(report: "BenchReport") -> None:
     """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
-    from ..record.figures import (
-        OPERATION_NOTES,
-        block_title,
-        disturbed_blocks,
-        fastest,
-        missed_goals,
-        place_text,
-        rate_text,
-        ratio_text,
-    )
+    from ..answers.fastest import fastest
+    from ..record.words import OPERATION_NOTES, block_title, disturbed_blocks, missed_goals, place_text, rate_text, ratio_text
 
     table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
     best = fastest(report.content["benchmarks"])
@@ -81,7 +73,8 @@ def print_bench(report: "BenchReport") -> None:
 
 def _print_objects(entries: list[dict[str, Any]]) -> None:
     """A line for each of somebody's own implementations that was timed."""
-    from ..record.figures import OPERATION_NOTES, block_title, row_block
+    from ..record.rows import row_block
+    from ..record.words import OPERATION_NOTES, block_title
 
     for entry in entries:
         info = entry["extra_info"]
@@ -107,7 +100,7 @@ def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
 
 def print_compare(report: "CompareReport") -> None:
     """Print what surely changed, worst first, then how many rows did not, and what differs between the records."""
-    from ..record.figures import ratio_text
+    from ..record.words import ratio_text
 
     told = [row for row in report.rows if row.comparison.word in ("FASTER", "SLOWER")]
     table = _table("Changed", ("",), ("old ms", "new ms", "new/old [95%]"))
@@ -158,7 +151,7 @@ def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
 
 def print_controls(report: "CheckReport") -> None:
     """Print the kill table: for each mistake, in how many problems of each dtype it was rejected, and what may survive and why."""
-    from ..check.results import kill_table
+    from ..check.tables import kill_table
 
     dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
     table = _table("Kill table: rejected of made", ("mistake",), tuple(dtypes))
@@ -187,7 +180,7 @@ def controls_line(report: "CheckReport") -> str:
 
 def print_check(report: "CheckReport") -> None:
     """Print one line for each implementation, device (where it is not the CPU) and dtype, then what failed and what was skipped."""
-    from ..check.results import false_alarms
+    from ..check.tables import false_alarms
 
     groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
     for result in report.results:
@@ -240,7 +233,7 @@ def print_check(report: "CheckReport") -> None:
 
 def _print_behaviors(report: "CheckReport") -> None:
     """Print what was found where implementations differ, or surprise; one line for each finding."""
-    from ..check.results import behavior_findings
+    from ..check.tables import behavior_findings
 
     found = behavior_findings([vars(result) for result in report.results])
     if not found:
@@ -254,7 +247,7 @@ def _print_behaviors(report: "CheckReport") -> None:
 
 def print_recommendation(found: "Recommendation") -> None:
     """Print what to use: overall, on each framework, and the lines of code."""
-    from ..record.figures import ratio_text
+    from ..record.words import ratio_text
 
     place = "" if found.device == "cpu" else f" on {found.device}"
     out.print(

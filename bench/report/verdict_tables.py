@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import Any
 
-from ..check.results import behavior_findings, kill_table
+from ..check.tables import behavior_findings, kill_table
 from .table import Table, number
 
 

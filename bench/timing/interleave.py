@@ -1,83 +1,27 @@
 """Interleaved rounds over workers: every row of a case visited once a round, in seeded random order."""
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..cases import Case
-from ..intervals import FEWEST_ROUNDS, paired_ratio
+from ..intervals import paired_ratio
 from ..machine.disturbance import Disturbance
 from ..machine.hosts import LOCAL
-from ..record.rows import PRODUCTS, Row, WorkerKey, blank_outcome, copied_values, product_shape, row_problem, row_work
+from ..record.rows import PRODUCTS, Row, WorkerKey, blank_outcome, copied_values, product_shape, row_problem
 from ..worker.client import Worker, WorkerError, WorkerLostError
+from .effort import Effort
 from .judging import first_verdict, forget, judged_results
+from .too_fast import faster_than_the_machine
 
 Report = Callable[[float, str], None]
 """Called with a fraction of the block that is done, and what comes next."""
-
-FIRST_LOOK = 16
-"""Rounds before the first look at a precision goal. Later looks come at 32, 64, ...: looking after every round and stopping at a lucky
-moment would call differences that are not there."""
-
-
-LEAST_ROUNDS = 16
-"""Rounds that no time budget goes below. A probability below 2^−n is not believed of n rounds, and twenty candidates for the fastest, held against
-fourteen rows that people call today, ask for one of 0.025/14/20 = 2^−13.5; three rounds more for those that do not agree."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long a block is measured.
-
-    Args:
-        rounds: samples a row; with a goal, the most there may be.
-        generations: lives of the worker processes; with a goal more than one means that every look begins a new one.
-        goal: half-width of the 95% interval of every implementation's ratio to the reference, at which measuring ends; None for all rounds.
-        budget_seconds: with a goal, time for a block, looked at when the goal is; without one, what its rounds may take: where they would take
-            longer there are fewer of them. None for no limit.
-    """
-
-    rounds: int
-    generations: int = 1
-    goal: float | None = None
-    budget_seconds: float | None = None
-
-    def fitting(self, round_seconds: float) -> "Effort":
-        """The same with as many rounds as fit into the time budget, where there is no goal: half as many for rounds of twice the length."""
-        if self.goal is not None or self.budget_seconds is None:
-            return self
-        least = min(self.rounds, LEAST_ROUNDS)
-        return dataclasses.replace(self, rounds=min(self.rounds, max(least, int(self.budget_seconds / round_seconds))))
-
-    def stretches(self) -> list[int]:
-        """Numbers of rounds between which workers may begin anew, and the goal is looked at."""
-        if self.goal is None:
-            count = min(self.generations, self.rounds)
-            return [self.rounds // count + (number < self.rounds % count) for number in range(count)]
-        looks = [0, FIRST_LOOK]
-        while looks[-1] < self.rounds:
-            looks.append(2 * looks[-1])
-        if len(looks) > 2 and self.rounds - looks[-2] < FIRST_LOOK:
-            looks.pop()  # no life of a few rounds at the end: it would count as one more process on the word of those few
-            looks[-1] = self.rounds
-        ends = [min(look, self.rounds) for look in looks]
-        return [after - before for before, after in itertools.pairwise(ends) if after > before]
-
-    def enough(self, block: "_Block", spent_seconds: float) -> bool:
-        """Whether a block may stop at a look: its goal is reached, or its time is spent."""
-        if self.goal is None:
-            return False
-        if not block.base():
-            return True  # the reference is lost, and there is no ratio to wait for
-        return block.widest() <= self.goal or (self.budget_seconds is not None and spent_seconds >= self.budget_seconds)
 
 
 def measure_block(
@@ -127,7 +71,9 @@ def measure_block(
             report(_progress(done, total), f"{case.name} round {done + 1} of {total}")
             block.round(done, generation=number if renewed else 0)
             done += 1
-        last = done == total or effort.enough(block, time.monotonic() - started)
+        last = done == total or (
+            effort.goal is not None and effort.enough(block.widest() if block.base() else None, time.monotonic() - started)
+        )
         if renewed or last:
             block.finish()
         if last:
@@ -257,52 +203,6 @@ class _Block:
         spent = outcome.get("visit_seconds", 0.0) + told.pop("visit_seconds", 0.0)
         outcome.update(told, visit_seconds=spent)
         return answer
-
-
-PEAK_MARGIN = 3.0
-"""How far above the fastest matrix product a row may compute before it is an error. A framework's product may be half as fast as its convolution (torch's,
-MKL on a processor that is not Intel's, against oneDNN: 1.36 times on one core of an EPYC, 2 on two), and twice that leaves room; what is not
-waited for is a hundred times too fast."""
-
-
-UNCERTAIN_MARGIN = 9.0
-"""The same where others keep the machine busy, or the rounds are few: a product of 20 ms then shares its core with them while a call of one
-does not, and has been seen three times as slow."""
-
-
-def faster_than_the_machine(
-    rows: list[Row], case: Case, seconds: dict[str, list[float]], disturbed_rounds: int = 0
-) -> dict[str, str]:
-    """Rows that compute faster than this machine can, and what that means, by identity.
-
-    The median of a row is held against the fastest sample of any matrix product of its device in the same interleave, square or of the same
-    shape: a neighbor makes medians slow, and seldom all samples of a product. For rows of 16 bits a product in float32 is among them, because a CPU without
-    16-bit arithmetic computes them so, and its libraries' 16-bit products can be a fiftieth as fast.
-    """
-    rates: dict[str, float] = {}
-    for row in rows:
-        operations, _ = row_work(row.operation, row_problem(row.operation, case), np.dtype(row.dtype).itemsize)
-        if operations and seconds[row.identity]:
-            typical = np.min if row.role == "ceiling" else np.median
-            rates[row.identity] = operations / float(typical(seconds[row.identity]))
-    told = {}
-    for row in rows:
-        products = [
-            rates[each.identity]
-            for each in rows
-            if each.role == "ceiling" and each.identity in rates and each.device == row.device
-        ]
-        if row.role == "ceiling" or row.identity not in rates or not products:
-            continue
-        peak = max(products)
-        rounds = len(seconds[row.identity])
-        sure = rounds >= FEWEST_ROUNDS and 2 * disturbed_rounds < rounds
-        if rates[row.identity] > (1 + (PEAK_MARGIN if sure else UNCERTAIN_MARGIN)) * peak:
-            told[row.identity] = (
-                f"{rates[row.identity] / 1e9:.4g} GFLOP/s, where the fastest matrix product here reaches {peak / 1e9:.4g}: no result can be there "
-                "so soon; the adapter does not wait for it (its synchronize is missing or wrong)"
-            )
-    return told
 
 
 LOADING_SHARE = 0.3

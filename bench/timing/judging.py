@@ -6,7 +6,7 @@ from typing import Any
 
 from ...porting.objects.implementation import find_implementation
 from ...reference.error import CUT_OFF, ArithmeticModel
-from ...reference.probes import Direction, Probe
+from ...reference.probe import Direction, Probe
 from ...reference.verdict import Verdict, judge
 from ..cases import Case
 from ..record.rows import Row

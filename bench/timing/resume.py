@@ -8,7 +8,7 @@ from typing import Any
 from ...reference.errors import PatchParityError
 from ..record.record import Record
 from ..record.rows import Block, Row
-from .interleave import Effort
+from .effort import Effort
 
 Outcome = dict[str, Any]
 

@@ -17,11 +17,14 @@ from ..cases import Case, named_case
 from ..machine.environment import UNKNOWN_ENVIRONMENT, describe_environment, machine_fingerprint, usable_cores
 from ..machine.hosts import LOCAL, parse_hosts
 from ..record.figures import extra_information
-from ..record.record import Record, output_folder, with_versions_of
+from ..record.folder import output_folder
+from ..record.record import Record, with_versions_of
 from ..record.rows import Block, Row, WorkerKey, blank_outcome
 from ..worker.client import Worker, WorkerError, WorkerLostError, machine_of, worker_environment
-from .interleave import LEAST_ROUNDS, measure_block
-from .plan import BenchOptions, plan
+from .effort import LEAST_ROUNDS
+from .interleave import measure_block
+from .options import BenchOptions
+from .plan import plan
 from .resume import RecordedBlock, recorded_blocks
 
 Progress = Callable[[float, float, str], None]

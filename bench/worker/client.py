@@ -11,11 +11,11 @@ import threading
 from typing import Any
 
 from ... import __version__
-from ...backends.base import SPIN_FREE_ENVIRONMENT
 from ...backends.registry import get_backend
 from ...reference.errors import PatchParityError
 from ..machine.environment import describe_environment
 from ..machine.hosts import LOCAL, Host, Machine
+from ..machine.pools import SPIN_FREE_ENVIRONMENT
 from ..machine.readings import available_memory_bytes
 from ..record.rows import WorkerKey
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...backends.base import Backend, Computation, LoadedEmbedding
+from ...backends.base import Backend
+from ...backends.computation import Computation, LoadedEmbedding
 from ...backends.registry import get_backend
 from ...reference.errors import PatchParityError
 from ..machine.readings import cpu_clock_mhz, gpu_clock_mhz

@@ -8,8 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...backends.base import LoadedEmbedding, Operation
-from ...reference.probes import Direction, Probe, random_normal, random_sequence, train_step, without_bias
+from ...backends.computation import LoadedEmbedding, Operation
+from ...reference.probe import Direction, Probe
+from ...reference.probes import random_normal, random_sequence, train_step, without_bias
 from ...reference.spec import PatchEmbedSpec
 
 FINGERPRINT_IMAGES = 8

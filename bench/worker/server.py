@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.base import Computation, FirstCall, LoadedEmbedding, Operation, check_precision
+from ...backends.base import check_precision
+from ...backends.computation import Computation, FirstCall, LoadedEmbedding, Operation
 from ...backends.registry import get_backend, list_backends
 from ...porting.objects.implementation import OBJECT_MODE, ObjectEmbedding, find_implementation
-from ...reference.probes import Direction
+from ...reference.probe import Direction
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..machine.environment import describe_environment

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
 from .arrays import read_array
-from .own_format import usual_mode
+from .atomic import usual_mode
 
 LARGEST_PICTURE, LARGEST_RATIO, SMALL_PICTURE = 2**25, 200, 2**22
 """Values of a picture that is read: 11 million pixels in three channels, and no more than 200 a byte of its file beside 4 million: a photograph packs to

@@ -22,6 +22,7 @@ from ...backends.layouts import CANONICAL, with_time_axis
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
+from .atomic import usual_mode
 
 FORMAT = "patchparity.weights/1"
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -45,13 +46,6 @@ def _axes(name: str, array: NDArray[Any]) -> str:
     if name == "kernel":
         return with_time_axis(CANONICAL, array.ndim - 2)
     return {"register_tokens": "R D", "positions": "rows D"}.get(name, "K" if name.startswith("patch_norm") else "D")
-
-
-def usual_mode() -> int:
-    """Permissions that a new file of this user gets; temporary files are private, and what replaces them must not be."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> None:

@@ -14,12 +14,12 @@ import safetensors
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
+from .atomic import usual_mode
 from .checkpoint import Checkpoint, Tensors
 from .keras_files import H5Checkpoint, KerasCheckpoint, replace_in_h5, replace_in_keras
 from .msgpack_files import MsgpackCheckpoint, replace_in_msgpack, write_msgpack
 from .npz_files import NpzCheckpoint, replace_in_npz, write_npz
 from .opening import open_checkpoint
-from .own_format import usual_mode
 from .safetensors_files import SafetensorsCheckpoint, replace_in_safetensors, write_safetensors
 from .shards import INDEX_SUFFIX, ShardedCheckpoint
 from .torch_files import TensorsOfStorages, replace_in_torch, write_torch

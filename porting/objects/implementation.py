@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.base import Implementation, LoadedEmbedding, Operation
+from ...backends.base import Implementation
+from ...backends.computation import LoadedEmbedding, Operation
 from ...backends.registry import get_backend
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec

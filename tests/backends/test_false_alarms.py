@@ -4,7 +4,7 @@ import pytest
 
 from patchparity import check, list_backends
 from patchparity.backends.base import DTYPES
-from patchparity.bench.check.results import false_alarms
+from patchparity.bench.check.tables import false_alarms
 
 SEEDS = 200
 

@@ -12,11 +12,12 @@ import pytest
 import patchparity
 from patchparity import PatchEmbedWeights, PatchParityError, check
 from patchparity.backends.base import Implementation
-from patchparity.bench.cases import CHECK_CASES
 from patchparity.bench.check import photographs as pictures
 from patchparity.bench.check import suite as conformance
 from patchparity.bench.check.behavior import BEHAVIORS
-from patchparity.bench.check.results import CheckReport, CheckResult, false_alarms, load_check
+from patchparity.bench.check.results import CheckReport, CheckResult, load_check
+from patchparity.bench.check.shapes import CHECK_CASES
+from patchparity.bench.check.tables import false_alarms
 from patchparity.reference.pipeline import round_to_bits
 
 from ..fake_backends import AGED, FRAGILE, WRONG

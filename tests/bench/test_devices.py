@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend, list_backends
-from patchparity.backends.base import Computation, DeviceMemory, Events
+from patchparity.backends.computation import Computation, DeviceMemory, Events
 from patchparity.backends.numpy import NumPyBackend
 from patchparity.bench.machine import disturbance
 from patchparity.bench.machine.disturbance import Disturbance

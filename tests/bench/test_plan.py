@@ -7,7 +7,7 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.machine.environment import usable_cores
-from patchparity.bench.timing.interleave import LEAST_ROUNDS, Effort
+from patchparity.bench.timing.effort import LEAST_ROUNDS, Effort
 from patchparity.bench.timing.plan import plan, thread_counts
 
 SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)

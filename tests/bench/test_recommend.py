@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.__main__ import app
-from patchparity.bench.answers.recommend import case_of_text, recommend, recommend_from
+from patchparity.bench.answers.recommend import recommend, recommend_from
+from patchparity.bench.answers.shape_names import case_of_text
 
 DRIFT = [1.0, 1.3, 0.9, 1.1, 1.6, 1.0, 1.2, 0.8, 1.1, 1.4, 1.0, 0.9]
 

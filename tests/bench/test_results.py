@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from patchparity import PatchParityError
-from patchparity.bench.record.record import Record, output_folder, plain, write_json
+from patchparity.bench.record.folder import output_folder
+from patchparity.bench.record.record import Record
 from patchparity.bench.timing.pytest_run import load_bench
+from patchparity.porting.files.atomic import plain, write_json
 
 
 def test_json_is_replaced_in_one_step(tmp_path):

@@ -15,8 +15,10 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, compare
 from patchparity import __version__ as patchparity_version
-from patchparity.bench.record.record import Record, locked
-from patchparity.bench.timing.pytest_run import load_bench, rows_missing
+from patchparity.bench.record.bench_json import rows_missing
+from patchparity.bench.record.folder import locked
+from patchparity.bench.record.record import Record
+from patchparity.bench.timing.pytest_run import load_bench
 
 from ..fake_backends import running_below
 from .records import SMALL, copied_record, data_of

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError
-from patchparity.bench.cases import CHECK_CASES, PRESETS, VIT_PATCHES, VIT_WIDTHS, named_case, preset
+from patchparity.bench.cases import VIT_PATCHES, VIT_WIDTHS, named_case
+from patchparity.bench.check.shapes import CHECK_CASES
 from patchparity.bench.intervals import (
     RESAMPLES,
     Ratio,
@@ -16,6 +17,7 @@ from patchparity.bench.intervals import (
     resampled_medians,
     unpaired_chance,
 )
+from patchparity.bench.timing.presets import PRESETS, preset
 
 
 def test_pairing_takes_drift_out():

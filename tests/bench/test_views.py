@@ -9,10 +9,11 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, get_backend
 from patchparity.bench.cases import named_case
-from patchparity.bench.record.figures import extra_information, rate_text, ratio_text
+from patchparity.bench.record.figures import extra_information
 from patchparity.bench.record.rows import blank_outcome, row_work
-from patchparity.bench.timing.interleave import faster_than_the_machine
+from patchparity.bench.record.words import rate_text, ratio_text
 from patchparity.bench.timing.session import BenchSession
+from patchparity.bench.timing.too_fast import faster_than_the_machine
 from patchparity.bench.worker.operations import timing_probe
 
 SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)

@@ -1,0 +1,103 @@
+"""patchparity compare, recommend and report: what records answer."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..bench.report.terminal import out
+from ..reference.errors import PatchParityError
+from .exit import FAILED, FINE
+from .given import fraction, interruptible
+from .options import (
+    JsonOption,
+    PeerOption,
+)
+
+
+def compare_command(
+    old: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
+    new: Annotated[Path, typer.Argument(help="Another one, of the same machine.")],
+    fail_over: Annotated[str, typer.Option("--fail-over", help="How much slower a row may become: 5% or 0.05.")] = "5%",
+    force: Annotated[bool, typer.Option("--force", help="Compare records of different machines.")] = False,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write a table for a pull request's comment here; - for stdout.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Compare two records of one machine row by row; exit 1 if a row surely became slower by more than --fail-over."""
+    from ..bench.answers.compare import compare
+    from ..bench.record.folder import record_files
+    from ..bench.report.terminal import print_compare
+    from ..porting.files.atomic import require_writable, write_json, write_text
+
+    to_file = markdown is not None and str(markdown) != "-"
+    written = [path for path in (json, markdown if to_file else None) if path is not None]
+    for path in written:
+        require_writable(path, *record_files(old), *record_files(new), *(other for other in written if other is not path))
+    report = compare(old, new, fail_over=fraction(fail_over, "--fail-over"), force=force)
+    if json:
+        write_json(json, report.to_dict())
+    if markdown is not None and to_file:
+        write_text(markdown, report.to_markdown())
+    if markdown is not None and not to_file:
+        sys.stdout.write(report.to_markdown())
+    else:
+        print_compare(report)
+    raise typer.Exit(FINE if report.ok else FAILED)
+
+
+def recommend_command(
+    case: Annotated[str, typer.Option("--case", help="A case, or vit_b16, or vit_base_patch16_224.")] = "vit-b16-224",
+    batch: Annotated[int | None, typer.Option("--batch", help="Images at a time; default: the case's own.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; default: all cores.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", help="Only what computes with this one's framework; may be repeated.")
+    ] = None,
+    peer: PeerOption = None,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="A folder that bench or run wrote; default: measure now.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Say which implementation to use for a shape on this machine, how sure that is, and the lines of code; measures for a minute or two."""
+    from ..bench.answers.recommend import recommend
+    from ..bench.record.folder import record_files
+    from ..bench.report.terminal import print_recommendation
+    from ..porting.files.atomic import require_writable, write_json
+
+    if json:
+        require_writable(json, *(record_files(record) if record else []))
+    if record is not None and peer:
+        raise PatchParityError("--peer has no part here: what the record holds is measured already")
+    with interruptible("interrupted: nothing was kept"):
+        found = recommend(
+            case,
+            batch=batch,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            backends=tuple(backend or ()),
+            peers=tuple(peer or ()),
+            record=record,
+        )
+    if json:
+        write_json(json, found.to_dict())
+    print_recommendation(found)
+
+
+def report_command(folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")]) -> None:
+    """Write report.html, report.md and report.csv from a folder's record."""
+    from ..bench.record.bench_json import rows_missing
+    from ..bench.report.render import render_report
+    from ..bench.timing.pytest_run import load_bench
+
+    for file in render_report(folder):
+        out.print(str(file))
+    if missing := rows_missing(content := load_bench(folder)):
+        out.print(
+            f"[yellow]partial[/] {missing} of {content['planned']} rows are missing: bench --resume goes on", soft_wrap=True
+        )

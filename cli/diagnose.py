@@ -1,0 +1,89 @@
+"""patchparity diagnose."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ..bench.report.terminal import escape, out
+from ..reference.errors import PatchParityError
+from .exit import FAILED, FINE
+from .given import LIVE_ONLY, READING, options_typed, reading_of, refuse_strays, source_of
+from .options import (
+    FrameworkOption,
+    ImageLayoutOption,
+    ImageSizeOption,
+    InChannelsOption,
+    JsonOption,
+    KernelLayoutOption,
+    PaddingOption,
+    PatchSizeOption,
+    StrideOption,
+    TargetArgument,
+    WeightsOption,
+)
+
+if TYPE_CHECKING:
+    from ..reference.spec import Remainder
+
+
+def diagnose_command(
+    context: typer.Context,
+    target: TargetArgument = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")] = None,
+    weights: WeightsOption = None,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", help="What the implementation gave for these images and weights.")
+    ] = None,
+    kernel_layout: KernelLayoutOption = None,
+    image_layout: ImageLayoutOption = None,
+    patch_size: PatchSizeOption = None,
+    in_channels: InChannelsOption = None,
+    image_size: ImageSizeOption = None,
+    stride: StrideOption = None,
+    padding: PaddingOption = None,
+    framework: FrameworkOption = None,
+    remainder: Annotated[str, typer.Option(help="Images that do not divide: error, floor, pad-end or same.")] = "floor",
+    json: JsonOption = None,
+) -> None:
+    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; exit 1 if it is wrong."""
+    from ..bench.check.objects import diagnose_object
+    from ..porting.files.arrays import read_array, read_problem
+    from ..porting.files.atomic import require_writable, write_json
+    from ..porting.objects.read import read_live
+    from ..reference.diagnosis import diagnose
+    from ..reference.mistakes import CATALOGUE
+
+    if json:
+        require_writable(json, images, weights, tokens, *source_of(target))
+    if target is not None:
+        refuse_strays(options_typed(context), ("target", "json", *READING), f"{target} is run on images of our own")
+        live = read_live(target, **reading_of(context))
+        found = diagnose_object(live)
+        for note in live.notes:
+            out.print(escape(note), soft_wrap=True)
+    else:
+        if not (images and weights and tokens):
+            raise PatchParityError("diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE")
+        files = ("images", "tokens", "json", "remainder", *(name for name in READING if name not in LIVE_ONLY))
+        refuse_strays(options_typed(context), files, "it is about somebody's implementation: name it as MODULE:ATTRIBUTE")
+        problem = read_problem(
+            images,
+            weights,
+            kernel_layout=kernel_layout or "oihw",
+            image_layout=image_layout or "nchw",
+            patch_size=patch_size,
+            stride=stride,
+            padding=padding or 0,
+            remainder=cast("Remainder", remainder),
+        )
+        found = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
+    if json:
+        write_json(json, found.to_dict())
+    out.print(f"{found.status}: {escape(found.explanation)}", soft_wrap=True)
+    if found.mend:
+        out.print(f"mend: {escape(found.mend)}", soft_wrap=True)
+    for other in found.also:
+        told = "; and ".join(CATALOGUE[name].explanation for name in other)
+        out.print(f"also possible ({escape(', '.join(other))}): {escape(told)}", soft_wrap=True)
+    raise typer.Exit(FINE if found.correct else FAILED)

@@ -1,0 +1,74 @@
+"""What was typed: which options, of which files, and which of them belong together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..reference.errors import PatchParityError
+from .exit import INTERRUPTED, err
+
+READING = (
+    "weights",
+    "kernel_layout",
+    "image_layout",
+    "patch_size",
+    "in_channels",
+    "image_size",
+    "stride",
+    "padding",
+    "framework",
+)
+"""Options that say how somebody's implementation is read; the names are those of `read_live`."""
+
+
+def source_of(target: str | None) -> list[Path]:
+    """The file of a `module:attribute` in the folder where it is looked for."""
+    return [] if target is None else [Path(target.partition(":")[0].replace(".", "/") + ".py")]
+
+
+def reading_of(context: typer.Context) -> dict[str, Any]:
+    """The options that say how somebody's object is read."""
+    return {name: context.params[name] for name in READING}
+
+
+SUITE = ("backend", "implementation", "dtype", "precision", "device", "image", "remainder", "every_case", "seeds")
+"""Options of a check of the suite's own implementations."""
+
+
+LIVE_ONLY = ("in_channels", "image_size", "framework")
+"""Options of READING that files answer themselves."""
+
+
+def options_typed(context: typer.Context) -> list[str]:
+    """Names of the parameters that were typed."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def refuse_strays(typed: list[str], allowed: tuple[str, ...], why: str) -> None:
+    """Raise where a parameter was typed that plays no part in what was asked for."""
+    names = {"target": "MODULE:ATTRIBUTE", "controls": "--negative-controls"}
+    if strays := [names.get(name, f"--{name.replace('_', '-')}") for name in typed if name not in allowed]:
+        raise PatchParityError(f"{', '.join(strays)} has no part here: {why}")
+
+
+def fraction(text: str, option: str) -> float:
+    """Read `5%` or `0.05`."""
+    with suppress(ValueError):
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        if value < 1 or text.endswith("%"):
+            return value
+    raise PatchParityError(f"{option} {text}: expected a percentage or a fraction below 1, such as 5% or 0.05")
+
+
+@contextmanager
+def interruptible(told: str = "interrupted; finished cases are kept: the same command with --resume goes on") -> Iterator[None]:
+    """On Ctrl-C, say what was kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(told)
+        raise typer.Exit(INTERRUPTED) from None

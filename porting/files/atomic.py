@@ -1,0 +1,115 @@
+"""Files that are written whole or not at all, and never over what is read."""
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ...reference.errors import PatchParityError
+
+
+def plain(value: Any) -> Any:
+    """Return a value with infinities and NaN as None: JSON has neither, and a parser must not choke on them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file in one step: a reader sees the old content or the new, never half of it.
+
+    Raises:
+        PatchParityError: a file that cannot be written.
+    """
+    write_text(path, json.dumps(plain(content), indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step; a link is followed, and what is no regular file (a pipe, /dev/null) is written to as it is.
+
+    Raises:
+        PatchParityError: a file that cannot be written.
+    """
+    draft = None
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+            return
+        with tempfile.NamedTemporaryFile(
+            "w", dir=target.parent, prefix=f".{target.name}-", delete=False, encoding="utf-8"
+        ) as file:
+            draft = file.name
+            file.write(text)
+        os.chmod(draft, usual_mode())
+        os.replace(draft, target)
+    except (OSError, RuntimeError, UnicodeError) as error:
+        if draft and os.path.exists(draft):
+            os.unlink(draft)
+        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
+    """Raise PatchParityError unless a file can be written here: asked before the work that it is to hold.
+
+    Args:
+        path: the file to be written.
+        read: what the command reads, and what else it writes: none of them may be this file, whatever its name. Of a folder, none of its files.
+    """
+    if str(path) == "-":
+        raise PatchParityError("cannot write -: expected the name of a file")
+    try:
+        target = path.resolve()
+        for other in filter(None, read):
+            if _is_of(target, Path(other)):
+                raise PatchParityError(
+                    f"cannot write {path}: it is {other} itself, or a file of it, which this command reads or writes too"
+                )
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+    if target.is_dir():
+        raise PatchParityError(f"cannot write {path}: it is a folder")
+    if target.exists() and not target.is_file():
+        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _is_of(target: Path, other: Path) -> bool:
+    """Whether a file is another one, by whatever name, or lies in that folder."""
+    if other.is_dir():
+        return target.exists() and other.resolve() in target.parents
+    if other.exists() and target.exists():
+        return target.samefile(other)
+    return target == other.resolve()
+
+
+def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
+    """All files that reading checkpoints may touch: themselves, their shards, what lies beside them under their own names."""
+    from ...porting.files.opening import opened
+
+    found: list[Path] = []
+    for path in filter(None, checkpoints):
+        source = Path(path)
+        with contextlib.suppress(PatchParityError), opened(source) as checkpoint:
+            found += [*checkpoint.files, *([checkpoint.config_folder / "config.json"] if checkpoint.config_folder else [])]
+        if not source.is_dir():
+            found.append(source)
+    return found
+
+
+def usual_mode() -> int:
+    """Permissions that a new file of this user gets; temporary files are private, and what replaces them must not be."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
