@@ -7,6 +7,45 @@ names below are therefore lazy (PEP 562) and resolved by their absolute name.
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # what `typing` calls so: type checkers take it for true, and nothing is imported for it
+if TYPE_CHECKING:
+    from .backends.base import Backend as Backend
+    from .backends.base import Implementation as Implementation
+    from .backends.registry import get_backend as get_backend
+    from .backends.registry import list_backends as list_backends
+    from .backends.registry import list_implementations as list_implementations
+    from .bench.answers.compare import compare as compare
+    from .bench.answers.recommend import recommend as recommend
+    from .bench.check.objects import diagnose_object as diagnose_object
+    from .bench.check.suite import check as check
+    from .bench.main_job import run as run
+    from .bench.report.render import render_report as render_report
+    from .bench.timing.options import BenchOptions as BenchOptions
+    from .bench.timing.pytest_run import benchmark as benchmark
+    from .porting.dialects.sizes import Sizes as Sizes
+    from .porting.embed import embed as embed
+    from .porting.files.own_format import load_weights as load_weights
+    from .porting.files.own_format import save_weights as save_weights
+    from .porting.inspection import inspect_checkpoint as inspect_checkpoint
+    from .porting.objects.build import to_module as to_module
+    from .porting.objects.transfer import from_module as from_module
+    from .porting.objects.transfer import transfer as transfer
+    from .porting.port import port as port
+    from .porting.verify import verify as verify
+    from .reference.controls import negative_controls as negative_controls
+    from .reference.diagnosis import diagnose as diagnose
+    from .reference.embed import patch_embed as patch_embed
+    from .reference.embed import patch_embed_gradients as patch_embed_gradients
+    from .reference.errors import PatchParityError as PatchParityError
+    from .reference.initialize import initialize_weights as initialize_weights
+    from .reference.patches import patchify as patchify
+    from .reference.patches import unpatchify as unpatchify
+    from .reference.sequence import assemble_sequence as assemble_sequence
+    from .reference.sequence import sincos_positions as sincos_positions
+    from .reference.spec import PatchEmbedSpec as PatchEmbedSpec
+    from .reference.weights import PatchEmbedWeights as PatchEmbedWeights
+    from .reference.weights import SequenceLayout as SequenceLayout
+
 # Public name -> the module that defines it. `dir(patchparity)` and `from patchparity import ...` read this table.
 _PUBLIC = {
     "PatchParityError": "patchparity.reference.errors",

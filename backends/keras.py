@@ -72,7 +72,7 @@ def _with_prefix_and_positions(model: Any, dtype: str) -> Any:
     """A model from images to sequences `(B, 1 + N, D)`, with a class token and positions of its own, as KerasHub has it."""
     import keras
 
-    class Assemble(keras.layers.Layer):
+    class Assemble(keras.layers.Layer):  # type: ignore[misc]
         def build(self, shape: tuple[Any, ...]) -> None:
             _, count, width = shape
             self.class_token = self.add_weight(shape=(1, 1, width), name="class_token")
@@ -440,7 +440,7 @@ def embed(images):
         """The framework's."""
         return self.engine.device_memory(device)
 
-    def sweep(self, values: int, device: str) -> Computation:
+    def sweep(self, values: int, device: str) -> Computation | None:
         """The framework's."""
         return self.engine.sweep(values, device)
 

@@ -42,6 +42,11 @@ BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "V
 """Variables by which the BLAS libraries that NumPy may be linked with are told how many threads to use."""
 
 
+def _taps(offset: tuple[int, ...]) -> Any:
+    """The index of one row of a kernel, of all outputs."""
+    return (slice(None), *offset)
+
+
 class _Naive(LoadedEmbedding):
     """Reshape to (N, P²C) and matmul, as the reference has it."""
 
@@ -295,7 +300,7 @@ class _DirectConvolution(_Naive):
         gradient = np.zeros_like(self.weights.kernel)
 
         def differentiate(offset: tuple[int, ...], flat: NDArray[Any]) -> None:
-            gradient[(slice(None), *offset)] = (upstream.T @ flat).reshape(spec.embed_dim, spec.patch_size[-1], -1)
+            gradient[_taps(offset)] = (upstream.T @ flat).reshape(spec.embed_dim, spec.patch_size[-1], -1)
 
         return self._accumulated(inputs, differentiate), gradient
 
@@ -305,7 +310,7 @@ class _DirectConvolution(_Naive):
         tokens = np.zeros((inputs.shape[0] * spec.num_patches, spec.embed_dim), self.work)
         for offset, row in self._rows(pad_images(inputs.astype(self.work, copy=False), spec)):
             flat = self._flat(row)
-            tokens += flat @ kernel[(slice(None), *offset)].reshape(spec.embed_dim, -1).T
+            tokens += flat @ kernel[_taps(offset)].reshape(spec.embed_dim, -1).T
             visit(offset, flat)
         if self.weights.bias is not None:
             tokens += self.weights.bias
@@ -319,8 +324,8 @@ class _DirectConvolution(_Naive):
         grad_kernel = np.zeros_like(self.weights.kernel)
         patch, step, columns = spec.patch_size[-1], spec.stride[-1], spec.grid[-1]
         for (offset, row), (_, target) in zip(self._rows(padded), self._rows_of(grad_padded), strict=True):
-            taps = self.weights.kernel[(slice(None), *offset)].reshape(spec.embed_dim, -1)
-            grad_kernel[(slice(None), *offset)] = (upstream.T @ self._flat(row)).reshape(spec.embed_dim, patch, -1)
+            taps = self.weights.kernel[_taps(offset)].reshape(spec.embed_dim, -1)
+            grad_kernel[_taps(offset)] = (upstream.T @ self._flat(row)).reshape(spec.embed_dim, patch, -1)
             pulled = (upstream @ taps).reshape(images.shape[0], *spec.grid, patch, spec.in_channels)
             for column in range(patch):
                 target[..., slice(column, column + (columns - 1) * step + 1, step)] += np.moveaxis(pulled[..., column, :], -1, 1)

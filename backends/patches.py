@@ -77,4 +77,4 @@ def patches_code(spec: PatchEmbedSpec, xp: str, take: str, reshape_each: str, ch
 def window_indices(spec: PatchEmbedSpec, axis: int) -> NDArray[np.int32]:
     """Positions along a padded image axis that each window covers, shape `(grid[axis], patch_size[axis])`."""
     starts = np.arange(spec.grid[axis], dtype=np.int32) * spec.stride[axis]
-    return starts[:, None] + np.arange(spec.patch_size[axis], dtype=np.int32)
+    return np.add.outer(starts, np.arange(spec.patch_size[axis], dtype=np.int32))

@@ -232,7 +232,7 @@ class _Functions:
         return import_tensorflow().gather(array, indices, axis=axis)
 
 
-_MODES: dict[str, Callable[[Any], Callable[[Forward], Forward]]] = {
+_MODES: dict[str, Callable[[Any], Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
     "eager": lambda tf: lambda function: function,
     "graph": lambda tf: functools.partial(tf.function, autograph=False),
     "xla": lambda tf: functools.partial(tf.function, autograph=False, jit_compile=True),

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from ..reference.errors import PatchParityError
-from ..reference.spec import PatchEmbedSpec
+from ..reference.spec import PatchEmbedSpec, Remainder
 
 VIT_WIDTHS = {"ti": 192, "s": 384, "b": 768, "l": 1024, "h": 1280, "so400m": 1152}
 """embed_dim of each ViT size: DeiT for Ti and S, Dosovitskiy et al. (2021) table 1 for B, L, H, Zhai et al. (2023) for So400m."""
@@ -57,7 +57,7 @@ def named_case(name: str) -> Case:
     if spec is None and (found := _VIT.fullmatch(model)):
         size, patch, image = found.groups()
         # SigLIP's So400m/14 reads 384 pixels with the last 6 left out, as a VALID convolution does.
-        remainder = "floor" if size == "so400m" else "error"
+        remainder: Remainder = "floor" if size == "so400m" else "error"
         spec = PatchEmbedSpec(int(image), int(patch), 3, VIT_WIDTHS[size], remainder=remainder)
     if spec is None:
         expected = ", ".join(("vit-b16-224", "vit-l14-518", *_FIXED))

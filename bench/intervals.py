@@ -24,7 +24,7 @@ FEWEST_ROUNDS = 6
 """Rounds below which there is no 95% interval of a median: even from the smallest to the largest of n samples it covers the median
 with probability 1 − 2^(1−n), 93.75% at n = 5 and 96.9% at n = 6."""
 
-Groups = Sequence[Sequence[float]]
+Groups = Sequence[Sequence[float] | NDArray[np.float64]]
 """Samples by generation (the life of one worker process), in the order of the rounds."""
 
 

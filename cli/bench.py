@@ -1,7 +1,7 @@
 """patchparity bench, and run, which checks, measures and tells."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -146,6 +146,8 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         "hosts": "host",
     }
     plain = ("preset", "rounds", "generations", "seed", "call_seconds", "resume")
+    fields: dict[str, Any] = {name: typed[name] for name in plain}
+    fields.update({field: tuple(typed[option] or ()) for field, option in repeated.items()})
     return BenchOptions(
         threads=BenchOptions.parse({"threads": typed["threads"]}).threads,
         precision_goal=None if typed["precision_goal"] is None else fraction(typed["precision_goal"], "--precision-goal"),
@@ -153,8 +155,7 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
         caches=tuple(typed["cache"] or ("warm",)),
         operations=tuple(typed["operation"] or ()),
         out=str(typed["out_folder"]),
-        **{name: typed[name] for name in plain},
-        **{field: tuple(typed[option] or ()) for field, option in repeated.items()},
+        **fields,
     )
 
 

@@ -194,7 +194,7 @@ def embed_command(
             raise PatchParityError(f"{target} is the {what} itself: give the {to} a file of its own")
     require_writable(target, *files_read(checkpoint), *(dialects or ()), images)
     sizes = sizes_of_options(image_size, patch_size, in_channels, stride, padding)
-    asked = dict(from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ())
+    asked: dict[str, Any] = dict(from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ())
     tokens = embed(checkpoint, read_images(images), to=to, **asked)
     write_array(target, tokens)
     out.print(f"{escape(str(target))}: {to} {tokens.shape}, float64", soft_wrap=True)

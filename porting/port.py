@@ -270,8 +270,13 @@ def _prove(
     target_bias = None if written.bias is None else written.bias.astype(np.float32)
     source_images, source_bias = images, None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
     if stage.dialect.pixels:  # the file's own kernel knows nothing of them
-        mean, std = (np.float32(stage.dialect.pixels[name]).reshape(-1, *(1,) * spec.spatial_axes) for name in ("mean", "std"))
-        source_images, source_bias = (images - mean) / std, raw["bias"].astype(np.float32).reshape(-1) if "bias" in raw else None
+        mean, std = (
+            np.array(stage.dialect.pixels[name], np.float32).reshape(-1, *(1,) * spec.spatial_axes) for name in ("mean", "std")
+        )
+        source_images, source_bias = (
+            (np.asarray(images, np.float32) - mean) / std,
+            raw["bias"].astype(np.float32).reshape(-1) if "bias" in raw else None,
+        )
     layouts = stage.dialect.entries["kernel"].layout, wanted.entries["kernel"].layout
     sides = [
         ("source", stage.dialect.framework, layouts[0], raw["kernel"], source_images, source_bias, stage.weights),

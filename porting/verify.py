@@ -89,9 +89,9 @@ def verify(
             stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)
     one, other = stages
     labels = one.candidate.label, other.candidate.label
-    for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
+    for name, word in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
         if getattr(one.spec, name) != getattr(other.spec, name):
-            why = f"the first has {told} {getattr(one.spec, name)}, the second {getattr(other.spec, name)}"
+            why = f"the first has {word} {getattr(one.spec, name)}, the second {getattr(other.spec, name)}"
             return Difference(False, *labels, why, [])
     layouts = [each.weights.layout for each in stages]
     orders = [each.token_order + (f" in windows of {each.window} patches" if each.window else "") for each in layouts]
@@ -101,12 +101,12 @@ def verify(
     if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
         why = f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
         return Difference(False, *labels, why, [])
-    checks = [compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)]
-    checks = [check for check in checks if check is not None]
+    compared_fields = [compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)]
+    checks = [check for check in compared_fields if check is not None]
     rows = [prefix_and_positions(each.weights, spec) for each in stages]
     if rows[0].shape != rows[1].shape:
-        told = f"the sequences are of {rows[0].shape[0]} and {rows[1].shape[0]} tokens: the prefix tokens differ"
-        return Difference(False, *labels, told, checks)
+        why = f"the sequences are of {rows[0].shape[0]} and {rows[1].shape[0]} tokens: the prefix tokens differ"
+        return Difference(False, *labels, why, checks)
     checks.append(compare_rows(rows, one, other, spec))
     if all(check.verdict == "pass" for check in checks):
         checks += proofs
@@ -127,8 +127,8 @@ def verify(
 
 
 def _masks_differ(one: Stage, other: Stage) -> bool:
-    masks = one.weights.mask_token, other.weights.mask_token
-    return masks[0] is not None and masks[1] is not None and not np.array_equal(*masks)
+    first, second = one.weights.mask_token, other.weights.mask_token
+    return first is not None and second is not None and not np.array_equal(first, second)
 
 
 def _what_differs(one: Stage, other: Stage) -> str:

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from patchparity.backends.base import Implementation
 from patchparity.backends.numpy import NumPyBackend
@@ -12,13 +13,13 @@ from patchparity.reference.weights import PatchEmbedWeights
 class _Fake(NumPyBackend):
     """NumPy's linear formulation under another name, with something done to it."""
 
-    def load(self, implementation, weights, spec, dtype, device):
+    def load(self, implementation: Any, weights: Any, spec: Any, dtype: Any, device: Any) -> Any:
         loaded = super().load(self.like, weights, spec, dtype, device)
         return self.spoil(loaded, implementation.formulation)
 
     like = Implementation("numpy", "linear", "eager")
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         return loaded
 
 
@@ -28,7 +29,7 @@ class WrongBackend(_Fake):
     name = "wrong"
     implementations = (Implementation("wrong", "conv2d", "eager"),)
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         assign = loaded.assign
 
         def misread(weights: PatchEmbedWeights) -> None:
@@ -46,11 +47,11 @@ class FragileBackend(_Fake):
     name = "fragile"
     implementations = tuple(Implementation("fragile", what, "eager") for what in ("fine", "raises", "dies", "hangs"))
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         call = loaded.call
-        calls = []
+        calls: list[int] = []
 
-        def broken(inputs):
+        def broken(inputs: Any) -> Any:
             calls.append(1)
             if formulation == "raises":
                 raise RuntimeError("no kernel image is available\nfor execution on the device")
@@ -78,7 +79,7 @@ class NoisyBackend(_Fake):
     name = "noisy"
     implementations = (Implementation("noisy", "linear", "eager"),)
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         print("loading ...")
         os.write(1, b"\x80 loading below Python ...")
         return loaded
@@ -90,7 +91,7 @@ class StubbornBackend(_Fake):
     name = "stubborn"
     implementations = (Implementation("stubborn", "linear", "eager"),)
 
-    def devices(self):
+    def devices(self) -> Any:
         raise RuntimeError("no driver\nwas found")
 
 
@@ -101,7 +102,7 @@ class SwitchedBackend(_Fake):
     implementations = (Implementation("switched", "linear", "eager"),)
     switches = {"PATCHPARITY_FAKE_SWITCH": "on"}
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         if os.environ.get("PATCHPARITY_FAKE_SWITCH") != "on":
             raise RuntimeError("the switch does not stand")
         return loaded
@@ -113,7 +114,7 @@ class HastyBackend(_Fake):
     name = "hasty"
     implementations = (Implementation("hasty", "linear", "eager"),)
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         from concurrent.futures import ThreadPoolExecutor
 
         call, fetch, pool = loaded.call, loaded.fetch, ThreadPoolExecutor(1)
@@ -128,10 +129,10 @@ class CarelessBackend(_Fake):
     name = "careless"
     implementations = (Implementation("careless", "linear", "eager"),)
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         sequence, step = loaded.sequence, loaded.train_step
 
-        def halved(grad_tokens):
+        def halved(grad_tokens: Any) -> Any:
             kept = grad_tokens.copy()
             kept[len(kept) // 2 :] = 0
             return step(kept)
@@ -154,10 +155,10 @@ class SluggishBackend(_Fake):
     name = "sluggish"
     implementations = (Implementation("sluggish", "linear", "eager"),)
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         call = loaded.call
 
-        def slower(inputs):
+        def slower(inputs: Any) -> Any:
             started = time.perf_counter()
             outputs = call(inputs)
             end = started + 1.05 * (time.perf_counter() - started)
@@ -175,7 +176,7 @@ class ParentalBackend(_Fake):
     name = "parental"
     implementations = (Implementation("parental", "linear", "eager"),)
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         import signal
         import subprocess
         import sys
@@ -198,7 +199,7 @@ class AgedBackend(_Fake):
     name = "aged"
     implementations = (Implementation("aged", "linear", "eager", dtypes=("float32", "bfloat16")),)
 
-    def lacks_dtype(self, implementation, dtype, device):
+    def lacks_dtype(self, implementation: Any, dtype: Any, device: Any) -> Any:
         return f"{implementation.name} has no bfloat16 on this CPU" if dtype == "bfloat16" else None
 
 
@@ -208,7 +209,7 @@ class BiasedBackend(_Fake):
     name = "biased"
     implementations = (Implementation("biased", "linear", "eager"),)
 
-    def spoil(self, loaded, formulation):
+    def spoil(self, loaded: Any, formulation: str) -> Any:
         call = loaded.call
         loaded.call = lambda inputs: call(inputs) + (loaded.weights.bias is None)
         return loaded
@@ -243,7 +244,7 @@ def install(folder: Path, *names: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 
 
-def running_below(folder) -> list[str]:
+def running_below(folder: Path) -> list[str]:
     """Command lines of processes that name a folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,12 @@ def test_reference_needs_numpy_and_ml_dtypes_only():
     baseline = imported_by("import numpy, numpy.random, ml_dtypes")
     extra = {name.split(".")[0] for name in imported_by(code) - baseline} - allowed
     assert not {name for name in extra if name not in sys.stdlib_module_names}
+
+
+def test_type_checkers_see_the_public_names():
+    text = (ROOT / "__init__.py").read_text()
+    seen = {name: f"patchparity.{module}" for module, name in re.findall(r"    from \.(\S+) import (\w+) as \2\n", text)}
+    assert seen == patchparity._PUBLIC
 
 
 @pytest.mark.parametrize("name", patchparity._PUBLIC)

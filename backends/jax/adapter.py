@@ -108,7 +108,8 @@ class _Embedding(LoadedEmbedding):
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         with wide(self.dtype):
             found = self.pullback(self.place(images), self.kernel, self.bias, self._array(grad_tokens))
-        image, kernel, bias = (None if gradient is None else np.asarray(gradient) for gradient in found)
+        image = np.asarray(found[0])
+        kernel, bias = (None if gradient is None else np.asarray(gradient) for gradient in found[1:])
         kernel, bias = self.apart(kernel, bias)
         return PatchEmbedGradients(
             image=images_from_layout(image, self.implementation.image_layout),
@@ -238,7 +239,7 @@ class JaxBackend(Backend):
     packages = ("jax", "jaxlib")
     # Off, as users have it; it is switched on for float64 calls alone.
     switches = {"JAX_ENABLE_X64": "0"}
-    formulations = {
+    formulations: dict[str, tuple[Any, ...]] = {
         "conv2d": (conv2d, HWIO, NHWC),
         "linear": (linear, DENSE_CHANNELS_LAST, NHWC),
         "linear_words": (linear_words, DENSE_CHANNELS_LAST, NHWC),

@@ -57,7 +57,7 @@ def linear_words(images: Any, kernel: Any, bias: Any, spec: PatchEmbedSpec) -> A
     def whole(images: Any, kernel: Any) -> Any:
         return embed(images, kernel, spec)
 
-    @jax.custom_vjp
+    @jax.custom_vjp  # type: ignore[untyped-decorator]
     def in_pieces(images: Any, kernel: Any) -> Any:
         strip = _strip(spec)
         pieces = images.reshape(count, len(images) * spec.grid[0] // count, *strip.image_size, spec.in_channels)
@@ -79,7 +79,9 @@ in pieces of 8 1.02."""
 
 def _strip(spec: PatchEmbedSpec) -> PatchEmbedSpec:
     """Sizes of one row of the grid, as an image of its own; what was padded is part of it."""
-    return dataclasses.replace(spec, image_size=(spec.patch_size[0], *spec.padded_size[1:]), padding=0)
+    return dataclasses.replace(
+        spec, image_size=(spec.patch_size[0], *spec.padded_size[1:]), padding=((0, 0),) * spec.spatial_axes
+    )
 
 
 def _pieces(spec: PatchEmbedSpec, batch: int, patch_bytes: int) -> int:
@@ -108,7 +110,7 @@ def _patches_by_words(images: Any, spec: PatchEmbedSpec) -> Any:
         return channels_last_patches(images, spec, _Functions)
     word, shape, order = _words(spec, images.dtype.itemsize)
 
-    @jax.custom_vjp
+    @jax.custom_vjp  # type: ignore[untyped-decorator]
     def cut(images: Any) -> Any:
         with jax.enable_x64(True):
             patches = images.reshape(len(images), *shape).view(word).transpose(order).view(images.dtype)
@@ -117,8 +119,8 @@ def _patches_by_words(images: Any, spec: PatchEmbedSpec) -> Any:
     def plain(images: Any) -> Any:
         return channels_last_patches(images, spec, _Functions)
 
-    cut.defvjp(lambda images: (cut(images), None), lambda _, gradient: adjoint(gradient))
     adjoint = jax.linear_transpose(plain, jax.ShapeDtypeStruct(images.shape, images.dtype))
+    cut.defvjp(lambda images: (cut(images), None), lambda _, gradient: adjoint(gradient))
     return cut(images)
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from ...reference.spec import PatchEmbedSpec
 from ..base import Implementation
-from ..torch.adapter import Forward, TorchBackend
+from ..torch.adapter import TorchBackend
+from ..torch.formulations import Forward
 
 
 def _rearrange(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:

@@ -5,7 +5,8 @@ from typing import Any
 from ...reference.spec import PatchEmbedSpec
 from ..base import Implementation
 from ..layouts import OIHW
-from ..torch.adapter import Forward, TorchBackend
+from ..torch.adapter import TorchBackend
+from ..torch.formulations import Forward
 
 
 def _vit(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:

@@ -305,7 +305,7 @@ class TorchBackend(Backend):
     """PyTorch on CPU and CUDA."""
 
     name = "torch"
-    packages = ("torch",)
+    packages: tuple[str, ...] = ("torch",)
     formulations = {
         "conv2d": (conv2d, OIHW),
         "linear": (linear, LINEAR_CHANNELS_FIRST),
@@ -391,7 +391,7 @@ class TorchBackend(Backend):
             return
         cuda = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
         onednn = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul]
-        wanted = [(setting, "ieee" if precision == "bf16" else precision) for setting in cuda]
+        wanted: list[tuple[Any, str]] = [(setting, "ieee" if precision == "bf16" else precision) for setting in cuda]
         # oneDNN's are `none` (the same as ieee) unless somebody set them; writing `ieee` there would not be undone by `none`.
         wanted += [
             (setting, precision) for setting in onednn if precision != "ieee" or setting.fp32_precision not in ("none", "ieee")

@@ -97,8 +97,8 @@ def _tile(rows: int, width: int, multiprocessors: int) -> Tile:
     return fitting[-1]
 
 
-@triton.jit
-def _embed(
+@triton.jit  # type: ignore[untyped-decorator]
+def _embed(  # type: ignore[no-untyped-def]
     images,
     kernel,
     bias,

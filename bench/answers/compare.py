@@ -55,17 +55,17 @@ def compare(
         raise PatchParityError(f"{old} and {new} have no row in common: nothing can be compared")
     labels = dict.fromkeys(tables[1][name]["extra_info"]["host"] for name in common)
     environments = {label: [_environment(content, label) for content in contents] for label in labels}
-    machine = [told for label, pair in environments.items() for told in _differences(*pair, label, MACHINE, ())]
+    machine = [told for label, pair in environments.items() for told in _differences(pair[0], pair[1], label, MACHINE, ())]
     if machine and not force:
         raise PatchParityError(
             f"{old} and {new} were measured on different machines ({'; '.join(machine)}); --force compares them all the same"
         )
-    ratios = [_ratio(*(table[name] for table in tables), floors, shifts) for name in common]
+    ratios = [_ratio(tables[0][name], tables[1][name], floors, shifts) for name in common]
     rows = []
     for name, judged in zip(common, compare_ratios(ratios), strict=True):
-        medians = [table[name]["stats"]["median"] for table in tables]
+        before, after = (float(table[name]["stats"]["median"]) for table in tables)
         regression = judged.word == "SLOWER" and judged.ratio > 1 + fail_over
-        rows.append(ComparedRow(name, *medians, judged, regression))
+        rows.append(ComparedRow(name, before, after, judged, regression))
     logs = [np.log(row.comparison.ratio) for row in rows]
     return CompareReport(
         rows,
@@ -83,7 +83,7 @@ def compare(
                 for which, content in zip(("old", "new"), contents, strict=True)
                 if (missing := rows_missing(content))
             ),
-            *(told for label, pair in environments.items() for told in _differences(*pair, label)),
+            *(told for label, pair in environments.items() for told in _differences(pair[0], pair[1], label)),
         ],
         fail_over,
         failed,
@@ -123,10 +123,10 @@ def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[Floors], shift
     # The sessions share no rounds, so each is resampled by itself, with draws of its own.
     above, below = (resampled_medians(group, seed) for seed, group in enumerate(groups))
     block = row_block(new["extra_info"])
-    told = [noise_of(floor, new["extra_info"]) for floor in floors]
-    if None in told:
+    told = [noise for floor in floors if (noise := noise_of(floor, new["extra_info"])) is not None]
+    if len(told) < len(floors):
         return Ratio(median, None, unknown="no A/A row of both records tells of the noise on this device")
-    noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))  # type: ignore[type-var]
+    noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))
     return Ratio(median, above / below, noise, least_chance=unpaired_chance(*groups))
 
 

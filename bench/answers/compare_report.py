@@ -102,7 +102,7 @@ class CompareReport:
     def summary(self) -> str:
         """Say it in one sentence."""
         words = [row.comparison.word for row in self.rows]
-        counts = ", ".join(f"{words.count(word)} {word}" for word in ("FASTER", "SLOWER", "SAME", "UNSURE") if word in words)  # type: ignore[arg-type]
+        counts = ", ".join(f"{words.count(word)} {word}" for word in ("FASTER", "SLOWER", "SAME", "UNSURE") if word in words)
         limit = f"{len(self.regressions)} surely slower by more than {100 * self.fail_over:g}%"
         beside = [f"{len(self.failed)} failed in the new record"] if self.failed else []
         alone = {"old": self.only_old, "new": self.only_new}

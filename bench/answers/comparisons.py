@@ -150,7 +150,8 @@ def _judged(pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: Flo
     Returns:
         Of the first of each pair its `extra_info`, and beside it `row`, `against`, `partner`, `ratio_of_pair`, `noise` and `comparison`.
     """
-    found, families = [], defaultdict(list)
+    found: list[dict[str, Any]] = []
+    families = defaultdict(list)
     for entry, partner, chosen_from in pairs:
         info = entry["extra_info"]
         if len(entry["stats"]["data"]) != len(partner["stats"]["data"]):

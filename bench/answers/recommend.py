@@ -195,7 +195,7 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
     usual = min(called, key=_with_packages, default=None)
     against = None if usual is None else usual["extra_info"]["implementation"]
     words = {rival.implementation: rival.comparison.word for rival in today}
-    chosen = fastest if usual is None or words.get(against) == "FASTER" else usual
+    chosen = fastest if usual is None or words.get(str(against)) == "FASTER" else usual
     sure = chosen is fastest and fastest not in called and bool(today) and set(words.values()) == {"FASTER"}
     info = chosen["extra_info"]
     backend = get_backend(info["backend"])

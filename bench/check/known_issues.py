@@ -6,6 +6,7 @@ import platform
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
@@ -86,7 +87,9 @@ def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
                 SpecifierSet(wanted)
         except (TypeError, AttributeError, InvalidSpecifier) as error:
             raise PatchParityError(f"known issue {entry.get('id', entry)!r} in {path}: {error}") from None
-        lists = {name: tuple(getattr(issue, name)) for name in ("implementations", "machines", "cpu_has", "cpu_lacks", "devices")}
+        lists: dict[str, Any] = {
+            name: tuple(getattr(issue, name)) for name in ("implementations", "machines", "cpu_has", "cpu_lacks", "devices")
+        }
         issues.append(dataclasses.replace(issue, **lists))
     return issues
 

@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ...porting.objects.read import LiveEmbedding, read_live
+from ...porting.objects.call import LiveEmbedding
+from ...porting.objects.read import read_live
 from ...reference.diagnosis import Diagnosis, diagnose
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError
@@ -225,8 +226,8 @@ def _containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict
             output = live.call(images)
     except PatchParityError as error:
         return {"verdict": "pass", "message": f"refused: {str(error).splitlines()[0][:200]}"}
-    poisoned = np.isnan(output.astype(np.float64)).all(axis=-1)
-    changed = np.isnan(output.astype(np.float64)).any(axis=-1) & ~touched
+    lost = np.isnan(output.astype(np.float64))
+    poisoned, changed = np.asarray(lost.all(axis=-1)), np.asarray(lost.any(axis=-1) & ~touched)
     if (poisoned[touched]).all() and not changed.any():
         same = _bitwise(output[~touched], clean[~touched])
         return {"verdict": "pass", "message": "" if same else "the other tokens differ in their last bits"}

@@ -3,6 +3,7 @@
 A trial that the object refuses loudly passes, and is told: an error is no wrong number.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,14 +63,14 @@ class _Trials:
         spec = self.live.spec
         for batch in (*BATCHES, spec.num_patches):
             if batch * spec.flops(1) <= MOST_OPERATIONS or batch < 9:
-                yield f"batch-{batch}", lambda batch=batch: self._random(spec, batch)
+                yield f"batch-{batch}", functools.partial(self._random, spec, batch)
         for size in self._sizes():
             other = spec.replace(image_size=size)
-            yield f"image-{'x'.join(map(str, size))}", lambda other=other: self._random(other, 2)
+            yield f"image-{'x'.join(map(str, size))}", functools.partial(self._random, other, 2)
         if self.weights.positions is None:
             yield "not-dividing", self._not_dividing
         for name, draw in self._values():
-            yield name, lambda draw=draw: self._data(draw)
+            yield name, functools.partial(self._data, draw)
         yield "infinity", self._infinity
         yield "nan-of-each-channel", self._nan_of_each_channel
         yield "images-left-as-they-were", self._untouched
@@ -91,8 +92,8 @@ class _Trials:
         extents = list(zip(spec.patch_size, spec.stride, spec.effective_padding, strict=True))
         found = []
         for grid in GRIDS:
-            image = [(count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in zip(grid, extents, strict=True)]
-            found.append(tuple(image))
+            sides = zip(grid, extents, strict=True)
+            found.append(tuple((count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides))
         step = spec.stride[0] * spec.stride[1]
         found.append(tuple(LARGE // by * by or by for by in spec.stride) if step > 1 else (LARGE, LARGE))
         found.append(tuple(2 * size for size in spec.image_size))

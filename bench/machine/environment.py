@@ -18,7 +18,21 @@ from ...backends.base import Backend
 
 UNAVAILABLE = "unavailable"
 
-_PREFIXES = ("OMP_", "KMP_", "GOMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "TF_", "XLA_", "JAX_", "PJRT_", "NPROC", "KERAS_")
+_PREFIXES: tuple[str, ...] = (
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "BLIS_",
+    "VECLIB_",
+    "TF_",
+    "XLA_",
+    "JAX_",
+    "PJRT_",
+    "NPROC",
+    "KERAS_",
+)
 _PREFIXES += (
     "ONEDNN_",
     "DNNL_",

@@ -11,7 +11,7 @@ from ..intervals import by_generation, paired_ratio
 from .rows import OPERATIONS, products, row_problem, row_work
 
 COPIED = ("implementation", "case", "host", "device", "dtype", "precision", "threads_requested", "operation", "cache", "role")
-COPIED_WHERE_KNOWN = (
+COPIED_WHERE_KNOWN: tuple[str, ...] = (
     "threads_observed",
     "cores_busy",
     "timer",
@@ -94,7 +94,7 @@ def _ratio_to_reference(
     for row in block:
         found = (row["implementation"], row["device"]) in names and (row["role"], row["operation"]) == ("implementation", wanted)
         if found and len(reference := seconds.get(row["row"], [])) == len(own):
-            return paired_ratio(*(by_generation(each, generations) for each in (own, reference)))
+            return paired_ratio(by_generation(own, generations), by_generation(reference, generations))
     return None, None
 
 

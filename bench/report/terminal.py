@@ -226,8 +226,8 @@ def print_check(report: "CheckReport") -> None:
     for message, names in skips.items():
         listed = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         out.print(f"[{STYLES['skip']}]skip[/] {listed}: {escape(message)}")
-    if told := false_alarms([vars(result) for result in report.results]):
-        out.print(told, soft_wrap=True)
+    if alarms := false_alarms([vars(result) for result in report.results]):
+        out.print(alarms, soft_wrap=True)
     out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
 
 

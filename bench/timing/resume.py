@@ -51,7 +51,7 @@ class RecordedBlock:
         return self.whole and same and held
 
 
-FIELDS = (
+FIELDS: tuple[str, ...] = (
     "row",
     "case",
     "implementation",

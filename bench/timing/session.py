@@ -178,7 +178,12 @@ class BenchSession:
             {**blank_outcome(row), "status": "error", "message": failed[row.identity]} for row in rows if row.identity in failed
         ]
         rounds = max((len(self.samples[row.identity]) for row in rows), default=0)
-        about = {"attempt": attempt, "rounds": rounds, "effort": dataclasses.asdict(effort), "seed": self.options.seed}
+        about: dict[str, Any] = {
+            "attempt": attempt,
+            "rounds": rounds,
+            "effort": dataclasses.asdict(effort),
+            "seed": self.options.seed,
+        }
         about["rows_of_block"] = len(rows)
         about["machine"] = machine_fingerprint(self.environments[rows[0].host])
         skipped = {row.identity for row in rows if row.skip}

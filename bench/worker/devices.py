@@ -118,7 +118,9 @@ class CpuDevice(Device):
 
     def _sweep(self, values: int) -> Computation:
         """By NumPy, where the framework has nothing for it: the cache is the same."""
-        return self.backend.sweep(values, self.name) or get_backend("numpy").copy(values, "float32", self.name)
+        sweep = self.backend.sweep(values, self.name) or get_backend("numpy").copy(values, "float32", self.name)
+        assert sweep is not None  # NumPy has a copy
+        return sweep
 
     def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
         """Wall time of calls that are waited for one by one, the garbage collector held."""

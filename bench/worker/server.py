@@ -230,7 +230,7 @@ def _packed_weights(weights: PatchEmbedWeights) -> dict[str, Any]:
 
 def unpacked_weights(packed: dict[str, Any]) -> PatchEmbedWeights:
     """Return the weights that a worker packed: somebody's own."""
-    arrays = {name: unpacked(array) for name, array in packed["arrays"].items()}
+    arrays: dict[str, Any] = {name: unpacked(array) for name, array in packed["arrays"].items()}
     return PatchEmbedWeights(**arrays, layout=SequenceLayout(**packed["layout"]))
 
 

@@ -329,7 +329,9 @@ def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]
     if unknown := set(told) - fields - {"tensors"}:
         raise wrong(f"unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(fields | {'tensors'}))}")
     entries = _entries(told.get("tensors"), wrong)
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key != "tensors"}
+    plain: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key != "tensors"
+    }
     for missing in ("title", "framework", "formats"):
         if missing not in plain:
             raise wrong(f"{missing} is missing")

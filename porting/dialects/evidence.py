@@ -6,7 +6,7 @@ import importlib.resources
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..files.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ def conflicts_of(
         kind = keys[0].removeprefix("num_").replace("_", " ") if keys else "register tokens"
         found.append(f"{file} tells {registers} {kind}, and the file holds {sizes.get('R', 0)}")
     found += [
-        f"{file} says that {told}, and {dialect.id} needs {each}" for each in dialect.require if (told := _unmet(each, config))
+        f"{file} says that {unmet}, and {dialect.id} needs {each}" for each in dialect.require if (unmet := _unmet(each, config))
     ]
     if config.class_token is False and "class_token" in names:
         found.append(f"{file} tells that there is no class token, and the file holds {names['class_token']}")
@@ -126,7 +126,12 @@ def _unmet(requirement: str, config: Sizes) -> str:
         wanted = {"true": True, "false": False}.get(right, right)
     if isinstance(have, list) and isinstance(wanted, str):  # of several the one
         have = wanted if wanted in have else json.dumps(have)
-    compare = {"<": _less, "<=": lambda a, b: not _less(b, a), ">": lambda a, b: _less(b, a), ">=": lambda a, b: not _less(a, b)}
+    compare: dict[str, Callable[[Any, Any], bool]] = {
+        "<": _less,
+        "<=": lambda a, b: not _less(b, a),
+        ">": lambda a, b: _less(b, a),
+        ">=": lambda a, b: not _less(a, b),
+    }
     holds = {"==": have == wanted, "!=": have != wanted}.get(operator)
     holds = compare[operator](have, wanted) if holds is None else holds
     return "" if holds else f"{left} is {json.dumps(have)}"

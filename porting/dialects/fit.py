@@ -115,7 +115,8 @@ def _without_tokens(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan) ->
         positions = weights.positions
         if positions is not None and name in weights.layout.positioned:
             positions = np.delete(positions, _rows_of(weights, name), axis=0)
-        weights = dataclasses.replace(weights, **{name: None, "positions": positions})
+        without: dict[str, Any] = {name: None, "positions": positions}
+        weights = dataclasses.replace(weights, **without)
     return weights
 
 
@@ -141,7 +142,8 @@ def _without_norms(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, eps
         held = getattr(weights, name)
         if f"{name}.scale" not in dialect.entries:
             plan.losses.append(Loss(name, f"{dialect.id} has no {name.replace('_', ' ')}"))
-            weights = dataclasses.replace(weights, **{name: None})
+            nothing: dict[str, Any] = {name: None}
+            weights = dataclasses.replace(weights, **nothing)
         elif held.centered == (name in dialect.rms):
             kinds = ("an RMSNorm", "a layer norm")
             raise PatchParityError(
@@ -194,6 +196,7 @@ def _with_positions(
         layout = dataclasses.replace(weights.layout, positioned=())
         table = np.zeros((spec.num_patches, spec.embed_dim), weights.kernel.dtype)
         weights = dataclasses.replace(weights, positions=table, layout=layout)
+    assert weights.positions is not None
     have = tuple(name for name in dialect.prefix if name in weights.layout.positioned and weights.prefix_rows(name))
     choices = [tuple(name for name in each if weights.prefix_rows(name)) for each in dialect.positioned]
     if have in choices and have != choices[0] and set(choices[0]) < set(have):

@@ -21,7 +21,7 @@ def grids_of(
     if "Sh" in sizes:
         sizes = {**sizes, "Gh": sizes["Wh"] * sizes["Sh"], "Gw": sizes["Ww"] * sizes["Sw"]}
     if "Gh" in sizes and "Gw" in sizes:
-        grid = (sizes["Gh"], sizes["Gw"])
+        grid: tuple[int, ...] = (sizes["Gh"], sizes["Gw"])
         grid = (sizes["Gt"], *grid) if "Gt" in sizes else grid
         if told and "image_size" in dialect.checked and told[-2:] != grid[-2:]:
             return []
@@ -33,7 +33,7 @@ def grids_of(
     for alternative in dialect.positioned:
         present = tuple(name for name in alternative if name in counts)
         found.setdefault(sum(counts[name] for name in present), present)
-    grids = []
+    grids: list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]] = []
     for extra, present in found.items():
         patches = sizes["rows"] - extra - dialect.spare_rows - dialect.shared_rows
         if told and dialect.video and not known.frames and patches > 0 and patches % math.prod(told[1:]) == 0:

@@ -70,7 +70,7 @@ class Sizes:
 
     def over(self, other: "Sizes") -> "Sizes":
         """This, and the other where this tells nothing."""
-        nothing = (None, (), "", {}, False)
+        nothing: tuple[Any, ...] = (None, (), "", {}, False)
         pairs = {each.name: (getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
         return Sizes(**{name: theirs if own in nothing and own is not False else own for name, (own, theirs) in pairs.items()})
 

@@ -149,10 +149,10 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         if f"{norm}.scale" in arrays:
             norms[norm] = LayerNorm(arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift", None), norm not in dialect.rms)
     if "position_ids" in arrays:
-        ids, rows = arrays.pop("position_ids"), len(arrays["positions"])
-        if not (ids.min() >= 0 and ids.max() < rows):
+        ids, count = arrays.pop("position_ids"), len(arrays["positions"])
+        if not (ids.min() >= 0 and ids.max() < count):
             raise PatchParityError(
-                f"{checkpoint.path}: {candidate.names['position_ids']} names rows beyond the {rows} of the positions"
+                f"{checkpoint.path}: {candidate.names['position_ids']} names rows beyond the {count} of the positions"
             )
         arrays["positions"] = arrays["positions"][ids.astype(np.int64)]
     if "positions" in arrays and dialect.spare_rows:
@@ -165,8 +165,8 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
         arrays["positions"] = summed.astype(arrays["kernel"].dtype)  # as the library adds them: in the type of the weights
     if "position_tables" in arrays:
-        columns, rows = arrays.pop("position_tables").astype(np.float64)
-        summed = (rows[: grid[-2], None] + columns[None, : grid[-1]]).reshape(-1, rows.shape[-1])
+        of_columns, of_rows = arrays.pop("position_tables").astype(np.float64)
+        summed = (of_rows[: grid[-2], None] + of_columns[None, : grid[-1]]).reshape(-1, of_rows.shape[-1])
         arrays["positions"] = summed.astype(arrays["kernel"].dtype)
     if dialect.pixels:
         _fold_pixels(arrays, **dialect.pixels)
@@ -174,7 +174,8 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         del arrays["register_tokens"]  # a table of no rows: there are none
     if dialect.computed and candidate.grid:
         arrays["positions"] = computed_positions(dialect.computed, spec).astype(arrays["kernel"].dtype)
-    weights = PatchEmbedWeights(**arrays, **norms, layout=layout)
+    fields: dict[str, Any] = {**arrays, **norms}
+    weights = PatchEmbedWeights(**fields, layout=layout)
     weights.check_spec(spec)
     real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
     return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, real)

@@ -67,7 +67,7 @@ def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
         raise PatchParityError("cannot write -: expected the name of a file")
     try:
         target = path.resolve()
-        for other in filter(None, read):
+        for other in (each for each in read if each is not None and str(each)):
             if _is_of(target, Path(other)):
                 raise PatchParityError(
                     f"cannot write {path}: it is {other} itself, or a file of it, which this command reads or writes too"
@@ -99,7 +99,7 @@ def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
     from ...porting.files.opening import opened
 
     found: list[Path] = []
-    for path in filter(None, checkpoints):
+    for path in (each for each in checkpoints if each is not None and str(each)):
         source = Path(path)
         with contextlib.suppress(PatchParityError), opened(source) as checkpoint:
             found += [*checkpoint.files, *([checkpoint.config_folder / "config.json"] if checkpoint.config_folder else [])]

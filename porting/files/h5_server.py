@@ -125,7 +125,7 @@ def write(path: str, changes: list[tuple[str, list[int], str]], source: BinaryIO
 
 def _fill(source: BinaryIO, array: np.ndarray[Any, Any]) -> None:
     """Read the bytes of an array."""
-    left = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    left = memoryview(array.reshape(-1).view(np.uint8).data) if array.size else memoryview(b"")
     while left:
         count = source.readinto(left)  # type: ignore[attr-defined]
         if not count:

@@ -132,6 +132,7 @@ class _Call:
     """A function that a pickle may call, and nothing else: what it is cannot be changed by what the pickle does to it."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)
@@ -232,14 +233,14 @@ def _require_modest(file: Any, path: Path) -> int:
     memo: dict[int, int] = {}
     for steps, (operation, argument, place) in enumerate(pickletools.genops(file)):
         name = operation.name
-        if name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument) > (place or 0) - start + 1:
+        if name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument or 0) > (place or 0) - start + 1:
             raise PatchParityError(f"{path} is damaged or hostile: its pickle numbers an object {argument}")
         if steps > MOST_STEPS:
             raise PatchParityError(f"{path} is damaged or hostile: its pickle has more than {MOST_STEPS} steps")
         if name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else int(argument)] = weights[-1] if weights and weights[-1] else 1
+            memo[len(memo) if name == "MEMOIZE" else int(argument or 0)] = weights[-1] if weights and weights[-1] else 1
         elif name in ("BINGET", "LONG_BINGET", "GET"):
-            weights.append(memo.get(int(argument), 1))
+            weights.append(memo.get(int(argument or 0), 1))
         elif name == "POP_MARK":
             _above_mark(weights)
         elif name in ("TUPLE", "FROZENSET"):
@@ -293,7 +294,7 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         """At most what is left."""
-        return self.file.read(min(size, max(self.end - self.file.tell(), 0)))  # type: ignore[no-any-return]
+        return self.file.read(min(size, max(self.end - self.file.tell(), 0)))
 
 
 def load_pickle(file: Any, path: Path) -> tuple[Any, "Unpickler"]:

@@ -196,7 +196,7 @@ def _magic(start: bytes, path: Path) -> int:
     """
     for operation, argument, _ in pickletools.genops(start):
         if operation.name in ("LONG1", "INT", "BININT", "LONG"):
-            return int(argument)
+            return int(argument or 0)
         if operation.name in ("GLOBAL", "STACK_GLOBAL"):
             raise PatchParityError(f"{path} holds {str(argument).replace(' ', '.')}, which is no tensor: nothing of it was run")
         if operation.name not in ("PROTO", "FRAME"):

@@ -123,7 +123,7 @@ def replace_tensors(
             )
         _replace_in_shards(source, Path(path), plain, check)
         return
-    writers: list[tuple[type[Checkpoint], Callable[[Any, Path], None]]] = [
+    writers: list[tuple[Any, Callable[[Any, Path], None]]] = [
         (SafetensorsCheckpoint, lambda held, draft: replace_in_safetensors(held, draft, plain)),
         (NpzCheckpoint, lambda held, draft: replace_in_npz(held, draft, plain)),
         (MsgpackCheckpoint, lambda held, draft: replace_in_msgpack(held, draft, plain)),

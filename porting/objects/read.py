@@ -23,7 +23,7 @@ from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError, require_choice
 from ...reference.patches import patchify
 from ...reference.sequence import embed_sequence
-from ...reference.spec import PatchEmbedSpec
+from ...reference.spec import PatchEmbedSpec, Remainder
 from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..dialects.sizes import require_sizes
 from ..files.arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
@@ -326,8 +326,8 @@ def _given_weights(
         raise PatchParityError(f"the weights given for {name} hold {', '.join(sorted(arrays)) or 'nothing'}: expected 'kernel'")
     order, kernel = kernel_layout or "oihw", arrays["kernel"]
     embed_dim, patch = kernel_sizes(kernel, KERNEL_LAYOUTS[order], given["patch_size"])
-    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    sizes = {"embed_dim": embed_dim, "patch_size": patch, "in_channels": kernel.size // (embed_dim * math.prod(patch))}
+    sides = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    sizes = {"embed_dim": embed_dim, "patch_size": sides, "in_channels": kernel.size // (embed_dim * math.prod(sides))}
     return {"kernel": kernel, "bias": arrays.get("bias"), "order": order}, sizes
 
 
@@ -352,8 +352,8 @@ def _own_sizes(subject: Any, kind: str, owner: Any, name: str, kernel_axes: int)
     told: dict[str, Any] = {}
     for setting, off in _NOT_PLAIN.items():
         value = getattr(owner, setting, None)
-        parts = set(value) if isinstance(value, (tuple, list)) else {value}
-        if not parts <= {off, None}:
+        values = set(value) if isinstance(value, (tuple, list)) else {value}
+        if not values <= {off, None}:
             raise PatchParityError(f"{name} has {setting}={value!r}: a patch embedding has {off!r}")
     shown = [getattr(owner, attribute) for attribute in ("stride", "strides") if hasattr(owner, attribute)]
     if shown:
@@ -366,7 +366,7 @@ def _own_sizes(subject: Any, kind: str, owner: Any, name: str, kernel_axes: int)
         told["padding"] = (
             padding if isinstance(padding, int) else tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in padding)
         )
-    parts = [subject]
+    parts: list[Any] = [subject]
     for inside in ("modules", "_flatten_layers"):
         if kind in ("torch", "keras") and hasattr(subject, inside):
             parts = list(getattr(subject, inside)())
@@ -408,7 +408,7 @@ def _spec(name: str, sizes: dict[str, Any], told: dict[str, Any], found: dict[st
     if isinstance(padding, str) and padding not in ("valid", "same"):
         raise PatchParityError(f"{name}: padding {padding!r}: expected valid, same, or numbers of zeros")
     amount = 0 if isinstance(padding, str) else padding
-    remainder = "same" if padding == "same" else told.get("remainder", "floor")
+    remainder: Remainder = "same" if padding == "same" else told.get("remainder", "floor")
     return PatchEmbedSpec(size, patch, told["in_channels"], sizes["embed_dim"], steps, amount, remainder)
 
 
@@ -471,5 +471,5 @@ def _with_flatten_order(live: LiveEmbedding, found: dict[str, Any], orders: list
         )
     else:
         note = f"the linear layer's flatten order was found by probe: {names[best[-3:]]} (--kernel-layout {best})"
-    told = {"notes": (*live.notes, note), "kernel_layout": KERNEL_LAYOUTS[best]}
-    return dataclasses.replace(live, weights=_canonical(found, live.spec, best), **told)
+    weights = _canonical(found, live.spec, best)
+    return dataclasses.replace(live, weights=weights, notes=(*live.notes, note), kernel_layout=KERNEL_LAYOUTS[best])

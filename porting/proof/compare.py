@@ -79,7 +79,11 @@ def compare_fields(name: str, first: PatchEmbedWeights, second: PatchEmbedWeight
     ratio = max(ratios)
     told = "the same" if ratio == 0 else f"{ratio:.3g} of what rounding to the narrower type allows"
     if np.isinf(ratio):
-        apart = max(float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max()) for one, other in pairs)
+        apart = max(
+            float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max())
+            for one, other in pairs
+            if one is not None and other is not None
+        )
         told = f"up to {apart:.3g} apart, in one type"
     return Check(name, "pass" if ratio <= 1 else "fail", ratio, told)
 

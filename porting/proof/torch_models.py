@@ -1,6 +1,7 @@
 """The models of transformers and timm, fed with the tensors of a file, and caught where the first block begins."""
 
 import contextlib
+import functools
 import importlib
 import inspect
 import math
@@ -71,7 +72,7 @@ def transformers_model(table: Mapping[str, Any], model_type: str, tensors: Mappi
         name = f"transformers {transformers.__version__} {kind.__name__}"
         return OwnModel(
             name,
-            lambda images, model=model: _caught(model, lambda x: _inputs(model, x, stage), images, stage),
+            functools.partial(_entering_first, model, stage=stage),
         )
     raise UnprovedError(failed)
 
@@ -155,6 +156,11 @@ def _caught(model: Any, inputs: Callable[[Any], list[dict[str, Any]]], images: N
             return values.reshape(len(images), -1, width)
         failed = f"has a first block that takes {values.shape}, which is no sequence of width {width}"
     raise UnprovedError(f"{type(model).__name__} {failed}")
+
+
+def _entering_first(model: Any, images: NDArray[Any], stage: Stage) -> NDArray[Any]:
+    """What enters the first block of a model of transformers."""
+    return _caught(model, lambda x: _inputs(model, x, stage), images, stage)
 
 
 def _entering(model: Any, block: Any, forms: list[dict[str, Any]], width: int) -> NDArray[Any] | None:

@@ -2,11 +2,13 @@
 
 import pytest
 
+from patchparity.bench.timing.pytest_run import BenchReport
+
 from .records import SMALL
 
 
 @pytest.fixture(scope="session")
-def report(tmp_path_factory):
+def report(tmp_path_factory: pytest.TempPathFactory) -> BenchReport:
     pytest.importorskip("pytest_benchmark")
     pytest.importorskip("execnet")
     from patchparity import BenchOptions, benchmark

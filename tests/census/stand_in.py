@@ -48,7 +48,7 @@ class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return _Module(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        module.__version__ = "0.0"
+        module.__dict__["__version__"] = "0.0"
 
 
 def import_library(name: str) -> Any:

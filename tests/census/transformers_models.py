@@ -144,7 +144,7 @@ def _maker(kind: type) -> Any:
         and getattr(each, "config_class", None) is kind
         and not each.__name__.endswith("PreTrainedModel")
     ]
-    return min(own, key=lambda each: (each.main_input_name != "pixel_values", len(each.__name__)))
+    return min(own, key=lambda each: (getattr(each, "main_input_name", "") != "pixel_values", len(each.__name__)))
 
 
 @functools.cache

@@ -124,9 +124,9 @@ def outcome(name: str) -> Outcome:
                 reason = str(error).replace(f"{folder}/", "")
                 continue
             apart = found.shape != observed.shape or np.abs(found - observed).max() > 1e-4 * np.abs(observed).max()
-            needed = ", ".join([f"patch_size {PATCH}"] * bool(told) + [f"dialect {dialect!r}"] * ("from_" in told))
+            words = ", ".join([f"patch_size {PATCH}"] * bool(told) + [f"dialect {dialect!r}"] * ("from_" in told))
             return Outcome(
-                "wrong" if apart else "told" if told else "right", "", f"{found.shape} {observed.shape}" if apart else needed
+                "wrong" if apart else "told" if told else "right", "", f"{found.shape} {observed.shape}" if apart else words
             )
     return Outcome("refused", "", reason)
 
@@ -139,7 +139,7 @@ def _entering(model: Any, images: Any) -> Any:
     """What the first part that is called a transformer, or its layers, takes."""
     import torch
 
-    seen = []
+    seen: list[Any] = []
 
     def catch(part: Any, given: Any, named: Any) -> None:
         seen.extend(each for each in (*given, *named.values()) if isinstance(each, torch.Tensor))

@@ -62,7 +62,8 @@ def judge(number: int, made: list[Seed], truths: list[Stage | None], folder: Pat
     else:
         truth = truths[which]
         silent = made[which].checked and kind == "raw" and truth is not None and stage.candidate.names == truth.candidate.names
-        found = "wrong value in spite of a checksum" if silent and same_bits(stage.weights, truth.weights) else "read"
+        wrong = silent and truth is not None and same_bits(stage.weights, truth.weights)
+        found = "wrong value in spite of a checksum" if wrong else "read"
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     most = 4 * sum(map(len, files.values())) + SPARE
     return found if grown <= most else f"memory: {grown >> 20} MiB"

@@ -36,7 +36,7 @@ NUMBERS = [
     -(2**31),
     -(2**63),
 ]
-VALUES = [
+VALUES: list[Any] = [
     *NUMBERS,
     None,
     True,

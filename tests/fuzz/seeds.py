@@ -97,7 +97,8 @@ def _packed(content: bytes) -> bytes:
 def _sharded(folder: Path) -> Seed:
     tensors, told = _tensors("hf-vit")
     names = list(tensors)
-    files, places = {}, {}
+    files: dict[str, bytes] = {}
+    places: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
         file = f"model-{number:05}-of-00002.safetensors"
         write_checkpoint(folder / file, {name: tensors[name] for name in part})
@@ -148,7 +149,8 @@ def _legacy_torch(folder: Path) -> Seed:
 
 def _torch_shards(folder: Path) -> Seed:
     tensors, _ = _tensors("timm-vit")
-    files, places = {}, {}
+    files: dict[str, bytes] = {}
+    places: dict[str, str] = {}
     for number, part in enumerate((slice(None, None, 2), slice(1, None, 2)), 1):
         file = f"pytorch_model-{number:05}-of-00002.bin"
         files[file] = _torch_state(file, folder, part)

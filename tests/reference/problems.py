@@ -2,8 +2,10 @@
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError
+from patchparity.reference.spec import Remainder
 
 SPECS = [
     PatchEmbedSpec((12, 20), (4, 5), 3, 7),
@@ -18,7 +20,9 @@ SPECS = [
 ]
 
 
-def random_problem(spec: PatchEmbedSpec, batch: int = 2, seed: int = 0):
+def random_problem(
+    spec: PatchEmbedSpec, batch: int = 2, seed: int = 0
+) -> tuple[NDArray[np.float64], PatchEmbedWeights, NDArray[np.float64]]:
     """Images, weights and a token gradient, float64."""
     generator = np.random.default_rng(seed)
     images = generator.standard_normal(spec.images_shape(batch))
@@ -27,9 +31,9 @@ def random_problem(spec: PatchEmbedSpec, batch: int = 2, seed: int = 0):
 
 
 @st.composite
-def specs(draw) -> PatchEmbedSpec:
+def specs(draw: st.DrawFn) -> PatchEmbedSpec:
     """Any valid 2-D spec of small size."""
-    remainder = draw(st.sampled_from(["floor", "pad-end", "same"]))
+    remainder: Remainder = draw(st.sampled_from(["floor", "pad-end", "same"]))
     sizes = st.integers(1, 12)
     padding = (
         0
