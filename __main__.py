@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    from .bench.report.terminal import escape
+    from .bench.report.console import escape
     from .cli.app import app
     from .cli.exit import MISUSED, err
     from .reference.errors import PatchParityError

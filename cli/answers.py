@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..bench.report.terminal import out
+from ..bench.report.console import out
 from ..reference.errors import PatchParityError
 from .exit import FAILED, FINE
 from .given import fraction, interruptible

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..bench.report.terminal import escape, out
+from ..bench.report.console import escape, out
 from .answers import compare_command, recommend_command, report_command
 from .bench import bench_command, run_command
 from .check import check_command

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from ..bench.report.terminal import controls_line, out, print_bench, print_check
+from ..bench.report.console import out
 from .exit import FAILED, FINE
 from .given import fraction, interruptible
 from .options import (
@@ -67,6 +67,7 @@ def bench_command(
 ) -> None:
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
     from ..bench.record.folder import record_files
+    from ..bench.report.terminal import print_bench
     from ..bench.timing.pytest_run import benchmark
     from ..porting.files.atomic import require_writable
 
@@ -111,6 +112,7 @@ def run_command(
     """Do the main job: check, bench, and a report; exit 1 if anything failed."""
     from ..bench.main_job import run
     from ..bench.progress import progress_bar
+    from ..bench.report.terminal import controls_line, print_bench, print_check
 
     options = _bench_options(context)
     with interruptible(), progress_bar("check") as progress:

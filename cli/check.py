@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..bench.report.terminal import print_check, print_controls
 from ..reference.errors import PatchParityError
 from .exit import FAILED, FINE
 from .given import READING, SUITE, options_typed, reading_of, refuse_strays, source_of
@@ -70,6 +69,7 @@ def check_command(
     """Check every implementation, or the one that MODULE:ATTRIBUTE names, against the NumPy reference; exit 1 if one is wrong."""
     from ..bench.check.suite import check, check_controls
     from ..bench.progress import progress_bar
+    from ..bench.report.terminal import print_check, print_controls
     from ..porting.files.atomic import require_writable
 
     if json:

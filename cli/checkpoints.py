@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..bench.report.terminal import escape, out
+from ..bench.report.console import escape, out
 from ..reference.errors import PatchParityError, printable
 from .checkpoint_options import (
     CheckpointArgument,

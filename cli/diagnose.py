@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ..bench.report.terminal import escape, out
+from ..bench.report.console import escape, out
 from ..reference.errors import PatchParityError
 from .exit import FAILED, FINE
 from .given import LIVE_ONLY, READING, options_typed, reading_of, refuse_strays, source_of

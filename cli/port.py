@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..bench.report.terminal import escape, out
+from ..bench.report.console import escape, out
 from ..reference.errors import PatchParityError
 from .checkpoint_options import (
     DialectsOption,

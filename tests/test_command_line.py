@@ -20,6 +20,12 @@ def patchparity(*arguments: str, environment: dict[str, str] | None = None, cwd=
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
 
+def test_help_and_version_need_no_numpy():
+    code = "import sys, patchparity.cli.app; sys.exit(', '.join(each for each in ('numpy', 'jinja2', 'plotly') if each in sys.modules) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "report"

@@ -4,18 +4,16 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import rich.box
-from rich.console import Console
 from rich.table import Table
 
 from ...porting.objects.implementation import OBJECT_MODE
+from .console import escape, out
 
 if TYPE_CHECKING:
     from ..answers.compare_report import CompareReport
     from ..answers.recommendation import Recommendation
     from ..check.results import CheckReport, CheckResult
     from ..timing.pytest_run import BenchReport
-
-out = Console(highlight=False, emoji=False)
 
 MOST_LINES = 20
 """Findings of one kind that are printed one by one."""
@@ -127,16 +125,6 @@ def print_compare(report: "CompareReport") -> None:
     for difference in report.differences:
         out.print(escape(difference), soft_wrap=True)
     out.print(escape(report.summary()), soft_wrap=True)
-
-
-def escape(text: str) -> str:
-    """Keep rich from reading `patchparity[torch]` as markup, and a terminal from obeying what a file's names hold."""
-    from rich.markup import escape as rich_escape
-
-    plain = "".join(
-        each if each == "\n" or each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
-    )
-    return rich_escape(plain)
 
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
