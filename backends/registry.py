@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from ..reference.errors import PatchParityError, require_choice
 from .base import Backend, Implementation
@@ -35,16 +36,24 @@ def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
         found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
-            backend = entry.load()
-            if not isinstance(backend, Backend):
-                raise TypeError(f"{entry.value} is a {type(backend).__name__}, expected a patchparity.Backend")
-            if backend.name in found:
-                raise ValueError(f"a backend named {backend.name!r} exists already")
+            brought = _backends_of(entry.load(), entry.value)
+            if clashing := next((each.name for each in brought if each.name in found), None):
+                raise ValueError(f"a backend named {clashing!r} exists already")
         except Exception as error:  # whatever a stranger's module raises must not stop ours
             broken.append(BrokenBackend(entry.name, f"entry point {entry.name} = {entry.value} failed: {error}"))
         else:
-            found[backend.name] = backend
+            found.update({backend.name: backend for backend in brought})
     return found, tuple(broken)
+
+
+def _backends_of(loaded: Any, name: str) -> list[Backend]:
+    """What an entry point names: a backend, its class, or a module with BACKENDS, as each file of ours is."""
+    brought = list(loaded.BACKENDS) if hasattr(loaded, "BACKENDS") else [loaded() if isinstance(loaded, type) else loaded]
+    for backend in brought:
+        if not isinstance(backend, Backend):
+            kind = type(backend).__name__
+            raise TypeError(f"{name} is a {kind}, expected a patchparity.Backend, its class, or a module with BACKENDS")
+    return brought
 
 
 def _modules(package: ModuleType) -> Iterator[ModuleType]:

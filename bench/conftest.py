@@ -15,6 +15,7 @@ from patchparity.bench.answers.comparisons import comparisons
 from patchparity.bench.progress import progress_bar
 from patchparity.bench.record.bench_json import SCHEMA
 from patchparity.bench.record.rows import Row
+from patchparity.bench.record.schema import line_of
 from patchparity.bench.record.words import block_title
 from patchparity.bench.timing.options import BenchOptions
 from patchparity.bench.timing.plan import check_options
@@ -124,5 +125,5 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     for name in ("failures", "skipped"):
         output_json[name] = []
     for outcome in session.outcomes.values():
-        if outcome["status"] in told:
-            output_json[told[outcome["status"]]].append(outcome)
+        if outcome.status in told:
+            output_json[told[outcome.status]].append(line_of(outcome))

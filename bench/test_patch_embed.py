@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from patchparity.bench.timing.session import BenchSession
@@ -31,11 +32,11 @@ def test_patch_embed(identity: str, bench_session: BenchSession, request: pytest
     """One row: right, and so timed; or skipped or failed, and why."""
     row = bench_session.by_identity[identity]
     outcome = bench_session.outcome(row)
-    if outcome["status"] == "skip":
-        pytest.skip(outcome["message"])
-    assert outcome["status"] == "measured", outcome["message"]
+    if outcome.status == "skip":
+        pytest.skip(outcome.message)
+    assert outcome.status == "measured", outcome.message
     samples = bench_session.seconds(row.identity)
     benchmark = request.getfixturevalue("benchmark")
     benchmark.group = "/".join(map(str, row.block))
-    benchmark.extra_info.update(bench_session.extra_info(row))
+    benchmark.extra_info.update(msgspec.structs.asdict(bench_session.figures(row)))
     benchmark.pedantic(CLOCK.advance, args=(iter(samples),), rounds=len(samples))

@@ -231,6 +231,9 @@ WRONG = WrongBackend()
 FRAGILE = FragileBackend()
 
 
+BACKENDS = (WRONG, FRAGILE)
+
+
 def install(folder: Path, *names: str) -> dict[str, str]:
     """Lay a distribution with this file's backends into a folder; return the environment in which it is found."""
     module = "patchparity_fake_backends"
@@ -238,8 +241,8 @@ def install(folder: Path, *names: str) -> dict[str, str]:
     metadata = folder / f"{module}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    entries = {"broken": "NOT_THERE", "numpy": "WRONG"}
-    lines = "\n".join(f"{name} = {module}:{entries.get(name, name.upper())}" for name in names)
+    entries = {"broken": ":NOT_THERE", "numpy": ":WRONG", "class": ":WrongBackend", "module": ""}
+    lines = "\n".join(f"{name} = {module}{entries.get(name, ':' + name.upper())}" for name in names)
     (metadata / "entry_points.txt").write_text(f"[patchparity.backends]\n{lines}\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 

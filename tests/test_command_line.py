@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,3 +226,21 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
     assert "interrupted; finished cases are kept: the same command with --resume goes on" in told.replace("\n", " ")
     assert "Traceback" not in told
     assert not running_below(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed"])
+def test_a_folder_that_is_gone_while_it_is_measured_is_told(tmp_path, how):
+    folder = tmp_path / "record"
+    command = [sys.executable, "-m", "patchparity", "bench", "--case", "vit-ti32-224-b2", "--backend", "numpy", "--rounds", "500"]
+    process = subprocess.Popen([*command, "--out", str(folder)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (folder / "samples.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    if how == "renamed":
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(folder)
+    _, told = process.communicate()
+    assert process.returncode == 2, told
+    assert "was removed or renamed while the benchmark ran" in told.replace("\n", " ")
+    assert "Traceback" not in told

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import msgspec
+
 from ...porting.files.atomic import write_json
 from ...reference.errors import PatchParityError
 from ...reference.probe import Direction
@@ -85,6 +87,15 @@ class CheckReport:
         write_json(Path(path), self.to_dict())
 
 
+@dataclass(frozen=True)
+class CheckFile:
+    """What must be in a `check.json`."""
+
+    results: list[CheckResult]
+    summary: dict[str, int]
+    environment: dict[str, Any]
+
+
 def load_check(path: Path) -> dict[str, Any]:
     """Read `check.json`.
 
@@ -92,7 +103,11 @@ def load_check(path: Path) -> dict[str, Any]:
         PatchParityError: a file that cannot be read, or of another schema.
     """
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text())
         if isinstance(content, dict) and content.get("schema") == SCHEMA:
+            try:
+                msgspec.convert(content, CheckFile)
+            except msgspec.ValidationError as error:
+                raise PatchParityError(f"{path} is damaged: {error}") from None
             return content
     raise PatchParityError(f"{path} is no {SCHEMA} file")

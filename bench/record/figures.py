@@ -1,149 +1,135 @@
 """What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
 
 import statistics
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...backends.registry import get_backend
 from ..cases import Case
 from ..intervals import by_generation, paired_ratio
 from .rows import OPERATIONS, products, row_problem, row_work
+from .schema import COPIED, Figures, Outcome, Sample
 
-COPIED = ("implementation", "case", "host", "device", "dtype", "precision", "threads_requested", "operation", "cache", "role")
-COPIED_WHERE_KNOWN: tuple[str, ...] = (
-    "threads_observed",
-    "cores_busy",
-    "timer",
-    "verdict",
-    "bound_ratio",
-    "effective_bits",
-    "peak_memory_bytes",
-    "seed",
-    "widest_interval",
-)
-COPIED_WHERE_KNOWN += ("load_seconds", "transfer_seconds", "first_call_seconds", "trace_seconds", "compile_seconds")
-"""Fields of an outcome that its `extra_info` holds as they are; the second kind is None where nothing was told."""
+Limit = Literal["compute", "bandwidth", "dispatch"]
 
 
-def extra_information(
-    outcome: dict[str, Any],
-    block: list[dict[str, Any]],
+def figures_of(
+    outcome: Outcome,
+    block: list[Outcome],
     seconds: dict[str, list[float]],
     case: Case,
-    rounds: list[dict[str, Any]],
+    rounds: list[Sample],
     generations: list[int],
-) -> dict[str, Any]:
-    """Return `extra_info` of a measured row: its outcome, and what follows from its samples and those of its block.
+) -> Figures:
+    """The figures of a measured row: its outcome, and what follows from its samples and those of its block.
 
     Args:
-        outcome: the row, as in `rows.jsonl`.
+        outcome: the row.
         block: all rows of its interleave.
         seconds: samples of the block's measured rows, by row, in the order of the rounds.
         case: the sizes.
         rounds: the row's samples, with what was noted of their rounds.
         generations: how many rounds each generation of workers had.
-
-    Returns:
-        The fields of the README's table; None where one does not apply or is not measured.
     """
-    own = seconds[outcome["row"]]
+    own = seconds[outcome.row]
     median = statistics.median(own)
-    backend, *rest = outcome["implementation"].split(":")
-    formulation, mode = (*rest, None)[:2]
-    itemsize = np.dtype(outcome["dtype"]).itemsize
-    operations, least_bytes = row_work(outcome["operation"], row_problem(outcome["operation"], case), itemsize)
-    here = [row for row in block if row["row"] in seconds and row["device"] == outcome["device"]]
+    backend, formulation, *rest = outcome.implementation.split(":")
+    itemsize = np.dtype(outcome.dtype).itemsize
+    operations, least_bytes = row_work(outcome.operation, row_problem(outcome.operation, case), itemsize)
+    here = [row for row in block if row.row in seconds and row.device == outcome.device]
     # What computes something else (a square, a copy, one patch) is not compared with the case's products, nor with its reference.
-    comparable = outcome["operation"] in (*OPERATIONS, "gemm")
-    here = [row for row in here if row["precision"] == outcome["precision"] or row["operation"] == "copy"]
-    gemms = [row for row in here if row["operation"] == "gemm" and comparable]
-    fastest_gemm = min(gemms, key=lambda row: statistics.median(seconds[row["row"]]), default=None)
-    own_gemm = next((row for row in gemms if row["backend"] == get_backend(backend).yardstick), None)
+    comparable = outcome.operation in (*OPERATIONS, "gemm")
+    here = [row for row in here if row.precision == outcome.precision or row.operation == "copy"]
+    gemms = [row for row in here if row.operation == "gemm" and comparable]
+    fastest_gemm = min(gemms, key=lambda row: statistics.median(seconds[row.row]), default=None)
+    own_gemm = next((row for row in gemms if row.backend == get_backend(backend).yardstick), None)
     ratio, interval = _ratio_to_reference(outcome, block, seconds, generations) if comparable else (None, None)
-    return {
-        **{name: outcome[name] for name in COPIED},
-        **{name: outcome.get(name) for name in COPIED_WHERE_KNOWN},
-        "backend": backend,
-        "formulation": formulation,
-        "mode": mode,
-        "batch": case.batch,
-        "gflops": operations / median / 1e9 if operations else None,
-        "gigabytes_per_second": least_bytes / median / 1e9,
-        "gemm_fraction": _fraction(fastest_gemm, own, seconds, products(outcome["operation"])),
-        "own_gemm_fraction": _fraction(own_gemm, own, seconds, products(outcome["operation"])),
-        **_roof(outcome, here, own, seconds, case),
-        "ratio": ratio,
-        "ratio_interval": None if interval is None else list(interval),
-        "precision_goal": outcome.get("effort", {}).get("goal"),
-        "generations": generations,
-        "disturbed_rounds": sum(each["disturbed"] for each in rounds),
-        **{name: _typical(rounds, name) for name in ("disturbance", "steal", "clock_mhz")},
-    }
+    roof, roof_fraction = _roof(outcome, here, own, seconds, case)
+    return Figures(
+        **{name: getattr(outcome, name) for name in COPIED},
+        formulation=formulation,
+        mode=rest[0] if rest else None,
+        batch=case.batch,
+        gflops=operations / median / 1e9 if operations else None,
+        gigabytes_per_second=least_bytes / median / 1e9,
+        gemm_fraction=_fraction(fastest_gemm, own, seconds, products(outcome.operation)),
+        own_gemm_fraction=_fraction(own_gemm, own, seconds, products(outcome.operation)),
+        roof=roof,
+        roof_fraction=roof_fraction,
+        ratio=ratio,
+        ratio_interval=None if interval is None else list(interval),
+        precision_goal=outcome.effort.get("goal"),
+        generations=generations,
+        disturbed_rounds=sum(each.disturbed for each in rounds),
+        disturbance=_typical([each.disturbance for each in rounds]),
+        steal=_typical([each.steal for each in rounds]),
+        clock_mhz=_typical([each.clock_mhz for each in rounds]),
+    )
 
 
 def _ratio_to_reference(
-    outcome: dict[str, Any], block: list[dict[str, Any]], seconds: dict[str, list[float]], generations: list[int]
+    outcome: Outcome, block: list[Outcome], seconds: dict[str, list[float]], generations: list[int]
 ) -> tuple[float | None, tuple[float, float] | None]:
     """A row's time over that of the reference implementation at the same operation (a product's: over its tokens), and the interval."""
-    own = seconds[outcome["row"]]
-    wanted = "tokens" if outcome["operation"] == "gemm" else outcome["operation"]
+    own = seconds[outcome.row]
+    wanted = "tokens" if outcome.operation == "gemm" else outcome.operation
     # An A/A copy is held against its own twin, on a GPU too.
-    twins = [outcome] if outcome["role"] == "aa" else [row for row in block if row["role"] == "aa" and row["device"] == "cpu"]
-    names = {(row["implementation"], row["device"]) for row in twins}
+    twins = [outcome] if outcome.role == "aa" else [row for row in block if row.role == "aa" and row.device == "cpu"]
+    names = {(row.implementation, row.device) for row in twins}
     for row in block:
-        found = (row["implementation"], row["device"]) in names and (row["role"], row["operation"]) == ("implementation", wanted)
-        if found and len(reference := seconds.get(row["row"], [])) == len(own):
+        found = (row.implementation, row.device) in names and (row.role, row.operation) == ("implementation", wanted)
+        if found and len(reference := seconds.get(row.row, [])) == len(own):
             return paired_ratio(by_generation(own, generations), by_generation(reference, generations))
     return None, None
 
 
-def _typical(rounds: list[dict[str, Any]], name: str) -> float | None:
+def _typical(values: Sequence[float | None]) -> float | None:
     """Median over the rounds in which something was told."""
-    told = [each[name] for each in rounds if each[name] is not None]
-    return statistics.median(told) if told else None
+    known = [each for each in values if each is not None]
+    return statistics.median(known) if known else None
 
 
-def _fraction(gemm: dict[str, Any] | None, own: list[float], seconds: dict[str, list[float]], count: int) -> float | None:
+def _fraction(gemm: Outcome | None, own: list[float], seconds: dict[str, list[float]], count: int) -> float | None:
     """Median over rounds of the GEMM's seconds, `count` times, over the row's: 1 where the row is as fast as its bare matrix products."""
-    if gemm is None or len(seconds[gemm["row"]]) != len(own):
+    if gemm is None or len(seconds[gemm.row]) != len(own):
         return None
-    return float(np.median(count * np.asarray(seconds[gemm["row"]]) / np.asarray(own)))
+    return float(np.median(count * np.asarray(seconds[gemm.row]) / np.asarray(own)))
 
 
 def _roof(
-    outcome: dict[str, Any], here: list[dict[str, Any]], own: list[float], seconds: dict[str, list[float]], case: Case
-) -> dict[str, Any]:
+    outcome: Outcome, here: list[Outcome], own: list[float], seconds: dict[str, list[float]], case: Case
+) -> tuple[Limit | None, float | None]:
     """How far a row is from the machine's limit, round by round: the longest of three times that nothing can undercut.
 
     Computing: the fastest same-shape matrix product, as often as the operation contains one. Moving: the least bytes at the rate of
     the fastest copy of about as many. Calling: the row's own implementation on one patch. `roof` names the one that decides in the median round.
     """
-    if outcome["operation"] not in OPERATIONS:
-        return {"roof": None, "roof_fraction": None}
+    if outcome.operation not in OPERATIONS:
+        return None, None
     rounds = len(own)
-    gemms = [seconds[row["row"]] for row in here if row["operation"] == "gemm" and len(seconds[row["row"]]) == rounds]
-    copies = [seconds[row["row"]] for row in here if row["operation"] == "copy" and len(seconds[row["row"]]) == rounds]
+    gemms = [seconds[row.row] for row in here if row.operation == "gemm" and len(seconds[row.row]) == rounds]
+    copies = [seconds[row.row] for row in here if row.operation == "copy" and len(seconds[row.row]) == rounds]
     calls = [
-        seconds[row["row"]]
+        seconds[row.row]
         for row in here
-        if row["operation"] == "one-patch"
-        and row["implementation"] == outcome["implementation"]
-        and len(seconds[row["row"]]) == rounds
+        if row.operation == "one-patch" and row.implementation == outcome.implementation and len(seconds[row.row]) == rounds
     ]
     if not gemms or not copies or not calls:
-        return {"roof": None, "roof_fraction": None}
-    itemsize = np.dtype(outcome["dtype"]).itemsize
-    share = row_work(outcome["operation"], case, itemsize)[1] / row_work("copy", case, itemsize)[1]
+        return None, None
+    itemsize = np.dtype(outcome.dtype).itemsize
+    share = row_work(outcome.operation, case, itemsize)[1] / row_work("copy", case, itemsize)[1]
     # The same operations at the rate of a float32 product, where that is faster than any of the row's own 16-bit type.
-    wide = [seconds[row["row"]] for row in here if row["operation"] == "peak-float32" and len(seconds[row["row"]]) == rounds]
+    wide = [seconds[row.row] for row in here if row.operation == "peak-float32" and len(seconds[row.row]) == rounds]
     scale = row_work("gemm", case, itemsize)[0] / row_work("peak-float32", case, itemsize)[0]
     computing = [np.array(each) for each in gemms] + [scale * np.array(each) for each in wide]
-    limits = {
-        "compute": products(outcome["operation"]) * min(computing, key=np.median),
+    limits: dict[Limit, NDArray[np.float64]] = {
+        "compute": products(outcome.operation) * min(computing, key=np.median),
         "bandwidth": share * np.array(min(copies, key=statistics.median)),
         "dispatch": np.array(calls[0]),
     }
     name = max(limits, key=lambda each: float(np.median(limits[each])))
     highest = np.max(list(limits.values()), axis=0)
-    return {"roof": name, "roof_fraction": float(np.median(highest / np.array(own)))}
+    return name, float(np.median(highest / np.array(own)))

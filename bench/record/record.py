@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...porting.files.atomic import plain, write_json
-from ...reference.errors import PatchParityError
+from ...porting.files.atomic import write_json
+from .schema import Outcome, Sample, line_of, read_lines
 
 
 def with_versions_of(earlier: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
@@ -30,9 +30,9 @@ class Record:
         self.machines_path = folder / "machines.json"
         self.plan_path = folder / "plan.json"
 
-    def append_samples(self, samples: list[dict[str, Any]]) -> None:
+    def append_samples(self, samples: list[Sample]) -> None:
         """Append samples; on return they are with the operating system, so that a killed process loses none."""
-        self._append(self.samples_path, samples)
+        self._append(self.samples_path, [line_of(sample) for sample in samples])
 
     def keep_machines(self, environments: dict[str, dict[str, Any]]) -> None:
         """Note the environments of machines that take part, by fingerprint."""
@@ -61,9 +61,9 @@ class Record:
         """When the last row was written, as ISO 8601 in UTC, by the file's own time."""
         return datetime.fromtimestamp(self.rows_path.stat().st_mtime, UTC).isoformat()
 
-    def append_rows(self, rows: list[dict[str, Any]]) -> None:
+    def append_rows(self, rows: list[Outcome]) -> None:
         """Append finished rows."""
-        self._append(self.rows_path, rows)
+        self._append(self.rows_path, [line_of(row) for row in rows])
 
     @staticmethod
     def _append(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -74,15 +74,15 @@ class Record:
                 if file.read(1) != b"\n":  # a line that a kill cut short: without this the next one would be glued to it
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
-            file.write("".join(json.dumps(plain(line)) + "\n" for line in lines).encode())
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Outcome]:
         """Return the finished rows."""
-        return list(_lines(self.rows_path))
+        return list(read_lines(self.rows_path, Outcome))
 
-    def samples(self) -> Iterator[dict[str, Any]]:
+    def samples(self) -> Iterator[Sample]:
         """Go through all samples, those of interrupted attempts among them."""
-        return _lines(self.samples_path)
+        return read_lines(self.samples_path, Sample)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -91,20 +91,3 @@ def _read_object(path: Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
     return {}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a JSON-lines file; a last line cut short by a kill is left out, a broken one elsewhere is an error."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        content = None
-        with contextlib.suppress(ValueError, RecursionError):
-            content = json.loads(line)
-        if isinstance(content, dict):
-            yield content
-        elif number < len(lines):
-            raise PatchParityError(f"{path}, line {number}, is no JSON object: the record is damaged there")

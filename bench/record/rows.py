@@ -5,6 +5,7 @@ from typing import Any
 
 from ..cases import Case
 from ..machine.hosts import LOCAL
+from .schema import Outcome, Role
 
 OPERATIONS = ("tokens", "sequence", "train-step")
 """What is timed of an implementation: the projection; the projection, a class token in front and positions added; the projection and the
@@ -55,7 +56,7 @@ class Row:
     precision: str
     threads: int
     operation: str = "tokens"
-    role: str = "implementation"
+    role: Role = "implementation"
     skip: str = ""
     cache: str = "warm"
     host: str = LOCAL
@@ -155,13 +156,32 @@ def copied_values(case: Case, itemsize: int) -> int:
     return max(1, case.spec.minimum_bytes(case.batch, itemsize) // (2 * itemsize))
 
 
-def blank_outcome(row: Row) -> dict[str, Any]:
-    """What is known of a row before it is measured, as a line of `rows.jsonl`."""
-    fields: dict[str, Any] = {
-        name: getattr(row, name) for name in ("case", "implementation", "backend", "host", "device", "dtype", "precision")
-    }
-    fields.update(row=row.identity, threads_requested=row.threads, operation=row.operation, role=row.role, cache=row.cache)
-    return {**fields, "status": "skip" if row.skip else "measured", "message": row.skip}
+def blank_outcome(row: Row) -> Outcome:
+    """What is known of a row before it is measured; what its block is follows when that has ended."""
+    return Outcome(
+        case=row.case,
+        implementation=row.implementation,
+        backend=row.backend,
+        host=row.host,
+        device=row.device,
+        dtype=row.dtype,
+        precision=row.precision,
+        row=row.identity,
+        threads_requested=row.threads,
+        operation=row.operation,
+        role=row.role,
+        cache=row.cache,
+        status="skip" if row.skip else "measured",
+        message=row.skip,
+        attempt="",
+        rounds=0,
+        effort={},
+        seed=0,
+        rows_of_block=0,
+        machine="",
+        versions={},
+        planned_skip=False,
+    )
 
 
 def row_block(info: dict[str, Any]) -> Block:

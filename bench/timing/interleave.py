@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..cases import Case
@@ -15,6 +16,7 @@ from ..intervals import paired_ratio
 from ..machine.disturbance import Disturbance
 from ..machine.hosts import LOCAL
 from ..record.rows import PRODUCTS, Row, WorkerKey, blank_outcome, copied_values, product_shape, row_problem
+from ..record.schema import Outcome, Sample
 from ..worker.client import Worker, WorkerError, WorkerLostError
 from .effort import Effort
 from .judging import first_verdict, forget, judged_results
@@ -30,10 +32,10 @@ def measure_block(
     workers: dict[WorkerKey, Worker],
     effort: Effort,
     seed: int,
-    on_samples: Callable[[list[dict[str, Any]]], None],
+    on_samples: Callable[[list[Sample]], None],
     restart: Callable[[], None] = lambda: None,
     report: Report = lambda fraction, what: None,
-) -> list[dict[str, Any]]:
+) -> list[Outcome]:
     """Measure all rows of one case, device, dtype and thread count in one interleave.
 
     Every implementation is loaded, judged (a wrong one is not timed), and then visited once a round; a visit is one warm call and
@@ -50,7 +52,7 @@ def measure_block(
         report: told of progress.
 
     Returns:
-        One outcome for each row: its fields, `status` (`measured`, `fail`, `skip` or `error`), `message`, verdict and first-call times.
+        One outcome for each row, without what its block and machine are.
     """
     block = _Block(rows, case, workers, seed, on_samples)
     stretches = effort.stretches()
@@ -82,7 +84,7 @@ def measure_block(
     forget()
     outcomes = block.judged_outcomes()
     widest = None if effort.goal is None else block.widest()
-    return [{**outcome, "widest_interval": widest} for outcome in outcomes]
+    return [outcome.but(widest_interval=widest) for outcome in outcomes]
 
 
 def _progress(done: int, total: int) -> float:
@@ -98,7 +100,7 @@ class _Block:
         case: Case,
         workers: dict[WorkerKey, Worker],
         seed: int,
-        on_samples: Callable[[list[dict[str, Any]]], None],
+        on_samples: Callable[[list[Sample]], None],
     ) -> None:
         self.rows, self.case, self.workers, self.seed, self.on_samples = rows, case, workers, seed, on_samples
         self.outcomes = {row.identity: blank_outcome(row) for row in rows}
@@ -109,7 +111,7 @@ class _Block:
     @property
     def live(self) -> list[Row]:
         """Rows that take part."""
-        return [row for row in self.rows if self.outcomes[row.identity]["status"] == "measured"]
+        return [row for row in self.rows if self.outcomes[row.identity].status == "measured"]
 
     def load(self, report: Report) -> None:
         """Load every row that takes part, and judge it."""
@@ -124,11 +126,13 @@ class _Block:
         for row in self.live:
             answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
             if answer is not None:
-                self.outcomes[row.identity]["visit_seconds"] += answer["visit_seconds"]
+                spent = (self.outcomes[row.identity].visit_seconds or 0.0) + answer["visit_seconds"]
+                self._note(row.identity, visit_seconds=spent)
 
     def round(self, number: int, generation: int) -> None:
         """Visit every row once, in an order of this round's own."""
-        samples, cpu_seconds, live = [], 0.0, self.live
+        samples: list[Sample] = []
+        cpu_seconds, live = 0.0, self.live
         watched = {
             device: Disturbance(self._asker(device), self.rows[0].host == LOCAL)
             for device in dict.fromkeys(row.device for row in live)
@@ -138,13 +142,25 @@ class _Block:
             answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
             if answer is not None:
                 cpu_seconds += answer["cpu_seconds"]
-                identity = {"case": row.case, "row": row.identity, "implementation": row.implementation, "role": row.role}
-                place = {"round": number, "order": order, "generation": generation, "cache": row.cache, "device": row.device}
-                samples.append({**identity, **place, "seconds": answer["seconds"], "visit_seconds": answer["visit_seconds"]})
+                samples.append(
+                    Sample(
+                        case=row.case,
+                        row=row.identity,
+                        implementation=row.implementation,
+                        role=row.role,
+                        round=number,
+                        order=order,
+                        generation=generation,
+                        cache=row.cache,
+                        device=row.device,
+                        seconds=answer["seconds"],
+                        visit_seconds=answer["visit_seconds"],
+                    )
+                )
                 self.seconds[row.identity][generation].append(answer["seconds"])
         told = {device: each.told(cpu_seconds) for device, each in watched.items()}
         self.disturbed += any(each["disturbed"] for each in told.values())
-        self.on_samples([{**sample, **told[sample["device"]]} for sample in samples])
+        self.on_samples([msgspec.structs.replace(sample, **told[sample.device]) for sample in samples])
 
     def _asker(self, device: str) -> Callable[[bool], dict[str, Any] | None]:
         """How the state of a device, and of its machine, is asked for: of any worker that lives there."""
@@ -184,24 +200,26 @@ class _Block:
             (math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals), default=math.inf
         )
 
-    def judged_outcomes(self) -> list[dict[str, Any]]:
+    def _note(self, identity: str, **fields: Any) -> None:
+        self.outcomes[identity] = self.outcomes[identity].but(**fields)
+
+    def judged_outcomes(self) -> list[Outcome]:
         """What became of every row; one that is faster than the machine is an error."""
         flat = defaultdict(list, {name: list(itertools.chain(*groups.values())) for name, groups in self.seconds.items()})
         for identity, message in faster_than_the_machine(self.live, self.case, flat, self.disturbed).items():
-            self.outcomes[identity].update(status="error", message=message)
+            self._note(identity, status="error", message=message)
         return list(self.outcomes.values())
 
     def _guarded(self, row: Row, request: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         """Do a request and merge a verdict into the outcome; a failure becomes the row's own, and costs nobody else."""
-        outcome = self.outcomes[row.identity]
         try:
             answer = request()
         except (WorkerError, WorkerLostError) as error:
-            outcome.update(status="error", message=str(error))
+            self._note(row.identity, status="error", message=str(error))
             return None
         told = answer.pop("outcome", {})
-        spent = outcome.get("visit_seconds", 0.0) + told.pop("visit_seconds", 0.0)
-        outcome.update(told, visit_seconds=spent)
+        spent = (self.outcomes[row.identity].visit_seconds or 0.0) + told.pop("visit_seconds", 0.0)
+        self._note(row.identity, **told, visit_seconds=spent)
         return answer
 
 

@@ -15,6 +15,7 @@ from ...reference.errors import PatchParityError, require_choice
 from ..cases import named_case
 from ..machine.hosts import LOCAL, parse_hosts
 from ..record.rows import NEARLY_PEAK, OPERATIONS, Block, Row, product_shape
+from ..record.schema import Role
 from ..worker.client import machine_of
 from .memory import refuse_what_does_not_fit, require_fit
 from .options import CACHES, BenchOptions
@@ -220,7 +221,7 @@ def _implementation_rows(
     skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
     skip = skip or backend.lacks(precision, device) or _no_such_precision(precision, dtype)
     skip = skip or backend.refuses(implementation, spec) or ""
-    role = "peer" if implementation.peer else "implementation"
+    role: Role = "peer" if implementation.peer else "implementation"
     rows = [
         Row(implementation=name, role=role, skip=skip, **place),
         Row(implementation=name, operation="one-patch", role="overhead", skip=skip, **place),

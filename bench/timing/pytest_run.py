@@ -105,6 +105,8 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
             process.kill()
             process.wait()
             raise
+    if not log_path.exists():  # it lies in the folder
+        raise PatchParityError(f"{folder} was removed or renamed while the benchmark ran: what was measured is there no more")
     content = read_bench(folder) if status in (0, 1) and (folder / "bench.json").exists() else None
     if content is None or (rows_missing(content) and not options.replay) or (status and not content["failures"]):
         lines = [

@@ -3,14 +3,11 @@
 import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
-from ...reference.errors import PatchParityError
 from ..record.record import Record
 from ..record.rows import Block, Row
+from ..record.schema import Outcome, Sample
 from .effort import Effort
-
-Outcome = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,18 +23,18 @@ class RecordedBlock:
 
     rows: list[Row]
     outcomes: dict[str, Outcome]
-    samples: dict[str, list[dict[str, Any]]]
+    samples: dict[str, list[Sample]]
     complete: bool
 
     @property
     def machine(self) -> str:
         """Fingerprint of the machine that it was measured on."""
-        return str(next(iter(self.outcomes.values()))["machine"])
+        return next(iter(self.outcomes.values())).machine
 
     @property
     def whole(self) -> bool:
         """Whether it is complete and no row ended in an error: there is nothing left to try."""
-        return self.complete and all(outcome["status"] != "error" for outcome in self.outcomes.values())
+        return self.complete and all(outcome.status != "error" for outcome in self.outcomes.values())
 
     def answers(self, planned: list[Row], effort: Effort, seed: int) -> bool:
         """Whether it may stand for a planned block: whole, of the same effort and seed, with every planned row.
@@ -46,27 +43,9 @@ class RecordedBlock:
         """
         recorded = {row.identity: row for row in self.rows}
         asked = dataclasses.asdict(effort), seed
-        same = all((outcome["effort"], outcome["seed"]) == asked for outcome in self.outcomes.values())
+        same = all((outcome.effort, outcome.seed) == asked for outcome in self.outcomes.values())
         held = all(row.identity in recorded and (row.skip or not recorded[row.identity].skip) for row in planned)
         return self.whole and same and held
-
-
-FIELDS: tuple[str, ...] = (
-    "row",
-    "case",
-    "implementation",
-    "backend",
-    "host",
-    "device",
-    "dtype",
-    "precision",
-    "threads_requested",
-    "operation",
-    "role",
-    "cache",
-)
-FIELDS += ("status", "message", "attempt", "rounds", "effort", "seed", "rows_of_block", "planned_skip", "machine", "versions")
-"""Of a row; what is read of it here and in the views."""
 
 
 def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
@@ -77,15 +56,10 @@ def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     """
     attempts: dict[Block, dict[str, dict[str, Outcome]]] = defaultdict(lambda: defaultdict(dict))
     for outcome in record.rows():
-        if missing := [name for name in FIELDS if name not in outcome]:
-            raise PatchParityError(
-                f"{record.rows_path} was written by another version of patchparity (a row has no {missing[0]!r}): measure anew, without --resume"
-            )
-        block = outcome["case"], outcome["dtype"], outcome["threads_requested"], outcome["cache"], outcome["host"]
-        attempts[block][outcome["attempt"]][outcome["row"]] = outcome
-    samples: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+        attempts[outcome.block][outcome.attempt][outcome.row] = outcome
+    samples: dict[tuple[str, str], dict[int, Sample]] = defaultdict(dict)
     for sample in record.samples():
-        samples[sample["row"], sample["attempt"]][sample["round"]] = sample
+        samples[sample.row, sample.attempt][sample.round] = sample
     return {key: _last_ended([_block(found, samples) for found in tried.values()]) for key, tried in attempts.items()}
 
 
@@ -94,19 +68,28 @@ def _last_ended(blocks: list[RecordedBlock]) -> RecordedBlock:
     return next((block for block in reversed(blocks) if block.complete), blocks[-1])
 
 
-def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> RecordedBlock:
+def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, Sample]]) -> RecordedBlock:
     kept, complete = {}, True
     for name, outcome in found.items():
-        rounds = samples[name, outcome["attempt"]]
-        if outcome["status"] == "measured":
+        rounds = samples[name, outcome.attempt]
+        if outcome.status == "measured":
             kept[name] = [rounds[number] for number in sorted(rounds)]
-            timed = all(isinstance(sample["seconds"], float) for sample in kept[name])
-            complete = complete and sorted(rounds) == list(range(outcome["rounds"])) and timed
-        complete = complete and len(found) == outcome["rows_of_block"]
+            complete = complete and sorted(rounds) == list(range(outcome.rounds))
+        complete = complete and len(found) == outcome.rows_of_block
     return RecordedBlock([_row(outcome) for outcome in found.values()], found, kept, complete)
 
 
 def _row(outcome: Outcome) -> Row:
-    names = ("case", "implementation", "device", "dtype", "precision", "operation", "role", "cache", "host")
-    skip = outcome["message"] if outcome["planned_skip"] else ""
-    return Row(**{name: outcome[name] for name in names}, threads=outcome["threads_requested"], skip=skip)
+    return Row(
+        case=outcome.case,
+        implementation=outcome.implementation,
+        device=outcome.device,
+        dtype=outcome.dtype,
+        precision=outcome.precision,
+        threads=outcome.threads_requested,
+        operation=outcome.operation,
+        role=outcome.role,
+        skip=outcome.message if outcome.planned_skip else "",
+        cache=outcome.cache,
+        host=outcome.host,
+    )

@@ -10,16 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ... import __version__
 from ...backends.registry import get_backend
 from ...reference.errors import PatchParityError
 from ..cases import Case, named_case
 from ..machine.environment import UNKNOWN_ENVIRONMENT, describe_environment, machine_fingerprint, usable_cores
 from ..machine.hosts import LOCAL, parse_hosts
-from ..record.figures import extra_information
+from ..record.figures import figures_of
 from ..record.folder import output_folder
 from ..record.record import Record, with_versions_of
 from ..record.rows import Block, Row, WorkerKey, blank_outcome
+from ..record.schema import Figures, Outcome, Sample
 from ..worker.client import Worker, WorkerError, WorkerLostError, machine_of, worker_environment
 from .effort import LEAST_ROUNDS
 from .interleave import measure_block
@@ -50,9 +53,9 @@ class BenchSession:
         self.progress = progress
         self.started, self.visit_seconds = time.monotonic(), 0.0
         self.environments = self._environments()
-        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self.measured_anew: list[Block] = []
-        self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.samples: dict[str, list[Sample]] = defaultdict(list)
         self.rows = self._planned()
         self.by_identity = {row.identity: row for row in self.rows}
         if self.record and not self.options.replay:
@@ -105,10 +108,10 @@ class BenchSession:
                 f"what {folder} holds of {label} was measured on another machine than {which}: begin a new folder"
             )
         for outcome in recorded.outcomes.values() if label == LOCAL else ():
-            if outcome["backend"] in self.interpreters or not outcome["versions"]:
+            if outcome.backend in self.interpreters or not outcome.versions:
                 continue  # what another interpreter has, its worker tells
-            now = {**get_backend(outcome["backend"]).versions(), "patchparity": __version__}
-            for name, then in outcome["versions"].items():
+            now = {**get_backend(outcome.backend).versions(), "patchparity": __version__}
+            for name, then in outcome.versions.items():
                 if now.get(name) != then:
                     here = f"{name} {now[name]}" if name in now else f"no {name}"
                     raise PatchParityError(f"{folder} holds times of {name} {then}, and here is {here} now: begin a new folder")
@@ -117,7 +120,7 @@ class BenchSession:
         """All rows that are measured together with one."""
         return [other for other in self.rows if other.block == row.block]
 
-    def outcome(self, row: Row) -> dict[str, Any]:
+    def outcome(self, row: Row) -> Outcome:
         """Return what became of a row, measuring its block if that has not been done."""
         if row.block in self._broken:
             raise self._broken[row.block]
@@ -133,30 +136,30 @@ class BenchSession:
 
     def seconds(self, row_identity: str) -> list[float]:
         """The samples of a row, in the order of the rounds."""
-        return [sample["seconds"] for sample in sorted(self.samples[row_identity], key=lambda sample: sample["round"])]
+        return [sample.seconds for sample in sorted(self.samples[row_identity], key=lambda sample: sample.round)]
 
-    def extra_info(self, row: Row) -> dict[str, Any]:
-        """What pytest-benchmark's `extra_info` holds for a measured row."""
+    def figures(self, row: Row) -> Figures:
+        """What follows from the samples of a measured row."""
         block = [other.identity for other in self.block_rows(row)]
-        return extra_information(
+        return figures_of(
             self.outcomes[row.identity],
             [self.outcomes[identity] for identity in block],
             {identity: self.seconds(identity) for identity in block if self.samples[identity]},
             self.cases[row.case],
             self.samples[row.identity],
-            list(Counter(sample["generation"] for sample in self.samples[row.identity]).values()),
+            list(Counter(sample.generation for sample in self.samples[row.identity]).values()),
         )
 
     def _measure(self, rows: list[Row]) -> None:
         attempt, effort = uuid.uuid4().hex[:12], self.options.effort(rows[0].case, rows[0].dtype)
 
-        def keep(samples: list[dict[str, Any]]) -> None:
-            lines = [{**sample, "attempt": attempt} for sample in samples]
+        def keep(samples: list[Sample]) -> None:
+            lines = [msgspec.structs.replace(sample, attempt=attempt) for sample in samples]
             if self.record:
                 self.record.append_samples(lines)
-            self.visit_seconds += sum(line["visit_seconds"] for line in lines)
+            self.visit_seconds += sum(line.visit_seconds for line in lines)
             for line in lines:
-                self.samples[line["row"]].append(line)
+                self.samples[line.row].append(line)
 
         for row in rows:
             self.samples[row.identity].clear()
@@ -175,7 +178,7 @@ class BenchSession:
             self._report(rows),
         )
         outcomes += [
-            {**blank_outcome(row), "status": "error", "message": failed[row.identity]} for row in rows if row.identity in failed
+            blank_outcome(row).but(status="error", message=failed[row.identity]) for row in rows if row.identity in failed
         ]
         rounds = max((len(self.samples[row.identity]) for row in rows), default=0)
         about: dict[str, Any] = {
@@ -187,14 +190,14 @@ class BenchSession:
         about["rows_of_block"] = len(rows)
         about["machine"] = machine_fingerprint(self.environments[rows[0].host])
         skipped = {row.identity for row in rows if row.skip}
-        self.visit_seconds += sum(outcome.get("visit_seconds") or 0.0 for outcome in outcomes)
+        self.visit_seconds += sum(outcome.visit_seconds or 0.0 for outcome in outcomes)
         told = {row.identity: self._versions.get(row.worker, {}) for row in rows}
         for outcome in outcomes:
-            own = {"versions": told[outcome["row"]], "planned_skip": outcome["row"] in skipped}
-            self.outcomes[outcome["row"]] = {**outcome, **about, **own}
+            planned_skip = outcome.row in skipped
+            self.outcomes[outcome.row] = outcome.but(**about, versions=told[outcome.row], planned_skip=planned_skip)
         if self.record:
             self.record.keep_machines({about["machine"]: self.environments[rows[0].host]})
-            self.record.append_rows([self.outcomes[outcome["row"]] for outcome in outcomes])
+            self.record.append_rows([self.outcomes[outcome.row] for outcome in outcomes])
 
     def _worker(self, key: WorkerKey, turn: int) -> Worker:
         python = self.interpreters.get(key.backend, sys.executable)
@@ -275,7 +278,7 @@ class BenchSession:
         """The environment of the record, of every machine in it, with the variables that each worker was given."""
         workers = {str(row.worker): worker_environment(row.worker) for row in self.rows if not row.skip}
         recorded = self.record.machines() if self.record else {}
-        of_rows = {outcome["host"]: recorded.get(outcome["machine"], {}) for outcome in self.outcomes.values()}
+        of_rows = {outcome.host: recorded.get(outcome.machine, {}) for outcome in self.outcomes.values()}
         machines = {label: it or UNKNOWN_ENVIRONMENT for label, it in of_rows.items()}
         machines.update({label: with_versions_of(of_rows.get(label, {}), it) for label, it in self.environments.items()})
         here = machines.pop(LOCAL, UNKNOWN_ENVIRONMENT)

@@ -83,6 +83,12 @@ def test_an_entry_point_adds_a_backend(tmp_path):
     assert python(code, install(tmp_path, "wrong")).endswith("'wrong'] wrong:conv2d:eager")
 
 
+@pytest.mark.parametrize(("named", "brought"), [("class", ["wrong"]), ("module", ["fragile", "wrong"])])
+def test_an_entry_point_may_name_a_class_or_a_module(tmp_path, named, brought):
+    code = "import patchparity as p; print(*(b.name for b in p.list_backends() if b.name in ('wrong', 'fragile')))"
+    assert python(code, install(tmp_path, named)).split() == brought
+
+
 def test_a_broken_or_clashing_entry_point_costs_only_itself(tmp_path):
     environment = install(tmp_path, "broken", "wrong", "numpy")
     code = "from patchparity.backends.registry import *; print([b.name for b in list_backends()]); print([(b.name, b.reason) for b in list_broken_backends()])"

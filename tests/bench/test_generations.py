@@ -30,7 +30,7 @@ def test_a_first_round_after_loading_is_not_counted(monkeypatch):
 
     monkeypatch.setattr(Worker, "request", counted)
     session = BenchSession(BenchOptions(**{**SMALL, "rounds": 4, "generations": 2}))
-    assert session.outcome(session.rows[0])["status"] == "measured"
+    assert session.outcome(session.rows[0]).status == "measured"
     session.close()
     timed = {key: count for key, count in visits.items() if key[1] == "visit"}
     assert set(timed.values()) == {4 + 2}, "one for each round, and one for each life of the workers"
@@ -64,8 +64,8 @@ def test_a_worker_that_dies_between_generations_costs_its_rows(tmp_path, monkeyp
     monkeypatch.setattr(session, "_restart", broken)
     outcomes = {row.key: session.outcome(row) for row in session.rows}
     session.close()
-    assert {key for key, outcome in outcomes.items() if outcome["status"] == "error"} == {"numpy:linear:eager#aa"}
-    assert "died during 'load'" in outcomes["numpy:linear:eager#aa"]["message"]
+    assert {key for key, outcome in outcomes.items() if outcome.status == "error"} == {"numpy:linear:eager#aa"}
+    assert "died during 'load'" in outcomes["numpy:linear:eager#aa"].message
 
 
 def test_measuring_ends_at_a_look_where_the_goal_is_reached_or_the_time_is_spent(tmp_path):
@@ -99,8 +99,8 @@ def test_a_goal_without_its_reference_is_missed_and_not_waited_for(monkeypatch):
     outcomes = {row.key: session.outcome(row) for row in session.rows}
     copy = next(row for row in session.rows if row.role == "aa")
     session.close()
-    assert outcomes["numpy:linear:eager"]["status"] == "error"
-    assert outcomes["numpy:linear:eager#aa"]["widest_interval"] == float("inf"), "not known, and so above any goal"
+    assert outcomes["numpy:linear:eager"].status == "error"
+    assert outcomes["numpy:linear:eager#aa"].widest_interval == float("inf"), "not known, and so above any goal"
     assert len(session.seconds(copy.identity)) == 16
 
 

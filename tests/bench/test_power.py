@@ -42,7 +42,7 @@ def test_false_alarms_and_power(installed, capsys):
     for repeat in range(REPEATS):
         session = BenchSession(BenchOptions(**OPTIONS, seed=repeat))
         rows = {row.key: row for row in session.rows}
-        assert {session.outcome(row)["status"] for row in session.rows if row.role in ("implementation", "aa")} == {"measured"}
+        assert {session.outcome(row).status for row in session.rows if row.role in ("implementation", "aa")} == {"measured"}
         session.close()
 
         def seconds(key, rows=rows, session=session):
@@ -112,7 +112,7 @@ def test_the_spread_of_the_a_a_ratio_beside_sequential_pytest_benchmark(neighbor
                 BenchOptions(cases=(case,), implementations=("numpy:linear",), threads=(1,), rounds=128, seed=repeat)
             )
             copy = next(row for row in session.rows if row.role == "aa")
-            assert session.outcome(copy)["status"] == "measured"
+            assert session.outcome(copy).status == "measured"
             ours.append(session.extra_info(copy)["ratio"])
             session.close()
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sequential.py"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from patchparity import PatchParityError
 from patchparity.bench.record.folder import output_folder
 from patchparity.bench.record.record import Record
+from patchparity.bench.record.rows import Row, blank_outcome
+from patchparity.bench.record.schema import Sample
 from patchparity.bench.timing.pytest_run import load_bench
 from patchparity.porting.files.atomic import plain, write_json
 
@@ -44,22 +47,31 @@ def test_plain_leaves_finite_values_alone():
     assert plain({"a": 1.0, "b": "inf", "c": None, "d": True}) == {"a": 1.0, "b": "inf", "c": None, "d": True}
 
 
+def sample(seconds):
+    names = ("case", "row", "implementation", "cache", "device")
+    return Sample(**dict.fromkeys(names, "x"), role="aa", round=0, order=0, generation=0, seconds=seconds, visit_seconds=1.0)
+
+
+def outcome():
+    return blank_outcome(Row("vit-ti32-224-b2", "numpy:linear:eager", "cpu", "float32", "ieee", 1))
+
+
 def test_a_line_cut_short_by_a_kill_is_left_out_and_mended(tmp_path):
     record = Record(tmp_path)
-    record.append_samples([{"seconds": 1.0}, {"seconds": 2.0}])
+    record.append_samples([sample(1.0), sample(2.0)])
     with record.samples_path.open("a") as file:
         file.write('{"seconds": 3.')
-    assert [sample["seconds"] for sample in record.samples()] == [1.0, 2.0]
-    record.append_samples([{"seconds": 4.0}])
-    assert [sample["seconds"] for sample in record.samples()] == [1.0, 2.0, 4.0]
+    assert [each.seconds for each in record.samples()] == [1.0, 2.0]
+    record.append_samples([sample(4.0)])
+    assert [each.seconds for each in record.samples()] == [1.0, 2.0, 4.0]
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     record = Record(tmp_path)
-    record.append_rows([{"row": "a"}])
+    record.append_rows([outcome()])
     with record.rows_path.open("a") as file:
         file.write("garbage\n")
-    record.append_rows([{"row": "b"}])
+    record.append_rows([outcome()])
     with pytest.raises(PatchParityError, match=r"rows.jsonl, line 2, is no JSON"):
         record.rows()
 
@@ -87,21 +99,29 @@ def damaged(content, place, value):
 @pytest.mark.parametrize(
     ("place", "value", "says"),
     [
-        (("benchmarks",), 3, "benchmarks is not what it should be"),
-        (("datetime",), None, "environment or datetime is not"),
-        (("planned",), "many", "planned is no number"),
-        (("benchmarks", 0), "x", "benchmark 0 has no extra_info or no stats"),
-        (("benchmarks", 2, "stats"), None, "benchmark 2 has no extra_info or no stats"),
-        (("benchmarks", 1, "stats", "median"), "x", "of benchmark 1, its times"),
-        (("benchmarks", 1, "stats", "median"), float("nan"), "of benchmark 1, its times"),
-        (("benchmarks", 1, "stats", "data", 0), -1.0, "of benchmark 1, its times"),
-        (("benchmarks", 1, "extra_info", "ratio"), "1", "of benchmark 1, ratio"),
-        (("benchmarks", 1, "extra_info", "ratio_interval"), [1.0], "of benchmark 1, ratio_interval"),
-        (("benchmarks", 1, "extra_info", "case"), None, "of benchmark 1, case"),
+        (("benchmarks",), 3, "Expected `array`, got `int` - at `$.benchmarks`"),
+        (("datetime",), None, "Object missing required field `datetime`"),
+        (("planned",), "many", "Expected `int`, got `str` - at `$.planned`"),
+        (("benchmarks", 0), "x", "Expected `object`, got `str` - at `$.benchmarks[0]`"),
+        (("benchmarks", 2, "stats"), None, "Object missing required field `stats` - at `$.benchmarks[2]`"),
+        (("benchmarks", 1, "stats", "median"), "x", "Expected `float`, got `str` - at `$.benchmarks[1].stats.median`"),
+        (("benchmarks", 1, "stats", "median"), float("nan"), "Expected `float` > 0.0 - at `$.benchmarks[1].stats.median`"),
+        (("benchmarks", 1, "stats", "data", 0), -1.0, "Expected `float` > 0.0 - at `$.benchmarks[1].stats.data[0]`"),
+        (
+            ("benchmarks", 1, "extra_info", "ratio"),
+            "1",
+            "Expected `float | null`, got `str` - at `$.benchmarks[1].extra_info.ratio`",
+        ),
+        (
+            ("benchmarks", 1, "extra_info", "ratio_interval"),
+            [1.0],
+            "Expected `array` of length >= 2 - at `$.benchmarks[1].extra_info.ratio_interval`",
+        ),
+        (("benchmarks", 1, "extra_info", "case"), None, "Object missing required field `case` - at `$.benchmarks[1].extra_info`"),
     ],
 )
 def test_a_record_that_is_damaged_inside_is_told_as_that(place, value, says, tmp_path):
     path = Path(__file__).parents[2] / "bench" / "records" / "h200" / "bench.json"
     (tmp_path / "bench.json").write_text(json.dumps(damaged(json.loads(path.read_text()), place, value)))
-    with pytest.raises(PatchParityError, match=f"bench.json is damaged: {says}"):
+    with pytest.raises(PatchParityError, match=f"bench.json is damaged: {re.escape(says)}"):
         load_bench(tmp_path)

@@ -58,7 +58,8 @@ def test_a_record_of_another_version_is_refused_in_a_sentence(report, tmp_path):
         "".join(json.dumps({name: value for name, value in row.items() if name != "host"}) + "\n" for row in rows)
     )
     with pytest.raises(
-        PatchParityError, match=r"^/.*was written by another version of patchparity .a row has no 'host'.: measure anew"
+        PatchParityError,
+        match=r"^/.*was written by another version of patchparity, or is damaged .line 1: .* required field `host`.: measure anew",
     ):
         benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
 
@@ -197,10 +198,34 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\x00\n", b"7\n", b"{\n", b"[" * 100_000 + b"\n"])
 @pytest.mark.parametrize("name", ["rows", "samples"])
-def test_damaged_lines_are_named(tmp_path, name, damage):
-    (tmp_path / f"{name}.jsonl").write_bytes(b"{}\n" + damage + b"{}\n")
-    with pytest.raises(PatchParityError, match=rf"{name}\.jsonl, line 2, is no JSON object: the record is damaged there"):
+def test_damaged_lines_are_named(report, tmp_path, name, damage):
+    line = (report.folder / f"{name}.jsonl").read_bytes().splitlines(keepends=True)[0]
+    (tmp_path / f"{name}.jsonl").write_bytes(line + damage + line)
+    with pytest.raises(
+        PatchParityError, match=rf"{name}\.jsonl, line 2, is (no JSON object: the record is damaged there|damaged: Expected)"
+    ):
         list(getattr(Record(tmp_path), name)())
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "says"),
+    [
+        ("samples", "seconds", None, "Object missing required field `seconds`"),
+        ("samples", "seconds", "1", r"line 1, is damaged: Expected `float`, got `str` - at `\$.seconds`"),
+        ("samples", "seconds", -1.0, r"line 1, is damaged: Expected `float` > 0.0 - at `\$.seconds`"),
+        ("samples", "round", 1.5, r"line 1, is damaged: Expected `int`, got `float` - at `\$.round`"),
+        ("rows", "case", ["a"], r"line 1, is damaged: Expected `str`, got `array` - at `\$.case`"),
+        ("rows", "status", "fine", r"line 1, is damaged: Invalid enum value 'fine' - at `\$.status`"),
+        ("rows", "versions", "1", r"line 1, is damaged: Expected `object`, got `str` - at `\$.versions`"),
+    ],
+)
+def test_a_field_that_is_damaged_is_named_by_line_and_path(report, tmp_path, name, field, value, says):
+    copied_record(report, tmp_path)
+    first, *rest = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+    damaged = {key: each for key, each in {**json.loads(first), field: value}.items() if key != field or value is not None}
+    (tmp_path / f"{name}.jsonl").write_text("\n".join([json.dumps(damaged), *rest, ""]))
+    with pytest.raises(PatchParityError, match=says):
+        benchmark(BenchOptions(**SMALL, out=str(tmp_path), resume=True))
 
 
 def test_damaged_or_foreign_records_are_named(tmp_path):

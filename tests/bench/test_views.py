@@ -9,7 +9,7 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, get_backend
 from patchparity.bench.cases import named_case
-from patchparity.bench.record.figures import extra_information
+from patchparity.bench.record.figures import figures_of
 from patchparity.bench.record.rows import blank_outcome, row_work
 from patchparity.bench.record.words import rate_text, ratio_text
 from patchparity.bench.timing.session import BenchSession
@@ -69,13 +69,13 @@ def test_the_roof_of_16_bits_is_no_lower_than_that_of_float32():
     seconds[by_key["numpy:peak-float32"]] = [2 * 1024**3 / 100e9] * 4
     seconds.update({by_key["numpy:copy"]: [1e-9] * 4, by_key["numpy:linear:eager#one-patch"]: [1e-9] * 4})
     outcomes = [blank_outcome(row) for row in session.rows]
-    square = next(each for each in outcomes if each["row"] == by_key["numpy:peak-float32"])
-    rate = extra_information(square, outcomes, seconds, case, [], [4])["gigabytes_per_second"]
+    square = next(each for each in outcomes if each.row == by_key["numpy:peak-float32"])
+    rate = figures_of(square, outcomes, seconds, case, [], [4]).gigabytes_per_second
     assert rate == pytest.approx(3 * 4 * 1024**2 / (2 * 1024**3 / 100e9) / 1e9), (
         "float32 moves four bytes a value beside rows of two"
     )
-    info = extra_information(outcomes[0], outcomes, seconds, case, [], [4])
-    assert (info["roof"], info["roof_fraction"]) == ("compute", pytest.approx(0.5))
+    info = figures_of(outcomes[0], outcomes, seconds, case, [], [4])
+    assert (info.roof, info.roof_fraction) == ("compute", pytest.approx(0.5))
 
 
 def test_the_roof_is_the_longest_of_three_times():
@@ -88,14 +88,14 @@ def test_the_roof_is_the_longest_of_three_times():
         seconds = {by_key[name]: [value] * 4 for name, value in (
             ("numpy:linear:eager", 8.0), ("numpy:gemm", compute), ("numpy:copy", move), ("numpy:linear:eager#one-patch", dispatch)
         )}  # fmt: skip
-        info = extra_information(outcomes[0], outcomes, seconds, case, [], [4])
-        return info["roof"], info["roof_fraction"]
+        info = figures_of(outcomes[0], outcomes, seconds, case, [], [4])
+        return info.roof, info.roof_fraction
 
     assert roof(4.0, 1.0, 2.0) == ("compute", 0.5)
     assert roof(1.0, 6.0, 2.0) == ("bandwidth", pytest.approx(0.75, rel=1e-4))
     assert roof(1.0, 1.0, 2.0) == ("dispatch", 0.25)
     without = {by_key["numpy:linear:eager"]: [8.0] * 4}
-    assert extra_information(outcomes[0], outcomes, without, case, [], [4])["roof_fraction"] is None
+    assert figures_of(outcomes[0], outcomes, without, case, [], [4]).roof_fraction is None
 
 
 COUNTED = named_case("vit-b16-224-b2")
@@ -147,10 +147,10 @@ def test_fractions_and_ratios_are_paired_by_round():
         copy: [2 * d for d in drift],
     }
     outcomes = [blank_outcome(row) for row in session.rows if row.identity in seconds]
-    info = [extra_information(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"], [], [4]) for outcome in outcomes]
-    assert [entry["ratio"] for entry in info] == [1.0, 2.0, 0.5, 1.0]
-    assert [entry["gemm_fraction"] for entry in info] == [0.5, 0.25, 1.0, 0.5], "linear, conv, gemm, copy, in the plan's order"
-    assert info[1]["ratio_interval"] is None
+    info = [figures_of(outcome, outcomes, seconds, session.cases["vit-ti32-224-b2"], [], [4]) for outcome in outcomes]
+    assert [entry.ratio for entry in info] == [1.0, 2.0, 0.5, 1.0]
+    assert [entry.gemm_fraction for entry in info] == [0.5, 0.25, 1.0, 0.5], "linear, conv, gemm, copy, in the plan's order"
+    assert info[1].ratio_interval is None
 
 
 def test_a_train_step_is_held_against_two_products_and_the_references_own():
@@ -162,14 +162,14 @@ def test_a_train_step_is_held_against_two_products_and_the_references_own():
     seconds = {keys[name]: [factor * d for d in drift] for name, factor in factors.items()}
     outcomes = {row.key: blank_outcome(row) for row in session.rows if row.identity in seconds}
     infos = {
-        name: extra_information(outcome, list(outcomes.values()), seconds, session.cases["vit-ti32-224-b2"], [], [4])
+        name: figures_of(outcome, list(outcomes.values()), seconds, session.cases["vit-ti32-224-b2"], [], [4])
         for name, outcome in outcomes.items()
     }
     linear, conv = (infos[f"numpy:{name}:eager#train-step"] for name in ("linear", "conv2d"))
-    assert (linear["gemm_fraction"], conv["gemm_fraction"]) == (0.4, 0.2)
-    assert (linear["ratio"], conv["ratio"]) == (1.0, 2.0)
-    assert (linear["roof"], linear["roof_fraction"]) == ("compute", 0.4)
-    assert infos["numpy:linear:eager"]["gemm_fraction"] == 0.5
+    assert (linear.gemm_fraction, conv.gemm_fraction) == (0.4, 0.2)
+    assert (linear.ratio, conv.ratio) == (1.0, 2.0)
+    assert (linear.roof, linear.roof_fraction) == ("compute", 0.4)
+    assert infos["numpy:linear:eager"].gemm_fraction == 0.5
 
 
 def test_small_ratios_and_great_rates_keep_their_digits():

@@ -1,0 +1,290 @@
+"""What a record holds, as types: the only place that knows its fields by name.
+
+`rows.jsonl` has a line for each `Outcome`, `samples.jsonl` one for each `Sample`; `bench.json` is pytest-benchmark's own schema with `Figures` as the
+`extra_info` of each benchmark. What is written is checked by these types when it is read, so that a damaged record is one sentence with the field's path.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from ...porting.files.atomic import plain
+from ...reference.errors import PatchParityError
+
+Status = Literal["measured", "skip", "fail", "error"]
+Role = Literal["implementation", "peer", "overhead", "ceiling", "aa"]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One visit of one row in one round.
+
+    Args:
+        case, row, implementation, role, cache, device: of the row, as in `Row`.
+        round: number of the round; `order`: place of the visit in it; `generation`: which life of the worker processes.
+        seconds: of one call.
+        visit_seconds: of the visit: warm calls, emptying caches, the timed calls.
+        disturbance, steal: cores that others kept busy, and that the host took, in that round; None where the system does not tell.
+        disturbed: whether that is more than is taken for none.
+        clock_mhz: of the device.
+        attempt: which attempt at the block it belongs to.
+    """
+
+    case: str
+    row: str
+    implementation: str
+    role: Role
+    round: Count
+    order: Count
+    generation: Count
+    cache: str
+    device: str
+    seconds: Seconds
+    visit_seconds: float
+    disturbance: float | None = None
+    steal: float | None = None
+    disturbed: bool = False
+    clock_mhz: int | None = None
+    attempt: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one row.
+
+    Args:
+        case, implementation, backend, host, device, dtype, precision, threads_requested, operation, role, cache: as in `Row`.
+        row: its identity.
+        status: `measured`, `skip`, `fail` (wrong) or `error`; `message`: why.
+        load_seconds, transfer_seconds, first_call_seconds, trace_seconds, compile_seconds: before the steady state.
+        peak_memory_bytes: by how much one call makes the process grow.
+        verdict, bound_ratio, effective_bits: of this very configuration.
+        visit_seconds: of all visits but those that gave samples.
+        cores_busy, threads_observed: from CPU time over wall time.
+        repeat: calls of one sample; `timer`: how they were timed.
+        widest_interval: of the block when it ended, where a precision goal was asked for.
+        attempt, rounds, effort, seed, rows_of_block: of the block.
+        machine: fingerprint; `versions`: of what the worker ran.
+        planned_skip: whether it was never to be measured.
+    """
+
+    case: str
+    implementation: str
+    backend: str
+    host: str
+    device: str
+    dtype: str
+    precision: str
+    row: str
+    threads_requested: int
+    operation: str
+    role: Role
+    cache: str
+    status: Status
+    message: str
+    load_seconds: float | None = None
+    transfer_seconds: float | None = None
+    first_call_seconds: float | None = None
+    trace_seconds: float | None = None
+    compile_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    verdict: Literal["pass", "fail"] | None = None
+    bound_ratio: float | None = None
+    effective_bits: float | None = None
+    visit_seconds: float | None = None
+    cores_busy: float | None = None
+    threads_observed: int | None = None
+    repeat: int | None = None
+    timer: str | None = None
+    widest_interval: float | None = None
+    attempt: str
+    rounds: Count
+    effort: dict[str, int | float | None]
+    seed: int
+    rows_of_block: int
+    machine: str
+    versions: dict[str, str]
+    planned_skip: bool
+
+    @property
+    def block(self) -> "tuple[str, str, int, str, str]":
+        """What it is measured in one interleave with."""
+        return self.case, self.dtype, self.threads_requested, self.cache, self.host
+
+    def but(self, **fields: Any) -> "Outcome":
+        """The same with other values of some fields."""
+        return msgspec.structs.replace(self, **fields)
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows from the samples of a measured row and those of its block; `extra_info` of its benchmark in `bench.json`. None where one does not
+    apply or is not measured.
+
+    Args:
+        implementation, case, host, device, dtype, precision, threads_requested, operation, cache, role: which row.
+        backend, formulation, mode, batch: parts of its name and its case.
+        threads_observed to compile_seconds: as in `Outcome`.
+        gflops, gigabytes_per_second: operations, and least possible bytes, over the median.
+        gemm_fraction, own_gemm_fraction: of the machine's fastest same-shape matrix product, and of the same framework's.
+        roof, roof_fraction: which limit decides, and that limit's time over the row's.
+        ratio, ratio_interval: time to that of `numpy:linear:eager`, paired, with its 95% interval.
+        precision_goal: that was asked for.
+        generations: how many rounds each life of the worker processes had.
+        disturbed_rounds: how many a neighbor disturbed; `disturbance`, `steal`, `clock_mhz`: in the median round.
+    """
+
+    implementation: str
+    case: str
+    host: str
+    device: str
+    dtype: str
+    precision: str
+    threads_requested: int
+    operation: str
+    cache: str
+    role: Role
+    threads_observed: int | None
+    cores_busy: float | None
+    timer: str | None
+    verdict: Literal["pass", "fail"] | None
+    bound_ratio: float | None
+    effective_bits: float | None
+    peak_memory_bytes: int | None
+    seed: int | None
+    widest_interval: float | None
+    load_seconds: float | None
+    transfer_seconds: float | None
+    first_call_seconds: float | None
+    trace_seconds: float | None
+    compile_seconds: float | None
+    backend: str
+    formulation: str
+    mode: str | None
+    batch: int
+    gflops: float | None
+    gigabytes_per_second: float | None
+    gemm_fraction: float | None
+    own_gemm_fraction: float | None
+    roof: Literal["compute", "bandwidth", "dispatch"] | None
+    roof_fraction: float | None
+    ratio: float | None
+    ratio_interval: Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)] | None
+    precision_goal: float | None
+    generations: list[Count]
+    disturbed_rounds: Count
+    disturbance: float | None
+    steal: float | None
+    clock_mhz: float | None
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of pytest-benchmark's own statistics of a benchmark."""
+
+    data: Annotated[list[Seconds], msgspec.Meta(min_length=1)]
+    median: Seconds
+    q1: Seconds
+    q3: Seconds
+    rounds: Count
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True):
+    """Which row a benchmark is: the identity of its `Row`."""
+
+    identity: str
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """One benchmark of `bench.json`: a measured row."""
+
+    extra_info: Figures
+    stats: Stats
+    params: Params
+
+
+class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `failures` or `skipped` of a `bench.json`; fields as in `Outcome`."""
+
+    row: str
+    case: str
+    implementation: str
+    host: str
+    device: str
+    dtype: str
+    precision: str
+    threads_requested: int
+    operation: str
+    role: Role
+    cache: str
+    status: Status
+    message: str
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine and the software; a number is the word `unknown` or `unavailable` where the system does not tell."""
+
+    python: str
+    platform: str
+    processor: str
+    cores: int | str
+    cores_of_machine: int | str
+    memory_bytes: int | str
+    gpus: list[str]
+    blas: str
+    versions: dict[str, str]
+    variables: dict[str, str]
+    hosts: "dict[str, Environment]" = msgspec.field(default_factory=dict)
+
+
+class BenchFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be in a `bench.json`; `schema` tells its version."""
+
+    benchmarks: list[Measured]
+    failures: list[Unmeasured]
+    skipped: list[Unmeasured]
+    environment: Environment
+    options: dict[str, Any]
+    planned: Count
+    datetime: str
+    measured_anew: list[str] = msgspec.field(default_factory=list)
+
+
+COPIED = tuple(name for name in Figures.__struct_fields__ if name in Outcome.__struct_fields__)
+"""Fields of an outcome that its figures hold as they are."""
+
+Line = TypeVar("Line", Sample, Outcome)
+
+
+def line_of(held: Sample | Outcome) -> dict[str, Any]:
+    """A sample or an outcome as plain data, as its line of a record has it."""
+    fields: dict[str, Any] = plain(msgspec.structs.asdict(held))
+    return fields
+
+
+def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
+    """Go through a JSON-lines file; a last line that a kill cut short is left out.
+
+    Raises:
+        PatchParityError: a line that is none of this kind, with its number and the field.
+    """
+    if not path.exists():
+        return
+    decoder = msgspec.json.Decoder(kind)
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            yield decoder.decode(line)
+        except msgspec.ValidationError as error:
+            if "missing required field" in str(error):
+                raise PatchParityError(
+                    f"{path} was written by another version of patchparity, or is damaged (line {number}: {error}): measure anew, without --resume"
+                ) from None
+            raise PatchParityError(f"{path}, line {number}, is damaged: {error}") from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            if number < len(lines):
+                raise PatchParityError(
+                    f"{path}, line {number}, is no JSON object: the record is damaged there ({error})"
+                ) from None
