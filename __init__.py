@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .bench.check.suite import check as check
     from .bench.main_job import run as run
     from .bench.report.render import render_report as render_report
+    from .bench.timing.benchmark import benchmark as benchmark
     from .bench.timing.options import BenchOptions as BenchOptions
-    from .bench.timing.pytest_run import benchmark as benchmark
     from .porting.dialects.sizes import Sizes as Sizes
     from .porting.embed import embed as embed
     from .porting.files.own_format import load_weights as load_weights
@@ -79,7 +79,7 @@ _PUBLIC = {
     "transfer": "patchparity.porting.objects.transfer",
     "check": "patchparity.bench.check.suite",
     "BenchOptions": "patchparity.bench.timing.options",
-    "benchmark": "patchparity.bench.timing.pytest_run",
+    "benchmark": "patchparity.bench.timing.benchmark",
     "compare": "patchparity.bench.answers.compare",
     "recommend": "patchparity.bench.answers.recommend",
     "run": "patchparity.bench.main_job",

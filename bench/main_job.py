@@ -10,10 +10,10 @@ from .check.results import CheckReport
 from .check.suite import check, check_controls
 from .record.folder import locked, output_folder, set_aside
 from .report.render import render_report
+from .timing.benchmark import BenchReport, measure_into, require_modules
 from .timing.options import BenchOptions
 from .timing.plan import check_options
 from .timing.presets import preset
-from .timing.pytest_run import BenchReport, measure_into, require_modules
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,7 @@ from ..bench.report.console import out
 from ..reference.errors import PatchParityError
 from .exit import FAILED, FINE
 from .given import fraction, interruptible
-from .options import (
-    JsonOption,
-    PeerOption,
-)
+from .options import JsonOption, PeerOption
 
 
 def compare_command(
@@ -93,7 +90,7 @@ def report_command(folder: Annotated[Path, typer.Argument(help="A folder that be
     """Write report.html, report.md and report.csv from a folder's record."""
     from ..bench.record.bench_json import rows_missing
     from ..bench.report.render import render_report
-    from ..bench.timing.pytest_run import load_bench
+    from ..bench.timing.benchmark import load_bench
 
     for file in render_report(folder):
         out.print(str(file))

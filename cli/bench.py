@@ -68,7 +68,7 @@ def bench_command(
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
     from ..bench.record.folder import record_files
     from ..bench.report.terminal import print_bench
-    from ..bench.timing.pytest_run import benchmark
+    from ..bench.timing.benchmark import benchmark
     from ..porting.files.atomic import require_writable
 
     if json:

@@ -200,7 +200,7 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
 
     command_line = importlib.import_module("patchparity.__main__")
     monkeypatch.setattr("patchparity.bench.check.suite.check", lambda **_: pytest.fail("worked first"))
-    monkeypatch.setattr("patchparity.bench.timing.pytest_run.benchmark", lambda _: pytest.fail("worked first"))
+    monkeypatch.setattr("patchparity.bench.timing.benchmark.benchmark", lambda _: pytest.fail("worked first"))
     for command in ("check", "bench"):
         with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
             CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path / "no" / "c.json")], catch_exceptions=False)

@@ -7,22 +7,14 @@ from typing import Any
 import numpy as np
 
 from ...reference.errors import PatchParityError
-from ..intervals import (
-    SMALLEST_DIFFERENCE,
-    Ratio,
-    by_generation,
-    compare_ratios,
-    enough,
-    resampled_medians,
-    unpaired_chance,
-)
+from ..intervals import SMALLEST_DIFFERENCE, Ratio, by_generation, compare_ratios, enough, resampled_medians, unpaired_chance
 from ..machine.environment import MACHINE
 from ..machine.hosts import LOCAL
 from ..record.bench_json import rows_missing
+from ..record.noise import Floors, noise_floors, noise_of
 from ..record.rows import Block, row_block
-from ..timing.pytest_run import load_bench
+from ..timing.benchmark import load_bench
 from .compare_report import ComparedRow, CompareReport
-from .noise import Floors, noise_floors, noise_of
 
 
 def compare(

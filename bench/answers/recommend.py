@@ -11,12 +11,12 @@ from ...backends.registry import get_backend, list_backends
 from ...porting.objects.implementation import OBJECT_MODE, find_implementation, target_of
 from ...reference.errors import PatchParityError
 from ..cases import Case, named_case
+from ..record.comparisons import best_against_today, best_overall, framework_of, is_called_today
+from ..record.noise import noise_floors, noise_of
 from ..record.rows import row_block
 from ..record.words import place_text
+from ..timing.benchmark import benchmark, load_bench
 from ..timing.options import BenchOptions
-from ..timing.pytest_run import benchmark, load_bench
-from .comparisons import best_against_today, best_overall, framework_of, is_called_today
-from .noise import noise_floors, noise_of
 from .recommendation import Choice, Recommendation, Rival, RunnerUp
 from .shape_names import case_of_text
 

@@ -1,16 +1,88 @@
-"""bench.json: what it must hold, and whether it does."""
+"""`bench.json`: a view of a record in pytest-benchmark's own schema. The same record gives the same file, byte for byte."""
 
+import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ...porting.files.atomic import plain, write_json
 from ...reference.errors import PatchParityError
-from .schema import BenchFile
+from .comparisons import comparisons
+from .rows import Row
+from .schema import BenchFile, Figures
 
 SCHEMA = "patchparity.bench/2"
 """What `bench.json` calls itself; beside it stands pytest-benchmark's own version."""
+
+TEST = "test_patch_embed"
+OPTIONS = {
+    "disable_gc": "False",
+    "timer": "ReplayClock",
+    "min_rounds": "5",
+    "max_time": "1.0",
+    "min_time": "5e-06",
+    "precision": "None",
+    "confidence": "None",
+    "warmup": "False",
+}
+"""Of pytest-benchmark, as its schema has them: samples are measured elsewhere, and none of them plays a part."""
+
+
+def entry_of(row: Row, figures: Figures, seconds: Sequence[float]) -> dict[str, Any]:
+    """A measured row as one of pytest-benchmark's benchmarks, with its statistics and its samples."""
+    from pytest_benchmark.stats import Stats
+
+    stats = Stats()
+    for each in seconds:
+        stats.update(each)
+    name = f"{TEST}[{row.identity}]"
+    return {
+        "group": "/".join(map(str, row.block)),
+        "name": name,
+        "fullname": f"{TEST}.py::{name}",
+        "params": {"identity": row.identity},
+        "param": row.identity,
+        "extra_info": msgspec.structs.asdict(figures),
+        "options": OPTIONS,
+        "stats": {**stats.as_dict(), "data": list(seconds), "iterations": 1},
+    }
+
+
+@functools.cache
+def machine_info() -> dict[str, Any]:
+    """What pytest-benchmark tells of this machine, without its name: a record may be published."""
+    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+
+    return {**pytest_benchmark_generate_machine_info(), "node": ""}
+
+
+def write_bench(path: Path, entries: list[dict[str, Any]], about: dict[str, Any], last: bool) -> dict[str, Any]:
+    """Write the file in one step, and return what it holds.
+
+    Args:
+        path: of the file.
+        entries: measured rows, as `entry_of` makes them.
+        about: `datetime`, `machine_info`, `environment`, `options`, `planned`, `spent`, `measured_anew`, `failures`, `skipped`.
+        last: whether everything is measured: comparisons are made then.
+    """
+    from pytest_benchmark import __version__
+
+    content: dict[str, Any] = {
+        "machine_info": about["machine_info"],
+        "commit_info": {},
+        "benchmarks": entries,
+        "datetime": about["datetime"],
+        "version": __version__,
+        "schema": SCHEMA,
+        **{name: value for name, value in about.items() if name not in ("machine_info", "datetime")},
+        "comparisons": comparisons(entries) if last else [],
+    }
+    held: dict[str, Any] = plain(content)
+    write_json(path, held)
+    return held
 
 
 def rows_missing(content: dict[str, Any]) -> int:

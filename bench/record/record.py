@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...porting.files.atomic import write_json
+from ...reference.errors import PatchParityError
 from .schema import Outcome, Sample, line_of, read_lines
 
 
@@ -67,14 +68,17 @@ class Record:
 
     @staticmethod
     def _append(path: Path, lines: list[dict[str, Any]]) -> None:
-        with path.open("a+b") as file:
-            content_end = file.seek(0, os.SEEK_END)
-            if content_end:
-                file.seek(content_end - 1)
-                if file.read(1) != b"\n":  # a line that a kill cut short: without this the next one would be glued to it
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        try:
+            with path.open("a+b") as file:
+                content_end = file.seek(0, os.SEEK_END)
+                if content_end:
+                    file.seek(content_end - 1)
+                    if file.read(1) != b"\n":  # a line that a kill cut short: without this the next one would be glued to it
+                        file.seek(0)
+                        file.truncate(file.read().rfind(b"\n") + 1)
+                file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        except OSError as error:
+            raise PatchParityError(f"cannot write {path}: {error.strerror or error}") from None
 
     def rows(self) -> list[Outcome]:
         """Return the finished rows."""

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..answers.noise import noise_floors
 from ..check.tables import false_alarms
 from ..machine.hosts import LOCAL
 from ..record.bench_json import rows_missing
+from ..record.noise import noise_floors
 from ..record.words import block_title, disturbed_blocks, missed_goals, place_text
 from .curves import Figure, scaling_figures
 from .table import Table

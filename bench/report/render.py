@@ -9,7 +9,7 @@ from typing import Any
 from ...porting.files.atomic import write_text
 from ...reference.errors import PatchParityError
 from ..check.results import load_check
-from ..timing.pytest_run import load_bench
+from ..timing.benchmark import load_bench
 from .content import CSV_FIELDS, Content, build_content
 from .curves import LIMIT, Figure
 from .table import Table

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..answers.compare_report import CompareReport
     from ..answers.recommendation import Recommendation
     from ..check.results import CheckReport, CheckResult
-    from ..timing.pytest_run import BenchReport
+    from ..timing.benchmark import BenchReport
 
 MOST_LINES = 20
 """Findings of one kind that are printed one by one."""

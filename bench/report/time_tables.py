@@ -3,10 +3,10 @@
 from collections import defaultdict
 from typing import Any
 
-from ..answers.comparisons import best_against_today, conv_against_linear, gains
 from ..answers.fastest import fastest
 from ..cases import named_case
 from ..machine.hosts import LOCAL
+from ..record.comparisons import best_against_today, conv_against_linear, gains
 from ..record.rows import OPERATIONS, Block, row_block
 from ..record.words import OPERATION_NOTES, block_title, place_text, rate_text, ratio_text
 from .table import Table, milliseconds, number, percent

@@ -1,6 +1,7 @@
 """The state of one benchmark: workers, started when first needed, and the record that every finished block is written to."""
 
 import dataclasses
+import os
 import sys
 import time
 import uuid
@@ -22,7 +23,8 @@ from ..record.figures import figures_of
 from ..record.folder import output_folder
 from ..record.record import Record, with_versions_of
 from ..record.rows import Block, Row, WorkerKey, blank_outcome
-from ..record.schema import Figures, Outcome, Sample
+from ..record.schema import Figures, Outcome, Sample, line_of
+from ..record.words import block_title
 from ..worker.client import Worker, WorkerError, WorkerLostError, machine_of, worker_environment
 from .effort import LEAST_ROUNDS
 from .interleave import measure_block
@@ -201,7 +203,10 @@ class BenchSession:
 
     def _worker(self, key: WorkerKey, turn: int) -> Worker:
         python = self.interpreters.get(key.backend, sys.executable)
-        return Worker(key, self.options.call_seconds, python, self.hosts[key.host], turn=turn)
+        variables = {}
+        if self.options.peers and key.host == LOCAL:  # they are imported as they would be from here
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH", ""), os.getcwd())))
+        return Worker(key, self.options.call_seconds, python, self.hosts[key.host], turn=turn, variables=variables)
 
     def _restart(self, keys: set[WorkerKey]) -> None:
         """End workers and start them anew, as they were; one that does not come up again raises at its next request."""
@@ -298,6 +303,24 @@ class BenchSession:
             known = noted.get("options", {**options, "preset": "unknown"})
             return {"options": known, "planned": max(noted.get("planned", 0), len(self.rows))}
         return {"options": options, "planned": len(self.rows)}
+
+    def view(self, now: dict[str, Any]) -> dict[str, Any]:
+        """What `bench.json` holds beside its benchmarks.
+
+        Args:
+            now: `datetime` and `machine_info` as they are now.
+        """
+        kinds = {"failures": ("fail", "error"), "skipped": ("skip",)}
+        return {
+            "environment": self.environment(),
+            **self.call(now),
+            "measured_anew": [block_title(block) for block in self.measured_anew],
+            **self.about(),
+            **{
+                name: [line_of(outcome) for outcome in self.outcomes.values() if outcome.status in kind]
+                for name, kind in kinds.items()
+            },
+        }
 
     def call(self, now: dict[str, Any]) -> dict[str, Any]:
         """When and on what was measured, and how long that took (`spent`: seconds, and those of them in visits, that is warm calls, emptying caches, timed

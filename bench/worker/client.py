@@ -6,8 +6,12 @@ Workers run and time; they do not judge. A worker that dies or hangs raises `Wor
 
 import functools
 import queue
+import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from ... import __version__
@@ -92,6 +96,20 @@ def _gateway(launch: str) -> Any:
     return found
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started here never sees SIGINT: Ctrl-C reaches every process of a terminal's group, and workers are ended by us, once what they gave is
+    kept. One that comes meanwhile is held back, not lost."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Worker:
     """The parent's side of one worker process."""
 
@@ -103,10 +121,12 @@ class Worker:
         host: Host = THIS_MACHINE,
         confined: bool = True,
         turn: int = 0,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.key, self.call_seconds = key, call_seconds
         try:
-            self._gateway = _gateway(host.launch(python, worker_environment(key)))
+            with _deaf_to_interrupts():
+                self._gateway = _gateway(host.launch(python, {**worker_environment(key), **variables}))
             first = _CONFINED.format(cores=key.threads, turn=turn) if confined else "home = None\n"
             self._channel = self._gateway.remote_exec(first + _FIRST_WORDS)
         except Exception as error:

@@ -96,7 +96,7 @@ def _is_of(target: Path, other: Path) -> bool:
 
 def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
     """All files that reading checkpoints may touch: themselves, their shards, what lies beside them under their own names."""
-    from ...porting.files.opening import opened
+    from .opening import opened
 
     found: list[Path] = []
     for path in (each for each in checkpoints if each is not None and str(each)):

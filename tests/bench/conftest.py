@@ -2,7 +2,7 @@
 
 import pytest
 
-from patchparity.bench.timing.pytest_run import BenchReport
+from patchparity.bench.timing.benchmark import BenchReport
 
 from .records import SMALL
 

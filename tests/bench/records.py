@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from patchparity.bench.timing.pytest_run import BenchReport
+from patchparity.bench.timing.benchmark import BenchReport
 
 SMALL: dict[str, Any] = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
 

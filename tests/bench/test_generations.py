@@ -12,8 +12,8 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
+from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.timing.effort import LEAST_ROUNDS
-from patchparity.bench.timing.pytest_run import load_bench
 from patchparity.bench.timing.session import BenchSession
 from patchparity.bench.worker.client import Worker
 

@@ -14,7 +14,7 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.bench.machine.hosts import LOCAL, Host, parse_hosts
 from patchparity.bench.record.rows import WorkerKey
-from patchparity.bench.timing.pytest_run import load_bench
+from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.worker import client as workers
 from patchparity.bench.worker.client import Worker, WorkerError, WorkerLostError
 

@@ -8,7 +8,7 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.answers.comparisons import best_against_others, best_against_today, comparisons, conv_against_linear, gains
+from patchparity.bench.record.comparisons import best_against_others, best_against_today, comparisons, conv_against_linear, gains
 from patchparity.bench.report.content import build_content
 
 

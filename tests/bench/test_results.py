@@ -14,7 +14,7 @@ from patchparity.bench.record.folder import output_folder
 from patchparity.bench.record.record import Record
 from patchparity.bench.record.rows import Row, blank_outcome
 from patchparity.bench.record.schema import Sample
-from patchparity.bench.timing.pytest_run import load_bench
+from patchparity.bench.timing.benchmark import load_bench
 from patchparity.porting.files.atomic import plain, write_json
 
 

@@ -18,7 +18,7 @@ from patchparity import __version__ as patchparity_version
 from patchparity.bench.record.bench_json import rows_missing
 from patchparity.bench.record.folder import locked
 from patchparity.bench.record.record import Record
-from patchparity.bench.timing.pytest_run import load_bench
+from patchparity.bench.timing.benchmark import load_bench
 
 from ..fake_backends import running_below
 from .records import SMALL, copied_record, data_of
@@ -96,6 +96,15 @@ def test_a_record_made_again_knows_its_machine_its_options_and_what_is_missing(r
     assert again["environment"]["versions"] == report.content["environment"]["versions"]
     assert (again["options"], again["planned"]) == (report.content["options"], 20)
     assert rows_missing(again) == 12
+
+
+def test_a_record_made_again_is_the_same_file_byte_for_byte(tmp_path):
+    benchmark(BenchOptions(**SMALL, out=str(tmp_path)))
+    first = (tmp_path / "bench.json").read_bytes()
+    for _ in range(2):
+        (tmp_path / "bench.json").unlink()
+        load_bench(tmp_path)
+        assert (tmp_path / "bench.json").read_bytes() == first
 
 
 def test_a_record_made_again_elsewhere_says_when_and_on_what_it_was_measured(tmp_path):

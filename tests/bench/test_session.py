@@ -20,8 +20,8 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.cases import named_case
 from patchparity.bench.record.rows import row_work
+from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.timing.plan import plan
-from patchparity.bench.timing.pytest_run import load_bench
 from patchparity.bench.timing.session import BenchSession
 from patchparity.bench.worker.client import Worker
 
@@ -95,7 +95,7 @@ def test_a_run_that_breaks_down_is_no_success(tmp_path):
         ["bash", "-c", f"ulimit -f 4; exec {sys.executable} -c {shlex.quote(code)}"], capture_output=True, text=True, check=False
     )
     assert limited.returncode != 0
-    assert "the benchmark broke down (exit" in limited.stderr
+    assert "PatchParityError: cannot write" in limited.stderr
 
 
 def test_below_six_rounds_there_is_no_interval(report):

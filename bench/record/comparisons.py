@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...backends.registry import get_backend
 from ...porting.objects.implementation import find_implementation
 from ..intervals import Comparison, Ratio, by_generation, compare_ratios, enough, paired_chance, paired_ratios, resampled_medians
-from ..record.rows import row_block
 from .noise import Floors, noise_floors, noise_of
+from .rows import row_block
 
 
 def comparisons(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..intervals import noise_floor
-from ..record.rows import Block, row_block
+from .rows import Block, row_block
 
 Floors = dict[tuple[Block, str, str], float]
 """Noise floors by block, operation and device."""

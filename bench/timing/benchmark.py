@@ -1,0 +1,113 @@
+"""`benchmark`: a session measured block by block into a folder, and what it wrote, read again."""
+
+import dataclasses
+import importlib.util
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ...reference.errors import PatchParityError
+from ..progress import progress_bar
+from ..record.bench_json import entry_of, machine_info, read_bench, rows_missing, write_bench
+from ..record.folder import REPORTS, locked, output_folder, set_aside
+from ..record.rows import Block, Row
+from .options import BenchOptions
+from .plan import check_options
+from .session import BenchSession
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """The folder of a record, and what is in it."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def missing(self) -> int:
+        """Rows that were planned and are not there: the run was interrupted."""
+        return rows_missing(self.content)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row that could run was measured and is right."""
+        return not self.content["failures"]
+
+
+def benchmark(options: BenchOptions) -> BenchReport:
+    """Measure every implementation over cases and write `bench.json` and `samples.jsonl` to the folder `options.out`.
+
+    Progress goes to stderr. Without `options.resume`, what an earlier run left in the folder is moved into a folder `previous-...` inside it.
+
+    Raises:
+        PatchParityError: anything unknown or impossible in the options, a folder that cannot be written, that another run writes to, or
+            that is gone before the end; the extra `bench` missing.
+    """
+    require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
+    check_options(options)
+    folder = output_folder(options.out or ".")
+    with locked(folder):
+        if not options.resume:
+            set_aside(folder)
+        return measure_into(options, folder)
+
+
+def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
+    """Measure what is planned into a folder that is held, with progress on stderr; `bench.json` is written anew after every block."""
+    options = dataclasses.replace(options, out=str(folder.resolve()))
+    if not options.replay:
+        if (folder / "samples.jsonl").exists():  # the reports are of this record; `report` makes them again
+            for name in REPORTS:
+                (folder / name).unlink(missing_ok=True)
+        else:  # they are somebody's; check.json and controls.json may be this run's own
+            set_aside(folder, REPORTS)
+    session = BenchSession(options)
+    if not session.rows:
+        raise PatchParityError(f"{options.out} holds no case that was finished: bench with --resume goes on")
+    now = {"datetime": datetime.now(UTC).isoformat(), "machine_info": machine_info()}
+    blocks: dict[Block, list[Row]] = defaultdict(list)
+    for row in session.rows:
+        blocks[row.block].append(row)
+    entries: list[dict[str, Any]] = []
+    content: dict[str, Any] = {}
+    with closing(session), progress_bar("bench", shown=not options.replay) as session.progress:
+        for number, rows in enumerate(blocks.values(), 1):
+            try:
+                measured = [row for row in rows if session.outcome(row).status == "measured"]
+                entries += [entry_of(row, session.figures(row), session.seconds(row.identity)) for row in measured]
+                last = number == len(blocks)
+                if last or not options.replay:
+                    content = write_bench(folder / "bench.json", entries, session.view(now), last)
+            except (OSError, PatchParityError):
+                if folder.is_dir():
+                    raise
+                raise PatchParityError(
+                    f"{folder} was removed or renamed while the benchmark ran: what was measured is there no more"
+                ) from None
+    return BenchReport(folder, content)
+
+
+def require_modules(extra: str, names: tuple[str, ...]) -> None:
+    """Raise PatchParityError where a module of an extra is missing: asked before the work, not after it."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise PatchParityError(f"{name} is not installed: pip install 'patchparity[{extra}]'")
+
+
+def load_bench(folder: Path) -> dict[str, Any]:
+    """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples and rows of the record.
+
+    Raises:
+        PatchParityError: a folder without a record, or one that patchparity did not write.
+    """
+    try:
+        return read_bench(folder)
+    except PatchParityError:
+        if not (folder / "rows.jsonl").exists():
+            raise
+    require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
+    with locked(folder):
+        return measure_into(BenchOptions(replay=True), folder).content
