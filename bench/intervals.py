@@ -55,7 +55,7 @@ def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
     if len(set(lengths)) == 1:
         table = np.array([np.asarray(group, np.float64) for group in groups])
         rounds = generator.integers(lengths[0], size=(RESAMPLES, count, lengths[0]))
-        return np.median(table[drawn[:, :, None], rounds].reshape(RESAMPLES, -1), axis=1)
+        return _medians(table[drawn[:, :, None], rounds].reshape(RESAMPLES, -1))
     # As many rounds as there are, each from any of those of the drawn generations: a longer one has more of them, as in the median itself.
     ends = np.cumsum(lengths[drawn], axis=1)
     picked = (generator.random((RESAMPLES, total)) * ends[:, -1:]).astype(np.int64)
@@ -63,7 +63,13 @@ def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
     within = picked - np.take_along_axis(np.concatenate([np.zeros((RESAMPLES, 1), np.int64), ends], axis=1), place, axis=1)
     starts = np.cumsum(lengths) - lengths
     values = np.concatenate([np.asarray(group, np.float64) for group in groups])
-    return np.median(values[starts[np.take_along_axis(drawn, place, axis=1)] + within], axis=1)
+    return _medians(values[starts[np.take_along_axis(drawn, place, axis=1)] + within])
+
+
+def _medians(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median of each row, to the last bit that of `np.median`, which takes five times as long for many short rows."""
+    ordered, half = np.sort(rows, axis=1), rows.shape[1] // 2
+    return ordered[:, half].copy() if rows.shape[1] % 2 else (ordered[:, half - 1] + ordered[:, half]) / 2
 
 
 def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64]]:

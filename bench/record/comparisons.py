@@ -106,10 +106,10 @@ class Gain:
         return float(np.exp(np.mean(np.log(self.ratios))))
 
 
-def gains(entries: list[dict[str, Any]]) -> list[Gain]:
-    """The gain of each framework and operation, in the order of the record."""
+def gains(entries: list[dict[str, Any]], against_today: list[dict[str, Any]]) -> list[Gain]:
+    """The gain of each framework and operation, in the order of the record; `against_today` as `best_against_today` gives it."""
     found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
-    for info in best_against_today(entries):
+    for info in against_today:
         key = framework_of(info), info["operation"]
         found[key].append((1 / info["ratio_of_pair"], info["comparison"].word == "SLOWER"))
     for entry in _best_of(entries)[0].values():

@@ -6,6 +6,7 @@ from typing import Any
 from ..check.tables import false_alarms
 from ..machine.hosts import LOCAL
 from ..record.bench_json import rows_missing
+from ..record.comparisons import best_against_today
 from ..record.noise import noise_floors
 from ..record.words import block_title, disturbed_blocks, missed_goals, place_text
 from .curves import Figure, scaling_figures
@@ -72,14 +73,15 @@ def build_content(
 ) -> Content:
     """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and `seeds.json` hold."""
     entries = bench["benchmarks"]
+    against_today = best_against_today(entries)
     tables = ([] if check is None else check_tables(check)) + ([] if controls is None else [controls_table(controls)])
     tables = [
         fastest_table(entries),
         *tables,
         _left_out(bench),
         conv_table(entries),
-        gains_table(entries),
-        peers_table(entries),
+        gains_table(entries, against_today),
+        peers_table(against_today),
         *time_tables(entries),
     ]
     return Content(

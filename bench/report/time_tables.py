@@ -6,7 +6,7 @@ from typing import Any
 from ..answers.fastest import fastest
 from ..cases import named_case
 from ..machine.hosts import LOCAL
-from ..record.comparisons import best_against_today, conv_against_linear, gains
+from ..record.comparisons import conv_against_linear, gains
 from ..record.rows import OPERATIONS, Block, row_block
 from ..record.words import OPERATION_NOTES, block_title, place_text, rate_text, ratio_text
 from .table import Table, milliseconds, number, percent
@@ -163,10 +163,10 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
     )
 
 
-def peers_table(entries: list[dict[str, Any]]) -> Table:
+def peers_table(against_today: list[dict[str, Any]]) -> Table:
     """Our fastest on each framework against the modules that people call, in words."""
     rows, marks = [], []
-    for info in best_against_today(entries):
+    for info in against_today:
         judged = info["comparison"]
         says = {
             "FASTER": "the fastest is FASTER",
@@ -191,10 +191,10 @@ def peers_table(entries: list[dict[str, Any]]) -> Table:
     )
 
 
-def gains_table(entries: list[dict[str, Any]]) -> Table:
+def gains_table(entries: list[dict[str, Any]], against_today: list[dict[str, Any]]) -> Table:
     """What the fastest formulation gains over what people call today, framework by framework."""
     rows = []
-    for gain in gains(entries):
+    for gain in gains(entries, against_today):
         name = gain.framework + OPERATION_NOTES.get(gain.operation, "")
         spread = f"{min(gain.ratios):.2f} to {max(gain.ratios):.2f}"
         rows.append((name, str(len(gain.ratios)), f"{gain.mean:.2f}", spread, str(gain.slower)))

@@ -9,6 +9,7 @@ from patchparity.bench.check.shapes import CHECK_CASES
 from patchparity.bench.intervals import (
     RESAMPLES,
     Ratio,
+    _medians,
     by_generation,
     compare_ratios,
     noise_floor,
@@ -220,3 +221,9 @@ def test_few_rounds_are_not_believed_however_far_apart_they_lie():
     assert compare_ratios([alone])[0].word == "SLOWER", "six of six: 1.6%, and 2.5% are allowed"
     assert {judged.word for judged in compare_ratios([alone, alone])} == {"UNSURE"}, "1.25% are allowed"
     assert unpaired_chance(pair, pair) == 1 / 924
+
+
+@pytest.mark.parametrize("count", [6, 7, 24, 31])
+def test_medians_of_resamples_are_numpy_s_to_the_last_bit(count):
+    rows = np.random.default_rng(count).lognormal(size=(50, count))
+    assert (_medians(rows) == np.median(rows, axis=1)).all()
