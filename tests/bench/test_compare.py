@@ -93,6 +93,11 @@ def test_different_machines_are_refused_unless_forced(record, tmp_path):
     assert any("processor" in difference for difference in compare(old, new, force=True).differences)
 
 
+def failure_of(entry, message):
+    """The line of `failures` of a row that was measured before."""
+    return {**entry["extra_info"], "row": entry["params"]["identity"], "status": "error", "message": message}
+
+
 def test_other_hosts_are_held_against_themselves(record, tmp_path):
     box, other = {"processor": "A", "cores": 8}, {"processor": "B", "cores": 8}
 
@@ -100,7 +105,7 @@ def test_other_hosts_are_held_against_themselves(record, tmp_path):
         content = json.loads((written(record, folder) / "bench.json").read_text())
         for entry in content["benchmarks"]:
             entry["extra_info"]["host"] = "host1"
-        content["environment"]["hosts"] = hosts
+        content["environment"]["hosts"] = {label: {**content["environment"], **where} for label, where in hosts.items()}
         (folder / "bench.json").write_text(json.dumps(content))
         return folder
 
@@ -117,7 +122,7 @@ def test_a_row_that_fails_now_is_no_success(record, tmp_path):
         e for e in content["benchmarks"] if e["extra_info"]["implementation"] == CONV and e["extra_info"]["role"] != "overhead"
     )
     content["benchmarks"].remove(lost)
-    content["failures"] = [{"row": lost["params"]["identity"], "status": "error", "message": "it died"}]
+    content["failures"] = [failure_of(lost, "it died")]
     (new / "bench.json").write_text(json.dumps(content))
     report = compare(old, new)
     assert (report.ok, list(report.failed.values()), report.only_old, report.regressions) == (False, ["it died"], [], [])
@@ -140,9 +145,7 @@ def test_where_no_a_a_row_tells_of_the_noise_nothing_is_decided(record, tmp_path
 def test_a_record_in_which_everything_failed_is_told_as_that(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
     content = json.loads((new / "bench.json").read_text())
-    content["failures"] = [
-        {"row": e["params"]["identity"], "status": "error", "message": "it\ndied"} for e in content["benchmarks"]
-    ]
+    content["failures"] = [failure_of(each, "it\ndied") for each in content["benchmarks"]]
     content["benchmarks"] = []
     (new / "bench.json").write_text(json.dumps(content))
     report = compare(old, new)
