@@ -89,12 +89,24 @@ def recommend_command(
 def report_command(folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")]) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
     from ..bench.record.bench_json import rows_missing
-    from ..bench.report.render import render_report
+    from ..bench.report.render import render_bench
     from ..bench.timing.benchmark import load_bench
 
-    for file in render_report(folder):
+    content = load_bench(folder)
+    for file in render_bench(folder, content):
         out.print(str(file))
-    if missing := rows_missing(content := load_bench(folder)):
+    if missing := rows_missing(content):
         out.print(
             f"[yellow]partial[/] {missing} of {content['planned']} rows are missing: bench --resume goes on", soft_wrap=True
         )
+
+
+def keep_command(
+    folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
+    target: Annotated[Path, typer.Argument(help="A folder for what is kept of it.")],
+) -> None:
+    """Keep a record in less than a megabyte: medians, environment, a page, and every sample; report and compare read it."""
+    from ..bench.report.keep import keep_record
+
+    for file in keep_record(folder, target):
+        out.print(f"{file} {file.stat().st_size / 1000:.0f} kB", soft_wrap=True)

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from ..bench.report.console import escape, out
-from .answers import compare_command, recommend_command, report_command
+from .answers import compare_command, keep_command, recommend_command, report_command
 from .bench import bench_command, run_command
 from .check import check_command
 from .checkpoints import embed_command, inspect_command, verify_command
@@ -63,6 +63,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare_command,
     "recommend": recommend_command,
     "report": report_command,
+    "keep": keep_command,
     "run": run_command,
     "inspect": inspect_command,
     "port": port_command,

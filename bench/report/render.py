@@ -27,10 +27,14 @@ def render_report(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         PatchParityError: no record in the folder, a damaged one, a folder that cannot be written, plotly or jinja2 missing.
     """
-    source = Path(folder)
+    return render_bench(Path(folder), load_bench(Path(folder)))
+
+
+def render_bench(source: Path, bench: dict[str, Any]) -> list[Path]:
+    """The same, of what `bench.json` holds."""
     names = ("check.json", "controls.json", "seeds.json")
     checks = [load_check(source / name) if (source / name).exists() else None for name in names]
-    content = build_content(load_bench(source), *checks)
+    content = build_content(bench, *checks)
     pages = {"report.html": to_html(content), "report.md": to_markdown(content), "report.csv": to_csv(content)}
     for name, text in pages.items():
         write_text(source / name, text)

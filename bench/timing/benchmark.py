@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import tempfile
 from collections import defaultdict
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ...reference.errors import PatchParityError
 from ..progress import progress_bar
 from ..record.bench_json import entry_of, machine_info, read_bench, rows_missing, write_bench
 from ..record.folder import REPORTS, locked, output_folder, set_aside
+from ..record.packed import PACKED, unpack
 from ..record.rows import Block, Row
 from .options import BenchOptions
 from .plan import check_options
@@ -106,6 +108,10 @@ def load_bench(folder: Path) -> dict[str, Any]:
     try:
         return read_bench(folder)
     except PatchParityError:
+        if (folder / PACKED).exists() and not (folder / "rows.jsonl").exists():
+            with tempfile.TemporaryDirectory(prefix="patchparity-") as unpacked:
+                unpack(folder / PACKED, Path(unpacked))
+                return load_bench(Path(unpacked))
         if not (folder / "rows.jsonl").exists():
             raise
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from patchparity import PatchParityError, compare, recommend, render_report
+from patchparity.bench.timing.benchmark import load_bench
 
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
@@ -25,7 +26,7 @@ def places(content, path=()):
 
 @pytest.mark.parametrize("seed", range(24))
 def test_a_damaged_record_ends_in_no_traceback(tmp_path, seed):
-    chance, content = random.Random(seed), json.loads((RECORD / "bench.json").read_text())
+    chance, content = random.Random(seed), load_bench(RECORD)
     *outer, last = chance.choice(list(places(content)))
     inner = content
     for key in outer:

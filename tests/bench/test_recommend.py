@@ -15,6 +15,7 @@ from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.__main__ import app
 from patchparity.bench.answers.recommend import recommend, recommend_from
 from patchparity.bench.answers.shape_names import case_of_text
+from patchparity.bench.timing.benchmark import load_bench
 
 DRIFT = [1.0, 1.3, 0.9, 1.1, 1.6, 1.0, 1.2, 0.8, 1.1, 1.4, 1.0, 0.9]
 
@@ -223,8 +224,7 @@ def test_a_run_of_its_own_measures_every_formulation_of_a_framework():
 
 def test_only_what_failed_at_what_was_asked_for_is_told():
     """The record of an H200, where JAX's product of one patch failed, and nothing else."""
-    path = Path(__file__).parents[2] / "bench" / "records" / "h200" / "bench.json"
-    record = json.loads(path.read_text())
+    record = load_bench(Path(__file__).parents[2] / "bench" / "records" / "h200")
     asked = dict(case="vit-b16-224-b256", device="cuda", dtype="bfloat16")
     assert [each["operation"] for each in record["failures"]] == ["one-patch"] * 3
     found = recommend_from(record, **asked)

@@ -11,9 +11,11 @@ import pytest
 
 from patchparity import PatchParityError
 from patchparity.bench.record.folder import output_folder
+from patchparity.bench.record.packed import pack, unpack
 from patchparity.bench.record.record import Record
 from patchparity.bench.record.rows import Row, blank_outcome
 from patchparity.bench.record.schema import Sample
+from patchparity.bench.report.keep import keep_record
 from patchparity.bench.timing.benchmark import load_bench
 from patchparity.porting.files.atomic import plain, write_json
 
@@ -121,7 +123,43 @@ def damaged(content, place, value):
     ],
 )
 def test_a_record_that_is_damaged_inside_is_told_as_that(place, value, says, tmp_path):
-    path = Path(__file__).parents[2] / "bench" / "records" / "h200" / "bench.json"
-    (tmp_path / "bench.json").write_text(json.dumps(damaged(json.loads(path.read_text()), place, value)))
+    content = load_bench(Path(__file__).parents[2] / "bench" / "records" / "h200")
+    (tmp_path / "bench.json").write_text(json.dumps(damaged(content, place, value)))
     with pytest.raises(PatchParityError, match=f"bench.json is damaged: {re.escape(says)}"):
         load_bench(tmp_path)
+
+
+def test_a_record_that_is_kept_is_the_same_record(report, tmp_path):
+    keep_record(report.folder, tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "medians.csv",
+        "summary.md",
+        "environment.json",
+        "record.tar.xz",
+    }
+    unpack(tmp_path / "kept" / "record.tar.xz", tmp_path)
+    for name in ("rows.jsonl", "samples.jsonl", "plan.json", "machines.json"):
+        assert (tmp_path / name).read_bytes() == (report.folder / name).read_bytes()
+    assert load_bench(tmp_path / "kept") == json.loads((report.folder / "bench.json").read_text())
+    with pytest.raises(PatchParityError, match="is the record itself"):
+        keep_record(report.folder, report.folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
+def test_a_kept_record_that_is_damaged_is_refused(report, tmp_path, damage):
+    packed = bytearray(pack(report.folder))
+    if damage == "cut":
+        packed = packed[:-40]
+    elif damage == "flipped":
+        packed[len(packed) // 2] ^= 1
+    else:
+        packed = bytearray(b"no archive")
+    (tmp_path / "record.tar.xz").write_bytes(packed)
+    with pytest.raises(PatchParityError, match=r"record\.tar\.xz is damaged, or holds no record"):
+        load_bench(tmp_path)
+
+
+def test_records_that_are_kept_here_are_small():
+    files = [path for path in (Path(__file__).parents[2] / "bench" / "records").rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) < 1_000_000
+    assert all(path.stat().st_size < 400_000 for path in files if path.name == "medians.csv")

@@ -1,0 +1,136 @@
+"""A record in one small file: rows and notes as they are, samples by columns, all of it compressed. Unpacked it is the same record, line by line."""
+
+import io
+import json
+import lzma
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.errors import PatchParityError
+from .record import Record
+from .schema import Sample
+
+PACKED = "record.tar.xz"
+"""What the file is called."""
+
+LARGEST = 2**29
+"""Bytes that one may unpack to: a hundred times those of a full record."""
+
+_NAMES = ("case", "row", "implementation", "role", "cache", "device")
+_COUNTS = {"round": np.uint16, "order": np.uint16, "generation": np.uint16, "disturbed": np.uint8, "clock_mhz": np.int32}
+_FIGURES = ("seconds", "visit_seconds", "disturbance", "steal")
+_KEPT = ("rows.jsonl", "machines.json", "plan.json")
+
+
+def pack(folder: Path) -> bytes:
+    """The record of a folder as the content of a `record.tar.xz`.
+
+    Raises:
+        PatchParityError: a damaged record, or none.
+    """
+    samples = list(Record(folder).samples())
+    if not samples:
+        raise PatchParityError(f"{folder} holds no samples that could be kept")
+    names = list(dict.fromkeys(tuple(getattr(each, name) for name in _NAMES) for each in samples))
+    attempts = list(dict.fromkeys(each.attempt for each in samples))
+    of_name, of_attempt = ({each: number for number, each in enumerate(found)} for found in (names, attempts))
+    places = [(of_name[tuple(getattr(each, name) for name in _NAMES)], of_attempt[each.attempt], each.round) for each in samples]
+    order = sorted(
+        range(len(samples)), key=places.__getitem__
+    )  # samples of one row beside one another: their first bytes are the same
+    ordered = [samples[number] for number in order]
+    parts = {name: (folder / name).read_bytes() for name in _KEPT if (folder / name).exists()}
+    parts["samples.json"] = json.dumps({"count": len(samples), "names": names, "attempts": attempts}).encode()
+    parts["name"] = np.array([places[number][0] for number in order], np.uint32).tobytes()
+    parts["attempt"] = np.array([places[number][1] for number in order], np.uint32).tobytes()
+    for name, kind in _COUNTS.items():
+        values = [getattr(each, name) for each in ordered]
+        parts[name] = np.array([-1 if value is None else value for value in values], kind).tobytes()
+    for name in _FIGURES:
+        values = [getattr(each, name) for each in ordered]
+        column = np.array([np.nan if value is None else value for value in values], "<f8")
+        parts[name] = column.view(np.uint8).reshape(-1, 8).T.tobytes()  # first bytes together, then the second, ...
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz", preset=9, format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in parts.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Write the record that a file holds into a folder.
+
+    Raises:
+        PatchParityError: a file that is damaged, or none of ours.
+    """
+    try:
+        with lzma.open(path) as file:  # to its end, where its checksum stands
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST} bytes")
+        parts: dict[str, bytes] = {}
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            for entry in archive:
+                part = archive.extractfile(entry) if entry.isfile() else None
+                if part is None:
+                    raise ValueError(f"{entry.name} is no part of a record")
+                parts[entry.name] = part.read()
+        samples = _samples(parts)
+    except (
+        OSError,
+        lzma.LZMAError,
+        tarfile.TarError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        msgspec.ValidationError,
+    ) as error:
+        raise PatchParityError(f"{path} is damaged, or holds no record: {error}") from None
+    for name in _KEPT:
+        if name in parts:
+            (folder / name).write_bytes(parts[name])
+    Record(folder).append_samples(samples)
+
+
+def _samples(parts: dict[str, bytes]) -> list[Sample]:
+    told: dict[str, Any] = json.loads(parts["samples.json"])
+    count = int(told["count"])
+
+    def column(name: str, kind: Any) -> NDArray[Any]:
+        values = np.frombuffer(parts[name], kind)
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} values, expected {count}")
+        return values
+
+    columns: dict[str, list[Any]] = {name: column(name, kind).tolist() for name, kind in _COUNTS.items()}
+    for name in _FIGURES:
+        planes = np.frombuffer(parts[name], np.uint8).reshape(8, count)
+        values = np.ascontiguousarray(planes.T).view("<f8").ravel().tolist()
+        columns[name] = [None if value != value else value for value in values]
+    columns["disturbed"] = [bool(value) for value in columns["disturbed"]]
+    columns["clock_mhz"] = [None if value < 0 else value for value in columns["clock_mhz"]]
+    places = column("name", np.uint32).tolist()
+    attempts = column("attempt", np.uint32).tolist()
+    order = sorted(
+        range(count), key=lambda at: (attempts[at], columns["round"][at], columns["order"][at])
+    )  # as they were measured
+    return [
+        msgspec.convert(
+            {
+                **dict(zip(_NAMES, told["names"][places[at]], strict=True)),
+                **{name: values[at] for name, values in columns.items()},
+                "attempt": told["attempts"][attempts[at]],
+            },
+            Sample,
+        )
+        for at in order
+    ]
