@@ -19,6 +19,16 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT, as shells have it
+    except SystemExit as end:
+        if end.code == 130 and not _said():  # typer ends a command so, without a word
+            print("interrupted", file=sys.stderr)
+        raise
+
+
+def _said() -> bool:
+    """Whether a command has told that it was interrupted."""
+    given = sys.modules.get("patchparity.cli.given")
+    return given is not None and given.TOLD_OF_INTERRUPTION
 
 
 def _run() -> None:

@@ -64,11 +64,17 @@ def fraction(text: str, option: str) -> float:
     raise PatchParityError(f"{option} {text}: expected a percentage or a fraction below 1, such as 5% or 0.05")
 
 
+TOLD_OF_INTERRUPTION = False
+"""Whether `interruptible` has said so already."""
+
+
 @contextmanager
 def interruptible(told: str = "interrupted; finished cases are kept: the same command with --resume goes on") -> Iterator[None]:
     """On Ctrl-C, say what was kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
+        global TOLD_OF_INTERRUPTION
+        TOLD_OF_INTERRUPTION = True
         err.print(told)
         raise typer.Exit(INTERRUPTED) from None

@@ -102,12 +102,13 @@ def load_check(path: Path) -> dict[str, Any]:
     Raises:
         PatchParityError: a file that cannot be read, or of another schema.
     """
+    content: Any = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content: Any = json.loads(path.read_text())
-        if isinstance(content, dict) and content.get("schema") == SCHEMA:
-            try:
-                msgspec.convert(content, CheckFile)
-            except msgspec.ValidationError as error:
-                raise PatchParityError(f"{path} is damaged: {error}") from None
-            return content
-    raise PatchParityError(f"{path} is no {SCHEMA} file")
+        content = json.loads(path.read_text())
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise PatchParityError(f"{path} is no {SCHEMA} file")
+    try:
+        msgspec.convert(content, CheckFile)
+    except msgspec.ValidationError as error:
+        raise PatchParityError(f"{path} is damaged: {error}") from None
+    return content

@@ -114,8 +114,13 @@ def read_bench(folder: Path) -> dict[str, Any]:
         raise PatchParityError(
             f"{path} is {told}, and this version reads {SCHEMA}: measure again, or use the version that wrote it"
         )
+    require_bench(content, path)
+    return content
+
+
+def require_bench(content: dict[str, Any], path: Path) -> None:
+    """Raise PatchParityError where the content of a `bench.json` is not of its types, with the path of the field."""
     try:
         msgspec.convert(content, BenchFile)
     except msgspec.ValidationError as error:
         raise PatchParityError(f"{path} is damaged: {error}") from None
-    return content

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ...porting.files.checkpoint import first_line
 from ...reference.errors import PatchParityError
 from .record import Record
 from .schema import Sample
@@ -22,7 +23,7 @@ LARGEST = 2**29
 """Bytes that one may unpack to: a hundred times those of a full record."""
 
 _NAMES = ("case", "row", "implementation", "role", "cache", "device")
-_COUNTS = {"round": np.uint16, "order": np.uint16, "generation": np.uint16, "disturbed": np.uint8, "clock_mhz": np.int32}
+_COUNTS = {"round": np.uint32, "order": np.uint32, "generation": np.uint32, "disturbed": np.uint8, "clock_mhz": np.int32}
 _FIGURES = ("seconds", "visit_seconds", "disturbance", "steal")
 _KEPT = ("rows.jsonl", "machines.json", "plan.json")
 
@@ -88,13 +89,14 @@ def unpack(path: Path, folder: Path) -> None:
         lzma.LZMAError,
         tarfile.TarError,
         EOFError,
-        KeyError,
+        ArithmeticError,
+        LookupError,
         ValueError,
         TypeError,
-        IndexError,
-        msgspec.ValidationError,
+        RecursionError,
     ) as error:
-        raise PatchParityError(f"{path} is damaged, or holds no record: {error}") from None
+        told = f"{type(error).__name__}: {first_line(error)[:120]}"
+        raise PatchParityError(f"{path} is damaged, or holds no record ({told})") from None
     for name in _KEPT:
         if name in parts:
             (folder / name).write_bytes(parts[name])

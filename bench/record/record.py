@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ...porting.files.atomic import write_json
 from ...reference.errors import PatchParityError
-from .schema import Outcome, Sample, line_of, read_lines
+from .schema import Environment, Outcome, PlanFile, Sample, line_of, read_lines
 
 
 def with_versions_of(earlier: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +46,7 @@ class Record:
 
     def machines(self) -> dict[str, dict[str, Any]]:
         """Return the environments of all machines that took part, by the fingerprint that is in the rows."""
-        return _read_object(self.machines_path)
+        return _checked(self.machines_path, dict[str, Environment])
 
     def keep_plan(self, options: dict[str, Any], planned: int) -> None:
         """Note what was asked for last, and how many rows that makes: without it, what was interrupted would look whole."""
@@ -56,7 +58,7 @@ class Record:
 
     def plan(self) -> dict[str, Any]:
         """Return what `keep_plan` and `keep_call` noted; nothing where it is missing or damaged."""
-        return _read_object(self.plan_path)
+        return _checked(self.plan_path, PlanFile)
 
     def last_written(self) -> str:
         """When the last row was written, as ISO 8601 in UTC, by the file's own time."""
@@ -87,6 +89,20 @@ class Record:
     def samples(self) -> Iterator[Sample]:
         """Go through all samples, those of interrupted attempts among them."""
         return read_lines(self.samples_path, Sample)
+
+
+def _checked(path: Path, kind: Any) -> dict[str, Any]:
+    """An object of JSON, held against its type; nothing where it is missing or no JSON.
+
+    Raises:
+        PatchParityError: one that is not of the type, with the path of the field.
+    """
+    content = _read_object(path)
+    try:
+        msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise PatchParityError(f"{path} is damaged: {error}") from None
+    return content
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from ...reference.errors import PatchParityError
 
 Status = Literal["measured", "skip", "fail", "error"]
 Role = Literal["implementation", "peer", "overhead", "ceiling", "aa"]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=1e-12, le=1e9)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     precision: str
     row: str
-    threads_requested: int
+    threads_requested: Annotated[int, msgspec.Meta(ge=1)]
     operation: str
     role: Role
     cache: str
@@ -237,6 +237,29 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     hosts: "dict[str, Environment]" = msgspec.field(default_factory=dict)
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of the options that a benchmark was asked for."""
+
+    preset: str
+    seed: int
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """When and on what was measured, and how long it took."""
+
+    datetime: str
+    machine_info: dict[str, Any]
+    spent: dict[str, float] | None = None
+
+
+class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
+    """`plan.json`: what was asked for last, how many rows that makes, and the last call."""
+
+    options: Asked | None = None
+    planned: Count = 0
+    call: Call | None = None
+
+
 class BenchFile(msgspec.Struct, frozen=True, kw_only=True):
     """What must be in a `bench.json`; `schema` tells its version."""
 
@@ -244,7 +267,7 @@ class BenchFile(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[Unmeasured]
     skipped: list[Unmeasured]
     environment: Environment
-    options: dict[str, Any]
+    options: Asked
     planned: Count
     datetime: str
     measured_anew: list[str] = msgspec.field(default_factory=list)

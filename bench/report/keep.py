@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,16 @@ def keep_record(folder: str | os.PathLike[str], target: str | os.PathLike[str]) 
     source, place = Path(folder), Path(target)
     if place.exists() and source.resolve() == place.resolve():
         raise PatchParityError(f"{target} is the record itself: name a folder of its own")
+    if (source / PACKED).exists() and not (source / "samples.jsonl").exists():
+        raise PatchParityError(f"{folder} is a kept record already: copy the folder")
     packed = pack(source)
     bench = load_bench(source)
+    with tempfile.TemporaryDirectory(prefix="patchparity-") as trial:
+        (Path(trial) / PACKED).write_bytes(packed)
+        if load_bench(Path(trial)) != bench:
+            raise PatchParityError(
+                f"{folder} was not kept: its rows and samples do not make what its bench.json holds (remove that, and look at the report)"
+            )
     content = build_content(bench, None)
     tables = [table for table in content.tables if table.title in TABLES_OF_A_PAGE]
     files = {

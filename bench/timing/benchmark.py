@@ -2,9 +2,10 @@
 
 import dataclasses
 import importlib.util
+import os
 import tempfile
 from collections import defaultdict
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from ...reference.errors import PatchParityError
 from ..progress import progress_bar
-from ..record.bench_json import entry_of, machine_info, read_bench, rows_missing, write_bench
+from ..record.bench_json import entry_of, machine_info, read_bench, require_bench, rows_missing, write_bench
 from ..record.folder import REPORTS, locked, output_folder, set_aside
 from ..record.packed import PACKED, unpack
 from ..record.rows import Block, Row
@@ -66,6 +67,7 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
                 (folder / name).unlink(missing_ok=True)
         else:  # they are somebody's; check.json and controls.json may be this run's own
             set_aside(folder, REPORTS)
+    place = folder.stat()
     session = BenchSession(options)
     if not session.rows:
         raise PatchParityError(f"{options.out} holds no case that was finished: bench with --resume goes on")
@@ -81,15 +83,24 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
                 measured = [row for row in rows if session.outcome(row).status == "measured"]
                 entries += [entry_of(row, session.figures(row), session.seconds(row.identity)) for row in measured]
                 last = number == len(blocks)
+                _require_same(folder, place)
                 if last or not options.replay:
                     content = write_bench(folder / "bench.json", entries, session.view(now), last)
             except (OSError, PatchParityError):
-                if folder.is_dir():
-                    raise
-                raise PatchParityError(
-                    f"{folder} was removed or renamed while the benchmark ran: what was measured is there no more"
-                ) from None
+                _require_same(folder, place)
+                raise
     return BenchReport(folder, content)
+
+
+def _require_same(folder: Path, place: os.stat_result) -> None:
+    """Raise PatchParityError where a folder is no longer the one that it was."""
+    with suppress(OSError):
+        now = folder.stat()
+        if (now.st_dev, now.st_ino) == (place.st_dev, place.st_ino):
+            return
+    raise PatchParityError(
+        f"{folder} was removed or renamed while the benchmark ran: what was measured is there no more, or lies under another name"
+    )
 
 
 def require_modules(extra: str, names: tuple[str, ...]) -> None:
@@ -100,20 +111,46 @@ def require_modules(extra: str, names: tuple[str, ...]) -> None:
 
 
 def load_bench(folder: Path) -> dict[str, Any]:
-    """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples and rows of the record.
+    """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples and rows of the record, or from a kept one.
 
     Raises:
-        PatchParityError: a folder without a record, or one that patchparity did not write.
+        PatchParityError: a folder without a record, a damaged one, or one that patchparity did not write.
     """
     try:
         return read_bench(folder)
     except PatchParityError:
-        if (folder / PACKED).exists() and not (folder / "rows.jsonl").exists():
-            with tempfile.TemporaryDirectory(prefix="patchparity-") as unpacked:
-                unpack(folder / PACKED, Path(unpacked))
-                return load_bench(Path(unpacked))
-        if not (folder / "rows.jsonl").exists():
-            raise
+        if (folder / "rows.jsonl").exists():
+            return _made_again(folder)
+        if (folder / PACKED).exists():
+            return _made_of(folder / PACKED)
+        raise
+
+
+def _made_of(kept: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="patchparity-") as unpacked:
+        unpack(kept, Path(unpacked))
+        try:
+            return _made_again(Path(unpacked))
+        except PatchParityError as error:
+            raise PatchParityError(
+                f"{kept} is damaged, or holds no record: {str(error).replace(unpacked + os.sep, '')}"
+            ) from None
+
+
+def _made_again(folder: Path) -> dict[str, Any]:
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
-    with locked(folder):
-        return measure_into(BenchOptions(replay=True), folder).content
+    try:
+        with locked(folder):
+            content = measure_into(BenchOptions(replay=True), folder).content
+        require_bench(content, folder)
+    except PatchParityError:
+        raise
+    except (
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        ValueError,
+    ) as error:  # types hold, and what they tell cannot be
+        raise PatchParityError(f"the record of {folder} is damaged ({type(error).__name__}: {str(error)[:160]})") from None
+    return content

@@ -4,6 +4,7 @@ import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
 
+from ...reference.errors import PatchParityError
 from ..record.record import Record
 from ..record.rows import Block, Row
 from ..record.schema import Outcome, Sample
@@ -56,6 +57,8 @@ def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     """
     attempts: dict[Block, dict[str, dict[str, Outcome]]] = defaultdict(lambda: defaultdict(dict))
     for outcome in record.rows():
+        if (identity := _row(outcome).identity) != outcome.row:
+            raise PatchParityError(f"{record.rows_path} is damaged: the row {outcome.row!r} tells of {identity!r}")
         attempts[outcome.block][outcome.attempt][outcome.row] = outcome
     samples: dict[tuple[str, str], dict[int, Sample]] = defaultdict(dict)
     for sample in record.samples():

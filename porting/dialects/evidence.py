@@ -11,7 +11,7 @@ from typing import Any
 
 from ..files.checkpoint import Checkpoint
 from .dialect import REQUIRED, Dialect
-from .sizes import Sizes, numbers_at, read_config
+from .sizes import KERAS_HUB, Sizes, numbers_at, read_config
 
 
 def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
@@ -47,6 +47,14 @@ def known_reason(config: Sizes) -> str:
     return ""
 
 
+@functools.cache
+def _keras_classes() -> frozenset[str]:
+    """The registered names of KerasHub's models that some dialect reads."""
+    from .dialect import list_dialects
+
+    return frozenset(name for dialect in list_dialects().values() for name in dialect.architectures if name.startswith(KERAS_HUB))
+
+
 def is_architecture(dialect: Dialect, architecture: str) -> bool:
     """Whether timm's name of a model is one of a dialect's."""
     return bool(architecture) and any(re.fullmatch(pattern, architecture) for pattern in dialect.architectures)
@@ -76,7 +84,8 @@ def conflicts_of(
         )
         found.append(f"{file} calls the model {called!r}, and {whose}")
     built = config.architecture
-    if built and not dialect.plain and not alone and not is_architecture(dialect, built) and _first_word(built) in words:
+    is_known = _first_word(built) in words or built in _keras_classes()
+    if built and not dialect.plain and not alone and not is_architecture(dialect, built) and is_known:
         found.append(f"{file} calls the architecture {built!r}, which is none of {dialect.id}")
     layout = checkpoint.metadata.get("format", "")
     if dialect.mlx and layout in ("pt", "tf", "flax"):
@@ -104,7 +113,19 @@ def conflicts_of(
     found += [
         f"{file} says that {unmet}, and {dialect.id} needs {each}" for each in dialect.require if (unmet := _unmet(each, config))
     ]
-    if config.class_token is False and "class_token" in names:
+    keras = built.startswith(KERAS_HUB) and not dialect.plain
+    width = next((config.table[name] for name in ("hidden_dim", "hidden_size", "embed_dim") if name in config.table), None)
+    if keras and isinstance(width, int) and width != sizes["D"]:
+        found.append(
+            f"{file} tells width {width}, and {names['kernel']} {checkpoint.tensors[names['kernel']].shape} has {sizes['D']}"
+        )
+    for key, name in (("use_class_token", "class_token"), ("use_patch_bias", "bias"), ("use_mask_token", "mask_token")):
+        if keras and config.table.get(key) is (name not in names):
+            word = name.replace("_", " ").replace("bias", "bias of patches")
+            found.append(
+                f"{file} says that {key} is {json.dumps(config.table[key])}, and {'no' if name not in names else 'a'} {word} is in the file"
+            )
+    if config.class_token is False and "class_token" in names and not keras:
         found.append(f"{file} tells that there is no class token, and the file holds {names['class_token']}")
     return found
 

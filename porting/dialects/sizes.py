@@ -186,19 +186,35 @@ KERAS_HUB = "keras_hub>"
 """How the names begin under which KerasHub registers its classes."""
 
 
-def keras_table(told: Mapping[str, Any], depth: int = 0) -> tuple[str, Mapping[str, Any]]:
-    """The registered name and the arguments of the outermost model of KerasHub with patches, in a `config.json` as Keras writes it; empty without one."""
+def keras_table(told: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The registered name and the arguments of the one model of KerasHub with patches in a `config.json` as Keras writes it; empty without one, and where
+    there are several that differ: which tensors are whose, no name tells."""
+    found = list(_keras_tables(told, 0))
+    plain = [(name, {key: value for key, value in given.items() if key not in _NAMES}) for name, given in found]
+    return found[0] if found and all(each == plain[0] for each in plain) else ("", {})
+
+
+def _keras_tables(told: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if depth > DEEPEST_KERAS:
+        return
+    if isinstance(told, list):
+        for each in told:
+            yield from _keras_tables(each, depth + 1)
+    if not isinstance(told, dict):
+        return
     registered, given = told.get("registered_name"), told.get("config")
-    if not isinstance(given, dict) or depth > DEEPEST_CONFIG:
-        return "", {}
-    if isinstance(registered, str) and registered.startswith(KERAS_HUB) and any(name in given for name in _PATCHED):
-        return registered, given
-    for inner in given.values():
-        if isinstance(inner, dict) and (found := keras_table(inner, depth + 1))[0]:
-            return found
-    return "", {}
+    ours = isinstance(registered, str) and registered.startswith(KERAS_HUB)
+    if isinstance(registered, str) and ours and isinstance(given, dict) and any(name in given for name in _PATCHED):
+        yield registered, given
+        return
+    for inner in told.values():
+        yield from _keras_tables(inner, depth + 1)
 
 
+DEEPEST_KERAS = 24
+"""Tables and lists within one another: a task holds a backbone, that an encoder, each in the list of a functional model's layers: a dozen."""
+
+_NAMES = ("name", "dtype", "trainable")
 _PATCHED = ("patch_size", "layerwise_patch_sizes")
 
 

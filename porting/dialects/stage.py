@@ -159,15 +159,15 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         arrays["positions"] = arrays["positions"][dialect.spare_rows :]
     if "positions" in arrays and (shared := dialect.shared_rows):
         table = arrays["positions"].astype(np.float64)
-        arrays["positions"] = (table[shared:] + table[:shared].sum(axis=0)).astype(arrays["positions"].dtype)
+        arrays["positions"] = (table[shared:] + table[:shared].sum(axis=0)).astype(_wide(arrays["positions"].dtype))
     if "position_rows" in arrays:
         rows, columns = (arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns"))
         summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
-        arrays["positions"] = summed.astype(arrays["kernel"].dtype)  # as the library adds them: in the type of the weights
+        arrays["positions"] = summed.astype(_wide(arrays["kernel"].dtype))
     if "position_tables" in arrays:
         of_columns, of_rows = arrays.pop("position_tables").astype(np.float64)
         summed = (of_rows[: grid[-2], None] + of_columns[None, : grid[-1]]).reshape(-1, of_rows.shape[-1])
-        arrays["positions"] = summed.astype(arrays["kernel"].dtype)
+        arrays["positions"] = summed.astype(_wide(arrays["kernel"].dtype))
     if dialect.pixels:
         _fold_pixels(arrays, **dialect.pixels)
     if "register_tokens" in arrays and not len(arrays["register_tokens"]):
@@ -181,11 +181,16 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, real)
 
 
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which something is kept that is computed of weights: a rounding to 16 bits more would be none of the library's."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
 def _fold_pixels(arrays: dict[str, NDArray[Any]], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     """Put the normalization of images into kernel and bias: W·(x - m)/s + b is (W/s)·x + (b - Σ W·m/s)."""
     kernel = arrays["kernel"].astype(np.float64) / np.array(std)  # the channels are the last axis
     shift = (kernel * np.array(mean)).reshape(len(kernel), -1).sum(axis=1)
-    dtype = arrays["kernel"].dtype
+    dtype = _wide(arrays["kernel"].dtype)
     bias = arrays["bias"].astype(np.float64) if "bias" in arrays else 0.0
     arrays.update(kernel=kernel.astype(dtype), bias=(bias - shift).astype(dtype))
 

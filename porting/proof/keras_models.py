@@ -58,7 +58,7 @@ def keras_hub_model(table: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]
         if _loaded(model, tensors, stage.candidate.prefix):
             name = f"KerasHub {keras_hub.__version__} {kind.__name__}"
             return OwnModel(name, functools.partial(_caught, model, stage=stage))
-        failed = f"{kind.__name__} does not find {next(iter(tensors))} under this name"
+        failed = f"{kind.__name__} has no place of that shape for {next(iter(tensors))}"
     raise UnprovedError(failed)
 
 

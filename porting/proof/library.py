@@ -107,10 +107,20 @@ def _quiet() -> Iterator[None]:
     """Nothing is fetched, and no library talks."""
     held = {
         name: os.environ.get(name)
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS")
+        for name in (
+            "HF_HUB_OFFLINE",
+            "TRANSFORMERS_OFFLINE",
+            "TRANSFORMERS_VERBOSITY",
+            "HF_HUB_DISABLE_PROGRESS_BARS",
+            "TF_CPP_MIN_LOG_LEVEL",
+        )
     }
     os.environ.update(
-        HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1"
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        TRANSFORMERS_VERBOSITY="error",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TF_CPP_MIN_LOG_LEVEL="3",
     )
     try:
         import logging

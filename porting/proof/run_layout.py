@@ -121,6 +121,7 @@ def _keras_conv(images: NDArray[Any], kernel: NDArray[Any], bias: NDArray[Any] |
         import_tensorflow()  # quietly, which Keras does not
     import keras
 
-    found = keras.ops.conv(images_to_layout(images, NHWC), kernel, spec.stride, "valid", "channels_last")
+    padded = np.pad(images_to_layout(images, NHWC), ((0, 0), *spec.padding, (0, 0)))
+    found = keras.ops.conv(padded, kernel, spec.stride, "valid", "channels_last")
     tokens = np.asarray(keras.ops.convert_to_numpy(found)).reshape(len(images), spec.num_patches, spec.embed_dim)
     return tokens if bias is None else tokens + bias

@@ -221,7 +221,7 @@ def test_damaged_lines_are_named(report, tmp_path, name, damage):
     [
         ("samples", "seconds", None, "Object missing required field `seconds`"),
         ("samples", "seconds", "1", r"line 1, is damaged: Expected `float`, got `str` - at `\$.seconds`"),
-        ("samples", "seconds", -1.0, r"line 1, is damaged: Expected `float` > 0.0 - at `\$.seconds`"),
+        ("samples", "seconds", -1.0, r"line 1, is damaged: Expected `float` >= 1e-12 - at `\$.seconds`"),
         ("samples", "round", 1.5, r"line 1, is damaged: Expected `int`, got `float` - at `\$.round`"),
         ("rows", "case", ["a"], r"line 1, is damaged: Expected `str`, got `array` - at `\$.case`"),
         ("rows", "status", "fine", r"line 1, is damaged: Invalid enum value 'fine' - at `\$.status`"),

@@ -100,9 +100,66 @@ def test_the_configuration_within_a_keras_archive_is_evidence(tmp_path):
         ({"patch_size": [8, 8]}, r"model\.keras:config\.json tells patch 8×8, and .*patch_embedding/vars/0 .* has 4×4"),
         ({"image_shape": [12, 20, 4]}, r"tells channels 4, and .* has 3"),
         ({"image_shape": [16, 16, 3]}, r"its 16 positions are not of an image of 16×16 .*model\.keras:config\.json tells it"),
-        ({"use_class_token": False}, r"tells that there is no class token"),
+        ({"use_class_token": False}, r"says that use_class_token is false, and a class token is in the file"),
     ],
 )
 def test_a_keras_configuration_that_contradicts_is_refused(tmp_path, told, words):
     with pytest.raises(PatchParityError, match=words):
         embed(keras_file(tmp_path / "model.keras", **told), np.zeros((2, 3, 12, 20), np.float32))
+
+
+def test_sums_of_16_bit_tables_are_not_rounded_again(tmp_path):
+    import ml_dtypes
+
+    folder, kernel, tables = gemma(tmp_path / "model", ml_dtypes.bfloat16)
+    images = np.random.default_rng(1).random((2, 3, 12, 20)).astype(np.float32)
+    patches = images.reshape(2, 3, 3, 4, 5, 4).transpose(0, 2, 4, 3, 5, 1).reshape(2, 15, 48)
+    row, column = np.divmod(np.arange(15), 5)
+    kernel, tables = kernel.astype(np.float64), tables.astype(np.float64)
+    wanted = (2 * (patches - 0.5)) @ kernel.T + tables[0][column] + tables[1][row]
+    found = embed(folder, images, sizes=Sizes.told(image_size=(12, 20)))
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_of_two_keras_models_that_differ_the_configuration_tells_nothing(tmp_path):
+    path = keras_file(tmp_path / "model.keras")
+    with zipfile.ZipFile(path) as archive:
+        whole = json.loads(archive.read("config.json"))
+    other = json.loads(json.dumps(whole["config"]["backbone"]))
+    other["config"]["patch_size"] = [8, 8]
+    whole["config"]["other"] = other
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(whole))
+        archive.write(path.with_suffix(".h5"), "model.weights.h5")
+    told = inspect_checkpoint(path, prove=True, sizes=Sizes.told(image_size=(12, 20)))
+    assert told["proof"]["verdict"] == "skip"
+    assert "does not tell which model of KerasHub it is" in told["proof"]["message"]
+
+
+def test_a_keras_class_that_is_not_the_dialect_s_is_a_contradiction(tmp_path):
+    path = keras_file(tmp_path / "model.keras")
+    with zipfile.ZipFile(path) as archive:
+        text = archive.read("config.json").decode().replace("ViTBackbone", "DINOV3Backbone")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", text)
+        archive.write(path.with_suffix(".h5"), "model.weights.h5")
+    with pytest.raises(
+        PatchParityError, match="calls the architecture 'keras_hub>DINOV3Backbone', which is none of keras-hub-vit"
+    ):
+        embed(path, np.zeros((2, 3, 12, 20), np.float32), sizes=Sizes.told(image_size=(12, 20)))
+
+
+def test_a_convolution_of_keras_is_padded_as_its_layout_says():
+    keras = pytest.importorskip("keras")
+    assert keras
+    from patchparity.porting.proof.run_layout import run
+    from patchparity.reference.embed import patch_embed
+    from patchparity.reference.spec import PatchEmbedSpec
+    from patchparity.reference.weights import PatchEmbedWeights
+
+    spec = PatchEmbedSpec((10, 14), (5, 4), 3, 6, (3, 2), (2, 1))
+    random = np.random.default_rng(0)
+    images, kernel = random.standard_normal(spec.images_shape(2)).astype("float32"), random.standard_normal(spec.kernel_shape)
+    found = run("keras", "Ph Pw C D", images, kernel.transpose(1, 2, 3, 0).astype("float32"), None, spec)
+    wanted = patch_embed(images, PatchEmbedWeights(kernel.astype("float32")), spec)
+    assert np.abs(found - wanted).max() < 1e-4
