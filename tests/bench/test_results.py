@@ -123,6 +123,8 @@ def damaged(content, place, value):
     ],
 )
 def test_a_record_that_is_damaged_inside_is_told_as_that(place, value, says, tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    pytest.importorskip("execnet")
     content = load_bench(Path(__file__).parents[2] / "bench" / "records" / "h200")
     (tmp_path / "bench.json").write_text(json.dumps(damaged(content, place, value)))
     with pytest.raises(PatchParityError, match=f"bench.json is damaged: {re.escape(says)}"):
