@@ -1,5 +1,6 @@
 """What the census asks of a library's models."""
 
+import gc
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ def needs(*libraries: str) -> None:
         if not promised and importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
         import_library(name)
+    gc.freeze()  # the library's own objects too
 
 
 def require_none_wrong(outcomes: Mapping[str, Outcome], fewest_right: int) -> None:
