@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...backends.base import Backend, Implementation, Precision
 from ...backends.computation import LoadedEmbedding
 from ...backends.registry import get_backend
+from ...porting.files.checkpoint import first_line
 from ...reference.error import ArithmeticModel
 from ...reference.probe import DIRECTIONS, Direction, Probe
 from ...reference.probes import photograph, standard_probes
@@ -271,7 +272,7 @@ def result_row(implementation: Implementation, **fields: Any) -> CheckResult:
 
 def error_text(error: Exception) -> str:
     """An exception in one line: its type and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _check_unit(backend: Backend, unit: _Unit, kept: dict[str, LoadedEmbedding]) -> list[CheckResult]:

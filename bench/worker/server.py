@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...backends.base import check_precision
 from ...backends.computation import Computation, FirstCall, LoadedEmbedding, Operation
 from ...backends.registry import get_backend, list_backends
+from ...porting.files.checkpoint import first_line
 from ...porting.objects.implementation import OBJECT_MODE, ObjectEmbedding, find_implementation
 from ...reference.probe import Direction
 from ...reference.spec import PatchEmbedSpec
@@ -248,5 +249,5 @@ def serve(channel: Any, home: list[int] | None) -> None:
         try:
             answer = getattr(server, action)(**arguments)
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"}
+            answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
         channel.send(answer)

@@ -56,7 +56,7 @@ def _keras_classes() -> frozenset[str]:
 
 
 def is_architecture(dialect: Dialect, architecture: str) -> bool:
-    """Whether timm's name of a model is one of a dialect's."""
+    """Whether timm's or KerasHub's name of a model is one of a dialect's."""
     return bool(architecture) and any(re.fullmatch(pattern, architecture) for pattern in dialect.architectures)
 
 

@@ -14,7 +14,7 @@ from ...backends.layouts import NHWC, images_to_layout
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from .load import first_line
+from ..files.checkpoint import first_line
 
 
 @dataclass(frozen=True)

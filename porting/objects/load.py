@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ...reference.errors import PatchParityError
+from ..files.checkpoint import first_line
 
 
 def load_object(target: str) -> Any:
@@ -57,8 +58,3 @@ def _needs_nothing(function: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values())
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or "no message").splitlines()[0]

@@ -27,8 +27,9 @@ from ...reference.spec import PatchEmbedSpec, Remainder
 from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..dialects.sizes import require_sizes
 from ..files.arrays import IMAGE_LAYOUTS, kernel_sizes, read_arrays, read_own_weights
+from ..files.checkpoint import first_line
 from .call import LiveEmbedding, caller
-from .load import build, first_line, load_object
+from .load import build, load_object
 from .parameters import ROLES, read_all
 from .probing import UNLIKE, with_found_parts
 
