@@ -14,10 +14,16 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-MOST_NAMES = 2**16
-"""Names of a file, and pieces of a dataset, that are looked at: the largest Keras models have some thousands."""
+MOST_NAMES = 2**14
+"""Names of a file that are looked at: the largest Keras models have some thousands, and each takes 0.15 ms on a slow machine."""
 
-PATIENCE = 4
+MOST_LINKED = 2**12
+"""Names that are looked at where groups have several: those of groups within groups are as many as their product."""
+
+MOST_PIECES = 2**16
+"""Pieces that a dataset may lie in."""
+
+PATIENCE = 6
 """Seconds of this process's own time that one request may take, beside those for its bytes."""
 
 SLOWEST = 2 * 10**7
@@ -35,6 +41,22 @@ class _TooManyNamesError(Exception):
     """More names than are looked at."""
 
 
+class _Walk:
+    """What was found on a walk through groups.
+
+    Args:
+        each_name: whether a group with several names is looked into under each of them.
+    """
+
+    def __init__(self, each_name: bool) -> None:
+        self.each_name = each_name
+        self.most = MOST_LINKED if each_name else MOST_NAMES
+        self.found: dict[str, tuple[list[int], str]] = {}
+        self.names = 0
+        self.seen: set[int] = set()
+        self.linked = False
+
+
 def _limit(size: int, nbytes: int) -> None:
     """Hold the next request to time and memory, where the system can; Windows cannot."""
     with contextlib.suppress(ImportError, OSError, ValueError):
@@ -50,19 +72,20 @@ def _limit(size: int, nbytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def _walk(
-    group: Any, prefix: str, above: tuple[Any, ...], seen: set[Any] | None, found: dict[str, Any], names: list[int]
-) -> None:
-    """All names of what is in a group, or with `seen` the first of each; a group within itself is not looked into again."""
+def _look_into(group: Any, prefix: str, above: tuple[int, ...], walk: _Walk) -> None:
+    """All of what is in a group; a group within itself is not looked into again."""
     address = h5py.h5o.get_info(group.id).addr
-    if address in above or (seen is not None and address in seen):
+    if address in above:
         return
-    if seen is not None:
-        seen.add(address)
+    if address in walk.seen:
+        walk.linked = True
+        if not walk.each_name:
+            return
+    walk.seen.add(address)
     for name in group:
-        names[0] += 1
-        if names[0] > MOST_NAMES:
-            raise DamagedError(f"it has more than {MOST_NAMES} names") if seen is not None else _TooManyNamesError
+        walk.names += 1
+        if walk.names > walk.most:
+            raise _TooManyNamesError
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise DamagedError(f"{prefix}{name} leads out of the file")
@@ -70,9 +93,9 @@ def _walk(
             continue  # another name of something that is here
         item = group[name]
         if isinstance(item, h5py.Group):
-            _walk(item, f"{prefix}{name}/", (*above, address), seen, found, names)
+            _look_into(item, f"{prefix}{name}/", (*above, address), walk)
         elif isinstance(item, h5py.Dataset) and (told := _told(f"{prefix}{name}", item)):
-            found[f"{prefix}{name}"] = told
+            walk.found[f"{prefix}{name}"] = told
 
 
 def _told(name: str, dataset: Any) -> tuple[list[int], str] | None:
@@ -87,15 +110,21 @@ def _told(name: str, dataset: Any) -> tuple[list[int], str] | None:
 
 
 def walk(path: str) -> dict[str, Any]:
-    """Every dataset of numbers, with its shape and type; one with several names, where names are too many, by its first."""
+    """Every dataset of numbers, with its shape and type; those in groups with several names, where these are too many, by the first."""
     with h5py.File(path, "r") as file:
-        found: dict[str, Any] = {}
+        first = _Walk(each_name=False)
         try:
-            _walk(file, "", (), None, found, [0])
-        except _TooManyNamesError:  # groups with several names, one within another
-            found.clear()
-            _walk(file, "", (), set(), found, [0])
-    return found
+            _look_into(file, "", (), first)
+        except _TooManyNamesError:
+            raise DamagedError(f"it has more than {MOST_NAMES} names") from None
+        if not first.linked:
+            return first.found
+        every = _Walk(each_name=True)
+        try:
+            _look_into(file, "", (), every)
+        except _TooManyNamesError:
+            return first.found
+        return every.found
 
 
 def read(path: str, name: str) -> np.ndarray[Any, Any]:
@@ -104,7 +133,7 @@ def read(path: str, name: str) -> np.ndarray[Any, Any]:
         dataset = file[name]
         if dataset.chunks is not None:
             pieces = math.prod(-(-size // piece) for size, piece in zip(dataset.shape, dataset.chunks, strict=True))
-            if pieces > MOST_NAMES:
+            if pieces > MOST_PIECES:
                 raise DamagedError(f"{name} of shape {dataset.shape} lies in {pieces} pieces")
         array = np.asarray(dataset[()])
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(array.shape)

@@ -275,6 +275,22 @@ def test_h5_groups_that_are_linked_twice_are_looked_into_once(tmp_path):
         assert len(checkpoint.tensors) == 1
 
 
+@pytest.mark.parametrize(("most", "found"), [(4, ["a/v", "b/v"]), (3, ["a/v"])])
+def test_h5_names_of_linked_groups_are_all_told_where_they_are_few(tmp_path, monkeypatch, most, found):
+    h5py = pytest.importorskip("h5py")
+    from patchparity.porting.files import h5_server
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_group("a")["v"] = np.arange(3.0)
+        file["b"] = file["a"]
+    monkeypatch.setattr(h5_server, "MOST_LINKED", most)
+    monkeypatch.setattr(h5_server, "MOST_NAMES", 3)
+    assert sorted(h5_server.walk(str(tmp_path / "a.h5"))) == found
+    monkeypatch.setattr(h5_server, "MOST_NAMES", 2)
+    with pytest.raises(h5_server.DamagedError, match="more than 2 names"):
+        h5_server.walk(str(tmp_path / "a.h5"))
+
+
 class Hostile:
     def __init__(self, marker):
         self.marker = str(marker)
