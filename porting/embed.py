@@ -51,6 +51,10 @@ def embed(
             raise PatchParityError(f"images of {given} pixels, and {asked} was told")
         said = bool((sizes is not None and sizes.asked and sizes.image_size) or read_config(file.config_folder).image_size)
         stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told), ignore)
+        if stage.dialect.any_grid and images.ndim == stage.spec.spatial_axes + 2:
+            whole = Sizes.told(image_size=images.shape[2:])
+            if stage.spec.replace(image_size=images.shape[2:]).grid != stage.spec.grid:  # as the library does at run time
+                stage = read_stage(file, from_, prefix, list_dialects(dialects), whole if sizes is None else whole.over(sizes), ignore)
     axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
     if images.ndim == axes + 2 and images.shape[1] != channels:
         hint = "; channels last? move them to axis 1" if images.shape[-1] == channels else ""

@@ -104,20 +104,24 @@ def merge_block_order(grid: tuple[int, ...], window: int = 0) -> NDArray[np.int6
 
 
 def window_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:
-    """Raster index of each token when the tokens of a window follow one another, window by window (NesT), shape `(N,)`.
+    """Raster index of each token when the tokens of a window follow one another, window by window (NesT), of video frame by frame, shape `(N,)`.
 
     Args:
-        grid: `(rows, columns)`.
-        window: patches along a side of a window.
+        grid: `(rows, columns)`, or `(frames, rows, columns)`.
+        window: patches along a side of a window; the last ones are cut off by the image's end.
 
-    Raises:
-        PatchParityError: a grid that windows do not divide.
-
-    Source: Zhang et al., "Nested Hierarchical Transformer" (2021), `blockify` of timm's nest.py.
+    Source: Zhang et al., "Nested Hierarchical Transformer" (2021), `blockify` of timm's nest.py; transformers' `get_vision_window_index`.
     """
-    rows, columns = _divided(grid, window)
-    raster = np.arange(rows * window * columns * window).reshape(rows, window, columns, window)
-    return raster.transpose(0, 2, 1, 3).ravel()
+    rows, columns = grid[-2:]
+    raster = np.arange(rows * columns).reshape(rows, columns)
+    frame = np.concatenate(
+        [
+            raster[row : row + window, column : column + window].ravel()
+            for row in range(0, rows, window)
+            for column in range(0, columns, window)
+        ]
+    )
+    return (np.arange(math.prod(grid[:-2]))[:, None] * rows * columns + frame).ravel()
 
 
 def unrolled_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...backends.layouts import CANONICAL
 from ...reference.errors import PatchParityError
+from ...reference.resample import RECIPES
 from ...reference.weights import PrefixToken, TokenOrder
 
 FORMATS = ("safetensors", "torch", "npz", "h5", "keras", "msgpack")
@@ -44,9 +45,14 @@ FIELDS: dict[str, str] = {
     "position_columns": "Gw D",
     "position_tables": "XY rows D",
     "position_ids": "rows",
+    "position_window": "Th Tw D",
+    "class_position": "D",
+    "pixel_mean": "C",
+    "pixel_std": "C",
 }
 """Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns,
-or of a row of each of two tables, the first looked up by column and the second by row; and ids may tell which row of them each token is given."""
+or of a row of each of two tables, the first looked up by column and the second by row; ids may tell which row of them each token is given; those of a window may be
+repeated on them; that of the class token may be a tensor by itself. What an image is normalized with may be in the file."""
 
 ABSENT: dict[str, str] = {
     "bias": "no bias is added",
@@ -59,6 +65,10 @@ ABSENT: dict[str, str] = {
     "position_columns": "no positions are added before the first block",
     "position_tables": "no positions are added before the first block",
     "position_ids": "each token is given its own row of the positions",
+    "position_window": "nothing is repeated on the positions",
+    "class_position": "the class token has no position",
+    "pixel_mean": "nothing is taken from pixels",
+    "pixel_std": "pixels are not divided",
     "patch_norm.scale": "patches are not normalized",
     "patch_norm.shift": "nothing is added to normalized patches",
     "token_norm.scale": "tokens are not normalized",
@@ -75,7 +85,7 @@ HEADS = (
 )
 """Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
 
-AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "XY", "1")
+AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "Th", "Tw", "XY", "1")
 SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
 """Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either side."""
 
@@ -184,6 +194,9 @@ class Dialect:
         copies: other tensors that hold the values of a field once more, by field.
         computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file.
         square: model types that take their positions as those of a square, and resize them at run time to any other grid; `*` for all.
+        resize: the rule of `reference/resample.py` by which a table of positions of any grid is brought to the image's.
+        resize_to: `grid`, the image's; `square`, that of its longer side, of which the upper left part is taken (RADIO); `swapped`, that of as many rows as
+            the image has columns and the other way round, whose rows follow one another all the same (Muse Spark).
         shared_rows: rows in front of the position table that are added to every patch.
         plain: whether it is a layout under names that say nothing.
     """
@@ -226,6 +239,8 @@ class Dialect:
     beside: tuple[str, ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
+    resize: str = ""
+    resize_to: Literal["grid", "square", "swapped"] = "grid"
     shared_rows: int = 0
     square: tuple[str, ...] = ()
     plain: bool = False
@@ -259,6 +274,11 @@ class Dialect:
         return tuple(name for name in self.prefix if self.prefix_side == "last" or name in self.suffix)
 
     @property
+    def any_grid(self) -> bool:
+        """Whether its positions are made for the grid of the image: resized at run time, or looked up by row and column."""
+        return bool(self.resize) or "position_tables" in self.entries
+
+    @property
     def video(self) -> bool:
         """Whether it cuts tubelets."""
         return "Pt" in self.entries["kernel"].layout
@@ -272,6 +292,10 @@ class Dialect:
             "position_columns": "positions",
             "position_tables": "positions",
             "position_ids": "",
+            "position_window": "positions",
+            "class_position": "",
+            "pixel_mean": "",
+            "pixel_std": "",
         }
         told = [named.get(name, name.replace("_", " ").split(".")[0]) for name in self.entries]
         told += ["positions (computed)"] if self.computed else []
@@ -281,7 +305,7 @@ class Dialect:
 REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
 """A comparison of a key of `config.json`, or of the length of a list there, with another key or with a value."""
 
-_TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed")
+_TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed", "resize", "resize_to")
 _FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
 _LISTS = (
     "optional",
@@ -303,6 +327,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "token_order": get_args(TokenOrder),
     "remainder": ("error", "floor", "pad-end", "same"),
     "computed": ("", "sinusoid-1d", "sincos-2d"),
+    "resize": ("", *RECIPES),
+    "resize_to": ("grid", "square", "swapped"),
 }
 """Values of a dialect's table by kind; what must be one of a few."""
 

@@ -18,6 +18,8 @@ def grids_of(
 ) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
     """Grids that the position table allows, for which prefix tokens it then has rows, and what that assumes."""
     told = known_grid(dialect, sizes, known, stride, padding)
+    if dialect.resize:  # whatever grid the table has
+        return [((), told, "")]
     if "Sh" in sizes:
         sizes = {**sizes, "Gh": sizes["Wh"] * sizes["Sh"], "Gw": sizes["Ww"] * sizes["Sw"]}
     if "Gh" in sizes and "Gw" in sizes:

@@ -87,6 +87,7 @@ class Candidate:
             dialect.spare_rows,
             dialect.shared_rows,
             tuple(dialect.pixels.items()),
+            (dialect.resize, dialect.resize_to),
         )
         return tuple(sorted(told.items())), axes, self.positioned, order, *steps
 
@@ -170,7 +171,10 @@ def _candidates(
     entries = tuple(ledger_of(checkpoint, dialect, prefix, names, ignore))
     shape = checkpoint.tensors[names["kernel"]].shape
     kernel = dialect.entries["kernel"]
-    readings = _known_sizes(kernel, shape, known)
+    of_dialect = known
+    if known.patch_size == config.patch_size:  # no user said another
+        of_dialect = dataclasses.replace(known, patch_size=told_patch(dialect, known))
+    readings = _known_sizes(kernel, shape, of_dialect)
     # What was told and does not fit is left out of the reading, and held against it.
     if not any(kernel.sizes(shape, of_patch) for of_patch, _ in readings):
         readings = _known_sizes(kernel, shape, dataclasses.replace(known, patch_size=(), channels=None))
@@ -208,16 +212,9 @@ def _candidates(
         if not grids and not gridless and known.source == "config.json" and known.image_size and "positions" in names:
             conflicts.append(misfit(checkpoint, names, sizes, known, known_grid(dialect, sizes, known, stride, padding)))
             grids = [((), (), "")]
-        if "position_tables" in names:
-            grid = grids[0][1] if grids else ()
-            if not grid:
-                asks.append(
-                    "its positions are looked up by row and column, and nothing tells the image size: --image-size says it"
-                )
-            elif max(grid[-2:]) > sizes["rows"]:
-                conflicts.append(
-                    f"{'×'.join(map(str, grid))} patches have more rows or columns than the {sizes['rows']} of {names['position_tables']}"
-                )
+        of_any_grid = _of_any_grid(checkpoint, dialect, names, sizes, grids[0][1] if grids else ())
+        asks += of_any_grid[0]
+        conflicts += of_any_grid[1]
         for positioned, grid, assumed in grids or ([((), (), "")] if gridless else []):
             found.append(
                 Candidate(
@@ -239,6 +236,27 @@ def _candidates(
                 )
             )
     return found
+
+
+def _of_any_grid(
+    checkpoint: Checkpoint, dialect: Dialect, names: Mapping[str, str], sizes: Mapping[str, int], grid: tuple[int, ...]
+) -> tuple[list[str], list[str]]:
+    """What must be asked, and what speaks against it, where positions are made for the grid of the image."""
+    looked_up = "position_tables" in names
+    if not looked_up and not (dialect.resize and "positions" in names):
+        return [], []
+    if not grid:
+        how = "looked up by row and column" if looked_up else "resized to the grid of the image"
+        return [f"its positions are {how}, and nothing tells the image size: --image-size says it"], []
+    cells = "×".join(map(str, grid))
+    if looked_up and max(grid[-2:]) > sizes["rows"]:
+        return [], [f"{cells} patches have more rows or columns than the {sizes['rows']} of {names['position_tables']}"]
+    if dialect.resize and "rows" in sizes and math.isqrt(sizes["rows"]) ** 2 != sizes["rows"]:
+        return [], [f"{names['positions']} has {sizes['rows']} rows, which are no square grid"]
+    if "position_window" in names and (grid[-2] % sizes["Th"] or grid[-1] % sizes["Tw"]):
+        shape = checkpoint.tensors[names["position_window"]].shape
+        return [], [f"{names['position_window']} {shape} is repeated on the positions, and {cells} patches are no multiple of it"]
+    return [], []
 
 
 def _resized(dialect: Dialect, names: Mapping[str, str], known: Sizes, grid: tuple[int, ...]) -> list[str]:
@@ -289,8 +307,9 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
         )
     window = sizes.get("Sh", dialect.window)
     if dialect.windowed:
-        pixels = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
-        window = known.window or (pixels[0] // 2 // sizes["Pw"] * 2 if pixels else 0)
+        told = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
+        of_pixels = dialect.token_order == "merge-2x2"
+        window = known.window or (0 if not told else told[0] // 2 // sizes["Pw"] * 2 if of_pixels else told[0])
         if not window:
             asks.append(
                 f"{dialect.id} orders its tokens by attention windows, and no tensor tells their size: a config.json beside it would"

@@ -49,7 +49,7 @@ class Sizes:
         window: patches along a side of the attention windows in whose order tokens are.
         architecture: what timm calls the model.
         source: where the image size was said, in words.
-        table: all of `config.json` that is about the vision tower.
+        table: all of `config.json` that is about the vision tower, and as `whole_model_type` what the model that it is in is called.
     """
 
     model_type: str = ""
@@ -178,7 +178,7 @@ def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
         _epsilon(inner),
         registers=_count(inner.get("num_register_tokens")),
         source="config.json",
-        table=inner,
+        table={**inner, "whole_model_type": told.get("model_type")},
     )
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ...backends.base import DTYPES
 from ...reference.errors import PatchParityError
+from ...reference.resample import resize_grid
 from ...reference.sequence import sincos_positions
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
@@ -160,6 +161,13 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     if "positions" in arrays and (shared := dialect.shared_rows):
         table = arrays["positions"].astype(np.float64)
         arrays["positions"] = (table[shared:] + table[:shared].sum(axis=0)).astype(_wide(arrays["positions"].dtype))
+    if dialect.resize and "positions" in arrays:
+        window = arrays.pop("position_window", None)
+        arrays["positions"] = _resized(arrays["positions"], window, grid, sizes, dialect)
+    if "class_position" in arrays:
+        token = arrays["class_token"]
+        summed = token.astype(np.float64) + arrays.pop("class_position").astype(np.float64)
+        arrays["class_token"] = summed.astype(_wide(token.dtype))
     if "position_rows" in arrays:
         rows, columns = (arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns"))
         summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
@@ -170,6 +178,11 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         arrays["positions"] = summed.astype(_wide(arrays["kernel"].dtype))
     if dialect.pixels:
         _fold_pixels(arrays, **dialect.pixels)
+    if "pixel_std" in arrays:
+        std = arrays.pop("pixel_std")
+        if not (std > 0).all():
+            raise PatchParityError(f"{checkpoint.path}: {candidate.names['pixel_std']} holds {std.min():g}, by which pixels would be divided")
+        _fold_pixels(arrays, arrays.pop("pixel_mean", np.zeros_like(std)), std)
     if "register_tokens" in arrays and not len(arrays["register_tokens"]):
         del arrays["register_tokens"]  # a table of no rows: there are none
     if dialect.computed and candidate.grid:
@@ -186,10 +199,28 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
-def _fold_pixels(arrays: dict[str, NDArray[Any]], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def _resized(
+    table: NDArray[Any], window: NDArray[Any] | None, grid: tuple[int, ...], sizes: Mapping[str, int], dialect: Dialect
+) -> NDArray[Any]:
+    """A table of positions, `(rows, D)`, brought to the grid of the image as the library does it at run time, and those of a window repeated on it."""
+    side = math.isqrt(len(table))
+    own = (sizes["Gh"], sizes["Gw"]) if "Gh" in sizes else (side, side)
+    height, width = grid[-2:]
+    longer = max(height, width)
+    to = {"grid": (height, width), "square": (longer, longer), "swapped": (width, height)}[dialect.resize_to]
+    found = resize_grid(table.reshape(*own, -1), to, dialect.resize)
+    if dialect.resize_to == "square":
+        found = found[:height, :width]
+    if window is not None:
+        found = found + np.tile(window.astype(np.float64), (height // len(window), width // window.shape[1], 1))
+    frames = math.prod(grid[:-2])
+    return np.tile(found.reshape(height * width, -1), (frames, 1)).astype(_wide(table.dtype))
+
+
+def _fold_pixels(arrays: dict[str, NDArray[Any]], mean: ArrayLike, std: ArrayLike) -> None:
     """Put the normalization of images into kernel and bias: W·(x - m)/s + b is (W/s)·x + (b - Σ W·m/s)."""
-    kernel = arrays["kernel"].astype(np.float64) / np.array(std)  # the channels are the last axis
-    shift = (kernel * np.array(mean)).reshape(len(kernel), -1).sum(axis=1)
+    kernel = arrays["kernel"].astype(np.float64) / np.asarray(std, np.float64)  # the channels are the last axis
+    shift = (kernel * np.asarray(mean, np.float64)).reshape(len(kernel), -1).sum(axis=1)
     dtype = _wide(arrays["kernel"].dtype)
     bias = arrays["bias"].astype(np.float64) if "bias" in arrays else 0.0
     arrays.update(kernel=kernel.astype(dtype), bias=(bias - shift).astype(dtype))

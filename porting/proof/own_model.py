@@ -53,6 +53,9 @@ def require_modest(table: Mapping[str, Any]) -> None:
 
 
 _COUNTS = ("num_hidden_layers", "depth", "num_layers", "n_layers", "n_layer", "num_local_layers", "num_global_layers")
+_KINDS = ("layer_types", "mlp_layer_types")
+"""Lists with an entry for each layer."""
+
 _LEFT_OUT = (
     "out_features",
     "out_indices",
@@ -72,6 +75,9 @@ def reduced(table: Mapping[str, Any]) -> dict[str, Any]:
     for name in _COUNTS:
         if isinstance(found.get(name), int) and "num_blocks" not in found:
             found[name] = 1
+            for kinds in _KINDS:
+                if isinstance(found.get(kinds), list):
+                    found[kinds] = found[kinds][:1]
     return found
 
 

@@ -45,36 +45,47 @@ def transformers_model(table: Mapping[str, Any], model_type: str, tensors: Mappi
         for inside in inner_prefixes(stage.candidate.prefix)
     ):
         named = {inside + name: array for name, array in tensors.items()}
-        with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
-            write_safetensors(
-                Path(folder) / "model.safetensors",
-                {name: np.ascontiguousarray(array) for name, array in named.items()},
-                {"format": "pt"},
-            )
-            config.save_pretrained(folder)
-            try:
-                with _uninitialized():
-                    model, told = kind.from_pretrained(
-                        folder,
-                        config=config,
-                        output_loading_info=True,
-                        dtype=torch.float32,
-                        local_files_only=True,
-                        attn_implementation="eager",
-                    )
-            except Exception as error:
-                failed = f"{kind.__name__} does not take it ({type(error).__name__}: {first_line(error)[:120]})"
-                continue
-        if told["unexpected_keys"] or told.get("mismatched_keys"):
-            failed = f"{kind.__name__} does not find {', '.join(sorted(map(str, told['unexpected_keys']))[:2]) or 'its shapes'} under these names"
+        try:
+            model, missed = _loaded(kind, config, named)
+            if missed and all(f"{name}.weight" in model.state_dict() for name in missed):  # saved as what it is in another model
+                named = {f"{name}.weight" if name in missed else name: array for name, array in named.items()}
+                model, missed = _loaded(kind, config, named)
+        except Exception as error:
+            failed = f"{kind.__name__} does not take it ({type(error).__name__}: {first_line(error)[:120]})"
+            continue
+        if missed:
+            failed = f"{kind.__name__} does not find {', '.join(missed[:2])} under these names"
             continue
         model.eval()
+        if hasattr(model, "make_preprocessor_external") and "pixel_std" not in stage.dialect.entries:
+            model.make_preprocessor_external()  # as the model that it is in does (Nemotron Omni)
         name = f"transformers {transformers.__version__} {kind.__name__}"
         return OwnModel(
             name,
             functools.partial(_entering_first, model, stage=stage),
         )
     raise UnprovedError(failed)
+
+
+def _loaded(kind: Any, config: Any, named: Mapping[str, NDArray[Any]]) -> tuple[Any, list[str]]:
+    """A model of the library that it filled with these tensors, and which of them it has no place for."""
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
+        held = {name: np.ascontiguousarray(array) for name, array in named.items()}
+        write_safetensors(Path(folder) / "model.safetensors", held, {"format": "pt"})
+        config.save_pretrained(folder)
+        with _uninitialized():
+            model, told = kind.from_pretrained(
+                folder,
+                config=config,
+                output_loading_info=True,
+                dtype=torch.float32,
+                local_files_only=True,
+                attn_implementation="eager",
+            )
+    other_shapes = [str(each[0] if isinstance(each, tuple) else each) for each in told.get("mismatched_keys") or ()]
+    return model, sorted(map(str, told["unexpected_keys"])) + sorted(other_shapes)
 
 
 def _classes(config: Any, named: Any = None) -> list[Any]:
@@ -201,6 +212,11 @@ def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
         B, C, H, W = images.shape
         strip = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(1, 3, 0, 2, 4, 5).reshape(1, C, Ph, -1)
         return [{"pixel_values": strip, "target_sizes": torch.tensor([[H // Ph, W // Pw]] * B)}]
+    if stage.dialect.id.startswith("hf-inkling2"):  # blocks of 2×2 patches, the channels last, counted as one
+        B, C, H, W = images.shape
+        blocks = images.reshape(B, C, H // (2 * Ph), 2 * Ph, W // (2 * Pw), 2 * Pw).permute(0, 2, 4, 3, 5, 1)
+        counts = torch.tensor([[1, H // (2 * Ph), W // (2 * Pw)]] * B)
+        return [{"pixel_values": blocks.reshape(-1, 2 * Ph, 2 * Pw, C), "image_grid_thw": counts}]
     if "grid_thw" in names or "image_grid_thw" in names:
         return _flattened(names, images, stage)
     if "spatial_shapes" in names:
@@ -251,7 +267,8 @@ def _flattened(names: list[str], images: Any, stage: Stage) -> list[dict[str, An
     grid = (T // Pt, H // Ph, W // Pw)
     merge = 2 if stage.dialect.token_order == "merge-2x2" else 1
     cut = video.reshape(B, C, grid[0], Pt, grid[1] // merge, merge, Ph, grid[2] // merge, merge, Pw)
-    values = (3, 6, 9, 1) if "Ph Pw C" in stage.dialect.entries["kernel"].layout else (1, 3, 6, 9)
+    layout = stage.dialect.entries["kernel"].layout
+    values = (3, 6, 9, 1) if "Ph Pw C" in layout else (3, 1, 6, 9) if "Pt C" in layout else (1, 3, 6, 9)
     patches = cut.permute(0, 2, 4, 7, 5, 8, *values).reshape(B * math.prod(grid), -1)
     first = next(name for name in names if name not in ("self",))
     grid_name = "grid_thw" if "grid_thw" in names else "image_grid_thw"

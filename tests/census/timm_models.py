@@ -23,6 +23,7 @@ MODULES = [
     "eva",
     "gemma4_vit",
     "hiera",
+    "hieradet_sam2",
     "levit",
     "mlp_mixer",
     "mvitv2",

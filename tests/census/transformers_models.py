@@ -65,6 +65,8 @@ OWN: dict[str, dict[str, Any]] = {
     "hunyuan_vl": {"head_dim": 16},
     "kosmos-2": {"attention_heads": 2, "layers": 2, "embed_dim": 32, "hidden_size": 32},
     "llama4": {"layer_types": ["chunked_attention", "full_attention"], "moe_layers": [], "no_rope_layers": [1, 0]},
+    "edgetam_video": {"image_size": 64},
+    "sam2": {"image_size": 64},
     "lw_detr": {"num_windows": 4, "num_windows_side": 2, "image_size": 64, "window_block_indices": [0]},
     "mistral_large4": {"kv_source_layers": [0, 1]},
     "muse_spark": {"patch_sizes": [8, 8], "hidden_sizes": [32, 32], "depths": [1, 1]},
@@ -78,8 +80,14 @@ TOLD: dict[str, dict[str, Any]] = {
     "diffusion_gemma": {"image_size": (32, 48)},
     "gemma4_vision": {"image_size": (32, 48)},
     "depth_pro": {"prefix": "encoder.patch_encoder.model."},
+    "inkling2": {"image_size": (32, 48)},
+    "inkling2_vision": {"image_size": (32, 48)},
     "molmo2": {"image_size": 216},
     "molmo2_vision": {"image_size": 216},
+    "muse_glimmer": {"image_size": (2, 280, 312)},
+    "muse_glimmer_vision": {"image_size": (2, 280, 312)},
+    "muse_spark": {"image_size": (2, 280, 312)},
+    "muse_spark_vision": {"image_size": (2, 280, 312)},
     "video_llava": {"prefix": "image_tower."},
 }
 """What a user must tell of some: which of two towers, or of which image the positions are."""

@@ -173,17 +173,19 @@ def test_merged_blocks_of_video_follow_frame_by_frame():
     assert merge_block_order((2, 2, 4)).tolist() == [*frame, *(8 + frame)]
 
 
-@pytest.mark.parametrize(("grid", "window"), [((4, 6), 2), ((6, 3), 3), ((8, 24), 8)])
+@pytest.mark.parametrize(("grid", "window"), [((4, 6), 2), ((6, 3), 3), ((8, 24), 8), ((5, 7), 3), ((2, 3), 4)])
 def test_tokens_of_a_window_follow_one_another(grid, window):
     """Written out as loops: windows row by row, in each its tokens row by row."""
     expected = [
         (top + row) * grid[1] + left + column
         for top in range(0, grid[0], window)
         for left in range(0, grid[1], window)
-        for row in range(window)
-        for column in range(window)
+        for row in range(min(window, grid[0] - top))
+        for column in range(min(window, grid[1] - left))
     ]
     assert window_order(grid, window).tolist() == expected
+    count = grid[0] * grid[1]
+    assert window_order((2, *grid), window).tolist() == [*expected, *(count + place for place in expected)]
 
 
 @pytest.mark.parametrize(("grid", "window"), [((4, 6), 2), ((8, 4), 4), ((8, 24), 8)])
@@ -232,9 +234,8 @@ def test_a_window_that_no_order_has():
     for order, window in (("raster", 2), ("merge-2x2", 3), ("windows", 0), ("unrolled-2x2", 6), ("unrolled-2x2", 1)):
         with pytest.raises(PatchParityError, match=f"window={window}: expected .* for {order} order"):
             SequenceLayout(token_order=order, window=window)
-    for order in (window_order, unrolled_order):
-        with pytest.raises(PatchParityError, match=r"grid=\(3, 4\): expected \(rows, columns\) that windows of 2×2 divide"):
-            order((3, 4), 2)
+    with pytest.raises(PatchParityError, match=r"grid=\(3, 4\): expected \(rows, columns\) that windows of 2×2 divide"):
+        unrolled_order((3, 4), 2)
 
 
 def test_simple_vits_table_reaches_its_last_frequency():

@@ -1,0 +1,105 @@
+"""Positions that are made for the grid of the image: read at any size as the library's own model has them."""
+
+import numpy as np
+import pytest
+
+from patchparity.porting.embed import embed
+from patchparity.porting.files.safetensors_files import write_safetensors
+from patchparity.porting.inspection import inspect_checkpoint
+from patchparity.reference.errors import PatchParityError
+
+
+def images(height, width, channels=3):
+    return np.random.default_rng(2).standard_normal((2, channels, height, width)).astype(np.float32)
+
+
+def entering(model, block, pictures):
+    """What enters a block of a model, `(B, N, D)`."""
+    import torch
+
+    seen = []
+    handle = block.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    with torch.no_grad():
+        model(torch.from_numpy(pictures))
+    handle.remove()
+    return seen[0].reshape(len(pictures), -1, seen[0].shape[-1]).double().numpy()
+
+
+def randomize(model):
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return model.eval()
+
+
+def sam2():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Sam2HieraDetConfig(
+        image_size=[64, 64], hidden_size=32, blocks_per_stage=[1, 1, 1, 1], embed_dim_per_stage=[32, 64, 128, 256]
+    )
+    model = randomize(transformers.models.sam2.modeling_sam2.Sam2HieraDetModel(config))
+    return model, model.blocks[0]
+
+
+def radio():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.RadioConfig(
+        hidden_size=48, num_hidden_layers=1, num_attention_heads=2, patch_size=8, image_size=40, max_img_size=56
+    )
+    model = randomize(transformers.RadioModel(config))
+    return model, model.encoder.layer[0]
+
+
+@pytest.mark.parametrize("build", [sam2, radio])
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (32, 128)])
+def test_any_size_is_read_as_the_library_does(tmp_path, build, size):
+    model, block = build()
+    model.save_pretrained(tmp_path)
+    pictures = images(*size)
+    found, wanted = embed(tmp_path, pictures), entering(model, block, pictures)
+    np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def of_sam2(window, **more):
+    draw = np.random.default_rng(1).standard_normal
+    return {
+        "trunk.patch_embed.proj.weight": draw((8, 3, 7, 7)),
+        "trunk.pos_embed": draw((1, 8, 3, 5)),
+        "trunk.pos_embed_window": draw((1, 8, *window)),
+        "trunk.blocks.0.norm1.weight": draw(8),
+        **more,
+    }
+
+
+def test_an_image_that_windows_do_not_divide_is_refused(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", of_sam2((4, 2)), {"format": "pt"})
+    assert embed(tmp_path / "a.safetensors", images(32, 24)).shape == (2, 8 * 6, 8)
+    with pytest.raises(PatchParityError, match=r"pos_embed_window \(1, 8, 4, 2\) .* 6×8 patches are no multiple"):
+        embed(tmp_path / "a.safetensors", images(24, 32))
+
+
+def test_without_an_image_size_it_is_asked(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", of_sam2((4, 2)), {"format": "pt"})
+    told = inspect_checkpoint(tmp_path / "a.safetensors")
+    assert told["dialect"] == "timm-sam2"
+    assert "nothing tells the image size: --image-size says it" in told["asks"][0]
+
+
+def test_pixels_that_are_divided_by_nothing_are_refused(tmp_path):
+    draw = np.random.default_rng(1).standard_normal
+    held = {
+        "model.patch_generator.embedder.weight": draw((8, 3 * 4 * 4)),
+        "model.patch_generator.cls_token.token": draw((2, 8)),
+        "model.patch_generator.pos_embed": draw((1, 9, 8)),
+        "input_conditioner.norm_mean": draw((3, 1, 1)),
+        "input_conditioner.norm_std": np.array([0.2, 0.0, 0.3]).reshape(3, 1, 1),
+    }
+    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
+    with pytest.raises(PatchParityError, match="norm_std holds 0, by which pixels would be divided"):
+        embed(tmp_path / "a.safetensors", images(12, 8))
+    held["model.patch_generator.pos_embed"] = draw((1, 8, 8))
+    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
+    with pytest.raises(PatchParityError, match="pos_embed has 8 rows, which are no square grid"):
+        embed(tmp_path / "a.safetensors", images(12, 8))
