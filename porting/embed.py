@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError, require_choice
 from ..reference.sequence import embed_sequence
+from ..reference.spec import PatchEmbedSpec
+from ..reference.stem import apply_stem, features_of, image_of
 from ..reference.weights import PatchEmbedWeights
 from .dialects.dialect import list_dialects
 from .dialects.sizes import Sizes, read_config
-from .dialects.stage import read_stage
+from .dialects.stage import Stage, read_stage
 from .files.opening import opened
 
 
@@ -52,10 +54,28 @@ def embed(
         said = bool((sizes is not None and sizes.asked and sizes.image_size) or read_config(file.config_folder).image_size)
         stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told), ignore)
         if stage.dialect.any_grid and images.ndim == stage.spec.spatial_axes + 2:
-            whole = Sizes.told(image_size=images.shape[2:])
-            if stage.spec.replace(image_size=images.shape[2:]).grid != stage.spec.grid:  # as the library does at run time
-                stage = read_stage(file, from_, prefix, list_dialects(dialects), whole if sizes is None else whole.over(sizes), ignore)
-    axes, channels = stage.spec.spatial_axes, stage.spec.in_channels
+            spec = stage.spec.replace(image_size=features_of(images.shape[2:], stage.stem))
+            if spec.grid != stage.spec.grid or not stage.size_known:  # positions of this grid, as the library makes them at run time
+                whole = Sizes.told(image_size=images.shape[2:])
+                whole = whole if sizes is None else whole.over(sizes)
+                stage = read_stage(file, from_, prefix, list_dialects(dialects), whole, ignore)
+    _require_images(images, stage)
+    features = apply_stem(images, stage.stem) if stage.stem else images
+    size = features.shape[2:]
+    spec = stage.spec if size == stage.spec.image_size else stage.spec.replace(image_size=size)
+    weights = stage.weights.astype(np.float64)
+    if to == "tokens" and weights.patch_norm is None:
+        return patch_embed(features, weights, spec)
+    if to == "tokens":
+        return embed_sequence(features, _projection(weights), spec)
+    if weights.positions is not None:
+        _require_positions(images, stage, spec, said)
+    return embed_sequence(features, weights, spec)
+
+
+def _require_images(images: NDArray[Any], stage: Stage) -> None:
+    """Raise PatchParityError for images of another rank, or other channels."""
+    axes, channels = stage.spec.spatial_axes, stage.in_channels
     if images.ndim == axes + 2 and images.shape[1] != channels:
         hint = "; channels last? move them to axis 1" if images.shape[-1] == channels else ""
         raise PatchParityError(f"images of shape {images.shape}: expected {channels} channels at axis 1{hint}")
@@ -64,30 +84,25 @@ def embed(
         frames = stage.spec.patch_size[0]
         still = f"; a picture is a video of {frames} frames that are the same" if axes == 3 and images.ndim == 4 else ""
         raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}{still}")
-    spec = stage.spec if images.shape[2:] == stage.spec.image_size else stage.spec.replace(image_size=images.shape[2:])
-    weights = stage.weights.astype(np.float64)
-    if to == "tokens":
-        return (
-            embed_sequence(images, _projection(weights), spec)
-            if weights.patch_norm is not None
-            else patch_embed(images, weights, spec)
-        )
+
+
+def _require_positions(images: NDArray[Any], stage: Stage, spec: PatchEmbedSpec, said: bool) -> None:
+    """Raise PatchParityError where the positions are not those of these images, or may be others."""
+    given = "×".join(map(str, images.shape[2:]))
     square = math.isqrt(spec.num_patches) ** 2 == spec.num_patches and len(set(spec.grid[-2:])) > 1
-    if weights.positions is not None and square and not stage.dialect.video and not said:
+    if square and not stage.dialect.video and not said and not stage.dialect.any_grid:
         raise PatchParityError(
-            f"images of {'×'.join(map(str, images.shape[2:]))} are {'×'.join(map(str, spec.grid))} patches, and the {spec.num_patches} positions may be "
+            f"images of {given} are {'×'.join(map(str, spec.grid))} patches, and the {spec.num_patches} positions may be "
             "those of a square grid: --image-size says of which images they are"
         )
-    or_more = (
-        "" if stage.spec.stride == stage.spec.patch_size and not any(map(any, stage.spec.padding)) else ", or a few pixels more"
-    )
-    if weights.positions is not None and spec.grid != stage.spec.grid:
+    if spec.grid != stage.spec.grid:
+        tiles = stage.spec.stride == stage.spec.patch_size and not any(map(any, stage.spec.padding)) and not stage.stem
+        wanted = image_of(stage.spec.image_size, stage.stem)
         raise PatchParityError(
-            f"images of {'×'.join(map(str, images.shape[2:]))} give {spec.num_patches} tokens, "
+            f"images of {given} give {spec.num_patches} tokens, "
             f"and there are positions for {stage.spec.num_patches} ({'×'.join(map(str, stage.spec.grid))}): "
-            f"expected images of {'×'.join(map(str, stage.spec.image_size))}{or_more}"
+            f"expected images of {'×'.join(map(str, wanted))}{'' if tiles else ', or a few pixels more'}"
         )
-    return embed_sequence(images, weights, spec)
 
 
 def _projection(weights: PatchEmbedWeights) -> PatchEmbedWeights:

@@ -19,7 +19,7 @@ from ..reference.weights import PatchEmbedWeights
 from .dialects.dialect import Dialect, get_dialect, list_dialects
 from .dialects.fit import cast, cast_as, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
 from .dialects.sizes import Sizes
-from .dialects.stage import Stage, read_stage, without
+from .dialects.stage import Stage, read_stage, require_no_stem, without
 from .files.opening import opened
 from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check, compare_sequences, judge_projection, not_square
@@ -99,6 +99,7 @@ def port(
         raise PatchParityError(f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}")
     with opened(source) as checkpoint:
         stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
+        require_no_stem(checkpoint, stage)
         raw = {
             name: checkpoint.read(stage.real_name(stage.candidate.names[name]))
             for name in ("kernel", "bias")

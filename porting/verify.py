@@ -93,6 +93,8 @@ def verify(
         if getattr(one.spec, name) != getattr(other.spec, name):
             why = f"the first has {word} {getattr(one.spec, name)}, the second {getattr(other.spec, name)}"
             return Difference(False, *labels, why, [])
+    if why := _stems_differ(one, other):
+        return Difference(False, *labels, why, [])
     layouts = [each.weights.layout for each in stages]
     orders = [each.token_order + (f" in windows of {each.window} patches" if each.window else "") for each in layouts]
     if orders[0] != orders[1]:
@@ -124,6 +126,20 @@ def verify(
     plain = [PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64) for each in stages]
     found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
     return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
+
+
+def _stems_differ(one: Stage, other: Stage) -> str:
+    """How the convolutions in front of the projections differ, in words; empty where they do not."""
+    if len(one.stem) != len(other.stem):
+        return f"the first has {len(one.stem)} convolutions in front of its projection, the second {len(other.stem)}"
+    for place, (first, second) in enumerate(zip(one.stem, other.stem, strict=True), 1):
+        alike = (first.stride, first.padding, first.activation) == (second.stride, second.padding, second.activation)
+        arrays = [(first.kernel, second.kernel), (first.bias, second.bias)]
+        if not alike or not all(
+            (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b)) for a, b in arrays
+        ):
+            return f"convolution {place} in front of the projection differs, or its norm, stride or activation"
+    return ""
 
 
 def _masks_differ(one: Stage, other: Stage) -> bool:

@@ -9,7 +9,7 @@ from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
 from .dialect import Dialect, list_dialects
 from .evidence import known_of, known_reason
-from .grids import known_grid
+from .grids import channels_of, known_grid
 from .ledger import unexplained
 from .recognize import Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, read_config
@@ -143,7 +143,7 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
     )
     pairs = [
         ("patch", patch, sizes.patch_size),
-        ("channels", (own["C"],), (sizes.channels,) if sizes.channels else ()),
+        ("channels", (channels_of(own),), (sizes.channels,) if sizes.channels else ()),
         ("grid", candidate.grid[-axes:], grid[-axes:]),
     ]
     for name, have, asked in pairs:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ...backends.layouts import CANONICAL
 from ...reference.errors import PatchParityError
 from ...reference.resample import RECIPES
+from ...reference.stem import Activation
 from ...reference.weights import PrefixToken, TokenOrder
 
 FORMATS = ("safetensors", "torch", "npz", "h5", "keras", "msgpack")
@@ -49,6 +50,12 @@ FIELDS: dict[str, str] = {
     "class_position": "D",
     "pixel_mean": "C",
     "pixel_std": "C",
+    "position_projection": "D F",
+    "position_projection_bias": "D",
+    "batch_norm.scale": "D",
+    "batch_norm.shift": "D",
+    "batch_norm.mean": "D",
+    "batch_norm.variance": "D",
 }
 """Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns,
 or of a row of each of two tables, the first looked up by column and the second by row; ids may tell which row of them each token is given; those of a window may be
@@ -81,11 +88,11 @@ ABSENT: dict[str, str] = {
 HEADS = (
     r"(head|heads|classifier|lm_head|head_dist|head_drop|fc|fc_norm|pre_logits|logit_scale|logit_bias|score|output_projection)([./].*)?",
     r"(cls_classifier|distillation_classifier)[./].*",
-    r"num_batches_tracked",
+    r"(.*\.)?num_batches_tracked",
 )
 """Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
 
-AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "Th", "Tw", "XY", "1")
+AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "Th", "Tw", "F", "J", "Jk", "XY", "1")
 SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
 """Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either side."""
 
@@ -104,6 +111,40 @@ STEPS: dict[str, str] = {
     "drop-mask-token": "the mask token is left out: it plays no part but in pre-training",
 }
 """What may be done beside moving axes, and what that means. All but `fold-position-rows` leave the sequence as it is, bit by bit."""
+
+
+BATCH_NORM = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
+"""The parts of a batch norm, and how torch calls them."""
+
+
+@dataclass(frozen=True)
+class StemStep:
+    """A convolution in front of the projection: see `reference/stem.py`.
+
+    Args:
+        convolution: what stands before `.weight`, and `.bias` where it has no norm.
+        norm: what stands before the names of the batch norm behind it; empty for none.
+        stride, padding, activation: as in `StemLayer`.
+    """
+
+    convolution: str
+    stride: int
+    padding: int
+    norm: str = ""
+    activation: Activation = ""
+
+    def entries(self, place: int) -> "dict[str, Entry]":
+        """Its tensors, as those of a dialect's stem at this place."""
+        found = {f"stem.{place}.kernel": Entry(f"stem.{place}.kernel", f"{self.convolution}.weight", "D C Ph Pw")}
+        if not self.norm:
+            found[f"stem.{place}.bias"] = Entry(f"stem.{place}.bias", f"{self.convolution}.bias", "D")
+        return found | batch_norm_entries(f"stem.{place}", self.norm)
+
+
+def batch_norm_entries(field: str, name: str) -> "dict[str, Entry]":
+    """The tensors of a batch norm of torch, as parts of a field; none without a name."""
+    parts = BATCH_NORM.items() if name else ()
+    return {f"{field}.{part}": Entry(f"{field}.{part}", f"{name}.{theirs}", "D") for part, theirs in parts}
 
 
 @dataclass(frozen=True)
@@ -184,7 +225,7 @@ class Dialect:
         patch_asked: whether its library keeps patches of other axes under the same names, so that --patch-size must tell the patch of a matrix.
         windowed: whether tokens are in the order of attention windows, whose size the configuration tells.
         window: that of `token_order`, where it is always the same.
-        spare_rows: rows in front of the position table that belong to no token, and are not added.
+        spare_rows, spare_last: rows at the start and at the end of the position table that belong to no token, and are not added.
         typed_only: whether its names are another dialect's, so that only `config.json` or a user tells it.
         read_only: whether nothing can be written to it (a table of positions that is a sum of others).
         mlx: whether its kernel is laid out as MLX has it.
@@ -192,8 +233,12 @@ class Dialect:
             them in its kernel and bias.
         beside: tensors that tell it from others.
         copies: other tensors that hold the values of a field once more, by field.
-        computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file.
+        computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file; `fourier` (XCiT) where a layer in the
+            file is applied to what is computed.
         square: model types that take their positions as those of a square, and resize them at run time to any other grid; `*` for all.
+        stem: convolutions in front of the projection, which then takes a map of features; their channels are the image's.
+        batch_norm: what stands before the names of a batch norm behind the projection; what is read has it in kernel and bias.
+        batch_norm_epsilon: of all its batch norms.
         resize: the rule of `reference/resample.py` by which a table of positions of any grid is brought to the image's.
         resize_to: `grid`, the image's; `square`, that of its longer side, of which the upper left part is taken (RADIO); `swapped`, that of as many rows as
             the image has columns and the other way round, whose rows follow one another all the same (Muse Spark).
@@ -232,6 +277,7 @@ class Dialect:
     window: int = 0
     patch_asked: bool = False
     spare_rows: int = 0
+    spare_last: int = 0
     typed_only: bool = False
     read_only: bool = False
     mlx: bool = False
@@ -239,6 +285,9 @@ class Dialect:
     beside: tuple[str, ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
+    stem: tuple[StemStep, ...] = ()
+    batch_norm: str = ""
+    batch_norm_epsilon: float = 1e-5
     resize: str = ""
     resize_to: Literal["grid", "square", "swapped"] = "grid"
     shared_rows: int = 0
@@ -275,8 +324,8 @@ class Dialect:
 
     @property
     def any_grid(self) -> bool:
-        """Whether its positions are made for the grid of the image: resized at run time, or looked up by row and column."""
-        return bool(self.resize) or "position_tables" in self.entries
+        """Whether its positions are made for the grid of the image: resized at run time, looked up by row and column, or computed by a layer of the file."""
+        return bool(self.resize) or self.computed == "fourier" or "position_tables" in self.entries
 
     @property
     def video(self) -> bool:
@@ -294,6 +343,8 @@ class Dialect:
             "position_ids": "",
             "position_window": "positions",
             "class_position": "",
+            "position_projection": "",
+            "position_projection_bias": "",
             "pixel_mean": "",
             "pixel_std": "",
         }
@@ -305,7 +356,7 @@ class Dialect:
 REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
 """A comparison of a key of `config.json`, or of the length of a list there, with another key or with a value."""
 
-_TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed", "resize", "resize_to")
+_TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed", "resize", "resize_to", "batch_norm")
 _FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
 _LISTS = (
     "optional",
@@ -326,7 +377,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prefix_side": ("first", "last"),
     "token_order": get_args(TokenOrder),
     "remainder": ("error", "floor", "pad-end", "same"),
-    "computed": ("", "sinusoid-1d", "sincos-2d"),
+    "computed": ("", "sinusoid-1d", "sincos-2d", "fourier"),
     "resize": ("", *RECIPES),
     "resize_to": ("grid", "square", "swapped"),
 }
@@ -399,6 +450,10 @@ def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]
     for key in ("copies", "config"):
         if key in plain:
             plain[key] = {name: (held,) if isinstance(held, str) else tuple(held) for name, held in plain[key].items()}
+    plain["stem"] = tuple(StemStep(**step) for step in plain.get("stem", ()))
+    for place, step in enumerate(plain["stem"]):
+        entries |= step.entries(place)
+    entries |= batch_norm_entries("batch_norm", plain.get("batch_norm", ""))
     return Dialect(identity, entries=entries, **plain)
 
 
@@ -453,11 +508,24 @@ def _of_its_kind(key: str, value: Any) -> bool:
             and len(value["mean"]) == len(value["std"])
             and min(value["std"]) > 0
         )
-    if key == "norm_epsilon":
+    if key == "stem":
+        return isinstance(value, tuple) and all(map(_is_stem_step, value))
+    if key in ("norm_epsilon", "batch_norm_epsilon"):
         return isinstance(value, float) and 0 < value < 1
     least = 0 if key in ("padding", "window") else 1
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     return whole or (value in ("config", "half") and key in ("stride", "padding"))
+
+
+def _is_stem_step(value: Any) -> bool:
+    """Whether a table tells a step of a stem."""
+    known = {each.name for each in dataclasses.fields(StemStep)}
+    if not (isinstance(value, dict) and {"convolution", "stride", "padding"} <= set(value) <= known):
+        return False
+    sizes = [value["stride"], value["padding"]]
+    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    named = all(isinstance(value.get(name, ""), str) for name in ("convolution", "norm", "activation"))
+    return whole and named and sizes[0] > 0 and sizes[1] >= 0 and value.get("activation", "") in get_args(Activation)
 
 
 LARGEST_FILE = 2**20
@@ -505,7 +573,7 @@ MLX_LAYOUTS = {"D C Ph Pw": "D Ph Pw C", "D C Pt Ph Pw": "D Pt Ph Pw C"}
 def _as_mlx(dialect: Dialect) -> Dialect | None:
     """The same dialect as MLX keeps it; None where there is no convolution, or nothing but a layout."""
     kernel = dialect.entries["kernel"]
-    if dialect.plain or dialect.framework != "torch" or kernel.layout not in MLX_LAYOUTS:
+    if dialect.plain or dialect.stem or dialect.framework != "torch" or kernel.layout not in MLX_LAYOUTS:
         return None
     entries = {**dialect.entries, "kernel": dataclasses.replace(kernel, layout=MLX_LAYOUTS[kernel.layout])}
     return dataclasses.replace(
@@ -561,6 +629,8 @@ def from_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) 
 
 
 def _canonical_axes(entry: Entry) -> str:
+    if entry.field.startswith("stem."):
+        return FIELDS["kernel" if entry.field.endswith("kernel") else "bias"]
     axes = FIELDS[entry.field]
     if entry.field == "kernel" and "Pt" in entry.layout:
         return axes.replace("Ph", "Pt Ph")
@@ -570,6 +640,8 @@ def _canonical_axes(entry: Entry) -> str:
         return axes.replace("rows", "(Gt Gh Gw)")
     if entry.field == "positions" and "Gh" in entry.layout:
         return axes.replace("rows", "(Gh Gw)")
+    if entry.field == "register_tokens" and "Jk" in entry.layout:
+        return axes.replace("R", "(J Jk)")
     if entry.field.startswith("patch_norm") and "Ph" in entry.layout:
         return "(Ph Pw C)"
     return axes

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..files.checkpoint import Checkpoint
 from .dialect import REQUIRED, Dialect
+from .grids import channels_of
 from .sizes import KERAS_HUB, Sizes, numbers_at, read_config
 
 
@@ -94,7 +95,7 @@ def conflicts_of(
         found.append("the file's metadata say that its tensors are laid out as MLX has them, not as torch")
     held = [
         ("patch_size", "patch", told_patch(dialect, config), tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)),
-        ("channels", "channels", (config.channels,) if config.channels else (), (sizes["C"],)),
+        ("channels", "channels", (config.channels,) if config.channels else (), (channels_of(sizes),)),
     ]
     for role, word, told, own in held:
         if told and role in dialect.checked and (role == "channels" or not dialect.plain):

@@ -29,7 +29,8 @@ def grids_of(
             return []
         return [((), grid, "")]
     if "positions" not in names:  # an image size that is no evidence of this dialect's tells nothing of what it takes
-        return [((), told if known.source != "config.json" or "image_size" in dialect.checked else (), "")]
+        evident = known.source != "config.json" or "image_size" in dialect.checked or dialect.any_grid
+        return [((), told if evident else (), "")]
     counts = {name: sizes.get("R", 0) if name == "register_tokens" else 1 for name in dialect.prefix if name in names}
     found: dict[int, tuple[PrefixToken, ...]] = {}
     for alternative in dialect.positioned:
@@ -37,7 +38,7 @@ def grids_of(
         found.setdefault(sum(counts[name] for name in present), present)
     grids: list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]] = []
     for extra, present in found.items():
-        patches = sizes["rows"] - extra - dialect.spare_rows - dialect.shared_rows
+        patches = sizes["rows"] - extra - dialect.spare_rows - dialect.spare_last - dialect.shared_rows
         if told and dialect.video and not known.frames and patches > 0 and patches % math.prod(told[1:]) == 0:
             told = (patches // math.prod(told[1:]), *told[1:])
         if told and math.prod(told) == patches:
@@ -54,6 +55,11 @@ def grids_of(
             frames = f"the grid is assumed to be of {video[0]} × {video[1]}×{video[2]}; an image size with its frames would tell"
             grids.append((present, video, "" if known.frames else frames))
     return grids
+
+
+def channels_of(sizes: Mapping[str, int]) -> int:
+    """Channels of the image, which a stem takes, or the projection."""
+    return sizes.get("image channels", sizes["C"])
 
 
 MOST_PATCHES, MOST_FRAMES = 2**24, 2**12
@@ -87,6 +93,10 @@ def known_grid(
     if not image:
         return ()
     *_, height, width = image
+    for place, step in enumerate(dialect.stem):
+        height, width = (
+            (size + 2 * step.padding - sizes[f"stem.{place}"]) // step.stride + 1 for size in (height, width)
+        )
     patch = (sizes["Ph"], sizes["Pw"])
     more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in stride[-2:]]
     grid = tuple(

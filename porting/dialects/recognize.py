@@ -13,7 +13,7 @@ from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
 from .dialect import Dialect, Entry, list_dialects
 from .evidence import conflicts_of, is_architecture, known_of, misfit, told_patch
-from .grids import grids_of, known_grid
+from .grids import channels_of, grids_of, known_grid
 from .ledger import LedgerEntry, in_words, ledger_of, unexplained
 from .sizes import Sizes, numbers_at, read_config
 
@@ -84,10 +84,11 @@ class Candidate:
             self.stride,
             self.padding,
             dialect.computed,
-            dialect.spare_rows,
+            (dialect.spare_rows, dialect.spare_last),
             dialect.shared_rows,
             tuple(dialect.pixels.items()),
             (dialect.resize, dialect.resize_to),
+            dialect.stem,
         )
         return tuple(sorted(told.items())), axes, self.positioned, order, *steps
 
@@ -181,14 +182,17 @@ def _candidates(
     for of_patch, told_of_patch in readings:
         sizes: dict[str, int] | None = dict(of_patch)
         for name in names:
-            sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, sizes)
+            if not name.startswith("stem."):
+                sizes = None if sizes is None else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, sizes)
+        if sizes is not None and dialect.stem:
+            sizes = _with_stem(checkpoint, dialect, names, sizes)
         if (
             sizes is None
             or not _sound(sizes, dialect)
             or (dialect.plain and "(" in kernel.layout and known.channels not in (None, sizes["C"]))
         ):
             continue
-        if dialect.channels not in (None, sizes["C"]) or len(dialect.pixels.get("std", "x")) not in (1, sizes["C"]):
+        if dialect.channels not in (None, channels_of(sizes)) or len(dialect.pixels.get("std", "x")) not in (1, sizes["C"]):
             continue
         told = [*evidence, *told_of_patch]
         beside = sum(prefix + name in checkpoint.tensors for name in dialect.beside)
@@ -269,9 +273,28 @@ def _resized(dialect: Dialect, names: Mapping[str, str], known: Sizes, grid: tup
     return [f"{told}: only images of a square grid are read"]
 
 
+def _with_stem(
+    checkpoint: Checkpoint, dialect: Dialect, names: Mapping[str, str], sizes: dict[str, int]
+) -> dict[str, int] | None:
+    """The sizes with those of the stem: the image's channels, and the side of each kernel; None where its convolutions do not follow one another."""
+    found, channels = dict(sizes), 0
+    for place, step in enumerate(dialect.stem):
+        shape = checkpoint.tensors[names[f"stem.{place}.kernel"]].shape
+        beside = [checkpoint.tensors[names[field]].shape for field in step.entries(place) if not field.endswith("kernel")]
+        if len(shape) != 4 or shape[2] != shape[3] or 0 in shape or channels not in (0, shape[1]):
+            return None
+        if any(each != shape[:1] for each in beside):
+            return None
+        found.setdefault("image channels", shape[1])
+        found[f"stem.{place}"] = shape[2]
+        channels = shape[0]
+    return found if channels == sizes["C"] else None
+
+
 def _likelihood(sizes: Mapping[str, int]) -> int:
     """How much a kernel's sizes look like those of patches: square ones, of few channels."""
-    return 2 * int(sizes["Ph"] == sizes["Pw"]) + int(sizes["C"] in (1, 3)) - int(sizes["C"] > MOST_CHANNELS)
+    channels = channels_of(sizes)
+    return 2 * int(sizes["Ph"] == sizes["Pw"]) + int(channels in (1, 3)) - int(channels > MOST_CHANNELS)
 
 
 def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tuple[int, ...], tuple[int, ...], int, list[str]]:

@@ -13,14 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from ...backends.base import DTYPES
 from ...reference.errors import PatchParityError
 from ...reference.resample import resize_grid
-from ...reference.sequence import sincos_positions
+from ...reference.sequence import embed_sequence, sincos_positions
 from ...reference.spec import PatchEmbedSpec
+from ...reference.stem import StemLayer, apply_stem, fold_batch_norm
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
-from .choosing import ambiguous, choose, plain_ones, remedy, require_asked, require_grid, why_not
-from .dialect import Dialect, get_dialect, list_dialects, to_canonical
+from .choosing import ambiguous, choose, layers_alone, plain_ones, remedy, require_asked, require_grid, why_not
+from .dialect import BATCH_NORM, Dialect, StemStep, get_dialect, list_dialects, to_canonical
 from .evidence import known_of
+from .grids import channels_of
 from .recognize import Candidate, find_candidates
 from .sizes import Sizes
 from .wrappers import UnwrappedCheckpoint, require_no_adapter, unwrapped
@@ -44,6 +46,7 @@ class Stage:
         spec: the sizes.
         size_known: whether something tells the image size; else the spec has a small one, and there are no positions.
         dtype: of the kernel.
+        stem: convolutions in front of the projection: `spec` is of the map of features that they make.
         real_names: under which names its tensors are in the file, by the names without wrappers; empty where they have none.
     """
 
@@ -52,6 +55,7 @@ class Stage:
     spec: PatchEmbedSpec
     size_known: bool
     dtype: str
+    stem: tuple[StemLayer, ...] = ()
     real_names: Mapping[str, str] = field(default_factory=dict)
 
     def real_name(self, name: str) -> str:
@@ -62,6 +66,16 @@ class Stage:
     def dialect(self) -> Dialect:
         """Its dialect."""
         return self.candidate.dialect
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return channels_of(self.candidate.sizes)
+
+    def sequence(self, images: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[np.float64]:
+        """What enters the encoder, `(B, prefix + N, D)`, of images of whose map `spec` is."""
+        features = apply_stem(images.astype(np.float64), self.stem)
+        return np.asarray(embed_sequence(features, self.weights.astype(np.float64), spec))
 
 
 def read_stage(
@@ -123,7 +137,13 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
             raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, no type of weights")
         if not np.isfinite(array).all():
             raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
-        arrays[name] = to_canonical(array, dialect.entries[name], sizes)
+        arrays[name] = to_canonical(array, dialect.entries[name], {} if name.startswith("stem.") else sizes)
+    stem = tuple(_stem_layer(arrays, place, step, dialect.batch_norm_epsilon) for place, step in enumerate(dialect.stem))
+    if dialect.batch_norm:
+        held = [arrays.pop(f"batch_norm.{part}") for part in BATCH_NORM]
+        dtype = _wide(arrays["kernel"].dtype)
+        kernel, bias = fold_batch_norm(arrays["kernel"], arrays.get("bias"), *held, epsilon=dialect.batch_norm_epsilon)
+        arrays.update(kernel=kernel.astype(dtype), bias=bias.astype(dtype))
     patch = (sizes["Pt"], sizes["Ph"], sizes["Pw"]) if dialect.video else (sizes["Ph"], sizes["Pw"])
     step, pads = candidate.stride, candidate.padding
     grid = candidate.grid or ((1, 2, 3) if dialect.video else (2, 3))
@@ -158,6 +178,8 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         arrays["positions"] = arrays["positions"][ids.astype(np.int64)]
     if "positions" in arrays and dialect.spare_rows:
         arrays["positions"] = arrays["positions"][dialect.spare_rows :]
+    if "positions" in arrays and dialect.spare_last:
+        arrays["positions"] = arrays["positions"][: -dialect.spare_last]
     if "positions" in arrays and (shared := dialect.shared_rows):
         table = arrays["positions"].astype(np.float64)
         arrays["positions"] = (table[shared:] + table[:shared].sum(axis=0)).astype(_wide(arrays["positions"].dtype))
@@ -185,13 +207,36 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         _fold_pixels(arrays, arrays.pop("pixel_mean", np.zeros_like(std)), std)
     if "register_tokens" in arrays and not len(arrays["register_tokens"]):
         del arrays["register_tokens"]  # a table of no rows: there are none
-    if dialect.computed and candidate.grid:
+    if dialect.computed == "fourier":
+        projection, bias = arrays.pop("position_projection"), arrays.pop("position_projection_bias")
+        if candidate.grid:
+            table = fourier_table(spec.grid, projection.shape[1]) @ projection.astype(np.float64).T + bias.astype(np.float64)
+            arrays["positions"] = table.astype(_wide(projection.dtype))
+    elif dialect.computed and candidate.grid:
         arrays["positions"] = computed_positions(dialect.computed, spec).astype(arrays["kernel"].dtype)
     fields: dict[str, Any] = {**arrays, **norms}
     weights = PatchEmbedWeights(**fields, layout=layout)
     weights.check_spec(spec)
     real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
-    return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, real)
+    return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, stem, real)
+
+
+def _stem_layer(arrays: dict[str, NDArray[Any]], place: int, step: StemStep, epsilon: float) -> StemLayer:
+    """One layer of the stem, out of the arrays that were read."""
+    kernel, bias = arrays.pop(f"stem.{place}.kernel"), arrays.pop(f"stem.{place}.bias", None)
+    if step.norm:
+        held = [arrays.pop(f"stem.{place}.{part}") for part in BATCH_NORM]
+        kernel, bias = fold_batch_norm(kernel, bias, *held, epsilon=epsilon)
+    return StemLayer(kernel, bias, step.stride, step.padding, step.activation)
+
+
+def require_no_stem(checkpoint: Checkpoint, stage: Stage) -> None:
+    """Raise PatchParityError for a stage with a stem, where the projection alone would be moved."""
+    if stage.stem:
+        raise PatchParityError(
+            f"{checkpoint.path} is {stage.candidate.label}, with {len(stage.stem)} convolutions in front of its projection: these are read "
+            f"(inspect, embed, verify), and not moved{layers_alone(checkpoint)}"
+        )
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -237,6 +282,24 @@ def computed_positions(kind: str, spec: PatchEmbedSpec) -> NDArray[np.float64]:
     return sinusoid_table(spec.num_patches, spec.embed_dim)
 
 
+def fourier_table(grid: tuple[int, ...], width: int) -> NDArray[np.float64]:
+    """What XCiT's layer of positions is applied to, `(rows·columns, width)`: sines and cosines of the row, then of the column, each as a share of a circle.
+
+    Source: El-Nouby et al., "XCiT" (2021), `PositionalEncodingFourier` of xcit.py.
+    """
+    half = width // 2
+    frequencies = 10000.0 ** (-2 * (np.arange(half) // 2) / half)
+
+    def encode(count: int) -> NDArray[np.float64]:
+        angles = np.arange(1, count + 1)[:, None] / (count + 1e-6) * 2 * np.pi * frequencies
+        return np.where(np.arange(half) % 2, np.cos(angles), np.sin(angles))
+
+    rows, columns = (encode(count) for count in grid)
+    shape = (*grid, half)
+    both = [np.broadcast_to(rows[:, None], shape), np.broadcast_to(columns[None], shape)]
+    return np.concatenate(both, axis=-1).reshape(-1, width)
+
+
 def sinusoid_table(count: int, width: int) -> NDArray[np.float64]:
     """The fixed positions of VideoMAE, `(count, width)`: sines on even channels, cosines on odd ones.
 
@@ -276,12 +339,12 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         sizes = chosen.sizes
         told["spec"] = {
             "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
-            "in_channels": sizes["C"],
+            "in_channels": channels_of(sizes),
             "embed_dim": sizes["D"],
             "grid": [] if chosen.asks else list(chosen.grid),
             "num_patches": math.prod(chosen.grid) if chosen.grid and not chosen.asks else None,
             "prefix_tokens": [name for name in chosen.dialect.prefix if name in chosen.names],
-            "registers": sizes.get("R", 0),
+            "registers": sizes.get("R", sizes.get("J", 0) * sizes.get("Jk", 0)),
             "positioned": list(chosen.positioned),
             "positions": "computed" if chosen.dialect.computed else "learned" if _has_positions(chosen) else None,
             "token_order": chosen.dialect.token_order,
@@ -289,6 +352,16 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
             "stride": [] if chosen.asks and not chosen.window and not chosen.dialect.windowed else list(chosen.stride),
             "padding": list(chosen.padding),
             "bias": "bias" in chosen.names,
+            "stem": [
+                {
+                    "kernel": checkpoint.tensors[chosen.names[f"stem.{place}.kernel"]].shape,
+                    "stride": step.stride,
+                    "padding": step.padding,
+                    "batch_norm": bool(step.norm),
+                    "activation": step.activation,
+                }
+                for place, step in enumerate(chosen.dialect.stem)
+            ],
         }
         told["tensors"] = {
             name: {"name": tensor, "shape": list(info.shape), "dtype": info.dtype, "layout": chosen.dialect.entries[name].layout}

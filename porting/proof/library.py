@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
+from ...reference.stem import features_of, image_of
 from ..dialects.evidence import known_of
 from ..dialects.sizes import KERAS_HUB, keras_table, numbers_at, read_config
 from ..dialects.stage import Stage
@@ -50,10 +50,10 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
         with _quiet():
             own = _build(checkpoint, stage, checkpoint.config_folder if folder is None else folder)
             first, *others = _sizes(checkpoint, stage)
-            found = [_apart(own, stage, first)]
-            for spec in others:
+            found = [_apart(own, stage, *first)]
+            for size, spec in others:
                 with contextlib.suppress(UnprovedError):  # many models take images of one size
-                    found.append(_apart(own, stage, spec))
+                    found.append(_apart(own, stage, size, spec))
     except UnprovedError as error:
         return Check(NAME, "skip", None, f"not proved against the library: {error}")
     worst, told = max(found)
@@ -146,31 +146,37 @@ def _quiet() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[PatchEmbedSpec]:
-    """The size that the configuration tells, where it has the stage's grid, else the stage's own; where no positions fix it, another one beside it."""
+def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[tuple[tuple[int, ...], PatchEmbedSpec]]:
+    """The size that the configuration tells, where it has the stage's grid, else the stage's own; where no positions fix it, another one beside it; each
+    with the spec of what the projection takes."""
     own, config = stage.spec, known_of(checkpoint, None)
     keys = stage.dialect.config.get("image_size")
     told = numbers_at(config.table, keys, 2) if keys else config.image_size
+    size = image_of(own.image_size, stage.stem)
     if told:
-        whole = own.replace(image_size=(*own.image_size[:-2], *told[-2:]))
-        own = whole if whole.grid == own.grid else own
+        whole = (*size[:-2], *told[-2:])
+        spec = own.replace(image_size=features_of(whole, stage.stem))
+        size, own = (whole, spec) if spec.grid == own.grid else (size, own)
+    if stage.stem:
+        return [(size, own)]
     if stage.weights.positions is not None or stage.dialect.video:
-        return [own]
+        return [(size, own)]
     rows = 4 if stage.dialect.token_order == "merge-2x2" else 1
     larger = tuple(size + rows * step for size, step in zip(own.image_size, own.stride, strict=True))
-    return [own, own.replace(image_size=larger)]
+    return [(size, own), (larger, own.replace(image_size=larger))]
 
 
-def _apart(own: OwnModel, stage: Stage, spec: PatchEmbedSpec) -> tuple[float, str]:
+def _apart(own: OwnModel, stage: Stage, size: tuple[int, ...], spec: PatchEmbedSpec) -> tuple[float, str]:
     """Relative rms difference of the library's sequence and ours on random images, as a multiple of what is allowed, and in words."""
-    images = np.random.default_rng(0).standard_normal(spec.images_shape(BATCH)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((BATCH, stage.in_channels, *size)).astype(np.float32)
     observed = own.run(images).astype(np.float64)
-    expected = embed_sequence(images.astype(np.float64), stage.weights.astype(np.float64), spec)
+    expected = stage.sequence(images, spec)
     if observed.shape != expected.shape:
         return (
             math.inf,
-            f"{observed.shape[1]} tokens of an image of {'×'.join(map(str, spec.image_size))}, and not {expected.shape[1]}",
+            f"{observed.shape[1]} tokens of an image of {'×'.join(map(str, size))}, and not {expected.shape[1]}",
         )
     apart = float(np.linalg.norm(observed - expected)) / float(np.linalg.norm(expected) + 1e-300)
-    ratio = apart / (ALLOWED * math.sqrt(spec.patch_values) * 2.0**-24)
+    terms = spec.patch_values + sum(layer.kernel[0].size for layer in stage.stem)
+    ratio = apart / (ALLOWED * math.sqrt(terms) * 2.0**-24)
     return ratio, f"{ratio:.3g} times what float32 arithmetic allows"

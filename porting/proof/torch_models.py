@@ -125,7 +125,19 @@ def _uninitialized() -> Iterator[None]:
             setattr(torch.nn.init, name, function)
 
 
-_LISTS = ("layers", "layer", "blocks", "block", "stages", "resblocks", "transformers", "serial_blocks1", "transformer_encoder")
+_LISTS = (
+    "layers",
+    "layer",
+    "blocks",
+    "block",
+    "stages",
+    "resblocks",
+    "transformers",
+    "serial_blocks1",
+    "transformer_encoder",
+    "network",
+    "stage1",
+)
 
 
 def _first_blocks(model: Any) -> Iterator[Any]:
@@ -300,7 +312,8 @@ def timm_model(table: Mapping[str, Any], architecture: str, tensors: Mapping[str
         try:
             with _uninitialized():
                 model = timm.create_model(architecture, pretrained=False, **options)
-            break
+            if next(_first_blocks(model), None) is not None:  # a depth may leave the first stage without any
+                break
         except Exception as error:
             failed = error
     if model is None:

@@ -21,9 +21,11 @@ MODULES = [
     "edgenext",
     "efficientformer",
     "eva",
+    "fasternet",
     "gemma4_vit",
     "hiera",
     "hieradet_sam2",
+    "inception_next",
     "levit",
     "mlp_mixer",
     "mvitv2",
@@ -47,10 +49,13 @@ MODULES = [
 ]
 OF_EACH = 7
 TOLD: dict[str, dict[str, Any]] = {
+    "crossvit_9_dagger": {"dialect": "timm-crossvit-dagger-small"},
     "crossvit": {"dialect": "timm-crossvit-small"},
     "edgenext": {"stride": 4, "padding": 4},
 }
 """What a user must tell of some, by the start of their names: which of two branches, or how far patches overlap."""
+OF_SEVERAL_DEPTHS = ("visformer",)
+"""Those whose depth is that of several stages, the first of which would have no block."""
 LARGEST = 120_000_000
 """Parameters of the largest that is built."""
 
@@ -74,7 +79,7 @@ def outcome(architecture: str) -> Outcome:
 
     timm = import_library("timm")
     model, given = None, {}
-    for given in ({"depth": 1}, {}):
+    for given in ({}, {}) if architecture.startswith(OF_SEVERAL_DEPTHS) else ({"depth": 1}, {}):
         try:
             with torch.device("meta"):
                 size = sum(
