@@ -97,13 +97,24 @@ def _print_stage(told: dict[str, Any], line: Callable[[str], None]) -> None:
     patch, stride = ("×".join(map(str, spec[name])) for name in ("patch_size", "stride"))
     steps = f" at stride {stride}" if stride and patch != stride else ""
     steps += f", padding {'×'.join(map(str, spec['padding']))}" if any(spec["padding"]) and stride else ""
+    if spec["stem"]:
+        line(f"in front of it: {', '.join(map(_convolution, spec['stem']))}; the patches are those of what comes out")
     line(f"patch {patch}{steps}, {spec['in_channels']} channels, width {spec['embed_dim']}, grid {grid}")
     tokens = ", ".join(name.replace("_", " ") for name in spec["prefix_tokens"]) or "none"
-    line(f"prefix tokens: {tokens}; positions: {spec['positions'] or 'none'}; bias: {'yes' if spec['bias'] else 'no'}")
+    positions = spec["positions"] or "none"
+    positions += f", resized to the grid ({spec['positions_resized']})" if spec["positions_resized"] else ""
+    line(f"prefix tokens: {tokens}; positions: {positions}; bias: {'yes' if spec['bias'] else 'no'}")
     if spec["token_order"] != "raster":
         line(f"token order: {spec['token_order']}" + (f" in windows of {spec['window']} patches" if spec["window"] else ""))
     for name, tensor in told["tensors"].items():
         line(f"  {name}: {tensor['name']} {tuple(tensor['shape'])} {tensor['dtype']}, {tensor['layout']}")
+
+
+def _convolution(told: dict[str, Any]) -> str:
+    """One convolution of a stem, in words."""
+    more = ["batch norm"] * told["batch_norm"] + [told["activation"]] * bool(told["activation"])
+    behind = f" with {' and '.join(more)}" if more else ""
+    return f"a {'×'.join(map(str, told['kernel'][2:]))} convolution at stride {told['stride']}{behind}"
 
 
 def print_checks(checks: list[tuple[str, str, str]]) -> None:

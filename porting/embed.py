@@ -55,7 +55,9 @@ def embed(
         stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told), ignore)
         if stage.dialect.any_grid and images.ndim == stage.spec.spatial_axes + 2:
             spec = stage.spec.replace(image_size=features_of(images.shape[2:], stage.stem))
-            if spec.grid != stage.spec.grid or not stage.size_known:  # positions of this grid, as the library makes them at run time
+            if (
+                spec.grid != stage.spec.grid or not stage.size_known
+            ):  # positions of this grid, as the library makes them at run time
                 whole = Sizes.told(image_size=images.shape[2:])
                 whole = whole if sizes is None else whole.over(sizes)
                 stage = read_stage(file, from_, prefix, list_dialects(dialects), whole, ignore)

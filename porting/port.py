@@ -16,7 +16,7 @@ from ..reference.errors import PatchParityError, require_choice
 from ..reference.probes import random_normal
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .dialects.dialect import Dialect, get_dialect, list_dialects
+from .dialects.dialect import BATCH_NORM, Dialect, get_dialect, list_dialects
 from .dialects.fit import cast, cast_as, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem, without
@@ -25,6 +25,9 @@ from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check, compare_sequences, judge_projection, not_square
 from .proof.library import prove_by_library
 from .proof.run_layout import installed, run
+
+RAW = ("kernel", "bias", "pixel_mean", "pixel_std", *(f"batch_norm.{part}" for part in BATCH_NORM))
+"""Tensors of the source that the proof of its layout takes as they are."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,7 @@ def port(
         stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
         require_no_stem(checkpoint, stage)
         raw = {
-            name: checkpoint.read(stage.real_name(stage.candidate.names[name]))
-            for name in ("kernel", "bias")
-            if name in stage.candidate.names
+            name: checkpoint.read(stage.real_name(stage.candidate.names[name])) for name in RAW if name in stage.candidate.names
         }
         proofs = [_named(prove_by_library(checkpoint, stage), "source")] if prove else []
         _require_proof(proofs, f"{source} is not what it was read as")
@@ -119,6 +120,10 @@ def port(
         stage.dialect.computed,
         place.weights.layout.norm_epsilon if place else None,
     )
+    if stage.dialect.any_grid and held.positions is not None:
+        plan.steps.append("fixed-positions")
+    elif stage.dialect.computed and held.positions is not None:
+        plan.steps.append("computed-positions")
     if plan.losses and not allow_loss:
         raise PatchParityError(
             f"{to} cannot hold all of {stage.candidate.label}: {'; '.join(losses_in_words(plan))} (--allow-loss leaves it out)"
@@ -253,6 +258,26 @@ def _read_back(
     return Check("file", "fail" if different else "pass", 0.0, message)
 
 
+def _normalized(images: NDArray[Any], dialect: Dialect, raw: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Images as the source's model normalizes them itself; the same ones where it does not."""
+    if dialect.pixels:
+        mean, std = (np.array(dialect.pixels[name], np.float32) for name in ("mean", "std"))
+    elif "pixel_std" in raw:
+        std = raw["pixel_std"].astype(np.float32).reshape(-1)
+        mean = raw["pixel_mean"].astype(np.float32).reshape(-1) if "pixel_mean" in raw else np.zeros_like(std)
+    else:
+        return images
+    axes = (-1, *(1,) * (images.ndim - 2))
+    return np.asarray((images.astype(np.float32) - mean.reshape(axes)) / std.reshape(axes))
+
+
+def _batch_normalized(tokens: NDArray[Any], dialect: Dialect, raw: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Tokens behind the batch norm of the source."""
+    scale, shift, mean, variance = (raw[f"batch_norm.{part}"].astype(np.float64) for part in BATCH_NORM)
+    found = (tokens.astype(np.float64) - mean) / np.sqrt(variance + dialect.batch_norm_epsilon) * scale + shift
+    return np.asarray(found.astype(tokens.dtype))
+
+
 def _prove(
     stage: Stage,
     raw: Mapping[str, NDArray[Any]],
@@ -269,15 +294,10 @@ def _prove(
     spec = not_square(stage.spec)
     images = random_normal(spec, 2, "float32", 0).images
     target_bias = None if written.bias is None else written.bias.astype(np.float32)
-    source_images, source_bias = images, None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
-    if stage.dialect.pixels:  # the file's own kernel knows nothing of them
-        mean, std = (
-            np.array(stage.dialect.pixels[name], np.float32).reshape(-1, *(1,) * spec.spatial_axes) for name in ("mean", "std")
-        )
-        source_images, source_bias = (
-            (np.asarray(images, np.float32) - mean) / std,
-            raw["bias"].astype(np.float32).reshape(-1) if "bias" in raw else None,
-        )
+    source_bias = None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
+    source_images = _normalized(images, stage.dialect, raw)
+    if source_images is not images or stage.dialect.batch_norm:  # the file's own kernel knows nothing of them
+        source_bias = raw["bias"].astype(np.float32).reshape(-1) if "bias" in raw else None
     layouts = stage.dialect.entries["kernel"].layout, wanted.entries["kernel"].layout
     sides = [
         ("source", stage.dialect.framework, layouts[0], raw["kernel"], source_images, source_bias, stage.weights),
@@ -292,6 +312,8 @@ def _prove(
             found = patch_embed(images, PatchEmbedWeights(weights.kernel, weights.bias).astype(np.float32), spec, np.float32)
             why = "nothing in it reads this layout" if installed(framework) else "it is not installed"
             where = f"{side} layout ({layout}) in the reference, not in {framework}: {why}"
+        elif side == "source" and stage.dialect.batch_norm:
+            found = _batch_normalized(found, stage.dialect, raw)
         checks.append(judge_projection(where, spec, weights.astype(np.float32), found))
     if lossy:
         checks.append(Check("steps", "skip", None, "not compared: something of it is left out"))

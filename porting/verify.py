@@ -74,7 +74,7 @@ def verify(
     proofs: list[Check] = []
     for path, dialect, prefix in zip((first, second), from_, prefixes, strict=True):
         with opened(path) as checkpoint:
-            told = Sizes.of(stages[0].spec, stages[0].weights.layout.window) if stages and stages[0].size_known else sizes
+            told = stages[0].sizes if stages and stages[0].size_known else sizes
             stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told, ignore))
             if prove:
                 side = ("first", "second")[len(stages) - 1]
@@ -84,7 +84,7 @@ def verify(
                     raise PatchParityError(f"{path} is not what it was read as: {check.message}")
     if stages[0].dialect.computed and not stages[0].size_known and stages[1].size_known:
         with opened(first) as checkpoint:  # its positions are computed, and the second tells of which size
-            size = Sizes.of(stages[1].spec, stages[1].weights.layout.window)
+            size = stages[1].sizes
             size = size if sizes is None else sizes.over(size)
             stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)
     one, other = stages

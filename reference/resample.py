@@ -105,7 +105,5 @@ def resize_grid(table: NDArray[Any], grid: tuple[int, int], recipe: str) -> NDAr
         raise PatchParityError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}")
     if table.ndim != 3:
         raise PatchParityError(f"table of shape {table.shape}: expected (rows, columns, D)")
-    rows, columns = (
-        resize_matrix(RECIPES[recipe], size, new) for size, new in zip(table.shape[:2], grid, strict=True)
-    )
+    rows, columns = (resize_matrix(RECIPES[recipe], size, new) for size, new in zip(table.shape[:2], grid, strict=True))
     return np.asarray(np.einsum("ri,cj,ijd->rcd", rows, columns, table.astype(np.float64), optimize=True))

@@ -17,10 +17,16 @@ Activation = Literal["", "relu", "gelu", "hard-swish", "silu"]
 
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
+
+def _gelu(x: NDArray[Any]) -> NDArray[Any]:
+    erf = np.asarray(_ERF(x / math.sqrt(2)), x.dtype)
+    return np.asarray(x * (1 + erf) / 2, x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
-    "gelu": lambda x: (x * (1 + _ERF(x / math.sqrt(2)).astype(x.dtype)) / 2).astype(x.dtype),
+    "gelu": _gelu,
     "hard-swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "silu": lambda x: (x * (1 + np.tanh(x / 2)) / 2).astype(x.dtype),
 }
@@ -49,10 +55,7 @@ class StemLayer:
 def fold_batch_norm(
     kernel: NDArray[Any],
     bias: NDArray[Any] | None,
-    scale: NDArray[Any],
-    shift: NDArray[Any],
-    mean: NDArray[Any],
-    variance: NDArray[Any],
+    norm: Sequence[NDArray[Any]],
     epsilon: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Put a batch norm by fixed statistics into the convolution before it.
@@ -61,8 +64,8 @@ def fold_batch_norm(
 
     Args:
         kernel: shape `(D, …)`.
-        bias: shape `(D,)`, or None; as all the others.
-        scale, shift, mean, variance: of the norm.
+        bias: shape `(D,)`, or None.
+        norm: its scale, shift, mean and variance, each of shape `(D,)`.
         epsilon: of the norm.
 
     Returns:
@@ -70,10 +73,11 @@ def fold_batch_norm(
 
     Source: Ioffe, Szegedy, "Batch Normalization" (2015).
     """
-    factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
+    scale, shift, mean, variance = (part.astype(np.float64) for part in norm)
+    factor = scale / np.sqrt(variance + epsilon)
     before = 0.0 if bias is None else bias.astype(np.float64)
     folded = kernel.astype(np.float64) * factor.reshape(-1, *[1] * (kernel.ndim - 1))
-    return folded, (before - mean.astype(np.float64)) * factor + shift.astype(np.float64)
+    return folded, (before - mean) * factor + shift
 
 
 def apply_stem(images: NDArray[Any], stem: Sequence[StemLayer], dtype: DTypeLike = np.float64) -> NDArray[Any]:
@@ -107,9 +111,7 @@ def features_of(size: tuple[int, ...], stem: Sequence[StemLayer]) -> tuple[int, 
     """
     for layer in stem:
         kernel = layer.kernel.shape[1:3]
-        size = tuple(
-            (extent + 2 * layer.padding - own) // layer.stride + 1 for extent, own in zip(size, kernel, strict=True)
-        )
+        size = tuple((extent + 2 * layer.padding - own) // layer.stride + 1 for extent, own in zip(size, kernel, strict=True))
         if min(size) < 1:
             raise PatchParityError(f"an image whose map is of {'×'.join(map(str, size))} is smaller than the stem's kernels")
     return size

@@ -58,8 +58,8 @@ FIELDS: dict[str, str] = {
     "batch_norm.variance": "D",
 }
 """Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns,
-or of a row of each of two tables, the first looked up by column and the second by row; ids may tell which row of them each token is given; those of a window may be
-repeated on them; that of the class token may be a tensor by itself. What an image is normalized with may be in the file."""
+or of a row of each of two tables, the first looked up by column and the second by row; ids may tell which row of them each token is given; those of a
+window may be repeated on them; that of the class token may be a tensor by itself. What an image is normalized with may be in the file."""
 
 ABSENT: dict[str, str] = {
     "bias": "no bias is added",
@@ -92,7 +92,30 @@ HEADS = (
 )
 """Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
 
-AXES = ("D", "C", "Pt", "Ph", "Pw", "K", "R", "rows", "Gt", "Gh", "Gw", "Wh", "Ww", "Sh", "Sw", "Th", "Tw", "F", "J", "Jk", "XY", "1")
+AXES = (
+    "D",
+    "C",
+    "Pt",
+    "Ph",
+    "Pw",
+    "K",
+    "R",
+    "rows",
+    "Gt",
+    "Gh",
+    "Gw",
+    "Wh",
+    "Ww",
+    "Sh",
+    "Sw",
+    "Th",
+    "Tw",
+    "F",
+    "J",
+    "Jk",
+    "XY",
+    "1",
+)
 SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
 """Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either side."""
 
@@ -104,6 +127,7 @@ STEPS: dict[str, str] = {
     "fold-position-rows": "position rows of prefix tokens are added to the tokens, for the target has none: lossy, one rounding",
     "zero-positions": "positions of zeros are added, for the target has some: nothing changes",
     "computed-positions": "positions that the source computes are written as a table",
+    "fixed-positions": "positions that the source makes for the grid of any image are written as a table, for this grid alone",
     "drop-computed-positions": "positions are left out, for the target computes the same",
     "zero-norm-shift": "a shift of zeros is added to a norm, for the target has one: nothing changes",
     "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part but in pre-training",
@@ -356,7 +380,19 @@ class Dialect:
 REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
 """A comparison of a key of `config.json`, or of the length of a list there, with another key or with a value."""
 
-_TEXTS = ("title", "loads", "framework", "prefix_side", "token_order", "separator", "remainder", "computed", "resize", "resize_to", "batch_norm")
+_TEXTS = (
+    "title",
+    "loads",
+    "framework",
+    "prefix_side",
+    "token_order",
+    "separator",
+    "remainder",
+    "computed",
+    "resize",
+    "resize_to",
+    "batch_norm",
+)
 _FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
 _LISTS = (
     "optional",

@@ -94,9 +94,7 @@ def known_grid(
         return ()
     *_, height, width = image
     for place, step in enumerate(dialect.stem):
-        height, width = (
-            (size + 2 * step.padding - sizes[f"stem.{place}"]) // step.stride + 1 for size in (height, width)
-        )
+        height, width = ((size + 2 * step.padding - sizes[f"stem.{place}"]) // step.stride + 1 for size in (height, width))
     patch = (sizes["Ph"], sizes["Pw"])
     more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in stride[-2:]]
     grid = tuple(

@@ -165,7 +165,10 @@ def _candidates(
             return []
     if dialect.plain and not alone and len(checkpoint.tensors) > len(names):
         return []  # beside other tensors a layer under any name may be anything
-    evidence = [f"{len(names)} of its tensors are there: {', '.join(names.values())}"]
+    parts = [name for name in names if name.startswith(("stem.", "batch_norm."))]
+    told_names = ", ".join(tensor for name, tensor in names.items() if name not in parts)
+    more = f", and {len(parts)} of convolutions and batch norms" if parts else ""
+    evidence = [f"{len(names)} of its tensors are there: {told_names}{more}"]
     if missing := [name for name in dialect.entries if name not in names]:
         evidence += [f"not there: {dialect.entries[name].name}, so {dialect.means(name)}" for name in missing]
     found = []
@@ -211,6 +214,8 @@ def _candidates(
             )
         if dialect.pixels:
             told.append(f"{dialect.pixels_told}; here kernel and bias hold that")
+        if dialect.batch_norm:
+            told.append("a batch norm by fixed statistics stands behind the projection; here kernel and bias hold that")
         conflicts = conflicts_of(checkpoint, dialect, names, sizes, config, known, alone)
         grids = grids_of(dialect, names, sizes, known, stride, padding)
         if not grids and not gridless and known.source == "config.json" and known.image_size and "positions" in names:

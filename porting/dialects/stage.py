@@ -15,11 +15,11 @@ from ...reference.errors import PatchParityError
 from ...reference.resample import resize_grid
 from ...reference.sequence import embed_sequence, sincos_positions
 from ...reference.spec import PatchEmbedSpec
-from ...reference.stem import StemLayer, apply_stem, fold_batch_norm
+from ...reference.stem import StemLayer, apply_stem, fold_batch_norm, image_of
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
-from .choosing import ambiguous, choose, layers_alone, plain_ones, remedy, require_asked, require_grid, why_not
+from .choosing import ambiguous, choose, plain_ones, remedy, require_asked, require_grid, why_not
 from .dialect import BATCH_NORM, Dialect, StemStep, get_dialect, list_dialects, to_canonical
 from .evidence import known_of
 from .grids import channels_of
@@ -71,6 +71,13 @@ class Stage:
     def in_channels(self) -> int:
         """Channels of an image."""
         return channels_of(self.candidate.sizes)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What it tells of another checkpoint of the same stage."""
+        if self.stem:
+            return Sizes(image_size=image_of(self.spec.image_size, self.stem))
+        return Sizes.of(self.spec, self.weights.layout.window)
 
     def sequence(self, images: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[np.float64]:
         """What enters the encoder, `(B, prefix + N, D)`, of images of whose map `spec` is."""
@@ -142,7 +149,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     if dialect.batch_norm:
         held = [arrays.pop(f"batch_norm.{part}") for part in BATCH_NORM]
         dtype = _wide(arrays["kernel"].dtype)
-        kernel, bias = fold_batch_norm(arrays["kernel"], arrays.get("bias"), *held, epsilon=dialect.batch_norm_epsilon)
+        kernel, bias = fold_batch_norm(arrays["kernel"], arrays.get("bias"), held, dialect.batch_norm_epsilon)
         arrays.update(kernel=kernel.astype(dtype), bias=bias.astype(dtype))
     patch = (sizes["Pt"], sizes["Ph"], sizes["Pw"]) if dialect.video else (sizes["Ph"], sizes["Pw"])
     step, pads = candidate.stride, candidate.padding
@@ -203,7 +210,9 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     if "pixel_std" in arrays:
         std = arrays.pop("pixel_std")
         if not (std > 0).all():
-            raise PatchParityError(f"{checkpoint.path}: {candidate.names['pixel_std']} holds {std.min():g}, by which pixels would be divided")
+            raise PatchParityError(
+                f"{checkpoint.path}: {candidate.names['pixel_std']} holds {std.min():g}, by which pixels would be divided"
+            )
         _fold_pixels(arrays, arrays.pop("pixel_mean", np.zeros_like(std)), std)
     if "register_tokens" in arrays and not len(arrays["register_tokens"]):
         del arrays["register_tokens"]  # a table of no rows: there are none
@@ -226,16 +235,17 @@ def _stem_layer(arrays: dict[str, NDArray[Any]], place: int, step: StemStep, eps
     kernel, bias = arrays.pop(f"stem.{place}.kernel"), arrays.pop(f"stem.{place}.bias", None)
     if step.norm:
         held = [arrays.pop(f"stem.{place}.{part}") for part in BATCH_NORM]
-        kernel, bias = fold_batch_norm(kernel, bias, *held, epsilon=epsilon)
+        kernel, bias = fold_batch_norm(kernel, bias, held, epsilon)
     return StemLayer(kernel, bias, step.stride, step.padding, step.activation)
 
 
 def require_no_stem(checkpoint: Checkpoint, stage: Stage) -> None:
     """Raise PatchParityError for a stage with a stem, where the projection alone would be moved."""
     if stage.stem:
+        kernel = stage.candidate.names["kernel"].removesuffix("weight")
         raise PatchParityError(
             f"{checkpoint.path} is {stage.candidate.label}, with {len(stage.stem)} convolutions in front of its projection: these are read "
-            f"(inspect, embed, verify), and not moved{layers_alone(checkpoint)}"
+            f"(inspect, embed, verify), and not moved (--from oihw --prefix '{kernel}' moves the projection alone)"
         )
 
 
@@ -347,6 +357,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
             "registers": sizes.get("R", sizes.get("J", 0) * sizes.get("Jk", 0)),
             "positioned": list(chosen.positioned),
             "positions": "computed" if chosen.dialect.computed else "learned" if _has_positions(chosen) else None,
+            "positions_resized": chosen.dialect.resize or None,
             "token_order": chosen.dialect.token_order,
             "window": chosen.window,
             "stride": [] if chosen.asks and not chosen.window and not chosen.dialect.windowed else list(chosen.stride),
@@ -354,7 +365,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
             "bias": "bias" in chosen.names,
             "stem": [
                 {
-                    "kernel": checkpoint.tensors[chosen.names[f"stem.{place}.kernel"]].shape,
+                    "kernel": list(checkpoint.tensors[chosen.names[f"stem.{place}.kernel"]].shape),
                     "stride": step.stride,
                     "padding": step.padding,
                     "batch_norm": bool(step.norm),
@@ -373,7 +384,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
 
 
 def _has_positions(candidate: Candidate) -> bool:
-    return any(name in candidate.names for name in ("positions", "position_rows", "position_tables"))
+    return any(name in candidate.names for name in ("positions", "position_rows", "position_tables", "position_projection"))
 
 
 def ledger_told(candidates: list[Candidate]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
 from ..dialects.dialect import list_dialects
 from ..dialects.sizes import Sizes
-from ..dialects.stage import read_stage
+from ..dialects.stage import read_stage, require_no_stem
 from ..files.tree import TreeCheckpoint
 from .call import LiveCall, LiveEmbedding
 from .parameters import count_positions, parameters_of
@@ -113,7 +113,9 @@ def _from_tree(
     ignore: Sequence[str] = (),
 ) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
     sizes = Sizes.told(patch_size, image_size, in_channels, stride, padding)
-    stage = read_stage(TreeCheckpoint(tree), from_, prefix, list_dialects(dialects), sizes, ignore)
+    checkpoint = TreeCheckpoint(tree)
+    stage = read_stage(checkpoint, from_, prefix, list_dialects(dialects), sizes, ignore)
+    require_no_stem(checkpoint, stage)
     if stage.candidate.assumed:
         warnings.warn(stage.candidate.assumed, UserWarning, stacklevel=3)
     spec = stage.spec

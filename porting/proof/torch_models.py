@@ -27,7 +27,6 @@ def transformers_model(table: Mapping[str, Any], model_type: str, tensors: Mappi
     Raises:
         UnprovedError: a model that the library does not have, or that does not take the tensors.
     """
-    import torch
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

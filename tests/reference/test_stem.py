@@ -39,7 +39,7 @@ def test_a_stem_is_convolutions_with_batch_norms(kernels, size):
         held = [each.detach().numpy() for each in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
         kernel = convolution.weight.detach().numpy().transpose(0, 2, 3, 1)
         bias = None if convolution.bias is None else convolution.bias.detach().numpy()
-        stem.append(StemLayer(*fold_batch_norm(kernel, bias, *held, norm.eps), stride, padding, "gelu"))
+        stem.append(StemLayer(*fold_batch_norm(kernel, bias, held, norm.eps), stride, padding, "gelu"))
         channels = width
     images = np.random.default_rng(0).standard_normal((2, 3, *size))
     model = torch.nn.Sequential(*modules).eval()
@@ -52,8 +52,10 @@ def test_a_stem_is_convolutions_with_batch_norms(kernels, size):
     np.testing.assert_allclose(apply_stem(images, stem), expected, atol=1e-10)
     assert features_of(size, stem) == expected.shape[2:]
     least = image_of(expected.shape[2:], stem)
-    assert features_of(least, stem)[0] >= expected.shape[2] and features_of(least, stem)[1] >= expected.shape[3]
-    assert least[0] <= size[0] and least[1] <= size[1]
+    assert features_of(least, stem)[0] >= expected.shape[2]
+    assert features_of(least, stem)[1] >= expected.shape[3]
+    assert least[0] <= size[0]
+    assert least[1] <= size[1]
 
 
 def test_an_image_smaller_than_a_kernel_is_refused():
