@@ -79,6 +79,8 @@ def _print_inspection(told: dict[str, Any]) -> None:
         for asked in told["asks"]:
             line(f"asked: {asked}")
         _print_stage(told, line)
+    for note in told["notes"]:
+        line(f"note: {note}")
     if told["proof"]:
         print_checks([(told["proof"]["verdict"], told["proof"]["name"], told["proof"]["message"])])
     if told["unbuilt"]:

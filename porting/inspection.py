@@ -55,8 +55,9 @@ def inspect_checkpoint(
             require_no_adapter(checkpoint, candidate.names)
             require_asked(checkpoint, candidate, sizes)
         told = describe(checkpoint, candidates)
-        told["proof"] = None
+        told["proof"], told["notes"] = None, []
         if prove and told["dialect"] and not told["asks"]:
             stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
+            told["notes"] = list(stage.notes)
             told["proof"] = dataclasses.asdict(prove_by_library(checkpoint, stage))
         return told

@@ -116,6 +116,7 @@ def verify(
         exact = "to the last bit" if all(check.bound_ratio == 0 for check in compared) else "within the rounding of their types"
         named = zip(("first", "second"), stages, strict=True)
         notes = [f"assumed of the {which}: {each.candidate.assumed}" for which, each in named if each.candidate.assumed]
+        notes += [note for each in stages for note in each.notes]
         notes += ["but for the mask token, which plays no part but in pre-training"] if _masks_differ(one, other) else []
         return Difference(True, *labels, "; ".join([f"the same embedding stage, {exact}", *notes]), checks)
     if checks[0].verdict == "pass":

@@ -256,7 +256,7 @@ class Dialect:
         pixels: `mean` and `std` of the channels (or of all) that its model takes from images and divides them by before the projection; what is read has
             them in its kernel and bias.
         beside: tensors that tell it from others.
-        copies: other tensors that hold the values of a field once more, by field.
+        copies: other tensors that hold the values of a field once more, by field; or, of another size, those that the library made for its images.
         computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file; `fourier` (XCiT) where a layer in the
             file is applied to what is computed.
         square: model types that take their positions as those of a square, and resize them at run time to any other grid; `*` for all.

@@ -45,7 +45,9 @@ def ledger_of(
         ignore: names, or patterns of the shell's kind, of tensors that a user says play no part.
     """
     used = {tensor: field for field, tensor in names.items()}
-    copies = {prefix + place: field for field, places in dialect.copies.items() for place in places}
+    copies = {
+        prefix + place: field for field, places in dialect.copies.items() for place in (dialect.entries[field].name, *places)
+    }
     width = checkpoint.tensors[names["kernel"]].shape if "kernel" in names else ()
     found = []
     for name, info in checkpoint.tensors.items():

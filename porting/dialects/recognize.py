@@ -171,6 +171,12 @@ def _candidates(
     evidence = [f"{len(names)} of its tensors are there: {told_names}{more}"]
     if missing := [name for name in dialect.entries if name not in names]:
         evidence += [f"not there: {dialect.entries[name].name}, so {dialect.means(name)}" for name in missing]
+    for name, other in _of_other_sizes(checkpoint, dialect, prefix, names).items():
+        told_sizes = " beside ".join(f"{each} {checkpoint.tensors[each].shape}" for each in (other, names[name]))
+        evidence.append(
+            f"{told_sizes}: the {name} that were made for its images are read; its library makes them anew of the others when it loads the file"
+        )
+        names[name] = other
     found = []
     entries = tuple(ledger_of(checkpoint, dialect, prefix, names, ignore))
     shape = checkpoint.tensors[names["kernel"]].shape
@@ -245,6 +251,17 @@ def _candidates(
                 )
             )
     return found
+
+
+def _of_other_sizes(checkpoint: Checkpoint, dialect: Dialect, prefix: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Copies of fields that have another size than the tensor that they are copies of, by field."""
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    return {
+        name: prefix + place
+        for name, places in dialect.copies.items()
+        for place in places
+        if name in names and shapes.get(prefix + place, shapes[names[name]]) != shapes[names[name]]
+    }
 
 
 def _of_any_grid(

@@ -47,6 +47,7 @@ class Stage:
         size_known: whether something tells the image size; else the spec has a small one, and there are no positions.
         dtype: of the kernel.
         stem: convolutions in front of the projection: `spec` is of the map of features that they make.
+        notes: what else is to be told of it, in sentences.
         real_names: under which names its tensors are in the file, by the names without wrappers; empty where they have none.
     """
 
@@ -56,6 +57,7 @@ class Stage:
     size_known: bool
     dtype: str
     stem: tuple[StemLayer, ...] = ()
+    notes: tuple[str, ...] = ()
     real_names: Mapping[str, str] = field(default_factory=dict)
 
     def real_name(self, name: str) -> str:
@@ -227,7 +229,23 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     weights = PatchEmbedWeights(**fields, layout=layout)
     weights.check_spec(spec)
     real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
-    return Stage(candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, stem, real)
+    return Stage(
+        candidate, weights, spec, bool(candidate.grid), arrays["kernel"].dtype.name, stem, _notes(checkpoint, candidate), real
+    )
+
+
+def _notes(checkpoint: Checkpoint, candidate: Candidate) -> tuple[str, ...]:
+    """Where a copy of a field holds other values than the field."""
+    found = []
+    for entry in candidate.ledger:
+        own = candidate.names.get(entry.role, "") if entry.status == "copy" else ""
+        if not own or checkpoint.tensors[own].shape != entry.shape:
+            continue
+        if not np.array_equal(checkpoint.read(own), checkpoint.read(entry.name)):
+            found.append(
+                f"{entry.name} holds other {entry.role} than {own}, and its library takes those of {own} when it loads the file"
+            )
+    return tuple(found)
 
 
 def _stem_layer(arrays: dict[str, NDArray[Any]], place: int, step: StemStep, epsilon: float) -> StemLayer:

@@ -78,9 +78,10 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
     for needed in (library,) if keras else ("torch", library):
         if importlib.util.find_spec(needed) is None:
             raise UnprovedError(f"{TESTED[needed]}, which is not installed")
+    copies = [entry.name for entry in stage.candidate.ledger if entry.status == "copy"]
     tensors = {
         name.removeprefix(stage.candidate.prefix): checkpoint.read(stage.real_name(name))
-        for name in stage.candidate.names.values()
+        for name in (*stage.candidate.names.values(), *copies)
     }
     kernel = stage.candidate.names["kernel"].removeprefix(stage.candidate.prefix)
     if stage.dialect.mlx and tensors[kernel].ndim > 2:

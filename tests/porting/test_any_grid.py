@@ -214,3 +214,33 @@ def test_a_batch_norm_behind_the_projection_is_ported_in_kernel_and_bias(tmp_pat
     for name in ("a", "b"):
         found = embed(tmp_path / f"{name}.safetensors", pictures, to="tokens")
         np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def of_keras_hub(file, rows, own_rows, stale=False):
+    """DINOv2 as KerasHub keeps it: the table for its images, then the one that it loads."""
+    h5py = pytest.importorskip("h5py")
+    draw = np.random.default_rng(3).standard_normal
+    own = draw((1, own_rows, 10)).astype("f4")
+    with h5py.File(file, "w") as target:
+        group = target.create_group("layers/dinov2_embedding")
+        group["patch_embeddings/projection/vars/0"] = draw((4, 4, 3, 10)).astype("f4")
+        group["patch_embeddings/projection/vars/1"] = draw(10).astype("f4")
+        group["vars/0"] = draw((1, 1, 10)).astype("f4")
+        group["vars/1"] = draw((1, 10)).astype("f4")
+        group["vars/2"] = own if rows == own_rows and not stale else draw((1, rows, 10)).astype("f4")
+        group["vars/3"] = own
+
+
+def test_of_two_tables_the_one_for_the_images_is_read(tmp_path):
+    of_keras_hub(tmp_path / "a.weights.h5", 10, 17)
+    told = inspect_checkpoint(tmp_path / "a.weights.h5")
+    assert (told["dialect"], told["spec"]["grid"]) == ("keras-hub-dinov2", [3, 3])
+    assert "makes them anew" in " ".join(told["candidates"][0]["evidence"])
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_copy_with_other_values_is_told(tmp_path, stale):
+    of_keras_hub(tmp_path / "a.weights.h5", 17, 17, stale)
+    told = inspect_checkpoint(tmp_path / "a.weights.h5", prove=True)
+    assert told["spec"]["grid"] == [4, 4]
+    assert [("vars/2 holds other positions than" in note) for note in told["notes"]] == [True] * stale
