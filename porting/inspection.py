@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .dialects.choosing import require_asked, require_grid
+from .dialects.choosing import require_asked, require_grid, require_no_other_stage
 from .dialects.dialect import get_dialect, list_dialects
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
@@ -54,6 +54,8 @@ def inspect_checkpoint(
         for candidate in candidates[:1]:
             require_no_adapter(checkpoint, candidate.names)
             require_asked(checkpoint, candidate, sizes)
+            if prefix is None and not candidate.refusals:
+                require_no_other_stage(checkpoint, chosen, candidate, sizes, ignore)
         told = describe(checkpoint, candidates)
         told["proof"], told["notes"] = None, []
         if prove and told["dialect"] and not told["asks"]:

@@ -14,6 +14,9 @@ from .ledger import unexplained
 from .recognize import Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, read_config
 
+QUANTIZED = ("int4", "uint4", "int8", "uint8", "float8_e4m3fn", "float8_e5m2", "F8_E4M3", "F8_E5M2")
+"""Types of weights that mean nothing without their scales."""
+
 
 def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     """The candidate that a checkpoint is read as.
@@ -73,6 +76,9 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     nearest = min(
         candidates, key=lambda each: (len(each.conflicts) + len(unexplained(each.ledger)), *(-part for part in each.weight))
     )
+    if quantized := [name for name in nearest.names.values() if checkpoint.tensors[name].dtype in QUANTIZED]:
+        told = f"{quantized[0]} is {checkpoint.tensors[quantized[0]].dtype}"
+        return f"{checkpoint.path} looks like {nearest.label} and is quantized ({told}): dequantize it first"
     others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id and not each.dialect.mlx]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
     return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}{if_told(checkpoint)}"
@@ -126,6 +132,23 @@ def require_grid(
             f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: "
             "--image-size tells the right one, and --stride where patches overlap"
         )
+
+
+def require_no_other_stage(
+    checkpoint: Checkpoint, dialects: Mapping[str, Dialect], chosen: Candidate, sizes: Sizes | None, ignore: Sequence[str] = ()
+) -> None:
+    """Raise PatchParityError where a checkpoint holds a second stage, as likely as the one that is read, whose positions fit no grid."""
+    places = {own for each in dialects.values() if not each.plain for own in prefixes_of(checkpoint, each)}
+    if chosen.dialect.plain or places <= {chosen.prefix}:
+        return
+    for each in find_candidates(checkpoint, dialects, None, sizes, True, ignore):
+        other = each.prefix != chosen.prefix and not each.refusals and each.weight[:3] == chosen.weight[:3]
+        if other and not each.grid and "positions" in each.names and not each.dialect.any_grid:
+            rows = each.sizes.get("rows", 0)
+            raise PatchParityError(
+                f"{checkpoint.path} holds {chosen.label}, and {each.label} too, whose {rows} positions are of no square grid: "
+                "--prefix says which is meant, and --image-size of which images"
+            )
 
 
 def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | None) -> None:

@@ -220,6 +220,8 @@ def _candidates(
             )
         if dialect.pixels:
             told.append(f"{dialect.pixels_told}; here kernel and bias hold that")
+        if config.layers and dialect.framework == "keras":
+            told.append(f"its archive has {' and '.join(config.layers)} in it: images are here what comes out of that")
         if dialect.batch_norm:
             told.append("a batch norm by fixed statistics stands behind the projection; here kernel and bias hold that")
         conflicts = conflicts_of(checkpoint, dialect, names, sizes, config, known, alone)
@@ -227,6 +229,7 @@ def _candidates(
         if not grids and not gridless and known.source == "config.json" and known.image_size and "positions" in names:
             conflicts.append(misfit(checkpoint, names, sizes, known, known_grid(dialect, sizes, known, stride, padding)))
             grids = [((), (), "")]
+        conflicts += _other_grid(dialect, sizes, known, config, stride, padding, grids)
         of_any_grid = _of_any_grid(checkpoint, dialect, names, sizes, grids[0][1] if grids else ())
         asks += of_any_grid[0]
         conflicts += of_any_grid[1]
@@ -251,6 +254,26 @@ def _candidates(
                 )
             )
     return found
+
+
+def _other_grid(
+    dialect: Dialect,
+    sizes: Mapping[str, int],
+    known: Sizes,
+    config: Sizes,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    grids: Sequence[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]],
+) -> list[str]:
+    """What is told where a user and config.json tell images of two grids, of both of which the positions may be."""
+    if not known.asked or "rows" not in sizes or dialect.any_grid or "image_size" not in dialect.checked:
+        return []
+    theirs = known_grid(dialect, sizes, config, stride, padding)
+    for _, grid, _ in grids:
+        if theirs and grid and theirs != grid and math.prod(theirs) == math.prod(grid):
+            image, told = ("×".join(map(str, each.image_size)) for each in (config, known))
+            return [f"config.json tells images of {image}, and {told} was told: the positions are of either, in another order"]
+    return []
 
 
 def _of_other_sizes(checkpoint: Checkpoint, dialect: Dialect, prefix: str, names: Mapping[str, str]) -> dict[str, str]:
@@ -345,6 +368,11 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
                 )
         else:
             step = _always(own, patch) or tiles
+            told = _stride_of_config(known, len(patch)) if dialect.plain and role == "stride" else ()
+            if told and told != step:
+                asks.append(
+                    f"config.json tells stride {'×'.join(map(str, told))}, and the kernel is {'×'.join(map(str, patch))}: --stride says which one it has"
+                )
         found[role] = tuple(step)
     if dialect.patch_asked and not known.patch_size:
         asks.append(
@@ -360,6 +388,16 @@ def _steps(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> tuple[tu
                 f"{dialect.id} orders its tokens by attention windows, and no tensor tells their size: a config.json beside it would"
             )
     return found["stride"], found["padding"], window, asks
+
+
+def _stride_of_config(known: Sizes, axes: int) -> tuple[int, ...]:
+    """The stride that a config.json tells under the key of any dialect of its model; empty where none does."""
+    keys = {
+        each.config["stride"]
+        for each in list_dialects().values()
+        if "stride" in each.config and (known.model_type in each.model_types or is_architecture(each, known.architecture))
+    }
+    return next((told for each in keys if (told := numbers_at(known.table, each, axes))), ())
 
 
 def _always(own: int | str | None, patch: tuple[int, ...]) -> tuple[int, ...]:

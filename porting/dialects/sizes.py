@@ -49,6 +49,7 @@ class Sizes:
         window: patches along a side of the attention windows in whose order tokens are.
         architecture: what timm calls the model.
         source: where the image size was said, in words.
+        layers: kinds of Keras's layers that change pixels, where its archive has them.
         table: all of `config.json` that is about the vision tower, and as `whole_model_type` what the model that it is in is called.
     """
 
@@ -66,6 +67,7 @@ class Sizes:
     window: int | None = None
     architecture: str = ""
     source: str = ""
+    layers: tuple[str, ...] = ()
     table: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def over(self, other: "Sizes") -> "Sizes":
@@ -222,6 +224,8 @@ def _of_keras_hub(told: Mapping[str, Any]) -> Sizes:
     registered, given = keras_table(told)
     shape = given.get("image_shape")
     shape = shape if isinstance(shape, list) and len(shape) == 3 else [None, None, None]
+    if all(map(_whole, shape)) and shape[0] <= MOST_COLORS < shape[2]:  # made with the channels first
+        shape = [*shape[1:], shape[0]]
     return Sizes(
         image_size=_pair(shape[:2]),
         patch_size=_pair(given.get("patch_size")),
@@ -230,8 +234,24 @@ def _of_keras_hub(told: Mapping[str, Any]) -> Sizes:
         class_token=given.get("use_class_token") if isinstance(given.get("use_class_token"), bool) else None,
         architecture=registered,
         source="config.json",
+        layers=tuple(dict.fromkeys(_pixel_layers(told, 0))),
         table=given,
     )
+
+
+MOST_COLORS = 4
+"""Channels of a picture: an image of no more rows is none."""
+
+
+def _pixel_layers(told: Any, depth: int) -> Iterator[str]:
+    """Kinds of layers that change pixels, of a model as Keras writes it; those of KerasHub's preprocessors are no part of it."""
+    if depth > DEEPEST_KERAS:
+        return
+    if isinstance(told, dict) and told.get("class_name") in ("Rescaling", "Normalization"):
+        yield str(told["class_name"])
+    children = told.values() if isinstance(told, dict) else told if isinstance(told, list) else ()
+    for each in children:
+        yield from _pixel_layers(each, depth + 1)
 
 
 def _vision(told: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,7 +19,17 @@ from ...reference.stem import StemLayer, apply_stem, fold_batch_norm, image_of
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
-from .choosing import ambiguous, choose, plain_ones, remedy, require_asked, require_grid, why_not
+from .choosing import (
+    QUANTIZED,
+    ambiguous,
+    choose,
+    plain_ones,
+    remedy,
+    require_asked,
+    require_grid,
+    require_no_other_stage,
+    why_not,
+)
 from .dialect import BATCH_NORM, Dialect, StemStep, get_dialect, list_dialects, to_canonical
 from .evidence import known_of
 from .grids import channels_of
@@ -133,6 +143,8 @@ def read_stage(
     if candidates:
         require_no_adapter(checkpoint, candidates[0].names)
     chosen_one = choose(checkpoint, candidates)
+    if prefix is None:
+        require_no_other_stage(checkpoint, chosen, chosen_one, sizes, ignore)
     require_asked(checkpoint, chosen_one, sizes)
     return _read(checkpoint, chosen_one)
 
@@ -143,7 +155,8 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
     for name, tensor in candidate.names.items():
         array = checkpoint.read(tensor)
         if array.dtype.name not in DTYPES and (name != "position_ids" or array.dtype.kind not in "iu"):
-            raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, no type of weights")
+            kind = "quantized: dequantize it first" if array.dtype.name in QUANTIZED else "no type of weights"
+            raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, {kind}")
         if not np.isfinite(array).all():
             raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
         arrays[name] = to_canonical(array, dialect.entries[name], {} if name.startswith("stem.") else sizes)

@@ -258,10 +258,10 @@ def test_what_is_ignored_must_be_there(tmp_path):
 
 
 def test_a_model_that_no_dialect_reads_is_told_why(tmp_path):
-    tensors = {"stem.conv1.linear.weight": rows(16, 3, 3, 3), "head.linear.weight": rows(7, D)}
-    folder = folder_of(tmp_path / "one", tensors, {"architecture": "levit_128"})
-    told = "read by no dialect: config.json calls the model 'levit_128', and its tokens come out of several convolutions"
-    with pytest.raises(PatchParityError, match=f"{told}.*--prefix 'stem.conv1.linear.'"):
+    tensors = {"stem.conv1.weight": rows(16, 3, 3, 3), "head.linear.weight": rows(7, D)}
+    folder = folder_of(tmp_path / "one", tensors, {"architecture": "efficientformer_l1"})
+    told = "read by no dialect: config.json calls the model 'efficientformer_l1', and its tokens come out of several convolutions"
+    with pytest.raises(PatchParityError, match=f"{told}.*--prefix 'stem.conv1.'"):
         embed(folder, rows(1, 3, 16, 16))
     assert told in inspect_checkpoint(folder)["refused"]
 
@@ -409,3 +409,46 @@ def test_the_stride_of_an_odd_layer_alone_is_asked_too(tmp_path):
     assert embed(folder, rows(1, C, 28, 28), from_="oihw", prefix="stem.", sizes=told).shape == (1, 49, D)
     with pytest.raises(PatchParityError, match=r"tells channels 3, and stem.weight .*, read as D Ph Pw C, has 7"):
         embed(folder, rows(1, C, 28, 28), from_="ohwi", prefix="stem.", sizes=told)
+
+
+def test_a_second_stage_whose_positions_fit_no_grid_is_told(tmp_path):
+    tensors = {f"{tower}.{name}": value for tower in ("first", "second") for name, value in vit().items()}
+    name = next(name for name in tensors if name.startswith("second") and "position_embeddings" in name)
+    tensors[name] = np.concatenate([tensors[name]] * 2, axis=1)[:, :-3]
+    folder = folder_of(tmp_path, tensors)
+    for read in (inspect_checkpoint, lambda path: embed(path, np.zeros((1, 3, 24, 24)))):
+        with pytest.raises(PatchParityError, match=r"under 'first\.'.* and hf-vit under 'second\.' too, whose .* no square grid"):
+            read(folder)
+    assert inspect_checkpoint(folder, prefix="first.")["dialect"] == "hf-vit"
+
+
+def test_a_size_that_a_user_and_the_configuration_tell_otherwise_is_refused(tmp_path):
+    tensors = vit()
+    key = next(name for name in tensors if "position_embeddings" in name)
+    tensors[key] = rows(1, 7, tensors[key].shape[-1])
+    side = tensors[next(name for name in tensors if name.endswith("projection.weight"))].shape[-1]
+    folder = folder_of(tmp_path, tensors, {"model_type": "vit", "image_size": [2 * side, 3 * side], "patch_size": side})
+    assert inspect_checkpoint(folder)["spec"]["grid"] == [2, 3]
+    told = inspect_checkpoint(folder, sizes=Sizes.told(image_size=(3 * side, 2 * side)))
+    assert f"config.json tells images of {2 * side}×{3 * side}, and {3 * side}×{2 * side} was told" in told["refused"]
+
+
+def test_a_quantized_kernel_is_called_so(tmp_path):
+    tensors = vit()
+    key = next(name for name in tensors if name.endswith("projection.weight"))
+    tensors[key] = np.ones(tensors[key].shape, np.int8)
+    with pytest.raises(PatchParityError, match="is of dtype int8, quantized: dequantize it first"):
+        embed(folder_of(tmp_path / "a", tensors), np.zeros((1, 3, 24, 24)))
+    tensors[key.replace("weight", "weight_scale")] = rows(len(tensors[key]))
+    assert "is quantized (" in inspect_checkpoint(folder_of(tmp_path / "b", tensors))["refused"]
+
+
+def test_the_stride_of_the_configuration_is_asked_of_a_layer_alone(tmp_path):
+    random = np.random.default_rng(1)
+    config = {"model_type": "audio-spectrogram-transformer", "frequency_stride": 10, "time_stride": 10, "patch_size": 16}
+    folder = folder_of(
+        tmp_path, {"p.weight": random.standard_normal((8, 1, 16, 16)), "p.bias": random.standard_normal(8)}, config
+    )
+    told = inspect_checkpoint(folder, from_="oihw")
+    assert "config.json tells stride 10×10, and the kernel is 16×16" in told["asks"][0]
+    assert not inspect_checkpoint(folder, from_="oihw", sizes=Sizes.told(stride=16))["asks"]
