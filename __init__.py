@@ -1,13 +1,15 @@
 """patchparity: the Vision Transformer patch embedding, one truth and every framework.
 
-Law of this file: it imports nothing when loaded. The repository root is the package, and pytest imports the `__init__.py` of
-a test's folder under the *folder's* name; an import here would load every module a second time under that name. The public
-names below are therefore lazy (PEP 562) and resolved by their absolute name.
+Law of this file: it imports nothing when loaded. The repository root is the package, and pytest
+imports the `__init__.py` of a test's folder under the *folder's* name; an import here would load
+every module a second time under that name. The public names below are therefore lazy (PEP 562) and
+resolved by their absolute name.
 """
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # what `typing` calls so: type checkers take it for true, and nothing is imported for it
+# what `typing` calls so: type checkers take it for true, and nothing is imported for it
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .backends.base import Backend as Backend
     from .backends.base import Implementation as Implementation
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
     from .reference.weights import PatchEmbedWeights as PatchEmbedWeights
     from .reference.weights import SequenceLayout as SequenceLayout
 
-# Public name -> the module that defines it. `dir(patchparity)` and `from patchparity import ...` read this table.
+# Public name -> the module that defines it. `dir(patchparity)` and `from patchparity import ...`
+# read this table.
 _PUBLIC = {
     "PatchParityError": "patchparity.reference.errors",
     "PatchEmbedSpec": "patchparity.reference.spec",

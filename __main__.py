@@ -1,4 +1,5 @@
-"""The door of the command line: it catches what ends a command, from the first import on, and says it in a sentence."""
+"""The door of the command line: it catches what ends a command, from the first import on, and says
+it in a sentence."""
 
 import sys
 from typing import Any
@@ -13,7 +14,8 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence on stderr and exit status 2, an interruption 130."""
+    """Run the command line; a user's mistake is one sentence on stderr and exit status 2, an
+    interruption 130."""
     try:
         _run()
     except KeyboardInterrupt:
@@ -54,7 +56,8 @@ def _run() -> None:
 
 
 def _is_told(error: BaseException) -> bool:
-    """Whether an error is one that the machine or a user made: a RuntimeError only where links lead in a loop."""
+    """Whether an error is one that the machine or a user made: a RuntimeError only where links lead
+    in a loop."""
     return type(error) is not RuntimeError or "Symlink loop" in str(error)
 
 

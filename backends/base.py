@@ -1,8 +1,8 @@
 """What a backend is: its surface and its implementations.
 
-Laws: a backend imports its framework inside methods only; it owns the synchronization (nobody else can tell that JAX returns
-before it has computed); arrays come and go in canonical layout, and every layout is an einops pattern that the implementation
-declares.
+Laws: a backend imports its framework inside methods only; it owns the synchronization (nobody else
+can tell that JAX returns before it has computed); arrays come and go in canonical layout, and every
+layout is an einops pattern that the implementation declares.
 """
 
 import abc
@@ -26,16 +26,19 @@ from .computation import Computation, DeviceMemory, Events, LoadedEmbedding
 from .layouts import NCHW, OIHW
 
 Precision = Literal["ieee", "tf32", "bf16", "default"]
-"""How float32 is computed: as it is, with inputs rounded to TF32 or bfloat16, or however the framework does when nobody asks."""
+"""How float32 is computed: as it is, with inputs rounded to TF32 or bfloat16, or however the
+framework does when nobody asks."""
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 INPUT_ROUNDOFF: dict[str, float] = {"tf32": 2.0**-11, "bf16": 2.0**-8}
-"""Unit roundoff of the inputs in the reduced float32 precisions: 10 and 7 explicit mantissa bits, rounded to nearest."""
+"""Unit roundoff of the inputs in the reduced float32 precisions: 10 and 7 explicit mantissa bits,
+rounded to nearest."""
 DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to compute the patch embedding: backend + formulation + mode, and the arithmetic it declares.
+    """One way to compute the patch embedding: backend + formulation + mode, and the arithmetic it
+    declares.
 
     Args:
         backend: name of the backend.
@@ -45,17 +48,24 @@ class Implementation:
         dtypes: those it computes in.
         devices: those it computes on, where its framework has them.
         flush_to_zero: whether it flushes subnormal numbers.
-        output_roundings: how often a 16-bit result is rounded: 1 where the bias is fused, 2 where it is added afterwards.
+        output_roundings: how often a 16-bit result is rounded: 1 where the bias is fused, 2 where
+            it is added afterwards.
         output_roundings_on_cuda: the same on a GPU; None where it is no other.
-        narrow_gradients: whether parts of a gradient's sum are kept in the 16-bit type (bias sums, overlapping patches, images).
-        default_on_cuda: what `default` means for float32 on a GPU, as the framework documents it; on the CPU it is `ieee` everywhere.
+        narrow_gradients: whether parts of a gradient's sum are kept in the 16-bit type (bias sums,
+            overlapping patches, images).
+        default_on_cuda: what `default` means for float32 on a GPU, as the framework documents it;
+            on the CPU it is `ieee` everywhere.
         differentiable: whether it has gradients; where it has none, forward alone is judged.
-        slow_dtypes: those whose kernels take ten times as long as they should, so that `check` runs them on small shapes unless asked.
-        costly_compile: whether the first call takes seconds, so that `check` runs it on one shape unless asked.
-        variant: whether it is one more way to write what its framework has already: `check` runs it on one shape unless asked, and the
-            benchmark leaves it out of the smaller presets.
-        customary: whether it is what users of its framework call today, if no library does it for them: what the fastest is held against.
-        peer: whether it is a library's own module, called as its users call it: a row of role `peer`, what ours are held against.
+        slow_dtypes: those whose kernels take ten times as long as they should, so that `check` runs
+            them on small shapes unless asked.
+        costly_compile: whether the first call takes seconds, so that `check` runs it on one shape
+            unless asked.
+        variant: whether it is one more way to write what its framework has already: `check` runs it
+            on one shape unless asked, and the benchmark leaves it out of the smaller presets.
+        customary: whether it is what users of its framework call today, if no library does it for
+            them: what the fastest is held against.
+        peer: whether it is a library's own module, called as its users call it: a row of role
+            `peer`, what ours are held against.
     """
 
     backend: str
@@ -84,18 +94,27 @@ class Implementation:
 
     @property
     def minor(self) -> bool:
-        """Whether one shape will do for a check, and no behavior is asked for, unless somebody wants more."""
+        """Whether one shape will do for a check, and no behavior is asked for, unless somebody
+        wants more."""
         return self.costly_compile or self.variant or self.peer
 
     def arithmetic(
-        self, dtype: str, precision: Precision = "ieee", device: str = "cpu", *, to_sequence: bool = False
+        self,
+        dtype: str,
+        precision: Precision = "ieee",
+        device: str = "cpu",
+        *,
+        to_sequence: bool = False,
     ) -> ArithmeticModel:
-        """Return the arithmetic model that the implementation declares for a dtype at a precision on a device.
+        """Return the arithmetic model that the implementation declares for a dtype at a precision
+        on a device.
 
-        A sequence (`to_sequence`) is rounded once more than tokens are: when positions are added to them.
+        A sequence (`to_sequence`) is rounded once more than tokens are: when positions are added to
+        them.
 
-        Precision settings are about float32 alone. Tensor cores, which compute TF32, bfloat16 and float16 on GPUs, truncate where others
-        round to nearest: their accumulator's roundoff is twice as large (Fasi, Higham, Mikaitis, Pranesh, PeerJ CS 7:e330, 2021).
+        Precision settings are about float32 alone. Tensor cores, which compute TF32, bfloat16 and
+        float16 on GPUs, truncate where others round to nearest: their accumulator's roundoff is
+        twice as large (Fasi, Higham, Mikaitis, Pranesh, PeerJ CS 7:e330, 2021).
         """
         if precision == "default":
             precision = self.default_on_cuda if device == "cuda" else "ieee"
@@ -106,7 +125,10 @@ class Implementation:
         gradients = model.output if self.narrow_gradients else 0.0
         truncating = device == "cuda" and (inputs or model.output)
         return dataclasses.replace(
-            model, inputs=inputs, gradients=gradients, accumulate=model.accumulate * (2 if truncating else 1)
+            model,
+            inputs=inputs,
+            gradients=gradients,
+            accumulate=model.accumulate * (2 if truncating else 1),
         )
 
 
@@ -117,22 +139,26 @@ def spec_code(spec: PatchEmbedSpec) -> str:
 
 
 class Backend(abc.ABC):
-    """A framework: what it offers here, whether it is installed, and how its implementations are loaded."""
+    """A framework: what it offers here, whether it is installed, and how its implementations are
+    loaded."""
 
     name: str
     """As in implementation names and `--backend`."""
     packages: tuple[str, ...]
-    """Distributions that it needs, each of the name of its module; their versions belong in a record."""
+    """Distributions that it needs, each of the name of its module; their versions belong in a
+    record."""
     implementations: tuple[Implementation, ...]
     """Everything it offers, known without importing the framework."""
     product_dtypes: tuple[str, ...] = DTYPES
     """Those in which its matrix product is worth timing as a yardstick."""
     switches: Mapping[str, str] = MappingProxyType({})
-    """Variables that hold for a whole process and without which the framework is another one; `check` and `bench` set them."""
+    """Variables that hold for a whole process and without which the framework is another one;
+    `check` and `bench` set them."""
 
     @property
     def yardstick(self) -> str:
-        """Name of the backend whose matrix product and copy are this one's own: itself, unless it runs on another."""
+        """Name of the backend whose matrix product and copy are this one's own: itself, unless it
+        runs on another."""
         return self.name
 
     @property
@@ -141,26 +167,31 @@ class Backend(abc.ABC):
         return self.name
 
     def missing(self) -> str | None:
-        """Say in one sentence why the backend cannot run here and what to install, or None if it can."""
+        """Say in one sentence why the backend cannot run here and what to install, or None if it
+        can."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 return f"{package} is not installed: pip install 'patchparity[{self.extra}]'"
         return None
 
     def unavailable(self, implementation: Implementation) -> str | None:
-        """Say in one sentence why one implementation cannot run although the backend can, or None if it can."""
+        """Say in one sentence why one implementation cannot run although the backend can, or None
+        if it can."""
         return None
 
     def lacks_dtype(self, implementation: Implementation, dtype: str, device: str) -> str | None:
-        """Say in one sentence why an implementation cannot compute in one of its dtypes on this machine, or None if it can."""
+        """Say in one sentence why an implementation cannot compute in one of its dtypes on this
+        machine, or None if it can."""
         return None
 
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
-        """Say in one sentence why an implementation cannot compute these sizes, or None if it can."""
+        """Say in one sentence why an implementation cannot compute these sizes, or None if it
+        can."""
         return None
 
     def lacks(self, precision: Precision, device: str) -> str | None:
-        """Say in one sentence why the framework has no such float32 precision on a device, or None if it has.
+        """Say in one sentence why the framework has no such float32 precision on a device, or None
+        if it has.
 
         Having a setting does not mean that it is honored: what was delivered is measured.
         """
@@ -180,18 +211,22 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def environment(self, threads: int) -> dict[str, str]:
-        """Variables that a worker process needs before its interpreter starts, to use exactly `threads` CPU threads."""
+        """Variables that a worker process needs before its interpreter starts, to use exactly
+        `threads` CPU threads."""
 
     @abc.abstractmethod
     def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
-        """Hold the framework's precision settings while inside: `ieee` (no TF32, no bf16), `tf32`, `bf16`, or `default` (untouched)."""
+        """Hold the framework's precision settings while inside: `ieee` (no TF32, no bf16), `tf32`,
+        `bf16`, or `default` (untouched)."""
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Hand a NumPy array over as the framework's users do, and give it back as one: what is refused or changed on the way?"""
+        """Hand a NumPy array over as the framework's users do, and give it back as one: what is
+        refused or changed on the way?"""
         return np.asarray(array)
 
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any] | None:
-        """Convolve with the framework's own function, on the CPU, without bias or padding; None where it has none.
+        """Convolve with the framework's own function, on the CPU, without bias or padding; None
+        where it has none.
 
         Args:
             images: `(B, C, H, W)`.
@@ -204,15 +239,22 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def load(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> LoadedEmbedding:
         """Load the canonical weights (kernel and bias) into an implementation."""
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-        """Lines of Python that define `embed(images)`, from images in the implementation's own layout to tokens `(B, N, D)`.
+        """Lines of Python that define `embed(images)`, from images in the implementation's own
+        layout to tokens `(B, N, D)`.
 
-        They are given `kernel`, as the implementation's layout has it, and `bias`, both as the framework's own arrays. Unless a backend knows better
-        they load the implementation through patchparity, and everything is a NumPy array, images `(B, C, H, W)`.
+        They are given `kernel`, as the implementation's layout has it, and `bias`, both as the
+        framework's own arrays. Unless a backend knows better they load the implementation through
+        patchparity, and everything is a NumPy array, images `(B, C, H, W)`.
         """
         return f"""\
 import patchparity as pp
@@ -222,31 +264,36 @@ spec = {spec_code(spec)}
 weights = pp.PatchEmbedWeights(kernel_from_layout(kernel, "{implementation.kernel_layout}", spec), bias)
 backend = pp.get_backend("{self.name}")
 embed = backend.load(backend.implementation("{implementation.name}"), weights, spec, kernel.dtype.name, "{implementation.devices[0]}").tokens
-"""
+"""  # noqa: E501
 
     def wait(self, outputs: Any) -> None:  # noqa: B027  nothing to do is a default
-        """Return once outputs of the framework, whoever called it, are computed; where calls return when they are there is nothing to do."""
+        """Return once outputs of the framework, whoever called it, are computed; where calls return
+        when they are there is nothing to do."""
 
     def events(self, device: str) -> Events | None:
         """The device's own clock, or None where the framework does not offer it."""
         return None
 
     def device_memory(self, device: str) -> DeviceMemory | None:
-        """What the framework's allocator tells of the device's memory, or None where it tells nothing."""
+        """What the framework's allocator tells of the device's memory, or None where it tells
+        nothing."""
         return None
 
     def sweep(self, values: int, device: str) -> Computation | None:
-        """Something that reads and writes `values` float32 values on the device, to push all else out of its cache, or None where the
-        framework has nothing of the kind; its `call` takes None."""
+        """Something that reads and writes `values` float32 values on the device, to push all else
+        out of its cache, or None where the framework has nothing of the kind; its `call` takes
+        None."""
         return self.copy(values, "float32", device)
 
     def copy(self, values: int, dtype: str, device: str) -> Computation | None:
-        """Return a copy of `values` values from one array to another, or None where the framework has none that is worth timing."""
+        """Return a copy of `values` values from one array to another, or None where the framework
+        has none that is worth timing."""
         return None
 
     @abc.abstractmethod
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
-        """Return the plain matrix product `(rows, depth) × (depth, columns)` on random data; its `call` takes None."""
+        """Return the plain matrix product `(rows, depth) × (depth, columns)` on random data; its
+        `call` takes None."""
 
     def implementation(self, name: str) -> Implementation:
         """Find one of the backend's implementations by `backend:formulation:mode`."""
@@ -254,7 +301,8 @@ embed = backend.load(backend.implementation("{implementation.name}"), weights, s
             if implementation.name == name:
                 return implementation
         raise PatchParityError(
-            f"implementation {name!r} is unknown; {self.name} has {', '.join(i.name for i in self.implementations)}"
+            f"implementation {name!r} is unknown; {self.name} has "
+            f"{', '.join(i.name for i in self.implementations)}"
         )
 
 
@@ -267,7 +315,11 @@ def nothing_held(precision: Precision) -> Iterator[None]:
 
 def only_ieee(name: str, precision: Precision) -> str | None:
     """Serve as `lacks` of a backend without precision settings."""
-    return None if precision in ("ieee", "default") else f"{name} has no {precision} mode: it computes float32 as it is"
+    return (
+        None
+        if precision in ("ieee", "default")
+        else f"{name} has no {precision} mode: it computes float32 as it is"
+    )
 
 
 def check_precision(precision: str) -> None:

@@ -1,4 +1,5 @@
-"""What a backend makes of weights: a computation with images placed, called, waited for and fetched."""
+"""What a backend makes of weights: a computation with images placed, called, waited for and
+fetched."""
 
 import abc
 import time
@@ -21,7 +22,8 @@ class Computation(abc.ABC):
 
     @abc.abstractmethod
     def call(self, inputs: Any) -> Any:
-        """Start the computation on placed inputs and return what the framework returns, maybe before it is computed."""
+        """Start the computation on placed inputs and return what the framework returns, maybe
+        before it is computed."""
 
     @abc.abstractmethod
     def synchronize(self, outputs: Any) -> None:
@@ -30,7 +32,8 @@ class Computation(abc.ABC):
 
 @dataclass(frozen=True)
 class FirstCall:
-    """Seconds of the first call that went into tracing and into compiling; None where that is not known apart from the rest."""
+    """Seconds of the first call that went into tracing and into compiling; None where that is not
+    known apart from the rest."""
 
     trace_seconds: float | None = None
     compile_seconds: float | None = None
@@ -44,7 +47,8 @@ class LoadedEmbedding(Computation):
 
     @abc.abstractmethod
     def assign(self, weights: PatchEmbedWeights) -> None:
-        """Replace kernel and bias by others of the same shapes; nothing is traced or compiled again."""
+        """Replace kernel and bias by others of the same shapes; nothing is traced or compiled
+        again."""
 
     @abc.abstractmethod
     def place(self, images: NDArray[Any]) -> Any:
@@ -55,7 +59,8 @@ class LoadedEmbedding(Computation):
         """Wait for tokens and return them as a NumPy array `(B, N, D)`."""
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
-        """Differentiate ⟨tokens, grad_tokens⟩ with the framework's own machinery; images `(B, C, H, W)`, results canonical.
+        """Differentiate ⟨tokens, grad_tokens⟩ with the framework's own machinery; images `(B, C, H,
+        W)`, results canonical.
 
         Raises:
             PatchParityError: an implementation that is not differentiable.
@@ -66,24 +71,28 @@ class LoadedEmbedding(Computation):
         """Place, call and fetch: images `(B, C, H, W)` to tokens `(B, N, D)`.
 
         Raises:
-            PatchParityError: images of another shape than the implementation was loaded for. Frameworks, left to themselves, crop them, give more
-                tokens, or take the values as they lie.
+            PatchParityError: images of another shape than the implementation was loaded for.
+                Frameworks, left to themselves, crop them, give more tokens, or take the values as
+                they lie.
         """
         self.spec.check_images(images)
         return self.unchecked_tokens(images)
 
     def unchecked_tokens(self, images: NDArray[Any]) -> NDArray[Any]:
-        """The same of images of whatever shape: what the framework does with them is what a user of it would see."""
+        """The same of images of whatever shape: what the framework does with them is what a user of
+        it would see."""
         return self.fetch(self.call(self.place(images)))
 
     def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
-        """Call for the first time, and tell what tracing and compiling took where the framework tells it or they can be done apart."""
+        """Call for the first time, and tell what tracing and compiling took where the framework
+        tells it or they can be done apart."""
         outputs = self.call(inputs)
         self.synchronize(outputs)
         return outputs, FirstCall()
 
     def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> "Operation | None":
-        """What enters a ViT's encoder, as one computation in the implementation's own mode; None where it has none.
+        """What enters a ViT's encoder, as one computation in the implementation's own mode; None
+        where it has none.
 
         Args:
             class_token: `(D,)`, put before the patch tokens of every image.
@@ -95,19 +104,23 @@ class LoadedEmbedding(Computation):
         return None
 
     def train_step(self, grad_tokens: NDArray[Any]) -> "Operation | None":
-        """Tokens, and the gradients of ⟨tokens, grad_tokens⟩ with respect to kernel and bias, as one computation; None where it has none.
+        """Tokens, and the gradients of ⟨tokens, grad_tokens⟩ with respect to kernel and bias, as
+        one computation; None where it has none.
 
-        The tokens are a result too: a compiler that need not return them leaves the forward pass out, for the map is linear and its gradients
-        do not depend on it. The images have no gradient, as in a first layer.
+        The tokens are a result too: a compiler that need not return them leaves the forward pass
+        out, for the map is linear and its gradients do not depend on it. The images have no
+        gradient, as in a first layer.
 
         Returns:
-            A computation on placed images that is fetched as `{"forward", "grad_kernel", "grad_bias"}`, each in canonical layout.
+            A computation on placed images that is fetched as `{"forward", "grad_kernel",
+            "grad_bias"}`, each in canonical layout.
         """
         return None
 
 
 def called_twice(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Call for the first time and once more, each waited for; return the outputs, and the seconds that the second call did not take.
+    """Call for the first time and once more, each waited for; return the outputs, and the seconds
+    that the second call did not take.
 
     Where a framework does not tell how long it compiled, that is the nearest to it.
     """
@@ -146,10 +159,16 @@ class Operation(Computation):
         return self.fetched(outputs)
 
 
-def step_results(arrays: Iterable[NDArray[Any]], kernel_layout: str, spec: PatchEmbedSpec) -> dict[Direction, NDArray[Any]]:
-    """Name what a train step gives: tokens, and the gradients of kernel (kept as `kernel_layout`) and, where there is one, bias."""
+def step_results(
+    arrays: Iterable[NDArray[Any]], kernel_layout: str, spec: PatchEmbedSpec
+) -> dict[Direction, NDArray[Any]]:
+    """Name what a train step gives: tokens, and the gradients of kernel (kept as `kernel_layout`)
+    and, where there is one, bias."""
     tokens, kernel, *bias = arrays
-    named: dict[Direction, NDArray[Any]] = {"forward": tokens, "grad_kernel": kernel_from_layout(kernel, kernel_layout, spec)}
+    named: dict[Direction, NDArray[Any]] = {
+        "forward": tokens,
+        "grad_kernel": kernel_from_layout(kernel, kernel_layout, spec),
+    }
     return {**named, "grad_bias": bias[0]} if bias else named
 
 
@@ -170,7 +189,8 @@ class DeviceMemory(abc.ABC):
 
     @abc.abstractmethod
     def reset_peak(self) -> int | None:
-        """Forget the peak so far; return the bytes that are in use, or None where the peak cannot be forgotten."""
+        """Forget the peak so far; return the bytes that are in use, or None where the peak cannot
+        be forgotten."""
 
     @abc.abstractmethod
     def peak(self) -> int:

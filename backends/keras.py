@@ -1,7 +1,9 @@
-"""Keras 3 on PyTorch, TensorFlow and JAX: a functional model of `Conv2D`, or of reshape, transpose and `Dense`.
+"""Keras 3 on PyTorch, TensorFlow and JAX: a functional model of `Conv2D`, or of reshape, transpose
+and `Dense`.
 
-Keras runs on one of them for the life of a process, the one that `KERAS_BACKEND` names: a switch. Everything that is not Keras's own
-(devices, precision, threads, the plain matrix product) is that backend's.
+Keras runs on one of them for the life of a process, the one that `KERAS_BACKEND` names: a switch.
+Everything that is not Keras's own (devices, precision, threads, the plain matrix product) is that
+backend's.
 """
 
 import contextlib
@@ -17,9 +19,25 @@ from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .base import Backend, Implementation, Precision
-from .computation import Computation, DeviceMemory, Events, FirstCall, LoadedEmbedding, Operation, step_results
+from .computation import (
+    Computation,
+    DeviceMemory,
+    Events,
+    FirstCall,
+    LoadedEmbedding,
+    Operation,
+    step_results,
+)
 from .jax.adapter import JaxBackend, first_call_told
-from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
+from .layouts import (
+    DENSE_CHANNELS_LAST,
+    HWIO,
+    NHWC,
+    images_from_layout,
+    images_to_layout,
+    kernel_from_layout,
+    kernel_to_layout,
+)
 from .patches import channels_last_patches, patches_code
 from .tensorflow import TensorFlowBackend, traced_first_call, wait_for
 from .torch.adapter import TorchBackend
@@ -31,7 +49,9 @@ def _conv2d(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
 
     layer_type = keras.layers.Conv2D if spec.spatial_axes == 2 else keras.layers.Conv3D
     options = dict(use_bias=bias, kernel_initializer="zeros", dtype=dtype, name="projection")
-    layer = layer_type(spec.embed_dim, spec.patch_size, spec.stride, data_format="channels_last", **options)
+    layer = layer_type(
+        spec.embed_dim, spec.patch_size, spec.stride, data_format="channels_last", **options
+    )
     return keras.layers.Reshape((spec.num_patches, spec.embed_dim), dtype=dtype)(layer(images))
 
 
@@ -39,7 +59,9 @@ def _linear(images: Any, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
     """Cut into patches with `keras.layers.Reshape` and `keras.ops`, then `keras.layers.Dense`."""
     import keras
 
-    layer = keras.layers.Dense(spec.embed_dim, use_bias=bias, kernel_initializer="zeros", dtype=dtype, name="projection")
+    layer = keras.layers.Dense(
+        spec.embed_dim, use_bias=bias, kernel_initializer="zeros", dtype=dtype, name="projection"
+    )
 
     class Functions:
         """What `channels_last_patches` needs."""
@@ -69,7 +91,8 @@ def model_of(build: Build, spec: PatchEmbedSpec, bias: bool, dtype: str) -> Any:
 
 
 def _with_prefix_and_positions(model: Any, dtype: str) -> Any:
-    """A model from images to sequences `(B, 1 + N, D)`, with a class token and positions of its own, as KerasHub has it."""
+    """A model from images to sequences `(B, 1 + N, D)`, with a class token and positions of its
+    own, as KerasHub has it."""
     import keras
 
     class Assemble(keras.layers.Layer):  # type: ignore[misc]
@@ -99,7 +122,10 @@ class _TorchModel:
             return self.model(images)
 
     def pullback(self, images: Any, grad_tokens: Any) -> list[Any]:
-        wanted = [images.requires_grad_(), *(variable.value for variable in self.model.trainable_variables)]
+        wanted = [
+            images.requires_grad_(),
+            *(variable.value for variable in self.model.trainable_variables),
+        ]
         return list(self.torch.autograd.grad(self.model(images), wanted, grad_tokens))
 
     def first_call(self, images: Any) -> tuple[Any, FirstCall]:
@@ -126,15 +152,26 @@ class _TensorFlowModel:
             with tf.GradientTape() as tape:
                 tape.watch(images)
                 tokens = model(images)
-            return tape.gradient(tokens, [images, *(variable.value for variable in model.trainable_variables)], grad_tokens)
+            return tape.gradient(
+                tokens,
+                [images, *(variable.value for variable in model.trainable_variables)],
+                grad_tokens,
+            )
 
         def train_step(images: Any, grad_tokens: Any) -> Any:
             with tf.GradientTape() as tape:
                 tokens = model(images)
-            return [tokens, *tape.gradient(tokens, [variable.value for variable in model.trainable_variables], grad_tokens)]
+            return [
+                tokens,
+                *tape.gradient(
+                    tokens, [variable.value for variable in model.trainable_variables], grad_tokens
+                ),
+            ]
 
         self.forward = tf.function(lambda images: model(images), autograph=False)
-        self.pullback, self.train_step = (tf.function(function, autograph=False) for function in (pullback, train_step))
+        self.pullback, self.train_step = (
+            tf.function(function, autograph=False) for function in (pullback, train_step)
+        )
 
     def first_call(self, images: Any) -> tuple[Any, FirstCall]:
         return traced_first_call(self.forward, images)
@@ -150,7 +187,9 @@ class _JaxModel:
         import jax
 
         def forward(variables: list[Any], images: Any) -> Any:
-            return model.stateless_call(variables, [each.value for each in model.non_trainable_variables], images)[0]
+            return model.stateless_call(
+                variables, [each.value for each in model.non_trainable_variables], images
+            )[0]
 
         def pullback(variables: list[Any], images: Any, grad_tokens: Any) -> list[Any]:
             kernel_and_bias, image = jax.vjp(forward, variables, images)[1](grad_tokens)
@@ -161,7 +200,9 @@ class _JaxModel:
             return [tokens, *pullback(grad_tokens)[0]]
 
         self.jax, self.model = jax, model
-        self._forward, self._pullback, self._train_step = map(jax.jit, (forward, pullback, train_step))
+        self._forward, self._pullback, self._train_step = map(
+            jax.jit, (forward, pullback, train_step)
+        )
 
     def _values(self) -> list[Any]:
         return [variable.value for variable in self.model.trainable_variables]
@@ -183,7 +224,8 @@ class _JaxModel:
 
 
 class KerasEmbedding(LoadedEmbedding):
-    """A functional model on one of Keras's frameworks, and the layer in it that holds kernel and bias."""
+    """A functional model on one of Keras's frameworks, and the layer in it that holds kernel and
+    bias."""
 
     def __init__(
         self,
@@ -196,7 +238,13 @@ class KerasEmbedding(LoadedEmbedding):
     ) -> None:
         import keras
 
-        self.keras, self.engine, self.spec, self.dtype, self.device = keras, engine, spec, np.dtype(dtype), device
+        self.keras, self.engine, self.spec, self.dtype, self.device = (
+            keras,
+            engine,
+            spec,
+            np.dtype(dtype),
+            device,
+        )
         build, self.kernel_layout = formulation
         with self._scope():
             self.functional = model_of(build, spec, weights.bias is not None, dtype)
@@ -223,14 +271,18 @@ class KerasEmbedding(LoadedEmbedding):
     def assign(self, weights: PatchEmbedWeights) -> None:
         """Into the layer's variables."""
         self.weights = weights
-        arrays = [kernel_to_layout(weights.kernel, self.kernel_layout)] + ([] if weights.bias is None else [weights.bias])
+        arrays = [kernel_to_layout(weights.kernel, self.kernel_layout)] + (
+            [] if weights.bias is None else [weights.bias]
+        )
         with self._scope():
             for variable, array in zip(self.layer.trainable_variables, arrays, strict=True):
                 variable.assign(self._tensor(array))
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         # Without the dtype, Keras on torch would narrow float64 to its `floatx`.
-        return self.keras.ops.convert_to_tensor(np.array(array, self.dtype, order="C"), self.dtype.name)
+        return self.keras.ops.convert_to_tensor(
+            np.array(array, self.dtype, order="C"), self.dtype.name
+        )
 
     def place(self, images: NDArray[Any]) -> Any:
         """Channels last."""
@@ -284,7 +336,8 @@ class KerasEmbedding(LoadedEmbedding):
 
     def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
         """The framework's own differentiation of the model by its variables."""
-        count = 1 + len(self.layer.trainable_variables)  # a layer may have others behind its kernel and bias
+        # a layer may have others behind its kernel and bias
+        count = 1 + len(self.layer.trainable_variables)
         with self._scope():
             gradient = self._tensor(grad_tokens)
 
@@ -293,14 +346,21 @@ class KerasEmbedding(LoadedEmbedding):
                 return self.model.train_step(images, gradient)
 
         return Operation(
-            self, function, lambda outputs: step_results(map(self.fetch, outputs[:count]), self.kernel_layout, self.spec)
+            self,
+            function,
+            lambda outputs: step_results(
+                map(self.fetch, outputs[:count]), self.kernel_layout, self.spec
+            ),
         )
 
 
 class KerasBackend(Backend):
     """Keras on one of its frameworks."""
 
-    formulations: dict[str, tuple[Build, str]] = {"conv2d": (_conv2d, HWIO), "linear": (_linear, DENSE_CHANNELS_LAST)}
+    formulations: dict[str, tuple[Build, str]] = {
+        "conv2d": (_conv2d, HWIO),
+        "linear": (_linear, DENSE_CHANNELS_LAST),
+    }
     embedding = KerasEmbedding
     engines: dict[str, tuple[str, Any]] = {
         "torch": ("eager", _TorchModel),
@@ -320,11 +380,14 @@ class KerasBackend(Backend):
                 self.engines[engine.name][0],
                 NHWC,
                 layout,
-                # Keras adds the bias to the product by an operation of its own; the rest is the framework's.
+                # Keras adds the bias to the product by an operation of its own; the rest is the
+                # framework's.
                 output_roundings=2,
                 flush_to_zero=engine.name != "torch",
                 customary=formulation == "conv2d",
-                default_on_cuda="ieee" if (engine.name, formulation) == ("torch", "linear") else "tf32",
+                default_on_cuda="ieee"
+                if (engine.name, formulation) == ("torch", "linear")
+                else "tf32",
             )
             for formulation, (_, layout) in self.formulations.items()
         )
@@ -348,7 +411,11 @@ class KerasBackend(Backend):
         except ImportError as error:
             return f"Keras cannot be imported here ({error}); {mend}"
         running = keras.backend.backend()
-        return None if running == self.engine.name else f"Keras runs on {running} in this process; {mend}"
+        return (
+            None
+            if running == self.engine.name
+            else f"Keras runs on {running} in this process; {mend}"
+        )
 
     def devices(self) -> tuple[str, ...]:
         """Those of the framework."""
@@ -381,36 +448,58 @@ class KerasBackend(Backend):
         return self.engine.precision(precision)
 
     def load(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> LoadedEmbedding:
         """Build the model and assign the weights to its layer."""
         weights.check_spec(spec)
         if reason := self.unavailable(implementation):
             raise PatchParityError(reason)
-        return self.embedding(self.engine.name, self.formulations[implementation.formulation], weights, spec, dtype, device)
+        return self.embedding(
+            self.engine.name,
+            self.formulations[implementation.formulation],
+            weights,
+            spec,
+            dtype,
+            device,
+        )
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
         """A functional model."""
         padding, axes = spec.effective_padding, spec.spatial_axes
         shape, tokens = (*spec.image_size, spec.in_channels), (spec.num_patches, spec.embed_dim)
         pad = (
-            f"images = keras.layers.ZeroPadding{axes}D({padding}, dtype=kernel.dtype.name)(images)\n"
+            f"images = keras.layers.ZeroPadding{axes}D({padding}, "
+            "dtype=kernel.dtype.name)(images)\n"
             if any(map(any, padding))
             else ""
         )
         if implementation.formulation == "conv2d":
-            layer = f"keras.layers.Conv{axes}D({spec.embed_dim}, {spec.patch_size}, {spec.stride}, dtype=kernel.dtype.name)"
+            layer = (
+                f"keras.layers.Conv{axes}D({spec.embed_dim}, {spec.patch_size}, "
+                f"{spec.stride}, "
+                "dtype=kernel.dtype.name)"
+            )
             lines = (
-                f"projection = {layer}\ntokens = keras.layers.Reshape({tokens}, dtype=kernel.dtype.name)(projection(images))\n"
+                f"projection = {layer}\ntokens = keras.layers.Reshape({tokens}, "
+                "dtype=kernel.dtype.name)(projection(images))\n"
             )
         else:
             cut = textwrap.dedent(
                 patches_code(
-                    spec, "keras.ops", "keras.ops.take", "keras.layers.Reshape(({shape}), dtype=kernel.dtype.name)({array})"
+                    spec,
+                    "keras.ops",
+                    "keras.ops.take",
+                    "keras.layers.Reshape(({shape}), dtype=kernel.dtype.name)({array})",
                 )
             )
             lines = (
-                f"{cut}projection = keras.layers.Dense({spec.embed_dim}, dtype=kernel.dtype.name)\ntokens = projection(patches)\n"
+                f"{cut}projection = keras.layers.Dense({spec.embed_dim}, "
+                "dtype=kernel.dtype.name)\ntokens = projection(patches)\n"
             )
         return f"""\
 import os
@@ -449,4 +538,6 @@ def embed(images):
         return self.engine.gemm(rows, depth, columns, dtype, device)
 
 
-BACKENDS = tuple(KerasBackend(engine) for engine in (TorchBackend(), TensorFlowBackend(), JaxBackend()))
+BACKENDS = tuple(
+    KerasBackend(engine) for engine in (TorchBackend(), TensorFlowBackend(), JaxBackend())
+)

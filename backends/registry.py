@@ -1,6 +1,7 @@
 """Which backends there are: those of this folder, and those that other packages bring.
 
-Laws: finding a backend imports no framework; a backend from elsewhere that is broken costs only itself.
+Laws: finding a backend imports no framework; a backend from elsewhere that is broken costs only
+itself.
 """
 
 import functools
@@ -28,8 +29,8 @@ class BrokenBackend:
 
 @functools.cache
 def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
-    """Backends of this folder (`BACKENDS` of each file, of a folder, or of the files in it), then those of the entry-point group; a broken or clashing
-    entry point costs only itself."""
+    """Backends of this folder (`BACKENDS` of each file, of a folder, or of the files in it), then
+    those of the entry-point group; a broken or clashing entry point costs only itself."""
     found: dict[str, Backend] = {}
     broken = []
     for loaded in _modules(importlib.import_module(__package__)):
@@ -40,19 +41,31 @@ def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
             if clashing := next((each.name for each in brought if each.name in found), None):
                 raise ValueError(f"a backend named {clashing!r} exists already")
         except Exception as error:  # whatever a stranger's module raises must not stop ours
-            broken.append(BrokenBackend(entry.name, f"entry point {entry.name} = {entry.value} failed: {error}"))
+            broken.append(
+                BrokenBackend(
+                    entry.name, f"entry point {entry.name} = {entry.value} failed: {error}"
+                )
+            )
         else:
             found.update({backend.name: backend for backend in brought})
     return found, tuple(broken)
 
 
 def _backends_of(loaded: Any, name: str) -> list[Backend]:
-    """What an entry point names: a backend, its class, or a module with BACKENDS, as each file of ours is."""
-    brought = list(loaded.BACKENDS) if hasattr(loaded, "BACKENDS") else [loaded() if isinstance(loaded, type) else loaded]
+    """What an entry point names: a backend, its class, or a module with BACKENDS, as each file of
+    ours is."""
+    brought = (
+        list(loaded.BACKENDS)
+        if hasattr(loaded, "BACKENDS")
+        else [loaded() if isinstance(loaded, type) else loaded]
+    )
     for backend in brought:
         if not isinstance(backend, Backend):
             kind = type(backend).__name__
-            raise TypeError(f"{name} is a {kind}, expected a patchparity.Backend, its class, or a module with BACKENDS")
+            raise TypeError(
+                f"{name} is a {kind}, expected a patchparity.Backend, its class, or a module with "
+                "BACKENDS"
+            )
     return brought
 
 
@@ -67,8 +80,11 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
 
 
 def list_backends() -> list[Backend]:
-    """Return every backend, installed or not, without importing any framework; the reference's own (`numpy`) first."""
-    return sorted(_discovered()[0].values(), key=lambda backend: (backend.name != "numpy", backend.name))
+    """Return every backend, installed or not, without importing any framework; the reference's own
+    (`numpy`) first."""
+    return sorted(
+        _discovered()[0].values(), key=lambda backend: (backend.name != "numpy", backend.name)
+    )
 
 
 def list_broken_backends() -> tuple[BrokenBackend, ...]:
@@ -97,13 +113,20 @@ def list_implementations(
 
     Args:
         backends: names of backends, or None for all.
-        implementations: names `backend:formulation:mode`; a part may be left out at the end, so `torch:conv2d` means all its modes.
+        implementations: names `backend:formulation:mode`; a part may be left out at the end, so
+            `torch:conv2d` means all its modes.
 
     Raises:
         PatchParityError: a name that selects nothing.
     """
-    chosen = [get_backend(name) for name in dict.fromkeys(backends)] if backends else list_backends()
-    rows = [(backend, implementation) for backend in chosen for implementation in backend.implementations]
+    chosen = (
+        [get_backend(name) for name in dict.fromkeys(backends)] if backends else list_backends()
+    )
+    rows = [
+        (backend, implementation)
+        for backend in chosen
+        for implementation in backend.implementations
+    ]
     if not implementations:
         return rows
     picked: dict[str, tuple[Backend, Implementation]] = {}
@@ -111,12 +134,16 @@ def list_implementations(
         owner = get_backend(wanted.split(":")[0])
         if owner not in chosen:
             raise PatchParityError(
-                f"implementation {wanted!r} was asked for, but only backend {', '.join(b.name for b in chosen)}"
+                f"implementation {wanted!r} was asked for, but only backend "
+                f"{', '.join(b.name for b in chosen)}"
             )
-        matches = [row for row in rows if row[1].name == wanted or row[1].name.startswith(wanted + ":")]
+        matches = [
+            row for row in rows if row[1].name == wanted or row[1].name.startswith(wanted + ":")
+        ]
         if not matches:
             raise PatchParityError(
-                f"implementation {wanted!r} is unknown; expected one of {', '.join(row[1].name for row in rows)}"
+                f"implementation {wanted!r} is unknown; expected one of "
+                f"{', '.join(row[1].name for row in rows)}"
             )
         picked.update({row[1].name: row for row in matches})
     return list(picked.values())

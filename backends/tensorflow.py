@@ -1,4 +1,5 @@
-"""TensorFlow: `tf.nn.conv2d`, the Keras `Conv2D` layer and reshape + `tf.matmul`; eager, `tf.function` and XLA."""
+"""TensorFlow: `tf.nn.conv2d`, the Keras `Conv2D` layer and reshape + `tf.matmul`; eager,
+`tf.function` and XLA."""
 
 import contextlib
 import functools
@@ -19,8 +20,24 @@ from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .base import Backend, Implementation, Precision, check_precision
-from .computation import Computation, DeviceMemory, FirstCall, LoadedEmbedding, Operation, called_twice, step_results
-from .layouts import DENSE_CHANNELS_LAST, HWIO, NHWC, images_from_layout, images_to_layout, kernel_from_layout, kernel_to_layout
+from .computation import (
+    Computation,
+    DeviceMemory,
+    FirstCall,
+    LoadedEmbedding,
+    Operation,
+    called_twice,
+    step_results,
+)
+from .layouts import (
+    DENSE_CHANNELS_LAST,
+    HWIO,
+    NHWC,
+    images_from_layout,
+    images_to_layout,
+    kernel_from_layout,
+    kernel_to_layout,
+)
 from .patches import channels_last_patches, patches_code
 
 Forward = Callable[[Any], Any]
@@ -29,8 +46,9 @@ Forward = Callable[[Any], Any]
 def import_tensorflow() -> Any:
     """Import TensorFlow, quietly.
 
-    Its libraries write to file descriptor 2 while they load, before any setting of theirs applies; and its advice against making
-    many `tf.function`s is kept back, for a suite makes many on purpose.
+    Its libraries write to file descriptor 2 while they load, before any setting of theirs applies;
+    and its advice against making many `tf.function`s is kept back, for a suite makes many on
+    purpose.
     """
     if "tensorflow" not in sys.modules:
         with _silent_stderr():
@@ -61,7 +79,8 @@ def _is_no_retracing_advice(record: logging.LogRecord) -> bool:
 
 
 def _pad(images: Any, spec: PatchEmbedSpec) -> Any:
-    """Zeros around images; TensorFlow's own SAME splits them its own way, so padding is always explicit."""
+    """Zeros around images; TensorFlow's own SAME splits them its own way, so padding is always
+    explicit."""
     if not any(any(pair) for pair in spec.effective_padding):
         return images
     return import_tensorflow().pad(images, ((0, 0), *spec.effective_padding, (0, 0)))
@@ -72,14 +91,17 @@ def _add_bias(values: Any, variables: list[Any]) -> Any:
 
 
 def _flat_grid(grid: Any, spec: PatchEmbedSpec) -> Any:
-    """`(B, *grid, D)` to `(B, N, D)`. The sizes are the result's own, so that a grid of another shape shows."""
+    """`(B, *grid, D)` to `(B, N, D)`. The sizes are the result's own, so that a grid of another
+    shape shows."""
     return _Functions.reshape_each(grid, (math.prod(grid.shape[1:-1]), spec.embed_dim))
 
 
 def _projected(patches: Any, variables: list[Any], spec: PatchEmbedSpec) -> Any:
     """`tf.matmul` of patches with the values in the order of the kernel, then `tf.nn.bias_add`."""
     tf = import_tensorflow()
-    rows = _add_bias(tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0]), variables)
+    rows = _add_bias(
+        tf.matmul(tf.reshape(patches, (-1, spec.patch_values)), variables[0]), variables
+    )
     return tf.reshape(rows, (tf.shape(patches)[0], spec.num_patches, spec.embed_dim))
 
 
@@ -88,7 +110,9 @@ def _variables(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
     return [tf.Variable(tf.zeros(shape, dtype)) for shape in shapes]
 
 
-def _conv2d(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+def _conv2d(
+    spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str
+) -> tuple[list[Any], Forward]:
     """`tf.nn.conv2d` (`conv3d` for video) with VALID padding, then `tf.nn.bias_add`."""
     tf = import_tensorflow()
     variables = _variables(shapes, dtype)
@@ -102,20 +126,29 @@ def _conv2d(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> 
     return variables, forward
 
 
-def _keras_conv2d(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+def _keras_conv2d(
+    spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str
+) -> tuple[list[Any], Forward]:
     """`keras.layers.Conv2D` (`Conv3D` for video), channels last."""
     import keras
 
     layer_type = keras.layers.Conv2D if spec.spatial_axes == 2 else keras.layers.Conv3D
     layer = layer_type(
-        spec.embed_dim, spec.patch_size, spec.stride, data_format="channels_last", use_bias=len(shapes) == 2, dtype=dtype
+        spec.embed_dim,
+        spec.patch_size,
+        spec.stride,
+        data_format="channels_last",
+        use_bias=len(shapes) == 2,
+        dtype=dtype,
     )
     layer.build((None, *spec.padded_size, spec.in_channels))
     variables = [variable.value for variable in layer.trainable_variables]
     return variables, lambda images: _flat_grid(layer(_pad(images, spec)), spec)
 
 
-def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+def _linear(
+    spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str
+) -> tuple[list[Any], Forward]:
     """Cut into patches, `tf.matmul`, then `tf.nn.bias_add`."""
     variables = _variables(shapes, dtype)
 
@@ -126,8 +159,11 @@ def _linear(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> 
     return variables, forward
 
 
-def _extract_patches(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
-    """`tf.image.extract_patches` (`tf.extract_volume_patches` for video), as KerasHub's older models and many tutorials have it; `tf.matmul`."""
+def _extract_patches(
+    spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str
+) -> tuple[list[Any], Forward]:
+    """`tf.image.extract_patches` (`tf.extract_volume_patches` for video), as KerasHub's older
+    models and many tutorials have it; `tf.matmul`."""
     tf = import_tensorflow()
     variables = _variables(shapes, dtype)
     sizes, strides = (1, *spec.patch_size, 1), (1, *spec.stride, 1)
@@ -143,7 +179,9 @@ def _extract_patches(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype:
     return variables, forward
 
 
-def _space_to_depth(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str) -> tuple[list[Any], Forward]:
+def _space_to_depth(
+    spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str
+) -> tuple[list[Any], Forward]:
     """`tf.nn.space_to_depth`, which moves square patches into the channels, then `tf.matmul`."""
     tf = import_tensorflow()
     variables = _variables(shapes, dtype)
@@ -158,13 +196,25 @@ def _space_to_depth(spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: 
 def _usage(implementation: Implementation, spec: PatchEmbedSpec) -> str:
     """What each formulation is in plain TensorFlow."""
     axes, width, values = spec.spatial_axes, spec.embed_dim, spec.patch_values
-    formulation, padding, sizes, strides = implementation.formulation, spec.effective_padding, spec.patch_size, spec.stride
-    lines = f"    images = tf.pad(images, {((0, 0), *padding, (0, 0))})\n" if any(map(any, padding)) else ""
+    formulation, padding, sizes, strides = (
+        implementation.formulation,
+        spec.effective_padding,
+        spec.patch_size,
+        spec.stride,
+    )
+    lines = (
+        f"    images = tf.pad(images, {((0, 0), *padding, (0, 0))})\n"
+        if any(map(any, padding))
+        else ""
+    )
     before = ""
     projected = f"tf.nn.bias_add(tf.matmul(tf.reshape(patches, (-1, {values})), kernel), bias)"
     match formulation:
         case "conv2d":
-            projected = f'tf.nn.bias_add(tf.nn.conv{axes}d(images, kernel, {(1, *strides, 1)}, "VALID"), bias)'
+            projected = (
+                f"tf.nn.bias_add(tf.nn.conv{axes}d(images, kernel, {(1, *strides, 1)}, "
+                '"VALID"), bias)'
+            )
         case "keras_conv2d":
             before = f"""\
 projection = keras.layers.Conv{axes}D({width}, {sizes}, {strides}, dtype=kernel.dtype.name)
@@ -173,16 +223,24 @@ projection.set_weights([kernel, bias])
 """
             projected = "projection(images)"
         case "linear":
-            lines += patches_code(spec, "tf", "tf.gather", "tf.reshape({array}, (tf.shape(images)[0], {shape}))")
+            lines += patches_code(
+                spec, "tf", "tf.gather", "tf.reshape({array}, (tf.shape(images)[0], {shape}))"
+            )
         case "extract_patches" if axes == 2:
             lines += (
-                f'    patches = tf.image.extract_patches(images, {(1, *sizes, 1)}, {(1, *strides, 1)}, (1, 1, 1, 1), "VALID")\n'
+                f"    patches = tf.image.extract_patches(images, {(1, *sizes, 1)}, "
+                f'{(1, *strides, 1)}, (1, 1, 1, 1), "VALID")\n'
             )
         case "extract_patches":
-            lines += f'    patches = tf.extract_volume_patches(images, {(1, *sizes, 1)}, {(1, *strides, 1)}, "VALID")\n'
+            lines += (
+                f"    patches = tf.extract_volume_patches(images, {(1, *sizes, 1)}, "
+                f'{(1, *strides, 1)}, "VALID")\n'
+            )
         case "space_to_depth":
             lines += f"    patches = tf.nn.space_to_depth(images, {sizes[0]})\n"
-    mode = {"eager": "", "graph": "@tf.function\n", "xla": "@tf.function(jit_compile=True)\n"}[implementation.mode]
+    mode = {"eager": "", "graph": "@tf.function\n", "xla": "@tf.function(jit_compile=True)\n"}[
+        implementation.mode
+    ]
     return f"""\
 import keras
 import numpy as np
@@ -210,7 +268,8 @@ def traced_first_call(function: Any, images: Any) -> tuple[Any, FirstCall]:
 
 
 def wait_for(outputs: Any) -> None:
-    """Return once outputs are computed: on the CPU a call returns when they are; a GPU needs `sync_devices`."""
+    """Return once outputs are computed: on the CPU a call returns when they are; a GPU needs
+    `sync_devices`."""
     first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
     if "GPU" in first.device:
         import_tensorflow().test.experimental.sync_devices()
@@ -237,12 +296,18 @@ _MODES: dict[str, Callable[[Any], Callable[[Callable[..., Any]], Callable[..., A
     "graph": lambda tf: functools.partial(tf.function, autograph=False),
     "xla": lambda tf: functools.partial(tf.function, autograph=False, jit_compile=True),
 }
-"""How each mode wraps a function; there is no Python control flow on tensors here, so AutoGraph has nothing to do."""
+"""How each mode wraps a function; there is no Python control flow on tensors here, so AutoGraph has
+nothing to do."""
 
 
 class _Embedding(LoadedEmbedding):
     def __init__(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> None:
         tf = self.tf = import_tensorflow()
         self.spec, self.implementation, self.dtype = spec, implementation, np.dtype(dtype)
@@ -272,7 +337,8 @@ class _Embedding(LoadedEmbedding):
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         with self.device:
-            # A copy on the device: tf.constant keeps small arrays on the host, tf.identity moves them.
+            # A copy on the device: tf.constant keeps small arrays on the host, tf.identity moves
+            # them.
             return self.tf.identity(self.tf.constant(np.array(array, self.dtype, order="C")))
 
     def place(self, images: NDArray[Any]) -> Any:
@@ -314,7 +380,9 @@ class _Embedding(LoadedEmbedding):
             rows = tf.broadcast_to(token, (tf.shape(images)[0], 1, token.shape[0]))
             return tf.concat([rows, forward(images)], axis=1) + table
 
-        return Operation(self, self._on_device(assemble), lambda outputs: {"forward": np.asarray(outputs)})
+        return Operation(
+            self, self._on_device(assemble), lambda outputs: {"forward": np.asarray(outputs)}
+        )
 
     def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
         """`tf.GradientTape` over the forward pass, gradients of the variables."""
@@ -326,7 +394,11 @@ class _Embedding(LoadedEmbedding):
             return [tokens, *tape.gradient(tokens, self.variables, gradient)]
 
         layout = self.implementation.kernel_layout
-        return Operation(self, self._on_device(step), lambda outputs: step_results(map(np.asarray, outputs), layout, self.spec))
+        return Operation(
+            self,
+            self._on_device(step),
+            lambda outputs: step_results(map(np.asarray, outputs), layout, self.spec),
+        )
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         with self.device:
@@ -344,8 +416,12 @@ class _Gemm(Computation):
         tf = self.tf = import_tensorflow()
         generator = np.random.default_rng(0)
         with tf.device("GPU:0" if device == "cuda" else "CPU:0"):
-            self.left = tf.identity(tf.constant(generator.standard_normal((rows, depth)).astype(dtype)))
-            self.right = tf.identity(tf.constant(generator.standard_normal((depth, columns)).astype(dtype)))
+            self.left = tf.identity(
+                tf.constant(generator.standard_normal((rows, depth)).astype(dtype))
+            )
+            self.right = tf.identity(
+                tf.constant(generator.standard_normal((depth, columns)).astype(dtype))
+            )
         self.product = tf.function(tf.matmul, autograph=False)
 
     def call(self, inputs: None) -> Any:
@@ -396,7 +472,8 @@ class TensorFlowBackend(Backend):
         "linear": (_linear, DENSE_CHANNELS_LAST),
     }
     implementations = tuple(
-        # oneDNN's and XLA's CPU kernels run with flush-to-zero set. The bias is added after the product.
+        # oneDNN's and XLA's CPU kernels run with flush-to-zero set. The bias is added after the
+        # product.
         Implementation(
             "tensorflow",
             formulation,
@@ -406,7 +483,8 @@ class TensorFlowBackend(Backend):
             flush_to_zero=True,
             output_roundings=2,
             default_on_cuda="tf32",
-            # A float64 convolution that XLA compiles for the CPU is a plain loop: 0.3 s for two images of ViT-B/16, ten times the eager one.
+            # A float64 convolution that XLA compiles for the CPU is a plain loop: 0.3 s for two
+            # images of ViT-B/16, ten times the eager one.
             slow_dtypes=("float64",) if mode == "xla" and formulation.endswith("conv2d") else (),
             customary=formulation == "keras_conv2d" and mode != "xla",
         )
@@ -433,19 +511,26 @@ class TensorFlowBackend(Backend):
         for formulation, (_, layout, modes) in variants.items()
         for mode in modes
     )
-    formulations.update({formulation: (build, layout) for formulation, (build, layout, _) in variants.items()})
+    formulations.update(
+        {formulation: (build, layout) for formulation, (build, layout, _) in variants.items()}
+    )
 
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
-        """`tf.nn.space_to_depth` knows square patches, of two pixels or more, of images that they tile."""
-        square = spec.spatial_axes == 2 and len(set(spec.patch_size)) == 1 and spec.patch_size[0] > 1
+        """`tf.nn.space_to_depth` knows square patches, of two pixels or more, of images that they
+        tile."""
+        square = (
+            spec.spatial_axes == 2 and len(set(spec.patch_size)) == 1 and spec.patch_size[0] > 1
+        )
         if implementation.formulation == "space_to_depth" and not (square and spec.tiles):
             return (
-                f"{implementation.name} cuts images into square patches of two pixels or more that do not overlap, and no others"
+                f"{implementation.name} cuts images into square patches of two pixels or more "
+                "that do not overlap, and no others"
             )
         return None
 
     def __init__(self) -> None:
-        # Read when TensorFlow's library is loaded, and JAX sets it to 1: too talkative, at every float64 operation.
+        # Read when TensorFlow's library is loaded, and JAX sets it to 1: too talkative, at every
+        # float64 operation.
         if importlib.util.find_spec("tensorflow") is not None:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -461,7 +546,9 @@ class TensorFlowBackend(Backend):
 
     def devices(self) -> tuple[str, ...]:
         """The CPU, and `cuda` where TensorFlow sees a GPU."""
-        return ("cpu", "cuda") if import_tensorflow().config.list_physical_devices("GPU") else ("cpu",)
+        return (
+            ("cpu", "cuda") if import_tensorflow().config.list_physical_devices("GPU") else ("cpu",)
+        )
 
     def environment(self, threads: int) -> dict[str, str]:
         """The stock wheel computes in Eigen's pools, which read these and not OpenMP's."""
@@ -479,7 +566,9 @@ class TensorFlowBackend(Backend):
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
         """`tf.nn.conv2d`, channels last."""
         moved = images_to_layout(images, NHWC), kernel.transpose(2, 3, 1, 0)
-        return np.asarray(import_tensorflow().nn.conv2d(*moved, kernel.shape[-1], "VALID")).transpose(0, 3, 1, 2)
+        return np.asarray(
+            import_tensorflow().nn.conv2d(*moved, kernel.shape[-1], "VALID")
+        ).transpose(0, 3, 1, 2)
 
     def lacks(self, precision: Precision, device: str) -> str | None:
         """There is a switch for TensorFloat-32 and none for bfloat16 in float32."""
@@ -501,9 +590,15 @@ class TensorFlowBackend(Backend):
             config.enable_tensor_float_32_execution(kept)
 
     def load(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> LoadedEmbedding:
-        """Put the weights into variables, in HWIO or `(K, D)`, and wrap the function for the mode."""
+        """Put the weights into variables, in HWIO or `(K, D)`, and wrap the function for the
+        mode."""
         weights.check_spec(spec)
         if reason := self.refuses(implementation, spec):
             raise PatchParityError(reason)

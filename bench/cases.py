@@ -7,7 +7,8 @@ from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec, Remainder
 
 VIT_WIDTHS = {"ti": 192, "s": 384, "b": 768, "l": 1024, "h": 1280, "so400m": 1152}
-"""embed_dim of each ViT size: DeiT for Ti and S, Dosovitskiy et al. (2021) table 1 for B, L, H, Zhai et al. (2023) for So400m."""
+"""embed_dim of each ViT size: DeiT for Ti and S, Dosovitskiy et al. (2021) table 1 for B, L, H,
+Zhai et al. (2023) for So400m."""
 
 VIT_PATCHES = (14, 16, 32)
 
@@ -35,7 +36,8 @@ _FIXED = {
     "videomae-b16-16x224": PatchEmbedSpec((16, 224, 224), (2, 16, 16), 3, 768),
     "qwen2vl-p14-2x448": PatchEmbedSpec((2, 448, 448), (2, 14, 14), 3, 1280),
 }
-"""Sizes that follow no rule. The last two are tubelets, one axis more: VideoMAE's ViT-B on 16 frames, Qwen2-VL's on a picture, which it sees as two."""
+"""Sizes that follow no rule. The last two are tubelets, one axis more: VideoMAE's ViT-B on 16
+frames, Qwen2-VL's on a picture, which it sees as two."""
 
 _VIT = re.compile(rf"vit-({'|'.join(VIT_WIDTHS)})({'|'.join(map(str, VIT_PATCHES))})-(\d+)")
 
@@ -44,9 +46,10 @@ def named_case(name: str) -> Case:
     """Return the case of a name.
 
     Args:
-        name: `vit-SIZEPATCH-IMAGE` with SIZE one of ti, s, b, l, h, so400m and PATCH 14, 16 or 32 (`vit-b16-224`, `vit-l14-518`),
-            `sam-b16-1024`, `swin-t4-224`, `segformer-k7s4p3-224`, `overlap-k5s2-225`, or the tubelets `videomae-b16-16x224` and
-            `qwen2vl-p14-2x448`; with `-bN` for a batch of N (else 1).
+        name: `vit-SIZEPATCH-IMAGE` with SIZE one of ti, s, b, l, h, so400m and PATCH 14, 16 or 32
+            (`vit-b16-224`, `vit-l14-518`), `sam-b16-1024`, `swin-t4-224`, `segformer-k7s4p3-224`,
+            `overlap-k5s2-225`, or the tubelets `videomae-b16-16x224` and `qwen2vl-p14-2x448`; with
+            `-bN` for a batch of N (else 1).
 
     Raises:
         PatchParityError: a name that is none of these.
@@ -61,5 +64,8 @@ def named_case(name: str) -> Case:
         spec = PatchEmbedSpec(int(image), int(patch), 3, VIT_WIDTHS[size], remainder=remainder)
     if spec is None:
         expected = ", ".join(("vit-b16-224", "vit-l14-518", *_FIXED))
-        raise PatchParityError(f"case {name!r} is unknown; expected for instance {expected}, each with -bN for a batch of N")
+        raise PatchParityError(
+            f"case {name!r} is unknown; expected for instance {expected}, each with -bN for a "
+            "batch of N"
+        )
     return Case(f"{model}-b{batch or 1}", spec, int(batch or 1))

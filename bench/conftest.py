@@ -1,4 +1,5 @@
-"""pytest-benchmark's side of the benchmark: options, one test a row, and `bench.json` written anew after every block."""
+"""pytest-benchmark's side of the benchmark: options, one test a row, and `bench.json` written anew
+after every block."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -23,14 +24,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer every field of BenchOptions."""
     group = parser.getgroup("patchparity")
     for field in dataclasses.fields(BenchOptions):
-        group.addoption(f"--patchparity-{field.name}", default=None, help=f"see BenchOptions.{field.name}; lists with commas")
+        group.addoption(
+            f"--patchparity-{field.name}",
+            default=None,
+            help=f"see BenchOptions.{field.name}; lists with commas",
+        )
 
 
 def _session(config: pytest.Config) -> BenchSession:
     if SESSION not in config.stash:
         names = [field.name for field in dataclasses.fields(BenchOptions)]
         try:
-            options = BenchOptions.parse({name: config.getoption(f"--patchparity-{name}") for name in names})
+            options = BenchOptions.parse(
+                {name: config.getoption(f"--patchparity-{name}") for name in names}
+            )
             check_options(options)
             config.stash[SESSION] = BenchSession(options)
         except PatchParityError as error:
@@ -39,19 +46,26 @@ def _session(config: pytest.Config) -> BenchSession:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each row of the plan, in the plan's order; the parameter is the row's name, which JSON can hold."""
+    """One test for each row of the plan, in the plan's order; the parameter is the row's name,
+    which JSON can hold."""
     if "identity" in metafunc.fixturenames:
         session = _session(metafunc.config)
         if not session.rows:
-            raise pytest.UsageError(f"{session.options.out} holds no case that was finished: bench with --resume goes on")
+            raise pytest.UsageError(
+                f"{session.options.out} holds no case that was finished: bench with --resume goes "
+                "on"
+            )
         metafunc.parametrize("identity", [row.identity for row in session.rows])
 
 
 @pytest.fixture(scope="session")
 def bench_session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
-    """The session, with a progress bar on stderr where output is not captured; its workers end with it."""
+    """The session, with a progress bar on stderr where output is not captured; its workers end with
+    it."""
     session = _session(request.config)
-    with progress_bar("bench", shown=request.config.getoption("capture") == "no") as session.progress:
+    with progress_bar(
+        "bench", shown=request.config.getoption("capture") == "no"
+    ) as session.progress:
         yield session
     session.close()
 
@@ -65,9 +79,17 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if session is not None and session.options.out and ends_block:
         done = [each for each in session.rows if each.identity in session.outcomes]
         measured = [each for each in done if session.outcome(each).status == "measured"]
-        entries = [entry_of(each, session.figures(each), session.seconds(each.identity)) for each in measured]
+        entries = [
+            entry_of(each, session.figures(each), session.seconds(each.identity))
+            for each in measured
+        ]
         now = {"datetime": datetime.now(UTC).isoformat(), "machine_info": machine_info()}
-        write_bench(Path(session.options.out) / "bench.json", entries, session.view(now), last=following is None)
+        write_bench(
+            Path(session.options.out) / "bench.json",
+            entries,
+            session.view(now),
+            last=following is None,
+        )
 
 
 def _row(item: pytest.Item | None) -> Row | None:
@@ -78,16 +100,23 @@ def _row(item: pytest.Item | None) -> Row | None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
     """Leave the host's name out: a record may be published."""
     machine_info["node"] = ""
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """Add the environment, and the rows that have no time: what failed, and what was skipped, and why."""
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]
+) -> None:
+    """Add the environment, and the rows that have no time: what failed, and what was skipped, and
+    why."""
     session = config.stash.get(SESSION, None)
     if session is None:
         return
     output_json["schema"] = SCHEMA
-    output_json.update(session.view({name: output_json[name] for name in ("datetime", "machine_info")}))
+    output_json.update(
+        session.view({name: output_json[name] for name in ("datetime", "machine_info")})
+    )

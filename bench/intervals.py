@@ -1,4 +1,5 @@
-"""Medians, bootstrap intervals, and verdicts on comparisons: FASTER, SLOWER, SAME or UNSURE, with the reason."""
+"""Medians, bootstrap intervals, and verdicts on comparisons: FASTER, SLOWER, SAME or UNSURE, with
+the reason."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
-"""Bootstrap resamples. The ends of a 95% interval are the 250th values from either end, with a standard error of 6% of the tail. Probabilities below
-`FEWEST_IN_A_TAIL` of them are read from the tail of a normal distribution instead: Holm's adjustment asks for 0.025/m among m comparisons, and a
-whole record has a thousand."""
+"""Bootstrap resamples. The ends of a 95% interval are the 250th values from either end, with a
+standard error of 6% of the tail. Probabilities below
+`FEWEST_IN_A_TAIL` of them are read from the tail of a normal distribution instead: Holm's
+adjustment asks for 0.025/m among m comparisons, and a whole record has a thousand."""
 
 FEWEST_IN_A_TAIL = 10
 """Resamples whose number tells a probability: its standard error is then a third of it."""
@@ -21,8 +23,8 @@ CONFIDENCE = 0.95
 
 
 FEWEST_ROUNDS = 6
-"""Rounds below which there is no 95% interval of a median: even from the smallest to the largest of n samples it covers the median
-with probability 1 − 2^(1−n), 93.75% at n = 5 and 96.9% at n = 6."""
+"""Rounds below which there is no 95% interval of a median: even from the smallest to the largest of
+n samples it covers the median with probability 1 − 2^(1−n), 93.75% at n = 5 and 96.9% at n = 6."""
 
 Groups = Sequence[Sequence[float] | NDArray[np.float64]]
 """Samples by generation (the life of one worker process), in the order of the rounds."""
@@ -35,11 +37,13 @@ def by_generation(samples: Sequence[float], lengths: Sequence[int]) -> list[list
 
 
 def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
-    """Medians of hierarchical bootstrap resamples: generations are drawn first, then rounds within each.
+    """Medians of hierarchical bootstrap resamples: generations are drawn first, then rounds within
+    each.
 
-    Processes of identical code differ by more than the rounds of one, so an interval from rounds alone would be too narrow (Davison & Hinkley,
-    "Bootstrap Methods and their Application", 1997, section 3.8). With one generation this is the plain percentile bootstrap (Efron &
-    Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
+    Processes of identical code differ by more than the rounds of one, so an interval from rounds
+    alone would be too narrow (Davison & Hinkley, "Bootstrap Methods and their Application", 1997,
+    section 3.8). With one generation this is the plain percentile bootstrap (Efron & Tibshirani,
+    "An Introduction to the Bootstrap", 1993, chapter 13).
 
     Args:
         groups: samples by generation, none empty.
@@ -56,26 +60,35 @@ def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
         table = np.array([np.asarray(group, np.float64) for group in groups])
         rounds = generator.integers(lengths[0], size=(RESAMPLES, count, lengths[0]))
         return _medians(table[drawn[:, :, None], rounds].reshape(RESAMPLES, -1))
-    # As many rounds as there are, each from any of those of the drawn generations: a longer one has more of them, as in the median itself.
+    # As many rounds as there are, each from any of those of the drawn generations: a longer one has
+    # more of them, as in the median itself.
     ends = np.cumsum(lengths[drawn], axis=1)
     picked = (generator.random((RESAMPLES, total)) * ends[:, -1:]).astype(np.int64)
     place = (picked[:, :, None] >= ends[:, None, :-1]).sum(axis=2)
-    within = picked - np.take_along_axis(np.concatenate([np.zeros((RESAMPLES, 1), np.int64), ends], axis=1), place, axis=1)
+    within = picked - np.take_along_axis(
+        np.concatenate([np.zeros((RESAMPLES, 1), np.int64), ends], axis=1), place, axis=1
+    )
     starts = np.cumsum(lengths) - lengths
     values = np.concatenate([np.asarray(group, np.float64) for group in groups])
     return _medians(values[starts[np.take_along_axis(drawn, place, axis=1)] + within])
 
 
 def _medians(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median of each row, to the last bit that of `np.median`, which takes five times as long for many short rows."""
+    """The median of each row, to the last bit that of `np.median`, which takes five times as long
+    for many short rows."""
     ordered, half = np.sort(rows, axis=1), rows.shape[1] // 2
-    return ordered[:, half].copy() if rows.shape[1] % 2 else (ordered[:, half - 1] + ordered[:, half]) / 2
+    return (
+        ordered[:, half].copy()
+        if rows.shape[1] % 2
+        else (ordered[:, half - 1] + ordered[:, half]) / 2
+    )
 
 
 def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64]]:
     """Ratios of two rows measured in the same rounds, generation by generation.
 
-    Both calls of a round share the machine's state of that moment, so dividing inside the round takes drift out of the ratio.
+    Both calls of a round share the machine's state of that moment, so dividing inside the round
+    takes drift out of the ratio.
 
     Raises:
         ValueError: rows whose generations have different numbers of rounds, or none.
@@ -83,26 +96,38 @@ def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64
     shapes = [[len(group) for group in groups] for groups in (seconds, reference)]
     if shapes[0] != shapes[1] or not any(shapes[0]):
         told = " and ".join("+".join(map(str, shape)) or "0" for shape in shapes)
-        raise ValueError(f"{told} samples: expected as many of one as of the other, and at least one")
+        raise ValueError(
+            f"{told} samples: expected as many of one as of the other, and at least one"
+        )
     pairs = zip(seconds, reference, strict=True)
-    return [np.asarray(own, np.float64) / np.asarray(other, np.float64) for own, other in pairs if len(own)]
+    return [
+        np.asarray(own, np.float64) / np.asarray(other, np.float64)
+        for own, other in pairs
+        if len(own)
+    ]
 
 
-def interval_of(medians: NDArray[np.float64], tail: float = (1 - CONFIDENCE) / 2) -> tuple[float, float]:
+def interval_of(
+    medians: NDArray[np.float64], tail: float = (1 - CONFIDENCE) / 2
+) -> tuple[float, float]:
     """The percentile interval of resampled medians, with probability `tail` beyond each end."""
     low, high = np.quantile(medians, (tail, 1 - tail))
     return float(low), float(high)
 
 
-def paired_ratio(seconds: Groups, reference: Groups, seed: int = 0) -> tuple[float, tuple[float, float] | None]:
-    """Ratio of two rows measured in the same rounds: the median over rounds of seconds/reference, and its 95% bootstrap interval.
+def paired_ratio(
+    seconds: Groups, reference: Groups, seed: int = 0
+) -> tuple[float, tuple[float, float] | None]:
+    """Ratio of two rows measured in the same rounds: the median over rounds of seconds/reference,
+    and its 95% bootstrap interval.
 
     Args:
         seconds, reference: samples by generation, in the order of the rounds.
         seed: of the resampling.
 
     Returns:
-        The ratio (above 1: slower than the reference) and the interval's ends, None below `FEWEST_ROUNDS`.
+        The ratio (above 1: slower than the reference) and the interval's ends, None below
+        `FEWEST_ROUNDS`.
 
     Raises:
         ValueError: as `paired_ratios`.
@@ -121,11 +146,13 @@ SMALLEST_DIFFERENCE = 0.01
 """Differences below 1% are of no use to anyone choosing an implementation, and are called none."""
 
 LARGEST_NOISE_FOR_SAME = 0.05
-"""Where the noise is above 5%, lying within it does not make two things the same: a difference that matters could hide there."""
+"""Where the noise is above 5%, lying within it does not make two things the same: a difference that
+matters could hide there."""
 
 
 def noise_floor(interval: tuple[float, float]) -> float:
-    """How far from 1 a ratio may be by chance: the farther end of the A/A pair's interval, at least `SMALLEST_DIFFERENCE`."""
+    """How far from 1 a ratio may be by chance: the farther end of the A/A pair's interval, at least
+    `SMALLEST_DIFFERENCE`."""
     return max(SMALLEST_DIFFERENCE, *(abs(end - 1) for end in interval))
 
 
@@ -158,10 +185,12 @@ class Ratio:
         medians: what `resampled_medians` returned, or None where nothing can be said.
         noise: how far from 1 a ratio may be by chance.
         unknown: why nothing can be said, where that is so.
-        least_chance: below which no probability is believed, however far the samples lie apart: that all of so many independent ones lie on one side
-            by chance (`paired_chance`, `unpaired_chance`).
-        chosen_from: among how many the first of the pair was chosen for being the fastest: of as many equal ones one looks fast by chance, so the
-            pair counts for as many comparisons (Bonferroni).
+        least_chance: below which no probability is believed, however far the samples lie apart:
+            that all of so many independent ones lie on one side by chance (`paired_chance`,
+            `unpaired_chance`).
+        chosen_from: among how many the first of the pair was chosen for being the fastest: of as
+            many equal ones one looks fast by chance, so the pair counts for as many comparisons
+            (Bonferroni).
     """
 
     median: float
@@ -173,12 +202,14 @@ class Ratio:
 
 
 def paired_chance(groups: Groups) -> float:
-    """Probability that all of n ratios lie on the same side of a median by chance: 2^−n, the least that a sign test can show."""
+    """Probability that all of n ratios lie on the same side of a median by chance: 2^−n, the least
+    that a sign test can show."""
     return 2.0 ** -sum(map(len, groups))
 
 
 def unpaired_chance(first: Groups, second: Groups) -> float:
-    """Probability that all samples of one kind come before all of the other by chance: one of all orders, the least that a rank test can show."""
+    """Probability that all samples of one kind come before all of the other by chance: one of all
+    orders, the least that a rank test can show."""
     one, other = (sum(map(len, groups)) for groups in (first, second))
     return 1.0 / math.comb(one + other, one)
 
@@ -186,10 +217,11 @@ def unpaired_chance(first: Groups, second: Groups) -> float:
 def compare_ratios(ratios: Sequence[Ratio]) -> list[Comparison]:
     """Judge a family of ratios, each against its noise, with Holm's adjustment for their number.
 
-    FASTER or SLOWER where the ratio lies outside 1 ± noise: the probability of the contrary, by the bootstrap, is compared with 0.025/m for
-    the clearest of m, with 0.025/(m − 1) for the next, and so on until one fails (Holm, Scandinavian Journal of Statistics 6, 1979): the
-    chance of any wrong one among all is then 5%. SAME where the interval at the same level lies inside, and the noise is small enough to say so.
-    Else UNSURE.
+    FASTER or SLOWER where the ratio lies outside 1 ± noise: the probability of the contrary, by the
+    bootstrap, is compared with 0.025/m for the clearest of m, with 0.025/(m − 1) for the next, and
+    so on until one fails (Holm, Scandinavian Journal of Statistics 6, 1979): the chance of any
+    wrong one among all is then 5%. SAME where the interval at the same level lies inside, and the
+    noise is small enough to say so. Else UNSURE.
     """
     tail = (1 - CONFIDENCE) / 2
     chances = [_chance_of_none(ratio) for ratio in ratios]
@@ -204,7 +236,8 @@ def compare_ratios(ratios: Sequence[Ratio]) -> list[Comparison]:
 
 
 def _chance_of_none(ratio: Ratio) -> float:
-    """Probability that the ratio is not beyond the noise on the side where it lies; 1 where it cannot be said."""
+    """Probability that the ratio is not beyond the noise on the side where it lies; 1 where it
+    cannot be said."""
     if ratio.medians is None:
         return 1.0
     slower = ratio.median > 1
@@ -213,17 +246,24 @@ def _chance_of_none(ratio: Ratio) -> float:
     if contrary >= FEWEST_IN_A_TAIL:
         chance = (1 + contrary) / (1 + len(ratio.medians))
     else:
-        spread, distance = float(np.std(ratio.medians)), abs(float(np.median(ratio.medians)) - limit)
+        spread, distance = (
+            float(np.std(ratio.medians)),
+            abs(float(np.median(ratio.medians)) - limit),
+        )
         chance = NormalDist().cdf(-distance / spread) if spread else 0.0
         chance = min(chance, (1 + FEWEST_IN_A_TAIL) / (1 + len(ratio.medians)))
     return min(1.0, ratio.chosen_from * max(chance, ratio.least_chance))
 
 
 def _adjusted_interval(medians: NDArray[np.float64], tail: float) -> tuple[float, float]:
-    """The percentile interval; where its tails hold too few resamples to tell it, the normal one if that is wider."""
+    """The percentile interval; where its tails hold too few resamples to tell it, the normal one if
+    that is wider."""
     low, high = interval_of(medians, tail)
     if tail * len(medians) < FEWEST_IN_A_TAIL:
-        center, reach = float(np.median(medians)), float(np.std(medians)) * NormalDist().inv_cdf(1 - tail)
+        center, reach = (
+            float(np.median(medians)),
+            float(np.std(medians)) * NormalDist().inv_cdf(1 - tail),
+        )
         low, high = min(low, center - reach), max(high, center + reach)
     return low, high
 
@@ -231,7 +271,10 @@ def _adjusted_interval(medians: NDArray[np.float64], tail: float) -> tuple[float
 def _compare(ratio: Ratio, level: float, decided: bool) -> Comparison:
     if ratio.medians is None:
         return Comparison("UNSURE", ratio.unknown, ratio.median, None)
-    interval, adjusted = interval_of(ratio.medians), _adjusted_interval(ratio.medians, level / ratio.chosen_from)
+    interval, adjusted = (
+        interval_of(ratio.medians),
+        _adjusted_interval(ratio.medians, level / ratio.chosen_from),
+    )
     noise = f"the noise of ±{100 * ratio.noise:.1f}%"
     if decided:
         word: Word = "SLOWER" if ratio.median > 1 else "FASTER"
@@ -242,5 +285,8 @@ def _compare(ratio: Ratio, level: float, decided: bool) -> Comparison:
     if inside:
         reason = f"within {noise}, which could hide a difference that matters"
     else:
-        reason = f"the adjusted interval [{adjusted[0]:.3f}, {adjusted[1]:.3f}] lies neither inside nor beyond {noise}"
+        reason = (
+            f"the adjusted interval [{adjusted[0]:.3f}, {adjusted[1]:.3f}] lies neither "
+            f"inside nor beyond {noise}"
+        )
     return Comparison("UNSURE", reason, ratio.median, interval)

@@ -29,7 +29,12 @@ class RunReport:
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
-        return self.check.ok and self.controls.ok and self.bench.ok and (self.seeds is None or self.seeds.ok)
+        return (
+            self.check.ok
+            and self.controls.ok
+            and self.bench.ok
+            and (self.seeds is None or self.seeds.ok)
+        )
 
 
 def run(
@@ -41,10 +46,12 @@ def run(
 ) -> RunReport:
     """Do the main job: check, check the verdicts themselves, benchmark, report.
 
-    Writes `check.json`, `controls.json`, `seeds.json` (preset `full`), `bench.json`, `report.html`, `report.md` and `report.csv`.
+    Writes `check.json`, `controls.json`, `seeds.json` (preset `full`), `bench.json`, `report.html`,
+    `report.md` and `report.csv`.
 
     Args:
-        options: what to measure, and the folder `out`; backends and implementations hold for the check too.
+        options: what to measure, and the folder `out`; backends and implementations hold for the
+            check too.
         image: the picture to check on; None for one that scikit-image ships.
         remainder: what to do with a picture that does not divide into 16×16 patches.
         progress: told of the check's progress; the benchmark shows its own on stderr.

@@ -1,4 +1,5 @@
-"""A progress bar with an estimate of the time left, on stderr; a plain line every ten seconds where that is no terminal."""
+"""A progress bar with an estimate of the time left, on stderr; a plain line every ten seconds where
+that is no terminal."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ PLAIN_INTERVAL_SECONDS = 10.0
 
 @contextmanager
 def progress_bar(title: str, shown: bool = True) -> Iterator[Report | None]:
-    """Show progress while inside; yields the function to report to, None where nothing is to be shown."""
+    """Show progress while inside; yields the function to report to, None where nothing is to be
+    shown."""
     console = Console(stderr=True, highlight=False)
     if not shown:
         yield None
@@ -27,9 +29,17 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Report | None]:
             TimeElapsedColumn(),
             TextColumn("left"),
         )
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=console, transient=True) as bar:
+        with Progress(
+            *columns,
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+        ) as bar:
             task = bar.add_task("", total=None)
-            yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+            yield lambda done, total, what: bar.update(
+                task, completed=done, total=total, description=what
+            )
     else:
         started = last = time.monotonic()
 
@@ -38,7 +48,9 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Report | None]:
             now = time.monotonic()
             if now - last >= PLAIN_INTERVAL_SECONDS:
                 last = now
-                left = f"about {(now - started) / done * (total - done):.0f} s left, " if done else ""
+                left = (
+                    f"about {(now - started) / done * (total - done):.0f} s left, " if done else ""
+                )
                 console.print(f"{title}: {100 * done / total:.0f}%, {left}{what}")
 
         yield report

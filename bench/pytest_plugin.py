@@ -1,6 +1,8 @@
-"""The pytest plugin for other projects' test suites: `def test_parity(patchparity): patchparity.check(MyPatchEmbed())`.
+"""The pytest plugin for other projects' test suites: `def test_parity(patchparity):
+patchparity.check(MyPatchEmbed())`.
 
-It is loaded into every test run of an environment that has patchparity, so it imports nothing before the fixture is used.
+It is loaded into every test run of an environment that has patchparity, so it imports nothing
+before the fixture is used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,13 @@ class Parity:
         """Check an object as `patchparity.check` does, and fail the test where it is wrong.
 
         Args:
-            implementation: an `nn.Module`, a Keras layer, a Flax module, a plain function, or `module:attribute`.
+            implementation: an `nn.Module`, a Keras layer, a Flax module, a plain function, or
+                `module:attribute`.
             options: those of `patchparity.check`: weights, patch_size, kernel_layout, ...
 
         Raises:
-            AssertionError: it is wrong; the message says where, and which known mistake explains it.
+            AssertionError: it is wrong; the message says where, and which known mistake explains
+                it.
             PatchParityError: it cannot be read or called.
         """
         __tracebackhide__ = True
@@ -30,11 +34,14 @@ class Parity:
         from .check.suite import check
 
         report = check(implementation, **options)
-        require_parity(report, getattr(implementation, "__qualname__", None) or type(implementation).__name__)
+        require_parity(
+            report, getattr(implementation, "__qualname__", None) or type(implementation).__name__
+        )
         return report
 
 
 @pytest.fixture
 def patchparity() -> Parity:
-    """Check an implementation of the patch embedding against the NumPy reference: `patchparity.check(module)`."""
+    """Check an implementation of the patch embedding against the NumPy reference:
+    `patchparity.check(module)`."""
     return Parity()

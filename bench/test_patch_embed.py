@@ -1,4 +1,5 @@
-"""The benchmark that pytest-benchmark shows: samples measured in isolated, interleaved workers, handed over by a replay clock."""
+"""The benchmark that pytest-benchmark shows: samples measured in isolated, interleaved workers,
+handed over by a replay clock."""
 
 from collections.abc import Iterator
 
@@ -9,7 +10,8 @@ from patchparity.bench.timing.session import BenchSession
 
 
 class ReplayClock:
-    """A timer that replays samples: reads 0 when a call begins, and the sample's seconds when it ends, to the last bit."""
+    """A timer that replays samples: reads 0 when a call begins, and the sample's seconds when it
+    ends, to the last bit."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,7 +30,9 @@ CLOCK = ReplayClock()
 
 
 @pytest.mark.benchmark(timer=CLOCK)
-def test_patch_embed(identity: str, bench_session: BenchSession, request: pytest.FixtureRequest) -> None:
+def test_patch_embed(
+    identity: str, bench_session: BenchSession, request: pytest.FixtureRequest
+) -> None:
     """One row: right, and so timed; or skipped or failed, and why."""
     row = bench_session.by_identity[identity]
     outcome = bench_session.outcome(row)

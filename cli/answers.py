@@ -16,14 +16,22 @@ from .options import JsonOption, PeerOption
 def compare_command(
     old: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
     new: Annotated[Path, typer.Argument(help="Another one, of the same machine.")],
-    fail_over: Annotated[str, typer.Option("--fail-over", help="How much slower a row may become: 5% or 0.05.")] = "5%",
-    force: Annotated[bool, typer.Option("--force", help="Compare records of different machines.")] = False,
+    fail_over: Annotated[
+        str, typer.Option("--fail-over", help="How much slower a row may become: 5% or 0.05.")
+    ] = "5%",
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare records of different machines.")
+    ] = False,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", help="Write a table for a pull request's comment here; - for stdout.")
+        Path | None,
+        typer.Option(
+            "--markdown", help="Write a table for a pull request's comment here; - for stdout."
+        ),
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Compare two records of one machine row by row; exit 1 if a row surely became slower by more than --fail-over."""
+    """Compare two records of one machine row by row; exit 1 if a row surely became slower by more
+    than --fail-over."""
     from ..bench.answers.compare import compare
     from ..bench.record.folder import record_files
     from ..bench.report.terminal import print_compare
@@ -32,7 +40,12 @@ def compare_command(
     to_file = markdown is not None and str(markdown) != "-"
     written = [path for path in (json, markdown if to_file else None) if path is not None]
     for path in written:
-        require_writable(path, *record_files(old), *record_files(new), *(other for other in written if other is not path))
+        require_writable(
+            path,
+            *record_files(old),
+            *record_files(new),
+            *(other for other in written if other is not path),
+        )
     report = compare(old, new, fail_over=fraction(fail_over, "--fail-over"), force=force)
     if json:
         write_json(json, report.to_dict())
@@ -46,21 +59,34 @@ def compare_command(
 
 
 def recommend_command(
-    case: Annotated[str, typer.Option("--case", help="A case, or vit_b16, or vit_base_patch16_224.")] = "vit-b16-224",
-    batch: Annotated[int | None, typer.Option("--batch", help="Images at a time; default: the case's own.")] = None,
+    case: Annotated[
+        str, typer.Option("--case", help="A case, or vit_b16, or vit_base_patch16_224.")
+    ] = "vit-b16-224",
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Images at a time; default: the case's own.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")] = "float32",
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; default: all cores.")] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")
+    ] = "float32",
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads; default: all cores.")
+    ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option("--backend", help="Only what computes with this one's framework; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--backend", help="Only what computes with this one's framework; may be repeated."
+        ),
     ] = None,
     peer: PeerOption = None,
     record: Annotated[
-        Path | None, typer.Option("--record", help="A folder that bench or run wrote; default: measure now.")
+        Path | None,
+        typer.Option("--record", help="A folder that bench or run wrote; default: measure now."),
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Say which implementation to use for a shape on this machine, how sure that is, and the lines of code; measures for a minute or two."""
+    """Say which implementation to use for a shape on this machine, how sure that is, and the lines
+    of code; measures for a minute or two."""
     from ..bench.answers.recommend import recommend
     from ..bench.record.folder import record_files
     from ..bench.report.terminal import print_recommendation
@@ -86,7 +112,9 @@ def recommend_command(
     print_recommendation(found)
 
 
-def report_command(folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")]) -> None:
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
+) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
     from ..bench.record.bench_json import rows_missing
     from ..bench.report.render import render_bench
@@ -97,7 +125,9 @@ def report_command(folder: Annotated[Path, typer.Argument(help="A folder that be
         out.print(str(file))
     if missing := rows_missing(content):
         out.print(
-            f"[yellow]partial[/] {missing} of {content['planned']} rows are missing: bench --resume goes on", soft_wrap=True
+            f"[yellow]partial[/] {missing} of {content['planned']} rows are missing: bench "
+            "--resume goes on",
+            soft_wrap=True,
         )
 
 
@@ -105,7 +135,8 @@ def keep_command(
     folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
     target: Annotated[Path, typer.Argument(help="A folder for what is kept of it.")],
 ) -> None:
-    """Keep a record in less than a megabyte: medians, environment, a page, and every sample; report and compare read it."""
+    """Keep a record in less than a megabyte: medians, environment, a page, and every sample; report
+    and compare read it."""
     from ..bench.report.keep import keep_record
 
     for file in keep_record(folder, target):

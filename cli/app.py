@@ -1,4 +1,5 @@
-"""The command line: thin. Everything it does is a documented function of the package; this folder holds options, tables and exit codes."""
+"""The command line: thin. Everything it does is a documented function of the package; this folder
+holds options, tables and exit codes."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,7 +16,12 @@ from .checkpoints import embed_command, inspect_command, verify_command
 from .diagnose import diagnose_command
 from .port import port_command
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -28,9 +34,14 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the traceback of an error.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Is my patch embedding right, is it fast, and how do I move its weights?"""
@@ -47,10 +58,15 @@ def backends_command() -> None:
         for implementation in backend.implementations:
             where = "" if "cpu" in implementation.devices else " on cuda"
             names[implementation.formulation, where].append(implementation.mode)
-        described = "\n".join(f"{formulation} ({' '.join(modes)}){where}" for (formulation, where), modes in names.items())
+        described = "\n".join(
+            f"{formulation} ({' '.join(modes)}){where}"
+            for (formulation, where), modes in names.items()
+        )
         missing = backend.missing()
         versions = "\n".join(f"{name} {version}" for name, version in backend.versions().items())
-        table.add_row(backend.name, versions, described, escape(missing) if missing else "[green]ready[/]")
+        table.add_row(
+            backend.name, versions, described, escape(missing) if missing else "[green]ready[/]"
+        )
     for broken in list_broken_backends():
         table.add_row(broken.name, "", "", f"[red]{escape(broken.reason)}[/]")
     out.print(table)

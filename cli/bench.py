@@ -116,7 +116,9 @@ def run_command(
 
     options = _bench_options(context)
     with interruptible(), progress_bar("check") as progress:
-        report = run(options, image=image, remainder=cast("Remainder", remainder), progress=progress)
+        report = run(
+            options, image=image, remainder=cast("Remainder", remainder), progress=progress
+        )
     print_check(report.check)
     out.print(controls_line(report.controls))
     if report.seeds:
@@ -127,12 +129,17 @@ def run_command(
     checks = [each for each in (report.check, report.controls, report.seeds) if each is not None]
     wrong = sum(each.summary[verdict] for each in checks for verdict in ("fail", "error"))
     wrong += len(report.bench.content["failures"])
-    out.print("[green]fine: nothing failed[/]" if report.ok else f"[bold red]{wrong} results failed[/]: they are listed above")
+    out.print(
+        "[green]fine: nothing failed[/]"
+        if report.ok
+        else f"[bold red]{wrong} results failed[/]: they are listed above"
+    )
     raise typer.Exit(FINE if report.ok else FAILED)
 
 
 def _bench_options(context: typer.Context) -> "BenchOptions":
-    """Read what `bench` and `run` are told to measure; their options are named as the fields of BenchOptions, the repeated ones in the singular."""
+    """Read what `bench` and `run` are told to measure; their options are named as the fields of
+    BenchOptions, the repeated ones in the singular."""
     from ..bench.timing.options import BenchOptions
 
     typed = context.params
@@ -152,7 +159,9 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
     fields.update({field: tuple(typed[option] or ()) for field, option in repeated.items()})
     return BenchOptions(
         threads=BenchOptions.parse({"threads": typed["threads"]}).threads,
-        precision_goal=None if typed["precision_goal"] is None else fraction(typed["precision_goal"], "--precision-goal"),
+        precision_goal=None
+        if typed["precision_goal"] is None
+        else fraction(typed["precision_goal"], "--precision-goal"),
         time_budget=typed["time_budget"],
         caches=tuple(typed["cache"] or ("warm",)),
         operations=tuple(typed["operation"] or ()),

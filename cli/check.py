@@ -46,27 +46,42 @@ def check_command(
     implementation: ImplementationOption = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option("--dtype", help="float32, float64, bfloat16 or float16; may be repeated. Default: all."),
+        typer.Option(
+            "--dtype", help="float32, float64, bfloat16 or float16; may be repeated. Default: all."
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option("--precision", help="Of float32: ieee, tf32, bf16 or default; may be repeated. Default: ieee and default."),
+        typer.Option(
+            "--precision",
+            help="Of float32: ieee, tf32, bf16 or default; may be repeated. Default: ieee and "
+            "default.",
+        ),
     ] = None,
     device: DeviceOption = None,
     image: ImageOption = None,
     remainder: RemainderOption = "error",
     every_case: Annotated[
-        bool, typer.Option("--every-case", help="Compile torch.compile for every shape, not one alone.")
+        bool,
+        typer.Option("--every-case", help="Compile torch.compile for every shape, not one alone."),
     ] = False,
     seeds: Annotated[
-        int, typer.Option("--seeds", help="Search for false alarms instead: this many seeds, on one shape.", min=1)
+        int,
+        typer.Option(
+            "--seeds", help="Search for false alarms instead: this many seeds, on one shape.", min=1
+        ),
     ] = 1,
     controls: Annotated[
-        bool, typer.Option("--negative-controls", help="Instead, make every known mistake: the verdicts must reject each.")
+        bool,
+        typer.Option(
+            "--negative-controls",
+            help="Instead, make every known mistake: the verdicts must reject each.",
+        ),
     ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Check every implementation, or the one that MODULE:ATTRIBUTE names, against the NumPy reference; exit 1 if one is wrong."""
+    """Check every implementation, or the one that MODULE:ATTRIBUTE names, against the NumPy
+    reference; exit 1 if one is wrong."""
     from ..bench.check.suite import check, check_controls
     from ..bench.progress import progress_bar
     from ..bench.report.terminal import print_check, print_controls
@@ -76,7 +91,11 @@ def check_command(
         require_writable(json, weights, image, *source_of(target))
     typed = options_typed(context)
     if controls:
-        refuse_strays(typed, ("controls", "json"), "--negative-controls is about the verdicts themselves, on NumPy alone")
+        refuse_strays(
+            typed,
+            ("controls", "json"),
+            "--negative-controls is about the verdicts themselves, on NumPy alone",
+        )
         with progress_bar("negative controls") as progress:
             controlled = check_controls(progress=progress)
         if json:
@@ -84,10 +103,18 @@ def check_command(
         print_controls(controlled)
         raise typer.Exit(FINE if controlled.ok else FAILED)
     if target is not None:
-        refuse_strays(typed, ("target", "json", *READING), f"it is about the suite's own implementations, and {target} was named")
+        refuse_strays(
+            typed,
+            ("target", "json", *READING),
+            f"it is about the suite's own implementations, and {target} was named",
+        )
         report = check(target, **reading_of(context))
     else:
-        refuse_strays(typed, ("json", *SUITE), "it is about somebody's implementation: name it as MODULE:ATTRIBUTE")
+        refuse_strays(
+            typed,
+            ("json", *SUITE),
+            "it is about somebody's implementation: name it as MODULE:ATTRIBUTE",
+        )
         with progress_bar("check") as progress:
             report = check(
                 backends=backend,
@@ -101,7 +128,9 @@ def check_command(
                 seeds=seeds,
                 progress=progress,
             )
-        if report.results and not any(report.summary[verdict] for verdict in ("pass", "fail", "known", "error")):
+        if report.results and not any(
+            report.summary[verdict] for verdict in ("pass", "fail", "known", "error")
+        ):
             raise PatchParityError(f"nothing was checked: {report.results[0].message}")
     if json:
         report.save(json)

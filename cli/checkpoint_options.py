@@ -12,51 +12,83 @@ if TYPE_CHECKING:
 
 CheckpointArgument = Annotated[
     Path,
-    typer.Argument(metavar="CKPT", help="safetensors (also an index of shards, or a folder), .pt, .npz, .h5, .keras, .msgpack."),
+    typer.Argument(
+        metavar="CKPT",
+        help="safetensors (also an index of shards, or a folder), .pt, .npz, .h5, .keras, "
+        ".msgpack.",
+    ),
 ]
 
 
 PrefixOption = Annotated[
-    str | None, typer.Option("--prefix", help="What stands before all names, where a file holds several embedding stages.")
+    str | None,
+    typer.Option(
+        "--prefix",
+        help="What stands before all names, where a file holds several embedding stages.",
+    ),
 ]
 
 
 DialectsOption = Annotated[
-    list[Path] | None, typer.Option("--dialects", help="A TOML file with dialects of your own; may be repeated.")
+    list[Path] | None,
+    typer.Option("--dialects", help="A TOML file with dialects of your own; may be repeated."),
 ]
 
 
 ImageSizeOption = Annotated[
     str | None,
-    typer.Option("--image-size", help="224, 224x160 (height, width) or 16x224x224 (frames first), where no file tells it."),
+    typer.Option(
+        "--image-size",
+        help="224, 224x160 (height, width) or 16x224x224 (frames first), where no file tells it.",
+    ),
 ]
 
 
-PatchSizeOption = Annotated[str | None, typer.Option("--patch-size", help="16 or 16x8, where the kernel is a matrix.")]
+PatchSizeOption = Annotated[
+    str | None, typer.Option("--patch-size", help="16 or 16x8, where the kernel is a matrix.")
+]
 
 
-InChannelsOption = Annotated[int | None, typer.Option("--in-channels", help="Where the kernel is a matrix.")]
+InChannelsOption = Annotated[
+    int | None, typer.Option("--in-channels", help="Where the kernel is a matrix.")
+]
 
 
 StrideOption = Annotated[
-    str | None, typer.Option("--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it.")
+    str | None,
+    typer.Option(
+        "--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it."
+    ),
 ]
 
 
-PaddingOption = Annotated[str | None, typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it.")]
+PaddingOption = Annotated[
+    str | None,
+    typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it."),
+]
 
 
 IgnoreOption = Annotated[
     list[str] | None,
-    typer.Option("--ignore", help="A tensor, or a pattern, that plays no part although nothing explains it; may be repeated."),
+    typer.Option(
+        "--ignore",
+        help="A tensor, or a pattern, that plays no part although nothing explains it; may be "
+        "repeated.",
+    ),
 ]
 
 
-FromOption = Annotated[str | None, typer.Option("--from", help="The dialect, where it is known (port --list).")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", help="The dialect, where it is known (port --list).")
+]
 
 
 def sizes_of_options(
-    image_size: str | None, patch_size: str | None, in_channels: int | None, stride: str | None = None, padding: str | None = None
+    image_size: str | None,
+    patch_size: str | None,
+    in_channels: int | None,
+    stride: str | None = None,
+    padding: str | None = None,
 ) -> "Sizes | None":
     """What was told of the sizes, None if nothing was.
 
@@ -70,10 +102,16 @@ def sizes_of_options(
             return None
         numbers = text.lower().replace("×", "x").split("x")
         if (
-            not all(number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= least for number in numbers)
+            not all(
+                number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= least
+                for number in numbers
+            )
             or len(numbers) > 3
         ):
-            raise PatchParityError(f"{option} {text}: expected a number, or numbers with x between them, such as 224x160")
+            raise PatchParityError(
+                f"{option} {text}: expected a number, or numbers with x between them, such as "
+                "224x160"
+            )
         return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
 
     told = parts("--patch-size", patch_size), parts("--image-size", image_size), in_channels

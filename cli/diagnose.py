@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 def diagnose_command(
     context: typer.Context,
     target: TargetArgument = None,
-    images: Annotated[Path | None, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")
+    ] = None,
     weights: WeightsOption = None,
     tokens: Annotated[
-        Path | None, typer.Option("--tokens", help="What the implementation gave for these images and weights.")
+        Path | None,
+        typer.Option("--tokens", help="What the implementation gave for these images and weights."),
     ] = None,
     kernel_layout: KernelLayoutOption = None,
     image_layout: ImageLayoutOption = None,
@@ -43,10 +46,13 @@ def diagnose_command(
     stride: StrideOption = None,
     padding: PaddingOption = None,
     framework: FrameworkOption = None,
-    remainder: Annotated[str, typer.Option(help="Images that do not divide: error, floor, pad-end or same.")] = "floor",
+    remainder: Annotated[
+        str, typer.Option(help="Images that do not divide: error, floor, pad-end or same.")
+    ] = "floor",
     json: JsonOption = None,
 ) -> None:
-    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; exit 1 if it is wrong."""
+    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it;
+    exit 1 if it is wrong."""
     from ..bench.check.objects import diagnose_object
     from ..porting.files.arrays import read_array, read_problem
     from ..porting.files.atomic import require_writable, write_json
@@ -57,16 +63,32 @@ def diagnose_command(
     if json:
         require_writable(json, images, weights, tokens, *source_of(target))
     if target is not None:
-        refuse_strays(options_typed(context), ("target", "json", *READING), f"{target} is run on images of our own")
+        refuse_strays(
+            options_typed(context),
+            ("target", "json", *READING),
+            f"{target} is run on images of our own",
+        )
         live = read_live(target, **reading_of(context))
         found = diagnose_object(live)
         for note in live.notes:
             out.print(escape(note), soft_wrap=True)
     else:
         if not (images and weights and tokens):
-            raise PatchParityError("diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE")
-        files = ("images", "tokens", "json", "remainder", *(name for name in READING if name not in LIVE_ONLY))
-        refuse_strays(options_typed(context), files, "it is about somebody's implementation: name it as MODULE:ATTRIBUTE")
+            raise PatchParityError(
+                "diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE"
+            )
+        files = (
+            "images",
+            "tokens",
+            "json",
+            "remainder",
+            *(name for name in READING if name not in LIVE_ONLY),
+        )
+        refuse_strays(
+            options_typed(context),
+            files,
+            "it is about somebody's implementation: name it as MODULE:ATTRIBUTE",
+        )
         problem = read_problem(
             images,
             weights,

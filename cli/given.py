@@ -34,7 +34,17 @@ def reading_of(context: typer.Context) -> dict[str, Any]:
     return {name: context.params[name] for name in READING}
 
 
-SUITE = ("backend", "implementation", "dtype", "precision", "device", "image", "remainder", "every_case", "seeds")
+SUITE = (
+    "backend",
+    "implementation",
+    "dtype",
+    "precision",
+    "device",
+    "image",
+    "remainder",
+    "every_case",
+    "seeds",
+)
 """Options of a check of the suite's own implementations."""
 
 
@@ -45,13 +55,19 @@ LIVE_ONLY = ("in_channels", "image_size", "framework")
 def options_typed(context: typer.Context) -> list[str]:
     """Names of the parameters that were typed."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    return [
+        name
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
 
 
 def refuse_strays(typed: list[str], allowed: tuple[str, ...], why: str) -> None:
     """Raise where a parameter was typed that plays no part in what was asked for."""
     names = {"target": "MODULE:ATTRIBUTE", "controls": "--negative-controls"}
-    if strays := [names.get(name, f"--{name.replace('_', '-')}") for name in typed if name not in allowed]:
+    if strays := [
+        names.get(name, f"--{name.replace('_', '-')}") for name in typed if name not in allowed
+    ]:
         raise PatchParityError(f"{', '.join(strays)} has no part here: {why}")
 
 
@@ -61,7 +77,9 @@ def fraction(text: str, option: str) -> float:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         if value < 1 or text.endswith("%"):
             return value
-    raise PatchParityError(f"{option} {text}: expected a percentage or a fraction below 1, such as 5% or 0.05")
+    raise PatchParityError(
+        f"{option} {text}: expected a percentage or a fraction below 1, such as 5% or 0.05"
+    )
 
 
 TOLD_OF_INTERRUPTION = False
@@ -69,7 +87,9 @@ TOLD_OF_INTERRUPTION = False
 
 
 @contextmanager
-def interruptible(told: str = "interrupted; finished cases are kept: the same command with --resume goes on") -> Iterator[None]:
+def interruptible(
+    told: str = "interrupted; finished cases are kept: the same command with --resume goes on",
+) -> Iterator[None]:
     """On Ctrl-C, say what was kept, and how to go on."""
     try:
         yield

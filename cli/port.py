@@ -27,19 +27,33 @@ if TYPE_CHECKING:
 
 
 def port_command(
-    source: Annotated[Path | None, typer.Argument(metavar="[SRC]", help="A checkpoint of any dialect.")] = None,
-    target: Annotated[Path | None, typer.Argument(metavar="[DST]", help="The new file; its name tells the format.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="The target dialect (port --list).")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(metavar="[SRC]", help="A checkpoint of any dialect.")
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DST]", help="The new file; its name tells the format."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The target dialect (port --list).")
+    ] = None,
     from_: FromOption = None,
     prefix: PrefixOption = None,
     into: Annotated[
         Path | None,
-        typer.Option("--into", help="Copy this checkpoint of the target dialect (shards too), and replace its embedding stage."),
+        typer.Option(
+            "--into",
+            help="Copy this checkpoint of the target dialect (shards too), and replace its "
+            "embedding stage.",
+        ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, float64, bfloat16 or float16; default: as it is.")
+        str | None,
+        typer.Option("--dtype", help="float32, float64, bfloat16 or float16; default: as it is."),
     ] = None,
-    allow_loss: Annotated[bool, typer.Option("--allow-loss", help="Leave out what the target cannot hold.")] = False,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Leave out what the target cannot hold.")
+    ] = False,
     image_size: ImageSizeOption = None,
     patch_size: PatchSizeOption = None,
     in_channels: InChannelsOption = None,
@@ -47,10 +61,15 @@ def port_command(
     padding: PaddingOption = None,
     ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write what was done, and the proof, as JSON.")] = None,
-    listed: Annotated[bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write what was done, and the proof, as JSON.")
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")
+    ] = False,
 ) -> None:
-    """Move the embedding stage of a checkpoint into another library's dialect, and prove it by running both."""
+    """Move the embedding stage of a checkpoint into another library's dialect, and prove it by
+    running both."""
     from ..porting.files.atomic import files_read, require_writable, write_json
     from ..porting.port import port
 
@@ -58,7 +77,9 @@ def port_command(
         _print_dialects(dialects)
         raise typer.Exit(FINE)
     if source is None or target is None or to is None:
-        raise PatchParityError("port needs SRC, DST and --to DIALECT (port --list tells the dialects)")
+        raise PatchParityError(
+            "port needs SRC, DST and --to DIALECT (port --list tells the dialects)"
+        )
     read = [*files_read(source), *(dialects or ())]
     if report:
         require_writable(report, *read, *files_read(into), target)
@@ -95,5 +116,8 @@ def _print_dialects(files: list[Path] | None) -> None:
         if dialect.mlx:
             continue
         beside = f", and as {dialect.id}-mlx" if f"{dialect.id}-mlx" in known else ""
-        out.print(f"[bold]{escape(dialect.id)}[/] ({' '.join(dialect.formats)}{escape(beside)})", soft_wrap=True)
+        out.print(
+            f"[bold]{escape(dialect.id)}[/] ({' '.join(dialect.formats)}{escape(beside)})",
+            soft_wrap=True,
+        )
         out.print(f"    {escape(dialect.title)}. Holds {escape(dialect.holds())}", soft_wrap=True)

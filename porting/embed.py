@@ -36,7 +36,8 @@ def embed(
     Args:
         checkpoint: of any dialect.
         images: `(B, C, H, W)`, or `(B, C, T, H, W)` for tubelets, preprocessed as the model has it.
-        to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm, if there is one before it).
+        to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm,
+            if there is one before it).
         from_, prefix, sizes, ignore, dialects: as in `port`; the images tell their own size.
 
     Returns:
@@ -47,12 +48,25 @@ def embed(
     """
     require_choice("to", to, ("tokens", "sequence"))
     with opened(checkpoint) as file:
-        told = Sizes(image_size=tuple(images.shape[-2:]), frames=images.shape[2] if images.ndim == 5 else None)
+        told = Sizes(
+            image_size=tuple(images.shape[-2:]),
+            frames=images.shape[2] if images.ndim == 5 else None,
+        )
         if sizes is not None and sizes.asked and sizes.image_size not in ((), told.image_size):
             asked, given = ("×".join(map(str, each.image_size)) for each in (sizes, told))
             raise PatchParityError(f"images of {given} pixels, and {asked} was told")
-        said = bool((sizes is not None and sizes.asked and sizes.image_size) or read_config(file.config_folder).image_size)
-        stage = read_stage(file, from_, prefix, list_dialects(dialects), told if sizes is None else sizes.over(told), ignore)
+        said = bool(
+            (sizes is not None and sizes.asked and sizes.image_size)
+            or read_config(file.config_folder).image_size
+        )
+        stage = read_stage(
+            file,
+            from_,
+            prefix,
+            list_dialects(dialects),
+            told if sizes is None else sizes.over(told),
+            ignore,
+        )
         if stage.dialect.any_grid and images.ndim == stage.spec.spatial_axes + 2:
             spec = stage.spec.replace(image_size=features_of(images.shape[2:], stage.stem))
             if (
@@ -80,33 +94,51 @@ def _require_images(images: NDArray[Any], stage: Stage) -> None:
     axes, channels = stage.spec.spatial_axes, stage.in_channels
     if images.ndim == axes + 2 and images.shape[1] != channels:
         hint = "; channels last? move them to axis 1" if images.shape[-1] == channels else ""
-        raise PatchParityError(f"images of shape {images.shape}: expected {channels} channels at axis 1{hint}")
+        raise PatchParityError(
+            f"images of shape {images.shape}: expected {channels} channels at axis 1{hint}"
+        )
     if images.ndim != axes + 2:
         kinds = {2: "(B, C, H, W)", 3: "(B, C, T, H, W)"}
         frames = stage.spec.patch_size[0]
-        still = f"; a picture is a video of {frames} frames that are the same" if axes == 3 and images.ndim == 4 else ""
+        still = (
+            f"; a picture is a video of {frames} frames that are the same"
+            if axes == 3 and images.ndim == 4
+            else ""
+        )
         raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}{still}")
 
 
-def _require_positions(images: NDArray[Any], stage: Stage, spec: PatchEmbedSpec, said: bool) -> None:
-    """Raise PatchParityError where the positions are not those of these images, or may be others."""
+def _require_positions(
+    images: NDArray[Any], stage: Stage, spec: PatchEmbedSpec, said: bool
+) -> None:
+    """Raise PatchParityError where the positions are not those of these images, or may be
+    others."""
     given = "×".join(map(str, images.shape[2:]))
     square = math.isqrt(spec.num_patches) ** 2 == spec.num_patches and len(set(spec.grid[-2:])) > 1
     if square and not stage.dialect.video and not said and not stage.dialect.any_grid:
         raise PatchParityError(
-            f"images of {given} are {'×'.join(map(str, spec.grid))} patches, and the {spec.num_patches} positions may be "
+            f"images of {given} are {'×'.join(map(str, spec.grid))} patches, and the "
+            f"{spec.num_patches} positions may be "
             "those of a square grid: --image-size says of which images they are"
         )
     if spec.grid != stage.spec.grid:
-        tiles = stage.spec.stride == stage.spec.patch_size and not any(map(any, stage.spec.padding)) and not stage.stem
+        tiles = (
+            stage.spec.stride == stage.spec.patch_size
+            and not any(map(any, stage.spec.padding))
+            and not stage.stem
+        )
         wanted = image_of(stage.spec.image_size, stage.stem)
         raise PatchParityError(
             f"images of {given} give {spec.num_patches} tokens, "
-            f"and there are positions for {stage.spec.num_patches} ({'×'.join(map(str, stage.spec.grid))}): "
-            f"expected images of {'×'.join(map(str, wanted))}{'' if tiles else ', or a few pixels more'}"
+            f"and there are positions for {stage.spec.num_patches} "
+            f"({'×'.join(map(str, stage.spec.grid))}): "
+            "expected images of "
+            f"{'×'.join(map(str, wanted))}{'' if tiles else ', or a few pixels more'}"
         )
 
 
 def _projection(weights: PatchEmbedWeights) -> PatchEmbedWeights:
     """The projection alone, with the norm before it."""
-    return PatchEmbedWeights(weights.kernel, weights.bias, patch_norm=weights.patch_norm, layout=weights.layout)
+    return PatchEmbedWeights(
+        weights.kernel, weights.bias, patch_norm=weights.patch_norm, layout=weights.layout
+    )

@@ -25,19 +25,23 @@ def inspect_checkpoint(
     prove: bool = False,
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, Any]:
-    """Tell which dialect a checkpoint is in and why, what its embedding stage holds, what is missing and what is ambiguous.
+    """Tell which dialect a checkpoint is in and why, what its embedding stage holds, what is
+    missing and what is ambiguous.
 
     Args:
         path: the file, an index of shards, or a folder.
         from_: the dialect, where it is known.
         prefix: what stands before all names, where several stages are there.
         sizes: what is known of its sizes and no `config.json` tells.
-        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
-        prove: whether the library's own model is built and run, where it is installed and a `config.json` tells how (seconds; `proof`).
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although
+            nothing explains them.
+        prove: whether the library's own model is built and run, where it is installed and a
+            `config.json` tells how (seconds; `proof`).
         dialects: TOML files with dialects of your own.
 
     Returns:
-        Plain data: `dialect`, `candidates`, `ambiguous`, `refused`, `asks`, `spec`, `tensors`, `ledger`, `other_tensors`, ...
+        Plain data: `dialect`, `candidates`, `ambiguous`, `refused`, `asks`, `spec`, `tensors`,
+        `ledger`, `other_tensors`, ...
 
     Raises:
         PatchParityError: a file that cannot be read, is damaged, or hostile.

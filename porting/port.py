@@ -17,7 +17,16 @@ from ..reference.probes import random_normal
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .dialects.dialect import BATCH_NORM, Dialect, get_dialect, list_dialects
-from .dialects.fit import cast, cast_as, fit, losses_in_words, same_bits, steps_in_words, tensors_of, underflown
+from .dialects.fit import (
+    cast,
+    cast_as,
+    fit,
+    losses_in_words,
+    same_bits,
+    steps_in_words,
+    tensors_of,
+    underflown,
+)
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem, without
 from .files.opening import opened
@@ -73,7 +82,8 @@ def port(
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> PortReport:
-    """Move the embedding stage of a checkpoint into another dialect, and prove it by running both sides.
+    """Move the embedding stage of a checkpoint into another dialect, and prove it by running both
+    sides.
 
     Args:
         source: a checkpoint of any dialect.
@@ -82,16 +92,19 @@ def port(
         from_: the source's dialect, where it is known; None to find out.
         prefix: what stands before the source's names, where several stages are there.
         sizes: what is known of its sizes and no `config.json` tells: image or patch size.
-        into: an existing checkpoint of the target dialect: a copy of it is written, with its embedding stage replaced.
+        into: an existing checkpoint of the target dialect: a copy of it is written, with its
+            embedding stage replaced.
         dtype: of the target; None keeps that of the source.
         allow_loss: leave out what the target cannot hold, instead of refusing.
-        prove: whether the libraries' own models are built and run, where they are installed and a `config.json` tells how.
-        ignore: names, or patterns of the shell's kind, of tensors of the source that play no part although nothing explains them.
+        prove: whether the libraries' own models are built and run, where they are installed and a
+            `config.json` tells how.
+        ignore: names, or patterns of the shell's kind, of tensors of the source that play no part
+            although nothing explains them.
         dialects: TOML files with dialects of your own.
 
     Raises:
-        PatchParityError: an ambiguous source, a loss that was not allowed, files that cannot be read or written, a proof that failed (the target
-            is then not written).
+        PatchParityError: an ambiguous source, a loss that was not allowed, files that cannot be
+            read or written, a proof that failed (the target is then not written).
     """
     known = list_dialects(dialects)
     wanted = get_dialect(to, known)
@@ -99,17 +112,24 @@ def port(
         require_choice("dtype", dtype, DTYPES)
     kind = format_of(target)
     if kind not in wanted.formats:
-        raise PatchParityError(f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}")
+        raise PatchParityError(
+            f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}"
+        )
     with opened(source) as checkpoint:
         stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
         require_no_stem(checkpoint, stage)
         raw = {
-            name: checkpoint.read(stage.real_name(stage.candidate.names[name])) for name in RAW if name in stage.candidate.names
+            name: checkpoint.read(stage.real_name(stage.candidate.names[name]))
+            for name in RAW
+            if name in stage.candidate.names
         }
         proofs = [_named(prove_by_library(checkpoint, stage), "source")] if prove else []
         _require_proof(proofs, f"{source} is not what it was read as")
     if stage.candidate.assumed:
-        raise PatchParityError(f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json beside it)")
+        raise PatchParityError(
+            f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json "
+            "beside it)"
+        )
     place = None if into is None else _place(into, to, known, stage)
     held, plan = fit(
         stage.weights,
@@ -126,13 +146,16 @@ def port(
         plan.steps.append("computed-positions")
     if plan.losses and not allow_loss:
         raise PatchParityError(
-            f"{to} cannot hold all of {stage.candidate.label}: {'; '.join(losses_in_words(plan))} (--allow-loss leaves it out)"
+            f"{to} cannot hold all of {stage.candidate.label}: {'; '.join(losses_in_words(plan))} "
+            "(--allow-loss leaves it out)"
         )
     written = _cast(held, place, dtype, allow_loss)
     tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix if place else "")
     named = {(place.real_name(name) if place else name): array for name, array in tensors.items()}
     if place is None and wanted.framework == "keras":
-        raise PatchParityError(f"{to} has no names of its own: --into names a file that Keras wrote")
+        raise PatchParityError(
+            f"{to} has no names of its own: --into names a file that Keras wrote"
+        )
     kernel = tensors[(place.candidate.prefix if place else "") + wanted.entries["kernel"].name]
     _require_no_loss_of(target, into, named)
     added = [] if into is None else _added(into, named)
@@ -141,27 +164,44 @@ def port(
     def read_back(draft: Path) -> None:
         checks.append(_read_back(draft, to, written, stage.spec, place, known))
         if prove and place is not None:
-            checks.append(_named(_proved_target(draft, into, to, place, known, stage.spec), "target"))
+            checks.append(
+                _named(_proved_target(draft, into, to, place, known, stage.spec), "target")
+            )
         if wrong := next((check for check in checks if check.verdict == "fail"), None):
-            raise PatchParityError(f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}")
+            raise PatchParityError(
+                f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
+            )
 
     if into is None:
-        write_checkpoint(target, named, {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None, read_back)
+        write_checkpoint(
+            target,
+            named,
+            {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None,
+            read_back,
+        )
     else:
         with opened(into) as existing:
             replace_tensors(existing, target, named, read_back)
     steps = steps_in_words(plan)
     if stage.dialect.pixels:
         steps.insert(0, f"{stage.dialect.pixels_told}, and here kernel and bias hold that")
-    if dtype is None and (changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]):
-        steps.append(f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has")
+    if dtype is None and (
+        changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]
+    ):
+        steps.append(
+            f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has"
+        )
     if wanted.loads and into is None:
         steps.append(f"names: {wanted.loads}")
     steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
-    return PortReport(stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks)
+    return PortReport(
+        stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks
+    )
 
 
-def _place(into: str | os.PathLike[str], to: str, known: Mapping[str, Dialect], stage: Stage) -> Stage:
+def _place(
+    into: str | os.PathLike[str], to: str, known: Mapping[str, Dialect], stage: Stage
+) -> Stage:
     """The stage of an existing checkpoint that another one shall replace, of the same model."""
     with opened(into) as existing:
         place = read_stage(existing, to, None, known, Sizes.of(stage.spec))
@@ -169,21 +209,31 @@ def _place(into: str | os.PathLike[str], to: str, known: Mapping[str, Dialect], 
     return place
 
 
-def _cast(held: PatchEmbedWeights, place: Stage | None, dtype: str | None, allow_loss: bool) -> PatchEmbedWeights:
-    """Weights in the types in which they are written: the one that was asked for, else those of the existing checkpoint, else their own.
+def _cast(
+    held: PatchEmbedWeights, place: Stage | None, dtype: str | None, allow_loss: bool
+) -> PatchEmbedWeights:
+    """Weights in the types in which they are written: the one that was asked for, else those of the
+    existing checkpoint, else their own.
 
     Raises:
         PatchParityError: values that vanish in them, which was not allowed.
     """
-    written = cast_as(held, place.weights) if place is not None and dtype is None else cast(held, dtype)
+    written = (
+        cast_as(held, place.weights) if place is not None and dtype is None else cast(held, dtype)
+    )
     if (lost := underflown(held, written)) and not allow_loss:
         kept = dtype or "the types of the existing checkpoint"
-        raise PatchParityError(f"{lost} values that are not zero become zero in {kept} (--allow-loss allows that)")
+        raise PatchParityError(
+            f"{lost} values that are not zero become zero in {kept} (--allow-loss allows that)"
+        )
     return written
 
 
-def _require_no_loss_of(target: str | os.PathLike[str], into: Any, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Raise PatchParityError where the target is a checkpoint with more in it than will be written: a whole model, say."""
+def _require_no_loss_of(
+    target: str | os.PathLike[str], into: Any, tensors: Mapping[str, NDArray[Any]]
+) -> None:
+    """Raise PatchParityError where the target is a checkpoint with more in it than will be written:
+    a whole model, say."""
     if into is not None or not Path(target).exists():
         return
     try:
@@ -193,7 +243,8 @@ def _require_no_loss_of(target: str | os.PathLike[str], into: Any, tensors: Mapp
         return  # no checkpoint: a file that its owner wants replaced
     if others:
         raise PatchParityError(
-            f"{target} exists, and holds {len(others)} tensors that would be lost ({others[0]}, ...): --into {target} keeps them, or remove it first"
+            f"{target} exists, and holds {len(others)} tensors that would be lost ({others[0]}, "
+            f"...): --into {target} keeps them, or remove it first"
         )
 
 
@@ -201,27 +252,37 @@ def _added(into: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]]) ->
     """Names of tensors that an existing checkpoint does not have.
 
     Raises:
-        PatchParityError: tensors that it has in another shape: positions of another grid, another number of registers.
+        PatchParityError: tensors that it has in another shape: positions of another grid, another
+            number of registers.
     """
     with opened(into) as existing:
         for name, array in tensors.items():
             if name in existing.tensors and existing.tensors[name].shape != array.shape:
                 raise PatchParityError(
-                    f"the existing checkpoint has {name} of shape {existing.tensors[name].shape}, and it would be {array.shape}: "
+                    f"the existing checkpoint has {name} of shape {existing.tensors[name].shape}, "
+                    f"and it would be {array.shape}: "
                     "its model would not take it"
                 )
         return [name for name in tensors if name not in existing.tensors]
 
 
 def _require_same_shape(stage: Stage, place: Stage) -> None:
-    for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width")):
+    for name, told in (
+        ("patch_size", "patch"),
+        ("in_channels", "channels"),
+        ("embed_dim", "width"),
+    ):
         own, theirs = getattr(stage.spec, name), getattr(place.spec, name)
         if own != theirs:
-            raise PatchParityError(f"the existing checkpoint has {told} {theirs}, the source {own}: they are not of one model")
+            raise PatchParityError(
+                f"the existing checkpoint has {told} {theirs}, the source {own}: they are not of "
+                "one model"
+            )
     tables = stage.weights.positions, place.weights.positions
     if tables[0] is not None and tables[1] is not None and stage.spec.grid != place.spec.grid:
         raise PatchParityError(
-            f"the existing checkpoint has a grid of {place.spec.grid}, the source of {stage.spec.grid}: sizes of positions are not changed on the way"
+            f"the existing checkpoint has a grid of {place.spec.grid}, the source of "
+            f"{stage.spec.grid}: sizes of positions are not changed on the way"
         )
 
 
@@ -234,47 +295,83 @@ def _require_proof(checks: list[Check], what: str) -> None:
         raise PatchParityError(f"{what}: {wrong.message} (nothing was written)")
 
 
-def _proved_target(draft: Path, into: Any, to: str, place: Stage, known: Mapping[str, Dialect], spec: PatchEmbedSpec) -> Check:
-    """The new file against the model of the existing checkpoint, whose configuration holds for both."""
+def _proved_target(
+    draft: Path,
+    into: Any,
+    to: str,
+    place: Stage,
+    known: Mapping[str, Dialect],
+    spec: PatchEmbedSpec,
+) -> Check:
+    """The new file against the model of the existing checkpoint, whose configuration holds for
+    both."""
     with opened(into) as existing, opened(draft) as checkpoint:
         sizes = Sizes.of(spec, place.weights.layout.window)
         return prove_by_library(
-            checkpoint, read_stage(checkpoint, to, place.candidate.prefix, known, sizes), existing.config_folder
+            checkpoint,
+            read_stage(checkpoint, to, place.candidate.prefix, known, sizes),
+            existing.config_folder,
         )
 
 
 def _read_back(
-    draft: Path, to: str, written: PatchEmbedWeights, spec: PatchEmbedSpec, place: Stage | None, known: Mapping[str, Dialect]
+    draft: Path,
+    to: str,
+    written: PatchEmbedWeights,
+    spec: PatchEmbedSpec,
+    place: Stage | None,
+    known: Mapping[str, Dialect],
 ) -> Check:
-    """The file, read again in its dialect before it takes its place: the same weights to the last bit."""
+    """The file, read again in its dialect before it takes its place: the same weights to the last
+    bit."""
     with opened(draft) as checkpoint:
         back = read_stage(
-            checkpoint, to, place.candidate.prefix if place else None, known, Sizes.of(spec, written.layout.window)
+            checkpoint,
+            to,
+            place.candidate.prefix if place else None,
+            known,
+            Sizes.of(spec, written.layout.window),
         ).weights
     if written.positions is None and get_dialect(to, known).computed:
         back = without(back, "positions")
     different = same_bits(written, back)
-    message = f"{', '.join(different)} read back differently" if different else "the file gives back every bit"
+    message = (
+        f"{', '.join(different)} read back differently"
+        if different
+        else "the file gives back every bit"
+    )
     return Check("file", "fail" if different else "pass", 0.0, message)
 
 
-def _normalized(images: NDArray[Any], dialect: Dialect, raw: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _normalized(
+    images: NDArray[Any], dialect: Dialect, raw: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
     """Images as the source's model normalizes them itself; the same ones where it does not."""
     if dialect.pixels:
         mean, std = (np.array(dialect.pixels[name], np.float32) for name in ("mean", "std"))
     elif "pixel_std" in raw:
         std = raw["pixel_std"].astype(np.float32).reshape(-1)
-        mean = raw["pixel_mean"].astype(np.float32).reshape(-1) if "pixel_mean" in raw else np.zeros_like(std)
+        mean = (
+            raw["pixel_mean"].astype(np.float32).reshape(-1)
+            if "pixel_mean" in raw
+            else np.zeros_like(std)
+        )
     else:
         return images
     axes = (-1, *(1,) * (images.ndim - 2))
     return np.asarray((images.astype(np.float32) - mean.reshape(axes)) / std.reshape(axes))
 
 
-def _batch_normalized(tokens: NDArray[Any], dialect: Dialect, raw: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _batch_normalized(
+    tokens: NDArray[Any], dialect: Dialect, raw: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
     """Tokens behind the batch norm of the source."""
-    scale, shift, mean, variance = (raw[f"batch_norm.{part}"].astype(np.float64) for part in BATCH_NORM)
-    found = (tokens.astype(np.float64) - mean) / np.sqrt(variance + dialect.batch_norm_epsilon) * scale + shift
+    scale, shift, mean, variance = (
+        raw[f"batch_norm.{part}"].astype(np.float64) for part in BATCH_NORM
+    )
+    found = (tokens.astype(np.float64) - mean) / np.sqrt(
+        variance + dialect.batch_norm_epsilon
+    ) * scale + shift
     return np.asarray(found.astype(tokens.dtype))
 
 
@@ -287,7 +384,8 @@ def _prove(
     wanted: Dialect,
     lossy: bool,
 ) -> list[Check]:
-    """Both layouts, each in its own framework, against the reference; and the sequence before against the sequence after.
+    """Both layouts, each in its own framework, against the reference; and the sequence before
+    against the sequence after.
 
     In float32, for which every framework has functions: narrower weights are exact in it.
     """
@@ -296,21 +394,41 @@ def _prove(
     target_bias = None if written.bias is None else written.bias.astype(np.float32)
     source_bias = None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
     source_images = _normalized(images, stage.dialect, raw)
-    if source_images is not images or stage.dialect.batch_norm:  # the file's own kernel knows nothing of them
+    # the file's own kernel knows nothing of them
+    if source_images is not images or stage.dialect.batch_norm:
         source_bias = raw["bias"].astype(np.float32).reshape(-1) if "bias" in raw else None
     layouts = stage.dialect.entries["kernel"].layout, wanted.entries["kernel"].layout
     sides = [
-        ("source", stage.dialect.framework, layouts[0], raw["kernel"], source_images, source_bias, stage.weights),
+        (
+            "source",
+            stage.dialect.framework,
+            layouts[0],
+            raw["kernel"],
+            source_images,
+            source_bias,
+            stage.weights,
+        ),
         ("target", wanted.framework, layouts[1], kernel, images, target_bias, written),
     ]
     checks = []
     for side, framework, layout, tensor, given, bias, weights in sides:
-        layout = layout if spec.spatial_axes == 2 or "Pt" in layout else layout.replace("Ph", "Pt Ph")
-        found = run(framework, layout, np.array(given), np.ascontiguousarray(tensor, np.float32), bias, spec)
+        layout = (
+            layout if spec.spatial_axes == 2 or "Pt" in layout else layout.replace("Ph", "Pt Ph")
+        )
+        found = run(
+            framework, layout, np.array(given), np.ascontiguousarray(tensor, np.float32), bias, spec
+        )
         where = f"{side} layout ({layout}) in {framework}"
         if found is None:
-            found = patch_embed(images, PatchEmbedWeights(weights.kernel, weights.bias).astype(np.float32), spec, np.float32)
-            why = "nothing in it reads this layout" if installed(framework) else "it is not installed"
+            found = patch_embed(
+                images,
+                PatchEmbedWeights(weights.kernel, weights.bias).astype(np.float32),
+                spec,
+                np.float32,
+            )
+            why = (
+                "nothing in it reads this layout" if installed(framework) else "it is not installed"
+            )
             where = f"{side} layout ({layout}) in the reference, not in {framework}: {why}"
         elif side == "source" and stage.dialect.batch_norm:
             found = _batch_normalized(found, stage.dialect, raw)

@@ -1,4 +1,5 @@
-"""`verify`: whether two checkpoints, in any two dialects, hold the same embedding stage, or how they differ."""
+"""`verify`: whether two checkpoints, in any two dialects, hold the same embedding stage, or how
+they differ."""
 
 import dataclasses
 import os
@@ -55,15 +56,19 @@ def verify(
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> Difference:
-    """Prove that two checkpoints, in any two dialects, hold the same embedding stage, or say how they differ.
+    """Prove that two checkpoints, in any two dialects, hold the same embedding stage, or say how
+    they differ.
 
     Args:
         first, second: checkpoints.
         from_: their dialects, where they are known.
         prefixes: what stands before their names, where a file holds several stages.
-        sizes: what is known of their sizes and no `config.json` tells; what the first tells holds for the second.
-        prove: whether the libraries' own models are built and run, where they are installed and a `config.json` tells how.
-        ignore: names, or patterns of the shell's kind, of tensors that play no part although nothing explains them.
+        sizes: what is known of their sizes and no `config.json` tells; what the first tells holds
+            for the second.
+        prove: whether the libraries' own models are built and run, where they are installed and a
+            `config.json` tells how.
+        ignore: names, or patterns of the shell's kind, of tensors that play no part although
+            nothing explains them.
         dialects: TOML files with dialects of your own.
 
     Raises:
@@ -83,63 +88,120 @@ def verify(
                 if check.verdict == "fail":
                     raise PatchParityError(f"{path} is not what it was read as: {check.message}")
     if stages[0].dialect.computed and not stages[0].size_known and stages[1].size_known:
-        with opened(first) as checkpoint:  # its positions are computed, and the second tells of which size
+        # its positions are computed, and the second tells of which size
+        with opened(first) as checkpoint:
             size = stages[1].sizes
             size = size if sizes is None else sizes.over(size)
             stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)
     one, other = stages
     labels = one.candidate.label, other.candidate.label
-    for name, word in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
+    for name, word in (
+        ("patch_size", "patch"),
+        ("in_channels", "channels"),
+        ("embed_dim", "width"),
+        ("stride", "stride"),
+    ):
         if getattr(one.spec, name) != getattr(other.spec, name):
-            why = f"the first has {word} {getattr(one.spec, name)}, the second {getattr(other.spec, name)}"
+            why = (
+                f"the first has {word} {getattr(one.spec, name)}, the second "
+                f"{getattr(other.spec, name)}"
+            )
             return Difference(False, *labels, why, [])
     if why := _stems_differ(one, other):
         return Difference(False, *labels, why, [])
     layouts = [each.weights.layout for each in stages]
-    orders = [each.token_order + (f" in windows of {each.window} patches" if each.window else "") for each in layouts]
+    orders = [
+        each.token_order + (f" in windows of {each.window} patches" if each.window else "")
+        for each in layouts
+    ]
     if orders[0] != orders[1]:
-        return Difference(False, *labels, f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second", [])
+        return Difference(
+            False,
+            *labels,
+            f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second",
+            [],
+        )
     spec = one.spec if one.size_known else other.spec
     if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
         why = f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
         return Difference(False, *labels, why, [])
-    compared_fields = [compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)]
+    compared_fields = [
+        compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)
+    ]
     checks = [check for check in compared_fields if check is not None]
     rows = [prefix_and_positions(each.weights, spec) for each in stages]
     if rows[0].shape != rows[1].shape:
-        why = f"the sequences are of {rows[0].shape[0]} and {rows[1].shape[0]} tokens: the prefix tokens differ"
+        why = (
+            f"the sequences are of {rows[0].shape[0]} and {rows[1].shape[0]} tokens: the prefix "
+            "tokens differ"
+        )
         return Difference(False, *labels, why, checks)
     checks.append(compare_rows(rows, one, other, spec))
     if all(check.verdict == "pass" for check in checks):
         checks += proofs
         compared = [check for check in checks if check not in proofs]
-        exact = "to the last bit" if all(check.bound_ratio == 0 for check in compared) else "within the rounding of their types"
+        exact = (
+            "to the last bit"
+            if all(check.bound_ratio == 0 for check in compared)
+            else "within the rounding of their types"
+        )
         named = zip(("first", "second"), stages, strict=True)
-        notes = [f"assumed of the {which}: {each.candidate.assumed}" for which, each in named if each.candidate.assumed]
+        notes = [
+            f"assumed of the {which}: {each.candidate.assumed}"
+            for which, each in named
+            if each.candidate.assumed
+        ]
         notes += [note for each in stages for note in each.notes]
-        notes += ["but for the mask token, which plays no part but in pre-training"] if _masks_differ(one, other) else []
-        return Difference(True, *labels, "; ".join([f"the same embedding stage, {exact}", *notes]), checks)
+        notes += (
+            ["but for the mask token, which plays no part but in pre-training"]
+            if _masks_differ(one, other)
+            else []
+        )
+        return Difference(
+            True, *labels, "; ".join([f"the same embedding stage, {exact}", *notes]), checks
+        )
     if checks[0].verdict == "pass":
         wrong = ", ".join(check.name for check in checks if check.verdict == "fail")
-        return Difference(False, *labels, f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})", checks)
+        return Difference(
+            False,
+            *labels,
+            f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})",
+            checks,
+        )
     uneven = not_square(spec)
     images = random_normal(uneven, 2, "float64", 0).images
-    plain = [PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64) for each in stages]
+    plain = [
+        PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64)
+        for each in stages
+    ]
     found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
     return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
 
 
 def _stems_differ(one: Stage, other: Stage) -> str:
-    """How the convolutions in front of the projections differ, in words; empty where they do not."""
+    """How the convolutions in front of the projections differ, in words; empty where they do
+    not."""
     if len(one.stem) != len(other.stem):
-        return f"the first has {len(one.stem)} convolutions in front of its projection, the second {len(other.stem)}"
+        return (
+            f"the first has {len(one.stem)} convolutions in front of its projection, the "
+            "second "
+            f"{len(other.stem)}"
+        )
     for place, (first, second) in enumerate(zip(one.stem, other.stem, strict=True), 1):
-        alike = (first.stride, first.padding, first.activation) == (second.stride, second.padding, second.activation)
+        alike = (first.stride, first.padding, first.activation) == (
+            second.stride,
+            second.padding,
+            second.activation,
+        )
         arrays = [(first.kernel, second.kernel), (first.bias, second.bias)]
         if not alike or not all(
-            (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b)) for a, b in arrays
+            (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
+            for a, b in arrays
         ):
-            return f"convolution {place} in front of the projection differs, or its norm, stride or activation"
+            return (
+                f"convolution {place} in front of the projection differs, or its norm, stride "
+                "or activation"
+            )
     return ""
 
 
@@ -149,7 +211,11 @@ def _masks_differ(one: Stage, other: Stage) -> bool:
 
 
 def _what_differs(one: Stage, other: Stage) -> str:
-    names = [name for name in same_bits(one.weights, other.weights) if name not in ("kernel", "bias", "mask_token")]
+    names = [
+        name
+        for name in same_bits(one.weights, other.weights)
+        if name not in ("kernel", "bias", "mask_token")
+    ]
     told = ", ".join(name.replace("_", " ") for name in names)
     if told:
         return f"{told} differ"

@@ -1,4 +1,5 @@
-"""Negative controls: every mistake of the catalogue is made on the probes, and the verdicts must reject it. The kill table."""
+"""Negative controls: every mistake of the catalogue is made on the probes, and the verdicts must
+reject it. The kill table."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ CONTROL_SPECS = {
     "K=12288": PatchEmbedSpec((128, 192), 64, 3, 48),
     "overlap": PatchEmbedSpec((34, 43), 7, 3, 40, stride=4, padding=3, remainder="floor"),
 }
-"""Square patches, since some mistakes exchange rows and columns; square D = K at K = 48 for `matrix-transposed`."""
+"""Square patches, since some mistakes exchange rows and columns; square D = K at K = 48 for
+`matrix-transposed`."""
 
 CONTROL_DTYPES = ("float32", "float64", "bfloat16", "float16")
 CONTROL_SCALES = (1e-3, 1.0, 1e3)
@@ -45,14 +47,18 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     Exemption(
         "precision-tf32",
         ("bfloat16", "float16"),
-        "TF32 has the 10 explicit mantissa bits of float16, more than bfloat16's 7, and float32's range: nothing is rounded",
+        "TF32 has the 10 explicit mantissa bits of float16, more than bfloat16's 7, and float32's "
+        "range: nothing is rounded",
     ),
     Exemption("precision-fp16", ("float16",), "the inputs are float16 already: nothing is rounded"),
-    Exemption("precision-bf16", ("bfloat16",), "the inputs are bfloat16 already: nothing is rounded"),
+    Exemption(
+        "precision-bf16", ("bfloat16",), "the inputs are bfloat16 already: nothing is rounded"
+    ),
     Exemption("output-bf16", ("bfloat16",), "the output is bfloat16 already: nothing is rounded"),
     Exemption("output-fp16", ("float16",), "the output is float16 already: nothing is rounded"),
 )
-"""The cells of the kill table that may survive. Tests show that each does, with an output within the bound of the correct one."""
+"""The cells of the kill table that may survive. Tests show that each does, with an output within
+the bound of the correct one."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class Control:
 
     Args:
         mistake: its id.
-        case, dtype, scale: on which problem; `scale` is the standard deviation of the random probes.
+        case, dtype, scale: on which problem; `scale` is the standard deviation of the random
+            probes.
         killed_by: names of the probes whose verdict was `fail`.
         exemption: why it may survive, or an empty string.
     """
@@ -82,7 +89,8 @@ class Control:
 def negative_controls(
     dtypes: Iterable[str] = CONTROL_DTYPES, scales: Iterable[float] = CONTROL_SCALES, seed: int = 0
 ) -> Iterator[Control]:
-    """Make every mistake at every dtype, scale and K, and judge it; a mistake that cannot be made on a problem gives no cell.
+    """Make every mistake at every dtype, scale and K, and judge it; a mistake that cannot be made
+    on a problem gives no cell.
 
     Args:
         dtypes: types under test.
@@ -90,13 +98,18 @@ def negative_controls(
         seed: of the probes.
     """
     scales = tuple(scales)
-    exempt = {(entry.mistake, dtype): entry.derivation for entry in EXEMPTIONS for dtype in entry.dtypes}
+    exempt = {
+        (entry.mistake, dtype): entry.derivation for entry in EXEMPTIONS for dtype in entry.dtypes
+    }
     for case, spec in CONTROL_SPECS.items():
         for dtype in dtypes:
             # Exact probes know no scale: what they reject is rejected at every one.
             exact = exact_probes(spec, 2, dtype, seed)
             scaled = {
-                scale: [*random_probes(spec, 2, dtype, seed, scale=scale), random_sequence(spec, 2, dtype, seed, scale=scale)]
+                scale: [
+                    *random_probes(spec, 2, dtype, seed, scale=scale),
+                    random_sequence(spec, 2, dtype, seed, scale=scale),
+                ]
                 for scale in scales
             }
             for name in CATALOGUE:
@@ -105,18 +118,24 @@ def negative_controls(
                     verdicts = fixed + _verdicts(name, scaled[scale], dtype)
                     if verdicts:
                         killers = tuple(probe for probe, killed in verdicts if killed)
-                        yield Control(name, case, dtype, scale, killers, exempt.get((name, dtype), ""))
+                        yield Control(
+                            name, case, dtype, scale, killers, exempt.get((name, dtype), "")
+                        )
 
 
 def _verdicts(mistake: str, probes: list[Probe], dtype: str) -> list[tuple[str, bool]]:
-    """Make a mistake on probes: each probe's name and whether its verdict is `fail`; those on which it cannot be made are left out."""
+    """Make a mistake on probes: each probe's name and whether its verdict is `fail`; those on which
+    it cannot be made are left out."""
     return [found for probe in probes if (found := _killed(mistake, probe, dtype)) is not None]
 
 
 def _killed(mistake: str, probe: Probe, dtype: str) -> tuple[str, bool] | None:
-    """Make a mistake on a probe: the probe's name and whether its verdict is `fail`, or None where it cannot be made."""
+    """Make a mistake on a probe: the probe's name and whether its verdict is `fail`, or None where
+    it cannot be made."""
     with np.errstate(over="ignore", invalid="ignore"):
-        wrong = CATALOGUE[mistake].apply(Pipeline(probe.images, probe.weights, probe.spec, probe.to_sequence))
+        wrong = CATALOGUE[mistake].apply(
+            Pipeline(probe.images, probe.weights, probe.spec, probe.to_sequence)
+        )
         if wrong is None:
             return None
         output = wrong.run(dtype)

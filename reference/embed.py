@@ -1,4 +1,5 @@
-"""The patch embedding itself, by explicit reshape to (N, P²C) and matmul, and its closed-form gradients."""
+"""The patch embedding itself, by explicit reshape to (N, P²C) and matmul, and its closed-form
+gradients."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,16 @@ from .weights import PatchEmbedWeights
 
 
 def patch_embed(
-    images: NDArray[Any], weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: DTypeLike = np.float64
+    images: NDArray[Any],
+    weights: PatchEmbedWeights,
+    spec: PatchEmbedSpec,
+    dtype: DTypeLike = np.float64,
 ) -> NDArray[Any]:
     """Project each flattened patch: z = W·flatten(p) + b.
 
-    Equal to a convolution with kernel size P and the spec's stride, then flatten(2) and transpose(1, 2). The kernel's channel
-    axis is summed over like the two patch axes: that is where the three channels of an image go.
+    Equal to a convolution with kernel size P and the spec's stride, then flatten(2) and
+    transpose(1, 2). The kernel's channel axis is summed over like the two patch axes: that is where
+    the three channels of an image go.
 
     Args:
         images: shape `(B, C, H, W)`.
@@ -44,7 +49,8 @@ def patch_embed(
 
 @dataclass(frozen=True)
 class PatchEmbedGradients:
-    """Gradients of a scalar loss: `image` `(B, C, H, W)`, `kernel` `(D, P_h, P_w, C)`, `bias` `(D,)`."""
+    """Gradients of a scalar loss: `image` `(B, C, H, W)`, `kernel` `(D, P_h, P_w, C)`, `bias`
+    `(D,)`."""
 
     image: NDArray[Any]
     kernel: NDArray[Any]
@@ -58,9 +64,11 @@ def patch_embed_gradients(
     grad_tokens: NDArray[Any],
     dtype: DTypeLike = np.float64,
 ) -> PatchEmbedGradients:
-    """Gradients of a loss with respect to image, kernel and bias, given its gradient with respect to the tokens.
+    """Gradients of a loss with respect to image, kernel and bias, given its gradient with respect
+    to the tokens.
 
-    The map is linear, so they are closed form: with X the patches `(B·N, K)`, W the matrix `(D, K)` and G the token gradient
+    The map is linear, so they are closed form: with X the patches `(B·N, K)`, W the matrix `(D, K)`
+    and G the token gradient
     `(B·N, D)`: dX = G·W folded back to the image, dW = Gᵀ·X, db = Σ G over rows.
 
     Args:
@@ -76,7 +84,9 @@ def patch_embed_gradients(
     weights.check_spec(spec)
     expected = spec.tokens_shape(images.shape[0])
     if grad_tokens.shape != expected:
-        raise PatchParityError(f"grad_tokens of shape {grad_tokens.shape}: expected {expected}, (B, N, D)")
+        raise PatchParityError(
+            f"grad_tokens of shape {grad_tokens.shape}: expected {expected}, (B, N, D)"
+        )
     X = patchify(images, spec).astype(dtype, copy=False).reshape(-1, spec.patch_values)
     G = grad_tokens.astype(dtype, copy=False).reshape(-1, spec.embed_dim)
     W = weights.matrix.astype(dtype, copy=False)

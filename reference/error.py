@@ -1,17 +1,21 @@
-"""How wrong may a correct implementation be? Rounding models, componentwise bounds and effective bits.
+"""How wrong may a correct implementation be? Rounding models, componentwise bounds and effective
+bits.
 
-Notation: X patches `(rows, K)`, W `(D, K)`, b `(D,)`, y = XWᵀ + b exact, ŷ computed. u is the unit roundoff: 2⁻⁵³ float64,
-2⁻²⁴ float32, 2⁻¹¹ float16 and TF32, 2⁻⁸ bfloat16. The *gauge* A = |X||W|ᵀ + |b| is the size of what is added up: rounding errors
-scale with A, not with y, because terms of opposite sign cancel in y and not in its error. A relative tolerance on y is therefore
-wrong by design.
+Notation: X patches `(rows, K)`, W `(D, K)`, b `(D,)`, y = XWᵀ + b exact, ŷ computed. u is the unit
+roundoff: 2⁻⁵³ float64, 2⁻²⁴ float32, 2⁻¹¹ float16 and TF32, 2⁻⁸ bfloat16. The *gauge* A = |X||W|ᵀ +
+|b| is the size of what is added up: rounding errors scale with A, not with y, because terms of
+opposite sign cancel in y and not in its error. A relative tolerance on y is therefore wrong by
+design.
 
 Two bounds on |ŷ − y|, componentwise, for a sum of n terms:
 
-* deterministic, γ_n·A with γ_n = n·u/(1 − n·u): holds for every order of summation, blocked, fused or not, and for every input
-  (Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed. 2002, section 3.1 and eq. 3.5);
-* probabilistic, λ·√n·u·A: rounding errors of zero-mean data behave like a random walk (Higham & Mary, SIAM J. Sci. Comput. 41(5),
-  2019, Theorem 3.1; Ipsen & Zhou 2020). An empirical gate on zero-mean random probes, not a theorem for other data: a correct
-  sequential sum of equal terms exceeds it.
+* deterministic, γ_n·A with γ_n = n·u/(1 − n·u): holds for every order of summation, blocked, fused
+  or not, and for every input (Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed.
+  2002, section 3.1 and eq. 3.5);
+* probabilistic, λ·√n·u·A: rounding errors of zero-mean data behave like a random walk (Higham &
+  Mary, SIAM J. Sci. Comput. 41(5), 2019, Theorem 3.1; Ipsen & Zhou 2020). An empirical gate on
+  zero-mean random probes, not a theorem for other data: a correct sequential sum of equal terms
+  exceeds it.
 """
 
 import math
@@ -25,35 +29,43 @@ from numpy.typing import DTypeLike, NDArray
 Gate = Literal["exact", "probabilistic", "deterministic"]
 
 LAMBDA = 4.0
-"""λ of the probabilistic bound. Theorem 3.1 of Higham & Mary fails for one component with probability at most 2·exp(−λ²/2)·n, very
-pessimistically; the worst that correct CPU backends reach over 200 seeds of our probes is 0.2 of the bound at λ = 4 (test_false_alarms), so
-λ = 4 leaves a factor of five, while TF32 inputs exceed it eleven times over at K = 768."""
+"""λ of the probabilistic bound. Theorem 3.1 of Higham & Mary fails for one component with
+probability at most 2·exp(−λ²/2)·n, very pessimistically; the worst that correct CPU backends reach
+over 200 seeds of our probes is 0.2 of the bound at λ = 4 (test_false_alarms), so λ = 4 leaves a
+factor of five, while TF32 inputs exceed it eleven times over at K = 768."""
 
 
 def unit_roundoff(dtype: DTypeLike) -> float:
-    """u of a floating-point type, half the distance from 1 to the next number (round to nearest)."""
+    """u of a floating-point type, half the distance from 1 to the next number (round to
+    nearest)."""
     return float(ml_dtypes.finfo(np.dtype(dtype)).eps) / 2
 
 
 def gamma(terms: int, roundoff: float) -> float:
-    """γ_n = n·u/(1 − n·u); infinite where n·u ≥ 1, since nothing can be promised there (Higham 2002, Lemma 3.1)."""
+    """γ_n = n·u/(1 − n·u); infinite where n·u ≥ 1, since nothing can be promised there (Higham
+    2002, Lemma 3.1)."""
     product = terms * roundoff
     return math.inf if product >= 1 else product / (1 - product)
 
 
 @dataclass(frozen=True)
 class ArithmeticModel:
-    """The arithmetic that an implementation declares it uses; a verdict compares it with what was delivered.
+    """The arithmetic that an implementation declares it uses; a verdict compares it with what was
+    delivered.
 
     Args:
         accumulate: unit roundoff of products and sums.
-        inputs: unit roundoff to which inputs are rounded first (TF32, bf16 math modes); 0 where they are used as they are.
-        output: unit roundoff of the result's type where it is coarser than the accumulator; 0 where it is the same.
-        output_roundings: how often the result is rounded to that type (1 with a fused bias, 2 where the bias is added after).
-        gradients: unit roundoff of the sums of gradients where it is coarser than `accumulate`: frameworks split these sums (over images,
-            tokens, overlapping patches) and keep the parts in the 16-bit type; 0 where it is the same.
-        smallest: magnitude below which a result may be lost: half the smallest subnormal under IEEE rules, the smallest normal
-            where subnormals are flushed to zero.
+        inputs: unit roundoff to which inputs are rounded first (TF32, bf16 math modes); 0 where
+            they are used as they are.
+        output: unit roundoff of the result's type where it is coarser than the accumulator; 0 where
+            it is the same.
+        output_roundings: how often the result is rounded to that type (1 with a fused bias, 2 where
+            the bias is added after).
+        gradients: unit roundoff of the sums of gradients where it is coarser than `accumulate`:
+            frameworks split these sums (over images, tokens, overlapping patches) and keep the
+            parts in the 16-bit type; 0 where it is the same.
+        smallest: magnitude below which a result may be lost: half the smallest subnormal under IEEE
+            rules, the smallest normal where subnormals are flushed to zero.
     """
 
     accumulate: float
@@ -69,21 +81,35 @@ class ArithmeticModel:
         if self.inputs:
             return INPUT_NAMES.get(self.inputs, f"inputs of roundoff {self.inputs:.2g}")
         if self.output:
-            return f"{TYPE_NAMES.get(self.output, 'narrow')} {ROUNDED[min(self.output_roundings, 2)]}"
+            return (
+                f"{TYPE_NAMES.get(self.output, 'narrow')} {ROUNDED[min(self.output_roundings, 2)]}"
+            )
         return "float64" if self.accumulate <= 2.0**-53 else "float32"
 
     @classmethod
-    def of(cls, dtype: DTypeLike, flush_to_zero: bool = False, output_roundings: int = 1) -> "ArithmeticModel":
-        """Model of plain arithmetic in `dtype`; 16-bit types accumulate in float32 and round the result `output_roundings` times."""
+    def of(
+        cls, dtype: DTypeLike, flush_to_zero: bool = False, output_roundings: int = 1
+    ) -> "ArithmeticModel":
+        """Model of plain arithmetic in `dtype`; 16-bit types accumulate in float32 and round the
+        result `output_roundings` times."""
         info = ml_dtypes.finfo(np.dtype(dtype))
         narrow = unit_roundoff(dtype) > 2.0**-24
         underflow = np.finfo(np.float32) if narrow else info
-        smallest = float(underflow.smallest_normal) if flush_to_zero else float(underflow.smallest_subnormal) / 2
+        smallest = (
+            float(underflow.smallest_normal)
+            if flush_to_zero
+            else float(underflow.smallest_subnormal) / 2
+        )
         if not narrow:
             return cls(accumulate=unit_roundoff(dtype), smallest=smallest)
-        output_smallest = float(info.smallest_normal) if flush_to_zero else float(info.smallest_subnormal) / 2
+        output_smallest = (
+            float(info.smallest_normal) if flush_to_zero else float(info.smallest_subnormal) / 2
+        )
         return cls(
-            2.0**-24, output=unit_roundoff(dtype), output_roundings=output_roundings, smallest=max(smallest, output_smallest)
+            2.0**-24,
+            output=unit_roundoff(dtype),
+            output_roundings=output_roundings,
+            smallest=max(smallest, output_smallest),
         )
 
 
@@ -91,7 +117,8 @@ INPUT_NAMES = {2.0**-11: "TF32 inputs", 2.0**-8: "bfloat16 inputs"}
 TYPE_NAMES = {2.0**-11: "float16", 2.0**-8: "bfloat16"}
 ROUNDED = {0: "not rounded", 1: "rounded once", 2: "rounded twice"}
 CUT_OFF = "cut off toward zero"
-"""Words for unit roundoffs and numbers of roundings: declared and delivered arithmetic are told in the same ones."""
+"""Words for unit roundoffs and numbers of roundings: declared and delivered arithmetic are told in
+the same ones."""
 
 
 def error_bound(
@@ -104,12 +131,15 @@ def error_bound(
     partial: NDArray[np.float64] | None = None,
     reference_roundoff: float = 2.0**-53,
 ) -> NDArray[np.float64]:
-    """Componentwise bound on |observed − expected|, for an `expected` computed in float64 by the reference.
+    """Componentwise bound on |observed − expected|, for an `expected` computed in float64 by the
+    reference.
 
-    The sum of: input rounding (2u_in + u_in²)·A (Blanchard, Higham, Lopez, Mary, Pranesh, SIAM J. Sci. Comput. 42(3), 2020);
-    accumulation λ√n·u·A or γ_n·A, whichever applies (γ_n is a theorem, so the smaller of the two under the probabilistic gate);
-    underflow, n·(2 + largest)·η, since each product and each sum may lose η and each flushed operand η times its partner; the
-    same accumulation at float64 for the reference itself; and the output roundings, each u_out/(1 − u_out) of what is rounded.
+    The sum of: input rounding (2u_in + u_in²)·A (Blanchard, Higham, Lopez, Mary, Pranesh, SIAM J.
+    Sci. Comput. 42(3), 2020); accumulation λ√n·u·A or γ_n·A, whichever applies (γ_n is a theorem,
+    so the smaller of the two under the probabilistic gate); underflow, n·(2 + largest)·η, since
+    each product and each sum may lose η and each flushed operand η times its partner; the same
+    accumulation at float64 for the reference itself; and the output roundings, each u_out/(1 −
+    u_out) of what is rounded.
 
     Args:
         expected: any shape, float64.
@@ -118,8 +148,9 @@ def error_bound(
         model: the declared arithmetic.
         gate: `probabilistic`, `deterministic`, or `exact` (zero everywhere).
         largest_input: the largest magnitude among the factors of the products.
-        partial: same shape, the size of what is rounded before the last rounding (the product without its bias, which can be large where
-            the result is small); None where it is the result itself.
+        partial: same shape, the size of what is rounded before the last rounding (the product
+            without its bias, which can be large where the result is small); None where it is the
+            result itself.
         reference_roundoff: of the arithmetic that computed `expected`; 0 where it is exact.
 
     Returns:
@@ -130,9 +161,18 @@ def error_bound(
 
     def accumulation(roundoff: float) -> float:
         certain = gamma(terms, roundoff)
-        return certain if gate == "deterministic" else min(certain, LAMBDA * math.sqrt(terms) * roundoff)
+        return (
+            certain
+            if gate == "deterministic"
+            else min(certain, LAMBDA * math.sqrt(terms) * roundoff)
+        )
 
-    factor = accumulation(model.accumulate) + 2 * model.inputs + model.inputs**2 + accumulation(reference_roundoff)
+    factor = (
+        accumulation(model.accumulate)
+        + 2 * model.inputs
+        + model.inputs**2
+        + accumulation(reference_roundoff)
+    )
     bound = factor * gauge + terms * (2 + largest_input) * model.smallest
     if model.output:
         rounding = model.output / (1 - model.output)
@@ -145,7 +185,8 @@ def error_bound(
 def bound_ratio(
     observed: NDArray[np.float64], expected: NDArray[np.float64], bound: NDArray[np.float64]
 ) -> tuple[float, tuple[int, ...]]:
-    """ρ = max |observed − expected| / bound, and where that is; infinite where a zero bound is exceeded or a value is not finite."""
+    """ρ = max |observed − expected| / bound, and where that is; infinite where a zero bound is
+    exceeded or a value is not finite."""
     if not np.size(observed):
         return 0.0, ()
     error = np.asarray(observed - expected)
@@ -157,16 +198,21 @@ def bound_ratio(
     return math.inf if math.isnan(ratio) else ratio, tuple(int(i) for i in worst)
 
 
-def effective_bits(observed: NDArray[np.float64], expected: NDArray[np.float64], scale: NDArray[np.float64]) -> float:
-    """p̂ = −log₂ rms[(ŷ − y)/scale] with scale = √((X∘X)(W∘W)ᵀ): how many bits the arithmetic really kept.
+def effective_bits(
+    observed: NDArray[np.float64], expected: NDArray[np.float64], scale: NDArray[np.float64]
+) -> float:
+    """p̂ = −log₂ rms[(ŷ − y)/scale] with scale = √((X∘X)(W∘W)ᵀ): how many bits the arithmetic
+    really kept.
 
-    Independent of K and of the data's scale, on zero-mean random data with zero bias only: float32 gives about 21 to 23, TF32 or
-    float16 inputs 11.7, bfloat16 inputs 8.7. Infinite where nothing differs, −inf where a value is not finite.
+    Independent of K and of the data's scale, on zero-mean random data with zero bias only: float32
+    gives about 21 to 23, TF32 or float16 inputs 11.7, bfloat16 inputs 8.7. Infinite where nothing
+    differs, −inf where a value is not finite.
     """
     relative = np.asarray(observed - expected, np.float64)
     np.divide(relative, scale, out=relative, where=scale != 0)
     flat = relative.ravel()
-    square = float(flat @ flat)  # of errors that are fractions of the result: only what is not finite overflows
+    # of errors that are fractions of the result: only what is not finite overflows
+    square = float(flat @ flat)
     if not math.isfinite(square):
         return -math.inf
     rms = math.sqrt(square / flat.size) if flat.size else 0.0
@@ -176,26 +222,35 @@ def effective_bits(observed: NDArray[np.float64], expected: NDArray[np.float64],
 def effective_bits_floor(terms: int, model: ArithmeticModel) -> float:
     """Fewest effective bits that declared arithmetic may deliver on the zero-mean random probe.
 
-    Derivation. In a sequential sum the k-th partial sum has rms √k·σ, and rounding it errs uniformly within ±u·|s|, rms at most
-    u·√k·σ/√3. Over n sums the variance is u²σ²·n²/6, and relative to the result's √n·σ the rms is u·√(n/6), which is 1.29 bits
-    better than the floor's u·√n; every other order of summation is better still. Rounded inputs err by at most √2·u_in in rms,
-    each output rounding by u_out. The floor adds the squares of the three.
+    Derivation. In a sequential sum the k-th partial sum has rms √k·σ, and rounding it errs
+    uniformly within ±u·|s|, rms at most u·√k·σ/√3. Over n sums the variance is u²σ²·n²/6, and
+    relative to the result's √n·σ the rms is u·√(n/6), which is 1.29 bits better than the floor's
+    u·√n; every other order of summation is better still. Rounded inputs err by at most √2·u_in in
+    rms, each output rounding by u_out. The floor adds the squares of the three.
     """
-    variance = terms * model.accumulate**2 + 2 * model.inputs**2 + model.output_roundings * model.output**2
+    variance = (
+        terms * model.accumulate**2 + 2 * model.inputs**2 + model.output_roundings * model.output**2
+    )
     return -0.5 * math.log2(variance)
 
 
-LEVELS = {"a split bfloat16x3 product": 17.8, "TF32 or float16 inputs": 11.7, "bfloat16 inputs": 8.7}
-"""Effective bits of the arithmetics below float32 on the fingerprint probe, the same at every K ; tests reproduce all
-three. A product split into three bfloat16 ones keeps two halves of each input and leaves the product of the lower ones out."""
+LEVELS = {
+    "a split bfloat16x3 product": 17.8,
+    "TF32 or float16 inputs": 11.7,
+    "bfloat16 inputs": 8.7,
+}
+"""Effective bits of the arithmetics below float32 on the fingerprint probe, the same at every K ;
+tests reproduce all three. A product split into three bfloat16 ones keeps two halves of each input
+and leaves the product of the lower ones out."""
 
 SPREAD_BITS = 1.5
-"""How far from its level an arithmetic is still named: half the 3 bits between the nearest two. Rounding one input alone gains half a bit,
-truncating instead of rounding costs one."""
+"""How far from its level an arithmetic is still named: half the 3 bits between the nearest two.
+Rounding one input alone gains half a bit, truncating instead of rounding costs one."""
 
 
 def delivered_arithmetic(bits: float, terms: int, dtype: str = "float32") -> str:
-    """Name the arithmetic of a float32 or float64 output by its effective bits on the fingerprint probe, whatever was declared.
+    """Name the arithmetic of a float32 or float64 output by its effective bits on the fingerprint
+    probe, whatever was declared.
 
     Args:
         bits: what `effective_bits` returned.
@@ -207,17 +262,26 @@ def delivered_arithmetic(bits: float, terms: int, dtype: str = "float32") -> str
     if bits >= effective_bits_floor(terms, ArithmeticModel(2.0**-24)):
         return "float32"
     name, level = min(LEVELS.items(), key=lambda item: abs(item[1] - bits))
-    return name if abs(level - bits) <= SPREAD_BITS else "lower precision than float32, or a wrong result"
+    return (
+        name
+        if abs(level - bits) <= SPREAD_BITS
+        else "lower precision than float32, or a wrong result"
+    )
 
 
 ONE_ROUNDING_FRACTION = 0.9
-"""Share of correctly rounded results above which a 16-bit output was rounded once. Rounded once from a float32 sum, a result is another
-than the correctly rounded one only where the sum's error crosses a rounding border: with rms 2⁻²¹ of the result against a spacing of 2⁻¹⁰
-(float16) or 2⁻⁷ that is one in 500 or fewer; where a bias of the same size is added after a first rounding, two in seven are."""
+"""Share of correctly rounded results above which a 16-bit output was rounded once. Rounded once
+from a float32 sum, a result is another than the correctly rounded one only where the sum's error
+crosses a rounding border: with rms 2⁻²¹ of the result against a spacing of 2⁻¹⁰ (float16) or 2⁻⁷
+that is one in 500 or fewer; where a bias of the same size is added after a first rounding, two in
+seven are."""
 
 
-def correctly_rounded_fraction(observed: NDArray[np.generic], expected: NDArray[np.float64]) -> float:
-    """Share of 16-bit results that equal the exact result rounded once: how many roundings there were.
+def correctly_rounded_fraction(
+    observed: NDArray[np.generic], expected: NDArray[np.float64]
+) -> float:
+    """Share of 16-bit results that equal the exact result rounded once: how many roundings there
+    were.
 
     Args:
         observed: float16 or bfloat16, any shape, of random data with a bias of the products' size.
@@ -227,20 +291,29 @@ def correctly_rounded_fraction(observed: NDArray[np.generic], expected: NDArray[
 
 
 CUT_OFF_FRACTION = 0.98
-"""Share of results equal to the exact one cut off toward zero above which a 16-bit output was cut off, not rounded. Cutting off a float32 sum
-gives it but for one in 500 (as `ONE_ROUNDING_FRACTION`), rounding to nearest in one case of two."""
+"""Share of results equal to the exact one cut off toward zero above which a 16-bit output was cut
+off, not rounded. Cutting off a float32 sum gives it but for one in 500 (as
+`ONE_ROUNDING_FRACTION`), rounding to nearest in one case of two."""
 
 CUT_OFF_VALUES = 32
-"""Fewest results by which that is told: rounded to nearest, all of 32 are lowered by chance once in 2³²."""
+"""Fewest results by which that is told: rounded to nearest, all of 32 are lowered by chance once in
+2³²."""
 
 
-def is_cut_off(observed: NDArray[np.generic], product: NDArray[np.float64], bias: NDArray[np.float64] | None = None) -> bool:
-    """Whether 16-bit results are exact ones with the lower bits dropped: errors up to twice those of rounding, all toward zero.
+def is_cut_off(
+    observed: NDArray[np.generic],
+    product: NDArray[np.float64],
+    bias: NDArray[np.float64] | None = None,
+) -> bool:
+    """Whether 16-bit results are exact ones with the lower bits dropped: errors up to twice those
+    of rounding, all toward zero.
 
     Args:
         observed: float16 or bfloat16, any shape, of random data.
-        product: same shape, float64, the reference's result for the already rounded inputs, before the bias.
-        bias: what is added to the product once that has been cut off, and rounded to nearest; None for nothing.
+        product: same shape, float64, the reference's result for the already rounded inputs, before
+            the bias.
+        bias: what is added to the product once that has been cut off, and rounded to nearest; None
+            for nothing.
     """
     if observed.size < CUT_OFF_VALUES:
         return False

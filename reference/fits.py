@@ -1,6 +1,8 @@
-"""Mistakes with a number in them, which no list can hold: a scale, a mean, a permutation. They are fitted to the output, and believed where nothing is left.
+"""Mistakes with a number in them, which no list can hold: a scale, a mean, a permutation. They are
+fitted to the output, and believed where nothing is left.
 
-Each fit solves for its few numbers by least squares over all values of the output, so that a wrong one leaves a residual of the output's own size.
+Each fit solves for its few numbers by least squares over all values of the output, so that a wrong
+one leaves a residual of the output's own size.
 """
 
 import math
@@ -28,10 +30,12 @@ STATISTICS = {
 """Normalizations that checkpoints are trained with (torchvision; OpenAI CLIP; google's ViT)."""
 
 IDENTICAL = 2e-4
-"""How near to one and zero a fitted scale and offset are nothing: a tenth of a thousandth is told."""
+"""How near to one and zero a fitted scale and offset are nothing: a tenth of a thousandth is
+told."""
 
 CLOSE = 2e-3
-"""How near a fitted number must be to a known one: float32 outputs give four digits and more, 16-bit ones three."""
+"""How near a fitted number must be to a known one: float32 outputs give four digits and more,
+16-bit ones three."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Fit:
         id: stable name.
         explanation, mend: as in a mistake.
         left: rms of what it leaves unexplained.
-        factor: what it says the products were multiplied by, where that is a number: their rounding is as much smaller.
+        factor: what it says the products were multiplied by, where that is a number: their rounding
+            is as much smaller.
     """
 
     id: str
@@ -52,7 +57,9 @@ class Fit:
     factor: float = 1.0
 
 
-def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: Callable[[float], float]) -> Iterator[Fit]:
+def fits(
+    pipeline: Pipeline, correct: Array, observed: Array, allowed: Callable[[float], float]
+) -> Iterator[Fit]:
     """Explanations of an output that leave at most `allowed` rms, the simplest kind first.
 
     Args:
@@ -61,9 +68,18 @@ def fits(pipeline: Pipeline, correct: Array, observed: Array, allowed: Callable[
         observed: what came out instead, float64, finite.
         allowed: rms that rounding may leave, of products multiplied by so much.
     """
-    searches: tuple[Callable[..., Iterator[Fit]], ...] = (_shapes,) if observed.shape != correct.shape else (
-        function_fits, added_fits, order_fits, _pixels, _kernels, mixed_fits,
-    )  # fmt: skip
+    searches: tuple[Callable[..., Iterator[Fit]], ...] = (
+        (_shapes,)
+        if observed.shape != correct.shape
+        else (
+            function_fits,
+            added_fits,
+            order_fits,
+            _pixels,
+            _kernels,
+            mixed_fits,
+        )
+    )
     before = rms(observed - correct) if observed.shape == correct.shape else math.inf
     for search in searches:
         for fit in search(pipeline, correct, observed):
@@ -97,24 +113,51 @@ def _shapes(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             if form.shape == observed.shape:
                 yield Fit(name, told, mend, rms(observed - form))
     forms = {
-        ("batch-behind-tokens", "the tokens come before the batch, (N, B, D)", "transpose(0, 1)"): correct.transpose(1, 0, 2),
-        ("batch-flattened", "batch and tokens were merged, (B·N, D)", "reshape it to (B, N, D)"): correct.reshape(-1, width),
-        ("tokens-flattened", "tokens and width were merged, (B, N·D)", "reshape it to (B, N, D)"): correct.reshape(batch, -1),
-        ("prefix-missing", "the prefix tokens are missing", "concatenate class, distillation and register tokens"): correct[:, -p.spec.num_patches :],
-        ("last-token-missing", "the last token is missing", "look for a loop or slice that ends one too early"): correct[:, :-1],
-    }  # fmt: skip
+        (
+            "batch-behind-tokens",
+            "the tokens come before the batch, (N, B, D)",
+            "transpose(0, 1)",
+        ): correct.transpose(1, 0, 2),
+        (
+            "batch-flattened",
+            "batch and tokens were merged, (B·N, D)",
+            "reshape it to (B, N, D)",
+        ): correct.reshape(-1, width),
+        (
+            "tokens-flattened",
+            "tokens and width were merged, (B, N·D)",
+            "reshape it to (B, N, D)",
+        ): correct.reshape(batch, -1),
+        (
+            "prefix-missing",
+            "the prefix tokens are missing",
+            "concatenate class, distillation and register tokens",
+        ): correct[:, -p.spec.num_patches :],
+        (
+            "last-token-missing",
+            "the last token is missing",
+            "look for a loop or slice that ends one too early",
+        ): correct[:, :-1],
+    }
     for (name, told, mend), form in forms.items():
         if form.shape == observed.shape:
             yield Fit(name, told, mend, rms(observed - form))
     yield from _other_sizes(p, observed)
-    if observed.ndim == 3 and observed.shape[0] == batch and observed.shape[2] == width and observed.shape[1] > rows:
+    if (
+        observed.ndim == 3
+        and observed.shape[0] == batch
+        and observed.shape[2] == width
+        and observed.shape[1] > rows
+    ):
         extra = observed.shape[1] - rows
         for place, rest, more in (
             ("in front of", observed[:, extra:], observed[:, :extra]),
             ("behind", observed[:, :rows], observed[:, rows:]),
         ):
             if not (more - more[:1]).any():
-                tokens, stand = ("token that is", "stands") if extra == 1 else ("tokens that are", "stand")
+                tokens, stand = (
+                    ("token that is", "stands") if extra == 1 else ("tokens that are", "stand")
+                )
                 told = f"{extra} {tokens} the same for every image {stand} {place} the patches"
                 yield Fit(
                     "prefix-added",
@@ -133,22 +176,39 @@ def _other_sizes(p: Pipeline, observed: Array) -> Iterator[Fit]:
         return
     pads = [before for before, _ in spec.padding]
     changes: list[tuple[str, dict[str, Any]]] = [
-        (f"the stride was {factor} times what it should be", {"stride": tuple(step * factor for step in spec.stride)})
+        (
+            f"the stride was {factor} times what it should be",
+            {"stride": tuple(step * factor for step in spec.stride)},
+        )
         for factor in (2, 3)
     ]
     changes += [
-        (f"the stride is off by {more}", {"stride": tuple(max(step + more, 1) for step in spec.stride)}) for more in (-1, 1, 2)
+        (
+            f"the stride is off by {more}",
+            {"stride": tuple(max(step + more, 1) for step in spec.stride)},
+        )
+        for more in (-1, 1, 2)
     ]
     changes += [
-        (f"the padding was {more} more on each side", {"padding": tuple(pad + more for pad in pads)}) for more in (1, 2, 3)
+        (
+            f"the padding was {more} more on each side",
+            {"padding": tuple(pad + more for pad in pads)},
+        )
+        for more in (1, 2, 3)
     ]
     changes += [
-        (f"the padding was {more} less on each side", {"padding": tuple(max(pad - more, 0) for pad in pads)})
+        (
+            f"the padding was {more} less on each side",
+            {"padding": tuple(max(pad - more, 0) for pad in pads)},
+        )
         for more in (1, 2, 3)
     ]
     changes += [
         ("no padding was used", {"padding": 0}),
-        ("half of the kernel was used as padding", {"padding": tuple(size // 2 for size in spec.patch_size)}),
+        (
+            "half of the kernel was used as padding",
+            {"padding": tuple(size // 2 for size in spec.patch_size)},
+        ),
     ]
     for told, change in changes:
         try:
@@ -189,11 +249,21 @@ def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
     zero = observed == 0
     if 2 <= int(zero.sum()) < LEAST_KEPT * zero.size and (correct[zero] != 0).all():
         kept = ~zero
-        factor = float((correct[kept] * observed[kept]).sum()) / float((correct[kept] ** 2).sum() or 1.0)
+        factor = float((correct[kept] * observed[kept]).sum()) / float(
+            (correct[kept] ** 2).sum() or 1.0
+        )
         share = float(zero.mean())
-        told = f"{share:.3g} of the values are zero, and the others {factor:.6g} times what they should be: dropout in train mode"
+        told = (
+            f"{share:.3g} of the values are zero, and the others {factor:.6g} times what they "
+            "should be: dropout in train mode"
+        )
         if factor > 1 + CLOSE:  # else it is a ReLU, or something that sets values to zero
-            yield Fit("dropout", told, "call .eval(), or set the rate to 0", rms(observed - np.where(zero, 0, factor * correct)))
+            yield Fit(
+                "dropout",
+                told,
+                "call .eval(), or set the rate to 0",
+                rms(observed - np.where(zero, 0, factor * correct)),
+            )
     for name, values in functions_of(correct).items():
         yield Fit(
             "activation-behind",
@@ -230,11 +300,20 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     if bias is not None and bias.any():
         held = bias.astype(np.float64)
         factor = 1 + float((constant * held).sum() / (held * held).sum())
-        told = f"the bias was added {factor:.6g} times" if abs(factor) > CLOSE else "the bias was not added"
+        told = (
+            f"the bias was added {factor:.6g} times"
+            if abs(factor) > CLOSE
+            else "the bias was not added"
+        )
         yield Fit("bias-scaled", told, "add the bias once", rms(residual - (factor - 1) * held))
         total = constant + held
         if np.allclose(np.sort(total), np.sort(held), atol=1e-3 * float(np.abs(held).max())):
-            yield Fit("bias-permuted", "the bias was added in another order", "bias and rows of the kernel have one order", left)
+            yield Fit(
+                "bias-permuted",
+                "the bias was added in another order",
+                "bias and rows of the kernel have one order",
+                left,
+            )
     yield Fit(
         "constant-added",
         "the same vector was added to every token of every image",
@@ -245,12 +324,22 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         table = residual.mean(axis=0)
         left = rms(residual - table)
         yield from _of_sequence(p, table, left)
-        told = "a table that is the same for every image was added to the tokens: fixed positions, that the weights do not hold"
-        yield Fit("positions-added", told, "compare the tokens before positions, or give the weights their positions", left)
+        told = (
+            "a table that is the same for every image was added to the tokens: fixed "
+            "positions, "
+            "that the weights do not hold"
+        )
+        yield Fit(
+            "positions-added",
+            told,
+            "compare the tokens before positions, or give the weights their positions",
+            left,
+        )
 
 
 def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
-    """The products, but not the bias, times a number, whatever was done to the order of the tokens behind."""
+    """The products, but not the bias, times a number, whatever was done to the order of the tokens
+    behind."""
     if p.to_sequence:
         yield from _scaled_tokens(p, correct, observed)
         return
@@ -259,14 +348,21 @@ def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     bias = p.weights.bias.astype(np.float64)
     plain = correct - bias
     factor = float((plain * (observed - bias)).sum()) / float((plain * plain).sum() or 1.0)
-    told = f"the products, but not the bias, are {factor:.6g} times what they should be: the images or the kernel are scaled"
+    told = (
+        f"the products, but not the bias, are {factor:.6g} times what they should be: the "
+        "images or the kernel are scaled"
+    )
     left = rms(observed - bias - factor * plain)
     yield Fit("product-scaled", told, "look for a factor before the projection", left, abs(factor))
 
 
 def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """The tokens, but not what makes a sequence of them, times a number."""
-    if p.weights.positions is None or p.weights.sequence_norm is not None or p.weights.layout.token_order != "raster":
+    if (
+        p.weights.positions is None
+        or p.weights.sequence_norm is not None
+        or p.weights.layout.token_order != "raster"
+    ):
         return
     start = p.weights.num_tokens_ahead
     patches = slice(start, start + p.spec.num_patches)
@@ -277,11 +373,17 @@ def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit
     fitted = correct.copy()
     fitted[:, patches] = factor * plain + positions
     told = f"the tokens, but not the positions, are {factor:.6g} times what they should be"
-    yield Fit("tokens-scaled", told, "look for a factor between projection and positions", rms(observed - fitted))
+    yield Fit(
+        "tokens-scaled",
+        told,
+        "look for a factor between projection and positions",
+        rms(observed - fitted),
+    )
 
 
 def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
-    """What differs in a sequence, the same way in every image: its prefix tokens, or its positions."""
+    """What differs in a sequence, the same way in every image: its prefix tokens, or its
+    positions."""
     weights = p.weights
     rows = weights.num_prefix_tokens if p.to_sequence else 0
     if not p.to_sequence:
@@ -289,15 +391,25 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     patches = slice(weights.num_tokens_ahead, weights.num_tokens_ahead + len(table) - rows)
     of_prefix, of_patches = np.delete(table, patches, axis=0), table[patches]
     if rows and rms(of_patches) <= 1e-3 * rms(of_prefix):
-        told = "the prefix tokens are other ones: class, distillation or register tokens are zero, missing or from elsewhere"
-        yield Fit("prefix-differs", told, "load the prefix tokens, and their rows of positions", left)
+        told = (
+            "the prefix tokens are other ones: class, distillation or register tokens are "
+            "zero, "
+            "missing or from elsewhere"
+        )
+        yield Fit(
+            "prefix-differs", told, "load the prefix tokens, and their rows of positions", left
+        )
     if weights.positions is None:
         return
     positions = weights.positions.astype(np.float64)
     held = positions[weights.num_positions_ahead :][: len(of_patches)]
     factor = 1 + float((of_patches * held).sum() / max(float((held * held).sum()), 1e-300))
     if rms(of_patches - (factor - 1) * held) <= 1e-2 * rms(of_patches):
-        told = "the positions were not added" if abs(factor) < CLOSE else f"the positions were added {factor:.6g} times"
+        told = (
+            "the positions were not added"
+            if abs(factor) < CLOSE
+            else f"the positions were added {factor:.6g} times"
+        )
         yield Fit("positions-scaled", told, "add the positions once", left)
     found = of_patches + held
     if (
@@ -308,8 +420,10 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     ):
         yield Fit(
             "positions-from-the-first-row",
-            "the patches were given the rows of positions from the first one on, which is the prefix token's",
-            "the first rows belong to the prefix tokens: add positions after these are put in front, or begin behind their rows",
+            "the patches were given the rows of positions from the first one on, which is the "
+            "prefix token's",
+            "the first rows belong to the prefix tokens: add positions after these are put in "
+            "front, or begin behind their rows",
             left,
         )
     order = matching(held, found)
@@ -332,18 +446,29 @@ def order_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         views = {
             (
                 "tokens-flipped-across",
-                "the tokens of each row of patches are in reverse: the grid was flipped left to right",
+                "the tokens of each row of patches are in reverse: the grid was flipped left to "
+                "right",
             ): turned[:, :, ::-1],
-            ("tokens-flipped-down", "the rows of patches are in reverse: the grid was flipped top to bottom"): turned[:, ::-1],
+            (
+                "tokens-flipped-down",
+                "the rows of patches are in reverse: the grid was flipped top to bottom",
+            ): turned[:, ::-1],
             ("tokens-reversed", "the tokens are in reverse order"): turned[:, ::-1, ::-1],
         }
         for (name, told), view in views.items():
-            yield Fit(name, told, "keep the order of the grid: by row, then column", rms(observed - view.reshape(correct.shape)))
+            yield Fit(
+                name,
+                told,
+                "keep the order of the grid: by row, then column",
+                rms(observed - view.reshape(correct.shape)),
+            )
         if grid[0] == grid[1]:
             yield Fit(
-                "tokens-column-major", "tokens are in column-major order: down the columns of the grid first",
-                "order tokens by row, then column", rms(observed - turned.transpose(0, 2, 1, 3).reshape(correct.shape)),
-            )  # fmt: skip
+                "tokens-column-major",
+                "tokens are in column-major order: down the columns of the grid first",
+                "order tokens by row, then column",
+                rms(observed - turned.transpose(0, 2, 1, 3).reshape(correct.shape)),
+            )
     prefix = rows - patches
     if prefix > 0:
         last = np.concatenate([correct[:, prefix:], correct[:, :prefix]], axis=1)
@@ -361,7 +486,9 @@ def order_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             if (order == np.roll(np.arange(rows), -shift)).all()
             else "the tokens were permuted, the same way in every image"
         )
-        yield Fit("tokens-permuted", told, "keep the order of the grid", rms(observed - correct[:, order]))
+        yield Fit(
+            "tokens-permuted", told, "keep the order of the grid", rms(observed - correct[:, order])
+        )
     if batch > 1:
         images = matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
         if images is not None and (images != np.arange(batch)).any():
@@ -378,7 +505,12 @@ def order_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             if (columns == np.arange(width)[::-1]).all()
             else "the output channels were permuted"
         )
-        yield Fit("width-permuted", told, "keep the order of the kernel's rows", rms(observed - correct[..., columns]))
+        yield Fit(
+            "width-permuted",
+            told,
+            "keep the order of the kernel's rows",
+            rms(observed - correct[..., columns]),
+        )
     if p.weights.bias is not None and not p.to_sequence:
         bias = p.weights.bias.astype(np.float64)
         plain = correct - bias
@@ -386,7 +518,10 @@ def order_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         if columns is not None and (columns != np.arange(width)).any():
             told = "the rows of the kernel are in another order than the bias"
             yield Fit(
-                "kernel-rows-permuted", told, "keep the order of the kernel's rows", rms(observed - plain[..., columns] - bias)
+                "kernel-rows-permuted",
+                told,
+                "keep the order of the kernel's rows",
+                rms(observed - plain[..., columns] - bias),
             )
 
 
@@ -394,14 +529,16 @@ LEAST_KEPT = 0.95
 """Share of zeros from which on what is left says nothing of a dropout."""
 
 UNCLAMPED = 0.05
-"""Least share of values that a clamp leaves alone, where it is believed: clamped altogether, any output is."""
+"""Least share of values that a clamp leaves alone, where it is believed: clamped altogether, any
+output is."""
 
 MOST_ROWS = 2048
 """Rows that are matched with one another; the table of distances has their square."""
 
 
 def matching(right: Array, found: Array) -> Array | None:
-    """For each row of `found` `(rows, width)` the row of `right` that is nearest; None where that is no permutation."""
+    """For each row of `found` `(rows, width)` the row of `right` that is nearest; None where that
+    is no permutation."""
     if not 1 < len(right) <= MOST_ROWS:
         return None
     distances = (found * found).sum(1)[:, None] + (right * right).sum(1)[None] - 2 * found @ right.T
@@ -444,7 +581,10 @@ def _viewed(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     for memory, held in (("NCHW", images), ("NHWC", images.transpose(0, 2, 3, 1))):
         cut = np.ascontiguousarray(held).reshape(len(images), spec.num_patches, spec.patch_values)
         for kernel in (matrix, first):
-            told = f"the images' memory ({memory}) was viewed as (B, N, K): a patch is then a run of pixels and no square"
+            told = (
+                f"the images' memory ({memory}) was viewed as (B, N, K): a patch is then a run "
+                "of pixels and no square"
+            )
             yield Fit(
                 "image-viewed-as-patches",
                 told,
@@ -468,7 +608,8 @@ MOST_MIXED = 4
 
 
 def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
-    """Each channel of the image replaced by an affine mix of all: other means and deviations, other scales, other orders."""
+    """Each channel of the image replaced by an affine mix of all: other means and deviations, other
+    scales, other orders."""
     channels = p.spec.in_channels
     if channels > MOST_MIXED or p.to_sequence or p.token_steps:
         return
@@ -499,7 +640,8 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
 
 
 def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
-    """What a mix of channels is, in words: kernel channel i saw Σ mix[i, j]·channel j + offsets[i]."""
+    """What a mix of channels is, in words: kernel channel i saw Σ mix[i, j]·channel j +
+    offsets[i]."""
     channels = len(mix)
     size = max(float(np.abs(mix).max()), 1e-30)
     rows = np.abs(mix).argmax(axis=1)
@@ -507,8 +649,16 @@ def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
     scales = mix[np.arange(channels), rows]
     if not single.all():
         gray = np.abs(mix - mix[:1]).max() < CLOSE * size
-        told = "the images were made gray" if gray else f"the channels were mixed: {np.round(mix, 4).tolist()}"
-        return ("image-gray" if gray else "channels-mixed"), told, "give each channel of the kernel its own channel of the image"
+        told = (
+            "the images were made gray"
+            if gray
+            else f"the channels were mixed: {np.round(mix, 4).tolist()}"
+        )
+        return (
+            ("image-gray" if gray else "channels-mixed"),
+            told,
+            "give each channel of the kernel its own channel of the image",
+        )
     parts = []
     order = rows.tolist()
     if order != list(range(channels)):
@@ -524,16 +674,19 @@ def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
     return (
         identity,
         "; and ".join(parts) or "the images are what they should be",
-        "preprocess the images as the checkpoint was trained: " + (scaled or "in its order of channels"),
+        "preprocess the images as the checkpoint was trained: "
+        + (scaled or "in its order of channels"),
     )
 
 
 UNREAD = 1e-6
-"""Factor of the images below which they were not read: what is solved from float32's rounding alone is a tenth of it, 1/255² fifteen times it."""
+"""Factor of the images below which they were not read: what is solved from float32's rounding alone
+is a tenth of it, 1/255² fifteen times it."""
 
 
 def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]:
-    """What was done to the pixels of each channel, in words, and its id; empty where nothing was."""
+    """What was done to the pixels of each channel, in words, and its id; empty where nothing
+    was."""
     if np.abs(scales - 1).max() < IDENTICAL and np.abs(offsets).max() < IDENTICAL:
         return "", "channels-reversed"
     if np.abs(scales).max() < UNREAD:
@@ -541,15 +694,25 @@ def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]
     if len(scales) == 3:
         for told, (mean, deviation) in STATISTICS.items():
             means, deviations = np.array(mean)[rows], np.array(deviation)[rows]
-            for factor, pixels in ((1.0, ""), (255.0, ", and multiplied by 255"), (1 / 255.0, ", and divided by 255")):
+            for factor, pixels in (
+                (1.0, ""),
+                (255.0, ", and multiplied by 255"),
+                (1 / 255.0, ", and divided by 255"),
+            ):
                 if np.allclose(scales, factor / deviations, rtol=CLOSE) and np.allclose(
                     offsets, -means / deviations, rtol=10 * CLOSE, atol=CLOSE
                 ):
-                    return f"{told} were taken out of pixels that were normalized already{pixels}", "normalization-twice"
+                    return (
+                        f"{told} were taken out of pixels that were normalized already{pixels}",
+                        "normalization-twice",
+                    )
                 if np.allclose(scales, factor * deviations, rtol=CLOSE) and np.allclose(
                     offsets, means, rtol=10 * CLOSE, atol=CLOSE
                 ):
-                    return f"the pixels were not normalized: {told} were not taken out{pixels}", "normalization-missing"
+                    return (
+                        f"the pixels were not normalized: {told} were not taken out{pixels}",
+                        "normalization-missing",
+                    )
     even = np.ptp(scales) < CLOSE * np.abs(scales).max()
     for factor, told in (
         (255.0, "the pixels were left at 0..255"),
@@ -557,16 +720,22 @@ def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]
         (1 / 255.0**2, "the pixels were divided by 255 twice too often"),
         (2.0, "the pixels were doubled"),
     ):
-        if even and abs(float(scales.mean()) / factor - 1) < CLOSE and np.abs(offsets).max() < CLOSE * factor:
+        if (
+            even
+            and abs(float(scales.mean()) / factor - 1) < CLOSE
+            and np.abs(offsets).max() < CLOSE * factor
+        ):
             return told, "input-scaled"
     if even and np.abs(offsets).max() < IDENTICAL:
         return (
-            f"the products, but not the bias, are {float(scales.mean()):.6g} times what they should be: the images or the kernel are scaled",
+            f"the products, but not the bias, are {float(scales.mean()):.6g} times what they "
+            "should be: the images or the kernel are scaled",
             "product-scaled",
         )
     if (np.abs(scales) < CLOSE * np.abs(scales).max()).any():
         return f"channel {int(np.abs(scales).argmin())} of the images was not read", "channel-zero"
     return (
-        f"the pixels of each channel were multiplied by {np.round(scales, 5).tolist()}, and {np.round(offsets, 5).tolist()} was added",
+        f"the pixels of each channel were multiplied by {np.round(scales, 5).tolist()}, and "
+        f"{np.round(offsets, 5).tolist()} was added",
         "pixels-scaled",
     )

@@ -11,11 +11,15 @@ from .spec import PatchEmbedSpec
 from .weights import PatchEmbedWeights, SequenceLayout
 
 
-def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], std: float) -> NDArray[np.float64]:
-    """Draw from a normal of standard deviation `std` cut at ±2·`std`, by rejection; shape `shape`, float64.
+def truncated_normal(
+    generator: np.random.Generator, shape: tuple[int, ...], std: float
+) -> NDArray[np.float64]:
+    """Draw from a normal of standard deviation `std` cut at ±2·`std`, by rejection; shape `shape`,
+    float64.
 
-    Source: `torch.nn.init.trunc_normal_(std=0.02)` as timm and transformers call it, whose cut at ±2 is absolute and so never
-    reached; JAX's and big_vision's initializers cut at ±2 standard deviations, and so does this one.
+    Source: `torch.nn.init.trunc_normal_(std=0.02)` as timm and transformers call it, whose cut at
+    ±2 is absolute and so never reached; JAX's and big_vision's initializers cut at ±2 standard
+    deviations, and so does this one.
     """
     draws = generator.standard_normal(shape)
     while (outside := np.abs(draws) > 2).any():
@@ -24,7 +28,8 @@ def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], std
 
 
 INITIALIZER_STD = 0.02
-"""Standard deviation of ViT's initial weights: `initializer_range` of transformers' ViTConfig, timm's `trunc_normal_(std=.02)`."""
+"""Standard deviation of ViT's initial weights: `initializer_range` of transformers' ViTConfig,
+timm's `trunc_normal_(std=.02)`."""
 
 
 def initialize_weights(
@@ -38,20 +43,24 @@ def initialize_weights(
     positions: Literal["learned", "sincos", "none"] = "learned",
     layout: SequenceLayout | None = None,
 ) -> PatchEmbedWeights:
-    """Initialize weights as ViT does: kernel, tokens and positions truncated normal of std 0.02, bias zero; float32.
+    """Initialize weights as ViT does: kernel, tokens and positions truncated normal of std 0.02,
+    bias zero; float32.
 
     Args:
         spec: the sizes.
         seed: of NumPy's PCG64; the same seed gives the same weights on every machine.
         bias, class_token, distillation_token: whether there is one.
         num_registers: R, the number of register tokens.
-        positions: `learned` (random rows), `sincos` (fixed 2-D table, zero rows for prefix tokens) or `none`.
+        positions: `learned` (random rows), `sincos` (fixed 2-D table, zero rows for prefix tokens)
+            or `none`.
         layout: how the sequence is put together; None means ViT's.
 
     Returns:
-        Weights with kernel `(D, P_h, P_w, C)`, bias `(D,)`, tokens `(D,)`, registers `(R, D)`, positions `(rows, D)`.
+        Weights with kernel `(D, P_h, P_w, C)`, bias `(D,)`, tokens `(D,)`, registers `(R, D)`,
+        positions `(rows, D)`.
 
-    Source: timm `vision_transformer.init_weights_vit_timm`, transformers `ViTPreTrainedModel._init_weights`.
+    Source: timm `vision_transformer.init_weights_vit_timm`, transformers
+    `ViTPreTrainedModel._init_weights`.
     """
     require_choice("positions", positions, ("learned", "sincos", "none"))
     generator = np.random.default_rng(seed)

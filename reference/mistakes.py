@@ -1,7 +1,9 @@
-"""The catalogue of known mistakes: negative controls for every verdict, and the vocabulary of diagnosis.
+"""The catalogue of known mistakes: negative controls for every verdict, and the vocabulary of
+diagnosis.
 
-A patch embedding is written as a `Pipeline` (data, sizes, arithmetic, and what is done to the tokens); a mistake is a function from
-a pipeline to the wrong one. Two mistakes in one program are therefore two functions in a row.
+A patch embedding is written as a `Pipeline` (data, sizes, arithmetic, and what is done to the
+tokens); a mistake is a function from a pipeline to the wrong one. Two mistakes in one program are
+therefore two functions in a row.
 """
 
 import dataclasses
@@ -29,8 +31,10 @@ class Mistake:
         stage: where in the pipeline it sits.
         explanation: what was done, in one sentence.
         mend: what to do, in one line.
-        make: the wrong pipeline, or None where the mistake makes no difference or cannot be made (bias dropped where there is none).
-        reshapes: whether the tokens are no longer `(B, N, D)` afterwards, so that nothing more can be done to them as such.
+        make: the wrong pipeline, or None where the mistake makes no difference or cannot be made
+            (bias dropped where there is none).
+        reshapes: whether the tokens are no longer `(B, N, D)` afterwards, so that nothing more can
+            be done to them as such.
     """
 
     id: str
@@ -41,7 +45,8 @@ class Mistake:
     reshapes: bool = False
 
     def apply(self, pipeline: Pipeline) -> Pipeline | None:
-        """Return the wrong pipeline, or None where the mistake cannot be made (the kernel's are those of images, not of video)."""
+        """Return the wrong pipeline, or None where the mistake cannot be made (the kernel's are
+        those of images, not of video)."""
         if self.stage == "kernel" and pipeline.spec.spatial_axes != 2:
             return None
         return self.make(pipeline)
@@ -54,7 +59,9 @@ CATALOGUE: dict[str, Mistake] = {}
 def _mistake(
     name: str, stage: Stage, explanation: str, mend: str, reshapes: bool = False
 ) -> Callable[[Callable[[Pipeline], Pipeline | None]], Any]:
-    def register(make: Callable[[Pipeline], Pipeline | None]) -> Callable[[Pipeline], Pipeline | None]:
+    def register(
+        make: Callable[[Pipeline], Pipeline | None],
+    ) -> Callable[[Pipeline], Pipeline | None]:
         CATALOGUE[name] = Mistake(name, stage, explanation, mend, make, reshapes)
         return make
 
@@ -98,7 +105,8 @@ def _normalization_missing(p: Pipeline) -> Pipeline | None:
 @_mistake(
     "flatten-channels-first", "kernel",
     "patches were flattened as (C, Ph, Pw) for a matrix whose columns are in the order (Ph, Pw, C)",
-    "flatten patches channels last, or reorder the matrix: W.reshape(D, Ph, Pw, C).transpose(0, 3, 1, 2).reshape(D, -1)",
+    "flatten patches channels last, or reorder the matrix: W.reshape(D, Ph, Pw, C).transpose(0, 3, "
+    "1, 2).reshape(D, -1)",
 )  # fmt: skip
 def _flatten_channels_first(p: Pipeline) -> Pipeline | None:
     D, Ph, Pw, C = p.weights.kernel.shape
@@ -108,10 +116,13 @@ def _flatten_channels_first(p: Pipeline) -> Pipeline | None:
 @_mistake(
     "flatten-channels-last", "kernel",
     "patches were flattened as (Ph, Pw, C) for a matrix whose columns are in the order (C, Ph, Pw)",
-    "flatten patches channels first, or reorder the matrix: W.reshape(D, C, Ph, Pw).transpose(0, 2, 3, 1).reshape(D, -1)",
+    "flatten patches channels first, or reorder the matrix: W.reshape(D, C, Ph, Pw).transpose(0, "
+    "2, 3, 1).reshape(D, -1)",
 )  # fmt: skip
 def _flatten_channels_last(p: Pipeline) -> Pipeline | None:
-    return _changed_kernel(p, p.weights.kernel.transpose(0, 3, 1, 2).reshape(p.weights.kernel.shape))
+    return _changed_kernel(
+        p, p.weights.kernel.transpose(0, 3, 1, 2).reshape(p.weights.kernel.shape)
+    )
 
 
 @_mistake(
@@ -121,7 +132,9 @@ def _flatten_channels_last(p: Pipeline) -> Pipeline | None:
 )  # fmt: skip
 def _kernel_hwio_as_oihw(p: Pipeline) -> Pipeline | None:
     D, Ph, Pw, C = p.weights.kernel.shape
-    return _changed_kernel(p, p.weights.kernel.transpose(1, 2, 3, 0).reshape(D, C, Ph, Pw).transpose(0, 2, 3, 1))
+    return _changed_kernel(
+        p, p.weights.kernel.transpose(1, 2, 3, 0).reshape(D, C, Ph, Pw).transpose(0, 2, 3, 1)
+    )
 
 
 @_mistake(
@@ -131,12 +144,15 @@ def _kernel_hwio_as_oihw(p: Pipeline) -> Pipeline | None:
 )  # fmt: skip
 def _kernel_reshaped(p: Pipeline) -> Pipeline | None:
     D, Ph, Pw, C = p.weights.kernel.shape
-    return _changed_kernel(p, p.weights.kernel.transpose(0, 3, 1, 2).reshape(Ph, Pw, C, D).transpose(3, 0, 1, 2))
+    return _changed_kernel(
+        p, p.weights.kernel.transpose(0, 3, 1, 2).reshape(Ph, Pw, C, D).transpose(3, 0, 1, 2)
+    )
 
 
 @_mistake(
     "kernel-transposed-whole", "kernel",
-    "the OIHW kernel was turned into HWIO by a full .T, which gives WHIO: rows and columns are exchanged",
+    "the OIHW kernel was turned into HWIO by a full .T, which gives WHIO: rows and columns are "
+    "exchanged",
     "transpose the kernel with (2, 3, 1, 0) instead of .T",
 )  # fmt: skip
 def _kernel_transposed_whole(p: Pipeline) -> Pipeline | None:
@@ -155,17 +171,21 @@ def _kernel_hw_swapped(p: Pipeline) -> Pipeline | None:
 
 @_mistake(
     "matrix-transposed", "kernel",
-    "the projection matrix W was used as its transpose, which only a square one (D = P²C) lets through",
+    "the projection matrix W was used as its transpose, which only a square one (D = P²C) lets "
+    "through",
     "transpose the matrix: torch's Linear keeps (D, K), Flax and Keras Dense keep (K, D)",
 )  # fmt: skip
 def _matrix_transposed(p: Pipeline) -> Pipeline | None:
     square = p.spec.embed_dim == p.spec.patch_values
-    return _changed_kernel(p, p.weights.matrix.T.reshape(p.weights.kernel.shape)) if square else None
+    return (
+        _changed_kernel(p, p.weights.matrix.T.reshape(p.weights.kernel.shape)) if square else None
+    )
 
 
 @_mistake(
     "kernel-flipped", "kernel",
-    "the kernel was flipped: a true convolution was computed where frameworks compute a correlation",
+    "the kernel was flipped: a true convolution was computed where frameworks compute a "
+    "correlation",
     "flip the kernel along both patch axes: kernel[:, ::-1, ::-1]",
 )  # fmt: skip
 def _kernel_flipped(p: Pipeline) -> Pipeline | None:
@@ -174,7 +194,8 @@ def _kernel_flipped(p: Pipeline) -> Pipeline | None:
 
 @_mistake(
     "kernel-not-patch", "kernel",
-    "the kernel is one row and one column smaller than the patch: the last ones of each patch are not seen",
+    "the kernel is one row and one column smaller than the patch: the last ones of each patch are "
+    "not seen",
     "set kernel_size to the patch size",
 )  # fmt: skip
 def _kernel_not_patch(p: Pipeline) -> Pipeline | None:
@@ -197,32 +218,55 @@ def _last_term_dropped(p: Pipeline) -> Pipeline | None:
 
 def _changed_kernel(p: Pipeline, kernel: Array) -> Pipeline | None:
     """Return the pipeline with the kernel, or None where it is the same as before."""
-    return None if np.array_equal(kernel, p.weights.kernel) else p.with_kernel(np.ascontiguousarray(kernel))
+    return (
+        None
+        if np.array_equal(kernel, p.weights.kernel)
+        else p.with_kernel(np.ascontiguousarray(kernel))
+    )
 
 
 # Bias.
 
 
-@_mistake("bias-missing", "bias", "the bias was not added", "add the bias, or create the layer with bias=True")
+@_mistake(
+    "bias-missing",
+    "bias",
+    "the bias was not added",
+    "add the bias, or create the layer with bias=True",
+)
 def _bias_missing(p: Pipeline) -> Pipeline | None:
     return None if p.weights.bias is None or not p.weights.bias.any() else p.with_weights(bias=None)
 
 
-@_mistake("bias-doubled", "bias", "the bias was added twice", "add the bias once: the layer adds it already")
+@_mistake(
+    "bias-doubled",
+    "bias",
+    "the bias was added twice",
+    "add the bias once: the layer adds it already",
+)
 def _bias_doubled(p: Pipeline) -> Pipeline | None:
-    return None if p.weights.bias is None or not p.weights.bias.any() else p.with_weights(bias=p.weights.bias * 2)
+    return (
+        None
+        if p.weights.bias is None or not p.weights.bias.any()
+        else p.with_weights(bias=p.weights.bias * 2)
+    )
 
 
 # Sizes.
 
 
 def _resized(p: Pipeline, **changes: Any) -> Pipeline | None:
-    """Return the pipeline with other sizes, or None where they are impossible, or lead to the same windows."""
+    """Return the pipeline with other sizes, or None where they are impossible, or lead to the same
+    windows."""
     try:
         spec = p.spec.replace(**changes)
     except PatchParityError:
         return None
-    same = (spec.grid, spec.stride, spec.effective_padding) == (p.spec.grid, p.spec.stride, p.spec.effective_padding)
+    same = (spec.grid, spec.stride, spec.effective_padding) == (
+        p.spec.grid,
+        p.spec.stride,
+        p.spec.effective_padding,
+    )
     table_misfits = p.to_sequence and p.weights.positions is not None and spec.grid != p.spec.grid
     return None if same or table_misfits else dataclasses.replace(p, spec=spec)
 
@@ -239,7 +283,8 @@ def _stride_not_patch(p: Pipeline) -> Pipeline | None:
 
 @_mistake(
     "padding-same", "sizes",
-    "TensorFlow's SAME padding was used where the model pads by a fixed amount: it splits the zeros unevenly",
+    "TensorFlow's SAME padding was used where the model pads by a fixed amount: it splits the "
+    "zeros unevenly",
     "pad explicitly and use VALID",
 )  # fmt: skip
 def _padding_same(p: Pipeline) -> Pipeline | None:
@@ -261,7 +306,8 @@ def _pad_end_for_floor(p: Pipeline) -> Pipeline | None:
 @_mistake(
     "precision-tf32", "arithmetic",
     "inputs were rounded to TF32 (10 mantissa bits)",
-    "switch TF32 off: torch.backends.cudnn.conv.fp32_precision = 'ieee', tf.config.experimental.enable_tensor_float_32_execution(False), "
+    "switch TF32 off: torch.backends.cudnn.conv.fp32_precision = 'ieee', "
+    "tf.config.experimental.enable_tensor_float_32_execution(False), "
     "jax_default_matmul_precision = 'highest'",
 )  # fmt: skip
 def _precision_tf32(p: Pipeline) -> Pipeline | None:
@@ -298,7 +344,8 @@ def _accumulate_fp16(p: Pipeline) -> Pipeline | None:
 @_mistake(
     "output-bf16", "arithmetic",
     "outputs were rounded to bfloat16 (7 mantissa bits) and widened again",
-    "return what the product gives: drop .bfloat16() and .to(torch.bfloat16), and switch autocast off",
+    "return what the product gives: drop .bfloat16() and .to(torch.bfloat16), and switch autocast "
+    "off",
 )  # fmt: skip
 def _output_bf16(p: Pipeline) -> Pipeline | None:
     return dataclasses.replace(p, round_output=round_through(ml_dtypes.bfloat16))
@@ -325,7 +372,11 @@ def _tokens_column_major(p: Pipeline) -> Pipeline | None:
     if min(p.spec.grid) == 1:
         return None
     return p.then(
-        lambda tokens, spec: tokens.reshape(-1, *spec.grid, tokens.shape[-1]).transpose(0, 2, 1, 3).reshape(tokens.shape)
+        lambda tokens, spec: (
+            tokens.reshape(-1, *spec.grid, tokens.shape[-1])
+            .transpose(0, 2, 1, 3)
+            .reshape(tokens.shape)
+        )
     )
 
 
@@ -347,23 +398,31 @@ def _tokens_not_transposed(p: Pipeline) -> Pipeline | None:
 def _tokens_reshaped(p: Pipeline) -> Pipeline | None:
     if 1 in (p.spec.num_patches, p.spec.embed_dim):
         return None
-    return p.then(lambda tokens, spec: np.ascontiguousarray(tokens.transpose(0, 2, 1)).reshape(tokens.shape))
+    return p.then(
+        lambda tokens, spec: np.ascontiguousarray(tokens.transpose(0, 2, 1)).reshape(tokens.shape)
+    )
 
 
 @_mistake(
     "flatten-wrong-axes", "tokens",
-    "flatten joined the width with the rows of the grid: (B, D·rows, columns) instead of (B, D, rows·columns)",
+    "flatten joined the width with the rows of the grid: (B, D·rows, columns) instead of (B, D, "
+    "rows·columns)",
     "flatten from axis 2: flatten(2), then transpose(1, 2)",
     reshapes=True,
 )  # fmt: skip
 def _flatten_wrong_axes(p: Pipeline) -> Pipeline | None:
     if p.spec.spatial_axes != 2 or p.spec.grid[0] == 1:
         return None
-    return p.then(lambda tokens, spec: tokens.transpose(0, 2, 1).reshape(tokens.shape[0], -1, spec.grid[1]).transpose(0, 2, 1))
+    return p.then(
+        lambda tokens, spec: (
+            tokens.transpose(0, 2, 1).reshape(tokens.shape[0], -1, spec.grid[1]).transpose(0, 2, 1)
+        )
+    )
 
 
 STALE_PATCH = 3
-"""The patch that `patch-stale` does not refresh; any would do, and this one is neither a corner nor on an edge of most grids."""
+"""The patch that `patch-stale` does not refresh; any would do, and this one is neither a corner nor
+on an edge of most grids."""
 
 
 @_mistake(
@@ -391,18 +450,27 @@ def _patch_stale(p: Pipeline) -> Pipeline | None:
     reshapes=True,
 )  # fmt: skip
 def _batch_merged(p: Pipeline) -> Pipeline | None:
-    return p.then(lambda tokens, spec: tokens.reshape(1, -1, tokens.shape[-1])) if p.images.shape[0] != 1 else None
+    return (
+        p.then(lambda tokens, spec: tokens.reshape(1, -1, tokens.shape[-1]))
+        if p.images.shape[0] != 1
+        else None
+    )
 
 
 # Sequence: these matter where prefix tokens and positions are added.
 
 
 def _moved_positions(p: Pipeline, change: Callable[[Array, int], Array]) -> Pipeline | None:
-    """Return the pipeline with its table of positions changed; `change` receives the table and the number of prefix rows."""
+    """Return the pipeline with its table of positions changed; `change` receives the table and the
+    number of prefix rows."""
     if not p.to_sequence or p.weights.positions is None:
         return None
     positions = change(p.weights.positions, p.weights.num_positioned_prefix_tokens)
-    return None if np.array_equal(positions, p.weights.positions) else p.with_weights(positions=positions)
+    return (
+        None
+        if np.array_equal(positions, p.weights.positions)
+        else p.with_weights(positions=positions)
+    )
 
 
 @_mistake(
@@ -416,7 +484,8 @@ def _positions_off_by_prefix(p: Pipeline) -> Pipeline | None:
 
 @_mistake(
     "positions-before-for-after", "sequence",
-    "positions were added to the patches before the prefix tokens were put in front, so these got none",
+    "positions were added to the patches before the prefix tokens were put in front, so these got "
+    "none",
     "concatenate first, then add positions to the whole sequence",
 )  # fmt: skip
 def _positions_before_for_after(p: Pipeline) -> Pipeline | None:
@@ -450,10 +519,13 @@ def _positions_transposed(p: Pipeline) -> Pipeline | None:
 @_mistake(
     "sincos-halves-swapped", "sequence",
     "the two halves of the sine-cosine table, rows and columns, were exchanged",
-    "exchange the halves of the width: concatenate([positions[:, D//2:], positions[:, :D//2]], axis=1)",
+    "exchange the halves of the width: concatenate([positions[:, D//2:], positions[:, :D//2]], "
+    "axis=1)",
 )  # fmt: skip
 def _sincos_halves_swapped(p: Pipeline) -> Pipeline | None:
-    return _moved_positions(p, lambda positions, rows: np.roll(positions, positions.shape[1] // 2, axis=1))
+    return _moved_positions(
+        p, lambda positions, rows: np.roll(positions, positions.shape[1] // 2, axis=1)
+    )
 
 
 @_mistake(
@@ -466,5 +538,12 @@ def _registers_misplaced(p: Pipeline) -> Pipeline | None:
     if not p.to_sequence or weights.register_tokens is None or weights.class_token is None:
         return None
     layout = weights.layout
-    order: tuple[PrefixToken, ...] = ("register_tokens", *(name for name in layout.prefix if name != "register_tokens"))
-    return None if order == layout.prefix else p.with_weights(layout=dataclasses.replace(layout, prefix=order))
+    order: tuple[PrefixToken, ...] = (
+        "register_tokens",
+        *(name for name in layout.prefix if name != "register_tokens"),
+    )
+    return (
+        None
+        if order == layout.prefix
+        else p.with_weights(layout=dataclasses.replace(layout, prefix=order))
+    )

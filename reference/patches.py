@@ -10,7 +10,8 @@ from .spec import PatchEmbedSpec
 
 
 def pad_images(images: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
-    """Add the spec's zeros: images `(B, C, H, W)` to `(B, C, H', W')` with (H', W') = `spec.padded_size`.
+    """Add the spec's zeros: images `(B, C, H, W)` to `(B, C, H', W')` with (H', W') =
+    `spec.padded_size`.
 
     Raises:
         PatchParityError: images of another shape than the spec's.
@@ -29,8 +30,9 @@ def patchify(images: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
         spec: the sizes; overlapping and padded ones included.
 
     Returns:
-        Patches of shape `(B, N, K)`: patch n = row·grid_columns + column (raster order), and within a patch the order (row,
-        column, channel), so that value (i, j, c) stands at (i·P_w + j)·C + c. The dtype is that of `images`.
+        Patches of shape `(B, N, K)`: patch n = row·grid_columns + column (raster order), and within
+        a patch the order (row, column, channel), so that value (i, j, c) stands at (i·P_w + j)·C +
+        c. The dtype is that of `images`.
 
     Raises:
         PatchParityError: images of another shape than the spec's.
@@ -49,7 +51,10 @@ def patchify(images: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
         # (B, C, positions..., p0, p1, ...), every window at every offset; keep one in `stride`
         spatial = tuple(range(2, 2 + axes))
         dense = np.lib.stride_tricks.sliding_window_view(padded, spec.patch_size, axis=spatial)
-        kept = tuple(slice(0, (count - 1) * step + 1, step) for count, step in zip(spec.grid, spec.stride, strict=True))
+        kept = tuple(
+            slice(0, (count - 1) * step + 1, step)
+            for count, step in zip(spec.grid, spec.stride, strict=True)
+        )
         windows = dense[(slice(None), slice(None), *kept)]
         grid_axes = list(range(2, 2 + axes))
         patch_axes = list(range(2 + axes, 2 + 2 * axes))
@@ -58,21 +63,25 @@ def patchify(images: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
 
 
 def fold(patches: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
-    """Add patches back into images where they came from; the adjoint of `patchify`, so ⟨patchify(x), p⟩ = ⟨x, fold(p)⟩.
+    """Add patches back into images where they came from; the adjoint of `patchify`, so
+    ⟨patchify(x), p⟩ = ⟨x, fold(p)⟩.
 
     Args:
         patches: shape `(B, N, K)`.
         spec: the sizes.
 
     Returns:
-        Images `(B, C, H, W)`: pixels that several patches share hold the sum, pixels that no patch sees hold zero, padding
-        is dropped.
+        Images `(B, C, H, W)`: pixels that several patches share hold the sum, pixels that no patch
+        sees hold zero, padding is dropped.
 
     Raises:
         PatchParityError: patches of another shape.
     """
     if patches.ndim != 3 or patches.shape[1:] != (spec.num_patches, spec.patch_values):
-        raise PatchParityError(f"patches of shape {patches.shape}: expected (B, {spec.num_patches}, {spec.patch_values})")
+        raise PatchParityError(
+            f"patches of shape {patches.shape}: expected (B, {spec.num_patches}, "
+            f"{spec.patch_values})"
+        )
     axes = spec.spatial_axes
     batch = patches.shape[0]
     blocks = patches.reshape(batch, *spec.grid, *spec.patch_size, spec.in_channels)
@@ -83,8 +92,13 @@ def fold(patches: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
             slice(start, start + (count - 1) * step + 1, step)
             for start, count, step in zip(offset, spec.grid, spec.stride, strict=True)
         )
-        padded[(slice(None), slice(None), *target)] += blocks[(slice(None), slice(None), *(slice(None),) * axes, *offset)]
-    inner = tuple(slice(before, before + size) for (before, _), size in zip(spec.effective_padding, spec.image_size, strict=True))
+        padded[(slice(None), slice(None), *target)] += blocks[
+            (slice(None), slice(None), *(slice(None),) * axes, *offset)
+        ]
+    inner = tuple(
+        slice(before, before + size)
+        for (before, _), size in zip(spec.effective_padding, spec.image_size, strict=True)
+    )
     return padded[(slice(None), slice(None), *inner)]
 
 
@@ -99,11 +113,13 @@ def unpatchify(patches: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
         Images of shape `(B, C, H, W)`; padding is dropped.
 
     Raises:
-        PatchParityError: patches that overlap or leave pixels out, so that there is no inverse; patches of another shape.
+        PatchParityError: patches that overlap or leave pixels out, so that there is no inverse;
+            patches of another shape.
     """
     if not spec.tiles:
         raise PatchParityError(
-            f"patches of {spec.patch_size} at stride {spec.stride} do not tile {spec.padded_size}: there is no unique image to return "
+            f"patches of {spec.patch_size} at stride {spec.stride} do not tile {spec.padded_size}: "
+            "there is no unique image to return "
             "(fold gives the adjoint)"
         )
     return fold(patches, spec)

@@ -1,4 +1,5 @@
-"""A patch embedding as a program would run it, with every place at which it can go wrong laid open."""
+"""A patch embedding as a program would run it, with every place at which it can go wrong laid
+open."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +24,8 @@ class Pipeline:
     Args:
         images: shape `(B, C, H, W)`.
         weights: canonical; prefix tokens and positions matter where `to_sequence` is set.
-        spec: the sizes that the program believes in; a mistake may change them, and the kernel with them.
+        spec: the sizes that the program believes in; a mistake may change them, and the kernel with
+            them.
         to_sequence: whether prefix tokens and positions are added to the tokens.
         round_inputs: what the hardware does to images and kernel before it multiplies.
         accumulate: `wide` (float64 here), or `float16` for partial sums kept in half precision.
@@ -56,8 +58,8 @@ class Pipeline:
         """Compute the output: tokens `(B, N, D)`, the sequence, or what a mistake makes of them.
 
         Args:
-            dtype: of the result. float32 and float64 are computed in that type throughout, as implementations do; 16-bit types
-                are accumulated in float32 and rounded once.
+            dtype: of the result. float32 and float64 are computed in that type throughout, as
+                implementations do; 16-bit types are accumulated in float32 and rounded once.
         """
         kind = np.dtype(dtype)
         work = kind if kind in (np.float32, np.float64) else np.dtype(np.float32)
@@ -65,9 +67,16 @@ class Pipeline:
         patches = patchify(self.images, spec).reshape(-1, spec.patch_values).astype(work)
         matrix = weights.kernel.reshape(weights.kernel.shape[0], -1)
         if self.round_inputs is not None:
-            patches, matrix = self.round_inputs(patches).astype(work), self.round_inputs(matrix).astype(work)
+            patches, matrix = (
+                self.round_inputs(patches).astype(work),
+                self.round_inputs(matrix).astype(work),
+            )
         with np.errstate(over="ignore", invalid="ignore"):  # of mistakes that make values too large
-            product = patches @ matrix.T if self.accumulate == "wide" else _half_accumulated(patches, matrix).astype(work)
+            product = (
+                patches @ matrix.T
+                if self.accumulate == "wide"
+                else _half_accumulated(patches, matrix).astype(work)
+            )
         if weights.bias is not None:
             product = product + weights.bias
         tokens = product.reshape(self.images.shape[0], spec.num_patches, spec.embed_dim)
@@ -81,7 +90,8 @@ class Pipeline:
 
 
 HALF_BLOCK = 16
-"""Length of the products that a float16 accumulator takes at once: 16, the depth of a tensor core's instruction."""
+"""Length of the products that a float16 accumulator takes at once: 16, the depth of a tensor core's
+instruction."""
 
 
 def _half_accumulated(patches: Array, matrix: Array) -> Array:
@@ -93,7 +103,8 @@ def _half_accumulated(patches: Array, matrix: Array) -> Array:
 
 
 def round_to_bits(values: Array, bits: int) -> Array:
-    """Round to `bits` explicit mantissa bits, to nearest, ties to even: 10 for TF32; the dtype is kept."""
+    """Round to `bits` explicit mantissa bits, to nearest, ties to even: 10 for TF32; the dtype is
+    kept."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.rint(np.ldexp(mantissa, bits + 1)), exponent - bits - 1).astype(values.dtype)
 

@@ -33,9 +33,11 @@ class Expectation:
         terms: how many terms one output adds up.
         scale: same shape, the root of the sum of the terms' squares.
         largest_input: largest magnitude among the factors.
-        partial: same shape, the size of the result before its bias is added, or None where nothing is added to it.
-        exact: flat indices into `value` and the exact results there, rounded once, from the second oracle; of float64 problems alone, where
-            the reference itself errs as much as what it judges.
+        partial: same shape, the size of the result before its bias is added, or None where nothing
+            is added to it.
+        exact: flat indices into `value` and the exact results there, rounded once, from the second
+            oracle; of float64 problems alone, where the reference itself errs as much as what it
+            judges.
     """
 
     value: NDArray[np.float64]
@@ -48,8 +50,8 @@ class Expectation:
 
 
 EXACT_SAMPLES = 512
-"""Outputs of a float64 problem that the exact oracle computes, corners and edges among them. A defect that touches one output in a
-hundred is missed with probability 0.99⁵¹² = 0.6%."""
+"""Outputs of a float64 problem that the exact oracle computes, corners and edges among them. A
+defect that touches one output in a hundred is missed with probability 0.99⁵¹² = 0.6%."""
 
 
 def _exact_sample(probe: "Probe") -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -57,7 +59,9 @@ def _exact_sample(probe: "Probe") -> tuple[NDArray[np.int64], NDArray[np.float64
     shape = (batch, *spec.grid, spec.embed_dim)
     indices = sample_indices(shape, EXACT_SAMPLES, seed=batch)
     before = [pair[0] for pair in spec.effective_padding]
-    values = rounded_token_values(probe.images, probe.weights.kernel, probe.weights.bias, spec.stride, before, indices)
+    values = rounded_token_values(
+        probe.images, probe.weights.kernel, probe.weights.bias, spec.stride, before, indices
+    )
     return np.ravel_multi_index(np.array(indices).T, shape), values
 
 
@@ -71,12 +75,15 @@ class Probe:
         images: `(B, C, H, W)`, in the dtype under test.
         weights: kernel and bias, in the same dtype.
         grad_tokens: `(B, N, D)`, the gradient that is sent back.
-        gate: how forward results are judged; gradients too, unless `gradients_exact` says otherwise.
+        gate: how forward results are judged; gradients too, unless `gradients_exact` says
+            otherwise.
         gradients: the directions, beside forward, that this probe asks for.
-        to_sequence: whether the output is the sequence (prefix tokens and positions added) instead of the tokens.
+        to_sequence: whether the output is the sequence (prefix tokens and positions added) instead
+            of the tokens.
         fingerprint: whether effective bits may be read from it (zero-mean random data, zero bias).
-        short: whether images, kernel and gradient have 8 significand bits at most, so that rounding them to TF32 or bfloat16 changes nothing
-            and an exact probe stays exact for an implementation that declares to do so.
+        short: whether images, kernel and gradient have 8 significand bits at most, so that rounding
+            them to TF32 or bfloat16 changes nothing and an exact probe stays exact for an
+            implementation that declares to do so.
         explain: turns a wrong output into a sentence, or None.
     """
 
@@ -105,30 +112,42 @@ class Probe:
 
     @functools.cached_property
     def expectations(self) -> dict[Direction, Expectation]:
-        """The reference's answer for each direction of this probe, computed once; asked for before any implementation is called."""
+        """The reference's answer for each direction of this probe, computed once; asked for before
+        any implementation is called."""
         return expectations(self)
 
 
 def expectations(probe: Probe) -> dict[Direction, Expectation]:
-    """Compute the reference's answer in float64, with gauges and scales, for the probe's directions.
+    """Compute the reference's answer in float64, with gauges and scales, for the probe's
+    directions.
 
-    Gradients have sums of their own: dX adds up D terms for each patch that sees the pixel, dW and db B·N terms.
+    Gradients have sums of their own: dX adds up D terms for each patch that sees the pixel, dW and
+    db B·N terms.
     """
     spec, wide = probe.spec, np.float64
     images = probe.images.astype(wide)
     kernel = probe.weights.kernel.astype(wide)
-    bias = np.zeros(spec.embed_dim) if probe.weights.bias is None else probe.weights.bias.astype(wide)
+    bias = (
+        np.zeros(spec.embed_dim) if probe.weights.bias is None else probe.weights.bias.astype(wide)
+    )
     gradient = probe.grad_tokens.astype(wide)
 
     def magnitude(*arrays: NDArray[np.float64]) -> float:
         return max((float(np.abs(array).max(initial=0)) for array in arrays), default=0.0)
 
-    def derived(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+    def derived(
+        change: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    ) -> NDArray[np.float64]:
         tokens = patch_embed(change(images), PatchEmbedWeights(change(kernel), change(bias)), spec)
-        return assemble_sequence(tokens, probe.weights.astype(wide).map(change), spec) if probe.to_sequence else tokens
+        return (
+            assemble_sequence(tokens, probe.weights.astype(wide).map(change), spec)
+            if probe.to_sequence
+            else tokens
+        )
 
     def rounded_before() -> NDArray[np.float64]:
-        """What is rounded on the way to the result: the product, and for a sequence the token (or prefix token) before its position."""
+        """What is rounded on the way to the result: the product, and for a sequence the token (or
+        prefix token) before its position."""
         product = np.abs(patch_embed(images, PatchEmbedWeights(kernel), spec))
         if not probe.to_sequence:
             return product
@@ -154,13 +173,22 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
     if probe.gradients:
         weights = PatchEmbedWeights(kernel)
         values = patch_embed_gradients(images, weights, spec, gradient)
-        gauges = patch_embed_gradients(np.abs(images), PatchEmbedWeights(np.abs(kernel)), spec, np.abs(gradient))
+        gauges = patch_embed_gradients(
+            np.abs(images), PatchEmbedWeights(np.abs(kernel)), spec, np.abs(gradient)
+        )
         squares = patch_embed_gradients(images**2, PatchEmbedWeights(kernel**2), spec, gradient**2)
-        sharing = math.prod(math.ceil(patch / step) for patch, step in zip(spec.patch_size, spec.stride, strict=True))
+        sharing = math.prod(
+            math.ceil(patch / step)
+            for patch, step in zip(spec.patch_size, spec.stride, strict=True)
+        )
         rows = gradient.shape[0] * spec.num_patches
         lengths = {"image": spec.embed_dim * sharing, "kernel": rows, "bias": rows}
         factors = {"image": (gradient, kernel), "kernel": (gradient, images), "bias": (gradient,)}
-        for name, direction in (("image", "grad_image"), ("kernel", "grad_kernel"), ("bias", "grad_bias")):
+        for name, direction in (
+            ("image", "grad_image"),
+            ("kernel", "grad_kernel"),
+            ("bias", "grad_bias"),
+        ):
             found[direction] = Expectation(  # type: ignore[index]
                 value=getattr(values, name),
                 gauge=getattr(gauges, name),

@@ -20,11 +20,13 @@ class Rule:
     Args:
         kernel: `linear`, or `cubic` (Keys, 1981).
         a: the cubic kernel's value; the slope at distance 1.
-        coordinates: where new sample i lies among the old ones, with step = old/new: `half-pixel`, (i + ½)·step − ½; `align-corners`,
-            i·(old − 1)/(new − 1); `shifted-corners`, (i + ½)·(old − 1)/(new − 1) − ½, which torch computes where it is asked for both antialias
+        coordinates: where new sample i lies among the old ones, with step = old/new: `half-pixel`,
+            (i + ½)·step − ½; `align-corners`, i·(old − 1)/(new − 1); `shifted-corners`, (i +
+            ½)·(old − 1)/(new − 1) − ½, which torch computes where it is asked for both antialias
             and aligned corners.
         antialias: whether the kernel is stretched by the step where the grid shrinks.
-        edge: what a sample outside of the grid is: `clamp`, the sample at the edge; `drop`, none, and the weights of the others sum to 1; `zero`.
+        edge: what a sample outside of the grid is: `clamp`, the sample at the edge; `drop`, none,
+            and the weights of the others sum to 1; `zero`.
     """
 
     kernel: Literal["linear", "cubic"] = "linear"
@@ -40,13 +42,19 @@ def _torch(kernel: Literal["linear", "cubic"]) -> dict[str, Rule]:
         name: Rule(kernel),
         f"{name}-align-corners": Rule(kernel, coordinates="align-corners"),
         f"{name}-antialias": Rule(kernel, -0.5, antialias=True, edge="drop"),
-        f"{name}-antialias-align-corners": Rule(kernel, -0.5, "shifted-corners", antialias=True, edge="drop"),
+        f"{name}-antialias-align-corners": Rule(
+            kernel, -0.5, "shifted-corners", antialias=True, edge="drop"
+        ),
     }
 
 
-RECIPES: dict[str, Rule] = {**_torch("linear"), **_torch("cubic"), "torch-bilinear-zeros": Rule(edge="zero")}
-"""Rules by name: those of `torch.nn.functional.interpolate`, which has another `a` where it antialiases; and `torch-bilinear-zeros`, that of `grid_sample`
-with its default padding."""
+RECIPES: dict[str, Rule] = {
+    **_torch("linear"),
+    **_torch("cubic"),
+    "torch-bilinear-zeros": Rule(edge="zero"),
+}
+"""Rules by name: those of `torch.nn.functional.interpolate`, which has another `a` where it
+antialiases; and `torch-bilinear-zeros`, that of `grid_sample` with its default padding."""
 
 
 def resize_matrix(rule: Rule, size: int, new_size: int) -> NDArray[np.float64]:
@@ -96,14 +104,22 @@ def resize_grid(table: NDArray[Any], grid: tuple[int, int], recipe: str) -> NDAr
         recipe: a name of `RECIPES`.
 
     Returns:
-        `(*grid, D)`, float64. A grid of the same size comes out as it is, but for `align-corners` with antialias.
+        `(*grid, D)`, float64. A grid of the same size comes out as it is, but for `align-corners`
+            with antialias.
 
     Raises:
         PatchParityError: an unknown recipe, a table of another rank.
     """
     if recipe not in RECIPES:
-        raise PatchParityError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}")
+        raise PatchParityError(
+            f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}"
+        )
     if table.ndim != 3:
         raise PatchParityError(f"table of shape {table.shape}: expected (rows, columns, D)")
-    rows, columns = (resize_matrix(RECIPES[recipe], size, new) for size, new in zip(table.shape[:2], grid, strict=True))
-    return np.asarray(np.einsum("ri,cj,ijd->rcd", rows, columns, table.astype(np.float64), optimize=True))
+    rows, columns = (
+        resize_matrix(RECIPES[recipe], size, new)
+        for size, new in zip(table.shape[:2], grid, strict=True)
+    )
+    return np.asarray(
+        np.einsum("ri,cj,ijd->rcd", rows, columns, table.astype(np.float64), optimize=True)
+    )

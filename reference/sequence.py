@@ -1,4 +1,5 @@
-"""From patch tokens to the sequence that enters the encoder: prefix tokens, positions, masks, norms, token order."""
+"""From patch tokens to the sequence that enters the encoder: prefix tokens, positions, masks,
+norms, token order."""
 
 import math
 from typing import Any, Literal
@@ -23,16 +24,17 @@ def sincos_positions(
 ) -> NDArray[np.float64]:
     """Fixed 2-D sine-cosine position table.
 
-    Each half of the width encodes one coordinate as [sin(x·ω), cos(x·ω)] with ω_i = temperature^(−i / (D/4)).
+    Each half of the width encodes one coordinate as [sin(x·ω), cos(x·ω)] with ω_i = temperature^(−i
+    / (D/4)).
 
     Args:
         grid: `(rows, columns)` of patches.
         embed_dim: D, a multiple of 4.
         temperature: base of the frequencies.
-        first_half: the coordinate in the first D/2 channels: `column` as in MAE's original code, `row` as in MoCo v3 (and in
-            transformers' ViTMAE before it swaps the halves).
-        last_frequency: whether the last frequency is 1/temperature itself, ω_i = temperature^(−i / (D/4 − 1)): big_vision's and vit-pytorch's
-            SimpleViT.
+        first_half: the coordinate in the first D/2 channels: `column` as in MAE's original code,
+            `row` as in MoCo v3 (and in transformers' ViTMAE before it swaps the halves).
+        last_frequency: whether the last frequency is 1/temperature itself, ω_i = temperature^(−i /
+            (D/4 − 1)): big_vision's and vit-pytorch's SimpleViT.
 
     Returns:
         Shape `(rows·columns, D)`, raster order, float64.
@@ -43,14 +45,20 @@ def sincos_positions(
     Source: He et al., "Masked Autoencoders" (2021), `util/pos_embed.py:get_2d_sincos_pos_embed`.
     """
     if embed_dim % 4:
-        raise PatchParityError(f"embed_dim={embed_dim}: a 2-D sine-cosine table needs a multiple of 4")
+        raise PatchParityError(
+            f"embed_dim={embed_dim}: a 2-D sine-cosine table needs a multiple of 4"
+        )
     if len(grid) != 2:
         raise PatchParityError(f"grid={grid}: a 2-D sine-cosine table needs (rows, columns)")
     quarter = embed_dim // 4
     if last_frequency and quarter < 2:
-        raise PatchParityError(f"embed_dim={embed_dim}: a table that reaches its last frequency needs at least 8")
+        raise PatchParityError(
+            f"embed_dim={embed_dim}: a table that reaches its last frequency needs at least 8"
+        )
     frequencies = temperature ** (-np.arange(quarter) / (quarter - last_frequency))
-    rows, columns = (axis.ravel() for axis in np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij"))
+    rows, columns = (
+        axis.ravel() for axis in np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    )
 
     def encode(coordinate: NDArray[Any]) -> NDArray[np.float64]:
         angles = np.outer(coordinate, frequencies)
@@ -61,11 +69,13 @@ def sincos_positions(
 
 
 def layer_norm(values: NDArray[Any], norm: LayerNorm, epsilon: float) -> NDArray[Any]:
-    """Normalize over the last axis: (x − mean)/√(var + ε)·scale + shift, with the biased variance; shape unchanged.
+    """Normalize over the last axis: (x − mean)/√(var + ε)·scale + shift, with the biased variance;
+    shape unchanged.
 
     Where the norm is not centered (RMSNorm), the mean is not taken out: x/√(mean x² + ε)·scale.
 
-    Source: Ba, Kiros, Hinton, "Layer Normalization" (2016), `torch.nn.LayerNorm`; Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019).
+    Source: Ba, Kiros, Hinton, "Layer Normalization" (2016), `torch.nn.LayerNorm`; Zhang, Sennrich,
+    "Root Mean Square Layer Normalization" (2019).
     """
     kept = values - values.mean(axis=-1, keepdims=True) if norm.centered else values
     variance = (kept * kept).mean(axis=-1, keepdims=True)
@@ -74,12 +84,13 @@ def layer_norm(values: NDArray[Any], norm: LayerNorm, epsilon: float) -> NDArray
 
 
 def merge_block_order(grid: tuple[int, ...], window: int = 0) -> NDArray[np.int64]:
-    """Raster index of each token when 2×2 blocks follow one another (Qwen2-VL), of video frame by frame, shape `(N,)`.
+    """Raster index of each token when 2×2 blocks follow one another (Qwen2-VL), of video frame by
+    frame, shape `(N,)`.
 
     Args:
         grid: `(rows, columns)`, or `(frames, rows, columns)`.
-        window: patches along a side of the windows that follow one another, row by row, the last ones cut off by the image's end (Qwen2.5-VL);
-            0 for one window of the whole image.
+        window: patches along a side of the windows that follow one another, row by row, the last
+            ones cut off by the image's end (Qwen2.5-VL); 0 for one window of the whole image.
 
     Raises:
         PatchParityError: a grid that is not (even, even), or (frames, even, even).
@@ -87,7 +98,9 @@ def merge_block_order(grid: tuple[int, ...], window: int = 0) -> NDArray[np.int6
     Source: transformers' `Qwen2_5_VisionTransformerPretrainedModel.get_window_index`.
     """
     if len(grid) not in (2, 3) or grid[-2] % 2 or grid[-1] % 2:
-        raise PatchParityError(f"grid={grid}: 2x2 merge order needs an even number of rows and of columns")
+        raise PatchParityError(
+            f"grid={grid}: 2x2 merge order needs an even number of rows and of columns"
+        )
     rows, columns = grid[-2:]
     raster = np.arange(rows * columns).reshape(rows // 2, 2, columns // 2, 2)
     blocks = raster.transpose(0, 2, 1, 3)  # (rows / 2, columns / 2, 2, 2)
@@ -104,13 +117,15 @@ def merge_block_order(grid: tuple[int, ...], window: int = 0) -> NDArray[np.int6
 
 
 def window_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:
-    """Raster index of each token when the tokens of a window follow one another, window by window (NesT), of video frame by frame, shape `(N,)`.
+    """Raster index of each token when the tokens of a window follow one another, window by window
+    (NesT), of video frame by frame, shape `(N,)`.
 
     Args:
         grid: `(rows, columns)`, or `(frames, rows, columns)`.
         window: patches along a side of a window; the last ones are cut off by the image's end.
 
-    Source: Zhang et al., "Nested Hierarchical Transformer" (2021), `blockify` of timm's nest.py; transformers' `get_vision_window_index`.
+    Source: Zhang et al., "Nested Hierarchical Transformer" (2021), `blockify` of timm's nest.py;
+    transformers' `get_vision_window_index`.
     """
     rows, columns = grid[-2:]
     raster = np.arange(rows * columns).reshape(rows, columns)
@@ -127,8 +142,9 @@ def window_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:
 def unrolled_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:
     """Raster index of each token in Hiera's order, shape `(N,)`.
 
-    The tokens at one place of their 2×2 block follow one another, the four places row by row; those at each place are ordered in the same way
-    again, until windows are used up; what is left is in raster order.
+    The tokens at one place of their 2×2 block follow one another, the four places row by row; those
+    at each place are ordered in the same way again, until windows are used up; what is left is in
+    raster order.
 
     Args:
         grid: `(rows, columns)`.
@@ -141,15 +157,20 @@ def unrolled_order(grid: tuple[int, ...], window: int) -> NDArray[np.int64]:
     """
     rows, columns = _divided(grid, window)
     steps = window.bit_length() - 1
-    raster = np.arange(rows * window * columns * window).reshape(rows, *[2] * steps, columns, *[2] * steps)
-    of_row, of_column = range(steps, 0, -1), range(2 * steps + 1, steps + 1, -1)  # the smallest step lies innermost
+    raster = np.arange(rows * window * columns * window).reshape(
+        rows, *[2] * steps, columns, *[2] * steps
+    )
+    # the smallest step lies innermost
+    of_row, of_column = range(steps, 0, -1), range(2 * steps + 1, steps + 1, -1)
     inner = [axis for pair in zip(of_row, of_column, strict=True) for axis in pair]
     return raster.transpose(*inner, 0, steps + 1).ravel()
 
 
 def _divided(grid: tuple[int, ...], window: int) -> tuple[int, int]:
     if len(grid) != 2 or grid[0] % window or grid[1] % window:
-        raise PatchParityError(f"grid={grid}: expected (rows, columns) that windows of {window}×{window} divide")
+        raise PatchParityError(
+            f"grid={grid}: expected (rows, columns) that windows of {window}×{window} divide"
+        )
     return grid[0] // window, grid[1] // window
 
 
@@ -176,8 +197,8 @@ def assemble_sequence(
 ) -> NDArray[Any]:
     """Turn patch tokens into the sequence that a transformer's encoder takes.
 
-    In this order: `token_norm`, mask token, positions, token order, prefix tokens (with their own position rows where they have
-    some), `sequence_norm`; each only where the weights have it.
+    In this order: `token_norm`, mask token, positions, token order, prefix tokens (with their own
+    position rows where they have some), `sequence_norm`; each only where the weights have it.
 
     Args:
         tokens: shape `(B, N, D)`, what `patch_embed` returns; the computation stays in its dtype.
@@ -191,19 +212,26 @@ def assemble_sequence(
     Raises:
         PatchParityError: tokens, mask or positions that do not fit; a mask without a mask token.
 
-    Source: Dosovitskiy et al. (2021), equation 1; the variants are those of timm, transformers, DINOv2, big_vision, CLIP, Qwen2-VL.
+    Source: Dosovitskiy et al. (2021), equation 1; the variants are those of timm, transformers,
+    DINOv2, big_vision, CLIP, Qwen2-VL.
     """
     weights.check_spec(spec)
     if tokens.ndim != 3 or tokens.shape[1:] != (spec.num_patches, spec.embed_dim):
-        raise PatchParityError(f"tokens of shape {tokens.shape}: expected (B, {spec.num_patches}, {spec.embed_dim})")
+        raise PatchParityError(
+            f"tokens of shape {tokens.shape}: expected (B, {spec.num_patches}, {spec.embed_dim})"
+        )
     batch, dtype, layout = tokens.shape[0], tokens.dtype, weights.layout
     if weights.token_norm is not None:
         tokens = layer_norm(tokens, weights.token_norm, layout.norm_epsilon)
     if mask is not None:
         if weights.mask_token is None:
-            raise PatchParityError(f"mask of shape {mask.shape} given, but the weights have no mask_token")
+            raise PatchParityError(
+                f"mask of shape {mask.shape} given, but the weights have no mask_token"
+            )
         if mask.shape != tokens.shape[:2]:
-            raise PatchParityError(f"mask of shape {mask.shape}: expected {tokens.shape[:2]}, (B, N)")
+            raise PatchParityError(
+                f"mask of shape {mask.shape}: expected {tokens.shape[:2]}, (B, N)"
+            )
         tokens = np.where(mask[:, :, None], weights.mask_token.astype(dtype), tokens)
 
     prefix_positions: NDArray[Any] | None = None
@@ -240,7 +268,8 @@ def embed_sequence(
     dtype: DTypeLike = np.float64,
     mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[Any]:
-    """Images to encoder input in one call: `patch_norm` where there is one, projection, then `assemble_sequence`.
+    """Images to encoder input in one call: `patch_norm` where there is one, projection, then
+    `assemble_sequence`.
 
     Args:
         images: shape `(B, C, H, W)`.
@@ -258,7 +287,9 @@ def embed_sequence(
     if weights.patch_norm is None:
         return assemble_sequence(patch_embed(images, weights, spec, dtype), weights, spec, mask)
     weights.check_spec(spec)
-    patches = layer_norm(patchify(images, spec).astype(dtype), weights.patch_norm, weights.layout.norm_epsilon)
+    patches = layer_norm(
+        patchify(images, spec).astype(dtype), weights.patch_norm, weights.layout.norm_epsilon
+    )
     tokens = patches @ weights.matrix.astype(dtype).T
     if weights.bias is not None:
         tokens = tokens + weights.bias.astype(dtype)

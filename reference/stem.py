@@ -1,4 +1,5 @@
-"""Stems: convolutions with norms and activations between them, in front of the projection, whose image is then a map of their features."""
+"""Stems: convolutions with norms and activations between them, in front of the projection, whose
+image is then a map of their features."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -30,13 +31,14 @@ ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "hard-swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "silu": lambda x: (x * (1 + np.tanh(x / 2)) / 2).astype(x.dtype),
 }
-"""What is done to every value behind a convolution; `gelu` is the exact one (Hendrycks, Gimpel, 2016), `hard-swish` that of MobileNetV3 (2019), `silu` is
-x·σ(x)."""
+"""What is done to every value behind a convolution; `gelu` is the exact one (Hendrycks, Gimpel,
+2016), `hard-swish` that of MobileNetV3 (2019), `silu` is x·σ(x)."""
 
 
 @dataclass(frozen=True)
 class StemLayer:
-    """A convolution, a norm by fixed statistics behind it, which is part of kernel and bias, and an activation.
+    """A convolution, a norm by fixed statistics behind it, which is part of kernel and bias, and an
+    activation.
 
     Args:
         kernel: shape `(D, P_h, P_w, C)`.
@@ -80,7 +82,9 @@ def fold_batch_norm(
     return folded, (before - mean) * factor + shift
 
 
-def apply_stem(images: NDArray[Any], stem: Sequence[StemLayer], dtype: DTypeLike = np.float64) -> NDArray[Any]:
+def apply_stem(
+    images: NDArray[Any], stem: Sequence[StemLayer], dtype: DTypeLike = np.float64
+) -> NDArray[Any]:
     """Run a stem.
 
     Args:
@@ -96,7 +100,15 @@ def apply_stem(images: NDArray[Any], stem: Sequence[StemLayer], dtype: DTypeLike
     """
     for layer in stem:
         width, height_of, width_of, channels = layer.kernel.shape
-        spec = PatchEmbedSpec(images.shape[2:], (height_of, width_of), channels, width, layer.stride, layer.padding, "floor")
+        spec = PatchEmbedSpec(
+            images.shape[2:],
+            (height_of, width_of),
+            channels,
+            width,
+            layer.stride,
+            layer.padding,
+            "floor",
+        )
         tokens = patch_embed(images, PatchEmbedWeights(layer.kernel, layer.bias), spec, dtype)
         images = tokens.transpose(0, 2, 1).reshape(len(tokens), width, *spec.grid)
         images = ACTIVATIONS[layer.activation](images)
@@ -111,9 +123,15 @@ def features_of(size: tuple[int, ...], stem: Sequence[StemLayer]) -> tuple[int, 
     """
     for layer in stem:
         kernel = layer.kernel.shape[1:3]
-        size = tuple((extent + 2 * layer.padding - own) // layer.stride + 1 for extent, own in zip(size, kernel, strict=True))
+        size = tuple(
+            (extent + 2 * layer.padding - own) // layer.stride + 1
+            for extent, own in zip(size, kernel, strict=True)
+        )
         if min(size) < 1:
-            raise PatchParityError(f"an image whose map is of {'×'.join(map(str, size))} is smaller than the stem's kernels")
+            raise PatchParityError(
+                f"an image whose map is of {'×'.join(map(str, size))} is smaller than the stem's "
+                "kernels"
+            )
     return size
 
 
@@ -122,6 +140,7 @@ def image_of(features: tuple[int, ...], stem: Sequence[StemLayer]) -> tuple[int,
     for layer in reversed(stem):
         kernel = layer.kernel.shape[1:3]
         features = tuple(
-            max((count - 1) * layer.stride + own - 2 * layer.padding, 1) for count, own in zip(features, kernel, strict=True)
+            max((count - 1) * layer.stride + own - 2 * layer.padding, 1)
+            for count, own in zip(features, kernel, strict=True)
         )
     return features

@@ -32,11 +32,13 @@ class Verdict:
 
     Args:
         verdict: `pass` or `fail`.
-        bound_ratio: ρ, the largest error as a fraction of its bound; None where shapes differ. Exact probes give 0 or infinity.
+        bound_ratio: ρ, the largest error as a fraction of its bound; None where shapes differ.
+            Exact probes give 0 or infinity.
         effective_bits: p̂, on the fingerprint probe only.
         message: one sentence; empty for a plain pass.
-        delivered: the arithmetic that the output shows, in the words of `ArithmeticModel.name`; only where a probe can tell: for
-            float32 the fingerprint, for 16-bit types the random probe with a bias, and where results are cut off both.
+        delivered: the arithmetic that the output shows, in the words of `ArithmeticModel.name`;
+            only where a probe can tell: for float32 the fingerprint, for 16-bit types the random
+            probe with a bias, and where results are cut off both.
     """
 
     verdict: Literal["pass", "fail"]
@@ -46,49 +48,77 @@ class Verdict:
     delivered: str | None = None
 
 
-def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: ArithmeticModel) -> Verdict:
-    """Judge one output of an implementation on a probe, against the arithmetic that the implementation declares.
+def judge(
+    probe: Probe, direction: Direction, observed: NDArray[Any], model: ArithmeticModel
+) -> Verdict:
+    """Judge one output of an implementation on a probe, against the arithmetic that the
+    implementation declares.
 
     Args:
         probe: the problem.
         direction: which output.
-        observed: in canonical layout: tokens `(B, N, D)`, image `(B, C, H, W)`, kernel `(D, P_h, P_w, C)` or bias `(D,)`.
+        observed: in canonical layout: tokens `(B, N, D)`, image `(B, C, H, W)`, kernel `(D, P_h,
+            P_w, C)` or bias `(D,)`.
         model: the declared arithmetic.
 
     Returns:
-        `fail` for another shape, a value that is not finite, an error above the bound of the probe's gate, or fewer effective bits
-        than the declared arithmetic gives.
+        `fail` for another shape, a value that is not finite, an error above the bound of the
+        probe's gate, or fewer effective bits than the declared arithmetic gives.
     """
     expectation = probe.expectations[direction]
     if observed.shape != expectation.value.shape:
-        return Verdict("fail", message=_shape_message(observed.shape, expectation.value.shape, direction))
+        return Verdict(
+            "fail", message=_shape_message(observed.shape, expectation.value.shape, direction)
+        )
     if observed.dtype != probe.images.dtype:
-        return Verdict("fail", message=f"output of dtype {observed.dtype}, expected {probe.images.dtype}, that of the images")
+        return Verdict(
+            "fail",
+            message=f"output of dtype {observed.dtype}, expected {probe.images.dtype}, that of the "
+            "images",
+        )
     values = observed.astype(np.float64)
     if not np.isfinite(values).all():
         return Verdict(
-            "fail", math.inf, message=f"{int((~np.isfinite(values)).sum())} of {values.size} values are NaN or infinite"
+            "fail",
+            math.inf,
+            message=f"{int((~np.isfinite(values)).sum())} of {values.size} values are NaN or "
+            "infinite",
         )
-    # Where the implementation declares that it rounds its inputs, an exact probe whose data do not survive that has a bound.
-    gate = "deterministic" if probe.gate == "exact" and model.inputs and not probe.short else probe.gate
+    # Where the implementation declares that it rounds its inputs, an exact probe whose data do not
+    # survive that has a bound.
+    gate = (
+        "deterministic"
+        if probe.gate == "exact" and model.inputs and not probe.short
+        else probe.gate
+    )
     # An exact sum is rounded to the output's type once, and mostly needs no rounding.
-    expected = expectation.value.astype(observed.dtype).astype(np.float64) if gate == "exact" else expectation.value
+    expected = (
+        expectation.value.astype(observed.dtype).astype(np.float64)
+        if gate == "exact"
+        else expectation.value
+    )
     if direction != "forward" and model.gradients:
         model = dataclasses.replace(model, accumulate=model.gradients)
     sums = expectation.gauge, expectation.terms
-    bound = error_bound(expected, *sums, model, gate, expectation.largest_input, expectation.partial)
+    bound = error_bound(
+        expected, *sums, model, gate, expectation.largest_input, expectation.partial
+    )
     ratio, worst = bound_ratio(values, expected, bound)
     bits = delivered = None
     truth, scale = expectation.value, expectation.scale
     if expectation.exact is not None:
-        # The reference's own error is as large as the one it judges: what it covers on both sides is judged at samples without it.
+        # The reference's own error is as large as the one it judges: what it covers on both sides
+        # is judged at samples without it.
         places, truth = expectation.exact
         values_there, scale = values.ravel()[places], expectation.scale.ravel()[places]
         sampled = _exact_bound(expectation, places, truth, model, gate)
         exact_ratio, where = bound_ratio(values_there, truth, sampled)
         if exact_ratio > 1 >= ratio:
             at = ", ".join(map(str, np.unravel_index(places[where], values.shape)))
-            message = f"the value at ({at}) is {values_there[where]:.17g}, exactly {truth[where]:.17g} ± {sampled[where]:.3g}"
+            message = (
+                f"the value at ({at}) is {values_there[where]:.17g}, exactly "
+                f"{truth[where]:.17g} ± {sampled[where]:.3g}"
+            )
             return Verdict("fail", exact_ratio, message=message)
         ratio = max(ratio, exact_ratio)
     if probe.fingerprint and direction == "forward":
@@ -96,28 +126,47 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
         floor = effective_bits_floor(expectation.terms, model)
         if model.output and is_cut_off(observed, expectation.value):
             delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF}"
-            message = f"declared {model.name}, delivered {delivered}: results have their lower bits dropped, where rounding to nearest lowers half of them"
+            message = (
+                f"declared {model.name}, delivered {delivered}: results have their lower "
+                "bits dropped, where rounding to nearest lowers half of them"
+            )
             return Verdict("fail", ratio, bits, message, delivered)
         if not model.output:
             delivered = delivered_arithmetic(bits, expectation.terms, observed.dtype.name)
         if bits < floor:
-            message = f"declared {model.name}, delivered {delivered or 'lower precision'}: {bits:.1f} effective bits, expected at least {floor:.1f}"
+            message = (
+                f"declared {model.name}, delivered {delivered or 'lower precision'}: "
+                f"{bits:.1f} effective bits, expected at least {floor:.1f}"
+            )
             return Verdict("fail", ratio, bits, message, delivered)
-    if probe.name == "random" and direction == "forward" and model.output and probe.weights.bias is not None:
+    if (
+        probe.name == "random"
+        and direction == "forward"
+        and model.output
+        and probe.weights.bias is not None
+    ):
         fraction = correctly_rounded_fraction(observed, expectation.value)
         once = fraction >= ONE_ROUNDING_FRACTION
         bias = probe.weights.bias.astype(np.float64)
         cut = not once and is_cut_off(observed, expectation.value - bias, bias)
-        delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF if cut else ROUNDED[1 if once else 2]}"
+        delivered = (
+            f"{TYPE_NAMES.get(model.output, observed.dtype.name)} "
+            f"{CUT_OFF if cut else ROUNDED[1 if once else 2]}"
+        )
         if model.output_roundings == 1 and not once:
-            message = f"declared {model.name}, delivered {delivered}: {100 * fraction:.0f}% of the results are correctly rounded, expected 90%"
+            message = (
+                f"declared {model.name}, delivered {delivered}: {100 * fraction:.0f}% of "
+                "the "
+                "results are correctly rounded, expected 90%"
+            )
             return Verdict("fail", ratio, None, message, delivered)
     if ratio <= 1:
         return Verdict("pass", ratio, bits, delivered=delivered)
     wrong = int((np.abs(values - expected) > bound).sum())
     place = ", ".join(map(str, worst))
     message = (
-        f"{wrong} of {values.size} values are outside the {'exact result' if gate == 'exact' else gate + ' bound'}; "
+        f"{wrong} of {values.size} values are outside the "
+        f"{'exact result' if gate == 'exact' else gate + ' bound'}; "
         f"the worst, at ({place}), is {values[worst]:.9g}, expected {expected[worst]:.9g}"
     )
     if gate != "exact":
@@ -128,15 +177,30 @@ def judge(probe: Probe, direction: Direction, observed: NDArray[Any], model: Ari
 
 
 def _exact_bound(
-    expectation: Expectation, places: NDArray[np.int64], truth: NDArray[np.float64], model: ArithmeticModel, gate: Gate
+    expectation: Expectation,
+    places: NDArray[np.int64],
+    truth: NDArray[np.float64],
+    model: ArithmeticModel,
+    gate: Gate,
 ) -> NDArray[np.float64]:
-    """The bound at sampled places against the exact result: without the reference's own error, but for the one rounding of that result."""
+    """The bound at sampled places against the exact result: without the reference's own error, but
+    for the one rounding of that result."""
     gauge = expectation.gauge.ravel()[places]
-    bound = error_bound(truth, gauge, expectation.terms, model, gate, expectation.largest_input, reference_roundoff=0.0)
+    bound = error_bound(
+        truth,
+        gauge,
+        expectation.terms,
+        model,
+        gate,
+        expectation.largest_input,
+        reference_roundoff=0.0,
+    )
     return bound + 2.0**-53 * np.abs(truth)
 
 
-def _shape_message(observed: tuple[int, ...], expected: tuple[int, ...], direction: Direction) -> str:
+def _shape_message(
+    observed: tuple[int, ...], expected: tuple[int, ...], direction: Direction
+) -> str:
     message = f"output of shape {observed}, expected {expected}"
     if direction == "forward" and len(expected) == 3:
         batch, tokens, width = expected
@@ -144,6 +208,12 @@ def _shape_message(observed: tuple[int, ...], expected: tuple[int, ...], directi
             return message + ": tokens were left as (B, D, N); transpose(1, 2) is missing"
         if len(observed) == 4 and math.prod(observed) == math.prod(expected):
             if observed[-1] == width and observed[1] != width:
-                return message + ": the grid was left unflattened, channels last; reshape it to (B, N, D)"
-            return message + ": the grid was left unflattened; flatten(2) and transpose(1, 2) are missing"
+                return (
+                    message
+                    + ": the grid was left unflattened, channels last; reshape it to (B, N, D)"
+                )
+            return (
+                message
+                + ": the grid was left unflattened; flatten(2) and transpose(1, 2) are missing"
+            )
     return message

@@ -16,21 +16,27 @@ TokenOrder = Literal["raster", "merge-2x2", "windows", "unrolled-2x2"]
 
 @dataclass(frozen=True)
 class SequenceLayout:
-    """How a library builds the encoder's input from patch tokens; the arrays themselves are fields of `PatchEmbedWeights`.
+    """How a library builds the encoder's input from patch tokens; the arrays themselves are fields
+    of `PatchEmbedWeights`.
 
     Args:
         prefix: order of the prefix tokens in the sequence; those whose array is None are left out.
         prefix_side: `first` (before the patches; nearly everyone) or `last` (Llama 4 vision).
-        suffix: those of the prefix tokens that stand behind the patches although the others stand before them (YOLOS's detection tokens).
-        positioned: the prefix tokens that have a row in `positions`. ViT and DeiT: class and distillation token (positions
-            added after the concatenation); DINOv2: not the registers (inserted after the addition); big_vision and DeiT-III:
-            none, `()` (positions added before the concatenation).
-        token_order: `raster`, `merge-2x2` (Qwen2-VL: the four tokens of each 2×2 block follow one another), `windows` (NesT: the tokens of each
-            window follow one another) or `unrolled-2x2` (Hiera: of each 2×2 block first all first tokens, then all second ones, ..., and each of
-            the four in the same way again).
-        window: patches along a side of the windows: of `windows`; of `merge-2x2`, those that then follow one another (Qwen2.5-VL), 0 for none; of
-            `unrolled-2x2`, those whose tokens are all apart, a power of two.
-        norm_epsilon: epsilon of the norms (1e-6 in ViT and its descendants; torch's own default is 1e-5).
+        suffix: those of the prefix tokens that stand behind the patches although the others stand
+            before them (YOLOS's detection tokens).
+        positioned: the prefix tokens that have a row in `positions`. ViT and DeiT: class and
+            distillation token (positions added after the concatenation); DINOv2: not the registers
+            (inserted after the addition); big_vision and DeiT-III: none, `()` (positions added
+            before the concatenation).
+        token_order: `raster`, `merge-2x2` (Qwen2-VL: the four tokens of each 2×2 block follow one
+            another), `windows` (NesT: the tokens of each window follow one another) or
+            `unrolled-2x2` (Hiera: of each 2×2 block first all first tokens, then all second ones,
+            ..., and each of the four in the same way again).
+        window: patches along a side of the windows: of `windows`; of `merge-2x2`, those that then
+            follow one another (Qwen2.5-VL), 0 for none; of `unrolled-2x2`, those whose tokens are
+            all apart, a power of two.
+        norm_epsilon: epsilon of the norms (1e-6 in ViT and its descendants; torch's own default is
+            1e-5).
 
     Raises:
         PatchParityError: an option that is none of the above.
@@ -50,7 +56,10 @@ class SequenceLayout:
         object.__setattr__(self, "suffix", tuple(self.suffix))
         if not isinstance(self.norm_epsilon, float | int):
             raise PatchParityError(f"norm_epsilon={self.norm_epsilon!r}: expected a number")
-        for name, options in {"prefix_side": ("first", "last"), "token_order": get_args(TokenOrder)}.items():
+        for name, options in {
+            "prefix_side": ("first", "last"),
+            "token_order": get_args(TokenOrder),
+        }.items():
             require_choice(name, getattr(self, name), options)
         side = self.window if isinstance(self.window, int) else -1
         fits = {
@@ -60,19 +69,29 @@ class SequenceLayout:
             "unrolled-2x2": side > 1 and side & (side - 1) == 0,
         }
         if not fits[self.token_order]:
-            wanted = {"raster": "0", "merge-2x2": "an even number of patches", "windows": "a number of patches"}
+            wanted = {
+                "raster": "0",
+                "merge-2x2": "an even number of patches",
+                "windows": "a number of patches",
+            }
             raise PatchParityError(
-                f"window={self.window!r}: expected {wanted.get(self.token_order, 'a power of two')} for {self.token_order} order"
+                f"window={self.window!r}: expected "
+                f"{wanted.get(self.token_order, 'a power of two')} for {self.token_order} order"
             )
         for name in ("prefix", "positioned", "suffix"):
             tokens = getattr(self, name)
             if len(set(tokens)) != len(tokens) or not set(tokens) <= set(get_args(PrefixToken)):
-                raise PatchParityError(f"{name}={tokens!r}: expected distinct names out of {', '.join(get_args(PrefixToken))}")
+                raise PatchParityError(
+                    f"{name}={tokens!r}: expected distinct names out of "
+                    f"{', '.join(get_args(PrefixToken))}"
+                )
 
     @property
     def ahead(self) -> tuple[PrefixToken, ...]:
         """The prefix tokens that stand before the patches, in order."""
-        return tuple(name for name in self.prefix if self.prefix_side == "first" and name not in self.suffix)
+        return tuple(
+            name for name in self.prefix if self.prefix_side == "first" and name not in self.suffix
+        )
 
     @property
     def behind(self) -> tuple[PrefixToken, ...]:
@@ -100,15 +119,18 @@ class PatchEmbedWeights:
     """The weights of a patch embedding in canonical layout. Only `kernel` is required.
 
     Args:
-        kernel: shape `(D, P_h, P_w, C)`; `kernel.reshape(D, P_h·P_w·C)` is the matrix W of z = W·flatten(p) + b.
+        kernel: shape `(D, P_h, P_w, C)`; `kernel.reshape(D, P_h·P_w·C)` is the matrix W of z =
+            W·flatten(p) + b.
         bias: shape `(D,)`, or None.
         class_token, distillation_token: shape `(D,)`, or None.
         register_tokens: shape `(R, D)`, or None.
         mask_token: shape `(D,)`, or None; replaces the tokens that a mask selects.
-        positions: shape `(rows, D)`, or None; a row for each prefix token in `layout.positioned` and one for each patch (raster
-            order), rows of prefix tokens where these stand.
-        patch_norm: norm over the flattened patch (width K), before the projection (vit-pytorch), or None.
-        token_norm: norm over each patch token (width D), after the projection (Swin, SegFormer), or None.
+        positions: shape `(rows, D)`, or None; a row for each prefix token in `layout.positioned`
+            and one for each patch (raster order), rows of prefix tokens where these stand.
+        patch_norm: norm over the flattened patch (width K), before the projection (vit-pytorch), or
+            None.
+        token_norm: norm over each patch token (width D), after the projection (Swin, SegFormer), or
+            None.
         sequence_norm: norm over the finished sequence (width D; CLIP's `ln_pre`), or None.
         layout: how the sequence is put together.
 
@@ -130,24 +152,34 @@ class PatchEmbedWeights:
 
     def __post_init__(self) -> None:
         if self.kernel.ndim not in (4, 5):
-            raise PatchParityError(f"kernel of shape {self.kernel.shape}: expected (D, P_h, P_w, C), or (D, T, P_h, P_w, C)")
+            raise PatchParityError(
+                f"kernel of shape {self.kernel.shape}: expected (D, P_h, P_w, C), or (D, T, P_h, "
+                "P_w, C)"
+            )
         D = self.kernel.shape[0]
         for name in ("bias", "class_token", "distillation_token", "mask_token"):
             array = getattr(self, name)
             if array is not None and array.shape != (D,):
                 raise PatchParityError(
-                    f"{name} of shape {array.shape}: expected ({D},), one value for each row of the kernel {self.kernel.shape}"
+                    f"{name} of shape {array.shape}: expected ({D},), one value for each row of "
+                    f"the kernel {self.kernel.shape}"
                 )
         for name in ("register_tokens", "positions"):
             array = getattr(self, name)
             if array is not None and (array.ndim != 2 or array.shape[1] != D):
                 raise PatchParityError(f"{name} of shape {array.shape}: expected (rows, {D})")
-        for name, width in (("patch_norm", self.kernel[0].size), ("token_norm", D), ("sequence_norm", D)):
+        for name, width in (
+            ("patch_norm", self.kernel[0].size),
+            ("token_norm", D),
+            ("sequence_norm", D),
+        ):
             norm = getattr(self, name)
             for part in ("scale", "shift"):
                 array = None if norm is None else getattr(norm, part)
                 if array is not None and array.shape != (width,):
-                    raise PatchParityError(f"{name}.{part} of shape {array.shape}: expected ({width},)")
+                    raise PatchParityError(
+                        f"{name}.{part} of shape {array.shape}: expected ({width},)"
+                    )
 
     def __repr__(self) -> str:
         """Shapes and dtypes, not values."""
@@ -157,7 +189,8 @@ class PatchEmbedWeights:
             if isinstance(value, np.ndarray):
                 shown.append(f"{entry.name}={value.dtype.name}{list(value.shape)}")
             elif value is not None and entry.name != "layout":
-                shown.append(f"{entry.name}={'LayerNorm' if value.centered else 'RMSNorm'}[{value.scale.shape[0]}]")
+                kind = "LayerNorm" if value.centered else "RMSNorm"
+                shown.append(f"{entry.name}={kind}[{value.scale.shape[0]}]")
         return f"PatchEmbedWeights({', '.join(shown)})"
 
     @property
@@ -166,21 +199,25 @@ class PatchEmbedWeights:
         return self.kernel.reshape(self.kernel.shape[0], -1)
 
     def check_spec(self, spec: PatchEmbedSpec) -> None:
-        """Raise PatchParityError unless the kernel has the spec's shape and the positions fit its `num_patches`."""
+        """Raise PatchParityError unless the kernel has the spec's shape and the positions fit its
+        `num_patches`."""
         if self.kernel.shape != spec.kernel_shape:
             raise PatchParityError(
-                f"kernel of shape {self.kernel.shape}: expected {spec.kernel_shape}, (D, *patch, C) of the spec"
+                f"kernel of shape {self.kernel.shape}: expected {spec.kernel_shape}, (D, *patch, "
+                "C) of the spec"
             )
         if self.positions is not None:
             expected = spec.num_patches + self.num_positioned_prefix_tokens
             if self.positions.shape[0] != expected:
                 raise PatchParityError(
-                    f"positions of shape {self.positions.shape}: expected {expected} rows, {self.num_positioned_prefix_tokens} for "
+                    f"positions of shape {self.positions.shape}: expected {expected} rows, "
+                    f"{self.num_positioned_prefix_tokens} for "
                     f"prefix tokens and num_patches = {spec.num_patches} for the grid {spec.grid}"
                 )
 
     def prefix_rows(self, name: PrefixToken) -> int:
-        """Number of rows that one kind of prefix token adds to the sequence (0 where its array is None)."""
+        """Number of rows that one kind of prefix token adds to the sequence (0 where its array is
+        None)."""
         array = getattr(self, name)
         return 0 if array is None else int(np.atleast_2d(array).shape[0])
 
@@ -197,12 +234,16 @@ class PatchEmbedWeights:
     @property
     def num_positions_ahead(self) -> int:
         """Number of rows in `positions` before that of the first patch."""
-        return sum(self.prefix_rows(name) for name in self.layout.ahead if name in self.layout.positioned)
+        return sum(
+            self.prefix_rows(name) for name in self.layout.ahead if name in self.layout.positioned
+        )
 
     @property
     def num_positioned_prefix_tokens(self) -> int:
         """Number of prefix tokens that have a row in `positions`."""
-        return sum(self.prefix_rows(name) for name in self.layout.prefix if name in self.layout.positioned)
+        return sum(
+            self.prefix_rows(name) for name in self.layout.prefix if name in self.layout.positioned
+        )
 
     def astype(self, dtype: Any) -> "PatchEmbedWeights":
         """Return the same weights with every array in `dtype`."""

@@ -1,4 +1,5 @@
-"""Fixtures for every test: the data are random, non-symmetric, non-square, with C != P and B != 1."""
+"""Fixtures for every test: the data are random, non-symmetric, non-square, with C != P and B !=
+1."""
 
 import os
 
@@ -13,7 +14,8 @@ hypothesis.settings.load_profile("patchparity")
 os.environ.update(COLUMNS="200", NO_COLOR="1", TERM="dumb")
 os.environ.pop("FORCE_COLOR", None)
 
-# Switches that hold for a whole process are at their defaults here; what needs others is tested in a process of its own.
+# Switches that hold for a whole process are at their defaults here; what needs others is tested in
+# a process of its own.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("JAX_ENABLE_X64", "0")
 

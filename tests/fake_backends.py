@@ -1,4 +1,5 @@
-"""Backends that are wrong in a known way, installed for a test as a stranger would install one: through the entry-point group."""
+"""Backends that are wrong in a known way, installed for a test as a stranger would install one:
+through the entry-point group."""
 
 import os
 import time
@@ -24,7 +25,8 @@ class _Fake(NumPyBackend):
 
 
 class WrongBackend(_Fake):
-    """Reads the kernel in the order (C, Ph, Pw) where it is kept as (Ph, Pw, C): the classic port."""
+    """Reads the kernel in the order (C, Ph, Pw) where it is kept as (Ph, Pw, C): the classic
+    port."""
 
     name = "wrong"
     implementations = (Implementation("wrong", "conv2d", "eager"),)
@@ -34,7 +36,9 @@ class WrongBackend(_Fake):
 
         def misread(weights: PatchEmbedWeights) -> None:
             shape = weights.kernel.shape
-            assign(PatchEmbedWeights(weights.kernel.transpose(0, 3, 1, 2).reshape(shape), weights.bias))
+            assign(
+                PatchEmbedWeights(weights.kernel.transpose(0, 3, 1, 2).reshape(shape), weights.bias)
+            )
 
         loaded.assign = misread
         misread(loaded.weights)
@@ -45,7 +49,9 @@ class FragileBackend(_Fake):
     """Raises, dies or hangs when called."""
 
     name = "fragile"
-    implementations = tuple(Implementation("fragile", what, "eager") for what in ("fine", "raises", "dies", "hangs"))
+    implementations = tuple(
+        Implementation("fragile", what, "eager") for what in ("fine", "raises", "dies", "hangs")
+    )
 
     def spoil(self, loaded: Any, formulation: str) -> Any:
         call = loaded.call
@@ -70,7 +76,10 @@ class AbsentBackend(_Fake):
 
     name = "absent"
     packages = ("no_such_framework",)
-    implementations = (Implementation("absent", "conv2d", "eager"), Implementation("absent", "linear", "eager"))
+    implementations = (
+        Implementation("absent", "conv2d", "eager"),
+        Implementation("absent", "linear", "eager"),
+    )
 
 
 class NoisyBackend(_Fake):
@@ -109,7 +118,8 @@ class SwitchedBackend(_Fake):
 
 
 class HastyBackend(_Fake):
-    """Computes in a thread and does not wait: `synchronize` is missing, though what is fetched is right."""
+    """Computes in a thread and does not wait: `synchronize` is missing, though what is fetched is
+    right."""
 
     name = "hasty"
     implementations = (Implementation("hasty", "linear", "eager"),)
@@ -124,7 +134,8 @@ class HastyBackend(_Fake):
 
 
 class CarelessBackend(_Fake):
-    """Tokens are right; a sequence has its positions twice, and a train step the gradient of half the images."""
+    """Tokens are right; a sequence has its positions twice, and a train step the gradient of half
+    the images."""
 
     name = "careless"
     implementations = (Implementation("careless", "linear", "eager"),)
@@ -143,7 +154,8 @@ class CarelessBackend(_Fake):
 
 
 class SteadyBackend(_Fake):
-    """NumPy's own code under another name, in a process of its own: the same, and must be called so."""
+    """NumPy's own code under another name, in a process of its own: the same, and must be called
+    so."""
 
     name = "steady"
     implementations = (Implementation("steady", "linear", "eager"),)
@@ -181,7 +193,9 @@ class ParentalBackend(_Fake):
         import subprocess
         import sys
 
-        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
+        left = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False
+        )
         Path(os.environ["PATCHPARITY_FAKE_CHILD"]).write_text(str(left.pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -235,7 +249,8 @@ BACKENDS = (WRONG, FRAGILE)
 
 
 def install(folder: Path, *names: str) -> dict[str, str]:
-    """Lay a distribution with this file's backends into a folder; return the environment in which it is found."""
+    """Lay a distribution with this file's backends into a folder; return the environment in which
+    it is found."""
     module = "patchparity_fake_backends"
     (folder / f"{module}.py").write_text(Path(__file__).read_text())
     metadata = folder / f"{module}-1.0.dist-info"
@@ -244,7 +259,10 @@ def install(folder: Path, *names: str) -> dict[str, str]:
     entries = {"broken": ":NOT_THERE", "numpy": ":WRONG", "class": ":WrongBackend", "module": ""}
     lines = "\n".join(f"{name} = {module}{entries.get(name, ':' + name.upper())}" for name in names)
     (metadata / "entry_points.txt").write_text(f"[patchparity.backends]\n{lines}\n")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))),
+    }
 
 
 def running_below(folder: Path) -> list[str]:

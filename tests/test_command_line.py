@@ -16,13 +16,18 @@ pytest.importorskip("pytest_benchmark")
 from .fake_backends import install, running_below
 
 
-def patchparity(*arguments: str, environment: dict[str, str] | None = None, cwd=None) -> subprocess.CompletedProcess:
+def patchparity(
+    *arguments: str, environment: dict[str, str] | None = None, cwd=None
+) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "patchparity", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
 
 def test_help_and_version_need_no_numpy():
-    code = "import sys, patchparity.cli.app; sys.exit(', '.join(each for each in ('numpy', 'jinja2', 'plotly') if each in sys.modules) or 0)"
+    code = (
+        "import sys, patchparity.cli.app; sys.exit(', '.join(each for each in ('numpy', "
+        "'jinja2', 'plotly') if each in sys.modules) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -34,7 +39,18 @@ def finished_run(tmp_path_factory):
     import numpy as np
 
     np.save(image, np.random.default_rng(0).random((48, 32, 3)))
-    arguments = ("--backend", "numpy", "--case", "vit-ti32-224", "--case", "vit-ti32-224-b2", "--rounds", "4", "--threads", "1")
+    arguments = (
+        "--backend",
+        "numpy",
+        "--case",
+        "vit-ti32-224",
+        "--case",
+        "vit-ti32-224-b2",
+        "--rounds",
+        "4",
+        "--threads",
+        "1",
+    )
     return patchparity("run", *arguments, "--image", image, "--out", folder), folder
 
 
@@ -43,7 +59,15 @@ def test_run_does_the_main_job(finished_run):
     done, folder = finished_run
     assert done.returncode == 0, done.stderr
     names = {path.name for path in folder.iterdir()}
-    assert {"check.json", "controls.json", "bench.json", "samples.jsonl", "report.html", "report.md", "report.csv"} <= names
+    assert {
+        "check.json",
+        "controls.json",
+        "bench.json",
+        "samples.jsonl",
+        "report.html",
+        "report.md",
+        "report.csv",
+    } <= names
     assert "numpy:linear:eager" in done.stdout
     assert "Fastest of each framework" in done.stdout
     assert "\nvit-ti32-224-b2, 1 thread\n" in done.stdout
@@ -62,7 +86,11 @@ class _Addresses(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags += 1
-        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action") and value]
+        self.found += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "srcset", "data", "action") and value
+        ]
 
 
 def test_the_report_is_self_contained_and_holds_every_row(finished_run):
@@ -112,7 +140,14 @@ def test_backends_lists_all_and_how_to_get_them():
 def test_check_exits_1_on_a_wrong_adapter_and_says_what_is_wrong(tmp_path):
     environment = install(tmp_path, "wrong")
     done = patchparity(
-        "check", "--backend", "wrong", "--dtype", "float32", "--json", tmp_path / "c.json", environment=environment
+        "check",
+        "--backend",
+        "wrong",
+        "--dtype",
+        "float32",
+        "--json",
+        tmp_path / "c.json",
+        environment=environment,
     )
     assert done.returncode == 1
     assert "fail" in done.stdout
@@ -123,7 +158,16 @@ def test_check_exits_1_on_a_wrong_adapter_and_says_what_is_wrong(tmp_path):
 
 def test_a_wrong_adapter_is_not_timed(tmp_path):
     environment = install(tmp_path, "wrong")
-    done = patchparity("bench", "--backend", "wrong", "--preset", "smoke", "--out", tmp_path / "o", environment=environment)
+    done = patchparity(
+        "bench",
+        "--backend",
+        "wrong",
+        "--preset",
+        "smoke",
+        "--out",
+        tmp_path / "o",
+        environment=environment,
+    )
     assert done.returncode == 1
     assert "not timed, for it is wrong" in done.stdout.replace("\n", " ")
 
@@ -144,21 +188,36 @@ def test_diagnose_names_the_mistake_and_its_mend(tmp_path):
         np.save(tmp_path / f"{name}.npy", tokens)
     right = patchparity("diagnose", *files, "--tokens", tmp_path / "right.npy")
     assert (right.returncode, right.stdout) == (0, "correct: the output is correct\n")
-    wrong = patchparity("diagnose", *files, "--tokens", tmp_path / "wrong.npy", "--json", tmp_path / "d.json")
+    wrong = patchparity(
+        "diagnose", *files, "--tokens", tmp_path / "wrong.npy", "--json", tmp_path / "d.json"
+    )
     assert wrong.returncode == 1
     assert "mend: the kernel was read as HWIO; transpose it with (3, 2, 0, 1)" in wrong.stdout
     told = json.loads((tmp_path / "d.json").read_text())
-    assert (told["correct"], told["status"], told["mistakes"]) == (False, "unique", ["kernel-hwio-as-oihw"])
+    assert (told["correct"], told["status"], told["mistakes"]) == (
+        False,
+        "unique",
+        ["kernel-hwio-as-oihw"],
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("diagnose", "--images", "i.npy", "--weights", "w.npz", "--tokens", "t.npy"), "error: cannot read arrays from i.npy"),
+        (
+            ("diagnose", "--images", "i.npy", "--weights", "w.npz", "--tokens", "t.npy"),
+            "error: cannot read arrays from i.npy",
+        ),
         (("check", "--backend", "theano"), "error: backend 'theano' is unknown; expected one of"),
-        (("check", "--implementation", "numpy:fft"), "error: implementation 'numpy:fft' is unknown"),
+        (
+            ("check", "--implementation", "numpy:fft"),
+            "error: implementation 'numpy:fft' is unknown",
+        ),
         (("check", "--dtype", "int8"), "error: dtype 'int8' is unknown"),
-        (("check", "--backend", "numpy", "--image", "absent.png"), "error: cannot read image absent.png"),
+        (
+            ("check", "--backend", "numpy", "--image", "absent.png"),
+            "error: cannot read image absent.png",
+        ),
         (
             ("check", "--backend", "numpy", "--remainder", "crop"),
             "error: remainder 'crop' is unknown; expected one of error, floor, pad-end, same",
@@ -167,15 +226,22 @@ def test_diagnose_names_the_mistake_and_its_mend(tmp_path):
             ("check", "--backend", "numpy", "--device", "cpu", "--json", "no/such/folder/c.json"),
             "error: cannot write no/such/folder/c.json",
         ),
-        (("bench", "--preset", "fast"), "error: preset 'fast' is unknown; expected one of smoke, quick, full"),
+        (
+            ("bench", "--preset", "fast"),
+            "error: preset 'fast' is unknown; expected one of smoke, quick, full",
+        ),
         (("bench", "--threads", "two"), "error: threads='two': expected numbers"),
         (("bench", "--threads", "999"), "error: threads=999: expected 1 to"),
-        (("bench", "--case", "vit-b16-225"), "error: image_size=(225, 225) does not divide into patches of (16, 16)"),
+        (
+            ("bench", "--case", "vit-b16-225"),
+            "error: image_size=(225, 225) does not divide into patches of (16, 16)",
+        ),
         (("bench", "--case", "alexnet"), "error: case 'alexnet' is unknown"),
         (("run", "--out", "/proc/nowhere"), "error: output folder /proc/nowhere cannot be written"),
         (
             ("report", "nowhere"),
-            "error: cannot read nowhere/bench.json: No such file or directory; patchparity bench --out nowhere makes it",
+            "error: cannot read nowhere/bench.json: No such file or directory; patchparity bench "
+            "--out nowhere makes it",
         ),
     ],
 )
@@ -199,23 +265,47 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
     from patchparity import PatchParityError
 
     command_line = importlib.import_module("patchparity.__main__")
-    monkeypatch.setattr("patchparity.bench.check.suite.check", lambda **_: pytest.fail("worked first"))
-    monkeypatch.setattr("patchparity.bench.timing.benchmark.benchmark", lambda _: pytest.fail("worked first"))
+    monkeypatch.setattr(
+        "patchparity.bench.check.suite.check", lambda **_: pytest.fail("worked first")
+    )
+    monkeypatch.setattr(
+        "patchparity.bench.timing.benchmark.benchmark", lambda _: pytest.fail("worked first")
+    )
     for command in ("check", "bench"):
         with pytest.raises(PatchParityError, match=r"cannot write .*No such file"):
-            CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path / "no" / "c.json")], catch_exceptions=False)
+            CliRunner().invoke(
+                command_line.app,
+                [command, "--json", str(tmp_path / "no" / "c.json")],
+                catch_exceptions=False,
+            )
         with pytest.raises(PatchParityError, match="it is a folder"):
-            CliRunner().invoke(command_line.app, [command, "--json", str(tmp_path)], catch_exceptions=False)
+            CliRunner().invoke(
+                command_line.app, [command, "--json", str(tmp_path)], catch_exceptions=False
+            )
         with pytest.raises(PatchParityError, match="cannot write -: expected the name of a file"):
             CliRunner().invoke(command_line.app, [command, "--json", "-"], catch_exceptions=False)
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
-    command = [sys.executable, "-m", "patchparity", "bench", "--preset", "smoke", "--backend", "numpy", "--rounds", "100000"]
-    # A shell starts background jobs with SIGINT ignored, and what is ignored is inherited: a run of the tests may be such a job.
-    # What has a handler is not. (A preexec_fn would do as well, but forks, and a JAX that another test has loaded warns of forks.)
+    command = [
+        sys.executable,
+        "-m",
+        "patchparity",
+        "bench",
+        "--preset",
+        "smoke",
+        "--backend",
+        "numpy",
+        "--rounds",
+        "100000",
+    ]
+    # A shell starts background jobs with SIGINT ignored, and what is ignored is inherited: a run of
+    # the tests may be such a job. What has a handler is not. (A preexec_fn would do as well, but
+    # forks, and a JAX that another test has loaded warns of forks.)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
     signal.signal(signal.SIGINT, before)
     while not (tmp_path / "samples.jsonl").exists():
         assert process.poll() is None
@@ -223,7 +313,10 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130
-    assert "interrupted; finished cases are kept: the same command with --resume goes on" in told.replace("\n", " ")
+    assert (
+        "interrupted; finished cases are kept: the same command with --resume goes on"
+        in told.replace("\n", " ")
+    )
     assert "Traceback" not in told
     assert not running_below(tmp_path)
 
@@ -231,8 +324,21 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
 @pytest.mark.parametrize("how", ["removed", "renamed"])
 def test_a_folder_that_is_gone_while_it_is_measured_is_told(tmp_path, how):
     folder = tmp_path / "record"
-    command = [sys.executable, "-m", "patchparity", "bench", "--case", "vit-ti32-224-b2", "--backend", "numpy", "--rounds", "500"]
-    process = subprocess.Popen([*command, "--out", str(folder)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "patchparity",
+        "bench",
+        "--case",
+        "vit-ti32-224-b2",
+        "--backend",
+        "numpy",
+        "--rounds",
+        "500",
+    ]
+    process = subprocess.Popen(
+        [*command, "--out", str(folder)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     while not (folder / "samples.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.1)

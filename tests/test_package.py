@@ -1,4 +1,5 @@
-"""The package: laws of the root, lazy public names, the wheel, and a clone under an awkward name."""
+"""The package: laws of the root, lazy public names, the wheel, and a clone under an awkward
+name."""
 
 import json
 import os
@@ -25,7 +26,9 @@ def run_python(code: str, **options) -> str:
 
 
 def imported_by(code: str) -> set[str]:
-    return set(json.loads(run_python(f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))")))
+    return set(
+        json.loads(run_python(f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"))
+    )
 
 
 def test_import_loads_only_itself():
@@ -36,11 +39,17 @@ def test_import_loads_only_itself():
 
 def test_bench_package_imports_nothing_when_loaded():
     loaded = imported_by("import patchparity.bench")
-    assert {name for name in loaded if name.startswith("patchparity")} == {"patchparity", "patchparity.bench"}
+    assert {name for name in loaded if name.startswith("patchparity")} == {
+        "patchparity",
+        "patchparity.bench",
+    }
 
 
 def test_choosing_a_backend_imports_no_framework():
-    code = "import patchparity; patchparity.list_backends(); patchparity.get_backend('torch'); patchparity.list_implementations()"
+    code = (
+        "import patchparity; patchparity.list_backends(); patchparity.get_backend('torch'); "
+        "patchparity.list_implementations()"
+    )
     assert not imported_by(code) & set(FRAMEWORKS)
 
 
@@ -49,7 +58,11 @@ def test_the_isolation_check_can_fail():
 
 
 def test_reference_needs_numpy_and_ml_dtypes_only():
-    modules = [f"patchparity.reference.{path.stem}" for path in (ROOT / "reference").glob("*.py") if path.stem != "__init__"]
+    modules = [
+        f"patchparity.reference.{path.stem}"
+        for path in (ROOT / "reference").glob("*.py")
+        if path.stem != "__init__"
+    ]
     code = "\n".join(f"import {name}" for name in modules)
     allowed = {"patchparity", "numpy", "ml_dtypes"}
     baseline = imported_by("import numpy, numpy.random, ml_dtypes")
@@ -59,7 +72,10 @@ def test_reference_needs_numpy_and_ml_dtypes_only():
 
 def test_type_checkers_see_the_public_names():
     text = (ROOT / "__init__.py").read_text()
-    seen = {name: f"patchparity.{module}" for module, name in re.findall(r"    from \.(\S+) import (\w+) as \2\n", text)}
+    seen = {
+        name: f"patchparity.{module}"
+        for module, name in re.findall(r"    from \.(\S+) import (\w+) as \2\n", text)
+    }
     assert seen == patchparity._PUBLIC
 
 
@@ -67,7 +83,9 @@ def test_type_checkers_see_the_public_names():
 def test_public_name_resolves_and_is_documented(name):
     value = getattr(patchparity, name)
     assert value.__doc__
-    assert name not in {path.name for path in ROOT.iterdir() if path.is_dir()}, "a function must not have a subpackage's name"
+    assert name not in {path.name for path in ROOT.iterdir() if path.is_dir()}, (
+        "a function must not have a subpackage's name"
+    )
 
 
 def test_unknown_name_is_an_attribute_error():
@@ -81,7 +99,10 @@ def python_folders() -> set[str]:
     return {
         ".".join(("patchparity", *folder.parts))
         for folder in folders
-        if not any(part.startswith(".") or part in ignored or part.endswith(".egg-info") for part in folder.parts)
+        if not any(
+            part.startswith(".") or part in ignored or part.endswith(".egg-info")
+            for part in folder.parts
+        )
     }
 
 
@@ -91,9 +112,12 @@ def test_every_folder_with_code_is_a_listed_package():
 
 
 def test_extras_hold_lower_bounds_and_all_holds_every_extra():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     joined = extras.pop("all")
-    ours = [name for name in extras if name not in ("transformers", "flax", "keras-hub")]  # peers, which are nobody's need
+    # peers, which are nobody's need
+    ours = [name for name in extras if name not in ("transformers", "flax", "keras-hub")]
     assert joined == [f"patchparity[{','.join(ours)}]"]
     assert all(
         (">=" in requirement or requirement.startswith("patchparity[")) and "==" not in requirement
@@ -103,7 +127,8 @@ def test_extras_hold_lower_bounds_and_all_holds_every_extra():
 
 
 def tracked_copy(target: Path) -> Path:
-    """Copy what a clone would hold: no hidden folders, no build products, no reports at the root."""
+    """Copy what a clone would hold: no hidden folders, no build products, no reports at the
+    root."""
     products = {"build", "dist", "report", "report-full", "patchparity-bench"}
 
     def skipped(folder: str, names: list[str]) -> set[str]:
@@ -111,7 +136,10 @@ def tracked_copy(target: Path) -> Path:
         return {
             name
             for name in names
-            if name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info") or name in at_root
+            if name.startswith(".")
+            or name == "__pycache__"
+            or name.endswith(".egg-info")
+            or name in at_root
         }
 
     shutil.copytree(ROOT, target, ignore=skipped)
@@ -121,32 +149,50 @@ def tracked_copy(target: Path) -> Path:
 def package_files(folder: Path) -> set[str]:
     """Files that code needs at run time, by their place in a folder."""
     kinds = {".py", ".html", ".css", ".ini", ".toml", ".typed"}
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in kinds}
+    return {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in kinds
+    }
 
 
 @pytest.mark.install
 def test_wheel_installs_in_a_fresh_environment_and_runs_from_another_folder(tmp_path):
     source = tracked_copy(tmp_path / "source")
     shipped = package_files(source)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_CONSTRAINT"))}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTHON", "PIP_CONSTRAINT"))
+    }
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "dist", source], check=True, env=environment
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "dist", source],
+        check=True,
+        env=environment,
     )
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     venv.create(tmp_path / "fresh", with_pip=True)
     bin_folder = tmp_path / "fresh" / "bin"
-    subprocess.run([bin_folder / "python", "-m", "pip", "install", "-q", wheel], check=True, env=environment)
+    subprocess.run(
+        [bin_folder / "python", "-m", "pip", "install", "-q", wheel], check=True, env=environment
+    )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
-        [bin_folder / "patchparity", "backends"], cwd=elsewhere, capture_output=True, text=True, env=environment
+        [bin_folder / "patchparity", "backends"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     for backend in ("numpy", "torch", "tensorflow", "jax"):
         assert backend in done.stdout
     assert "patchparity[torch]" in done.stdout
     listed = subprocess.run(
-        [bin_folder / "python", "-c", "import patchparity, os; print(os.path.dirname(patchparity.__file__))"],
+        [
+            bin_folder / "python",
+            "-c",
+            "import patchparity, os; print(os.path.dirname(patchparity.__file__))",
+        ],
         cwd=elsewhere,
         capture_output=True,
         text=True,
@@ -165,8 +211,10 @@ def test_a_clone_called_a_dash_b_dot_c_loads_each_module_once(tmp_path):
         "import sys\n"
         "import patchparity.bench, patchparity.reference.spec, patchparity.backends.base\n"
         "def test_each_file_once():\n"
-        "    files = [m.__file__ for n, m in list(sys.modules.items()) if getattr(m, '__file__', None)\n"
-        "             and n.split('.')[-1] in ('spec', 'base', 'weights', 'embed', 'cases') and ('patchparity' in n or 'a-b' in m.__file__)]\n"
+        "    files = [m.__file__ for n, m in list(sys.modules.items()) if getattr(m, '__file__', "
+        "None)\n"
+        "             and n.split('.')[-1] in ('spec', 'base', 'weights', 'embed', 'cases') and "
+        "('patchparity' in n or 'a-b' in m.__file__)]\n"
         "    assert files and len(files) == len(set(files)), files\n"
         "    twice = [n for n in sys.modules if n.endswith('reference.spec')]\n"
         "    assert twice == ['patchparity.reference.spec'], twice\n"

@@ -26,23 +26,43 @@ def test_the_first_two_commands_are_one_line_each_and_go_through_tox():
 def test_ci_calls_the_test_command():
     script = (ROOT / ".ci" / "run").read_text()
     (extract,) = re.findall(r"\$\((awk .*)\)$", script, re.MULTILINE)
-    found = subprocess.run(["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert found == blocks("sh")[1]
 
 
 def test_the_python_example_runs(tmp_path):
     (example,) = blocks("python")[:1]
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
     "command",
-    ["backends", "check", "diagnose", "bench", "recommend", "compare", "report", "run", "inspect", "port", "verify", "embed"],
+    [
+        "backends",
+        "check",
+        "diagnose",
+        "bench",
+        "recommend",
+        "compare",
+        "report",
+        "run",
+        "inspect",
+        "port",
+        "verify",
+        "embed",
+    ],
 )
 def test_every_option_named_in_the_readme_exists(command):
     help_text = subprocess.run(
-        [sys.executable, "-m", "patchparity", command, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "patchparity", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     for line in re.findall(rf"^patchparity {command}(.*)$", README, re.MULTILINE):
         for option in re.findall(r"--[a-z-]+", line.split("#")[0]):

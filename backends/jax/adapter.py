@@ -1,4 +1,5 @@
-"""JAX: `lax.conv_general_dilated` and reshape + dot, under `jax.jit`, channels last as Flax keeps them."""
+"""JAX: `lax.conv_general_dilated` and reshape + dot, under `jax.jit`, channels last as Flax keeps
+them."""
 
 import contextlib
 import importlib.util
@@ -14,7 +15,14 @@ from ...reference.probe import Direction
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..base import DEVICES, Backend, Implementation, Precision, check_precision
-from ..computation import Computation, DeviceMemory, FirstCall, LoadedEmbedding, Operation, step_results
+from ..computation import (
+    Computation,
+    DeviceMemory,
+    FirstCall,
+    LoadedEmbedding,
+    Operation,
+    step_results,
+)
 from ..layouts import (
     DENSE_CHANNELS_LAST,
     HWIO,
@@ -31,9 +39,13 @@ from ..registry import get_backend
 from .formulations import conv2d, conv2d_nchw, einsum, linear, linear_nchw, linear_words
 from .lines import usage, words_usage
 
-TRACE_EVENTS = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+TRACE_EVENTS = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+)
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-"""Names under which JAX reports to its listeners how long it traced, lowered and compiled (`jax._src.dispatch`)."""
+"""Names under which JAX reports to its listeners how long it traced, lowered and compiled
+(`jax._src.dispatch`)."""
 
 
 def first_call_told(call: Callable[[], Any]) -> tuple[Any, FirstCall]:
@@ -55,7 +67,8 @@ def first_call_told(call: Callable[[], Any]) -> tuple[Any, FirstCall]:
 
 
 def wide(dtype: np.dtype[Any]) -> contextlib.AbstractContextManager[Any]:
-    """float64 exists in JAX only while its 64-bit mode is on; it is switched on for float64 calls alone."""
+    """float64 exists in JAX only while its 64-bit mode is on; it is switched on for float64 calls
+    alone."""
     import jax
 
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
@@ -63,11 +76,21 @@ def wide(dtype: np.dtype[Any]) -> contextlib.AbstractContextManager[Any]:
 
 class _Embedding(LoadedEmbedding):
     def __init__(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> None:
         import jax
 
-        self.jax, self.spec, self.implementation, self.dtype = jax, spec, implementation, np.dtype(dtype)
+        self.jax, self.spec, self.implementation, self.dtype = (
+            jax,
+            spec,
+            implementation,
+            np.dtype(dtype),
+        )
         self.device = jax.devices(device)[0]
         compute = get_backend(implementation.backend).formulations[implementation.formulation][0]  # type: ignore[attr-defined]
         self.assign(weights)
@@ -81,7 +104,9 @@ class _Embedding(LoadedEmbedding):
         self.plain, self.forward, self.pullback = forward, jax.jit(forward), jax.jit(pullback)
 
     def assign(self, weights: PatchEmbedWeights) -> None:
-        self.kernel = self._array(kernel_to_layout(weights.kernel, self.implementation.kernel_layout))
+        self.kernel = self._array(
+            kernel_to_layout(weights.kernel, self.implementation.kernel_layout)
+        )
         self.bias = None if weights.bias is None else self._array(weights.bias)
 
     def apart(self, kernel: Any, bias: Any) -> tuple[Any, Any]:
@@ -107,9 +132,13 @@ class _Embedding(LoadedEmbedding):
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         with wide(self.dtype):
-            found = self.pullback(self.place(images), self.kernel, self.bias, self._array(grad_tokens))
+            found = self.pullback(
+                self.place(images), self.kernel, self.bias, self._array(grad_tokens)
+            )
         image = np.asarray(found[0])
-        kernel, bias = (None if gradient is None else np.asarray(gradient) for gradient in found[1:])
+        kernel, bias = (
+            None if gradient is None else np.asarray(gradient) for gradient in found[1:]
+        )
         kernel, bias = self.apart(kernel, bias)
         return PatchEmbedGradients(
             image=images_from_layout(image, self.implementation.image_layout),
@@ -122,7 +151,8 @@ class _Embedding(LoadedEmbedding):
         return first_call_told(lambda: self.call(inputs))
 
     def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
-        """`jnp.concatenate` with the broadcast class token, then the sum, as Flax's ViT has it; one jitted function."""
+        """`jnp.concatenate` with the broadcast class token, then the sum, as Flax's ViT has it; one
+        jitted function."""
         import jax.numpy as jnp
 
         token, table, plain = self._array(class_token), self._array(positions), self.plain
@@ -145,7 +175,9 @@ class _Embedding(LoadedEmbedding):
         jax, plain, gradient = self.jax, self.plain, self._array(grad_tokens)
 
         def step(images: Any, kernel: Any, bias: Any, gradient: Any) -> Any:
-            tokens, pullback = jax.vjp(lambda kernel, bias: plain(images, kernel, bias), kernel, bias)
+            tokens, pullback = jax.vjp(
+                lambda kernel, bias: plain(images, kernel, bias), kernel, bias
+            )
             return tokens, *pullback(gradient)
 
         whole = jax.jit(step)
@@ -167,7 +199,9 @@ class _WithBiasRow(_Embedding):
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         kernel = kernel_to_layout(weights.kernel, self.implementation.kernel_layout)
-        self.kernel = self._array(kernel if weights.bias is None else np.concatenate([kernel, weights.bias[None]]))
+        self.kernel = self._array(
+            kernel if weights.bias is None else np.concatenate([kernel, weights.bias[None]])
+        )
         self.bias = None
 
     def apart(self, kernel: Any, bias: Any) -> tuple[Any, Any]:
@@ -182,8 +216,12 @@ class _Gemm(Computation):
         self.jax, self.dtype = jax, np.dtype(dtype)
         generator, place = np.random.default_rng(0), jax.devices(device)[0]
         with wide(self.dtype):
-            self.left = jax.device_put(generator.standard_normal((rows, depth)).astype(dtype), place)
-            self.right = jax.device_put(generator.standard_normal((depth, columns)).astype(dtype), place)
+            self.left = jax.device_put(
+                generator.standard_normal((rows, depth)).astype(dtype), place
+            )
+            self.right = jax.device_put(
+                generator.standard_normal((depth, columns)).astype(dtype), place
+            )
         self.dot = jax.jit(jax.numpy.dot)
 
     def call(self, inputs: None) -> Any:
@@ -212,7 +250,8 @@ class _Sweep(Computation):
 
 
 class _Memory(DeviceMemory):
-    """XLA's allocator counts, but never forgets its peak: a call tells something only where it sets a new one."""
+    """XLA's allocator counts, but never forgets its peak: a call tells something only where it sets
+    a new one."""
 
     def __init__(self) -> None:
         import jax
@@ -248,7 +287,8 @@ class JaxBackend(Backend):
         "einsum": (einsum, HWIO, NHWC),
     }
     implementations = tuple(
-        # XLA sets flush-to-zero on the CPU (jax issue 16200, "working as intended"). Bias is added after the product, but for linear_words.
+        # XLA sets flush-to-zero on the CPU (jax issue 16200, "working as intended"). Bias is added
+        # after the product, but for linear_words.
         Implementation(
             "jax",
             formulation,
@@ -266,7 +306,8 @@ class JaxBackend(Backend):
     )
 
     def __init__(self) -> None:
-        # Read when JAX first uses a GPU: without it JAX takes three quarters of the memory that other frameworks need too.
+        # Read when JAX first uses a GPU: without it JAX takes three quarters of the memory that
+        # other frameworks need too.
         if importlib.util.find_spec("jax") is not None:
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -289,14 +330,17 @@ class JaxBackend(Backend):
         return np.asarray(lax.conv_general_dilated(images, kernel, kernel.shape[2:], "VALID"))
 
     def environment(self, threads: int) -> dict[str, str]:
-        """XLA's CPU client reads only these; the thread flags of XLA_FLAGS do nothing in current versions."""
+        """XLA's CPU client reads only these; the thread flags of XLA_FLAGS do nothing in current
+        versions."""
         return {"PJRT_NPROC": str(threads), "NPROC": str(threads)}
 
     @contextlib.contextmanager
     def precision(self, precision: Precision) -> Iterator[None]:
-        """Set `jax_default_matmul_precision`, which governs convolutions too: `highest`, `tensorfloat32` or `bfloat16`.
+        """Set `jax_default_matmul_precision`, which governs convolutions too: `highest`,
+        `tensorfloat32` or `bfloat16`.
 
-        Not `F32_F32_F32`, which the documentation recommends: convolutions silently lower it to DEFAULT (a test shows it).
+        Not `F32_F32_F32`, which the documentation recommends: convolutions silently lower it to
+        DEFAULT (a test shows it).
         """
         import jax
 
@@ -308,7 +352,12 @@ class JaxBackend(Backend):
                 yield
 
     def load(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> LoadedEmbedding:
         """Put the weights on the device and jit the forward and backward functions."""
         weights.check_spec(spec)
@@ -316,7 +365,8 @@ class JaxBackend(Backend):
         return kept(implementation, weights, spec, dtype, device)
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-        """In plain JAX; `linear_words` where patches do not tile as `linear`, which it is there but for the bias."""
+        """In plain JAX; `linear_words` where patches do not tile as `linear`, which it is there but
+        for the bias."""
         words = implementation.formulation == "linear_words" and spec.tiles
         return words_usage(spec, batch) if words else usage(implementation, spec)
 

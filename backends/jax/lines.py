@@ -9,30 +9,50 @@ from .formulations import WORD_BYTES, _pieces, _strip, _words
 
 def usage(implementation: Implementation, spec: PatchEmbedSpec) -> str:
     """What each formulation is in plain JAX."""
-    formulation, first, padding = implementation.formulation, implementation.image_layout == NCHW, spec.effective_padding
+    formulation, first, padding = (
+        implementation.formulation,
+        implementation.image_layout == NCHW,
+        spec.effective_padding,
+    )
     if formulation.startswith("conv2d"):
         letters = "HW" if spec.spatial_axes == 2 else "DHW"
         names = (f"NC{letters}", f"OI{letters}") if first else (f"N{letters}C", f"{letters}IO")
         numbers = (*names, f"N{letters}C")
-        convolution = f"jax.lax.conv_general_dilated(images, kernel, {spec.stride}, {padding}, dimension_numbers={numbers})"
-        lines = f"    grid = {convolution}\n    return grid.reshape(len(images), {spec.num_patches}, {spec.embed_dim}) + bias\n"
+        convolution = (
+            f"jax.lax.conv_general_dilated(images, kernel, {spec.stride}, {padding}, "
+            f"dimension_numbers={numbers})"
+        )
+        lines = (
+            f"    grid = {convolution}\n    return grid.reshape(len(images), "
+            f"{spec.num_patches}, {spec.embed_dim}) + bias\n"
+        )
     else:
         pairs = ((0, 0), (0, 0), *padding) if first else ((0, 0), *padding, (0, 0))
         lines = f"    images = jnp.pad(images, {pairs})\n" if any(map(any, padding)) else ""
-        lines += patches_code(spec, "jnp", "jnp.take", "jnp.reshape({array}, (len(images), {shape}))", first)
+        lines += patches_code(
+            spec, "jnp", "jnp.take", "jnp.reshape({array}, (len(images), {shape}))", first
+        )
         product = f"jnp.dot(patches, kernel{'.T' if first else ''})"
         if formulation == "einsum":
             patch = "xyz"[: spec.spatial_axes]
             shape = (spec.num_patches, *spec.patch_size, spec.in_channels)
-            product = f'jnp.einsum("bn{patch}c,{patch}cd->bnd", patches.reshape(len(images), *{shape}), kernel)'
+            product = (
+                f'jnp.einsum("bn{patch}c,{patch}cd->bnd", patches.reshape(len(images), '
+                f"*{shape}), kernel)"
+            )
         lines += f"    return {product} + bias\n"
-    return f"import jax\nimport jax.numpy as jnp\nimport numpy as np\n\n\n@jax.jit\ndef embed(images):\n{lines}"
+    return (
+        "import jax\nimport jax.numpy as jnp\nimport numpy as np\n\n\n@jax.jit\ndef "
+        f"embed(images):\n{lines}"
+    )
 
 
 def words_usage(spec: PatchEmbedSpec, batch: int) -> str:
     """`linear_words` of images that patches tile, in plain JAX."""
     pairs = ((0, 0), *spec.effective_padding, (0, 0))
-    padding = f"    images = jnp.pad(images, {pairs})\n" if any(map(any, spec.effective_padding)) else ""
+    padding = (
+        f"    images = jnp.pad(images, {pairs})\n" if any(map(any, spec.effective_padding)) else ""
+    )
     count = _pieces(spec, batch, 4 * (spec.patch_values + 1))
     piece = spec if count == 1 else _strip(spec)
     _, shape, order = _words(piece, 4)
@@ -41,7 +61,10 @@ def words_usage(spec: PatchEmbedSpec, batch: int) -> str:
     pieces = f"images.reshape({count}, len(images) * {spec.grid[0]} // {count}, {strip_text})"
     result = "embed_piece(images)"
     if count > 1:  # whole rows of patches, as many as stay in the cache
-        result = f"jax.lax.map(embed_piece, {pieces}).reshape(len(images), {spec.num_patches}, {spec.embed_dim})"
+        result = (
+            f"jax.lax.map(embed_piece, {pieces}).reshape(len(images), {spec.num_patches}, "
+            f"{spec.embed_dim})"
+        )
     return f"""\
 import math
 
@@ -80,4 +103,4 @@ def embed_piece(images):
 @jax.jit
 def embed(images):
 {padding}    return {result}
-"""
+"""  # noqa: E501

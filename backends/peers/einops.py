@@ -1,4 +1,5 @@
-"""einops: `Rearrange` and `torch.nn.Linear`, as vit-pytorch (lucidrains) and what was copied from it write a patch embedding: a peer."""
+"""einops: `Rearrange` and `torch.nn.Linear`, as vit-pytorch (lucidrains) and what was copied from
+it write a patch embedding: a peer."""
 
 from typing import Any
 
@@ -9,13 +10,16 @@ from ..torch.formulations import Forward
 
 
 def _rearrange(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """`Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)")`, then `torch.nn.Linear`; no norms, which are not linear."""
+    """`Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)")`, then `torch.nn.Linear`; no norms,
+    which are not linear."""
     import torch
     from einops.layers.torch import Rearrange
 
     height, width = spec.patch_size
     layer = torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias)
-    return layer, torch.nn.Sequential(Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=height, p2=width), layer)
+    return layer, torch.nn.Sequential(
+        Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=height, p2=width), layer
+    )
 
 
 class EinopsBackend(TorchBackend):
@@ -25,7 +29,14 @@ class EinopsBackend(TorchBackend):
     packages = ("einops", "torch")
     formulations = {"linear": (_rearrange, "D (Ph Pw C)")}
     implementations = (
-        Implementation("einops", "linear", "eager", kernel_layout="D (Ph Pw C)", output_roundings_on_cuda=2, peer=True),
+        Implementation(
+            "einops",
+            "linear",
+            "eager",
+            kernel_layout="D (Ph Pw C)",
+            output_roundings_on_cuda=2,
+            peer=True,
+        ),
     )
 
     @property
@@ -55,7 +66,7 @@ module = torch.nn.Sequential(Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)",
 @torch.inference_mode()
 def embed(images):
     return module(images)
-"""
+"""  # noqa: E501
 
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
         """The pattern cuts images that patches tile."""

@@ -1,4 +1,5 @@
-"""KerasHub: the patch embedding of its ViT, on PyTorch, TensorFlow and JAX, as its users call it: peers, that our weights are put into."""
+"""KerasHub: the patch embedding of its ViT, on PyTorch, TensorFlow and JAX, as its users call it:
+peers, that our weights are put into."""
 
 import dataclasses
 from typing import Any
@@ -23,9 +24,13 @@ def _vit(class_token: bool) -> Build:
         import_tensorflow()  # which KerasHub imports, and less quietly
         from keras_hub.src.models.vit.vit_layers import ViTPatchingAndEmbedding
 
-        sizes = dict(image_size=spec.image_size, patch_size=spec.patch_size, hidden_dim=spec.embed_dim)
+        sizes = dict(
+            image_size=spec.image_size, patch_size=spec.patch_size, hidden_dim=spec.embed_dim
+        )
         sizes["num_channels"] = spec.in_channels
-        options = dict(use_class_token=class_token, use_patch_bias=bias, data_format="channels_last")
+        options = dict(
+            use_class_token=class_token, use_patch_bias=bias, data_format="channels_last"
+        )
         return ViTPatchingAndEmbedding(**sizes, **options, dtype=dtype, name="projection")(images)
 
     return build
@@ -33,7 +38,8 @@ def _vit(class_token: bool) -> Build:
 
 class _Embedding(KerasEmbedding):
     def projection(self, model: Any) -> Any:
-        """The convolution inside; positions of zero leave tokens alone. In a train step they have a gradient, as they have for the layer's users."""
+        """The convolution inside; positions of zero leave tokens alone. In a train step they have a
+        gradient, as they have for the layer's users."""
         layer = model.get_layer("projection")
         table = layer.position_embedding
         table.embeddings.assign(self._tensor(np.zeros(table.embeddings.shape)))
@@ -43,8 +49,15 @@ class _Embedding(KerasEmbedding):
         """The same layer with its class token, and with positions."""
         with self._scope():
             model = model_of(_vit(True), self.spec, self.weights.bias is not None, self.dtype.name)
-            layer, whole = model.get_layer("projection"), KerasBackend.engines[self.engine][1](model)
-            for variable, own in zip(layer.patch_embedding.trainable_variables, self.layer.trainable_variables, strict=True):
+            layer, whole = (
+                model.get_layer("projection"),
+                KerasBackend.engines[self.engine][1](model),
+            )
+            for variable, own in zip(
+                layer.patch_embedding.trainable_variables,
+                self.layer.trainable_variables,
+                strict=True,
+            ):
                 variable.assign(own)
             layer.class_token.assign(self._tensor(class_token.reshape(1, 1, -1)))
             layer.position_embedding.embeddings.assign(self._tensor(positions))
@@ -66,7 +79,9 @@ class KerasHubBackend(KerasBackend):
         super().__init__(engine)
         self.name = f"keras-hub-{engine.name}"
         self.packages = ("keras_hub", *self.packages)
-        self.implementations = tuple(dataclasses.replace(each, backend=self.name, peer=True) for each in self.implementations)
+        self.implementations = tuple(
+            dataclasses.replace(each, backend=self.name, peer=True) for each in self.implementations
+        )
 
     @property
     def extra(self) -> str:
@@ -91,13 +106,19 @@ layer.set_weights([kernel, bias, np.zeros({(spec.num_patches, spec.embed_dim)})]
 
 def embed(images):
     return model.predict_on_batch(images)
-"""
+"""  # noqa: E501
 
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
         """The layer knows images without padding and patches that do not overlap."""
-        if spec.spatial_axes == 2 and spec.stride == spec.patch_size and not any(map(any, spec.effective_padding)):
+        if (
+            spec.spatial_axes == 2
+            and spec.stride == spec.patch_size
+            and not any(map(any, spec.effective_padding))
+        ):
             return None
         return f"{implementation.name} knows images without padding and patches that do not overlap"
 
 
-BACKENDS = tuple(KerasHubBackend(engine) for engine in (TorchBackend(), TensorFlowBackend(), JaxBackend()))
+BACKENDS = tuple(
+    KerasHubBackend(engine) for engine in (TorchBackend(), TensorFlowBackend(), JaxBackend())
+)

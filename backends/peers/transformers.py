@@ -1,4 +1,5 @@
-"""transformers: the patch embedding of its ViT, as its users call it: a peer, of random weights, that ours are put into."""
+"""transformers: the patch embedding of its ViT, as its users call it: a peer, of random weights,
+that ours are put into."""
 
 from typing import Any
 
@@ -16,7 +17,10 @@ def _vit(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
     from transformers.models.vit.modeling_vit import ViTPatchEmbeddings
 
     config = ViTConfig(
-        image_size=spec.image_size, patch_size=spec.patch_size, num_channels=spec.in_channels, hidden_size=spec.embed_dim
+        image_size=spec.image_size,
+        patch_size=spec.patch_size,
+        num_channels=spec.in_channels,
+        hidden_size=spec.embed_dim,
     )
     module = ViTPatchEmbeddings(config)
     torch.nn.init.zeros_(module.projection.bias)
@@ -31,7 +35,14 @@ class TransformersBackend(TorchBackend):
     formulations = {"vit": (_vit, OIHW)}
     # On a GPU torch adds a convolution's bias afterwards.
     implementations = (
-        Implementation("transformers", "vit", "eager", default_on_cuda="tf32", output_roundings_on_cuda=2, peer=True),
+        Implementation(
+            "transformers",
+            "vit",
+            "eager",
+            default_on_cuda="tf32",
+            output_roundings_on_cuda=2,
+            peer=True,
+        ),
     )
 
     @property
@@ -41,7 +52,10 @@ class TransformersBackend(TorchBackend):
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
         """The module, as the library builds it."""
-        sizes = f"image_size={spec.image_size}, patch_size={spec.patch_size}, num_channels={spec.in_channels}"
+        sizes = (
+            f"image_size={spec.image_size}, patch_size={spec.patch_size}, "
+            f"num_channels={spec.in_channels}"
+        )
         return f"""\
 import torch
 from transformers import ViTConfig
@@ -60,7 +74,11 @@ def embed(images):
 
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
         """The module knows images, and patches that do not overlap."""
-        if spec.spatial_axes == 2 and spec.stride == spec.patch_size and not any(map(any, spec.effective_padding)):
+        if (
+            spec.spatial_axes == 2
+            and spec.stride == spec.patch_size
+            and not any(map(any, spec.effective_padding))
+        ):
             return None
         return f"{implementation.name} knows images without padding and patches that do not overlap"
 

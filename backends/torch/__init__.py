@@ -1,4 +1,5 @@
-"""PyTorch: the adapter, its formulations, the lines that `recommend` shows, and the fused kernel."""
+"""PyTorch: the adapter, its formulations, the lines that `recommend` shows, and the fused
+kernel."""
 
 from .adapter import BACKENDS, TorchBackend, as_tensor, fused_patch_embed
 

@@ -1,4 +1,5 @@
-"""PyTorch: `torch.nn.Conv2d` and reshape + `torch.nn.Linear`, eager and compiled, and other ways to write them."""
+"""PyTorch: `torch.nn.Conv2d` and reshape + `torch.nn.Linear`, eager and compiled, and other ways to
+write them."""
 
 import contextlib
 import importlib.util
@@ -14,15 +15,36 @@ from ...reference.embed import PatchEmbedGradients
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..base import DEVICES, DTYPES, Backend, Implementation, Precision, check_precision, spec_code
-from ..computation import Computation, DeviceMemory, Events, FirstCall, LoadedEmbedding, Operation, called_twice, step_results
+from ..computation import (
+    Computation,
+    DeviceMemory,
+    Events,
+    FirstCall,
+    LoadedEmbedding,
+    Operation,
+    called_twice,
+    step_results,
+)
 from ..layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
 from ..registry import get_backend
-from .formulations import CHANNELS_LAST, Forward, conv2d, einsum, fused, linear, linear_words, padder, prepacked, unfold
+from .formulations import (
+    CHANNELS_LAST,
+    Forward,
+    conv2d,
+    einsum,
+    fused,
+    linear,
+    linear_words,
+    padder,
+    prepacked,
+    unfold,
+)
 from .lines import usage
 
 
 def as_tensor(array: NDArray[Any]) -> Any:
-    """A copy of a NumPy array as a tensor; bfloat16, which torch does not take from NumPy, travels as its bits."""
+    """A copy of a NumPy array as a tensor; bfloat16, which torch does not take from NumPy, travels
+    as its bits."""
     import torch
 
     copied = np.array(array, array.dtype.newbyteorder("="), order="C")
@@ -42,7 +64,8 @@ def as_array(tensor: Any) -> NDArray[Any]:
 
 
 def fused_patch_embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmbedSpec) -> Any:
-    """The Triton kernel on tensors of one GPU and one type, bfloat16 or float16; sums are float32. It has no gradient.
+    """The Triton kernel on tensors of one GPU and one type, bfloat16 or float16; sums are float32.
+    It has no gradient.
 
     Args:
         images: `(B, C, *image)`.
@@ -60,7 +83,12 @@ def fused_patch_embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmb
 
 class _Embedding(LoadedEmbedding):
     def __init__(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> None:
         import torch
 
@@ -70,17 +98,23 @@ class _Embedding(LoadedEmbedding):
         self.layer, forward = build(spec, weights.bias is not None)
         self.layer.to(device=self.device, dtype=self.dtype)
         if implementation.formulation == CHANNELS_LAST:
-            self.memory_format = torch.channels_last if spec.spatial_axes == 2 else torch.channels_last_3d
+            self.memory_format = (
+                torch.channels_last if spec.spatial_axes == 2 else torch.channels_last_3d
+            )
             self.layer.to(memory_format=self.memory_format)
         self.assign(weights)
         self.plain, self.forward = forward, self._in_mode(forward)
 
     def _in_mode(self, forward: Forward) -> Forward:
-        return {"eager": lambda function: function, "compile": _compiled, "cudagraph": _Graph}[self.implementation.mode](forward)
+        return {"eager": lambda function: function, "compile": _compiled, "cudagraph": _Graph}[
+            self.implementation.mode
+        ](forward)
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         with self.torch.no_grad():
-            self.layer.weight.copy_(self._tensor(kernel_to_layout(weights.kernel, self.implementation.kernel_layout)))
+            self.layer.weight.copy_(
+                self._tensor(kernel_to_layout(weights.kernel, self.implementation.kernel_layout))
+            )
             if weights.bias is not None:
                 self.layer.bias.copy_(self._tensor(weights.bias))
 
@@ -90,7 +124,11 @@ class _Embedding(LoadedEmbedding):
 
     def place(self, images: NDArray[Any]) -> Any:
         tensor = self._tensor(images)
-        return tensor.contiguous(memory_format=self.memory_format) if self.implementation.formulation == CHANNELS_LAST else tensor
+        return (
+            tensor.contiguous(memory_format=self.memory_format)
+            if self.implementation.formulation == CHANNELS_LAST
+            else tensor
+        )
 
     def call(self, inputs: Any) -> Any:
         with self.torch.inference_mode():
@@ -108,7 +146,9 @@ class _Embedding(LoadedEmbedding):
             return super().gradients(images, grad_tokens)
         inputs = self._tensor(images).requires_grad_()
         parameters = list(self.layer.parameters())
-        found = self.torch.autograd.grad(self.forward(inputs), [inputs, *parameters], self._tensor(grad_tokens))
+        found = self.torch.autograd.grad(
+            self.forward(inputs), [inputs, *parameters], self._tensor(grad_tokens)
+        )
         image, kernel, *bias = map(as_array, found)
         return PatchEmbedGradients(
             image=image,
@@ -120,11 +160,14 @@ class _Embedding(LoadedEmbedding):
         """`torch.compile` traces and compiles when first called, and does not tell of it."""
         if self.implementation.mode != "compile":
             return super().first_call(inputs)
-        outputs, beyond_the_second = called_twice(lambda: super(_Embedding, self).first_call(inputs)[0])
+        outputs, beyond_the_second = called_twice(
+            lambda: super(_Embedding, self).first_call(inputs)[0]
+        )
         return outputs, FirstCall(compile_seconds=beyond_the_second)
 
     def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
-        """`torch.cat` with the expanded class token, then the sum, as timm and transformers have it."""
+        """`torch.cat` with the expanded class token, then the sum, as timm and transformers have
+        it."""
         torch, forward = self.torch, self.plain
         token, table = self._tensor(class_token), self._tensor(positions)
 
@@ -143,22 +186,30 @@ class _Embedding(LoadedEmbedding):
         """Forward, then `torch.autograd.grad` for the layer's parameters."""
         if not self.implementation.differentiable:
             return None
-        grad, parameters, gradient = self.torch.autograd.grad, list(self.layer.parameters()), self._tensor(grad_tokens)
+        grad, parameters, gradient = (
+            self.torch.autograd.grad,
+            list(self.layer.parameters()),
+            self._tensor(grad_tokens),
+        )
 
         def function(images: Any) -> Any:
             tokens = self.forward(images)
             return tokens, *grad(tokens, parameters, gradient)
 
         layout = self.implementation.kernel_layout
-        return Operation(self, function, lambda outputs: step_results(map(as_array, outputs), layout, self.spec))
+        return Operation(
+            self, function, lambda outputs: step_results(map(as_array, outputs), layout, self.spec)
+        )
 
 
 def _compiled(forward: Forward) -> Forward:
-    """`torch.compile` for one shape, in one graph, with an error instead of a silent return to eager after many shapes."""
+    """`torch.compile` for one shape, in one graph, with an error instead of a silent return to
+    eager after many shapes."""
     import torch
     import torch._dynamo
 
-    # Dynamo counts recompilations per code object and every load shares ours; past the limit (8) it would run eagerly, unasked.
+    # Dynamo counts recompilations per code object and every load shares ours; past the limit (8) it
+    # would run eagerly, unasked.
     torch._dynamo.config.recompile_limit = 4096
     torch._dynamo.config.accumulated_recompile_limit = 65536
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -167,21 +218,24 @@ def _compiled(forward: Forward) -> Forward:
 
 
 class _Graph:
-    """A CUDA graph: what a call launches, captured once for the images that it reads, and launched as one. Each call overwrites its result."""
+    """A CUDA graph: what a call launches, captured once for the images that it reads, and launched
+    as one. Each call overwrites its result."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
         self.images: Any = None
 
     def __call__(self, images: Any) -> Any:
-        """Capture where the images are others, launch, and return the result, before it is computed."""
+        """Capture where the images are others, launch, and return the result, before it is
+        computed."""
         if images is not self.images:
             self._capture(images)
         self.graph.replay()
         return self.outputs
 
     def _capture(self, images: Any) -> None:
-        """As torch's documentation has it ("CUDA semantics", CUDA graphs): some calls on another stream first, so that libraries have set themselves up."""
+        """As torch's documentation has it ("CUDA semantics", CUDA graphs): some calls on another
+        stream first, so that libraries have set themselves up."""
         import torch
 
         stream = torch.cuda.Stream()
@@ -285,16 +339,21 @@ def _implementation(formulation: str, mode: str, layout: str) -> Implementation:
         formulation,
         mode,
         kernel_layout=layout,
-        # oneDNN's own product has no float64 here; tensor cores know no float32, and Triton multiplies slowly what is not theirs.
-        dtypes={PREPACKED: ("float32", "bfloat16"), FUSED: ("bfloat16", "float16")}.get(formulation, DTYPES),
+        # oneDNN's own product has no float64 here; tensor cores know no float32, and Triton
+        # multiplies slowly what is not theirs.
+        dtypes={PREPACKED: ("float32", "bfloat16"), FUSED: ("bfloat16", "float16")}.get(
+            formulation, DTYPES
+        ),
         devices=devices,
-        # cuDNN's convolutions may use TF32 unless told not to, matrix products not (docs, "Numerical accuracy").
+        # cuDNN's convolutions may use TF32 unless told not to, matrix products not (docs,
+        # "Numerical accuracy").
         default_on_cuda="tf32" if formulation in ("conv2d", CHANNELS_LAST) else "ieee",
-        # The bias is added afterwards: to a product of what is not contiguous, on a GPU to a convolution, and to a bfloat16 product of odd K
-        # (147: seen on an H200, torch 2.11).
+        # The bias is added afterwards: to a product of what is not contiguous, on a GPU to a
+        # convolution, and to a bfloat16 product of odd K (147: seen on an H200, torch 2.11).
         output_roundings=2 if formulation in ("einsum", "unfold") else 1,
         output_roundings_on_cuda=1 if formulation == FUSED else 2,
-        differentiable=mode in ("eager", "compile") and formulation not in (PREPACKED, "linear_words", FUSED),
+        differentiable=mode in ("eager", "compile")
+        and formulation not in (PREPACKED, "linear_words", FUSED),
         costly_compile=mode == "compile",
         variant=formulation not in ("conv2d", "linear") or mode == "cudagraph",
         customary=(formulation, mode) == ("conv2d", "eager"),
@@ -324,24 +383,35 @@ class TorchBackend(Backend):
 
     def unavailable(self, implementation: Implementation) -> str | None:
         """`torch.compile` generates C++ on the CPU, and needs a compiler for it."""
-        if implementation.mode == "compile" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-            return "torch.compile needs a C++ compiler, and none of c++, g++, clang++ is on the PATH"
+        if implementation.mode == "compile" and not any(
+            shutil.which(name) for name in ("c++", "g++", "clang++")
+        ):
+            return (
+                "torch.compile needs a C++ compiler, and none of c++, g++, clang++ is on the PATH"
+            )
         if implementation.formulation == PREPACKED:
             import torch
 
             if not torch.backends.mkldnn.is_available():
                 return "this build of torch has no oneDNN, which lays the weights out"
         if implementation.formulation == FUSED and importlib.util.find_spec("triton") is None:
-            return "triton is not installed, in whose language the kernel is written: pip install triton"
+            return (
+                "triton is not installed, in whose language the kernel is written: pip install "
+                "triton"
+            )
         return None
 
     def lacks_dtype(self, implementation: Implementation, dtype: str, device: str) -> str | None:
-        """oneDNN lays bfloat16 weights out for CPUs with AVX-512 (avx512bw, avx512vl, avx512dq) alone, or with NE_CONVERT."""
+        """oneDNN lays bfloat16 weights out for CPUs with AVX-512 (avx512bw, avx512vl, avx512dq)
+        alone, or with NE_CONVERT."""
         if implementation.formulation == PREPACKED and dtype == "bfloat16":
             import torch
 
             if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-                return f"{implementation.name} has no bfloat16 on this CPU: oneDNN computes it with AVX-512 instructions, which are not there"
+                return (
+                    f"{implementation.name} has no bfloat16 on this CPU: oneDNN computes it "
+                    "with AVX-512 instructions, which are not there"
+                )
         return None
 
     def devices(self) -> tuple[str, ...]:
@@ -369,19 +439,30 @@ class TorchBackend(Backend):
         """`torch.nn.functional.conv2d`."""
         import torch
 
-        return as_array(torch.nn.functional.conv2d(as_tensor(images), as_tensor(kernel), stride=kernel.shape[-1]))
+        return as_array(
+            torch.nn.functional.conv2d(
+                as_tensor(images), as_tensor(kernel), stride=kernel.shape[-1]
+            )
+        )
 
     def lacks(self, precision: Precision, device: str) -> str | None:
-        """cuDNN and cuBLAS know TF32 and no bfloat16 mode for float32; oneDNN on the CPU takes both."""
-        return "torch has no bf16 mode for float32 on CUDA" if (precision, device) == ("bf16", "cuda") else None
+        """cuDNN and cuBLAS know TF32 and no bfloat16 mode for float32; oneDNN on the CPU takes
+        both."""
+        return (
+            "torch has no bf16 mode for float32 on CUDA"
+            if (precision, device) == ("bf16", "cuda")
+            else None
+        )
 
     @contextlib.contextmanager
     def precision(self, precision: Precision) -> Iterator[None]:
-        """Set TF32 and bfloat16 for convolutions (TF32 by default on CUDA) and matrix products, each operator by itself.
+        """Set TF32 and bfloat16 for convolutions (TF32 by default on CUDA) and matrix products,
+        each operator by itself.
 
-        The generic setting reaches every operator, but restoring it would not give an operator's own setting back. The old `allow_tf32`
-        flags must not be touched beside these: torch then refuses to read either. `ieee` also keeps float16 and bfloat16 products from
-        adding up in their own type.
+        The generic setting reaches every operator, but restoring it would not give an operator's
+        own setting back. The old `allow_tf32` flags must not be touched beside these: torch then
+        refuses to read either. `ieee` also keeps float16 and bfloat16 products from adding up in
+        their own type.
         """
         import torch
 
@@ -391,10 +472,15 @@ class TorchBackend(Backend):
             return
         cuda = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
         onednn = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul]
-        wanted: list[tuple[Any, str]] = [(setting, "ieee" if precision == "bf16" else precision) for setting in cuda]
-        # oneDNN's are `none` (the same as ieee) unless somebody set them; writing `ieee` there would not be undone by `none`.
+        wanted: list[tuple[Any, str]] = [
+            (setting, "ieee" if precision == "bf16" else precision) for setting in cuda
+        ]
+        # oneDNN's are `none` (the same as ieee) unless somebody set them; writing `ieee` there
+        # would not be undone by `none`.
         wanted += [
-            (setting, precision) for setting in onednn if precision != "ieee" or setting.fp32_precision not in ("none", "ieee")
+            (setting, precision)
+            for setting in onednn
+            if precision != "ieee" or setting.fp32_precision not in ("none", "ieee")
         ]
         kept = [(setting, setting.fp32_precision) for setting, _ in wanted]
         matmul = torch.backends.cuda.matmul
@@ -413,21 +499,27 @@ class TorchBackend(Backend):
                 setattr(matmul, name, value)
 
     def load(
-        self, implementation: Implementation, weights: PatchEmbedWeights, spec: PatchEmbedSpec, dtype: str, device: str
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
     ) -> LoadedEmbedding:
         """Build the module and copy the weights into its parameters."""
         weights.check_spec(spec)
         return _Embedding(implementation, weights, spec, dtype, device)
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-        """In plain torch; with patchparity `unfold` of a video, which takes a detour, the Triton kernel, and CUDA graphs, on tensors of the GPU."""
+        """In plain torch; with patchparity `unfold` of a video, which takes a detour, the Triton
+        kernel, and CUDA graphs, on tensors of the GPU."""
         if implementation.mode == "cudagraph":
             return f"""\
 {super().usage(implementation, spec, batch).replace("embed = ", "loaded = ").replace(").tokens", ")")}
 
 def embed(images):  # always one tensor of the GPU: new images are put into it, images.copy_(new), and each call overwrites its result
     return loaded.call(images)
-"""
+"""  # noqa: E501
         if implementation.formulation == FUSED:
             return f"""\
 import torch
@@ -441,9 +533,13 @@ spec = {spec_code(spec)}
 @torch.inference_mode()
 def embed(images):
     return fused_patch_embed(images, kernel, bias, spec)  # (B, {spec.num_patches}, {spec.embed_dim})
-"""
+"""  # noqa: E501
         detour = implementation.formulation == "unfold" and spec.spatial_axes == 3
-        return super().usage(implementation, spec, batch) if detour else usage(implementation, spec, batch)
+        return (
+            super().usage(implementation, spec, batch)
+            if detour
+            else usage(implementation, spec, batch)
+        )
 
     def wait(self, outputs: Any) -> None:
         """`torch.cuda.synchronize`, of a tensor on a GPU."""

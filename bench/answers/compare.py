@@ -1,4 +1,5 @@
-"""`compare`: two records of one machine, row by row: what became faster or slower, beyond the noise of both."""
+"""`compare`: two records of one machine, row by row: what became faster or slower, beyond the noise
+of both."""
 
 import os
 from pathlib import Path
@@ -7,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from ...reference.errors import PatchParityError
-from ..intervals import SMALLEST_DIFFERENCE, Ratio, by_generation, compare_ratios, enough, resampled_medians, unpaired_chance
+from ..intervals import (
+    SMALLEST_DIFFERENCE,
+    Ratio,
+    by_generation,
+    compare_ratios,
+    enough,
+    resampled_medians,
+    unpaired_chance,
+)
 from ..machine.environment import MACHINE
 from ..machine.hosts import LOCAL
 from ..record.bench_json import rows_missing
@@ -18,12 +27,17 @@ from .compare_report import ComparedRow, CompareReport
 
 
 def compare(
-    old: str | os.PathLike[str], new: str | os.PathLike[str], *, fail_over: float = 0.05, force: bool = False
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    fail_over: float = 0.05,
+    force: bool = False,
 ) -> CompareReport:
     """Compare two records of one machine.
 
-    Each row's ratio is that of the medians, new over old, with an interval from the samples of both. Its noise is the largest of: 1%, the A/A
-    rows of both records, and how far the machine itself moved between them, told by the bare matrix products of the same interleaves.
+    Each row's ratio is that of the medians, new over old, with an interval from the samples of
+    both. Its noise is the largest of: 1%, the A/A rows of both records, and how far the machine
+    itself moved between them, told by the bare matrix products of the same interleaves.
 
     Args:
         old, new: folders that `bench` or `run` wrote.
@@ -31,26 +45,41 @@ def compare(
         force: compare records of different machines.
 
     Raises:
-        PatchParityError: a record that cannot be read, records of different machines, or a limit that is none.
+        PatchParityError: a record that cannot be read, records of different machines, or a limit
+            that is none.
     """
     if not 0 <= fail_over < np.inf:
-        raise PatchParityError(f"fail_over={fail_over}: expected a fraction of at least 0, such as 0.05")
+        raise PatchParityError(
+            f"fail_over={fail_over}: expected a fraction of at least 0, such as 0.05"
+        )
     contents = [load_bench(Path(folder)) for folder in (old, new)]
-    tables = [{_name(entry): entry for entry in content["benchmarks"] if _is_told(entry)} for content in contents]
+    tables = [
+        {_name(entry): entry for entry in content["benchmarks"] if _is_told(entry)}
+        for content in contents
+    ]
     floors = [noise_floors(content["benchmarks"]) for content in contents]
     shifts = _machine_shifts(*(content["benchmarks"] for content in contents))
     common = [name for name in tables[1] if name in tables[0]]
     failed = {
-        outcome["row"]: " ".join(outcome["message"].split()) for outcome in contents[1]["failures"] if outcome["row"] in tables[0]
+        outcome["row"]: " ".join(outcome["message"].split())
+        for outcome in contents[1]["failures"]
+        if outcome["row"] in tables[0]
     }
     if not common and not failed:
         raise PatchParityError(f"{old} and {new} have no row in common: nothing can be compared")
     labels = dict.fromkeys(tables[1][name]["extra_info"]["host"] for name in common)
-    environments = {label: [_environment(content, label) for content in contents] for label in labels}
-    machine = [told for label, pair in environments.items() for told in _differences(pair[0], pair[1], label, MACHINE, ())]
+    environments = {
+        label: [_environment(content, label) for content in contents] for label in labels
+    }
+    machine = [
+        told
+        for label, pair in environments.items()
+        for told in _differences(pair[0], pair[1], label, MACHINE, ())
+    ]
     if machine and not force:
         raise PatchParityError(
-            f"{old} and {new} were measured on different machines ({'; '.join(machine)}); --force compares them all the same"
+            f"{old} and {new} were measured on different machines ({'; '.join(machine)}); --force "
+            "compares them all the same"
         )
     ratios = [_ratio(tables[0][name], tables[1][name], floors, shifts) for name in common]
     rows = []
@@ -66,7 +95,10 @@ def compare(
         float(np.exp(np.mean(logs))) if logs else None,
         [
             *(
-                ["old and new are one and the same record; UNSURE is what another run could differ by"]
+                [
+                    "old and new are one and the same record; UNSURE is what another run could "
+                    "differ by"
+                ]
                 if contents[0] == contents[1]
                 else []
             ),
@@ -75,7 +107,11 @@ def compare(
                 for which, content in zip(("old", "new"), contents, strict=True)
                 if (missing := rows_missing(content))
             ),
-            *(told for label, pair in environments.items() for told in _differences(pair[0], pair[1], label)),
+            *(
+                told
+                for label, pair in environments.items()
+                for told in _differences(pair[0], pair[1], label)
+            ),
         ],
         fail_over,
         failed,
@@ -88,7 +124,8 @@ def _environment(content: dict[str, Any], label: str) -> dict[str, Any]:
 
 
 def _machine_shifts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[Block, float]:
-    """How far the machine moved between two records: of each block the median over frameworks of its matrix product's ratio, less 1."""
+    """How far the machine moved between two records: of each block the median over frameworks of
+    its matrix product's ratio, less 1."""
     before = {_name(entry): entry for entry in old if entry["extra_info"]["operation"] == "gemm"}
     shifts: dict[Block, list[float]] = {}
     for entry in new:
@@ -107,9 +144,14 @@ def _name(entry: dict[str, Any]) -> str:
     return str(entry["params"]["identity"])
 
 
-def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[Floors], shifts: dict[Block, float]) -> Ratio:
+def _ratio(
+    old: dict[str, Any], new: dict[str, Any], floors: list[Floors], shifts: dict[Block, float]
+) -> Ratio:
     median = new["stats"]["median"] / old["stats"]["median"]
-    groups = [by_generation(each["stats"]["data"], each["extra_info"]["generations"]) for each in (new, old)]
+    groups = [
+        by_generation(each["stats"]["data"], each["extra_info"]["generations"])
+        for each in (new, old)
+    ]
     if not all(map(enough, groups)):
         return Ratio(median, None)
     # The sessions share no rounds, so each is resampled by itself, with draws of its own.
@@ -117,7 +159,9 @@ def _ratio(old: dict[str, Any], new: dict[str, Any], floors: list[Floors], shift
     block = row_block(new["extra_info"])
     told = [noise for floor in floors if (noise := noise_of(floor, new["extra_info"])) is not None]
     if len(told) < len(floors):
-        return Ratio(median, None, unknown="no A/A row of both records tells of the noise on this device")
+        return Ratio(
+            median, None, unknown="no A/A row of both records tells of the noise on this device"
+        )
     noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))
     return Ratio(median, above / below, noise, least_chance=unpaired_chance(*groups))
 
@@ -136,4 +180,8 @@ def _differences(
         for kind in kinds
         for name in sorted({*old.get(kind, {}), *new.get(kind, {})})
     ]
-    return [f"{where}{name}: {before} before, {now} now" for name, before, now in (*plain, *nested) if before != now]
+    return [
+        f"{where}{name}: {before} before, {now} now"
+        for name, before, now in (*plain, *nested)
+        if before != now
+    ]

@@ -32,7 +32,8 @@ class CompareReport:
         rows: those that both records hold, in the new one's order.
         only_old, only_new: names of rows that one record alone holds.
         geometric_mean: of new over old, over all rows; None where every row failed.
-        differences: what differs between the environments (versions, variables, and with `force` the machine), each in words.
+        differences: what differs between the environments (versions, variables, and with `force`
+            the machine), each in words.
         fail_over: what was allowed.
         failed: rows that the old record holds and that failed in the new one, and why.
     """
@@ -72,12 +73,21 @@ class CompareReport:
         ]
         about = {
             name: getattr(self, name)
-            for name in ("only_old", "only_new", "failed", "geometric_mean", "differences", "fail_over", "ok")
+            for name in (
+                "only_old",
+                "only_new",
+                "failed",
+                "geometric_mean",
+                "differences",
+                "fail_over",
+                "ok",
+            )
         }
         return {"schema": "patchparity.compare/1", **about, "rows": rows}
 
     def to_markdown(self) -> str:
-        """Return a table fit for a pull request's comment: what changed first, what did not below a fold."""
+        """Return a table fit for a pull request's comment: what changed first, what did not below a
+        fold."""
         told = [row for row in self.rows if row.comparison.word in ("FASTER", "SLOWER")]
         rest = [row for row in self.rows if row.comparison.word not in ("FASTER", "SLOWER")]
         lines = [f"**patchparity compare:** {self.summary()}", ""]
@@ -92,7 +102,10 @@ class CompareReport:
                 "</details>",
                 "",
             ]
-        lines += [f"* **failed** in the new record: {name}: {message}" for name, message in self.failed.items()]
+        lines += [
+            f"* **failed** in the new record: {name}: {message}"
+            for name, message in self.failed.items()
+        ]
         lines += [f"* {difference}" for difference in self.differences]
         for which, names in (("old", self.only_old), ("new", self.only_new)):
             if names:
@@ -102,13 +115,27 @@ class CompareReport:
     def summary(self) -> str:
         """Say it in one sentence."""
         words = [row.comparison.word for row in self.rows]
-        counts = ", ".join(f"{words.count(word)} {word}" for word in ("FASTER", "SLOWER", "SAME", "UNSURE") if word in words)
+        counts = ", ".join(
+            f"{words.count(word)} {word}"
+            for word in ("FASTER", "SLOWER", "SAME", "UNSURE")
+            if word in words
+        )
         limit = f"{len(self.regressions)} surely slower by more than {100 * self.fail_over:g}%"
         beside = [f"{len(self.failed)} failed in the new record"] if self.failed else []
         alone = {"old": self.only_old, "new": self.only_new}
-        beside += [f"{len(names)} in the {which} record alone" for which, names in alone.items() if names]
-        mean = [] if self.geometric_mean is None else [f"geometric mean of new/old {self.geometric_mean:.3f}"]
-        told = [f"{len(self.rows)} rows: {counts}", limit, *mean] if self.rows else ["no row can be compared"]
+        beside += [
+            f"{len(names)} in the {which} record alone" for which, names in alone.items() if names
+        ]
+        mean = (
+            []
+            if self.geometric_mean is None
+            else [f"geometric mean of new/old {self.geometric_mean:.3f}"]
+        )
+        told = (
+            [f"{len(self.rows)} rows: {counts}", limit, *mean]
+            if self.rows
+            else ["no row can be compared"]
+        )
         return "; ".join([*told, *beside])
 
 
@@ -116,8 +143,15 @@ def _markdown(rows: list[ComparedRow]) -> list[str]:
     lines = ["| row | old ms | new ms | new / old [95%] | |", "|---|---:|---:|---:|---|"]
     for row in rows:
         judged = row.comparison
-        interval = "" if judged.interval is None else f" [{judged.interval[0]:.3f}, {judged.interval[1]:.3f}]"
+        interval = (
+            ""
+            if judged.interval is None
+            else f" [{judged.interval[0]:.3f}, {judged.interval[1]:.3f}]"
+        )
         word = f"**{judged.word}**" if row.regression else judged.word
         word += f": {judged.reason}" if judged.word == "UNSURE" else ""
-        lines.append(f"| {row.name} | {1e3 * row.old:.4g} | {1e3 * row.new:.4g} | {judged.ratio:.3f}{interval} | {word} |")
+        lines.append(
+            f"| {row.name} | {1e3 * row.old:.4g} | {1e3 * row.new:.4g} | "
+            f"{judged.ratio:.3f}{interval} | {word} |"
+        )
     return [*lines, ""]

@@ -1,4 +1,5 @@
-"""`recommend`: which implementation to use for a shape on this machine, by how much it beats what people call today, and how sure that is."""
+"""`recommend`: which implementation to use for a shape on this machine, by how much it beats what
+people call today, and how sure that is."""
 
 import os
 import tempfile
@@ -21,7 +22,8 @@ from .recommendation import Choice, Recommendation, Rival, RunnerUp
 from .shape_names import case_of_text
 
 OWN_ROUNDS = 24
-"""Rounds of a run of its own: enough for a difference of twice the noise to be sure (bench/records holds the noise of such runs), in one to two minutes."""
+"""Rounds of a run of its own: enough for a difference of twice the noise to be sure (bench/records
+holds the noise of such runs), in one to two minutes."""
 
 OWN_SECONDS = 40.0
 """What those rounds may take."""
@@ -38,26 +40,39 @@ def recommend(
     peers: tuple[str, ...] = (),
     record: str | os.PathLike[str] | None = None,
 ) -> Recommendation:
-    """Say which implementation to use for a shape on this machine, from a record or from a short run of its own.
+    """Say which implementation to use for a shape on this machine, from a record or from a short
+    run of its own.
 
     Args:
         case: as `case_of_text` reads it.
         batch: instead of the name's own.
         device, dtype: as in `bench`.
         threads: CPU threads; None means all cores, or the most that the record has.
-        backends: only the frameworks that these compute with (`keras-torch` with torch), and all that is installed on them; none means all.
-        peers: somebody's own implementations, `module:attribute`, which count as what is called today.
-        record: a folder that `bench` or `run` wrote; None for a run of its own, of one to two minutes.
+        backends: only the frameworks that these compute with (`keras-torch` with torch), and all
+            that is installed on them; none means all.
+        peers: somebody's own implementations, `module:attribute`, which count as what is called
+            today.
+        record: a folder that `bench` or `run` wrote; None for a run of its own, of one to two
+            minutes.
 
     Raises:
-        PatchParityError: an unknown shape, one that the record does not hold, and whatever `benchmark` refuses.
+        PatchParityError: an unknown shape, one that the record does not hold, and whatever
+            `benchmark` refuses.
     """
     wanted = case_of_text(case, batch)
     if threads is not None and threads < 1:
         raise PatchParityError(f"threads={threads}: expected at least 1")
     if record is not None:
         folder_of_record = Path(record).parent if Path(record).is_file() else Path(record)
-        return recommend_from(load_bench(folder_of_record), wanted.name, device, dtype, threads, backends, f"record {record}")
+        return recommend_from(
+            load_bench(folder_of_record),
+            wanted.name,
+            device,
+            dtype,
+            threads,
+            backends,
+            f"record {record}",
+        )
     with tempfile.TemporaryDirectory() as folder:
         frameworks = {get_backend(name).yardstick for name in backends}
         names = [
@@ -69,7 +84,10 @@ def recommend(
         ]
         if not names:
             raise PatchParityError(
-                "; ".join(get_backend(name).missing() or f"{name} does not run on {device}" for name in backends)
+                "; ".join(
+                    get_backend(name).missing() or f"{name} does not run on {device}"
+                    for name in backends
+                )
             )
         options = BenchOptions(
             cases=(wanted.name,),
@@ -83,7 +101,9 @@ def recommend(
             out=folder,
         )
         content = benchmark(options).content
-    return recommend_from(content, wanted.name, device, dtype, threads, backends, "a run of its own")
+    return recommend_from(
+        content, wanted.name, device, dtype, threads, backends, "a run of its own"
+    )
 
 
 def recommend_from(
@@ -101,7 +121,11 @@ def recommend_from(
         PatchParityError: a shape, device, dtype or thread count that it does not hold.
     """
     entries = [entry for entry in content["benchmarks"] if entry["extra_info"]["cache"] == "warm"]
-    told = [entry for entry in entries if entry["extra_info"]["role"] in ("implementation", "peer", "aa")]
+    told = [
+        entry
+        for entry in entries
+        if entry["extra_info"]["role"] in ("implementation", "peer", "aa")
+    ]
     told = [entry for entry in told if entry["extra_info"]["operation"] == "tokens"]
     of_case = _holding(told, "case", case, source)
     if device != "cpu":
@@ -121,10 +145,17 @@ def recommend_from(
     timed = [entry for entry in here if entry["extra_info"]["role"] != "aa"]
     timed = [entry for entry in timed if not asked or framework_of(entry["extra_info"]) in asked]
     if not timed:
-        raise PatchParityError(f"{source} holds no row of {case} on {device} by {', '.join(backends) or 'any backend'}")
+        raise PatchParityError(
+            f"{source} holds no row of {case} on {device} by {', '.join(backends) or 'any backend'}"
+        )
     info = timed[0]["extra_info"]
-    # Judged is the whole interleave, whatever was asked for: one pair has one verdict, here and in the report.
-    interleave = [entry for entry in content["benchmarks"] if row_block(entry["extra_info"]) == row_block(info)]
+    # Judged is the whole interleave, whatever was asked for: one pair has one verdict, here and in
+    # the report.
+    interleave = [
+        entry
+        for entry in content["benchmarks"]
+        if row_block(entry["extra_info"]) == row_block(info)
+    ]
     rivals = [
         rival
         for rival in best_against_today(interleave)
@@ -135,7 +166,17 @@ def recommend_from(
     choices.sort(key=lambda choice: choice.seconds)
     overall = best_overall(here, frameworks)
     about = {
-        name: info[name] for name in ("case", "device", "dtype", "threads_requested", "operation", "precision", "cache", "host")
+        name: info[name]
+        for name in (
+            "case",
+            "device",
+            "dtype",
+            "threads_requested",
+            "operation",
+            "precision",
+            "cache",
+            "host",
+        )
     }
     failed = [
         outcome
@@ -149,7 +190,10 @@ def recommend_from(
         for name in backends
         if (framework := get_backend(name).yardstick) != name
     ]
-    notes += [f"{outcome['implementation']} failed, and is left out: {outcome['message']}" for outcome in failed]
+    notes += [
+        f"{outcome['implementation']} failed, and is left out: {outcome['message']}"
+        for outcome in failed
+    ]
     measured = f"{source}, {content['datetime'][:16].replace('T', ' ')} UTC"
     return Recommendation(
         case,
@@ -164,10 +208,15 @@ def recommend_from(
     )
 
 
-def _holding(entries: list[dict[str, Any]], field: str, value: Any, source: str) -> list[dict[str, Any]]:
+def _holding(
+    entries: list[dict[str, Any]], field: str, value: Any, source: str
+) -> list[dict[str, Any]]:
     found = [entry for entry in entries if entry["extra_info"][field] == value]
     if not found:
-        held = ", ".join(map(str, dict.fromkeys(entry["extra_info"][field] for entry in entries))) or "nothing"
+        held = (
+            ", ".join(map(str, dict.fromkeys(entry["extra_info"][field] for entry in entries)))
+            or "nothing"
+        )
         name = field.removesuffix("_requested")
         raise PatchParityError(f"{source} holds no {name} {value}; it holds {held}")
     return found
@@ -181,7 +230,9 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
             info["partner"]["implementation"],
             medians[info["partner"]["implementation"]],
             1 / info["ratio_of_pair"],
-            None if (interval := info["comparison"].interval) is None else (1 / interval[1], 1 / interval[0]),
+            None
+            if (interval := info["comparison"].interval) is None
+            else (1 / interval[1], 1 / interval[0]),
             info["comparison"],
             info["noise"],
         )
@@ -191,12 +242,18 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
     ours = [entry for entry in own if entry["extra_info"]["role"] == "implementation"]
     called = [entry for entry in own if is_called_today(entry["extra_info"])]
     fastest = min(ours or called, key=lambda entry: entry["stats"]["median"])
-    # Of what people call, a framework's own before another library within 1% of it: one package less.
+    # Of what people call, a framework's own before another library within 1% of it: one package
+    # less.
     usual = min(called, key=_with_packages, default=None)
     against = None if usual is None else usual["extra_info"]["implementation"]
     words = {rival.implementation: rival.comparison.word for rival in today}
     chosen = fastest if usual is None or words.get(str(against)) == "FASTER" else usual
-    sure = chosen is fastest and fastest not in called and bool(today) and set(words.values()) == {"FASTER"}
+    sure = (
+        chosen is fastest
+        and fastest not in called
+        and bool(today)
+        and set(words.values()) == {"FASTER"}
+    )
     info = chosen["extra_info"]
     backend = get_backend(info["backend"])
     implementation = find_implementation(info["implementation"])
@@ -222,13 +279,20 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
 
 def _with_packages(entry: dict[str, Any]) -> float:
     """Seconds, those of a peer 1% longer."""
-    return float(entry["stats"]["median"] * (1.01 if entry["extra_info"]["role"] == "peer" else 1.0))
+    return float(
+        entry["stats"]["median"] * (1.01 if entry["extra_info"]["role"] == "peer" else 1.0)
+    )
 
 
 def usage_of(implementation: Implementation, backend: Backend, case: Case) -> str:
-    """Lines of Python that define `embed(images)`; of somebody's own implementation those that make it."""
+    """Lines of Python that define `embed(images)`; of somebody's own implementation those that make
+    it."""
     if implementation.mode != OBJECT_MODE:
         return backend.usage(implementation, case.spec, case.batch)
     module, _, path = target_of(implementation).partition(":")
     first, _, rest = path.partition(".")
-    return f"from {module} import {first}\n\nembed = {first}{'.' if rest else ''}{rest}  # a class or a factory is called first\n"
+    return (
+        f"from {module} import {first}\n\nembed = {first}{'.' if rest else ''}{rest}  # a "
+        "class "
+        "or a factory is called first\n"
+    )

@@ -35,7 +35,8 @@ class Choice:
 
     Args:
         framework: torch, tensorflow, jax, ...
-        implementation: what to use: our fastest, where it is surely faster than the fastest of what people call today, else that.
+        implementation: what to use: our fastest, where it is surely faster than the fastest of what
+            people call today, else that.
         seconds: median.
         gemm_fraction: of the machine's fastest matrix product of the same shape.
         sure: whether it is surely faster than all that people call on this framework today.
@@ -69,20 +70,29 @@ class Choice:
         called = f"what people call on {self.framework} today"
         nearest = self.nearest
         if self.against is None:
-            return f"{self.implementation} is the fastest; nothing was measured that people call on {self.framework} today"
+            return (
+                f"{self.implementation} is the fastest; nothing was measured that people call "
+                f"on {self.framework} today"
+            )
         if nearest is None or (self.customary and nearest.speedup <= 1):
             return f"{self.implementation} is {called}, and nothing is faster here"
         gain = f"{_factor(nearest)} times as fast as {nearest.implementation}"
         if self.sure:
             return f"{self.implementation} is surely faster than {called}: {gain}"
         if self.customary:
-            return f"nothing is surely faster than {called}: {self.fastest} is {gain}, {_doubt(nearest)}"
+            return (
+                f"nothing is surely faster than {called}: {self.fastest} is {gain}, "
+                f"{_doubt(nearest)}"
+            )
         others = [
             f"{each.implementation} ({_factor(each)}, {each.comparison.word})"
             for each in self.today
             if each.comparison.word != "FASTER"
         ]
-        return f"{self.implementation} is surely faster than the fastest of {called}: {gain}; not surely than {', '.join(others)}"
+        return (
+            f"{self.implementation} is surely faster than the fastest of {called}: {gain}; not "
+            f"surely than {', '.join(others)}"
+        )
 
 
 def _factor(rival: Rival) -> str:
@@ -90,7 +100,11 @@ def _factor(rival: Rival) -> str:
 
 
 def _doubt(rival: Rival) -> str:
-    noise = "" if rival.noise is None else f" at a noise of ±{100 * rival.noise:.1f}%, adjusted for all that was compared"
+    noise = (
+        ""
+        if rival.noise is None
+        else f" at a noise of ±{100 * rival.noise:.1f}%, adjusted for all that was compared"
+    )
     return f"which is {rival.comparison.word}{noise}"
 
 
@@ -112,10 +126,16 @@ class RunnerUp:
     def sentence(self) -> str:
         """Say it in one sentence."""
         if self.sure:
-            gain = f"{self.speedup:.2f} times as fast as {self.other}, the fastest of another framework"
+            gain = (
+                f"{self.speedup:.2f} times as fast as {self.other}, the fastest of another "
+                "framework"
+            )
             return f"{self.fastest} is surely the fastest of all: {gain}"
         pairing = f"paired by round it is {self.speedup:.2f} times as fast, which is not sure"
-        return f"{self.fastest} has the least median of all, {self.other} that of other frameworks: {pairing}"
+        return (
+            f"{self.fastest} has the least median of all, {self.other} that of other "
+            f"frameworks: {pairing}"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,8 @@ class Recommendation:
         measured: when, and from which folder.
         noise: of the interleave, as a fraction; None where no A/A row tells it.
         choices: one for each framework, the fastest first.
-        runner_up: the fastest of all against that of any other framework; None where there is one framework alone.
+        runner_up: the fastest of all against that of any other framework; None where there is one
+            framework alone.
         notes: what should be known of the record, in sentences.
     """
 

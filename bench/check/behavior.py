@@ -1,7 +1,8 @@
-"""Behavior where no bound applies: NaN, infinities, subnormals, empty batches, awkward arrays, repetition; recorded as found.
+"""Behavior where no bound applies: NaN, infinities, subnormals, empty batches, awkward arrays,
+repetition; recorded as found.
 
-Every behavior has findings that nobody is surprised by. Anything else is a known issue with a reason (`known_issues.toml`), or a
-failure.
+Every behavior has findings that nobody is surprised by. Anything else is a known issue with a
+reason (`known_issues.toml`), or a failure.
 """
 
 import warnings
@@ -50,7 +51,11 @@ def _tokens(loaded: LoadedEmbedding, images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    return first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes()
+    return (
+        first.shape == second.shape
+        and first.dtype == second.dtype
+        and first.tobytes() == second.tobytes()
+    )
 
 
 def _poisoned(probe: Probe, value: float) -> NDArray[Any]:
@@ -81,7 +86,8 @@ def _infinity(loaded: LoadedEmbedding, probe: Probe) -> str:
 
 
 SUBNORMAL = 1e-40
-"""Below float32's smallest normal number, 1.18e-38, and far above its smallest subnormal, 1.4e-45."""
+"""Below float32's smallest normal number, 1.18e-38, and far above its smallest subnormal,
+1.4e-45."""
 
 
 def _subnormal(loaded: LoadedEmbedding, probe: Probe) -> str:
@@ -99,7 +105,11 @@ def _subnormal(loaded: LoadedEmbedding, probe: Probe) -> str:
 
 def _zero_batch(loaded: LoadedEmbedding, probe: Probe) -> str:
     shape = _tokens(loaded, probe.images[:0]).shape
-    return "(0, N, D)" if shape == SPEC.tokens_shape(0) else f"shape {shape} for {SPEC.tokens_shape(0)}"
+    return (
+        "(0, N, D)"
+        if shape == SPEC.tokens_shape(0)
+        else f"shape {shape} for {SPEC.tokens_shape(0)}"
+    )
 
 
 def _not_dividing(loaded: LoadedEmbedding, probe: Probe) -> str:
@@ -108,32 +118,51 @@ def _not_dividing(loaded: LoadedEmbedding, probe: Probe) -> str:
     tokens = _tokens(loaded, images)
     spec = SPEC.replace(image_size=images.shape[2:], remainder="floor")
     expected = patch_embed(images, probe.weights, spec)
-    # Not a verdict on precision: values are of size 1, and a window at another place changes them by as much.
-    return "floor" if tokens.shape == expected.shape and np.allclose(tokens, expected, 1e-3, 1e-3) else f"shape {tokens.shape}"
+    # Not a verdict on precision: values are of size 1, and a window at another place changes them
+    # by as much.
+    return (
+        "floor"
+        if tokens.shape == expected.shape and np.allclose(tokens, expected, 1e-3, 1e-3)
+        else f"shape {tokens.shape}"
+    )
 
 
-def _input(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[LoadedEmbedding, Probe], str]:
+def _input(
+    change: Callable[[NDArray[Any]], NDArray[Any]],
+) -> Callable[[LoadedEmbedding, Probe], str]:
     def find(loaded: LoadedEmbedding, probe: Probe) -> str:
-        return "same" if _equal(_tokens(loaded, change(np.array(probe.images))), _tokens(loaded, probe.images)) else "differs"
+        return (
+            "same"
+            if _equal(
+                _tokens(loaded, change(np.array(probe.images))), _tokens(loaded, probe.images)
+            )
+            else "differs"
+        )
 
     return find
 
 
 def _repeated(loaded: LoadedEmbedding, probe: Probe) -> str:
     first = _tokens(loaded, probe.images)
-    return "bitwise" if all(_equal(first, _tokens(loaded, probe.images)) for _ in range(5)) else "differs"
+    return (
+        "bitwise"
+        if all(_equal(first, _tokens(loaded, probe.images)) for _ in range(5))
+        else "differs"
+    )
 
 
 def _batch_invariance(loaded: LoadedEmbedding, probe: Probe) -> str:
     together, alone = _tokens(loaded, probe.images), _tokens(loaded, probe.images[:1])
     if _equal(together[:1], alone):
         return "bitwise"
-    # A matrix product of another height may add up in another order: u·√K of the result, with a margin of 100.
+    # A matrix product of another height may add up in another order: u·√K of the result, with a
+    # margin of 100.
     return "last bits differ" if np.allclose(together[:1], alone, 0, 1e-4) else "differs"
 
 
 BATCHES = (1, 2, 4, 7, 19)
-"""Batches that are tried beside those of the probes: small ones, and one that is more than a width of vector registers. (Each is compiled anew.)"""
+"""Batches that are tried beside those of the probes: small ones, and one that is more than a width
+of vector registers. (Each is compiled anew.)"""
 
 
 def _batch_sizes(loaded: LoadedEmbedding, probe: Probe) -> str:
@@ -143,7 +172,8 @@ def _batch_sizes(loaded: LoadedEmbedding, probe: Probe) -> str:
         turns = np.arange(size) % BATCH
         tokens = _tokens(loaded, np.ascontiguousarray(probe.images[turns]))
         expected = np.concatenate([alone[number] for number in turns])
-        if tokens.shape != expected.shape or not np.allclose(tokens, expected, 0, 1e-4):  # as for batch invariance
+        # as for batch invariance
+        if tokens.shape != expected.shape or not np.allclose(tokens, expected, 0, 1e-4):
             return f"differs at {size}"
     return "same"
 
@@ -170,16 +200,23 @@ IMPLEMENTATION_BEHAVIORS = (
     Behavior("infinity", "an infinity in one pixel", ("signed by the kernel",), _infinity),
     Behavior("subnormals", "1e-40 times 1, float32", ("kept",), _subnormal),
     Behavior("zero-batch", "a batch of no images", ("(0, N, D)",), _zero_batch),
-    Behavior("not-dividing", "images a row and two columns too large", ("floor", "raises"), _not_dividing),
+    Behavior(
+        "not-dividing", "images a row and two columns too large", ("floor", "raises"), _not_dividing
+    ),
     Behavior("repeatability", "the same call six times", ("bitwise",), _repeated),
     Behavior(
-        "batch-invariance", "an image alone against the same in a batch", ("bitwise", "last bits differ"), _batch_invariance
+        "batch-invariance",
+        "an image alone against the same in a batch",
+        ("bitwise", "last bits differ"),
+        _batch_invariance,
     ),
     Behavior("batch-sizes", "batches of 1, 2, 4, 7 and 19 images", ("same",), _batch_sizes),
     Behavior("input-strided", "every second value of a wider array", ("same",), _input(_strided)),
     Behavior("input-reversed", "a view with a negative stride", ("same",), _input(_reversed)),
     Behavior("input-read-only", "an array that must not be written", ("same",), _input(_read_only)),
-    Behavior("input-big-endian", "an array of the other byte order", ("same",), _input(_big_endian)),
+    Behavior(
+        "input-big-endian", "an array of the other byte order", ("same",), _input(_big_endian)
+    ),
 )
 """What every implementation is asked, through its adapter."""
 
@@ -206,29 +243,75 @@ def _taken(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Backend]
 
 def _empty(channels: int, width: int) -> Callable[[Backend], str]:
     def find(backend: Backend) -> str:
-        images, kernel = np.ones((2, channels, 8, 12), np.float32), np.ones((width, channels, 4, 4), np.float32)
+        images, kernel = (
+            np.ones((2, channels, 8, 12), np.float32),
+            np.ones((width, channels, 4, 4), np.float32),
+        )
         found = backend.convolve(images, kernel)
         if found is None:
             return "has no convolution"
         expected = (2, width, 2, 3)
-        return f"shape {found.shape} for {expected}" if found.shape != expected else "changed" if found.any() else "zeros"
+        return (
+            f"shape {found.shape} for {expected}"
+            if found.shape != expected
+            else "changed"
+            if found.any()
+            else "zeros"
+        )
 
     return find
 
 
 FRAMEWORK_BEHAVIORS = (
-    Behavior("takes-strided", "NumPy array, every second value of a wider one", ("taken",), _taken(_strided)),
-    Behavior("takes-reversed", "NumPy array with a negative stride", ("taken",), _taken(lambda a: a[::-1])),
-    Behavior("takes-read-only", "NumPy array that must not be written", ("taken",), _taken(_read_only)),
-    Behavior("takes-big-endian", "NumPy array of the other byte order", ("taken",), _taken(_big_endian)),
-    Behavior("takes-bfloat16", "NumPy array of ml_dtypes.bfloat16", ("taken",), _taken(lambda a: a.astype(ml_dtypes.bfloat16))),
-    Behavior("takes-float64", "NumPy array of float64", ("taken",), _taken(lambda a: a.astype(np.float64))),
-    Behavior("zero-channels", "convolution of images without channels", ("zeros", "raises", "has no convolution"), _empty(0, 16)),
-    Behavior("zero-width", "convolution with a kernel of no outputs", ("zeros", "raises", "has no convolution"), _empty(3, 0)),
-)  # fmt: skip
-"""What every framework is asked, through the calls with which its users hand a NumPy array over, or convolve."""
+    Behavior(
+        "takes-strided",
+        "NumPy array, every second value of a wider one",
+        ("taken",),
+        _taken(_strided),
+    ),
+    Behavior(
+        "takes-reversed",
+        "NumPy array with a negative stride",
+        ("taken",),
+        _taken(lambda a: a[::-1]),
+    ),
+    Behavior(
+        "takes-read-only", "NumPy array that must not be written", ("taken",), _taken(_read_only)
+    ),
+    Behavior(
+        "takes-big-endian", "NumPy array of the other byte order", ("taken",), _taken(_big_endian)
+    ),
+    Behavior(
+        "takes-bfloat16",
+        "NumPy array of ml_dtypes.bfloat16",
+        ("taken",),
+        _taken(lambda a: a.astype(ml_dtypes.bfloat16)),
+    ),
+    Behavior(
+        "takes-float64",
+        "NumPy array of float64",
+        ("taken",),
+        _taken(lambda a: a.astype(np.float64)),
+    ),
+    Behavior(
+        "zero-channels",
+        "convolution of images without channels",
+        ("zeros", "raises", "has no convolution"),
+        _empty(0, 16),
+    ),
+    Behavior(
+        "zero-width",
+        "convolution with a kernel of no outputs",
+        ("zeros", "raises", "has no convolution"),
+        _empty(3, 0),
+    ),
+)
+"""What every framework is asked, through the calls with which its users hand a NumPy array over, or
+convolve."""
 
-BEHAVIORS = {behavior.name: behavior for behavior in (*IMPLEMENTATION_BEHAVIORS, *FRAMEWORK_BEHAVIORS)}
+BEHAVIORS = {
+    behavior.name: behavior for behavior in (*IMPLEMENTATION_BEHAVIORS, *FRAMEWORK_BEHAVIORS)
+}
 
 
 def problem(seed: int) -> Probe:
@@ -248,11 +331,14 @@ def find(behavior: Behavior, *subject: Any) -> str:
 
 def is_expected(behavior: Behavior, found: str) -> bool:
     """Whether a finding is no surprise."""
-    return found in behavior.expected or (found.startswith("raises ") and "raises" in behavior.expected)
+    return found in behavior.expected or (
+        found.startswith("raises ") and "raises" in behavior.expected
+    )
 
 
 def ask(behavior: Behavior, *subject: Any) -> dict[str, Any]:
-    """Ask and judge: the fields of a result, `fail` where the finding is a surprise that no known issue has explained yet."""
+    """Ask and judge: the fields of a result, `fail` where the finding is a surprise that no known
+    issue has explained yet."""
     found = find(behavior, *subject)
     if is_expected(behavior, found):
         return {"probe": behavior.name, "behavior": found, "verdict": "pass"}

@@ -1,4 +1,5 @@
-"""Known issues as data: which surprising behavior is known, in which versions; what no longer reproduces fails."""
+"""Known issues as data: which surprising behavior is known, in which versions; what no longer
+reproduces fails."""
 
 import dataclasses
 import os
@@ -41,39 +42,56 @@ class KnownIssue:
     unless: dict[str, str] = dataclasses.field(default_factory=dict)
     link: str = ""
 
-    def covers(self, implementation: str, device: str | None = None, dtype: str | None = None) -> bool:
-        """Whether it names an implementation, or a backend for a behavior of the framework; on a device, in a dtype, where one is given."""
+    def covers(
+        self, implementation: str, device: str | None = None, dtype: str | None = None
+    ) -> bool:
+        """Whether it names an implementation, or a backend for a behavior of the framework; on a
+        device, in a dtype, where one is given."""
         if device is not None and self.devices and device not in self.devices:
             return False
         if dtype is not None and self.dtype and dtype != self.dtype:
             return False
-        return any(implementation == name or implementation.startswith(name + ":") for name in self.implementations)
+        return any(
+            implementation == name or implementation.startswith(name + ":")
+            for name in self.implementations
+        )
 
     def applies(self, versions: dict[str, str]) -> bool:
-        """Whether these versions and this machine are among those that it is about, and no variable avoids it."""
+        """Whether these versions and this machine are among those that it is about, and no variable
+        avoids it."""
         try:
             inside = all(
-                name in versions and SpecifierSet(wanted).contains(versions[name].split("+")[0], prereleases=True)
+                name in versions
+                and SpecifierSet(wanted).contains(versions[name].split("+")[0], prereleases=True)
                 for name, wanted in self.versions.items()
             )
         except InvalidVersion:
             return False
         avoided = any(os.environ.get(name) == value for name, value in self.unless.items())
-        return inside and not avoided and (not self.machines or platform.machine() in self.machines) and self._cpu_is_one()
+        return (
+            inside
+            and not avoided
+            and (not self.machines or platform.machine() in self.machines)
+            and self._cpu_is_one()
+        )
 
     def _cpu_is_one(self) -> bool:
-        """Whether the CPU is known to have one of the instruction sets that it takes, and none of those that avoid it."""
+        """Whether the CPU is known to have one of the instruction sets that it takes, and none of
+        those that avoid it."""
         features = processor_features()
         if features is None:
             return not (self.cpu_has or self.cpu_lacks)
-        return (not self.cpu_has or not features.isdisjoint(self.cpu_has)) and features.isdisjoint(self.cpu_lacks)
+        return (not self.cpu_has or not features.isdisjoint(self.cpu_has)) and features.isdisjoint(
+            self.cpu_lacks
+        )
 
 
 def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
     """Read the entries of a TOML file.
 
     Raises:
-        PatchParityError: a file that cannot be read, an entry that lacks a field, has an unknown one, or a range that is none.
+        PatchParityError: a file that cannot be read, an entry that lacks a field, has an unknown
+            one, or a range that is none.
     """
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8")).get("issue", [])
@@ -86,49 +104,76 @@ def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
             for wanted in issue.versions.values():
                 SpecifierSet(wanted)
         except (TypeError, AttributeError, InvalidSpecifier) as error:
-            raise PatchParityError(f"known issue {entry.get('id', entry)!r} in {path}: {error}") from None
+            raise PatchParityError(
+                f"known issue {entry.get('id', entry)!r} in {path}: {error}"
+            ) from None
         lists: dict[str, Any] = {
-            name: tuple(getattr(issue, name)) for name in ("implementations", "machines", "cpu_has", "cpu_lacks", "devices")
+            name: tuple(getattr(issue, name))
+            for name in ("implementations", "machines", "cpu_has", "cpu_lacks", "devices")
         }
         issues.append(dataclasses.replace(issue, **lists))
     return issues
 
 
-def apply_known_issues(results: list[CheckResult], issues: list[KnownIssue], backends: list[Backend]) -> list[CheckResult]:
-    """Turn failures that are known into `known`, and add a failure for every entry that is stale or names nothing.
+def apply_known_issues(
+    results: list[CheckResult], issues: list[KnownIssue], backends: list[Backend]
+) -> list[CheckResult]:
+    """Turn failures that are known into `known`, and add a failure for every entry that is stale or
+    names nothing.
 
-    An entry about a behavior explains that behavior alone. One about delivered arithmetic (its probe is the fingerprint) explains every
-    failure of the same implementation, device, dtype and precision: they have one cause.
+    An entry about a behavior explains that behavior alone. One about delivered arithmetic (its
+    probe is the fingerprint) explains every failure of the same implementation, device, dtype and
+    precision: they have one cause.
 
     Args:
         results: behaviors and verdicts as found.
         issues: the entries.
         backends: all that there are, installed or not, for the names that entries may use.
     """
-    versions = {name: version for backend in backends for name, version in backend.versions().items()}
-    names = {name for backend in backends for name in (backend.name, *(each.name for each in backend.implementations))}
+    versions = {
+        name: version for backend in backends for name, version in backend.versions().items()
+    }
+    names = {
+        name
+        for backend in backends
+        for name in (backend.name, *(each.name for each in backend.implementations))
+    }
     probes = {*BEHAVIORS, FINGERPRINT}
-    stale = [_nothing(issue) for issue in issues if issue.probe not in probes or not any(map(issue.covers, names))]
+    stale = [
+        _nothing(issue)
+        for issue in issues
+        if issue.probe not in probes or not any(map(issue.covers, names))
+    ]
     explained: dict[tuple[str | None, ...], KnownIssue] = {}
     told = []
     for result in results:
         found = result.delivered if result.probe == FINGERPRINT else result.behavior
         place = result.implementation, result.device, result.dtype
-        current = [issue for issue in issues if issue.probe == result.probe and issue.covers(*place) and issue.applies(versions)]
+        current = [
+            issue
+            for issue in issues
+            if issue.probe == result.probe and issue.covers(*place) and issue.applies(versions)
+        ]
         known = next((issue for issue in current if issue.found == found), None)
         if known and result.verdict == "fail":
             explained[_scope(result)] = known
         told.append(result)
         if current and not known and result.verdict != "skip":
-            message = f"known issue {current[0].id} no longer reproduces here: found {found!r}, not {current[0].found!r}; close its versions"
+            message = (
+                f"known issue {current[0].id} no longer reproduces here: found {found!r}, "
+                f"not {current[0].found!r}; close its versions"
+            )
             stale.append(dataclasses.replace(result, verdict="fail", message=message))
     return [_explained(result, explained.get(_scope(result))) for result in told] + stale
 
 
 def _scope(result: CheckResult) -> tuple[str | None, ...]:
-    """What shares a cause: one behavior of an implementation, or all verdicts on it in one dtype and precision."""
+    """What shares a cause: one behavior of an implementation, or all verdicts on it in one dtype
+    and precision."""
     place = result.implementation, result.device, result.dtype
-    return (*place, result.probe) if result.behavior is not None else (*place, result.precision, None)
+    return (
+        (*place, result.probe) if result.behavior is not None else (*place, result.precision, None)
+    )
 
 
 def _explained(result: CheckResult, issue: KnownIssue | None) -> CheckResult:

@@ -1,4 +1,5 @@
-"""Anyone's implementation: a live object with the weights it has, against the reference; and which mistake it makes."""
+"""Anyone's implementation: a live object with the weights it has, against the reference; and which
+mistake it makes."""
 
 import dataclasses
 import math
@@ -22,25 +23,31 @@ from .trials import trials
 
 BATCH = 2
 BATCHES = (1, 3)
-"""Other batches that are tried: an axis that is squeezed away at one image, and a batch that is written into the code."""
+"""Other batches that are tried: an axis that is squeezed away at one image, and a batch that is
+written into the code."""
 LARGEST_FOR_PAIRS = 10**9
-"""Operations of a problem on which pairs of mistakes are still made where nobody asked for a diagnosis: twice ViT-B/16's, three seconds; at SAM's size
-it would be four minutes."""
+"""Operations of a problem on which pairs of mistakes are still made where nobody asked for a
+diagnosis: twice ViT-B/16's, three seconds; at SAM's size it would be four minutes."""
 
 DOMINANCE = 64
-"""How many times larger than bias and positions the products are on the fingerprint probe: what is added to them then costs at most
-log₂(1 + 1/64) = 0.02 of the effective bits, and the object's bias need not be taken away."""
+"""How many times larger than bias and positions the products are on the fingerprint probe: what is
+added to them then costs at most log₂(1 + 1/64) = 0.02 of the effective bits, and the object's bias
+need not be taken away."""
 
 
 def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
-    """Problems with the object's own weights: random images at three scales, a fingerprint, and images of single ones.
+    """Problems with the object's own weights: random images at three scales, a fingerprint, and
+    images of single ones.
 
-    Images are zero-mean and independent, so that products are too, whatever the weights: the probabilistic bound and the effective bits
-    hold. One-hot images, on which sums have one term and a bias, are judged by the deterministic bound.
+    Images are zero-mean and independent, so that products are too, whatever the weights: the
+    probabilistic bound and the effective bits hold. One-hot images, on which sums have one term and
+    a bias, are judged by the deterministic bound.
     """
     spec, weights = live.spec, live.weights
     base = random_normal(spec, BATCH, live.dtype, seed)
-    random = dataclasses.replace(base, weights=_copied(weights), gradients=(), to_sequence=live.to_sequence)
+    random = dataclasses.replace(
+        base, weights=_copied(weights), gradients=(), to_sequence=live.to_sequence
+    )
 
     largest_scale = _largest_scale(live)
 
@@ -48,31 +55,51 @@ def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
         drawn = random_normal(spec, BATCH, live.dtype, seed + 1).images
         images = (drawn.astype(np.float64) * min(scale, largest_scale)).astype(live.dtype)
         return dataclasses.replace(
-            random, name=name or f"random-{min(scale, largest_scale):g}", images=images, fingerprint=fingerprint
+            random,
+            name=name or f"random-{min(scale, largest_scale):g}",
+            images=images,
+            fingerprint=fingerprint,
         )
 
     def batch_of(batch: int) -> Probe:
         drawn = random_normal(spec, batch, live.dtype, seed + 3)
-        return dataclasses.replace(random, name=f"batch-{batch}", images=drawn.images, grad_tokens=drawn.grad_tokens)
+        return dataclasses.replace(
+            random, name=f"batch-{batch}", images=drawn.images, grad_tokens=drawn.grad_tokens
+        )
 
     probes = [random, *map(scaled, SCALES), *map(batch_of, BATCHES)]
-    added = [getattr(weights, name) for name in ("bias", "class_token", "register_tokens", "positions")]
-    largest = max((float(np.abs(array.astype(np.float64)).max(initial=0)) for array in added if array is not None), default=0.0)
+    added = [
+        getattr(weights, name) for name in ("bias", "class_token", "register_tokens", "positions")
+    ]
+    largest = max(
+        (
+            float(np.abs(array.astype(np.float64)).max(initial=0))
+            for array in added
+            if array is not None
+        ),
+        default=0.0,
+    )
     product = float(np.median(np.sqrt((weights.matrix.astype(np.float64) ** 2).sum(axis=1))))
     if live.dtype == "float32" and product:
         scale = 2.0 ** max(0, math.ceil(math.log2(max(DOMINANCE * largest / product, 1.0))))
-        # Weights whose last bits are subnormal have fewer of them, and products that would overflow tell nothing.
+        # Weights whose last bits are subnormal have fewer of them, and products that would overflow
+        # tell nothing.
         normal = float(np.abs(weights.matrix).max()) >= np.finfo(np.float32).tiny * 2**24
         if scale <= largest_scale and normal:
             probes.append(scaled(scale, "random-fingerprint", fingerprint=True))
     one_hot = one_hot_images(spec, BATCH, live.dtype, seed + 2).images
-    return [*probes, dataclasses.replace(random, name="one-hot-images", images=one_hot, gate="deterministic")]
+    return [
+        *probes,
+        dataclasses.replace(random, name="one-hot-images", images=one_hot, gate="deterministic"),
+    ]
 
 
 def _largest_scale(live: LiveEmbedding) -> float:
-    """Largest power of two that images may be scaled by before a sum of products comes within a factor of 16 of overflow.
+    """Largest power of two that images may be scaled by before a sum of products comes within a
+    factor of 16 of overflow.
 
-    A standard normal value stays below 8 but for one in 10¹⁵; a sum of K products stays below 8·Σ|w|.
+    A standard normal value stays below 8 but for one in 10¹⁵; a sum of K products stays below
+    8·Σ|w|.
     """
     rows = np.abs(live.weights.matrix.astype(np.float64)).sum(axis=1)
     room = float(ml_dtypes.finfo(live.dtype).max) / 16 / 8 / max(float(rows.max(initial=0.0)), 1.0)
@@ -84,14 +111,16 @@ def _copied(weights: Any) -> Any:
 
 
 def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
-    """Check a live object against the reference, with the weights it has; the first failure is diagnosed.
+    """Check a live object against the reference, with the weights it has; the first failure is
+    diagnosed.
 
     Args:
         live: what `read_live` returned.
         seed: of the images.
 
     Returns:
-        One result for each probe, for bitwise repetition, and for the containment of NaN: one poisoned patch touches one token.
+        One result for each probe, for bitwise repetition, and for the containment of NaN: one
+        poisoned patch touches one token.
 
     Raises:
         PatchParityError: an object that fails on images it should take.
@@ -99,18 +128,35 @@ def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
     if seed < 0:
         raise PatchParityError(f"seed={seed}: expected an integer of at least 0")
     for name, array in vars(live.weights).items():
-        if isinstance(array, np.ndarray) and (wrong := int((~np.isfinite(array.astype(np.float64))).sum())):
+        if isinstance(array, np.ndarray) and (
+            wrong := int((~np.isfinite(array.astype(np.float64))).sum())
+        ):
             raise PatchParityError(
-                f"{live.name}: {name} of shape {array.shape} holds {wrong} NaN or infinite values: no output of it can be judged"
+                f"{live.name}: {name} of shape {array.shape} holds {wrong} NaN or infinite values: "
+                "no output of it can be judged"
             )
-    # Nobody declared how often a 16-bit result is rounded: twice, the bias after the product, is common and not wrong.
+    # Nobody declared how often a 16-bit result is rounded: twice, the bias after the product, is
+    # common and not wrong.
     model = ArithmeticModel.of(live.dtype, live.flush_to_zero, output_roundings=2)
-    place = dict(device="cpu", dtype=live.dtype, precision="default", case=_case(live), direction="forward")
+    place = dict(
+        device="cpu", dtype=live.dtype, precision="default", case=_case(live), direction="forward"
+    )
     results: list[CheckResult] = []
     diagnosis: Diagnosis | None = None
 
     def add(probe: str, **fields: Any) -> None:
-        results.append(CheckResult(live.name, live.framework, None, None, **place, probe=probe, declared=model.name, **fields))  # type: ignore[arg-type]
+        results.append(
+            CheckResult(
+                live.name,
+                live.framework,
+                None,
+                None,
+                **place,  # type: ignore[arg-type]
+                probe=probe,
+                declared=model.name,
+                **fields,
+            )
+        )
 
     right = False
     for probe in live_probes(live, seed):
@@ -120,15 +166,23 @@ def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
         judged = judge(probe, "forward", outputs[0], model)
         if judged.verdict == "fail" and diagnosis is None:
             small = live.spec.flops(BATCH) <= LARGEST_FOR_PAIRS
-            diagnosis = diagnose(probe.images, live.weights, outputs[0], live.spec, pairs=small) if outputs[0].size else None
+            diagnosis = (
+                diagnose(probe.images, live.weights, outputs[0], live.spec, pairs=small)
+                if outputs[0].size
+                else None
+            )
             if diagnosis is not None and diagnosis.mistakes:
-                told = f"{judged.message}; diagnosis: {diagnosis.explanation} (mend: {diagnosis.mend})"
+                told = (
+                    f"{judged.message}; diagnosis: {diagnosis.explanation} (mend: {diagnosis.mend})"
+                )
                 judged = dataclasses.replace(judged, message=told)
         add(probe.name, **dataclasses.asdict(judged))
         if probe.name == "random":
             same = _bitwise(*outputs)
             add(
-                "repeatability", verdict="pass" if same else "fail", message="" if same else "two calls on the same images differ"
+                "repeatability",
+                verdict="pass" if same else "fail",
+                message="" if same else "two calls on the same images differ",
             )
             add("nan-containment", **_containment(live, probe, outputs[0]))
             right = judged.verdict == "pass"
@@ -136,7 +190,9 @@ def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
         for name, outcome in trials(live, _copied(live.weights), model, seed):
             add(name, **outcome)
     named = (
-        [f"diagnosis: {diagnosis.explanation}; mend: {diagnosis.mend}"] if diagnosis is not None and diagnosis.mistakes else []
+        [f"diagnosis: {diagnosis.explanation}; mend: {diagnosis.mend}"]
+        if diagnosis is not None and diagnosis.mistakes
+        else []
     )
     return CheckReport(results, describe_environment([]), [*live.notes, *_not_shown(live), *named])
 
@@ -147,34 +203,49 @@ def _not_shown(live: LiveEmbedding) -> list[str]:
     for name in ("bias", "class_token", "register_tokens", "positions"):
         array = getattr(live.weights, name)
         if array is not None and not array.any():
-            told.append(f"its {name.replace('_', ' ')} is all zero: whether it is added cannot be seen")
+            told.append(
+                f"its {name.replace('_', ' ')} is all zero: whether it is added cannot be seen"
+            )
     kernel = live.weights.kernel.astype(np.float64)
     if kernel.size > 1 and np.ptp(kernel) == 0:
         told.append("its kernel is constant: in which order it is read cannot be seen")
-    elif kernel.ndim == 4 and kernel.shape[1] == kernel.shape[2] > 1 and np.array_equal(kernel, kernel.transpose(0, 2, 1, 3)):
-        told.append("its kernel is the same with rows and columns exchanged: which is which cannot be seen")
+    elif (
+        kernel.ndim == 4
+        and kernel.shape[1] == kernel.shape[2] > 1
+        and np.array_equal(kernel, kernel.transpose(0, 2, 1, 3))
+    ):
+        told.append(
+            "its kernel is the same with rows and columns exchanged: which is which cannot be seen"
+        )
     return told
 
 
 MOST_IMAGES = 96
-"""Images that a diagnosis of a live object takes at most: enough for K = 768, 770 unknowns and a tenth more, at twelve patches an image."""
+"""Images that a diagnosis of a live object takes at most: enough for K = 768, 770 unknowns and a
+tenth more, at twelve patches an image."""
 
 
 def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Diagnosis:
     """Say which mistake a live object makes, from its output on random images; see `diagnose`.
 
-    An output that is right there is not called correct before the object passes `check_object` too: a clamp, a wrong type or a batch that is
-    written into the code shows on other images alone.
+    An output that is right there is not called correct before the object passes `check_object` too:
+    a clamp, a wrong type or a batch that is written into the code shows on other images alone.
 
     Args:
         implementation: what `check` takes, or what `read_live` returned.
-        seed: of the images; as many as show whether an output is an affine map of the patches, more than K + 1 patches, if 64 do.
+        seed: of the images; as many as show whether an output is an affine map of the patches, more
+            than K + 1 patches, if 64 do.
         options: those of `read_live`.
 
     Raises:
-        PatchParityError: whatever `read_live` refuses; an object that fails on images that it should take.
+        PatchParityError: whatever `read_live` refuses; an object that fails on images that it
+            should take.
     """
-    live = implementation if isinstance(implementation, LiveEmbedding) else read_live(implementation, **options)
+    live = (
+        implementation
+        if isinstance(implementation, LiveEmbedding)
+        else read_live(implementation, **options)
+    )
     enough = math.ceil(1.1 * (live.spec.patch_values + 2) / live.spec.num_patches)
     images = random_normal(live.spec, min(max(BATCH, enough), MOST_IMAGES), live.dtype, seed).images
     try:
@@ -187,7 +258,10 @@ def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Di
     if found.correct:
         failed = [result for result in check_object(live, seed).results if result.verdict == "fail"]
         if failed:
-            told = f"the values on random images are right, but check fails on {failed[0].probe}: {failed[0].message}"
+            told = (
+                f"the values on random images are right, but check fails on {failed[0].probe}: "
+                f"{failed[0].message}"
+            )
             return Diagnosis(False, "unknown", explanation=told, evidence=evidence)
     if not evidence["repeatable"] and not found.correct:
         told = f"two calls on the same images differ (is dropout or noise on?); {found.explanation}"
@@ -198,18 +272,28 @@ def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Di
 def _case(live: LiveEmbedding) -> str:
     spec = live.spec
     sizes = "x".join(map(str, spec.image_size)), "x".join(map(str, spec.patch_size))
-    return f"image {sizes[0]}, patch {sizes[1]}, {spec.in_channels} channels, width {spec.embed_dim}"
+    return (
+        f"image {sizes[0]}, patch {sizes[1]}, {spec.in_channels} channels, width {spec.embed_dim}"
+    )
 
 
 def _bitwise(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+    return (
+        first.dtype == second.dtype
+        and first.shape == second.shape
+        and first.tobytes() == second.tobytes()
+    )
 
 
 def _containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict[str, Any]:
-    """Poison one pixel with NaN: the tokens that see it must be NaN, all others stay as they were to the last bit."""
+    """Poison one pixel with NaN: the tokens that see it must be NaN, all others stay as they were
+    to the last bit."""
     spec, expected_shape = live.spec, probe.expectations["forward"].value.shape
     if clean.shape != expected_shape:
-        return {"verdict": "fail", "message": f"output of shape {clean.shape}, expected {expected_shape}"}
+        return {
+            "verdict": "fail",
+            "message": f"output of shape {clean.shape}, expected {expected_shape}",
+        }
     images = np.array(probe.images)
     inside = tuple(size // 2 for size in spec.image_size)
     images[(1, 0, *inside)] = np.nan
@@ -230,17 +314,26 @@ def _containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict
     poisoned, changed = np.asarray(lost.all(axis=-1)), np.asarray(lost.any(axis=-1) & ~touched)
     if (poisoned[touched]).all() and not changed.any():
         same = _bitwise(output[~touched], clean[~touched])
-        return {"verdict": "pass", "message": "" if same else "the other tokens differ in their last bits"}
+        return {
+            "verdict": "pass",
+            "message": "" if same else "the other tokens differ in their last bits",
+        }
     if poisoned[touched].all() and not changed[0].any():
         return {
             "verdict": "pass",
-            "message": "a NaN in one pixel reaches every token of its image (as through a Fourier transform)",
+            "message": "a NaN in one pixel reaches every token of its image (as through a Fourier "
+            "transform)",
         }
     if changed.any():
-        return {"verdict": "fail", "message": f"NaN in one pixel of image 1 makes tokens {np.argwhere(changed)[:4].tolist()} NaN"}
+        return {
+            "verdict": "fail",
+            "message": "NaN in one pixel of image 1 makes tokens "
+            f"{np.argwhere(changed)[:4].tolist()} NaN",
+        }
     return {
         "verdict": "fail",
-        "message": f"NaN in one pixel of image 1 is swallowed: token {np.argwhere(touched)[0].tolist()} is not NaN",
+        "message": "NaN in one pixel of image 1 is swallowed: token "
+        f"{np.argwhere(touched)[0].tolist()} is not NaN",
     }
 
 
@@ -255,4 +348,6 @@ def require_parity(report: CheckReport, name: str) -> None:
     if wrong:
         first = wrong[0]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise AssertionError(f"{name} is no patch embedding with these weights: {first.probe}: {first.message}{more}")
+        raise AssertionError(
+            f"{name} is no patch embedding with these weights: {first.probe}: {first.message}{more}"
+        )

@@ -1,4 +1,5 @@
-"""What `check` does with one backend: lays out what can run, runs the probes, asks for behavior. In whatever process it is."""
+"""What `check` does with one backend: lays out what can run, runs the probes, asks for behavior. In
+whatever process it is."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -23,13 +24,15 @@ from .results import CheckResult
 from .shapes import CHECK_CASES
 
 NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
-"""Shapes on which 16-bit types are checked unless every case is asked for: what they add to float32, roundings, does not depend on it."""
+"""Shapes on which 16-bit types are checked unless every case is asked for: what they add to
+float32, roundings, does not depend on it."""
 
 SMALL_CASES = tuple(case.name for case in CHECK_CASES if case.name != "vit-b16-224")
 """Shapes of milliseconds; ViT-B/16 itself and pictures take more."""
 
 WIDE_CASES = (*NARROW_CASES, "vit-b16-224", "long-k12288")
-"""Shapes on which float64 is checked, beside the picture, unless it or every case is asked for: what it adds, precision, depends on K alone."""
+"""Shapes on which float64 is checked, beside the picture, unless it or every case is asked for:
+what it adds, precision, depends on K alone."""
 
 
 class Planned(NamedTuple):
@@ -63,13 +66,17 @@ class BackendCheck:
         implementations: names of those to check.
         devices: those to check on; None for all that it has.
         dtypes: those to check in, where an implementation has them.
-        precisions: of float32; None for `ieee` everywhere and `default` where it can tell something new.
-        every_case: run implementations that take seconds to compile, and 16-bit types, on all shapes.
+        precisions: of float32; None for `ieee` everywhere and `default` where it can tell something
+            new.
+        every_case: run implementations that take seconds to compile, and 16-bit types, on all
+            shapes.
         seed: of the probes.
         picture: the case and the pixels of a picture to check on, or None.
         behaviors: whether to ask for behavior.
-        dtypes_asked: those that a user asked for by name: an implementation that has them not is a skip.
-        seeds: how many seeds to go through, from `seed` on; more than one on the first shape alone, and without behavior.
+        dtypes_asked: those that a user asked for by name: an implementation that has them not is a
+            skip.
+        seeds: how many seeds to go through, from `seed` on; more than one on the first shape alone,
+            and without behavior.
     """
 
     backend: str
@@ -97,7 +104,10 @@ class BackendCheck:
                 chosen.append(implementation)
         present = backend.devices() if chosen else ()
         units, skipped = self._units(backend, chosen, present, problems)
-        lacking = {unit.place: backend.lacks_dtype(unit.implementation, unit.dtype, unit.device) for unit in units}
+        lacking = {
+            unit.place: backend.lacks_dtype(unit.implementation, unit.dtype, unit.device)
+            for unit in units
+        }
         units = [unit for unit in units if not lacking[unit.place]]
         skipped += [
             result_row(implementation, device=device, dtype=dtype, verdict="skip", message=reason)
@@ -112,13 +122,18 @@ class BackendCheck:
         for unit in units:
             yield Begun(unit.name)
             yield Found(_check_unit(backend, unit, {}))
-        asked = {(unit.implementation.name, unit.device): unit for unit in units if not unit.implementation.minor}
+        asked = {
+            (unit.implementation.name, unit.device): unit
+            for unit in units
+            if not unit.implementation.minor
+        }
         if self.behaviors and asked:
             yield Begun(f"{self.backend} behavior")
             yield Found(_behaviors(backend, list(asked.values()), self.seed))
 
     def _over_seeds(self, backend: Backend, units: list["_Unit"]) -> Iterator[Event]:
-        """Judge every unit at every seed: all that fails, and of what passes the worst of each probe and direction."""
+        """Judge every unit at every seed: all that fails, and of what passes the worst of each
+        probe and direction."""
         loaded: dict[int, dict[str, LoadedEmbedding]] = {number: {} for number in range(len(units))}
         worst: dict[tuple[Any, ...], CheckResult] = {}
         for seed in range(self.seed, self.seed + self.seeds):
@@ -128,7 +143,14 @@ class BackendCheck:
                 assert problem is not None
                 results = _check_unit(backend, unit._replace(problem=problem), loaded[number])
                 wrong = [result for result in results if result.verdict != "pass"]
-                yield Found([dataclasses.replace(result, message=f"seed {seed}: {result.message}", seeds=1) for result in wrong])
+                yield Found(
+                    [
+                        dataclasses.replace(
+                            result, message=f"seed {seed}: {result.message}", seeds=1
+                        )
+                        for result in wrong
+                    ]
+                )
                 for result in results:
                     if result.verdict == "pass":
                         key = number, result.probe, result.direction
@@ -136,7 +158,8 @@ class BackendCheck:
         yield Found(list(worst.values()))
 
     def expected_units(self) -> int:
-        """How many units `run` will tell of, as far as can be said without the framework: on the CPU alone, nothing unavailable."""
+        """How many units `run` will tell of, as far as can be said without the framework: on the
+        CPU alone, nothing unavailable."""
         backend = get_backend(self.backend)
         chosen = [backend.implementation(name) for name in self.implementations]
         return len(self._units(backend, chosen, ("cpu",), self._problems())[0]) * self.seeds
@@ -145,30 +168,69 @@ class BackendCheck:
         if self.seeds > 1:
             return [_Problem(CHECK_CASES[0], self.seed)]
         problems = [_Problem(case, self.seed) for case in CHECK_CASES]
-        return problems if self.picture is None else [*problems, _Problem(self.picture[0], self.seed, self.picture[1])]
+        return (
+            problems
+            if self.picture is None
+            else [*problems, _Problem(self.picture[0], self.seed, self.picture[1])]
+        )
 
     def _units(
-        self, backend: Backend, implementations: list[Implementation], present: tuple[str, ...], problems: list["_Problem"]
+        self,
+        backend: Backend,
+        implementations: list[Implementation],
+        present: tuple[str, ...],
+        problems: list["_Problem"],
     ) -> tuple[list["_Unit"], list[CheckResult]]:
-        """Lay out what runs on the devices that are present, and give a skip with its reason for what cannot."""
+        """Lay out what runs on the devices that are present, and give a skip with its reason for
+        what cannot."""
         units: list[_Unit] = []
         skipped = []
         for implementation in implementations:
             for device in self.devices or present:
                 usable = [name for name in present if name in implementation.devices]
                 if device not in usable:
-                    message = f"{implementation.name} has no device {device!r} here, only {', '.join(usable)}"
+                    message = (
+                        f"{implementation.name} has no device {device!r} here, only "
+                        f"{', '.join(usable)}"
+                    )
                     if not usable:
-                        message = f"{implementation.name} runs on {', '.join(implementation.devices)} alone, which {backend.name} does not see here"
-                    skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
+                        message = (
+                            f"{implementation.name} runs on "
+                            f"{', '.join(implementation.devices)} alone, which "
+                            f"{backend.name} does not see here"
+                        )
+                    skipped.append(
+                        result_row(implementation, device=device, verdict="skip", message=message)
+                    )
                     continue
-                if lacking := [dtype for dtype in self.dtypes_asked if dtype not in implementation.dtypes]:
-                    message = f"{implementation.name} has no {', '.join(lacking)}, only {', '.join(implementation.dtypes)}"
-                    skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
-                able = [problem for problem in problems if not backend.refuses(implementation, problem.case.spec)]
+                if lacking := [
+                    dtype for dtype in self.dtypes_asked if dtype not in implementation.dtypes
+                ]:
+                    message = (
+                        f"{implementation.name} has no {', '.join(lacking)}, only "
+                        f"{', '.join(implementation.dtypes)}"
+                    )
+                    skipped.append(
+                        result_row(implementation, device=device, verdict="skip", message=message)
+                    )
+                able = [
+                    problem
+                    for problem in problems
+                    if not backend.refuses(implementation, problem.case.spec)
+                ]
                 if len(able) < len(problems):
-                    refused = next(filter(None, (backend.refuses(implementation, problem.case.spec) for problem in problems)))
-                    skipped.append(result_row(implementation, device=device, verdict="skip", message=refused))
+                    refused = next(
+                        filter(
+                            None,
+                            (
+                                backend.refuses(implementation, problem.case.spec)
+                                for problem in problems
+                            ),
+                        )
+                    )
+                    skipped.append(
+                        result_row(implementation, device=device, verdict="skip", message=refused)
+                    )
                 few = implementation.minor and not self.every_case
                 own = able[:1] if few else able
                 if len(own) < len(able):
@@ -178,12 +240,20 @@ class BackendCheck:
                         else "is no formulation of its own"
                     )
                     message = f"{why}, so only {own[0].case.name} is checked: --every-case for all"
-                    skipped.append(result_row(implementation, device=device, verdict="skip", message=message))
+                    skipped.append(
+                        result_row(implementation, device=device, verdict="skip", message=message)
+                    )
                 for precision in self.precisions or get_args(Precision):
                     if self.precisions is None and precision not in ("ieee", "default"):
                         continue
                     if reason := backend.lacks(precision, device):
-                        row = result_row(implementation, device=device, precision=precision, verdict="skip", message=reason)
+                        row = result_row(
+                            implementation,
+                            device=device,
+                            precision=precision,
+                            verdict="skip",
+                            message=reason,
+                        )
                         skipped.append(row)
                         continue
                     units += [
@@ -191,8 +261,14 @@ class BackendCheck:
                         for problem in own
                         for dtype in self.dtypes
                         if dtype in implementation.dtypes
-                        and self._tells_something_new(problem.case.name, dtype, precision, device, problem is own[0])
-                        and (self._asked(dtype) or dtype not in implementation.slow_dtypes or problem.case.name in SMALL_CASES)
+                        and self._tells_something_new(
+                            problem.case.name, dtype, precision, device, problem is own[0]
+                        )
+                        and (
+                            self._asked(dtype)
+                            or dtype not in implementation.slow_dtypes
+                            or problem.case.name in SMALL_CASES
+                        )
                     ]
         return units, skipped
 
@@ -200,17 +276,27 @@ class BackendCheck:
         """Whether a dtype is wanted on every shape."""
         return self.every_case or dtype in self.dtypes_asked
 
-    def _tells_something_new(self, case: str, dtype: str, precision: Precision, device: str, first: bool) -> bool:
+    def _tells_something_new(
+        self, case: str, dtype: str, precision: Precision, device: str, first: bool
+    ) -> bool:
         """Whether a shape, dtype and precision are part of a check: not all combinations are."""
         narrow = dtype in ("bfloat16", "float16")
         if narrow and not self.every_case and case not in NARROW_CASES:
             return False
-        if dtype == "float64" and not self._asked(dtype) and case in SMALL_CASES and case not in WIDE_CASES:
+        if (
+            dtype == "float64"
+            and not self._asked(dtype)
+            and case in SMALL_CASES
+            and case not in WIDE_CASES
+        ):
             return False
         if precision == "ieee":
             return True
-        # The other precisions are about float32 alone; on the CPU `default` is checked on one shape unless it is asked for.
-        return dtype == "float32" and (self.precisions is not None or device != "cpu" or self.every_case or first)
+        # The other precisions are about float32 alone; on the CPU `default` is checked on one shape
+        # unless it is asked for.
+        return dtype == "float32" and (
+            self.precisions is not None or device != "cpu" or self.every_case or first
+        )
 
 
 class _Problem:
@@ -223,7 +309,9 @@ class _Problem:
     def probes(self, dtype: str) -> list[Probe]:
         if dtype not in self._cache:
             if self.pixels is None:
-                self._cache[dtype] = standard_probes(self.case.spec, self.case.batch, dtype, self.seed)
+                self._cache[dtype] = standard_probes(
+                    self.case.spec, self.case.batch, dtype, self.seed
+                )
             else:
                 self._cache[dtype] = [photograph(self.case.spec, self.pixels, dtype, self.seed)]
             for probe in self._cache[dtype]:
@@ -232,7 +320,8 @@ class _Problem:
 
 
 class _Unit(NamedTuple):
-    """One implementation on one shape, in one dtype and precision, on one device: all probes of it."""
+    """One implementation on one shape, in one dtype and precision, on one device: all probes of
+    it."""
 
     implementation: Implementation
     device: str
@@ -247,8 +336,13 @@ class _Unit(NamedTuple):
 
     @property
     def without_bias(self) -> bool:
-        """Whether weights without a bias are tried as well: a path of its own in most code, and the same on every shape."""
-        return self.dtype == "float32" and self.precision == "ieee" and self.problem.case is CHECK_CASES[0]
+        """Whether weights without a bias are tried as well: a path of its own in most code, and the
+        same on every shape."""
+        return (
+            self.dtype == "float32"
+            and self.precision == "ieee"
+            and self.problem.case is CHECK_CASES[0]
+        )
 
     @property
     def name(self) -> str:
@@ -262,12 +356,20 @@ def _worse(result: CheckResult, other: CheckResult | None) -> CheckResult:
         return dataclasses.replace(result, seeds=1)
     larger = max(result, other, key=lambda each: each.bound_ratio or 0.0)
     bits = [each.effective_bits for each in (result, other) if each.effective_bits is not None]
-    return dataclasses.replace(larger, effective_bits=min(bits, default=None), seeds=(other.seeds or 0) + 1)
+    return dataclasses.replace(
+        larger, effective_bits=min(bits, default=None), seeds=(other.seeds or 0) + 1
+    )
 
 
 def result_row(implementation: Implementation, **fields: Any) -> CheckResult:
     """A result of an implementation, with its names filled in."""
-    return CheckResult(implementation.name, implementation.backend, implementation.formulation, implementation.mode, **fields)
+    return CheckResult(
+        implementation.name,
+        implementation.backend,
+        implementation.formulation,
+        implementation.mode,
+        **fields,
+    )
 
 
 def error_text(error: Exception) -> str:
@@ -275,15 +377,21 @@ def error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _check_unit(backend: Backend, unit: _Unit, kept: dict[str, LoadedEmbedding]) -> list[CheckResult]:
-    """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a result too.
+def _check_unit(
+    backend: Backend, unit: _Unit, kept: dict[str, LoadedEmbedding]
+) -> list[CheckResult]:
+    """Judge one implementation on one shape in one dtype, on all probes; whatever it raises is a
+    result too.
 
-    What is loaded is left in `kept`, and taken from there by the next call for the same unit: it is compiled once.
+    What is loaded is left in `kept`, and taken from there by the next call for the same unit: it is
+    compiled once.
     """
     implementation, device, problem, dtype, precision = unit
     case = problem.case
     model = implementation.arithmetic(dtype, precision, device)
-    place: dict[str, Any] = dict(device=device, dtype=dtype, precision=precision, case=case.name, declared=model.name)
+    place: dict[str, Any] = dict(
+        device=device, dtype=dtype, precision=precision, case=case.name, declared=model.name
+    )
     results: list[CheckResult] = []
     probe: Probe | None = None
     try:
@@ -292,42 +400,63 @@ def _check_unit(backend: Backend, unit: _Unit, kept: dict[str, LoadedEmbedding])
                 if "loaded" in kept:
                     kept["loaded"].assign(probe.weights)
                 else:
-                    kept["loaded"] = backend.load(implementation, probe.weights, case.spec, dtype, device)
+                    kept["loaded"] = backend.load(
+                        implementation, probe.weights, case.spec, dtype, device
+                    )
                 loaded = kept["loaded"]
-                for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
+                for direction, outputs in observe(
+                    loaded, probe, implementation.differentiable
+                ).items():
                     judged = [judge(probe, direction, output, model) for output in outputs]
-                    worst = max(judged, key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0))
+                    worst = max(
+                        judged,
+                        key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0),
+                    )
                     told = dict(probe=probe.name, direction=direction, **dataclasses.asdict(worst))
                     results.append(result_row(implementation, **place, **told))
             if unit.without_bias:
                 results += _check_without_bias(backend, unit, place, model)
     except Exception as error:
         name = probe.name if probe else None
-        results.append(result_row(implementation, **place, probe=name, verdict="error", message=error_text(error)))
+        results.append(
+            result_row(
+                implementation, **place, probe=name, verdict="error", message=error_text(error)
+            )
+        )
     return results
 
 
-def _check_without_bias(backend: Backend, unit: _Unit, place: dict[str, Any], model: ArithmeticModel) -> list[CheckResult]:
+def _check_without_bias(
+    backend: Backend, unit: _Unit, place: dict[str, Any], model: ArithmeticModel
+) -> list[CheckResult]:
     """Load weights that have no bias, and judge what comes out, forward and backward."""
     implementation, case = unit.implementation, unit.problem.case
     random = next(probe for probe in unit.problem.probes(unit.dtype) if probe.name == "random")
     weights = PatchEmbedWeights(random.weights.kernel)
     directions = tuple(direction for direction in random.gradients if direction != "grad_bias")
-    probe = dataclasses.replace(random, name="random-no-bias", weights=weights, gradients=directions)
+    probe = dataclasses.replace(
+        random, name="random-no-bias", weights=weights, gradients=directions
+    )
     loaded = backend.load(implementation, weights, case.spec, unit.dtype, unit.device)
     results = []
     for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
         if direction in probe.directions:
             judged = dataclasses.asdict(judge(probe, direction, outputs[0], model))
-            results.append(result_row(implementation, **place, probe=probe.name, direction=direction, **judged))
+            results.append(
+                result_row(implementation, **place, probe=probe.name, direction=direction, **judged)
+            )
     return results
 
 
-def observe(loaded: LoadedEmbedding, probe: Probe, differentiable: bool = True) -> dict[Direction, list[NDArray[Any]]]:
-    """Run a loaded implementation on a probe, in canonical layout: tokens, and gradients where the probe asks for them.
+def observe(
+    loaded: LoadedEmbedding, probe: Probe, differentiable: bool = True
+) -> dict[Direction, list[NDArray[Any]]]:
+    """Run a loaded implementation on a probe, in canonical layout: tokens, and gradients where the
+    probe asks for them.
 
-    Where it asks for gradients, tokens are those of two calls, because a cache, a buffer that is used again or a compiled second path can
-    be wrong where the first call was right. An implementation that is not differentiable is asked for tokens alone.
+    Where it asks for gradients, tokens are those of two calls, because a cache, a buffer that is
+    used again or a compiled second path can be wrong where the first call was right. An
+    implementation that is not differentiable is asked for tokens alone.
     """
     placed = loaded.place(probe.images)
     calls = 2 if probe.gradients else 1
@@ -337,7 +466,12 @@ def observe(loaded: LoadedEmbedding, probe: Probe, differentiable: bool = True) 
     if probe.gradients and differentiable:
         found = loaded.gradients(probe.images, probe.grad_tokens)
         outputs.update(
-            {name: [array] for name, array in zip(DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True)}
+            {
+                name: [array]
+                for name, array in zip(
+                    DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True
+                )
+            }
         )
     return outputs
 
@@ -348,15 +482,37 @@ def _behaviors(backend: Backend, units: list[_Unit], seed: int) -> list[CheckRes
     question = behavior.problem(seed)
     for unit in units:
         implementation = unit.implementation
-        place = dict(device=unit.device, dtype="float32", precision="ieee", case="behavior", direction="forward")
+        place = dict(
+            device=unit.device,
+            dtype="float32",
+            precision="ieee",
+            case="behavior",
+            direction="forward",
+        )
         with backend.precision("ieee"):
             try:
-                loaded = backend.load(implementation, question.weights, behavior.SPEC, "float32", unit.device)
+                loaded = backend.load(
+                    implementation, question.weights, behavior.SPEC, "float32", unit.device
+                )
             except Exception as error:
-                results.append(result_row(implementation, **place, probe="behavior", verdict="error", message=error_text(error)))
+                results.append(
+                    result_row(
+                        implementation,
+                        **place,
+                        probe="behavior",
+                        verdict="error",
+                        message=error_text(error),
+                    )
+                )
                 continue
-            findings = [behavior.ask(each, loaded, question) for each in behavior.IMPLEMENTATION_BEHAVIORS]
+            findings = [
+                behavior.ask(each, loaded, question) for each in behavior.IMPLEMENTATION_BEHAVIORS
+            ]
         results += [result_row(implementation, **place, **finding) for finding in findings]
-    about: dict[str, Any] = dict(device="cpu", dtype="float32", case="behavior", direction="forward")
+    about: dict[str, Any] = dict(
+        device="cpu", dtype="float32", case="behavior", direction="forward"
+    )
     found = [behavior.ask(each, backend) for each in behavior.FRAMEWORK_BEHAVIORS]
-    return results + [CheckResult(backend.name, backend.name, **about, **finding) for finding in found]
+    return results + [
+        CheckResult(backend.name, backend.name, **about, **finding) for finding in found
+    ]

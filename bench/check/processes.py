@@ -1,7 +1,8 @@
 """A process for each backend that `check` runs, several at a time.
 
-A backend's variables stand before its interpreter starts (one process runs one of Keras's frameworks), frameworks do not meet in one
-address space, and a process that dies or hangs costs its own backend's rows. The standard library alone: `check` needs no extra.
+A backend's variables stand before its interpreter starts (one process runs one of Keras's
+frameworks), frameworks do not meet in one address space, and a process that dies or hangs costs its
+own backend's rows. The standard library alone: `check` needs no extra.
 """
 
 import contextlib
@@ -24,18 +25,22 @@ from ..machine.pools import SPIN_FREE_ENVIRONMENT
 from .one_backend import BackendCheck, Event, error_text
 
 AT_ONCE = 4
-"""Processes at a time, or fewer where there are fewer cores: each takes one to two GB, and every framework fills the cores in parts."""
+"""Processes at a time, or fewer where there are fewer cores: each takes one to two GB, and every
+framework fills the cores in parts."""
 
 SILENCE_SECONDS = 600.0
-"""Without news for so long, a process is ended. A unit takes seconds, and `torch.compile` up to 30 s for its first graph."""
+"""Without news for so long, a process is ended. A unit takes seconds, and `torch.compile` up to 30
+s for its first graph."""
 
 
 GRACE_SECONDS = 2.0
-"""Between the end of a process and the end of its news: what lies in the pipe is read in milliseconds."""
+"""Between the end of a process and the end of its news: what lies in the pipe is read in
+milliseconds."""
 
 
 _AFTER_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Numbers of threads that their libraries take from OMP_NUM_THREADS where they have none of their own."""
+"""Numbers of threads that their libraries take from OMP_NUM_THREADS where they have none of their
+own."""
 
 
 class Lost(NamedTuple):
@@ -47,16 +52,20 @@ class Lost(NamedTuple):
 def process_environment(backend: Backend) -> dict[str, str]:
     """The variables that the process of a backend is started with, beside those of this one.
 
-    All cores, as users run it, without idle threads that spin. What the user has set stands, but for the backend's switches.
+    All cores, as users run it, without idle threads that spin. What the user has set stands, but
+    for the backend's switches.
     """
     given = {**SPIN_FREE_ENVIRONMENT, **backend.environment(usable_cores())}
     if "OMP_NUM_THREADS" in os.environ:  # it counts for these too, where they are not set
         given = {name: value for name, value in given.items() if name not in _AFTER_OMP}
-    return {name: os.environ.get(name, value) for name, value in given.items()} | dict(backend.switches)
+    return {name: os.environ.get(name, value) for name, value in given.items()} | dict(
+        backend.switches
+    )
 
 
 def run_apart(checks: list[BackendCheck]) -> Iterator[tuple[BackendCheck, Event | Lost]]:
-    """Run each check in a process of its own, in the order given, and tell of every step of any of them as it comes."""
+    """Run each check in a process of its own, in the order given, and tell of every step of any of
+    them as it comes."""
     waiting, running = list(checks), set[_Child]()
     news: queue.Queue[tuple[_Child, Any]] = queue.Queue()
     try:
@@ -100,10 +109,17 @@ class _Child:
     """The parent's side of a process."""
 
     def __init__(self, check: BackendCheck, news: queue.Queue[tuple["_Child", Any]]) -> None:
-        self.check, self.heard, self.silent, self.gone_since = check, time.monotonic(), False, math.inf
+        self.check, self.heard, self.silent, self.gone_since = (
+            check,
+            time.monotonic(),
+            False,
+            math.inf,
+        )
         environment = {**os.environ, **process_environment(get_backend(check.backend))}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen([sys.executable, "-P", "-c", _START], stdin=pipe, stdout=pipe, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _START], stdin=pipe, stdout=pipe, env=environment
+        )
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # one that died at once is told of by the reader
             pickle.dump(sys.path, self.process.stdin)
@@ -130,7 +146,10 @@ class _Child:
             return end.message or None
         self.process.wait()
         if self.silent:
-            return f"the process of {self.check.backend} gave no news for {SILENCE_SECONDS:g} s and was ended"
+            return (
+                f"the process of {self.check.backend} gave no news for {SILENCE_SECONDS:g} s "
+                "and was ended"
+            )
         code = self.process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return f"the process of {self.check.backend} died ({how})"
@@ -142,7 +161,8 @@ class _Child:
             self.process.kill()
 
     def is_gone(self) -> bool:
-        """Whether the process ended a while ago and its pipe has not: a process that it started holds it open."""
+        """Whether the process ended a while ago and its pipe has not: a process that it started
+        holds it open."""
         if self.process.poll() is not None:
             self.gone_since = min(self.gone_since, time.monotonic())
         return time.monotonic() - self.gone_since > GRACE_SECONDS
@@ -155,7 +175,8 @@ class _Child:
 
 
 def serve() -> None:
-    """Do the check that comes on stdin and tell of it on what was stdout; runs in the process of a backend."""
+    """Do the check that comes on stdin and tell of it on what was stdout; runs in the process of a
+    backend."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a framework prints must not meet what is told

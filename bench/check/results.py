@@ -47,7 +47,8 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All verdicts of a check, the environment that they hold for, and what was found out about an object that was checked."""
+    """All verdicts of a check, the environment that they hold for, and what was found out about an
+    object that was checked."""
 
     results: list[CheckResult]
     environment: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +67,8 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `check.json`."""
-        # The fields of behaviors, of negative controls and of checks over seeds belong to these alone.
+        # The fields of behaviors, of negative controls and of checks over seeds belong to these
+        # alone.
         rows = [
             {
                 name: value
@@ -76,7 +78,13 @@ class CheckReport:
             for result in self.results
         ]
         told = {"notes": self.notes} if self.notes else {}
-        return {"schema": SCHEMA, "environment": self.environment, "summary": self.summary, **told, "results": rows}
+        return {
+            "schema": SCHEMA,
+            "environment": self.environment,
+            "summary": self.summary,
+            **told,
+            "results": rows,
+        }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `check.json`, in one step.

@@ -1,4 +1,5 @@
-"""`check`: probes over implementations, each output judged; the results as data and as `check.json`."""
+"""`check`: probes over implementations, each output judged; the results as data and as
+`check.json`."""
 
 import dataclasses
 import inspect
@@ -8,7 +9,14 @@ from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
-from ...backends.base import DTYPES, Backend, Implementation, Precision, check_place, check_precision
+from ...backends.base import (
+    DTYPES,
+    Backend,
+    Implementation,
+    Precision,
+    check_place,
+    check_precision,
+)
 from ...backends.registry import (
     BrokenBackend,
     get_backend,
@@ -37,21 +45,27 @@ def check(implementation: Any = None, *, seed: int = 0, **options: Any) -> Check
     """Check anyone's implementation, or with none the suite's own, against the NumPy reference.
 
     Args:
-        implementation: an `nn.Module`, a Keras layer, a Flax module, a plain function, or `module:attribute`; its weights are read out of
-            it and stay as they are. None checks the suite's own.
+        implementation: an `nn.Module`, a Keras layer, a Flax module, a plain function, or
+            `module:attribute`; its weights are read out of it and stay as they are. None checks the
+            suite's own.
         seed: of the probes.
-        options: with an implementation, those of `read_live` (weights, patch_size, kernel_layout, ...), for what cannot be read out of
-            it; without one, those of `check_suite` (backends, dtypes, precisions, image, ...).
+        options: with an implementation, those of `read_live` (weights, patch_size, kernel_layout,
+            ...), for what cannot be read out of it; without one, those of `check_suite` (backends,
+            dtypes, precisions, image, ...).
 
     Raises:
         PatchParityError: whatever `read_live` or `check_suite` refuses.
         TypeError: options of the other kind.
     """
     function = check_suite if implementation is None else read_live
-    known = [name for name in inspect.signature(function).parameters if name not in ("target", "seed")]
+    known = [
+        name for name in inspect.signature(function).parameters if name not in ("target", "seed")
+    ]
     if strange := [name for name in options if name not in known]:
         whose = "the suite" if implementation is None else "somebody's implementation"
-        raise TypeError(f"check of {whose} has no option {', '.join(strange)}; it has {', '.join(known)}")
+        raise TypeError(
+            f"check of {whose} has no option {', '.join(strange)}; it has {', '.join(known)}"
+        )
     if implementation is None:
         return check_suite(seed=seed, **options)
     return check_object(read_live(implementation, **options), seed=seed)
@@ -71,33 +85,39 @@ def check_suite(
     seeds: int = 1,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Check implementations against the NumPy reference: exact probes, random ones within a bound, and a photograph.
+    """Check implementations against the NumPy reference: exact probes, random ones within a bound,
+    and a photograph.
 
     Each backend is checked in a process of its own, several at a time; NumPy alone in this process.
 
     Args:
-        backends: names of backends; None for all, of which those not installed give a `skip`. A named one must be installed.
+        backends: names of backends; None for all, of which those not installed give a `skip`. A
+            named one must be installed.
         implementations: `backend:formulation:mode`, or its beginning; None for all.
         dtypes: float32, float64, bfloat16 and float16 by default, those that an implementation has.
         devices: `cpu`, `cuda`; None for every device that a backend has here.
-        image: a picture of shape `(H, W)` or `(H, W, C)`, as an array or a file (PNG, JPEG, ..., or `.npy`); None for one that
-            scikit-image ships.
+        image: a picture of shape `(H, W)` or `(H, W, C)`, as an array or a file (PNG, JPEG, ..., or
+            `.npy`); None for one that scikit-image ships.
         remainder: what to do with a picture that does not divide into 16×16 patches.
-        every_case: run implementations that take seconds to compile on all shapes, and not on one alone.
-        precisions: of float32: `ieee`, `tf32`, `bf16`, or `default` for whatever the framework does when nobody asks. None means `ieee` on
-            everything and `default` on the first shape (on all of them on a GPU, where it differs).
+        every_case: run implementations that take seconds to compile on all shapes, and not on one
+            alone.
+        precisions: of float32: `ieee`, `tf32`, `bf16`, or `default` for whatever the framework does
+            when nobody asks. None means `ieee` on everything and `default` on the first shape (on
+            all of them on a GPU, where it differs).
         seed: of the probes.
-        seeds: how many seeds to go through, from `seed` on: more than one are a search for false alarms, on the first shape alone, of which
-            every failure is reported and of all else the worst.
-            Variants take part there only where they are named, other libraries' modules (peers) anywhere only where they are named or
-            `every_case` is given.
-        progress: called before each implementation meets a shape; the total grows where a backend turns out to have more to do.
+        seeds: how many seeds to go through, from `seed` on: more than one are a search for false
+            alarms, on the first shape alone, of which every failure is reported and of all else the
+            worst. Variants take part there only where they are named, other libraries' modules
+            (peers) anywhere only where they are named or `every_case` is given.
+        progress: called before each implementation meets a shape; the total grows where a backend
+            turns out to have more to do.
 
     Returns:
         One result for each implementation, device, dtype, case, probe and direction.
 
     Raises:
-        PatchParityError: an unknown name, a named backend that is not installed, a picture that cannot be read or does not fit.
+        PatchParityError: an unknown name, a named backend that is not installed, a picture that
+            cannot be read or does not fit.
     """
     require_installed(backends or [])
     check_place(dtypes or [], devices or [])
@@ -113,13 +133,21 @@ def check_suite(
             continue
         selection.setdefault(backend, []).append(implementation)
     found_picture, no_picture = find_picture(image) if seeds == 1 else (None, "")
-    picture = None if found_picture is None else (picture_case(*found_picture, remainder), found_picture[0])
+    picture = (
+        None
+        if found_picture is None
+        else (picture_case(*found_picture, remainder), found_picture[0])
+    )
 
-    results: dict[str, list[CheckResult]] = {broken.name: [_broken(broken)] for broken in list_broken_backends() if not backends}
+    results: dict[str, list[CheckResult]] = {
+        broken.name: [_broken(broken)] for broken in list_broken_backends() if not backends
+    }
     work = []
     for backend, chosen in selection.items():
         reason = backend.missing()
-        results[backend.name] = [result_row(each, verdict="skip", message=reason) for each in chosen if reason]
+        results[backend.name] = [
+            result_row(each, verdict="skip", message=reason) for each in chosen if reason
+        ]
         if not reason:
             work.append(
                 BackendCheck(
@@ -131,21 +159,35 @@ def check_suite(
                     every_case,
                     seed,
                     picture,
-                    behaviors=seeds == 1 and precisions is None and (dtypes is None or "float32" in dtypes),
+                    behaviors=seeds == 1
+                    and precisions is None
+                    and (dtypes is None or "float32" in dtypes),
                     seeds=seeds,
                     dtypes_asked=tuple(dtypes or ()),
                 )
             )
     here = _runs_here(work)
-    _follow(run_here(work[0]) if here else run_apart(_longest_first(work)), work, devices or [], results, progress)
+    _follow(
+        run_here(work[0]) if here else run_apart(_longest_first(work)),
+        work,
+        devices or [],
+        results,
+        progress,
+    )
     if no_picture:
         for rows in results.values():
-            checked = {row.implementation: row for row in rows if row.case not in (None, "behavior")}
+            checked = {
+                row.implementation: row for row in rows if row.case not in (None, "behavior")
+            }
             rows += [_no_picture(row, no_picture) for row in checked.values()]
-    judged = apply_known_issues([row for rows in results.values() for row in rows], load_known_issues(), list_backends())
+    judged = apply_known_issues(
+        [row for rows in results.values() for row in rows], load_known_issues(), list_backends()
+    )
     environment = describe_environment(list(selection))
     if not here:
-        environment["workers"] = {each.backend: process_environment(get_backend(each.backend)) for each in work}
+        environment["workers"] = {
+            each.backend: process_environment(get_backend(each.backend)) for each in work
+        }
     return CheckReport(judged, environment)
 
 
@@ -159,8 +201,8 @@ def _no_picture(row: CheckResult, why: str) -> CheckResult:
 
 
 def _runs_here(work: list[BackendCheck]) -> bool:
-    """Whether the work is that of one backend alone, and of one that needs neither switches nor a framework, whose state a caller may have
-    changed."""
+    """Whether the work is that of one backend alone, and of one that needs neither switches nor a
+    framework, whose state a caller may have changed."""
     backends = [get_backend(each.backend) for each in work]
     return len(backends) == 1 and backends[0].packages == ("numpy",) and not backends[0].switches
 
@@ -186,7 +228,8 @@ def _follow(
     results: dict[str, list[CheckResult]],
     progress: Progress | None,
 ) -> None:
-    """Gather results and tell of progress, until all is done or a device that was asked for turns out to be nowhere."""
+    """Gather results and tell of progress, until all is done or a device that was asked for turns
+    out to be nowhere."""
     units = {check.backend: check.expected_units() for check in work}
     begun: dict[str, str] = {}
     present: dict[str, tuple[str, ...]] = {}
@@ -196,7 +239,11 @@ def _follow(
         match event:
             case Planned():
                 units[name], present[name] = event.units, event.devices
-                absent = [device for device in devices if all(device not in places for places in present.values())]
+                absent = [
+                    device
+                    for device in devices
+                    if all(device not in places for places in present.values())
+                ]
                 if absent and len(present) == len(work):
                     raise PatchParityError(f"device {absent[0]!r} was asked for, but {NOWHERE}")
             case Begun():
@@ -216,8 +263,11 @@ def _follow(
 NOWHERE = "no backend that is installed and selected has it here"
 
 
-def check_controls(*, dtypes: list[str] | None = None, seed: int = 0, progress: Progress | None = None) -> CheckReport:
-    """Check the verdicts themselves: make every known mistake on the probes, at every dtype, scale and K; each must be rejected.
+def check_controls(
+    *, dtypes: list[str] | None = None, seed: int = 0, progress: Progress | None = None
+) -> CheckReport:
+    """Check the verdicts themselves: make every known mistake on the probes, at every dtype, scale
+    and K; each must be rejected.
 
     Args:
         dtypes: float32, float64, bfloat16 and float16 by default.
@@ -225,8 +275,8 @@ def check_controls(*, dtypes: list[str] | None = None, seed: int = 0, progress: 
         progress: told of every problem that is done.
 
     Returns:
-        One result for each mistake on each problem, with `mistake` and `killed_by`: `pass` where it was rejected, `known` where it may
-        survive (`message` says why), `fail` where it survived.
+        One result for each mistake on each problem, with `mistake` and `killed_by`: `pass` where it
+        was rejected, `known` where it may survive (`message` says why), `fail` where it survived.
 
     Raises:
         PatchParityError: an unknown dtype.
@@ -237,11 +287,36 @@ def check_controls(*, dtypes: list[str] | None = None, seed: int = 0, progress: 
     problems = [(case, dtype) for case in CONTROL_SPECS for dtype in kinds]
     results = []
     for control in negative_controls(kinds, seed=seed):
-        verdict: Literal["pass", "known", "fail"] = "pass" if control.killed_by else "known" if control.exemption else "fail"
-        place = dict(device="cpu", dtype=control.dtype, case=f"{control.case} scale={control.scale:g}", direction="forward")
-        message = {"known": control.exemption, "fail": f"{control.mistake} went unnoticed", "pass": ""}[verdict]
-        row = CheckResult("numpy:mistake", "numpy", "mistake", None, **place, verdict=verdict, message=message)  # type: ignore[arg-type]
-        results.append(dataclasses.replace(row, mistake=control.mistake, killed_by=control.killed_by))
+        verdict: Literal["pass", "known", "fail"] = (
+            "pass" if control.killed_by else "known" if control.exemption else "fail"
+        )
+        place = dict(
+            device="cpu",
+            dtype=control.dtype,
+            case=f"{control.case} scale={control.scale:g}",
+            direction="forward",
+        )
+        message = {
+            "known": control.exemption,
+            "fail": f"{control.mistake} went unnoticed",
+            "pass": "",
+        }[verdict]
+        row = CheckResult(
+            "numpy:mistake",
+            "numpy",
+            "mistake",
+            None,
+            **place,  # type: ignore[arg-type]
+            verdict=verdict,
+            message=message,
+        )
+        results.append(
+            dataclasses.replace(row, mistake=control.mistake, killed_by=control.killed_by)
+        )
         if progress:
-            progress(problems.index((control.case, control.dtype)), len(problems), f"{control.case} {control.dtype}")
+            progress(
+                problems.index((control.case, control.dtype)),
+                len(problems),
+                f"{control.case} {control.dtype}",
+            )
     return CheckReport(results, describe_environment([]))

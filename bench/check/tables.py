@@ -16,17 +16,24 @@ def false_alarms(results: list[dict[str, Any]]) -> str:
     judged = sum(result["seeds"] for result in seeded)
     rejected = sum(result["verdict"] in ("fail", "error") for result in seeded)
     known = sum(result["verdict"] == "known" for result in seeded)
-    worst = max((result["bound_ratio"] or 0.0 for result in seeded if result["verdict"] == "pass"), default=0.0)
+    worst = max(
+        (result["bound_ratio"] or 0.0 for result in seeded if result["verdict"] == "pass"),
+        default=0.0,
+    )
     names = len({result["implementation"] for result in seeded})
     aside = f", {known} for a known fault" if known else ""
     return (
-        f"{judged:,} verdicts on {names} implementations over {max(result['seeds'] for result in seeded)} seeds: {rejected} rejected{aside}; "
+        f"{judged:,} verdicts on {names} implementations over "
+        f"{max(result['seeds'] for result in seeded)} seeds: {rejected} rejected{aside}; "
         f"the worst error of the others is {worst:.2f} of its bound"
     )
 
 
-def kill_table(results: list[dict[str, Any]]) -> list[tuple[str, dict[str, tuple[int, int]], str, str]]:
-    """Each mistake: rejected and made by dtype, the worst verdict, and the probes that reject it in most cells.
+def kill_table(
+    results: list[dict[str, Any]],
+) -> list[tuple[str, dict[str, tuple[int, int]], str, str]]:
+    """Each mistake: rejected and made by dtype, the worst verdict, and the probes that reject it in
+    most cells.
 
     Args:
         results: rows of negative controls.
@@ -40,14 +47,24 @@ def kill_table(results: list[dict[str, Any]]) -> list[tuple[str, dict[str, tuple
         for dtype in dict.fromkeys(row["dtype"] for row in rows):
             own = [bool(row["killed_by"]) for row in rows if row["dtype"] == dtype]
             counts[dtype] = (sum(own), len(own))
-        worst = next((verdict for verdict in ("fail", "known") if any(row["verdict"] == verdict for row in rows)), "pass")
+        worst = next(
+            (
+                verdict
+                for verdict in ("fail", "known")
+                if any(row["verdict"] == verdict for row in rows)
+            ),
+            "pass",
+        )
         killers = Counter(probe for row in rows for probe in row["killed_by"] or ())
-        lines.append((mistake, counts, worst, ", ".join(probe for probe, _ in killers.most_common(3))))
+        lines.append(
+            (mistake, counts, worst, ", ".join(probe for probe, _ in killers.most_common(3)))
+        )
     return lines
 
 
 def behavior_findings(results: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
-    """Behaviors on which implementations differ, or whose finding is no plain pass: (behavior, finding, names, verdict, message).
+    """Behaviors on which implementations differ, or whose finding is no plain pass: (behavior,
+    finding, names, verdict, message).
 
     Args:
         results: rows of `check.json`.
@@ -58,21 +75,29 @@ def behavior_findings(results: list[dict[str, Any]]) -> list[tuple[str, str, str
             found.setdefault(result["probe"], {}).setdefault(result["behavior"], []).append(result)
     lines = []
     for probe, findings in found.items():
-        if len(findings) == 1 and all(row["verdict"] == "pass" for rows in findings.values() for row in rows):
+        if len(findings) == 1 and all(
+            row["verdict"] == "pass" for rows in findings.values() for row in rows
+        ):
             continue
         members = [row for rows in findings.values() for row in rows]
         for finding, rows in findings.items():
-            worst = next((row for verdict in ("fail", "known") for row in rows if row["verdict"] == verdict), rows[0])
+            worst = next(
+                (row for verdict in ("fail", "known") for row in rows if row["verdict"] == verdict),
+                rows[0],
+            )
             messages = "; ".join(dict.fromkeys(row["message"] for row in rows if row["message"]))
             lines.append((probe, finding, _grouped(rows, members), worst["verdict"], messages))
     return lines
 
 
 def _grouped(rows: list[dict[str, Any]], members: list[dict[str, Any]]) -> str:
-    """Names of implementations; a backend's name where all of its own that were asked are among them."""
+    """Names of implementations; a backend's name where all of its own that were asked are among
+    them."""
     names: dict[str, None] = {}
     for row in rows:
         own = [other["implementation"] for other in members if other["backend"] == row["backend"]]
-        whole = {other["implementation"] for other in rows if other["backend"] == row["backend"]} == set(own)
+        whole = {
+            other["implementation"] for other in rows if other["backend"] == row["backend"]
+        } == set(own)
         names[row["backend"] if whole else row["implementation"]] = None
     return ", ".join(names)

@@ -1,4 +1,5 @@
-"""What `check` tries of somebody's object beside random images of its own size: batches, sizes, values, memory, repetition, NaN.
+"""What `check` tries of somebody's object beside random images of its own size: batches, sizes,
+values, memory, repetition, NaN.
 
 A trial that the object refuses loudly passes, and is told: an error is no wrong number.
 """
@@ -21,10 +22,12 @@ BATCHES = (4, 5, 8, 17)
 """Batches beside 1, 2 and 3: even ones, one that vector registers divide, one that they do not."""
 
 GRIDS = ((5, 3), (4, 4), (17, 18))
-"""Patches of other images: taller than wide (an object's own small one is wider), square, and more than 256, where kernels begin to cut in pieces."""
+"""Patches of other images: taller than wide (an object's own small one is wider), square, and more
+than 256, where kernels begin to cut in pieces."""
 
 LARGE = 224
-"""Rows and columns of the image that people have: where a kernel or a precision is chosen by size, it is chosen here."""
+"""Rows and columns of the image that people have: where a kernel or a precision is chosen by size,
+it is chosen here."""
 
 CALLS = 50
 """Calls of the same images: an object that counts them, or warms up, shows it within these."""
@@ -35,7 +38,9 @@ MOST_OPERATIONS = 2 * 10**9
 Outcome = dict[str, Any]
 
 
-def trials(live: LiveEmbedding, weights: Any, model: ArithmeticModel, seed: int) -> Iterator[tuple[str, Outcome]]:
+def trials(
+    live: LiveEmbedding, weights: Any, model: ArithmeticModel, seed: int
+) -> Iterator[tuple[str, Outcome]]:
     """Name and outcome (`verdict`, `message`, maybe `bound_ratio`) of each trial.
 
     Args:
@@ -55,7 +60,13 @@ def trials(live: LiveEmbedding, weights: Any, model: ArithmeticModel, seed: int)
 
 
 class _Trials:
-    def __init__(self, live: LiveEmbedding, weights: Any, model: ArithmeticModel, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        live: LiveEmbedding,
+        weights: Any,
+        model: ArithmeticModel,
+        generator: np.random.Generator,
+    ) -> None:
         self.live, self.weights, self.model, self.generator = live, weights, model, generator
 
     def all(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
@@ -93,14 +104,24 @@ class _Trials:
         found = []
         for grid in GRIDS:
             sides = zip(grid, extents, strict=True)
-            found.append(tuple((count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides))
+            found.append(
+                tuple(
+                    (count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides
+                )
+            )
         step = spec.stride[0] * spec.stride[1]
-        found.append(tuple(LARGE // by * by or by for by in spec.stride) if step > 1 else (LARGE, LARGE))
+        found.append(
+            tuple(LARGE // by * by or by for by in spec.stride) if step > 1 else (LARGE, LARGE)
+        )
         found.append(tuple(2 * size for size in spec.image_size))
         small = []
         for image in dict.fromkeys(found):
             try:
-                if min(image) > 0 and image != spec.image_size and spec.replace(image_size=image).flops(2) <= MOST_OPERATIONS:
+                if (
+                    min(image) > 0
+                    and image != spec.image_size
+                    and spec.replace(image_size=image).flops(2) <= MOST_OPERATIONS
+                ):
                     small.append(image)
             except PatchParityError:
                 continue
@@ -108,13 +129,31 @@ class _Trials:
 
     def _probe(self, spec: PatchEmbedSpec, images: NDArray[Any], gate: Gate) -> Probe:
         no_gradient = np.zeros((0, 1, 1), images.dtype)
-        return Probe("trial", spec, images, self.weights, no_gradient, gate, to_sequence=self.live.to_sequence)
+        return Probe(
+            "trial",
+            spec,
+            images,
+            self.weights,
+            no_gradient,
+            gate,
+            to_sequence=self.live.to_sequence,
+        )
 
-    def _judged(self, spec: PatchEmbedSpec, images: NDArray[Any], gate: Gate, output: NDArray[Any] | None = None) -> Outcome:
+    def _judged(
+        self,
+        spec: PatchEmbedSpec,
+        images: NDArray[Any],
+        gate: Gate,
+        output: NDArray[Any] | None = None,
+    ) -> Outcome:
         with np.errstate(over="ignore", invalid="ignore"):
             observed = self.live.call(np.array(images)) if output is None else output
         found = judge(self._probe(spec, images, gate), "forward", observed, self.model)
-        return {"verdict": found.verdict, "bound_ratio": found.bound_ratio, "message": found.message}
+        return {
+            "verdict": found.verdict,
+            "bound_ratio": found.bound_ratio,
+            "message": found.message,
+        }
 
     def _random(self, spec: PatchEmbedSpec, batch: int) -> Outcome:
         return self._judged(spec, self._draw(spec, batch), "probabilistic")
@@ -130,20 +169,37 @@ class _Trials:
             ("flat-images", lambda shape: np.full(shape, 0.5)),
             ("images-0-to-1", lambda shape: draw.uniform(0, 1, shape)),
             ("images-0-to-255", lambda shape: draw.integers(0, 256, shape).astype(float)),
-            ("a-few-of-16", lambda shape: np.where(draw.uniform(size=shape) < 0.02, 16.0, draw.standard_normal(shape))),
+            (
+                "a-few-of-16",
+                lambda shape: np.where(
+                    draw.uniform(size=shape) < 0.02, 16.0, draw.standard_normal(shape)
+                ),
+            ),
             ("large-values", lambda shape: 64.0 * draw.standard_normal(shape)),
         ]
 
     def _not_dividing(self) -> Outcome | None:
-        """Images a row and two columns too large: the rest is left out, or padded at the end, or the images are refused."""
+        """Images a row and two columns too large: the rest is left out, or padded at the end, or
+        the images are refused."""
         spec = self.live.spec
-        image = tuple(size + more for size, more in zip(spec.image_size, (*(0,) * (spec.spatial_axes - 2), 1, 2), strict=True))
-        images = self.generator.standard_normal((2, spec.in_channels, *image)).astype(self.live.dtype)
+        image = tuple(
+            size + more
+            for size, more in zip(
+                spec.image_size, (*(0,) * (spec.spatial_axes - 2), 1, 2), strict=True
+            )
+        )
+        images = self.generator.standard_normal((2, spec.in_channels, *image)).astype(
+            self.live.dtype
+        )
         output = self.live.call(np.array(images))
         failed: Outcome | None = None
         for remainder in ("same",) if spec.remainder == "same" else ("floor", "pad-end"):
             try:
-                other = spec.replace(image_size=image, remainder=remainder, padding=0 if remainder == "same" else spec.padding)
+                other = spec.replace(
+                    image_size=image,
+                    remainder=remainder,
+                    padding=0 if remainder == "same" else spec.padding,
+                )
             except PatchParityError:
                 continue
             found = self._judged(other, images, "probabilistic", output)
@@ -155,7 +211,10 @@ class _Trials:
                     else f"images that patches do not divide are padded ({remainder})",
                 }
             failed = failed or found
-        told = f"images of {'×'.join(map(str, image))}, which patches do not divide: neither cut nor padded at their end, nor refused"
+        told = (
+            f"images of {'×'.join(map(str, image))}, which patches do not divide: neither cut "
+            "nor padded at their end, nor refused"
+        )
         return {**failed, "message": f"{told}; {failed['message']}"} if failed else None
 
     def _poisoned(self, value: float, image: int, channel: int) -> NDArray[Any]:
@@ -164,10 +223,16 @@ class _Trials:
         return images
 
     def _seen(self) -> bool:
-        """Whether a window sees the pixel in the middle, which patches with gaps between them may not."""
+        """Whether a window sees the pixel in the middle, which patches with gaps between them may
+        not."""
         spec = self.live.spec
         for size, patch, step, (before, _), count in zip(
-            spec.image_size, spec.patch_size, spec.stride, spec.effective_padding, spec.grid, strict=True
+            spec.image_size,
+            spec.patch_size,
+            spec.stride,
+            spec.effective_padding,
+            spec.grid,
+            strict=True,
         ):
             starts = np.arange(count) * step - before
             if not ((starts <= size // 2) & (size // 2 < starts + patch)).any():
@@ -180,7 +245,11 @@ class _Trials:
         with np.errstate(invalid="ignore", over="ignore"):
             output = self.live.call(self._poisoned(np.inf, 1, 0)).astype(np.float64)
         if np.isfinite(output[1]).all():
-            return {"verdict": "fail", "message": "an infinity in one pixel of image 1 is swallowed: every value of it is finite"}
+            return {
+                "verdict": "fail",
+                "message": "an infinity in one pixel of image 1 is swallowed: every value of it is "
+                "finite",
+            }
         return {"verdict": "pass"}
 
     def _nan_of_each_channel(self) -> Outcome | None:
@@ -189,11 +258,19 @@ class _Trials:
         for image in (0, 1):
             for channel in range(min(self.live.spec.in_channels, 8)):
                 with np.errstate(invalid="ignore"):
-                    found = np.isnan(self.live.call(self._poisoned(np.nan, image, channel)).astype(np.float64))
+                    found = np.isnan(
+                        self.live.call(self._poisoned(np.nan, image, channel)).astype(np.float64)
+                    )
                 if not found[image].any():
-                    return {"verdict": "fail", "message": f"a NaN in channel {channel} of image {image} is swallowed"}
+                    return {
+                        "verdict": "fail",
+                        "message": f"a NaN in channel {channel} of image {image} is swallowed",
+                    }
                 if found[1 - image].any():
-                    return {"verdict": "fail", "message": f"a NaN in image {image} makes values of image {1 - image} NaN"}
+                    return {
+                        "verdict": "fail",
+                        "message": f"a NaN in image {image} makes values of image {1 - image} NaN",
+                    }
         return {"verdict": "pass"}
 
     def _run(self, placed: Any) -> Any:
@@ -209,7 +286,8 @@ class _Trials:
         return {"verdict": "pass"}
 
     def _kept(self) -> Outcome:
-        """The first result after a second call, of images of the other sign: a buffer that is written again, a result that is found by a sum."""
+        """The first result after a second call, of images of the other sign: a buffer that is
+        written again, a result that is found by a sum."""
         images = self._draw(self.live.spec, 2)
         first = self._run(self.live.call.place(np.array(images)))
         before = np.array(self.live.call.fetch(first))
@@ -217,7 +295,8 @@ class _Trials:
         if np.array(self.live.call.fetch(first)).tobytes() != before.tobytes():
             return {
                 "verdict": "fail",
-                "message": "its first result changes when it is called again: it returns a buffer of its own",
+                "message": "its first result changes when it is called again: it returns a buffer "
+                "of its own",
             }
         return self._judged(self.live.spec, -images, "probabilistic", second)
 
@@ -228,7 +307,10 @@ class _Trials:
         first = self.live.call(np.array(images))
         for number in range(2, CALLS + 1):
             if self.live.call(np.array(images)).tobytes() != first.tobytes():
-                return {"verdict": "fail", "message": f"call {number} on the same images differs from the first"}
+                return {
+                    "verdict": "fail",
+                    "message": f"call {number} on the same images differs from the first",
+                }
         return {"verdict": "pass"}
 
     def _recorded(self) -> Outcome | None:
@@ -236,7 +318,9 @@ class _Trials:
         images = self._draw(self.live.spec, 2)
         assert self.live.call.record is not None
         with self.live.call.held():
-            output = self.live.call.fetch(self.live.call.record(self.live.call.place(np.array(images))))
+            output = self.live.call.fetch(
+                self.live.call.record(self.live.call.place(np.array(images)))
+            )
         return self._judged(self.live.spec, images, "probabilistic", np.array(output))
 
     def _memory(self) -> Outcome | None:
@@ -257,5 +341,9 @@ class _Trials:
             if found["verdict"] == "fail":
                 wrong.append(name)
         if wrong:
-            return {"verdict": "fail", "message": f"images that lie in memory otherwise ({', '.join(wrong)}) give something else"}
+            return {
+                "verdict": "fail",
+                "message": f"images that lie in memory otherwise ({', '.join(wrong)}) give "
+                "something else",
+            }
         return {"verdict": "pass", "bound_ratio": worst}

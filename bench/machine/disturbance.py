@@ -5,18 +5,22 @@ from collections.abc import Callable
 from typing import Any
 
 DISTURBED_CORES = 0.25
-"""Cores that others keep busy in a round, from which it is called disturbed. Idle machines show 0.05 to 0.15 here."""
+"""Cores that others keep busy in a round, from which it is called disturbed. Idle machines show
+0.05 to 0.15 here."""
 
 
 TICK_SECONDS = 0.02
-"""What busy seconds may be wrong by: Linux counts them in ticks of 10 ms, and two readings are off by one tick each."""
+"""What busy seconds may be wrong by: Linux counts them in ticks of 10 ms, and two readings are off
+by one tick each."""
 
 
 class Disturbance:
-    """What others did to the machine in a round, in cores: what it was busy with, less what our own processes used.
+    """What others did to the machine in a round, in cores: what it was busy with, less what our own
+    processes used.
 
     Args:
-        state: asks a worker on that machine for its `state`, with the clock or without, or gives None where it cannot answer.
+        state: asks a worker on that machine for its `state`, with the clock or without, or gives
+            None where it cannot answer.
         here: whether this process, too, computes on that machine.
     """
 
@@ -30,7 +34,8 @@ class Disturbance:
         return state["busy"], state["clock_mhz"]
 
     def told(self, worker_cpu_seconds: float) -> dict[str, Any]:
-        """Fields of the round's samples: `disturbance` and `steal` in cores (None where the system does not tell), `disturbed`, `clock_mhz`."""
+        """Fields of the round's samples: `disturbance` and `steal` in cores (None where the system
+        does not tell), `disturbed`, `clock_mhz`."""
         seconds = time.perf_counter() - self._started
         ours = worker_cpu_seconds + (time.process_time() - self._own if self._here else 0.0)
         busy, clock = self._reading(clock=True)

@@ -1,4 +1,5 @@
-"""What the machine and the software are: every record carries this. What cannot be found out reads "unavailable"."""
+"""What the machine and the software are: every record carries this. What cannot be found out reads
+"unavailable"."""
 
 import contextlib
 import hashlib
@@ -47,30 +48,50 @@ _PREFIXES += (
 )
 
 
-_PRIVATE = ("TF_CONFIG", "TF_CLI", "JAX_COORDINATOR", "TORCH_HOME", "KERAS_HOME", "CUDA_HOME", "CUDA_PATH")
+_PRIVATE = (
+    "TF_CONFIG",
+    "TF_CLI",
+    "JAX_COORDINATOR",
+    "TORCH_HOME",
+    "KERAS_HOME",
+    "CUDA_HOME",
+    "CUDA_PATH",
+)
 """Variables of those prefixes that name hosts or folders and change no number."""
 
 
 def numeric_variables(variables: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment variables that change how frameworks compute, and nothing else of a user's environment."""
+    """The environment variables that change how frameworks compute, and nothing else of a user's
+    environment."""
     source = os.environ if variables is None else variables
-    told = {name: value for name, value in sorted(source.items()) if name.startswith(_PREFIXES) and not name.startswith(_PRIVATE)}
-    return {name: re.sub(r"(?<![\w.])[~/][^\s,:;]*", "(path)", value) for name, value in told.items()}
+    told = {
+        name: value
+        for name, value in sorted(source.items())
+        if name.startswith(_PREFIXES) and not name.startswith(_PRIVATE)
+    }
+    return {
+        name: re.sub(r"(?<![\w.])[~/][^\s,:;]*", "(path)", value) for name, value in told.items()
+    }
 
 
 def processor_name() -> str:
     """Model name of the CPU."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
         if found:
             return found.group(1).strip()
     return platform.processor() or UNAVAILABLE
 
 
 def processor_features() -> frozenset[str] | None:
-    """Names of the CPU's instruction sets as Linux gives them (`avx512f`); None where it cannot be told."""
+    """Names of the CPU's instruction sets as Linux gives them (`avx512f`); None where it cannot be
+    told."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
         if found:
             return frozenset(found.group(1).split())
     return None
@@ -92,7 +113,8 @@ def memory_bytes() -> int | str:
 
 
 def gpus() -> list[str]:
-    """Name, driver and memory of each NVIDIA GPU, as `nvidia-smi` gives them; empty where there is none."""
+    """Name, driver and memory of each NVIDIA GPU, as `nvidia-smi` gives them; empty where there is
+    none."""
     if not (program := shutil.which("nvidia-smi")):
         return []
     with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -130,7 +152,10 @@ def machine_fingerprint(environment: dict[str, Any]) -> str:
 
 
 UNKNOWN_ENVIRONMENT: dict[str, Any] = {
-    **dict.fromkeys(("python", "platform", "processor", "cores", "cores_of_machine", "memory_bytes", "blas"), "unknown"),
+    **dict.fromkeys(
+        ("python", "platform", "processor", "cores", "cores_of_machine", "memory_bytes", "blas"),
+        "unknown",
+    ),
     "gpus": [],
     "versions": {},
     "variables": {},
@@ -139,7 +164,8 @@ UNKNOWN_ENVIRONMENT: dict[str, Any] = {
 
 
 def describe_environment(backends: list[Backend]) -> dict[str, Any]:
-    """Return versions, processor, cores, memory, GPUs, BLAS and numeric variables as plain data; no host or user names."""
+    """Return versions, processor, cores, memory, GPUs, BLAS and numeric variables as plain data; no
+    host or user names."""
     versions = {"patchparity": package_version("patchparity"), "numpy": np.__version__}
     for name in ("ml_dtypes", "pytest-benchmark", "execnet", "scikit-image"):
         versions[name] = package_version(name)

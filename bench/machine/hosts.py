@@ -30,23 +30,40 @@ class Host:
     python: str = ""
 
     def require_reachable(self) -> None:
-        """Raise PatchParityError, with ssh's own reason, unless it runs a command there and nothing else speaks on the way back."""
+        """Raise PatchParityError, with ssh's own reason, unless it runs a command there and nothing
+        else speaks on the way back."""
         command = ["ssh", *_SSH_OPTIONS.split(), *self.ssh.split(), "echo patchparity"]
         try:
             asked = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_SECONDS, check=False
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=2 * CONNECT_SECONDS,
+                check=False,
             )
         except FileNotFoundError:
-            raise PatchParityError(f"host ssh={self.ssh}: there is no program called ssh here") from None
+            raise PatchParityError(
+                f"host ssh={self.ssh}: there is no program called ssh here"
+            ) from None
         except subprocess.TimeoutExpired:
-            raise PatchParityError(f"host ssh={self.ssh}: no answer within {2 * CONNECT_SECONDS} s") from None
+            raise PatchParityError(
+                f"host ssh={self.ssh}: no answer within {2 * CONNECT_SECONDS} s"
+            ) from None
         if asked.returncode:
-            told = (asked.stderr.strip().splitlines() or [f"ssh ended with exit status {asked.returncode}"])[-1]
-            raise PatchParityError(f"host ssh={self.ssh}: {told}; expected a machine that ssh reaches without a password")
+            told = (
+                asked.stderr.strip().splitlines()
+                or [f"ssh ended with exit status {asked.returncode}"]
+            )[-1]
+            raise PatchParityError(
+                f"host ssh={self.ssh}: {told}; expected a machine that ssh reaches without a "
+                "password"
+            )
         if asked.stdout != "patchparity\n":
             first = next((line for line in asked.stdout.splitlines() if line != "patchparity"), "")
             raise PatchParityError(
-                f"host ssh={self.ssh}: a login there prints {first!r} to stdout, which workers talk through; its start files must print nothing "
+                f"host ssh={self.ssh}: a login there prints {first!r} to stdout, which workers "
+                "talk through; its start files must print nothing "
                 "where nobody is logged in to read it"
             )
 
@@ -61,7 +78,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is known of a host: its environment, as records describe it, and the memory that is free there (of another machine: all it has)."""
+    """What is known of a host: its environment, as records describe it, and the memory that is free
+    there (of another machine: all it has)."""
 
     environment: dict[str, Any]
     available_bytes: int | None = None
@@ -90,7 +108,10 @@ def parse_hosts(texts: tuple[str, ...]) -> tuple[Host, ...]:
             continue
         fields = dict(part.partition("=")[::2] for part in text.split("//"))
         if not fields.get("ssh") or not set(fields) <= {"ssh", "python"}:
-            raise PatchParityError(f"host {text!r}: expected local, or ssh=USER@MACHINE, or ssh=USER@MACHINE//python=PATH")
+            raise PatchParityError(
+                f"host {text!r}: expected local, or ssh=USER@MACHINE, or "
+                "ssh=USER@MACHINE//python=PATH"
+            )
         number = 1 + sum(host.label != LOCAL for host in hosts)
         hosts.append(Host(f"host{number}", fields["ssh"], fields.get("python") or "python3"))
     return tuple(hosts)

@@ -1,12 +1,14 @@
 """What every process that measures is started with, whatever its framework."""
 
 SPIN_FREE_ENVIRONMENT = {
-    # Idle pools that spin take cores from their neighbors: torch and NumPy alternating ran 2 to 3.8 times slower with spinning.
+    # Idle pools that spin take cores from their neighbors: torch and NumPy alternating ran 2 to 3.8
+    # times slower with spinning.
     "OMP_WAIT_POLICY": "PASSIVE",
     "KMP_BLOCKTIME": "0",
     "OPENBLAS_THREAD_TIMEOUT": "4",
-    # glibc returns large blocks to the system at once by default, and every call pays for the page faults (1.34 times on a
-    # convolution of 518-pixel images). These keep blocks up to 1 GiB and trim nothing below it.
+    # glibc returns large blocks to the system at once by default, and every call pays for the page
+    # faults (1.34 times on a convolution of 518-pixel images). These keep blocks up to 1 GiB and
+    # trim nothing below it.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),

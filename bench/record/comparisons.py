@@ -1,4 +1,5 @@
-"""Which of two rows of one framework is faster, convolution or linear, ours or a peer: every such pair of a record, in words."""
+"""Which of two rows of one framework is faster, convolution or linear, ours or a peer: every such
+pair of a record, in words."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
@@ -10,24 +11,45 @@ from numpy.typing import NDArray
 
 from ...backends.registry import get_backend
 from ...porting.objects.implementation import find_implementation
-from ..intervals import Comparison, Ratio, by_generation, compare_ratios, enough, paired_chance, paired_ratios, resampled_medians
+from ..intervals import (
+    Comparison,
+    Ratio,
+    by_generation,
+    compare_ratios,
+    enough,
+    paired_chance,
+    paired_ratios,
+    resampled_medians,
+)
 from .noise import Floors, noise_floors, noise_of
 from .rows import row_block
 
 
 def comparisons(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All pairs as plain data: which rows, the ratio of their times with its interval, the noise, and the verdict."""
+    """All pairs as plain data: which rows, the ratio of their times with its interval, the noise,
+    and the verdict."""
     told = []
-    for info in (*conv_against_linear(entries), *best_against_today(entries), *best_against_others(entries)):
+    for info in (
+        *conv_against_linear(entries),
+        *best_against_today(entries),
+        *best_against_others(entries),
+    ):
         judged = info["comparison"]
-        named = {"row": info["row"], "against": info["against"], "ratio": judged.ratio, "interval": judged.interval}
-        told.append({**named, "noise": info["noise"], "verdict": judged.word, "reason": judged.reason})
+        named = {
+            "row": info["row"],
+            "against": info["against"],
+            "ratio": judged.ratio,
+            "interval": judged.interval,
+        }
+        told.append(
+            {**named, "noise": info["noise"], "verdict": judged.word, "reason": judged.reason}
+        )
     return told
 
 
 def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Paired time ratio of every convolution to the linear formulation of the same backend, mode and block, on images of the same layout where there is
-    one; above 1: linear wins."""
+    """Paired time ratio of every convolution to the linear formulation of the same backend, mode
+    and block, on images of the same layout where there is one; above 1: linear wins."""
     own = [entry for entry in entries if entry["extra_info"]["role"] == "implementation"]
     linear = {
         (_pair_key(info), layout): entry
@@ -45,24 +67,33 @@ def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def best_against_today(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Paired time ratio of our fastest implementation on a framework to what its users call today: every peer, and what is customary on it by itself;
-    below 1: ours is faster. Where the fastest is customary itself there is nothing to compare it with but the others."""
+    """Paired time ratio of our fastest implementation on a framework to what its users call today:
+    every peer, and what is customary on it by itself; below 1: ours is faster. Where the fastest is
+    customary itself there is nothing to compare it with but the others."""
     return _best_against(is_called_today, entries)
 
 
 def best_against_others(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Paired time ratio of our fastest implementation on a framework to every other of ours on it."""
-    return _best_against(lambda info: info["role"] == "implementation" and not is_called_today(info), entries)
+    """Paired time ratio of our fastest implementation on a framework to every other of ours on
+    it."""
+    return _best_against(
+        lambda info: info["role"] == "implementation" and not is_called_today(info), entries
+    )
 
 
-def best_overall(entries: list[dict[str, Any]], frameworks: Collection[str]) -> tuple[str, str, float, bool] | None:
-    """The fastest row of these frameworks against the fastest of any other of them, of one interleave: both, how many times as fast the first is, and
-    whether that is sure; None where there is one framework alone."""
+def best_overall(
+    entries: list[dict[str, Any]], frameworks: Collection[str]
+) -> tuple[str, str, float, bool] | None:
+    """The fastest row of these frameworks against the fastest of any other of them, of one
+    interleave: both, how many times as fast the first is, and whether that is sure; None where
+    there is one framework alone."""
     told = [entry for entry in entries if entry["extra_info"]["role"] in ("implementation", "peer")]
     told.sort(key=lambda entry: entry["stats"]["median"])
     first, *others = [entry for entry in told if framework_of(entry["extra_info"]) in frameworks]
     framework = framework_of(first["extra_info"])
-    other = next((entry for entry in others if framework_of(entry["extra_info"]) != framework), None)
+    other = next(
+        (entry for entry in others if framework_of(entry["extra_info"]) != framework), None
+    )
     if other is None:
         return None
     found = _judged([(first, other, len(told))], noise_floors(entries))
@@ -73,7 +104,8 @@ def best_overall(entries: list[dict[str, Any]], frameworks: Collection[str]) -> 
 
 
 def framework_of(info: dict[str, Any]) -> str:
-    """The framework that a row runs on, told by whose matrix products are its own: transformers' is torch."""
+    """The framework that a row runs on, told by whose matrix products are its own: transformers' is
+    torch."""
     return get_backend(info["backend"]).yardstick
 
 
@@ -91,7 +123,8 @@ class Gain:
     Args:
         framework: by whose products it is told.
         operation: tokens, sequence or train-step.
-        ratios: time of what they call today over that of the fastest, one for each case and row that they call; 1 where that is the fastest itself.
+        ratios: time of what they call today over that of the fastest, one for each case and row
+            that they call; 1 where that is the fastest itself.
         slower: how many of these are surely faster than our fastest.
     """
 
@@ -107,7 +140,8 @@ class Gain:
 
 
 def gains(entries: list[dict[str, Any]], against_today: list[dict[str, Any]]) -> list[Gain]:
-    """The gain of each framework and operation, in the order of the record; `against_today` as `best_against_today` gives it."""
+    """The gain of each framework and operation, in the order of the record; `against_today` as
+    `best_against_today` gives it."""
     found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for info in against_today:
         key = framework_of(info), info["operation"]
@@ -121,7 +155,9 @@ def gains(entries: list[dict[str, Any]], against_today: list[dict[str, Any]]) ->
     ]
 
 
-def _best_of(entries: list[dict[str, Any]]) -> tuple[dict[tuple[Any, ...], dict[str, Any]], Counter[tuple[Any, ...]]]:
+def _best_of(
+    entries: list[dict[str, Any]],
+) -> tuple[dict[tuple[Any, ...], dict[str, Any]], Counter[tuple[Any, ...]]]:
     """Our fastest on each framework in each interleave, and among how many it was chosen."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     candidates: Counter[tuple[Any, ...]] = Counter()
@@ -135,20 +171,29 @@ def _best_of(entries: list[dict[str, Any]]) -> tuple[dict[tuple[Any, ...], dict[
     return best, candidates
 
 
-def _best_against(wanted: Callable[[dict[str, Any]], bool], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _best_against(
+    wanted: Callable[[dict[str, Any]], bool], entries: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     best, candidates = _best_of(entries)
     others = [entry for entry in entries if wanted(entry["extra_info"])]
     keys = [_framework_key(entry["extra_info"]) for entry in others]
-    found = [(key, entry) for key, entry in zip(keys, others, strict=True) if key in best and entry is not best[key]]
+    found = [
+        (key, entry)
+        for key, entry in zip(keys, others, strict=True)
+        if key in best and entry is not best[key]
+    ]
     pairs = [(best[key], entry, candidates[key]) for key, entry in found]
     return _judged(pairs, noise_floors(entries))
 
 
-def _judged(pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: Floors) -> list[dict[str, Any]]:
+def _judged(
+    pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: Floors
+) -> list[dict[str, Any]]:
     """Judge pairs of rows, the first chosen from so many; those of one interleave are a family.
 
     Returns:
-        Of the first of each pair its `extra_info`, and beside it `row`, `against`, `partner`, `ratio_of_pair`, `noise` and `comparison`.
+        Of the first of each pair its `extra_info`, and beside it `row`, `against`, `partner`,
+        `ratio_of_pair`, `noise` and `comparison`.
     """
     found: list[dict[str, Any]] = []
     families = defaultdict(list)
@@ -157,15 +202,22 @@ def _judged(pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: Flo
         if len(entry["stats"]["data"]) != len(partner["stats"]["data"]):
             continue
         noise = noise_of(floors, info)
-        own, other = (by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner))
-        families[row_block(info)].append((len(found), _ratio(paired_ratios(own, other), noise, chosen_from)))
+        own, other = (
+            by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner)
+        )
+        families[row_block(info)].append(
+            (len(found), _ratio(paired_ratios(own, other), noise, chosen_from))
+        )
         names = {"row": entry["params"]["identity"], "against": partner["params"]["identity"]}
         found.append({**info, **names, "partner": partner["extra_info"], "noise": noise})
     judged: dict[int, Comparison] = {}
     for family in families.values():
         places, ratios = zip(*family, strict=True)
         judged.update(zip(places, compare_ratios(ratios), strict=True))
-    return [{**info, "ratio_of_pair": judged[place].ratio, "comparison": judged[place]} for place, info in enumerate(found)]
+    return [
+        {**info, "ratio_of_pair": judged[place].ratio, "comparison": judged[place]}
+        for place, info in enumerate(found)
+    ]
 
 
 def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: int) -> Ratio:
@@ -174,7 +226,13 @@ def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: i
         return Ratio(median, None)
     if noise is None:
         return Ratio(median, None, unknown="no A/A row tells of the noise on this device")
-    return Ratio(median, resampled_medians(pairs), noise, least_chance=paired_chance(pairs), chosen_from=chosen_from)
+    return Ratio(
+        median,
+        resampled_medians(pairs),
+        noise,
+        least_chance=paired_chance(pairs),
+        chosen_from=chosen_from,
+    )
 
 
 def _framework_key(info: dict[str, Any]) -> tuple[Any, ...]:
@@ -182,4 +240,6 @@ def _framework_key(info: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
-    return row_block(info), *(info[name] for name in ("backend", "mode", "device", "precision", "operation"))
+    return row_block(info), *(
+        info[name] for name in ("backend", "mode", "device", "precision", "operation")
+    )

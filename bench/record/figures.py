@@ -1,4 +1,5 @@
-"""What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for table, JSON, CSV and page."""
+"""What is derived from the record: throughput, fractions of the GEMM, ratios. One definition for
+table, JSON, CSV and page."""
 
 import statistics
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ def figures_of(
     rounds: list[Sample],
     generations: list[int],
 ) -> Figures:
-    """The figures of a measured row: its outcome, and what follows from its samples and those of its block.
+    """The figures of a measured row: its outcome, and what follows from its samples and those of
+    its block.
 
     Args:
         outcome: the row.
@@ -38,15 +40,20 @@ def figures_of(
     median = statistics.median(own)
     backend, formulation, *rest = outcome.implementation.split(":")
     itemsize = np.dtype(outcome.dtype).itemsize
-    operations, least_bytes = row_work(outcome.operation, row_problem(outcome.operation, case), itemsize)
+    operations, least_bytes = row_work(
+        outcome.operation, row_problem(outcome.operation, case), itemsize
+    )
     here = [row for row in block if row.row in seconds and row.device == outcome.device]
-    # What computes something else (a square, a copy, one patch) is not compared with the case's products, nor with its reference.
+    # What computes something else (a square, a copy, one patch) is not compared with the case's
+    # products, nor with its reference.
     comparable = outcome.operation in (*OPERATIONS, "gemm")
     here = [row for row in here if row.precision == outcome.precision or row.operation == "copy"]
     gemms = [row for row in here if row.operation == "gemm" and comparable]
     fastest_gemm = min(gemms, key=lambda row: statistics.median(seconds[row.row]), default=None)
     own_gemm = next((row for row in gemms if row.backend == get_backend(backend).yardstick), None)
-    ratio, interval = _ratio_to_reference(outcome, block, seconds, generations) if comparable else (None, None)
+    ratio, interval = (
+        _ratio_to_reference(outcome, block, seconds, generations) if comparable else (None, None)
+    )
     roof, roof_fraction = _roof(outcome, here, own, seconds, case)
     return Figures(
         **{name: getattr(outcome, name) for name in COPIED},
@@ -73,16 +80,26 @@ def figures_of(
 def _ratio_to_reference(
     outcome: Outcome, block: list[Outcome], seconds: dict[str, list[float]], generations: list[int]
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """A row's time over that of the reference implementation at the same operation (a product's: over its tokens), and the interval."""
+    """A row's time over that of the reference implementation at the same operation (a product's:
+    over its tokens), and the interval."""
     own = seconds[outcome.row]
     wanted = "tokens" if outcome.operation == "gemm" else outcome.operation
     # An A/A copy is held against its own twin, on a GPU too.
-    twins = [outcome] if outcome.role == "aa" else [row for row in block if row.role == "aa" and row.device == "cpu"]
+    twins = (
+        [outcome]
+        if outcome.role == "aa"
+        else [row for row in block if row.role == "aa" and row.device == "cpu"]
+    )
     names = {(row.implementation, row.device) for row in twins}
     for row in block:
-        found = (row.implementation, row.device) in names and (row.role, row.operation) == ("implementation", wanted)
+        found = (row.implementation, row.device) in names and (row.role, row.operation) == (
+            "implementation",
+            wanted,
+        )
         if found and len(reference := seconds.get(row.row, [])) == len(own):
-            return paired_ratio(by_generation(own, generations), by_generation(reference, generations))
+            return paired_ratio(
+                by_generation(own, generations), by_generation(reference, generations)
+            )
     return None, None
 
 
@@ -92,37 +109,61 @@ def _typical(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _fraction(gemm: Outcome | None, own: list[float], seconds: dict[str, list[float]], count: int) -> float | None:
-    """Median over rounds of the GEMM's seconds, `count` times, over the row's: 1 where the row is as fast as its bare matrix products."""
+def _fraction(
+    gemm: Outcome | None, own: list[float], seconds: dict[str, list[float]], count: int
+) -> float | None:
+    """Median over rounds of the GEMM's seconds, `count` times, over the row's: 1 where the row is
+    as fast as its bare matrix products."""
     if gemm is None or len(seconds[gemm.row]) != len(own):
         return None
     return float(np.median(count * np.asarray(seconds[gemm.row]) / np.asarray(own)))
 
 
 def _roof(
-    outcome: Outcome, here: list[Outcome], own: list[float], seconds: dict[str, list[float]], case: Case
+    outcome: Outcome,
+    here: list[Outcome],
+    own: list[float],
+    seconds: dict[str, list[float]],
+    case: Case,
 ) -> tuple[Limit | None, float | None]:
-    """How far a row is from the machine's limit, round by round: the longest of three times that nothing can undercut.
+    """How far a row is from the machine's limit, round by round: the longest of three times that
+    nothing can undercut.
 
-    Computing: the fastest same-shape matrix product, as often as the operation contains one. Moving: the least bytes at the rate of
-    the fastest copy of about as many. Calling: the row's own implementation on one patch. `roof` names the one that decides in the median round.
+    Computing: the fastest same-shape matrix product, as often as the operation contains one.
+    Moving: the least bytes at the rate of the fastest copy of about as many. Calling: the row's own
+    implementation on one patch. `roof` names the one that decides in the median round.
     """
     if outcome.operation not in OPERATIONS:
         return None, None
     rounds = len(own)
-    gemms = [seconds[row.row] for row in here if row.operation == "gemm" and len(seconds[row.row]) == rounds]
-    copies = [seconds[row.row] for row in here if row.operation == "copy" and len(seconds[row.row]) == rounds]
+    gemms = [
+        seconds[row.row]
+        for row in here
+        if row.operation == "gemm" and len(seconds[row.row]) == rounds
+    ]
+    copies = [
+        seconds[row.row]
+        for row in here
+        if row.operation == "copy" and len(seconds[row.row]) == rounds
+    ]
     calls = [
         seconds[row.row]
         for row in here
-        if row.operation == "one-patch" and row.implementation == outcome.implementation and len(seconds[row.row]) == rounds
+        if row.operation == "one-patch"
+        and row.implementation == outcome.implementation
+        and len(seconds[row.row]) == rounds
     ]
     if not gemms or not copies or not calls:
         return None, None
     itemsize = np.dtype(outcome.dtype).itemsize
     share = row_work(outcome.operation, case, itemsize)[1] / row_work("copy", case, itemsize)[1]
-    # The same operations at the rate of a float32 product, where that is faster than any of the row's own 16-bit type.
-    wide = [seconds[row.row] for row in here if row.operation == "peak-float32" and len(seconds[row.row]) == rounds]
+    # The same operations at the rate of a float32 product, where that is faster than any of the
+    # row's own 16-bit type.
+    wide = [
+        seconds[row.row]
+        for row in here
+        if row.operation == "peak-float32" and len(seconds[row.row]) == rounds
+    ]
     scale = row_work("gemm", case, itemsize)[0] / row_work("peak-float32", case, itemsize)[0]
     computing = [np.array(each) for each in gemms] + [scale * np.array(each) for each in wide]
     limits: dict[Limit, NDArray[np.float64]] = {

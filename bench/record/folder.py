@@ -23,7 +23,9 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise PatchParityError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
+        raise PatchParityError(
+            f"output folder {folder} cannot be written: {error.strerror or error}"
+        ) from None
     return folder
 
 
@@ -46,10 +48,13 @@ PRODUCTS = (
 
 
 def set_aside(folder: Path, names: Sequence[str] = PRODUCTS) -> None:
-    """Move what an earlier run left in a folder into a folder of its own beside it: a new record is begun, none is lost or mixed."""
+    """Move what an earlier run left in a folder into a folder of its own beside it: a new record is
+    begun, none is lost or mixed."""
     left = [folder / name for name in names if (folder / name).exists()]
     if left:
-        previous = Path(tempfile.mkdtemp(prefix=time.strftime("previous-%Y%m%dT%H%M%S-"), dir=folder))
+        previous = Path(
+            tempfile.mkdtemp(prefix=time.strftime("previous-%Y%m%dT%H%M%S-"), dir=folder)
+        )
         for path in left:
             path.rename(previous / path.name)
 
@@ -71,6 +76,8 @@ def locked(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise PatchParityError(f"another run is writing to {folder}: wait for it, or choose another folder") from None
+        raise PatchParityError(
+            f"another run is writing to {folder}: wait for it, or choose another folder"
+        ) from None
     finally:
         os.close(handle)

@@ -13,13 +13,16 @@ def noise_floors(entries: list[dict[str, Any]]) -> Floors:
     """Noise floor of each operation of each block on each device, from its A/A row."""
     infos = [entry["extra_info"] for entry in entries if entry["extra_info"]["role"] == "aa"]
     return {
-        (row_block(info), info["operation"], info["device"]): noise_floor(tuple(info["ratio_interval"]))
+        (row_block(info), info["operation"], info["device"]): noise_floor(
+            tuple(info["ratio_interval"])
+        )
         for info in infos
         if info["ratio_interval"]
     }
 
 
 def noise_of(floors: Floors, info: dict[str, Any]) -> float | None:
-    """Noise floor of a row; on a GPU that of its tokens stands for all operations, for it has no other A/A row. None where none tells."""
+    """Noise floor of a row; on a GPU that of its tokens stands for all operations, for it has no
+    other A/A row. None where none tells."""
     operation = info["operation"] if info["device"] == "cpu" else "tokens"
     return floors.get((row_block(info), operation, info["device"]))

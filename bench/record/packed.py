@@ -1,4 +1,5 @@
-"""A record in one small file: rows and notes as they are, samples by columns, all of it compressed. Unpacked it is the same record, line by line."""
+"""A record in one small file: rows and notes as they are, samples by columns, all of it compressed.
+Unpacked it is the same record, line by line."""
 
 import io
 import json
@@ -23,7 +24,13 @@ LARGEST = 2**29
 """Bytes that one may unpack to: a hundred times those of a full record."""
 
 _NAMES = ("case", "row", "implementation", "role", "cache", "device")
-_COUNTS = {"round": np.uint32, "order": np.uint32, "generation": np.uint32, "disturbed": np.uint8, "clock_mhz": np.int32}
+_COUNTS = {
+    "round": np.uint32,
+    "order": np.uint32,
+    "generation": np.uint32,
+    "disturbed": np.uint8,
+    "clock_mhz": np.int32,
+}
 _FIGURES = ("seconds", "visit_seconds", "disturbance", "steal")
 _KEPT = ("rows.jsonl", "machines.json", "plan.json")
 
@@ -39,14 +46,25 @@ def pack(folder: Path) -> bytes:
         raise PatchParityError(f"{folder} holds no samples that could be kept")
     names = list(dict.fromkeys(tuple(getattr(each, name) for name in _NAMES) for each in samples))
     attempts = list(dict.fromkeys(each.attempt for each in samples))
-    of_name, of_attempt = ({each: number for number, each in enumerate(found)} for found in (names, attempts))
-    places = [(of_name[tuple(getattr(each, name) for name in _NAMES)], of_attempt[each.attempt], each.round) for each in samples]
+    of_name, of_attempt = (
+        {each: number for number, each in enumerate(found)} for found in (names, attempts)
+    )
+    places = [
+        (
+            of_name[tuple(getattr(each, name) for name in _NAMES)],
+            of_attempt[each.attempt],
+            each.round,
+        )
+        for each in samples
+    ]
     order = sorted(
         range(len(samples)), key=places.__getitem__
     )  # samples of one row beside one another: their first bytes are the same
     ordered = [samples[number] for number in order]
     parts = {name: (folder / name).read_bytes() for name in _KEPT if (folder / name).exists()}
-    parts["samples.json"] = json.dumps({"count": len(samples), "names": names, "attempts": attempts}).encode()
+    parts["samples.json"] = json.dumps(
+        {"count": len(samples), "names": names, "attempts": attempts}
+    ).encode()
     parts["name"] = np.array([places[number][0] for number in order], np.uint32).tobytes()
     parts["attempt"] = np.array([places[number][1] for number in order], np.uint32).tobytes()
     for name, kind in _COUNTS.items():
@@ -55,9 +73,12 @@ def pack(folder: Path) -> bytes:
     for name in _FIGURES:
         values = [getattr(each, name) for each in ordered]
         column = np.array([np.nan if value is None else value for value in values], "<f8")
-        parts[name] = column.view(np.uint8).reshape(-1, 8).T.tobytes()  # first bytes together, then the second, ...
+        # first bytes together, then the second, ...
+        parts[name] = column.view(np.uint8).reshape(-1, 8).T.tobytes()
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:xz", preset=9, format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(
+        fileobj=packed, mode="w:xz", preset=9, format=tarfile.USTAR_FORMAT
+    ) as archive:
         for name, content in parts.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -113,7 +134,9 @@ def _samples(parts: dict[str, bytes]) -> list[Sample]:
             raise ValueError(f"{name} has {len(values)} values, expected {count}")
         return values
 
-    columns: dict[str, list[Any]] = {name: column(name, kind).tolist() for name, kind in _COUNTS.items()}
+    columns: dict[str, list[Any]] = {
+        name: column(name, kind).tolist() for name, kind in _COUNTS.items()
+    }
     for name in _FIGURES:
         planes = np.frombuffer(parts[name], np.uint8).reshape(8, count)
         values = np.ascontiguousarray(planes.T).view("<f8").ravel().tolist()

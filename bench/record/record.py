@@ -16,15 +16,17 @@ from .schema import Environment, Outcome, PlanFile, Sample, line_of, read_lines
 
 
 def with_versions_of(earlier: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
-    """An environment, with the versions of packages besides that were noted earlier, in a call for other frameworks."""
+    """An environment, with the versions of packages besides that were noted earlier, in a call for
+    other frameworks."""
     return {**environment, "versions": {**earlier.get("versions", {}), **environment["versions"]}}
 
 
 class Record:
-    """A folder's record: `samples.jsonl`, a line for each sample, and `rows.jsonl`, a line for each finished row.
+    """A folder's record: `samples.jsonl`, a line for each sample, and `rows.jsonl`, a line for each
+    finished row.
 
-    Both are only ever appended to. A case counts as measured once its rows are there; samples of an interrupted attempt stay in the
-    file and are told apart by their `attempt`.
+    Both are only ever appended to. A case counts as measured once its rows are there; samples of an
+    interrupted attempt stay in the file and are told apart by their `attempt`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +36,8 @@ class Record:
         self.plan_path = folder / "plan.json"
 
     def append_samples(self, samples: list[Sample]) -> None:
-        """Append samples; on return they are with the operating system, so that a killed process loses none."""
+        """Append samples; on return they are with the operating system, so that a killed process
+        loses none."""
         self._append(self.samples_path, [line_of(sample) for sample in samples])
 
     def keep_machines(self, environments: dict[str, dict[str, Any]]) -> None:
@@ -45,15 +48,18 @@ class Record:
         write_json(self.machines_path, kept)
 
     def machines(self) -> dict[str, dict[str, Any]]:
-        """Return the environments of all machines that took part, by the fingerprint that is in the rows."""
+        """Return the environments of all machines that took part, by the fingerprint that is in the
+        rows."""
         return _checked(self.machines_path, dict[str, Environment])
 
     def keep_plan(self, options: dict[str, Any], planned: int) -> None:
-        """Note what was asked for last, and how many rows that makes: without it, what was interrupted would look whole."""
+        """Note what was asked for last, and how many rows that makes: without it, what was
+        interrupted would look whole."""
         write_json(self.plan_path, {**self.plan(), "options": options, "planned": planned})
 
     def keep_call(self, **call: Any) -> None:
-        """Note when and on what was measured last, and how long it took: of a record that is made again it is not the machine that does so."""
+        """Note when and on what was measured last, and how long it took: of a record that is made
+        again it is not the machine that does so."""
         write_json(self.plan_path, {**self.plan(), "call": call})
 
     def plan(self) -> dict[str, Any]:
@@ -75,7 +81,8 @@ class Record:
                 content_end = file.seek(0, os.SEEK_END)
                 if content_end:
                     file.seek(content_end - 1)
-                    if file.read(1) != b"\n":  # a line that a kill cut short: without this the next one would be glued to it
+                    # a line that a kill cut short: without this the next one would be glued to it
+                    if file.read(1) != b"\n":
                         file.seek(0)
                         file.truncate(file.read().rfind(b"\n") + 1)
                 file.write("".join(json.dumps(line) + "\n" for line in lines).encode())

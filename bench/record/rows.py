@@ -8,16 +8,18 @@ from ..machine.hosts import LOCAL
 from .schema import Outcome, Role
 
 OPERATIONS = ("tokens", "sequence", "train-step")
-"""What is timed of an implementation: the projection; the projection, a class token in front and positions added; the projection and the
-gradients of its kernel and bias."""
+"""What is timed of an implementation: the projection; the projection, a class token in front and
+positions added; the projection and the gradients of its kernel and bias."""
 
 Block = tuple[str, str, int, str, str]
-"""What is measured in one interleave, on all devices and at all precisions: case, dtype, threads, cache, host."""
+"""What is measured in one interleave, on all devices and at all precisions: case, dtype, threads,
+cache, host."""
 
 
 @dataclass(frozen=True)
 class WorkerKey:
-    """What a worker is for. `copy` tells the second process of an A/A pair from the first; `host` is the label of its machine."""
+    """What a worker is for. `copy` tells the second process of an A/A pair from the first; `host`
+    is the label of its machine."""
 
     backend: str
     device: str
@@ -28,7 +30,9 @@ class WorkerKey:
 
     def __str__(self) -> str:
         place = self.device if self.host == LOCAL else f"{self.device} of {self.host}"
-        return f"{self.backend} on {place}, {self.threads} thread(s)" + (f", copy {self.copy}" if self.copy else "")
+        return f"{self.backend} on {place}, {self.threads} thread(s)" + (
+            f", copy {self.copy}" if self.copy else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,20 @@ class Row:
 
     Args:
         case: name of the case.
-        implementation: `backend:formulation:mode`, or `backend:gemm`, `backend:peak`, `backend:copy` for a ceiling.
+        implementation: `backend:formulation:mode`, or `backend:gemm`, `backend:peak`,
+            `backend:copy` for a ceiling.
         device, dtype, precision: as in the results.
         threads: CPU threads asked for.
-        operation: `tokens`; `sequence`, with a class token and positions; `train-step`, tokens and the gradients of kernel and bias;
-            `one-patch`, tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square one, on a GPU `peak-4096`;
-            `peak-float32`, that in float32 beside rows of 16 bits; `copy`, of as many bytes as the case must move.
-        role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference implementation again, in a second process).
+        operation: `tokens`; `sequence`, with a class token and positions; `train-step`, tokens and
+            the gradients of kernel and bias; `one-patch`, tokens of one patch; `gemm`, the bare
+            matrix product of the same shape; `peak`, a square one, on a GPU `peak-4096`;
+            `peak-float32`, that in float32 beside rows of 16 bits; `copy`, of as many bytes as the
+            case must move.
+        role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference
+            implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
-        cache: `warm` (the call before left its data there), or `cold` (something else has been read since).
+        cache: `warm` (the call before left its data there), or `cold` (something else has been read
+            since).
         host: label of the machine: `local`, or `host1`, ... of those behind ssh.
     """
 
@@ -69,7 +78,14 @@ class Row:
     @property
     def worker(self) -> WorkerKey:
         """The worker that measures it."""
-        return WorkerKey(self.backend, self.device, self.threads, self.precision, int(self.role == "aa"), self.host)
+        return WorkerKey(
+            self.backend,
+            self.device,
+            self.threads,
+            self.precision,
+            int(self.role == "aa"),
+            self.host,
+        )
 
     @property
     def timed_operation(self) -> str:
@@ -78,7 +94,8 @@ class Row:
 
     @property
     def block(self) -> Block:
-        """What is measured in one interleave: case, dtype, threads and cache, on all devices of one host."""
+        """What is measured in one interleave: case, dtype, threads and cache, on all devices of one
+        host."""
         return self.case, self.dtype, self.threads, self.cache, self.host
 
     @property
@@ -94,53 +111,80 @@ class Row:
         cold = () if self.cache == "warm" else (self.cache,)
         elsewhere = () if self.host == LOCAL else (self.host,)
         rounded = () if self.precision == "ieee" else (self.precision,)
-        return "/".join((self.case, *elsewhere, self.device, self.dtype, *rounded, f"t{self.threads}", *cold, self.key))
+        return "/".join(
+            (
+                self.case,
+                *elsewhere,
+                self.device,
+                self.dtype,
+                *rounded,
+                f"t{self.threads}",
+                *cold,
+                self.key,
+            )
+        )
 
 
 SQUARES = {"peak": 1024, "peak-float32": 1024, "peak-4096": 4096}
-"""Edges of the square matrix products. 1024: 2.1 GFLOP, some 20 ms of one core, and 4 MB a matrix, from where rates no longer grow here. 4096, on GPUs:
-137 GFLOP, 0.2 ms of an H200 in bfloat16, twenty times what it takes to launch it."""
+"""Edges of the square matrix products. 1024: 2.1 GFLOP, some 20 ms of one core, and 4 MB a matrix,
+from where rates no longer grow here. 4096, on GPUs: 137 GFLOP, 0.2 ms of an H200 in bfloat16,
+twenty times what it takes to launch it."""
 
 PRODUCTS = ("gemm", *SQUARES)
 """Operations of ceilings that are matrix products."""
 
 
 NEARLY_PEAK = 192
-"""A product all of whose edges are at least this long computes as fast as the square one: with 196 x 768 x 192 the fastest library reaches
-111 GFLOP/s where the square ones reach 106 (one core here), with K = 48 (Swin) 80. Then the square one is not needed."""
+"""A product all of whose edges are at least this long computes as fast as the square one: with 196
+x 768 x 192 the fastest library reaches 111 GFLOP/s where the square ones reach 106 (one core here),
+with K = 48 (Swin) 80. Then the square one is not needed."""
 
 
 def row_problem(operation: str, case: Case) -> Case:
     """The problem that a row computes: the case's, or one patch of it."""
     if operation != "one-patch":
         return case
-    return Case(f"{case.name}-one-patch", case.spec.replace(image_size=case.spec.patch_size, padding=0, remainder="error"), 1)
+    return Case(
+        f"{case.name}-one-patch",
+        case.spec.replace(image_size=case.spec.patch_size, padding=0, remainder="error"),
+        1,
+    )
 
 
 def row_work(operation: str, case: Case, itemsize: int) -> tuple[int, int]:
-    """Operations and least bytes of a row: of what an implementation does, of a matrix product, or of a copy."""
+    """Operations and least bytes of a row: of what an implementation does, of a matrix product, or
+    of a copy."""
     spec, batch = case.spec, case.batch
     if operation == "copy":
         return 0, 2 * itemsize * copied_values(case, itemsize)
     if operation in PRODUCTS:
         rows, depth, columns = product_shape(operation, case)
-        itemsize = 4 if operation == "peak-float32" else itemsize  # beside rows of 16 bits it stays what it is
-        return 2 * rows * depth * columns, itemsize * (rows * depth + depth * columns + rows * columns)
+        # beside rows of 16 bits it stays what it is
+        itemsize = 4 if operation == "peak-float32" else itemsize
+        return 2 * rows * depth * columns, itemsize * (
+            rows * depth + depth * columns + rows * columns
+        )
     tokens, least = spec.flops(batch), spec.minimum_bytes(batch, itemsize)
     rows, width = batch * spec.num_patches, spec.embed_dim
     if operation == "sequence":
-        # A sum for every value; the class token and positions are read, and a row more is written for each image.
+        # A sum for every value; the class token and positions are read, and a row more is written
+        # for each image.
         length = 1 + spec.num_patches
         return tokens + batch * length * width, least + itemsize * width * (1 + length + batch)
     if operation == "train-step":
-        # A product and a sum over rows more; the gradient of tokens is read, those of kernel and bias are written.
+        # A product and a sum over rows more; the gradient of tokens is read, those of kernel and
+        # bias are written.
         values = rows * width + width * (spec.patch_values + 1)
-        return tokens + 2 * rows * spec.patch_values * width + rows * width, least + itemsize * values
+        return (
+            tokens + 2 * rows * spec.patch_values * width + rows * width,
+            least + itemsize * values,
+        )
     return tokens, least
 
 
 def products(operation: str) -> int:
-    """How many products of the case's shape an operation contains: Xᵀ·G of a train step is one more, of the same operations."""
+    """How many products of the case's shape an operation contains: Xᵀ·G of a train step is one
+    more, of the same operations."""
     return 2 if operation == "train-step" else 1
 
 
@@ -152,12 +196,14 @@ def product_shape(operation: str, case: Case) -> tuple[int, int, int]:
 
 
 def copied_values(case: Case, itemsize: int) -> int:
-    """Values that are copied: read and written they are the bytes that the case must move, so that caches serve both alike."""
+    """Values that are copied: read and written they are the bytes that the case must move, so that
+    caches serve both alike."""
     return max(1, case.spec.minimum_bytes(case.batch, itemsize) // (2 * itemsize))
 
 
 def blank_outcome(row: Row) -> Outcome:
-    """What is known of a row before it is measured; what its block is follows when that has ended."""
+    """What is known of a row before it is measured; what its block is follows when that has
+    ended."""
     return Outcome(
         case=row.case,
         implementation=row.implementation,

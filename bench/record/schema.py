@@ -1,7 +1,9 @@
 """What a record holds, as types: the only place that knows its fields by name.
 
-`rows.jsonl` has a line for each `Outcome`, `samples.jsonl` one for each `Sample`; `bench.json` is pytest-benchmark's own schema with `Figures` as the
-`extra_info` of each benchmark. What is written is checked by these types when it is read, so that a damaged record is one sentence with the field's path.
+`rows.jsonl` has a line for each `Outcome`, `samples.jsonl` one for each `Sample`; `bench.json` is
+pytest-benchmark's own schema with `Figures` as the
+`extra_info` of each benchmark. What is written is checked by these types when it is read, so that a
+damaged record is one sentence with the field's path.
 """
 
 from collections.abc import Iterator
@@ -24,10 +26,12 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         case, row, implementation, role, cache, device: of the row, as in `Row`.
-        round: number of the round; `order`: place of the visit in it; `generation`: which life of the worker processes.
+        round: number of the round; `order`: place of the visit in it; `generation`: which life of
+            the worker processes.
         seconds: of one call.
         visit_seconds: of the visit: warm calls, emptying caches, the timed calls.
-        disturbance, steal: cores that others kept busy, and that the host took, in that round; None where the system does not tell.
+        disturbance, steal: cores that others kept busy, and that the host took, in that round; None
+            where the system does not tell.
         disturbed: whether that is more than is taken for none.
         clock_mhz: of the device.
         attempt: which attempt at the block it belongs to.
@@ -55,10 +59,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one row.
 
     Args:
-        case, implementation, backend, host, device, dtype, precision, threads_requested, operation, role, cache: as in `Row`.
+        case, implementation, backend, host, device, dtype, precision, threads_requested, operation,
+            role, cache: as in `Row`.
         row: its identity.
         status: `measured`, `skip`, `fail` (wrong) or `error`; `message`: why.
-        load_seconds, transfer_seconds, first_call_seconds, trace_seconds, compile_seconds: before the steady state.
+        load_seconds, transfer_seconds, first_call_seconds, trace_seconds, compile_seconds: before
+            the steady state.
         peak_memory_bytes: by how much one call makes the process grow.
         verdict, bound_ratio, effective_bits: of this very configuration.
         visit_seconds: of all visits but those that gave samples.
@@ -119,20 +125,23 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows from the samples of a measured row and those of its block; `extra_info` of its benchmark in `bench.json`. None where one does not
-    apply or is not measured.
+    """What follows from the samples of a measured row and those of its block; `extra_info` of its
+    benchmark in `bench.json`. None where one does not apply or is not measured.
 
     Args:
-        implementation, case, host, device, dtype, precision, threads_requested, operation, cache, role: which row.
+        implementation, case, host, device, dtype, precision, threads_requested, operation, cache,
+            role: which row.
         backend, formulation, mode, batch: parts of its name and its case.
         threads_observed to compile_seconds: as in `Outcome`.
         gflops, gigabytes_per_second: operations, and least possible bytes, over the median.
-        gemm_fraction, own_gemm_fraction: of the machine's fastest same-shape matrix product, and of the same framework's.
+        gemm_fraction, own_gemm_fraction: of the machine's fastest same-shape matrix product, and of
+            the same framework's.
         roof, roof_fraction: which limit decides, and that limit's time over the row's.
         ratio, ratio_interval: time to that of `numpy:linear:eager`, paired, with its 95% interval.
         precision_goal: that was asked for.
         generations: how many rounds each life of the worker processes had.
-        disturbed_rounds: how many a neighbor disturbed; `disturbance`, `steal`, `clock_mhz`: in the median round.
+        disturbed_rounds: how many a neighbor disturbed; `disturbance`, `steal`, `clock_mhz`: in the
+            median round.
     """
 
     implementation: str
@@ -222,7 +231,8 @@ class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine and the software; a number is the word `unknown` or `unavailable` where the system does not tell."""
+    """The machine and the software; a number is the word `unknown` or `unavailable` where the
+    system does not tell."""
 
     python: str
     platform: str
@@ -303,11 +313,13 @@ def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
         except msgspec.ValidationError as error:
             if "missing required field" in str(error):
                 raise PatchParityError(
-                    f"{path} was written by another version of patchparity, or is damaged (line {number}: {error}): measure anew, without --resume"
+                    f"{path} was written by another version of patchparity, or is damaged (line "
+                    f"{number}: {error}): measure anew, without --resume"
                 ) from None
             raise PatchParityError(f"{path}, line {number}, is damaged: {error}") from None
         except (msgspec.DecodeError, RecursionError) as error:
             if number < len(lines):
                 raise PatchParityError(
-                    f"{path}, line {number}, is no JSON object: the record is damaged there ({error})"
+                    f"{path}, line {number}, is no JSON object: the record is damaged there "
+                    f"({error})"
                 ) from None

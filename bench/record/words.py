@@ -9,19 +9,24 @@ from .rows import Block, row_block
 
 
 def disturbed_blocks(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
-    """Interleaves that a neighbor disturbed in the median round: how many cores it kept busy, and in how many rounds, in words."""
+    """Interleaves that a neighbor disturbed in the median round: how many cores it kept busy, and
+    in how many rounds, in words."""
     found: dict[Block, tuple[float, str]] = {}
     for entry in benchmarks:
         info = entry["extra_info"]
         cores = info["disturbance"] or 0.0
         if cores > max(DISTURBED_CORES, found.get(row_block(info), (0.0, ""))[0]):
-            told = f"others kept {cores:.1f} cores busy, {info['disturbed_rounds']} of {entry['stats']['rounds']} rounds were disturbed"
+            told = (
+                f"others kept {cores:.1f} cores busy, {info['disturbed_rounds']} of "
+                f"{entry['stats']['rounds']} rounds were disturbed"
+            )
             found[row_block(info)] = cores, told
     return {block: told for block, (_, told) in found.items()}
 
 
 def missed_goals(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
-    """Interleaves that ended before their precision goal was reached, and how far they came, in words."""
+    """Interleaves that ended before their precision goal was reached, and how far they came, in
+    words."""
     found: dict[Block, str] = {}
     for entry in benchmarks:
         info = entry["extra_info"]
@@ -29,7 +34,8 @@ def missed_goals(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
         if goal is not None and (widest is None or widest > goal):
             reached = "not known yet" if widest is None else f"known to ±{100 * widest:.2g}%"
             found[row_block(info)] = (
-                f"after {entry['stats']['rounds']} rounds the ratios to the reference are {reached}, and ±{100 * goal:g}% was the goal"
+                f"after {entry['stats']['rounds']} rounds the ratios to the reference are "
+                f"{reached}, and ±{100 * goal:g}% was the goal"
             )
     return found
 
@@ -42,7 +48,9 @@ def block_title(block: Block) -> str:
     """A block as titles have it."""
     case, dtype, threads, cache, host = block
     where = "" if host == LOCAL else f" on {host}"
-    return f"{case}{where}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (", cold cache" if cache == "cold" else "")
+    return f"{case}{where}, {dtype}, {threads} thread{'s' if threads > 1 else ''}" + (
+        ", cold cache" if cache == "cold" else ""
+    )
 
 
 def place_text(info: dict[str, Any]) -> str:
@@ -51,11 +59,15 @@ def place_text(info: dict[str, Any]) -> str:
 
 
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
-    """A ratio with its interval, as tables show it: two decimals, of a small one (a GPU's to the CPU) two digits; no interval where rounds were too few."""
-    told, *ends = (f"{each:.2f}" if each >= 0.1 else f"{each:.2g}" for each in (ratio, *(interval or ())))
+    """A ratio with its interval, as tables show it: two decimals, of a small one (a GPU's to the
+    CPU) two digits; no interval where rounds were too few."""
+    told, *ends = (
+        f"{each:.2f}" if each >= 0.1 else f"{each:.2g}" for each in (ratio, *(interval or ()))
+    )
     return f"{told} [{', '.join(ends)}]" if ends else told
 
 
 def rate_text(gigaflops: float) -> str:
-    """A rate in GFLOP/s, as tables show it: a tenth of a thousand is more than any timing resolves."""
+    """A rate in GFLOP/s, as tables show it: a tenth of a thousand is more than any timing
+    resolves."""
     return f"{gigaflops:.1f}" if gigaflops < 1000 else f"{gigaflops:.0f}"

@@ -1,4 +1,5 @@
-"""What the report says: tables and curves, from the record alone. How it looks is `render.py`'s concern."""
+"""What the report says: tables and curves, from the record alone. How it looks is `render.py`'s
+concern."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +72,13 @@ def build_content(
     controls: dict[str, Any] | None = None,
     seeds: dict[str, Any] | None = None,
 ) -> Content:
-    """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and `seeds.json` hold."""
+    """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and
+    `seeds.json` hold."""
     entries = bench["benchmarks"]
     against_today = best_against_today(entries)
-    tables = ([] if check is None else check_tables(check)) + ([] if controls is None else [controls_table(controls)])
+    tables = ([] if check is None else check_tables(check)) + (
+        [] if controls is None else [controls_table(controls)]
+    )
     tables = [
         fastest_table(entries),
         *tables,
@@ -93,36 +97,72 @@ def build_content(
 
 
 def _summary(
-    bench: dict[str, Any], check: dict[str, Any] | None, seeds: dict[str, Any] | None, entries: list[dict[str, Any]]
+    bench: dict[str, Any],
+    check: dict[str, Any] | None,
+    seeds: dict[str, Any] | None,
+    entries: list[dict[str, Any]],
 ) -> list[tuple[str, str]]:
     environment = bench["environment"]
-    versions = {name: version for name, version in environment["versions"].items() if version != "not installed"}
+    versions = {
+        name: version
+        for name, version in environment["versions"].items()
+        if version != "not installed"
+    }
     floors = noise_floors(entries)
     lines = []
     if check is not None:
-        lines.append(("Correctness", ", ".join(f"{count} {verdict}" for verdict, count in check["summary"].items())))
+        lines.append(
+            (
+                "Correctness",
+                ", ".join(f"{count} {verdict}" for verdict, count in check["summary"].items()),
+            )
+        )
     if seeds is not None:
         lines.append(("False alarms", false_alarms(seeds["results"])))
-    wrong = sum(entry["extra_info"]["verdict"] == "fail" for entry in entries) + len(bench["failures"])
-    lines.append(("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped"))
+    wrong = sum(entry["extra_info"]["verdict"] == "fail" for entry in entries) + len(
+        bench["failures"]
+    )
+    lines.append(
+        ("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench['skipped'])} skipped")
+    )
     if floors:
         lowest, highest = (f"{100 * end(floors.values()):.1f}%" for end in (min, max))
-        range_text = lowest if highest == lowest else f"{lowest} to {highest} by case, device and operation"
+        range_text = (
+            lowest if highest == lowest else f"{lowest} to {highest} by case, device and operation"
+        )
         why = "(A/A rows: the same code in two processes); smaller differences mean nothing here"
         lines.append(("Noise", f"{range_text} {why}"))
     if disturbed := disturbed_blocks(entries):
         told = "; ".join(f"{block_title(block)}: {words}" for block, words in disturbed.items())
         lines.append(("Disturbed", f"measure these again, for others computed meanwhile: {told}"))
     if missed := missed_goals(entries):
-        lines.append(("Goal missed", "; ".join(f"{block_title(block)}: {words}" for block, words in missed.items())))
+        lines.append(
+            (
+                "Goal missed",
+                "; ".join(f"{block_title(block)}: {words}" for block, words in missed.items()),
+            )
+        )
     if missing := rows_missing(bench):
         lines.insert(
-            0, ("Partial", f"{missing} of {bench['planned']} rows are missing: the run was interrupted, and --resume goes on")
+            0,
+            (
+                "Partial",
+                f"{missing} of {bench['planned']} rows are missing: the run was interrupted, and "
+                "--resume goes on",
+            ),
         )
     lines += [
-        ("Machine", f"{environment['processor']}, {environment['cores']} cores, {_gigabytes(environment['memory_bytes'])}"),
+        (
+            "Machine",
+            f"{environment['processor']}, {environment['cores']} cores, "
+            f"{_gigabytes(environment['memory_bytes'])}",
+        ),
         *(
-            (f"Machine {label}", f"{other['processor']}, {other['cores']} cores, GPU {', '.join(other['gpus']) or 'none'}")
+            (
+                f"Machine {label}",
+                f"{other['processor']}, {other['cores']} cores, GPU "
+                f"{', '.join(other['gpus']) or 'none'}",
+            )
             for label, other in environment.get("hosts", {}).items()
         ),
         ("GPU", ", ".join(environment["gpus"]) or "none"),
@@ -131,7 +171,8 @@ def _summary(
         ("Python", f"{environment['python']} on {environment['platform']}"),
         (
             "Measured",
-            f"{bench['datetime'][:16].replace('T', ' ')} UTC, preset {bench['options']['preset']}, seed {bench['options']['seed']}",
+            f"{bench['datetime'][:16].replace('T', ' ')} UTC, preset {bench['options']['preset']}, "
+            f"seed {bench['options']['seed']}",
         ),
     ]
     return lines
@@ -147,8 +188,21 @@ def _left_out(bench: dict[str, Any]) -> Table:
         marks.append("skip" if outcome["status"] == "skip" else "fail")
         host = "" if outcome["host"] == LOCAL else f" on {outcome['host']}"
         cold = " (cold cache)" if outcome["cache"] == "cold" else ""
-        place = (outcome["case"] + host + cold, place_text(outcome), outcome["dtype"], str(outcome["threads_requested"]))
-        rows.append((outcome["implementation"], outcome["operation"], *place, outcome["status"], outcome["message"]))
+        place = (
+            outcome["case"] + host + cold,
+            place_text(outcome),
+            outcome["dtype"],
+            str(outcome["threads_requested"]),
+        )
+        rows.append(
+            (
+                outcome["implementation"],
+                outcome["operation"],
+                *place,
+                outcome["status"],
+                outcome["message"],
+            )
+        )
     return Table(
         "Not timed",
         "A time is only given beside a verdict.",

@@ -1,4 +1,5 @@
-"""Scaling: throughput over batch, image size and threads, each with the limit of the machine, from `bench.json`."""
+"""Scaling: throughput over batch, image size and threads, each with the limit of the machine, from
+`bench.json`."""
 
 import statistics
 from collections import defaultdict
@@ -44,8 +45,11 @@ class Figure:
 
 
 def scaling_figures(entries: list[dict[str, Any]]) -> list[Figure]:
-    """Figures of every family of cases that varies in one thing alone: batch, image size, or threads."""
-    families: dict[tuple[Any, ...], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    """Figures of every family of cases that varies in one thing alone: batch, image size, or
+    threads."""
+    families: dict[tuple[Any, ...], dict[int, list[dict[str, Any]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for entry in entries:
         info = entry["extra_info"]
         if info["operation"] not in ("tokens", "gemm", "peak-float32", "copy"):
@@ -74,7 +78,8 @@ def _title(variable: str, family: tuple[Any, ...]) -> str:
 
 
 def _curves(points: dict[int, list[dict[str, Any]]]) -> list[Curve]:
-    """The implementations' curves, the fastest of a framework anywhere shown at once; then the limit of each device."""
+    """The implementations' curves, the fastest of a framework anywhere shown at once; then the
+    limit of each device."""
     seconds: dict[str, dict[int, float]] = defaultdict(dict)
     work: dict[int, float] = {}
     limits: dict[str, dict[int, float]] = defaultdict(dict)
@@ -91,24 +96,34 @@ def _curves(points: dict[int, list[dict[str, Any]]]) -> list[Curve]:
             name = info["implementation"] + ("" if place == "cpu" else f" {place}")
             seconds[name][x] = entry["stats"]["median"]
             rival = (seconds[name][x], name)
-            best[f"{info['backend']} {place}"] = min(rival, best.get(f"{info['backend']} {place}", rival))
+            best[f"{info['backend']} {place}"] = min(
+                rival, best.get(f"{info['backend']} {place}", rival)
+            )
         fastest |= {name for _, name in best.values()}
         for place, limit in _limits(points[x]).items():
             limits[LIMIT if place == "cpu" else f"{LIMIT} {place}"][x] = limit
 
     def curve(name: str, values: dict[int, float], shown: bool) -> Curve:
         xs = sorted(values)
-        return Curve(name, xs, [values[x] for x in xs], [work[x] / values[x] / 1e9 for x in xs], shown)
+        return Curve(
+            name, xs, [values[x] for x in xs], [work[x] / values[x] / 1e9 for x in xs], shown
+        )
 
-    drawn = [curve(name, values, name in fastest) for name, values in seconds.items() if len(values) > 1]
+    drawn = [
+        curve(name, values, name in fastest) for name, values in seconds.items() if len(values) > 1
+    ]
     drawn.sort(key=lambda each: not each.shown)
-    roofs = [curve(name, {x: value for x, value in values.items() if x in work}, True) for name, values in limits.items()]
+    roofs = [
+        curve(name, {x: value for x, value in values.items() if x in work}, True)
+        for name, values in limits.items()
+    ]
     return [*drawn, *roofs] if drawn else []
 
 
 def _limits(entries: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds that nothing can undercut, by device and precision: the fastest matrix product of the shape, or moving the least bytes at the rate of
-    the fastest copy, whichever takes longer. What a call costs by itself is no limit of the machine, and is left out."""
+    """Seconds that nothing can undercut, by device and precision: the fastest matrix product of the
+    shape, or moving the least bytes at the rate of the fastest copy, whichever takes longer. What a
+    call costs by itself is no limit of the machine, and is left out."""
     products: dict[str, float] = {}
     copies: dict[str, float] = {}
     for entry in entries:
@@ -116,9 +131,14 @@ def _limits(entries: list[dict[str, Any]]) -> dict[str, float]:
         case, itemsize = named_case(info["case"]), np.dtype(info["dtype"]).itemsize
         least, place = row_work("tokens", case, itemsize)[1], place_text(info)
         if info["operation"] in ("gemm", "peak-float32"):
-            scale = row_work("gemm", case, itemsize)[0] / row_work(info["operation"], case, itemsize)[0]
+            scale = (
+                row_work("gemm", case, itemsize)[0] / row_work(info["operation"], case, itemsize)[0]
+            )
             products[place] = min(products.get(place, scale * median), scale * median)
         elif info["operation"] == "copy":
             share = least / row_work("copy", case, itemsize)[1]
             copies[info["device"]] = min(copies.get(info["device"], share * median), share * median)
-    return {place: max(product, copies.get(place.split()[0], 0.0)) for place, product in products.items()}
+    return {
+        place: max(product, copies.get(place.split()[0], 0.0))
+        for place, product in products.items()
+    }

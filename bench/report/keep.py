@@ -1,4 +1,5 @@
-"""A record as it is kept beside the code: medians that anybody quotes, the environment, a page, and every sample in one small file."""
+"""A record as it is kept beside the code: medians that anybody quotes, the environment, a page, and
+every sample in one small file."""
 
 import csv
 import io
@@ -35,20 +36,22 @@ MEDIANS = (
     "ratio_high",
     "disturbed_rounds",
 )
-"""Columns of `medians.csv`, as those of `report.csv`; figures with four digits, which is more than any of them is sure of."""
+"""Columns of `medians.csv`, as those of `report.csv`; figures with four digits, which is more than
+any of them is sure of."""
 
 TABLES_OF_A_PAGE = ("Who is fastest?", "What is to be gained")
 
 
 def keep_record(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> list[Path]:
-    """Write `medians.csv`, `environment.json`, `summary.md` and `record.tar.xz` of a record into another folder; `report` and `compare` read that as they
-    read the record itself.
+    """Write `medians.csv`, `environment.json`, `summary.md` and `record.tar.xz` of a record into
+    another folder; `report` and `compare` read that as they read the record itself.
 
     Returns:
         The four files.
 
     Raises:
-        PatchParityError: no record in the folder, a damaged one, a target that cannot be written or that is the folder itself.
+        PatchParityError: no record in the folder, a damaged one, a target that cannot be written or
+            that is the folder itself.
     """
     source, place = Path(folder), Path(target)
     if place.exists() and source.resolve() == place.resolve():
@@ -61,7 +64,8 @@ def keep_record(folder: str | os.PathLike[str], target: str | os.PathLike[str]) 
         (Path(trial) / PACKED).write_bytes(packed)
         if load_bench(Path(trial)) != bench:
             raise PatchParityError(
-                f"{folder} was not kept: its rows and samples do not make what its bench.json holds (remove that, and look at the report)"
+                f"{folder} was not kept: its rows and samples do not make what its bench.json "
+                "holds (remove that, and look at the report)"
             )
     content = build_content(bench, None)
     tables = [table for table in content.tables if table.title in TABLES_OF_A_PAGE]
@@ -85,5 +89,10 @@ def _medians(rows: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, MEDIANS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: f"{row[name]:.4g}" if isinstance(row[name], float) else row[name] for name in MEDIANS})
+        writer.writerow(
+            {
+                name: f"{row[name]:.4g}" if isinstance(row[name], float) else row[name]
+                for name in MEDIANS
+            }
+        )
     return text.getvalue()

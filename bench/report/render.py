@@ -16,7 +16,8 @@ from .table import Table
 
 
 def render_report(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and, if they are there, `check.json`,
+    """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and,
+    if they are there, `check.json`,
     `controls.json` and `seeds.json`.
 
     The page opens from disk without a network: scripts, styles and data are inside it.
@@ -25,7 +26,8 @@ def render_report(folder: str | os.PathLike[str]) -> list[Path]:
         The three files.
 
     Raises:
-        PatchParityError: no record in the folder, a damaged one, a folder that cannot be written, plotly or jinja2 missing.
+        PatchParityError: no record in the folder, a damaged one, a folder that cannot be written,
+            plotly or jinja2 missing.
     """
     return render_bench(Path(folder), load_bench(Path(folder)))
 
@@ -35,7 +37,11 @@ def render_bench(source: Path, bench: dict[str, Any]) -> list[Path]:
     names = ("check.json", "controls.json", "seeds.json")
     checks = [load_check(source / name) if (source / name).exists() else None for name in names]
     content = build_content(bench, *checks)
-    pages = {"report.html": to_html(content), "report.md": to_markdown(content), "report.csv": to_csv(content)}
+    pages = {
+        "report.html": to_html(content),
+        "report.md": to_markdown(content),
+        "report.csv": to_csv(content),
+    }
     for name, text in pages.items():
         write_text(source / name, text)
     return [source / name for name in pages]
@@ -47,13 +53,22 @@ def to_html(content: Content) -> str:
         import jinja2
         import plotly.io
     except ImportError as error:
-        raise PatchParityError(f"the report needs {error.name}: pip install 'patchparity[report]'") from None
+        raise PatchParityError(
+            f"the report needs {error.name}: pip install 'patchparity[report]'"
+        ) from None
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
-    options: dict[str, Any] = {"full_html": False, "config": {"displaylogo": False, "responsive": True}}
+    options: dict[str, Any] = {
+        "full_html": False,
+        "config": {"displaylogo": False, "responsive": True},
+    }
     figures = [
-        plotly.io.to_html(_figure(figure), include_plotlyjs=number == 0, default_height="460px", **options)
+        plotly.io.to_html(
+            _figure(figure), include_plotlyjs=number == 0, default_height="460px", **options
+        )
         for number, figure in enumerate(content.figures)
     ]
     return environment.get_template("template.html").render(content=content, figures=figures)
@@ -63,9 +78,14 @@ def _figure(figure: Figure) -> Any:
     import plotly.graph_objects
 
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
-    backends = list(dict.fromkeys(curve.name.split(":")[0] for curve in figure.curves if not curve.name.startswith(LIMIT)))
+    backends = list(
+        dict.fromkeys(
+            curve.name.split(":")[0] for curve in figure.curves if not curve.name.startswith(LIMIT)
+        )
+    )
     seen: dict[str, int] = {}
-    # Okabe and Ito's palette, which readers with any color vision can tell apart: a color for a framework, a dash for a formulation.
+    # Okabe and Ito's palette, which readers with any color vision can tell apart: a color for a
+    # framework, a dash for a formulation.
     palette = ("#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
     lines = []
     for curve in figure.curves:
@@ -74,7 +94,10 @@ def _figure(figure: Figure) -> Any:
         if curve.name.startswith(LIMIT):
             line = {"color": "#888888", "dash": "dash", "width": 4}
         else:
-            line = {"color": palette[backends.index(backend) % len(palette)], "dash": dashes[seen[backend] % len(dashes)]}
+            line = {
+                "color": palette[backends.index(backend) % len(palette)],
+                "dash": dashes[seen[backend] % len(dashes)],
+            }
         lines.append(
             plotly.graph_objects.Scatter(
                 x=curve.x,
@@ -89,10 +112,15 @@ def _figure(figure: Figure) -> Any:
         )
     drawn = plotly.graph_objects.Figure(lines)
     drawn.update_layout(
-        title=figure.title, template="plotly_white", margin={"l": 60, "r": 20, "t": 50, "b": 50}, hovermode="closest"
+        title=figure.title,
+        template="plotly_white",
+        margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        hovermode="closest",
     )
     ticks = sorted({x for curve in figure.curves for x in curve.x})
-    drawn.update_xaxes(title=figure.x_title, type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
+    drawn.update_xaxes(
+        title=figure.x_title, type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks]
+    )
     drawn.update_yaxes(title="GFLOP/s (of the median)", rangemode="tozero")
     return drawn
 
@@ -111,9 +139,17 @@ def to_markdown(content: Content) -> str:
 
 def _markdown_table(table: Table) -> list[str]:
     def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return (
+            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        )
 
-    rule = "|" + "|".join("---:" if column in table.numeric else "---" for column in range(len(table.columns))) + "|"
+    rule = (
+        "|"
+        + "|".join(
+            "---:" if column in table.numeric else "---" for column in range(len(table.columns))
+        )
+        + "|"
+    )
     return [line(table.columns), rule, *map(line, table.rows)]
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Table:
-    """One table: texts, ready to show. `numeric` tells which columns are aligned right; `marks` colors a row by its verdict."""
+    """One table: texts, ready to show. `numeric` tells which columns are aligned right; `marks`
+    colors a row by its verdict."""
 
     title: str
     note: str

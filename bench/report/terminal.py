@@ -1,4 +1,5 @@
-"""What the terminal shows: tables that fit 80 columns, then one line for everything that failed, surprised or was skipped."""
+"""What the terminal shows: tables that fit 80 columns, then one line for everything that failed,
+surprised or was skipped."""
 
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,34 @@ if TYPE_CHECKING:
 MOST_LINES = 20
 """Findings of one kind that are printed one by one."""
 
-STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "skip": "yellow", "known": "cyan"}
+STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "error": "bold red",
+    "skip": "yellow",
+    "known": "cyan",
+}
 
 
 def print_bench(report: "BenchReport") -> None:
-    """Print, for each case, the fastest formulation of each framework, then what was disturbed and what failed."""
+    """Print, for each case, the fastest formulation of each framework, then what was disturbed and
+    what failed."""
     from ..answers.fastest import fastest
-    from ..record.words import OPERATION_NOTES, block_title, disturbed_blocks, missed_goals, place_text, rate_text, ratio_text
+    from ..record.words import (
+        OPERATION_NOTES,
+        block_title,
+        disturbed_blocks,
+        missed_goals,
+        place_text,
+        rate_text,
+        ratio_text,
+    )
 
-    table = _table("Fastest of each framework", ("implementation",), ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"))
+    table = _table(
+        "Fastest of each framework",
+        ("implementation",),
+        ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"),
+    )
     best = fastest(report.content["benchmarks"])
     titles: dict[int, str] = {}
     last = None
@@ -38,31 +58,43 @@ def print_bench(report: "BenchReport") -> None:
             titles[table.row_count] = f"[bold]{escape(name)}[/]"
             table.add_row()
         table.add_row(
-            "  " + info["implementation"] + ("" if (place := place_text(info)) == "cpu" else f" {place}"),
+            "  "
+            + info["implementation"]
+            + ("" if (place := place_text(info)) == "cpu" else f" {place}"),
             f"{1e3 * entry['stats']['median']:.3g}",
             rate_text(info["gflops"]),
             "" if info["gemm_fraction"] is None else f"{100 * info['gemm_fraction']:.0f}%",
-            "" if info["ratio"] is None else escape(ratio_text(info["ratio"], info["ratio_interval"])),
+            ""
+            if info["ratio"] is None
+            else escape(ratio_text(info["ratio"], info["ratio_interval"])),
         )
         last = name
     if best:
         _print_with_titles(table, titles)
     for title in report.content["measured_anew"]:
         out.print(
-            f"measured anew: {escape(title)}; its rows, rounds or seed were not those of the record, or it was not finished",
+            f"measured anew: {escape(title)}; its rows, rounds or seed were not those of the "
+            "record, or it was not finished",
             soft_wrap=True,
         )
     for block, told in disturbed_blocks(report.content["benchmarks"]).items():
-        out.print(f"[yellow]disturbed[/] {escape(block_title(block))}: {told}; measure again", soft_wrap=True)
+        out.print(
+            f"[yellow]disturbed[/] {escape(block_title(block))}: {told}; measure again",
+            soft_wrap=True,
+        )
     for block, told in missed_goals(report.content["benchmarks"]).items():
         out.print(
-            f"[yellow]goal missed[/] {escape(block_title(block))}: {told} (more --rounds or --time-budget, or a quieter machine)",
+            f"[yellow]goal missed[/] {escape(block_title(block))}: {told} (more --rounds or "
+            "--time-budget, or a quieter machine)",
             soft_wrap=True,
         )
     for outcome in report.content["failures"]:
-        what = {"tokens": "", "one-patch": ", one patch"}.get(outcome["operation"], f", {outcome['operation']}")
+        what = {"tokens": "", "one-patch": ", one patch"}.get(
+            outcome["operation"], f", {outcome['operation']}"
+        )
         out.print(
-            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} {outcome['case']}{what}: {escape(outcome['message'])}"
+            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} "
+            f"{outcome['case']}{what}: {escape(outcome['message'])}"
         )
     _print_objects(report.content["benchmarks"])
     for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
@@ -77,17 +109,25 @@ def _print_objects(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         info = entry["extra_info"]
         if info["mode"] == OBJECT_MODE and info["role"] == "peer":
-            where = block_title(row_block(info)).replace(", float32", "") + OPERATION_NOTES.get(info["operation"], "")
-            told = f"{1e3 * entry['stats']['median']:.3g} ms, {info['verdict']}, {info['bound_ratio']:.2g} of its bound"
+            where = block_title(row_block(info)).replace(", float32", "") + OPERATION_NOTES.get(
+                info["operation"], ""
+            )
+            told = (
+                f"{1e3 * entry['stats']['median']:.3g} ms, {info['verdict']}, "
+                f"{info['bound_ratio']:.2g} of its bound"
+            )
             out.print(f"peer {escape(info['implementation'])} {escape(where)}: {told}")
 
 
 def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
-    """Print a table with titles, of whatever length, in the place of its empty rows: as cells they would take room from every column."""
+    """Print a table with titles, of whatever length, in the place of its empty rows: as cells they
+    would take room from every column."""
     with out.capture() as captured:
         out.print(table)
     lines = captured.get().splitlines()
-    begin = next((number for number, line in enumerate(lines) if "───" in line or "---" in line), 0) + 1
+    begin = (
+        next((number for number, line in enumerate(lines) if "───" in line or "---" in line), 0) + 1
+    )
     for number, line in enumerate(lines):
         title = titles.get(number - begin)
         if title is None:
@@ -97,14 +137,17 @@ def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
 
 
 def print_compare(report: "CompareReport") -> None:
-    """Print what surely changed, worst first, then how many rows did not, and what differs between the records."""
+    """Print what surely changed, worst first, then how many rows did not, and what differs between
+    the records."""
     from ..record.words import ratio_text
 
     told = [row for row in report.rows if row.comparison.word in ("FASTER", "SLOWER")]
     table = _table("Changed", ("",), ("old ms", "new ms", "new/old [95%]"))
     titles: dict[int, str] = {}
     for row in sorted(told, key=lambda row: -row.comparison.ratio):
-        style = STYLES["fail" if row.regression else "known" if row.comparison.word == "SLOWER" else "pass"]
+        style = STYLES[
+            "fail" if row.regression else "known" if row.comparison.word == "SLOWER" else "pass"
+        ]
         interval = ratio_text(row.comparison.ratio, row.comparison.interval)
         titles[table.row_count] = f"[{style}]{row.comparison.word}[/] {escape(row.name)}"
         table.add_row()
@@ -113,11 +156,18 @@ def print_compare(report: "CompareReport") -> None:
         _print_with_titles(table, titles)
     unsure = [row for row in report.rows if row.comparison.word == "UNSURE"]
     for row in unsure[:MOST_LINES]:
-        out.print(f"UNSURE {escape(row.name)}: {row.comparison.ratio:.3f}, {escape(row.comparison.reason)}", soft_wrap=True)
+        out.print(
+            f"UNSURE {escape(row.name)}: {row.comparison.ratio:.3f}, "
+            f"{escape(row.comparison.reason)}",
+            soft_wrap=True,
+        )
     if len(unsure) > MOST_LINES:
         out.print(f"... and {len(unsure) - MOST_LINES} more UNSURE (--json FILE holds them all)")
     for name, message in report.failed.items():
-        out.print(f"[{STYLES['fail']}]failed[/] in the new record: {escape(name)}: {escape(message)}", soft_wrap=True)
+        out.print(
+            f"[{STYLES['fail']}]failed[/] in the new record: {escape(name)}: {escape(message)}",
+            soft_wrap=True,
+        )
     for name in report.only_old:
         out.print(f"in the old record alone: {escape(name)}", soft_wrap=True)
     for name in report.only_new:
@@ -129,7 +179,13 @@ def print_compare(report: "CompareReport") -> None:
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
     """A table that fits 80 columns: no frame, nothing wrapped, numbers to the right."""
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in texts:
         table.add_column(escape(name), no_wrap=True)
     for name in numbers:
@@ -138,7 +194,8 @@ def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
 
 
 def print_controls(report: "CheckReport") -> None:
-    """Print the kill table: for each mistake, in how many problems of each dtype it was rejected, and what may survive and why."""
+    """Print the kill table: for each mistake, in how many problems of each dtype it was rejected,
+    and what may survive and why."""
     from ..check.tables import kill_table
 
     dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
@@ -152,7 +209,9 @@ def print_controls(report: "CheckReport") -> None:
         table.add_row(mistake, *cells)
     out.print(table)
     for message in dict.fromkeys(
-        f"{result.mistake} in {result.dtype}: {result.message}" for result in report.results if result.message
+        f"{result.mistake} in {result.dtype}: {result.message}"
+        for result in report.results
+        if result.message
     ):
         out.print(escape(message))
     out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
@@ -162,17 +221,29 @@ def controls_line(report: "CheckReport") -> str:
     """One line on negative controls, for a run that shows their table in the report."""
     made, survived = len(report.results), report.summary["known"]
     if not report.ok:
-        return f"[{STYLES['fail']}]fail[/] {report.summary['fail']} of {made} mistakes made on purpose went unnoticed"
-    return f"{made - survived} of {made} mistakes made on purpose were rejected; the others change nothing, as their derivations show"
+        return (
+            f"[{STYLES['fail']}]fail[/] {report.summary['fail']} of {made} mistakes made on "
+            "purpose went unnoticed"
+        )
+    return (
+        f"{made - survived} of {made} mistakes made on purpose were rejected; the others "
+        "change "
+        "nothing, as their derivations show"
+    )
 
 
 def print_check(report: "CheckReport") -> None:
-    """Print one line for each implementation, device (where it is not the CPU) and dtype, then what failed and what was skipped."""
+    """Print one line for each implementation, device (where it is not the CPU) and dtype, then what
+    failed and what was skipped."""
     from ..check.tables import false_alarms
 
     groups: dict[tuple[str, str, str], list[CheckResult]] = defaultdict(list)
     for result in report.results:
-        if result.verdict in ("pass", "fail", "known", "error") and result.dtype and result.behavior is None:
+        if (
+            result.verdict in ("pass", "fail", "known", "error")
+            and result.dtype
+            and result.behavior is None
+        ):
             held = "" if result.precision in (None, "ieee", "default") else f" {result.precision}"
             groups[result.implementation, result.device or "", result.dtype + held].append(result)
     table = _table("Check", ("implementation", "dtype", "verdict"), ("error/bound", "bits"))
@@ -190,12 +261,18 @@ def print_check(report: "CheckReport") -> None:
         )
         worst, fewest = f"{max(ratios):.2g}" if ratios else "", f"{min(bits):.1f}" if bits else ""
         table.add_row(
-            name + ("" if device == "cpu" else f" {device}"), dtype, verdict, worst, "exact" if fewest == "inf" else fewest
+            name + ("" if device == "cpu" else f" {device}"),
+            dtype,
+            verdict,
+            worst,
+            "exact" if fewest == "inf" else fewest,
         )
     if groups:
         out.print(table)
     _print_behaviors(report)
-    for message in dict.fromkeys(result.message for result in report.results if result.verdict == "known"):
+    for message in dict.fromkeys(
+        result.message for result in report.results if result.verdict == "known"
+    ):
         out.print(f"[{STYLES['known']}]known[/] {escape(message)}")
     for note in report.notes:
         out.print(escape(note), soft_wrap=True)
@@ -204,7 +281,10 @@ def print_check(report: "CheckReport") -> None:
     for result in reported[:MOST_LINES]:
         place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))
         message = result.message.partition("; diagnosis: ")[0] if told else result.message
-        out.print(f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} {escape(place)}: {escape(message)}")
+        out.print(
+            f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} "
+            f"{escape(place)}: {escape(message)}"
+        )
     if len(reported) > MOST_LINES:
         out.print(f"... and {len(reported) - MOST_LINES} more (--json FILE holds them all)")
     skips: dict[str, list[str]] = defaultdict(list)
@@ -239,14 +319,19 @@ def print_recommendation(found: "Recommendation") -> None:
 
     place = "" if found.device == "cpu" else f" on {found.device}"
     out.print(
-        f"[bold]{found.case}, {found.dtype}{place}, {found.threads} thread{'s' if found.threads > 1 else ''}[/] ({escape(found.measured)})"
+        f"[bold]{found.case}, {found.dtype}{place}, {found.threads} "
+        f"thread{'s' if found.threads > 1 else ''}[/] ({escape(found.measured)})"
     )
     if found.noise is not None:
         out.print(f"noise of this measurement: {100 * found.noise:.1f}%")
     table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain [95%]", ""))
     for choice in found.choices:
         nearest = choice.nearest
-        gain = "" if nearest is None or choice.customary else ratio_text(nearest.speedup, nearest.interval)
+        gain = (
+            ""
+            if nearest is None or choice.customary
+            else ratio_text(nearest.speedup, nearest.interval)
+        )
         word = "today's" if choice.customary else "sure" if choice.sure else ""
         fraction = "" if choice.gemm_fraction is None else f"{100 * choice.gemm_fraction:.0f}%"
         table.add_row(choice.implementation, f"{1e3 * choice.seconds:.3g}", fraction, gain, word)
@@ -259,5 +344,8 @@ def print_recommendation(found: "Recommendation") -> None:
     for note in found.notes:
         out.print(f"[red]note[/] {escape(note)}", soft_wrap=True)
     layouts = f"images {first.layouts['images']}; kernel {first.layouts['kernel']}"
-    out.print(f"\n[bold]{escape(first.implementation)}[/], given `kernel` and `bias` ({escape(layouts)}):\n")
+    out.print(
+        f"\n[bold]{escape(first.implementation)}[/], given `kernel` and `bias` "
+        f"({escape(layouts)}):\n"
+    )
     out.print(escape(first.code), soft_wrap=True)

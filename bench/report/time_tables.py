@@ -14,7 +14,12 @@ from .table import Table, milliseconds, number, percent
 _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
 
 
-_ROLE_NOTES = {"aa": " (A/A copy)", "ceiling": " (ceiling)", "peer": " (peer)", "overhead": " (one patch)"}
+_ROLE_NOTES = {
+    "aa": " (A/A copy)",
+    "ceiling": " (ceiling)",
+    "peer": " (peer)",
+    "overhead": " (one patch)",
+}
 
 
 def fastest_table(entries: list[dict[str, Any]]) -> Table:
@@ -23,15 +28,40 @@ def fastest_table(entries: list[dict[str, Any]]) -> Table:
     for ((case, dtype, threads, cache, host), operation, *_), entry in fastest(entries).items():
         info = entry["extra_info"]
         ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
-        named = case + ("" if host == LOCAL else f" on {host}") + (" (cold cache)" if cache == "cold" else "")
-        place = (named, str(threads), dtype, place_text(info), info["implementation"] + OPERATION_NOTES.get(operation, ""))
-        median, rate = milliseconds(entry["stats"]["median"]), "" if info["gflops"] is None else rate_text(info["gflops"])
+        named = (
+            case
+            + ("" if host == LOCAL else f" on {host}")
+            + (" (cold cache)" if cache == "cold" else "")
+        )
+        place = (
+            named,
+            str(threads),
+            dtype,
+            place_text(info),
+            info["implementation"] + OPERATION_NOTES.get(operation, ""),
+        )
+        median, rate = (
+            milliseconds(entry["stats"]["median"]),
+            "" if info["gflops"] is None else rate_text(info["gflops"]),
+        )
         rows.append((*place, median, rate, percent(info["gemm_fraction"]), ratio))
     return Table(
         "Who is fastest?",
-        "The fastest formulation of each framework, with its fraction of the machine's fastest same-shape matrix product (a convolution "
-        "that never writes its patches out can pass it) and its time over that of the NumPy reference.",
-        ("case", "threads", "dtype", "device", "implementation", "median ms", "GFLOP/s", "of GEMM", "time / reference [95%]"),
+        "The fastest formulation of each framework, with its fraction of the machine's fastest "
+        "same-shape matrix product (a convolution "
+        "that never writes its patches out can pass it) and its time over that of the NumPy "
+        "reference.",
+        (
+            "case",
+            "threads",
+            "dtype",
+            "device",
+            "implementation",
+            "median ms",
+            "GFLOP/s",
+            "of GEMM",
+            "time / reference [95%]",
+        ),
         rows,
         frozenset({1, 5, 6, 7, 8}),
     )
@@ -52,10 +82,16 @@ def time_tables(entries: list[dict[str, Any]]) -> list[Table]:
         tables.append(
             Table(
                 block_title(block),
-                f"Images {case.batch}×{spec.in_channels}×{'×'.join(map(str, spec.image_size))}, patch {'×'.join(map(str, spec.patch_size))}, "
-                f"stride {'×'.join(map(str, spec.stride))}: {spec.num_patches} tokens of {spec.embed_dim}, "
+                f"Images {case.batch}×{spec.in_channels}×{'×'.join(map(str, spec.image_size))}, "
+                f"patch {'×'.join(map(str, spec.patch_size))}, "
+                f"stride {'×'.join(map(str, spec.stride))}: {spec.num_patches} tokens of "
+                f"{spec.embed_dim}, "
                 f"{spec.flops(case.batch) / 1e9:.2f} GFLOP."
-                + (f" A neighbor disturbed {disturbed} of {members[0]['stats']['rounds']} rounds." if disturbed else ""),
+                + (
+                    f" A neighbor disturbed {disturbed} of {members[0]['stats']['rounds']} rounds."
+                    if disturbed
+                    else ""
+                ),
                 (
                     "implementation",
                     "device",
@@ -89,7 +125,8 @@ def _order(entry: dict[str, Any]) -> tuple[int, int, float]:
 
 
 def _first_call(info: dict[str, Any]) -> str:
-    """Milliseconds of the first call, and what of it tracing and compiling took, where that is known."""
+    """Milliseconds of the first call, and what of it tracing and compiling took, where that is
+    known."""
     if info["first_call_seconds"] is None:
         return ""
     parts = [
@@ -105,7 +142,9 @@ def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
     ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
     asked, seen = info["threads_requested"], info["threads_observed"]
     return (
-        info["implementation"] + _ROLE_NOTES.get(info["role"], "") + OPERATION_NOTES.get(info["operation"], ""),
+        info["implementation"]
+        + _ROLE_NOTES.get(info["role"], "")
+        + OPERATION_NOTES.get(info["operation"], ""),
         place_text(info),
         milliseconds(stats["median"]),
         f"{milliseconds(stats['q1'])} to {milliseconds(stats['q3'])}",
@@ -135,7 +174,11 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
             "UNSURE": f"UNSURE: {judged.reason}",
         }
         marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
-        name = f"{info['backend']} {info['formulation']} against {info['partner']['formulation']}, {info['mode']}"
+        name = (
+            f"{info['backend']} {info['formulation']} against "
+            f"{info['partner']['formulation']}, "
+            f"{info['mode']}"
+        )
         name += OPERATION_NOTES.get(info["operation"], "")
         interval = ratio_text(info["ratio_of_pair"], judged.interval)
         noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
@@ -153,10 +196,22 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
         )
     return Table(
         "Convolution or linear?",
-        "The same arithmetic in two formulations: time of the convolution over time of reshape + matmul, paired within each round, with a "
-        "95% bootstrap interval. FASTER only where the ratio lies beyond the noise (the farther end of the interval of the A/A row, the same code in "
-        "two processes of that interleave), adjusted for the number of comparisons of the interleave (Holm).",
-        ("case", "device", "dtype", "threads", "formulations", "conv / linear [95%]", "noise", "so"),
+        "The same arithmetic in two formulations: time of the convolution over time of reshape + "
+        "matmul, paired within each round, with a "
+        "95% bootstrap interval. FASTER only where the ratio lies beyond the noise (the farther "
+        "end of the interval of the A/A row, the same code in "
+        "two processes of that interleave), adjusted for the number of comparisons of the "
+        "interleave (Holm).",
+        (
+            "case",
+            "device",
+            "dtype",
+            "threads",
+            "formulations",
+            "conv / linear [95%]",
+            "noise",
+            "so",
+        ),
         rows,
         frozenset({3, 5, 6}),
         marks,
@@ -182,9 +237,21 @@ def peers_table(against_today: list[dict[str, Any]]) -> Table:
         rows.append((*place, peer, info["implementation"], interval, noise, says[judged.word]))
     return Table(
         "What people call today",
-        "Other libraries' own modules, called as their users call them, and what is customary on a framework by itself, against the fastest "
-        "implementation on the same framework: time of the fastest over time of theirs, paired within each round, judged as above.",
-        ("case", "device", "dtype", "threads", "called today", "fastest", "fastest / called today [95%]", "noise", "so"),
+        "Other libraries' own modules, called as their users call them, and what is customary on a "
+        "framework by itself, against the fastest "
+        "implementation on the same framework: time of the fastest over time of theirs, paired "
+        "within each round, judged as above.",
+        (
+            "case",
+            "device",
+            "dtype",
+            "threads",
+            "called today",
+            "fastest",
+            "fastest / called today [95%]",
+            "noise",
+            "so",
+        ),
         rows,
         frozenset({3, 6, 7}),
         marks,
@@ -200,8 +267,10 @@ def gains_table(entries: list[dict[str, Any]], against_today: list[dict[str, Any
         rows.append((name, str(len(gain.ratios)), f"{gain.mean:.2f}", spread, str(gain.slower)))
     return Table(
         "What is to be gained",
-        "Time of what people call today over that of the framework's fastest implementation, over all cases of this record: of every row of the table "
-        "below, and 1 where they call the fastest. The last column counts those that are surely faster than every implementation here.",
+        "Time of what people call today over that of the framework's fastest implementation, over "
+        "all cases of this record: of every row of the table "
+        "below, and 1 where they call the fastest. The last column counts those that are surely "
+        "faster than every implementation here.",
         ("framework", "pairs", "geometric mean", "from to", "surely faster today"),
         rows,
         frozenset({1, 2, 4}),

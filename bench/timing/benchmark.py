@@ -13,7 +13,14 @@ from typing import Any
 
 from ...reference.errors import PatchParityError
 from ..progress import progress_bar
-from ..record.bench_json import entry_of, machine_info, read_bench, require_bench, rows_missing, write_bench
+from ..record.bench_json import (
+    entry_of,
+    machine_info,
+    read_bench,
+    require_bench,
+    rows_missing,
+    write_bench,
+)
 from ..record.folder import REPORTS, locked, output_folder, set_aside
 from ..record.packed import PACKED, unpack
 from ..record.rows import Block, Row
@@ -41,13 +48,16 @@ class BenchReport:
 
 
 def benchmark(options: BenchOptions) -> BenchReport:
-    """Measure every implementation over cases and write `bench.json` and `samples.jsonl` to the folder `options.out`.
+    """Measure every implementation over cases and write `bench.json` and `samples.jsonl` to the
+    folder `options.out`.
 
-    Progress goes to stderr. Without `options.resume`, what an earlier run left in the folder is moved into a folder `previous-...` inside it.
+    Progress goes to stderr. Without `options.resume`, what an earlier run left in the folder is
+    moved into a folder `previous-...` inside it.
 
     Raises:
-        PatchParityError: anything unknown or impossible in the options, a folder that cannot be written, that another run writes to, or
-            that is gone before the end; the extra `bench` missing.
+        PatchParityError: anything unknown or impossible in the options, a folder that cannot be
+            written, that another run writes to, or that is gone before the end; the extra `bench`
+            missing.
     """
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     check_options(options)
@@ -59,10 +69,12 @@ def benchmark(options: BenchOptions) -> BenchReport:
 
 
 def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
-    """Measure what is planned into a folder that is held, with progress on stderr; `bench.json` is written anew after every block."""
+    """Measure what is planned into a folder that is held, with progress on stderr; `bench.json` is
+    written anew after every block."""
     options = dataclasses.replace(options, out=str(folder.resolve()))
     if not options.replay:
-        if (folder / "samples.jsonl").exists():  # the reports are of this record; `report` makes them again
+        # the reports are of this record; `report` makes them again
+        if (folder / "samples.jsonl").exists():
             for name in REPORTS:
                 (folder / name).unlink(missing_ok=True)
         else:  # they are somebody's; check.json and controls.json may be this run's own
@@ -70,7 +82,9 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
     place = folder.stat()
     session = BenchSession(options)
     if not session.rows:
-        raise PatchParityError(f"{options.out} holds no case that was finished: bench with --resume goes on")
+        raise PatchParityError(
+            f"{options.out} holds no case that was finished: bench with --resume goes on"
+        )
     now = {"datetime": datetime.now(UTC).isoformat(), "machine_info": machine_info()}
     blocks: dict[Block, list[Row]] = defaultdict(list)
     for row in session.rows:
@@ -81,7 +95,10 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
         for number, rows in enumerate(blocks.values(), 1):
             try:
                 measured = [row for row in rows if session.outcome(row).status == "measured"]
-                entries += [entry_of(row, session.figures(row), session.seconds(row.identity)) for row in measured]
+                entries += [
+                    entry_of(row, session.figures(row), session.seconds(row.identity))
+                    for row in measured
+                ]
                 last = number == len(blocks)
                 _require_same(folder, place)
                 if last or not options.replay:
@@ -99,22 +116,26 @@ def _require_same(folder: Path, place: os.stat_result) -> None:
         if (now.st_dev, now.st_ino) == (place.st_dev, place.st_ino):
             return
     raise PatchParityError(
-        f"{folder} was removed or renamed while the benchmark ran: what was measured is there no more, or lies under another name"
+        f"{folder} was removed or renamed while the benchmark ran: what was measured is there no "
+        "more, or lies under another name"
     )
 
 
 def require_modules(extra: str, names: tuple[str, ...]) -> None:
-    """Raise PatchParityError where a module of an extra is missing: asked before the work, not after it."""
+    """Raise PatchParityError where a module of an extra is missing: asked before the work, not
+    after it."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise PatchParityError(f"{name} is not installed: pip install 'patchparity[{extra}]'")
 
 
 def load_bench(folder: Path) -> dict[str, Any]:
-    """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples and rows of the record, or from a kept one.
+    """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples
+    and rows of the record, or from a kept one.
 
     Raises:
-        PatchParityError: a folder without a record, a damaged one, or one that patchparity did not write.
+        PatchParityError: a folder without a record, a damaged one, or one that patchparity did not
+            write.
     """
     try:
         return read_bench(folder)
@@ -133,7 +154,8 @@ def _made_of(kept: Path) -> dict[str, Any]:
             return _made_again(Path(unpacked))
         except PatchParityError as error:
             raise PatchParityError(
-                f"{kept} is damaged, or holds no record: {str(error).replace(unpacked + os.sep, '')}"
+                f"{kept} is damaged, or holds no record: "
+                f"{str(error).replace(unpacked + os.sep, '')}"
             ) from None
 
 
@@ -152,5 +174,7 @@ def _made_again(folder: Path) -> dict[str, Any]:
         ArithmeticError,
         ValueError,
     ) as error:  # types hold, and what they tell cannot be
-        raise PatchParityError(f"the record of {folder} is damaged ({type(error).__name__}: {str(error)[:160]})") from None
+        raise PatchParityError(
+            f"the record of {folder} is damaged ({type(error).__name__}: {str(error)[:160]})"
+        ) from None
     return content

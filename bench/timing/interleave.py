@@ -1,4 +1,5 @@
-"""Interleaved rounds over workers: every row of a case visited once a round, in seeded random order."""
+"""Interleaved rounds over workers: every row of a case visited once a round, in seeded random
+order."""
 
 import contextlib
 import itertools
@@ -6,6 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,7 +17,15 @@ from ..cases import Case
 from ..intervals import paired_ratio
 from ..machine.disturbance import Disturbance
 from ..machine.hosts import LOCAL
-from ..record.rows import PRODUCTS, Row, WorkerKey, blank_outcome, copied_values, product_shape, row_problem
+from ..record.rows import (
+    PRODUCTS,
+    Row,
+    WorkerKey,
+    blank_outcome,
+    copied_values,
+    product_shape,
+    row_problem,
+)
 from ..record.schema import Outcome, Sample
 from ..worker.client import Worker, WorkerError, WorkerLostError
 from .effort import Effort
@@ -38,8 +48,8 @@ def measure_block(
 ) -> list[Outcome]:
     """Measure all rows of one case, device, dtype and thread count in one interleave.
 
-    Every implementation is loaded, judged (a wrong one is not timed), and then visited once a round; a visit is one warm call and
-    one sample. All ratios of a block are therefore paired.
+    Every implementation is loaded, judged (a wrong one is not timed), and then visited once a
+    round; a visit is one warm call and one sample. All ratios of a block are therefore paired.
 
     Args:
         rows: of one block.
@@ -62,7 +72,7 @@ def measure_block(
         if renewed and number:
             restart()
         if renewed or number == 0:
-            block.load(lambda share, what: report(LOADING_SHARE * share if not done else _progress(done, total), what))  # noqa: B023
+            block.load(_loading(report, _progress(done, total) if done else None))
             began = time.monotonic()
             block.settle()
             if number == 0:
@@ -74,7 +84,8 @@ def measure_block(
             block.round(done, generation=number if renewed else 0)
             done += 1
         last = done == total or (
-            effort.goal is not None and effort.enough(block.widest() if block.base() else None, time.monotonic() - started)
+            effort.goal is not None
+            and effort.enough(block.widest() if block.base() else None, time.monotonic() - started)
         )
         if renewed or last:
             block.finish()
@@ -87,12 +98,22 @@ def measure_block(
     return [outcome.but(widest_interval=widest) for outcome in outcomes]
 
 
+def _loading(report: Report, reached: float | None) -> Report:
+    """What tells how far loading is, as a share of the first part; or, later, what was reached."""
+
+    def told(share: float, what: str) -> None:
+        report(LOADING_SHARE * share if reached is None else reached, what)
+
+    return told
+
+
 def _progress(done: int, total: int) -> float:
     return LOADING_SHARE + (1 - LOADING_SHARE) * done / total
 
 
 class _Block:
-    """The state of one interleave: what became of each row, which ones still take part, and their samples."""
+    """The state of one interleave: what became of each row, which ones still take part, and their
+    samples."""
 
     def __init__(
         self,
@@ -102,7 +123,13 @@ class _Block:
         seed: int,
         on_samples: Callable[[list[Sample]], None],
     ) -> None:
-        self.rows, self.case, self.workers, self.seed, self.on_samples = rows, case, workers, seed, on_samples
+        self.rows, self.case, self.workers, self.seed, self.on_samples = (
+            rows,
+            case,
+            workers,
+            seed,
+            on_samples,
+        )
         self.outcomes = {row.identity: blank_outcome(row) for row in rows}
         self.seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.disturbed = 0
@@ -119,12 +146,16 @@ class _Block:
         for number, row in enumerate(live):
             report(number / len(live), f"{row.case} loading {row.key}")
             problem = row_problem(row.operation, self.case)
-            self._guarded(row, lambda row=row, problem=problem: _load(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
+            worker = self.workers[row.worker]
+            self._guarded(row, partial(_load, row, problem, worker, self.seed))
 
     def settle(self) -> None:
-        """Visit every row once without a sample: measuring the memory of later rows has given pages of earlier ones back to the system."""
+        """Visit every row once without a sample: measuring the memory of later rows has given pages
+        of earlier ones back to the system."""
         for row in self.live:
-            answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
+            answer = self._guarded(
+                row, partial(self.workers[row.worker].request, "visit", row=row.key)
+            )
             if answer is not None:
                 spent = (self.outcomes[row.identity].visit_seconds or 0.0) + answer["visit_seconds"]
                 self._note(row.identity, visit_seconds=spent)
@@ -139,7 +170,9 @@ class _Block:
         }
         for order, index in enumerate(self.generator.permutation(len(live))):
             row = live[index]
-            answer = self._guarded(row, lambda row=row: self.workers[row.worker].request("visit", row=row.key))  # type: ignore[misc]
+            answer = self._guarded(
+                row, partial(self.workers[row.worker].request, "visit", row=row.key)
+            )
             if answer is not None:
                 cpu_seconds += answer["cpu_seconds"]
                 samples.append(
@@ -160,15 +193,19 @@ class _Block:
                 self.seconds[row.identity][generation].append(answer["seconds"])
         told = {device: each.told(cpu_seconds) for device, each in watched.items()}
         self.disturbed += any(each["disturbed"] for each in told.values())
-        self.on_samples([msgspec.structs.replace(sample, **told[sample.device]) for sample in samples])
+        self.on_samples(
+            [msgspec.structs.replace(sample, **told[sample.device]) for sample in samples]
+        )
 
     def _asker(self, device: str) -> Callable[[bool], dict[str, Any] | None]:
-        """How the state of a device, and of its machine, is asked for: of any worker that lives there."""
+        """How the state of a device, and of its machine, is asked for: of any worker that lives
+        there."""
 
         def ask(clock: bool) -> dict[str, Any] | None:
             for row in self.live:
                 if row.device == device:
-                    with contextlib.suppress(WorkerError, WorkerLostError):  # its next visit tells what is wrong with it
+                    # its next visit tells what is wrong with it
+                    with contextlib.suppress(WorkerError, WorkerLostError):
                         return self.workers[row.worker].request("state", clock=clock)
             return None
 
@@ -178,10 +215,12 @@ class _Block:
         """Take the last words of every row that takes part; what is loaded is gone then."""
         for row in self.live:
             problem = row_problem(row.operation, self.case)
-            self._guarded(row, lambda row=row, problem=problem: _finish(row, problem, self.workers[row.worker], self.seed))  # type: ignore[misc]
+            worker = self.workers[row.worker]
+            self._guarded(row, partial(_finish, row, problem, worker, self.seed))
 
     def base(self) -> dict[str, list[list[float]]]:
-        """Samples of the reference implementation, by operation; only of those that it still takes part in."""
+        """Samples of the reference implementation, by operation; only of those that it still takes
+        part in."""
         reference = next((row.implementation for row in self.rows if row.role == "aa"), None)
         return {
             row.operation: list(self.seconds[row.identity].values())
@@ -190,14 +229,22 @@ class _Block:
         }
 
     def widest(self) -> float:
-        """Half-width of the widest 95% interval of a ratio to the reference; infinite where one cannot be told."""
+        """Half-width of the widest 95% interval of a ratio to the reference; infinite where one
+        cannot be told."""
         base = self.base()
         timed = [row for row in self.live if row.role in ("implementation", "peer", "aa")]
         if not base or any(row.operation not in base for row in timed):
             return math.inf
-        intervals = [paired_ratio(list(self.seconds[row.identity].values()), base[row.operation])[1] for row in timed]
+        intervals = [
+            paired_ratio(list(self.seconds[row.identity].values()), base[row.operation])[1]
+            for row in timed
+        ]
         return max(
-            (math.inf if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals), default=math.inf
+            (
+                math.inf if interval is None else (interval[1] - interval[0]) / 2
+                for interval in intervals
+            ),
+            default=math.inf,
         )
 
     def _note(self, identity: str, **fields: Any) -> None:
@@ -205,13 +252,22 @@ class _Block:
 
     def judged_outcomes(self) -> list[Outcome]:
         """What became of every row; one that is faster than the machine is an error."""
-        flat = defaultdict(list, {name: list(itertools.chain(*groups.values())) for name, groups in self.seconds.items()})
-        for identity, message in faster_than_the_machine(self.live, self.case, flat, self.disturbed).items():
+        flat = defaultdict(
+            list,
+            {
+                name: list(itertools.chain(*groups.values()))
+                for name, groups in self.seconds.items()
+            },
+        )
+        for identity, message in faster_than_the_machine(
+            self.live, self.case, flat, self.disturbed
+        ).items():
             self._note(identity, status="error", message=message)
         return list(self.outcomes.values())
 
     def _guarded(self, row: Row, request: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """Do a request and merge a verdict into the outcome; a failure becomes the row's own, and costs nobody else."""
+        """Do a request and merge a verdict into the outcome; a failure becomes the row's own, and
+        costs nobody else."""
         try:
             answer = request()
         except (WorkerError, WorkerLostError) as error:
@@ -234,13 +290,30 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
         rows, depth, columns = product_shape(row.operation, case)
         dtype = "float32" if row.operation == "peak-float32" else row.dtype
         return {
-            "outcome": worker.request("load_gemm", row=row.key, rows=rows, depth=depth, columns=columns, dtype=dtype, cold=cold)
+            "outcome": worker.request(
+                "load_gemm",
+                row=row.key,
+                rows=rows,
+                depth=depth,
+                columns=columns,
+                dtype=dtype,
+                cold=cold,
+            )
         }
     if row.operation == "copy":
         values = copied_values(case, np.dtype(row.dtype).itemsize)
-        reason = worker.request("load_copy", row=row.key, values=values, dtype=row.dtype, cold=cold)["unavailable"]
+        reason = worker.request(
+            "load_copy", row=row.key, values=values, dtype=row.dtype, cold=cold
+        )["unavailable"]
         return {"outcome": {"status": "skip", "message": reason} if reason else {}}
-    place = dict(implementation=row.implementation, spec=spec.to_dict(), batch=case.batch, dtype=row.dtype, seed=seed, cold=cold)
+    place = dict(
+        implementation=row.implementation,
+        spec=spec.to_dict(),
+        batch=case.batch,
+        dtype=row.dtype,
+        seed=seed,
+        cold=cold,
+    )
     answer = worker.request("load", row=row.key, operation=row.timed_operation, **place)
     if answer.get("unavailable"):
         return {"outcome": {"status": "skip", "message": answer["unavailable"]}}
@@ -258,10 +331,15 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
 
 
 def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
-    """Take a row's last words: threads, and results that must still be right after everything that was timed."""
+    """Take a row's last words: threads, and results that must still be right after everything that
+    was timed."""
     answer = worker.request("finish", row=row.key)
     results, weights = answer.pop("results", None), answer.pop("weights", None)
     judged = [] if results is None else judged_results(row, case, seed, results, weights)
     if failed := [each for each in judged if each.verdict == "fail"]:
-        answer.update(status="fail", verdict="fail", message=f"right at first, wrong after it was timed: {failed[0].message}")
+        answer.update(
+            status="fail",
+            verdict="fail",
+            message=f"right at first, wrong after it was timed: {failed[0].message}",
+        )
     return {"outcome": answer}

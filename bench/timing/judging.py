@@ -1,4 +1,5 @@
-"""No time without a verdict: what a worker computed, judged by this process before and after it is timed."""
+"""No time without a verdict: what a worker computed, judged by this process before and after it is
+timed."""
 
 import dataclasses
 import functools
@@ -16,13 +17,15 @@ from ..worker.server import unpacked, unpacked_weights
 
 @functools.lru_cache(maxsize=6)
 def _truth(case: Case, dtype: str, seed: int, operation: str, zero_bias: bool) -> Probe:
-    """A timed problem; with its expectations it is made once for all rows of a block: three operations, one patch, and the twins without bias
-    of tokens and of that patch."""
+    """A timed problem; with its expectations it is made once for all rows of a block: three
+    operations, one patch, and the twins without bias of tokens and of that patch."""
     problem = timing_probe(case.spec, case.batch, dtype, seed, operation, zero_bias)
     if not zero_bias:
         return problem
     few = slice(FINGERPRINT_IMAGES)
-    return dataclasses.replace(problem, images=problem.images[few], grad_tokens=problem.grad_tokens[few])
+    return dataclasses.replace(
+        problem, images=problem.images[few], grad_tokens=problem.grad_tokens[few]
+    )
 
 
 def forget() -> None:
@@ -37,21 +40,32 @@ def _model(row: Row, to_sequence: bool) -> ArithmeticModel:
 
 
 def judged_results(
-    row: Row, case: Case, seed: int, results: dict[Direction, Any], own_weights: dict[str, Any] | None = None
+    row: Row,
+    case: Case,
+    seed: int,
+    results: dict[Direction, Any],
+    own_weights: dict[str, Any] | None = None,
 ) -> list[Verdict]:
-    """Judge what an operation gave, each of its results; of somebody's own implementation with the weights that it has."""
+    """Judge what an operation gave, each of its results; of somebody's own implementation with the
+    weights that it has."""
     truth = _truth(case, row.dtype, seed, row.timed_operation, False)
     if own_weights:
         truth = dataclasses.replace(truth, weights=unpacked_weights(own_weights))
     missing = set(truth.directions) - set(results)
     if missing:
-        return [Verdict("fail", message=f"no {', '.join(sorted(missing))} in what {row.operation} gave")]
+        return [
+            Verdict("fail", message=f"no {', '.join(sorted(missing))} in what {row.operation} gave")
+        ]
     model = _model(row, truth.to_sequence)
-    return [judge(truth, direction, unpacked(results[direction]), model) for direction in truth.directions]
+    return [
+        judge(truth, direction, unpacked(results[direction]), model)
+        for direction in truth.directions
+    ]
 
 
 def first_verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
-    """Judge the very configuration that will be timed, on the timed data and, for effective bits, on the twin without bias."""
+    """Judge the very configuration that will be timed, on the timed data and, for effective bits,
+    on the twin without bias."""
     judged = judged_results(row, case, seed, answer["results"], answer["weights"])
     if answer["weights"]:  # the bias is its own, and the twin without it does not exist
         return _told(judged, None)
@@ -70,7 +84,11 @@ def _told(judged: list[Verdict], fingerprint: Verdict | None) -> dict[str, Any]:
         "effective_bits": None if fingerprint is None else fingerprint.effective_bits,
     }
     if failed:
-        # The twin without bias may name the cause of what is seen on the data: results that are cut off.
-        cause = next((verdict for verdict in beside if (verdict.delivered or "").endswith(CUT_OFF)), failed[0])
+        # The twin without bias may name the cause of what is seen on the data: results that are cut
+        # off.
+        cause = next(
+            (verdict for verdict in beside if (verdict.delivered or "").endswith(CUT_OFF)),
+            failed[0],
+        )
         fields.update(status="fail", message=f"not timed, for it is wrong: {cause.message}")
     return fields

@@ -10,14 +10,17 @@ from ..cases import Case
 from ..record.rows import Row, WorkerKey
 
 FRAMEWORK_BYTES = 500 * 2**20
-"""A worker process with its framework and nothing loaded: 60 MB with NumPy, 250 with JAX, 350 with torch, 600 with TensorFlow."""
+"""A worker process with its framework and nothing loaded: 60 MB with NumPy, 250 with JAX, 350 with
+torch, 600 with TensorFlow."""
 
 
 def block_bytes(rows: list[Row], case: Case) -> int:
-    """About how many bytes an interleave takes at its peak: everything that it times stays loaded until its end.
+    """About how many bytes an interleave takes at its peak: everything that it times stays loaded
+    until its end.
 
-    The parent judges in float64: patches and their absolute values, and of tokens the truth, its bound, its scale, of two problems, and what
-    comparing them takes. A worker holds the problems, for each row images and kernel, the operands of its products, and for one call patches and
+    The parent judges in float64: patches and their absolute values, and of tokens the truth, its
+    bound, its scale, of two problems, and what comparing them takes. A worker holds the problems,
+    for each row images and kernel, the operands of its products, and for one call patches and
     tokens, twice over where a layout is changed.
     """
     spec, batch = case.spec, case.batch
@@ -29,8 +32,11 @@ def block_bytes(rows: list[Row], case: Case) -> int:
             workers[row.worker].append(row)
     total = 8 * (2 * patches + 10 * tokens)
     for members in workers.values():
-        itemsize = max(4, np.dtype(members[0].dtype).itemsize)  # of 16 bits much is computed in float32
-        total += FRAMEWORK_BYTES + itemsize * (2 * images + 2 * tokens + kernel + 2 * patches + 2 * tokens)
+        # of 16 bits much is computed in float32
+        itemsize = max(4, np.dtype(members[0].dtype).itemsize)
+        total += FRAMEWORK_BYTES + itemsize * (
+            2 * images + 2 * tokens + kernel + 2 * patches + 2 * tokens
+        )
         for row in members:
             if row.operation == "gemm":
                 total += itemsize * (patches + kernel + tokens)
@@ -40,11 +46,15 @@ def block_bytes(rows: list[Row], case: Case) -> int:
 
 
 def refuse_what_does_not_fit(rows: list[Row], case: Case, available: int | None) -> str | None:
-    """Say in one sentence that an interleave does not fit into memory, with the bytes that it would take, or None if it does."""
+    """Say in one sentence that an interleave does not fit into memory, with the bytes that it would
+    take, or None if it does."""
     needed = block_bytes(rows, case)
     if available is None or needed <= available:
         return None
-    return f"{case.name} would take about {_gibibytes(needed)} of memory, and {_gibibytes(available)} are free"
+    return (
+        f"{case.name} would take about {_gibibytes(needed)} of memory, and "
+        f"{_gibibytes(available)} are free"
+    )
 
 
 def require_fit(reason: str | None) -> None:

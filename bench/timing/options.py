@@ -17,37 +17,46 @@ CACHES = ("warm", "cold")
 
 
 MOST_ROUNDS = 512
-"""Rounds at which the search for a precision goal ends: the interval narrows with their root, and 512 halve that of 128 at four times the time."""
+"""Rounds at which the search for a precision goal ends: the interval narrows with their root, and
+512 halve that of 128 at four times the time."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure. Every field is an option of `patchparity bench` and, as `--patchparity-FIELD`, of `pytest bench`.
+    """What to measure. Every field is an option of `patchparity bench` and, as
+    `--patchparity-FIELD`, of `pytest bench`.
 
     Args:
         preset: `smoke`, `quick` or `full`.
         cases: names of cases instead of the preset's.
         backends, implementations: as in `check`; none means all.
-        peers: somebody's own implementations, each `module:attribute`, timed with the weights that they have on the cases whose sizes are theirs; one
-            that gives the sequence brings that operation along.
+        peers: somebody's own implementations, each `module:attribute`, timed with the weights that
+            they have on the cases whose sizes are theirs; one that gives the sequence brings that
+            operation along.
         threads: CPU threads to ask for; none means the preset's, mostly all cores.
         devices: `cpu`, `cuda`; none means all that are found.
         dtypes: none means the preset's, mostly float32.
-        precisions: of float32: `ieee`, `tf32`, `bf16`, `default`; none means the preset's, on a CPU `ieee`.
+        precisions: of float32: `ieee`, `tf32`, `bf16`, `default`; none means the preset's, on a CPU
+            `ieee`.
         caches: `warm`, `cold`; warm by default.
         operations: `tokens`, `sequence`, `train-step`; none means the preset's.
-        rounds: samples a row; None means the preset's. With a precision goal, the most there may be (512 unless given).
-        generations: lives of the worker processes that the rounds are spread over; None means the preset's.
-        precision_goal: half-width of the interval of every ratio to the reference, as a fraction, at which a case is done; looked at after 16,
-            32, 64, ... rounds.
-        time_budget: seconds for a case. With a precision goal looked at when the goal is; without one, what the rounds of a case may take: where they
-            would take longer, there are fewer of them. None means the preset's.
-        pythons: other interpreters for some backends, each `BACKEND=PATH`, so that frameworks whose dependencies conflict can take part in one
-            run; patchparity must be installed there.
-        hosts: `local`, `ssh=USER@MACHINE` or `ssh=USER@MACHINE//python=PATH`: the machines to measure on; none means this one. Where another
-            takes part, this version of patchparity must be installed there.
+        rounds: samples a row; None means the preset's. With a precision goal, the most there may be
+            (512 unless given).
+        generations: lives of the worker processes that the rounds are spread over; None means the
+            preset's.
+        precision_goal: half-width of the interval of every ratio to the reference, as a fraction,
+            at which a case is done; looked at after 16, 32, 64, ... rounds.
+        time_budget: seconds for a case. With a precision goal looked at when the goal is; without
+            one, what the rounds of a case may take: where they would take longer, there are fewer
+            of them. None means the preset's.
+        pythons: other interpreters for some backends, each `BACKEND=PATH`, so that frameworks whose
+            dependencies conflict can take part in one run; patchparity must be installed there.
+        hosts: `local`, `ssh=USER@MACHINE` or `ssh=USER@MACHINE//python=PATH`: the machines to
+            measure on; none means this one. Where another takes part, this version of patchparity
+            must be installed there.
         seed: of data and order.
-        call_seconds: a worker that takes longer than this for one call is ended, and its rows say so.
+        call_seconds: a worker that takes longer than this for one call is ended, and its rows say
+            so.
         out: folder of the record.
         resume: keep what the record holds, and measure the rest.
         replay: measure nothing: tell again what the record holds.
@@ -80,23 +89,36 @@ class BenchOptions:
         """The interpreter of each backend that has one of its own.
 
         Raises:
-            PatchParityError: an unknown backend, or an interpreter that is absent or has no patchparity.
+            PatchParityError: an unknown backend, or an interpreter that is absent or has no
+                patchparity.
         """
         found = {}
         for text in self.pythons:
             name, _, path = text.partition("=")
             if not path:
-                raise PatchParityError(f"python {text!r}: expected BACKEND=PATH, for instance tensorflow=/opt/tf/bin/python")
+                raise PatchParityError(
+                    f"python {text!r}: expected BACKEND=PATH, for instance "
+                    "tensorflow=/opt/tf/bin/python"
+                )
             get_backend(name)
             try:
-                command = [path, "-c", "import patchparity, execnet; print(patchparity.__version__)"]
-                asked = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+                command = [
+                    path,
+                    "-c",
+                    "import patchparity, execnet; print(patchparity.__version__)",
+                ]
+                asked = subprocess.run(
+                    command, capture_output=True, text=True, timeout=START_SECONDS, check=False
+                )
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise PatchParityError(f"python {text!r} cannot be run: {error}") from None
             if asked.returncode or asked.stdout.strip() != __version__:
-                told = asked.stdout.strip() or (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+                told = (
+                    asked.stdout.strip() or (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+                )
                 raise PatchParityError(
-                    f"python {text!r}: expected an interpreter with patchparity[bench] {__version__}, found {told}; pip install it there"
+                    f"python {text!r}: expected an interpreter with patchparity[bench] "
+                    f"{__version__}, found {told}; pip install it there"
                 )
             found[name] = path
         return found
@@ -106,13 +128,17 @@ class BenchOptions:
         chosen = preset(self.preset)
         parts = chosen.parts[:1] if self.cases else chosen.parts
         lives = [
-            part.generations for part in parts if self.cases or (case in part.cases and dtype in (self.dtypes or part.dtypes))
+            part.generations
+            for part in parts
+            if self.cases or (case in part.cases and dtype in (self.dtypes or part.dtypes))
         ]
         rounds = self.rounds or (chosen.rounds if self.precision_goal is None else MOST_ROUNDS)
         budget = self.time_budget
         if self.rounds is None and self.precision_goal is None and budget is None:
             budget = chosen.time_budget
-        return Effort(rounds, self.generations or max(lives, default=1), self.precision_goal, budget)
+        return Effort(
+            rounds, self.generations or max(lives, default=1), self.precision_goal, budget
+        )
 
     def arguments(self) -> list[str]:
         """The options as arguments of pytest, those that differ from the default."""
@@ -153,7 +179,8 @@ class BenchOptions:
 
 
 def _listed(values: tuple[Any, ...]) -> str:
-    """Values with commas between them, as JSON where one holds a comma itself (options of ssh, paths)."""
+    """Values with commas between them, as JSON where one holds a comma itself (options of ssh,
+    paths)."""
     texts = [str(value) for value in values]
     return json.dumps(texts) if any("," in text for text in texts) else ",".join(texts)
 

@@ -1,4 +1,5 @@
-"""What a benchmark measures: whether its options are possible, and the rows that follow from them."""
+"""What a benchmark measures: whether its options are possible, and the rows that follow from
+them."""
 
 import dataclasses
 import itertools
@@ -8,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ...backends.base import DTYPES, Backend, Implementation, Precision, check_place, check_precision
+from ...backends.base import (
+    DTYPES,
+    Backend,
+    Implementation,
+    Precision,
+    check_place,
+    check_precision,
+)
 from ...backends.registry import get_backend, list_implementations, require_installed
 from ...porting.objects.implementation import ObjectFacts, read_facts
 from ...reference.errors import PatchParityError, require_choice
@@ -35,7 +43,9 @@ def check_options(options: BenchOptions) -> None:
         for threads in options.threads:
             if not 1 <= threads <= machine.cores:
                 whose = "that this process may use" if label == LOCAL else f"of {label}"
-                raise PatchParityError(f"threads={threads}: expected 1 to {machine.cores}, the cores {whose}")
+                raise PatchParityError(
+                    f"threads={threads}: expected 1 to {machine.cores}, the cores {whose}"
+                )
     elsewhere = options.interpreters()
     if LOCAL in machines:
         require_installed(name for name in options.backends if name not in elsewhere)
@@ -57,11 +67,14 @@ def check_options(options: BenchOptions) -> None:
     for label, machine in machines.items():
         if "cuda" in options.devices and "cuda" not in machine.devices:
             where = "here" if label == LOCAL else f"on {label}"
-            raise PatchParityError(f"device 'cuda' was asked for, but no NVIDIA GPU is seen {where} (nvidia-smi)")
+            raise PatchParityError(
+                f"device 'cuda' was asked for, but no NVIDIA GPU is seen {where} (nvidia-smi)"
+            )
 
 
 def plan(options: BenchOptions) -> list[Row]:
-    """Lay out every row, block by block: in each the implementations (and one patch of each), the ceilings, and the A/A copy.
+    """Lay out every row, block by block: in each the implementations (and one patch of each), the
+    ceilings, and the A/A copy.
 
     Raises:
         PatchParityError: an unknown preset, case, backend or implementation.
@@ -81,19 +94,35 @@ def plan(options: BenchOptions) -> list[Row]:
             selection = _selection(options, part, machine.devices)
             # What is installed elsewhere, a worker there tells.
             elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
-            counts = options.threads or (thread_counts(machine.cores) if part.every_thread_count else (machine.cores,))
-            devices = [device for device in options.devices or machine.devices if not part.devices or device in part.devices]
-            places = itertools.product(part.cases, counts, options.caches, devices, _precisions(options, part))
+            counts = options.threads or (
+                thread_counts(machine.cores) if part.every_thread_count else (machine.cores,)
+            )
+            devices = [
+                device
+                for device in options.devices or machine.devices
+                if not part.devices or device in part.devices
+            ]
+            places = itertools.product(
+                part.cases, counts, options.caches, devices, _precisions(options, part)
+            )
             most = max(counts)
             objects = [read_facts(target) for target in options.peers]
-            operations = {*(options.operations or part.operations), *("sequence" for each in objects if each.to_sequence)}
+            operations = {
+                *(options.operations or part.operations),
+                *("sequence" for each in objects if each.to_sequence),
+            }
             for case, threads, cache, device, (dtype, precision) in places:
                 if device == "cpu" and precision not in (options.precisions or ("ieee",)):
                     continue
-                if device != "cpu" and threads < most:  # a GPU computes no faster for more threads of the CPU
+                # a GPU computes no faster for more threads of the CPU
+                if device != "cpu" and threads < most:
                     continue
                 place: dict[str, Any] = dict(
-                    case=named_case(case).name, dtype=dtype, threads=threads, cache=cache, host=host.label
+                    case=named_case(case).name,
+                    dtype=dtype,
+                    threads=threads,
+                    cache=cache,
+                    host=host.label,
                 )
                 place.update(device=device, precision=precision)
                 rows += _place_rows(selection, objects, place, elsewhere, operations)
@@ -110,7 +139,10 @@ def _that_fit(rows: list[Row], options: BenchOptions) -> list[Row]:
     for row in rows:
         blocks[row.block].append(row)
     free = {host.label: machine_of(host).available_bytes for host in parse_hosts(options.hosts)}
-    told = {block: refuse_what_does_not_fit(members, named_case(block[0]), free[block[-1]]) for block, members in blocks.items()}
+    told = {
+        block: refuse_what_does_not_fit(members, named_case(block[0]), free[block[-1]])
+        for block, members in blocks.items()
+    }
     if options.cases:
         for reason in told.values():
             require_fit(reason)
@@ -123,31 +155,42 @@ def thread_counts(cores: int) -> tuple[int, ...]:
 
 
 def _precisions(options: BenchOptions, part: Part) -> tuple[tuple[str, str], ...]:
-    """Types with their precisions: those that were asked for, or a preset's, which are about float32 alone."""
+    """Types with their precisions: those that were asked for, or a preset's, which are about
+    float32 alone."""
     return tuple(
         (dtype, precision)
         for dtype in options.dtypes or part.dtypes
-        for precision in options.precisions or (part.precisions_on_cuda if dtype == "float32" else ("ieee",))
+        for precision in options.precisions
+        or (part.precisions_on_cuda if dtype == "float32" else ("ieee",))
     )
 
 
-def _selection(options: BenchOptions, part: Part, devices: tuple[str, ...]) -> list[tuple[Backend, Implementation]]:
-    """The implementations of a part, the reference among them; those that nobody named only where the preset has them, and the machine a device."""
-    selection = list_implementations(list(options.backends) or None, list(options.implementations) or None)
+def _selection(
+    options: BenchOptions, part: Part, devices: tuple[str, ...]
+) -> list[tuple[Backend, Implementation]]:
+    """The implementations of a part, the reference among them; those that nobody named only where
+    the preset has them, and the machine a device."""
+    selection = list_implementations(
+        list(options.backends) or None, list(options.implementations) or None
+    )
     selection = [
         (backend, each)
         for backend, each in selection
-        if each.name in options.implementations or set(each.devices) & set(options.devices or devices)
+        if each.name in options.implementations
+        or set(each.devices) & set(options.devices or devices)
     ]
     if not options.implementations:
         selection = [
             (backend, each)
             for backend, each in selection
-            if (part.compiled or not each.costly_compile) and (part.every_formulation or not each.variant)
+            if (part.compiled or not each.costly_compile)
+            and (part.every_formulation or not each.variant)
         ]
     if not (options.implementations or options.backends):  # nobody asked for a peer
         selection = [
-            (backend, each) for backend, each in selection if not each.peer or (part.every_formulation and not backend.missing())
+            (backend, each)
+            for backend, each in selection
+            if not each.peer or (part.every_formulation and not backend.missing())
         ]
     if REFERENCE_IMPLEMENTATION not in {each.name for _, each in selection}:
         numpy = get_backend("numpy")
@@ -162,26 +205,42 @@ def _place_rows(
     elsewhere: set[str],
     operations: set[str],
 ) -> list[Row]:
-    """All rows of one block on one device at one precision; the A/A copy does whatever operations are timed. On a GPU there is another copy, of one of
-    its own implementations, for the noise of the CPU says nothing of it."""
-    theirs = [get_backend(get_backend(each.implementation.split(":")[0]).yardstick) for each in objects]
+    """All rows of one block on one device at one precision; the A/A copy does whatever operations
+    are timed. On a GPU there is another copy, of one of its own implementations, for the noise of
+    the CPU says nothing of it."""
+    theirs = [
+        get_backend(get_backend(each.implementation.split(":")[0]).yardstick) for each in objects
+    ]
     backends = dict.fromkeys([*(backend for backend, _ in selection), *theirs])
     reference = {**place, "device": "cpu", "precision": "ieee"}
     return [
         *(
             row
             for backend, implementation in selection
-            for row in _implementation_rows(backend, implementation, place, backend.name in elsewhere, operations)
+            for row in _implementation_rows(
+                backend, implementation, place, backend.name in elsewhere, operations
+            )
         ),
         *(row for each in objects for row in _object_rows(each, place)),
-        *(row for backend in backends for row in _ceiling_rows(backend, place, backend.name in elsewhere)),
         *(
-            Row(implementation=REFERENCE_IMPLEMENTATION, operation=operation, role="aa", **reference)
+            row
+            for backend in backends
+            for row in _ceiling_rows(backend, place, backend.name in elsewhere)
+        ),
+        *(
+            Row(
+                implementation=REFERENCE_IMPLEMENTATION, operation=operation, role="aa", **reference
+            )
             for operation in OPERATIONS
             if operation == "tokens" or operation in operations
         ),
         *(
-            Row(implementation=implementation.name, operation="tokens", role="aa", **{**place, "precision": "ieee"})
+            Row(
+                implementation=implementation.name,
+                operation="tokens",
+                role="aa",
+                **{**place, "precision": "ieee"},
+            )
             for implementation in _twin_on(place["device"], place["dtype"], selection, elsewhere)
         ),
     ]
@@ -190,8 +249,9 @@ def _place_rows(
 def _twin_on(
     device: str, dtype: str, selection: list[tuple[Backend, Implementation]], elsewhere: set[str]
 ) -> list[Implementation]:
-    """The implementation of which a GPU's A/A copy is: the first of the selection that runs there as it is, of a framework that times by the GPU's own
-    clock if there is one, for others are timed with what the CPU does meanwhile; none on the CPU."""
+    """The implementation of which a GPU's A/A copy is: the first of the selection that runs there
+    as it is, of a framework that times by the GPU's own clock if there is one, for others are timed
+    with what the CPU does meanwhile; none on the CPU."""
     found = [
         (backend.events(device) is None, number)
         for number, (backend, each) in enumerate(selection)
@@ -204,12 +264,17 @@ def _twin_on(
 
 
 def _implementation_rows(
-    backend: Backend, implementation: Implementation, place: dict[str, Any], elsewhere: bool, operations: set[str]
+    backend: Backend,
+    implementation: Implementation,
+    place: dict[str, Any],
+    elsewhere: bool,
+    operations: set[str],
 ) -> list[Row]:
-    """A row for each operation, and one for a single patch of the case. NumPy is on the CPU alone, and the reference in the blocks of every device
-    and precision.
+    """A row for each operation, and one for a single patch of the case. NumPy is on the CPU alone,
+    and the reference in the blocks of every device and precision.
 
-    Whether a backend with an interpreter of its own (`elsewhere`) is installed there, its worker tells.
+    Whether a backend with an interpreter of its own (`elsewhere`) is installed there, its worker
+    tells.
     """
     name, dtype, spec = implementation.name, place["dtype"], named_case(place["case"]).spec
     if backend.name == "numpy" and (place["device"], place["precision"]) != ("cpu", "ieee"):
@@ -217,7 +282,9 @@ def _implementation_rows(
             return []
         place = {**place, "device": "cpu", "precision": "ieee"}
     device, precision = place["device"], place["precision"]
-    skip = ("" if elsewhere else backend.missing()) or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
+    skip = ("" if elsewhere else backend.missing()) or (
+        "" if dtype in implementation.dtypes else f"{name} has no {dtype}"
+    )
     skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
     skip = skip or backend.lacks(precision, device) or _no_such_precision(precision, dtype)
     skip = skip or backend.refuses(implementation, spec) or ""
@@ -230,31 +297,57 @@ def _implementation_rows(
         if operation in operations:
             lacking = operation == "train-step" and not implementation.differentiable
             reason = skip or (f"{name} has no gradients" if lacking else "")
-            rows.append(Row(implementation=name, operation=operation, role=role, skip=reason, **place))
+            rows.append(
+                Row(implementation=name, operation=operation, role=role, skip=reason, **place)
+            )
     return rows
 
 
 def _object_rows(facts: ObjectFacts, place: dict[str, Any]) -> list[Row]:
-    """Somebody's own implementation at what it gives, tokens or the sequence, and on one patch where it takes images of that size."""
+    """Somebody's own implementation at what it gives, tokens or the sequence, and on one patch
+    where it takes images of that size."""
     case = named_case(place["case"])
     backend = get_backend(facts.implementation.split(":")[0])
-    skip = facts.refuses(case.spec, place["dtype"]) or backend.lacks(place["precision"], place["device"]) or ""
+    skip = (
+        facts.refuses(case.spec, place["dtype"])
+        or backend.lacks(place["precision"], place["device"])
+        or ""
+    )
     operation = "sequence" if facts.to_sequence else "tokens"
-    rows = [Row(implementation=facts.implementation, role="peer", operation=operation, skip=skip, **place)]
+    rows = [
+        Row(
+            implementation=facts.implementation,
+            role="peer",
+            operation=operation,
+            skip=skip,
+            **place,
+        )
+    ]
     if facts.any_size and not facts.to_sequence:
-        rows.append(Row(implementation=facts.implementation, role="overhead", operation="one-patch", skip=skip, **place))
+        rows.append(
+            Row(
+                implementation=facts.implementation,
+                role="overhead",
+                operation="one-patch",
+                skip=skip,
+                **place,
+            )
+        )
     return rows
 
 
 def _no_such_precision(precision: Precision, dtype: str) -> str:
     """Precisions are about float32 alone."""
     return (
-        "" if precision in ("ieee", "default") or dtype == "float32" else f"{precision} is a precision of float32, not of {dtype}"
+        ""
+        if precision in ("ieee", "default") or dtype == "float32"
+        else f"{precision} is a precision of float32, not of {dtype}"
     )
 
 
 def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> list[Row]:
-    """The matrix product of the case's shape, where that is no peak a square one, and a copy, if the framework has its own worth timing.
+    """The matrix product of the case's shape, where that is no peak a square one, and a copy, if
+    the framework has its own worth timing.
 
     Of a framework without a product of 16 bits (NumPy, which is always there) the one in float32.
     """
@@ -263,7 +356,11 @@ def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> l
     meaningless = backend.lacks(precision, device) or _no_such_precision(precision, dtype)
     if backend.yardstick != backend.name or numpy_elsewhere or meaningless:
         return []
-    products = ["gemm"] if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK else ["gemm", "peak"]
+    products = (
+        ["gemm"]
+        if min(product_shape("gemm", named_case(place["case"]))) >= NEARLY_PEAK
+        else ["gemm", "peak"]
+    )
     if device != "cpu":  # there the case's own may be all launch, or its rows not aligned
         products = ["gemm", "peak-4096"]
     operations = products if dtype in backend.product_dtypes else []
@@ -271,5 +368,9 @@ def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> l
         operations = ["peak-float32"]
     if type(backend).copy is not Backend.copy and precision == "ieee":
         operations.append("copy")
-    about: dict[str, Any] = dict(role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place)
-    return [Row(implementation=f"{backend.name}:{name}", operation=name, **about) for name in operations]
+    about: dict[str, Any] = dict(
+        role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place
+    )
+    return [
+        Row(implementation=f"{backend.name}:{name}", operation=name, **about) for name in operations
+    ]

@@ -1,4 +1,5 @@
-"""What a record holds already: whole blocks, each of one attempt, that may be kept or must be measured anew."""
+"""What a record holds already: whole blocks, each of one attempt, that may be kept or must be
+measured anew."""
 
 import dataclasses
 from collections import defaultdict
@@ -19,7 +20,8 @@ class RecordedBlock:
         rows: its rows, as they were planned.
         outcomes: what became of them, by identity.
         samples: their samples, by identity, in the order of the rounds.
-        complete: whether every row is there, and every measured one has all its rounds, from the attempt that its outcome is of.
+        complete: whether every row is there, and every measured one has all its rounds, from the
+            attempt that its outcome is of.
     """
 
     rows: list[Row]
@@ -35,17 +37,24 @@ class RecordedBlock:
     @property
     def whole(self) -> bool:
         """Whether it is complete and no row ended in an error: there is nothing left to try."""
-        return self.complete and all(outcome.status != "error" for outcome in self.outcomes.values())
+        return self.complete and all(
+            outcome.status != "error" for outcome in self.outcomes.values()
+        )
 
     def answers(self, planned: list[Row], effort: Effort, seed: int) -> bool:
-        """Whether it may stand for a planned block: whole, of the same effort and seed, with every planned row.
+        """Whether it may stand for a planned block: whole, of the same effort and seed, with every
+        planned row.
 
-        A row that was skipped because its framework was missing does not answer one that can be measured now.
+        A row that was skipped because its framework was missing does not answer one that can be
+        measured now.
         """
         recorded = {row.identity: row for row in self.rows}
         asked = dataclasses.asdict(effort), seed
         same = all((outcome.effort, outcome.seed) == asked for outcome in self.outcomes.values())
-        held = all(row.identity in recorded and (row.skip or not recorded[row.identity].skip) for row in planned)
+        held = all(
+            row.identity in recorded and (row.skip or not recorded[row.identity].skip)
+            for row in planned
+        )
         return self.whole and same and held
 
 
@@ -58,12 +67,17 @@ def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     attempts: dict[Block, dict[str, dict[str, Outcome]]] = defaultdict(lambda: defaultdict(dict))
     for outcome in record.rows():
         if (identity := _row(outcome).identity) != outcome.row:
-            raise PatchParityError(f"{record.rows_path} is damaged: the row {outcome.row!r} tells of {identity!r}")
+            raise PatchParityError(
+                f"{record.rows_path} is damaged: the row {outcome.row!r} tells of {identity!r}"
+            )
         attempts[outcome.block][outcome.attempt][outcome.row] = outcome
     samples: dict[tuple[str, str], dict[int, Sample]] = defaultdict(dict)
     for sample in record.samples():
         samples[sample.row, sample.attempt][sample.round] = sample
-    return {key: _last_ended([_block(found, samples) for found in tried.values()]) for key, tried in attempts.items()}
+    return {
+        key: _last_ended([_block(found, samples) for found in tried.values()])
+        for key, tried in attempts.items()
+    }
 
 
 def _last_ended(blocks: list[RecordedBlock]) -> RecordedBlock:
@@ -71,7 +85,9 @@ def _last_ended(blocks: list[RecordedBlock]) -> RecordedBlock:
     return next((block for block in reversed(blocks) if block.complete), blocks[-1])
 
 
-def _block(found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, Sample]]) -> RecordedBlock:
+def _block(
+    found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, Sample]]
+) -> RecordedBlock:
     kept, complete = {}, True
     for name, outcome in found.items():
         rounds = samples[name, outcome.attempt]

@@ -1,4 +1,5 @@
-"""The state of one benchmark: workers, started when first needed, and the record that every finished block is written to."""
+"""The state of one benchmark: workers, started when first needed, and the record that every
+finished block is written to."""
 
 import dataclasses
 import os
@@ -17,7 +18,12 @@ from ... import __version__
 from ...backends.registry import get_backend
 from ...reference.errors import PatchParityError
 from ..cases import Case, named_case
-from ..machine.environment import UNKNOWN_ENVIRONMENT, describe_environment, machine_fingerprint, usable_cores
+from ..machine.environment import (
+    UNKNOWN_ENVIRONMENT,
+    describe_environment,
+    machine_fingerprint,
+    usable_cores,
+)
 from ..machine.hosts import LOCAL, parse_hosts
 from ..record.figures import figures_of
 from ..record.folder import output_folder
@@ -37,14 +43,16 @@ Progress = Callable[[float, float, str], None]
 
 @dataclass(frozen=True)
 class _Start:
-    """How the start of a worker went: both empty if well; a reason to skip its rows; or what went wrong."""
+    """How the start of a worker went: both empty if well; a reason to skip its rows; or what went
+    wrong."""
 
     skip: str = ""
     failure: str = ""
 
 
 class BenchSession:
-    """The state of one run: workers, started when first needed, and the record that every finished block is written to."""
+    """The state of one run: workers, started when first needed, and the record that every finished
+    block is written to."""
 
     def __init__(self, options: BenchOptions, progress: Progress | None = None) -> None:
         self.options = options
@@ -62,7 +70,9 @@ class BenchSession:
         self.by_identity = {row.identity: row for row in self.rows}
         if self.record and not self.options.replay:
             self.record.keep_plan(**self.about())
-        self.cases: dict[str, Case] = {name: named_case(name) for name in dict.fromkeys(row.case for row in self.rows)}
+        self.cases: dict[str, Case] = {
+            name: named_case(name) for name in dict.fromkeys(row.case for row in self.rows)
+        }
         self._workers: dict[WorkerKey, Worker] = {}
         self._unavailable: dict[WorkerKey, str] = {}
         self._versions: dict[WorkerKey, dict[str, str]] = {}
@@ -71,8 +81,8 @@ class BenchSession:
     def _planned(self) -> list[Row]:
         """Lay out the rows: what the record holds and may be kept first, then the plan.
 
-        A block is kept whole or measured anew whole, with the rows that the record holds beside those asked for, so that no ratio ever
-        pairs samples of two attempts.
+        A block is kept whole or measured anew whole, with the rows that the record holds beside
+        those asked for, so that no ratio ever pairs samples of two attempts.
         """
         blocks: dict[Block, list[Row]] = defaultdict(list)
         for row in plan(self.options):
@@ -85,29 +95,36 @@ class BenchSession:
             finished = recorded.complete if self.options.replay else recorded.whole
             if self.options.resume:
                 self._require_machine(key, recorded, finished)
-            if recorded.answers(planned, self.options.effort(key[0], key[1]), self.options.seed) or (not planned and finished):
+            if recorded.answers(
+                planned, self.options.effort(key[0], key[1]), self.options.seed
+            ) or (not planned and finished):
                 self.outcomes.update(recorded.outcomes)
                 self.samples.update(recorded.samples)
                 kept += recorded.rows
                 blocks.pop(key, None)
             elif not self.options.replay:
                 self.measured_anew.append(key)
-                blocks[key] = list({row.identity: row for row in (*recorded.rows, *planned)}.values())
+                blocks[key] = list(
+                    {row.identity: row for row in (*recorded.rows, *planned)}.values()
+                )
         return kept + [row for rows in blocks.values() for row in rows]
 
     def _require_machine(self, key: Block, recorded: RecordedBlock, finished: bool) -> None:
-        """Raise PatchParityError where going on would mix two machines, or two versions, or needs a machine that does not take part."""
+        """Raise PatchParityError where going on would mix two machines, or two versions, or needs a
+        machine that does not take part."""
         *_, label = key
         folder, which = self.options.out, "this machine" if label == LOCAL else f"--host {label}"
         if label not in self.environments:
             if not finished:
                 raise PatchParityError(
-                    f"{folder} holds an unfinished case of {label}: name that --host again, or begin a new folder"
+                    f"{folder} holds an unfinished case of {label}: name that --host again, or "
+                    "begin a new folder"
                 )
             return
         if recorded.machine != machine_fingerprint(self.environments[label]):
             raise PatchParityError(
-                f"what {folder} holds of {label} was measured on another machine than {which}: begin a new folder"
+                f"what {folder} holds of {label} was measured on another machine than {which}: "
+                "begin a new folder"
             )
         for outcome in recorded.outcomes.values() if label == LOCAL else ():
             if outcome.backend in self.interpreters or not outcome.versions:
@@ -116,7 +133,10 @@ class BenchSession:
             for name, then in outcome.versions.items():
                 if now.get(name) != then:
                     here = f"{name} {now[name]}" if name in now else f"no {name}"
-                    raise PatchParityError(f"{folder} holds times of {name} {then}, and here is {here} now: begin a new folder")
+                    raise PatchParityError(
+                        f"{folder} holds times of {name} {then}, and here is {here} now: begin a "
+                        "new folder"
+                    )
 
     def block_rows(self, row: Row) -> list[Row]:
         """All rows that are measured together with one."""
@@ -129,16 +149,18 @@ class BenchSession:
         if row.identity not in self.outcomes:
             try:
                 self._measure(self.block_rows(row))
-            except (
-                Exception
-            ) as error:  # a full disk, say: tell it of every row of the block, and do not measure it again for each
+            except Exception as error:
+                # A full disk, say: tell it of every row of the block, and measure none again.
                 self._broken[row.block] = error
                 raise
         return self.outcomes[row.identity]
 
     def seconds(self, row_identity: str) -> list[float]:
         """The samples of a row, in the order of the rounds."""
-        return [sample.seconds for sample in sorted(self.samples[row_identity], key=lambda sample: sample.round)]
+        return [
+            sample.seconds
+            for sample in sorted(self.samples[row_identity], key=lambda sample: sample.round)
+        ]
 
     def figures(self, row: Row) -> Figures:
         """What follows from the samples of a measured row."""
@@ -166,8 +188,14 @@ class BenchSession:
         for row in rows:
             self.samples[row.identity].clear()
         reasons = self._start(dict.fromkeys(row.worker for row in rows if not row.skip))
-        ready = [dataclasses.replace(row, skip=row.skip or reasons[row.worker].skip) for row in rows]
-        failed = {row.identity: reasons[row.worker].failure for row in rows if not row.skip and reasons[row.worker].failure}
+        ready = [
+            dataclasses.replace(row, skip=row.skip or reasons[row.worker].skip) for row in rows
+        ]
+        failed = {
+            row.identity: reasons[row.worker].failure
+            for row in rows
+            if not row.skip and reasons[row.worker].failure
+        }
         able = [row for row in ready if row.identity not in failed]
         outcomes = measure_block(
             able,
@@ -180,7 +208,9 @@ class BenchSession:
             self._report(rows),
         )
         outcomes += [
-            blank_outcome(row).but(status="error", message=failed[row.identity]) for row in rows if row.identity in failed
+            blank_outcome(row).but(status="error", message=failed[row.identity])
+            for row in rows
+            if row.identity in failed
         ]
         rounds = max((len(self.samples[row.identity]) for row in rows), default=0)
         about: dict[str, Any] = {
@@ -196,7 +226,9 @@ class BenchSession:
         told = {row.identity: self._versions.get(row.worker, {}) for row in rows}
         for outcome in outcomes:
             planned_skip = outcome.row in skipped
-            self.outcomes[outcome.row] = outcome.but(**about, versions=told[outcome.row], planned_skip=planned_skip)
+            self.outcomes[outcome.row] = outcome.but(
+                **about, versions=told[outcome.row], planned_skip=planned_skip
+            )
         if self.record:
             self.record.keep_machines({about["machine"]: self.environments[rows[0].host]})
             self.record.append_rows([self.outcomes[outcome.row] for outcome in outcomes])
@@ -205,23 +237,41 @@ class BenchSession:
         python = self.interpreters.get(key.backend, sys.executable)
         variables = {}
         if self.options.peers and key.host == LOCAL:  # they are imported as they would be from here
-            variables["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH", ""), os.getcwd())))
-        return Worker(key, self.options.call_seconds, python, self.hosts[key.host], turn=turn, variables=variables)
+            variables["PYTHONPATH"] = os.pathsep.join(
+                filter(None, (os.environ.get("PYTHONPATH", ""), os.getcwd()))
+            )
+        return Worker(
+            key,
+            self.options.call_seconds,
+            python,
+            self.hosts[key.host],
+            turn=turn,
+            variables=variables,
+        )
 
     def _restart(self, keys: set[WorkerKey]) -> None:
-        """End workers and start them anew, as they were; one that does not come up again raises at its next request."""
+        """End workers and start them anew, as they were; one that does not come up again raises at
+        its next request."""
         for key in keys:
             self._workers[key].end()
-            self._workers[key].lost = "it was ended for a new generation, and could not be started again"
+            self._workers[
+                key
+            ].lost = "it was ended for a new generation, and could not be started again"
         self._start(keys)
 
     def _start(self, keys: Iterable[WorkerKey]) -> dict[WorkerKey, "_Start"]:
-        """Start those workers that do not run already, as many at once as there are cores, for they only import.
+        """Start those workers that do not run already, as many at once as there are cores, for they
+        only import.
 
         One that was lost cost the rows of its own block; the next block gets a new one.
         """
         told = {key: _Start(skip=self._unavailable.get(key, "")) for key in keys}
-        fresh = [key for key in told if key not in self._unavailable and (key not in self._workers or self._workers[key].lost)]
+        fresh = [
+            key
+            for key in told
+            if key not in self._unavailable
+            and (key not in self._workers or self._workers[key].lost)
+        ]
         for turn, key in enumerate(fresh):
             try:
                 self._workers[key] = self._worker(key, turn)
@@ -231,7 +281,9 @@ class BenchSession:
         with ThreadPoolExecutor(usable_cores()) as pool:
             try:
                 told.update(zip(launched, pool.map(self._first_words, launched), strict=True))
-            except BaseException:  # Ctrl-C, while a framework takes its time to be imported: the threads wait for it
+            except (
+                BaseException
+            ):  # Ctrl-C, while a framework takes its time to be imported: the threads wait for it
                 for key in launched:
                     self._workers[key].lose("it was interrupted")
                 raise
@@ -249,18 +301,21 @@ class BenchSession:
         return _Start(skip=reason or "")
 
     def _report(self, rows: list[Row]) -> Callable[[float, str], None]:
-        """Turn the progress of one block into that of the run, blocks weighted by the work in them."""
+        """Turn the progress of one block into that of the run, blocks weighted by the work in
+        them."""
         identities = {row.identity for row in rows}
         others = Counter(row.block for row in self.rows if not row.skip)
         expected = {row.identity: self._expected_seconds(row, others) for row in self.rows}
         done = sum(expected[identity] for identity in self.outcomes if identity in expected)
         here = sum(expected[identity] for identity in identities)
         total = sum(expected.values())
-        return lambda fraction, what: self.progress(done + fraction * here, total, what) if self.progress else None
+        return lambda fraction, what: (
+            self.progress(done + fraction * here, total, what) if self.progress else None
+        )
 
     def _expected_seconds(self, row: Row, others: Counter[Block]) -> float:
-        """Rough time for a row, for the progress bar alone: 50 GFLOP/s a core, two calls a round, as many rounds as a time budget leaves, half a
-        second to load."""
+        """Rough time for a row, for the progress bar alone: 50 GFLOP/s a core, two calls a round,
+        as many rounds as a time budget leaves, half a second to load."""
         if row.skip:
             return 0.1
         work = self.cases[row.case].spec.flops(self.cases[row.case].batch)
@@ -272,25 +327,43 @@ class BenchSession:
 
     def _environments(self) -> dict[str, dict[str, Any]]:
         """The machines that take part, by label; none in a replay, which measures nothing."""
-        found = {} if self.options.replay else {label: machine_of(host).environment for label, host in self.hosts.items()}
+        found = (
+            {}
+            if self.options.replay
+            else {label: machine_of(host).environment for label, host in self.hosts.items()}
+        )
         if LOCAL in found:
             found[LOCAL] = describe_environment(
-                [get_backend(name) for name in dict.fromkeys(row.backend for row in plan(self.options))]
+                [
+                    get_backend(name)
+                    for name in dict.fromkeys(row.backend for row in plan(self.options))
+                ]
             )
         return found
 
     def environment(self) -> dict[str, Any]:
-        """The environment of the record, of every machine in it, with the variables that each worker was given."""
-        workers = {str(row.worker): worker_environment(row.worker) for row in self.rows if not row.skip}
+        """The environment of the record, of every machine in it, with the variables that each
+        worker was given."""
+        workers = {
+            str(row.worker): worker_environment(row.worker) for row in self.rows if not row.skip
+        }
         recorded = self.record.machines() if self.record else {}
-        of_rows = {outcome.host: recorded.get(outcome.machine, {}) for outcome in self.outcomes.values()}
+        of_rows = {
+            outcome.host: recorded.get(outcome.machine, {}) for outcome in self.outcomes.values()
+        }
         machines = {label: it or UNKNOWN_ENVIRONMENT for label, it in of_rows.items()}
-        machines.update({label: with_versions_of(of_rows.get(label, {}), it) for label, it in self.environments.items()})
+        machines.update(
+            {
+                label: with_versions_of(of_rows.get(label, {}), it)
+                for label, it in self.environments.items()
+            }
+        )
         here = machines.pop(LOCAL, UNKNOWN_ENVIRONMENT)
         return {**here, **({"hosts": machines} if machines else {}), "workers": workers}
 
     def about(self) -> dict[str, Any]:
-        """What was asked for, and how many rows that makes; of a replay, what was asked for when it was measured."""
+        """What was asked for, and how many rows that makes; of a replay, what was asked for when it
+        was measured."""
         options = {
             **dataclasses.asdict(self.options),
             "out": "",
@@ -317,22 +390,32 @@ class BenchSession:
             "measured_anew": [block_title(block) for block in self.measured_anew],
             **self.about(),
             **{
-                name: [line_of(outcome) for outcome in self.outcomes.values() if outcome.status in kind]
+                name: [
+                    line_of(outcome) for outcome in self.outcomes.values() if outcome.status in kind
+                ]
                 for name, kind in kinds.items()
             },
         }
 
     def call(self, now: dict[str, Any]) -> dict[str, Any]:
-        """When and on what was measured, and how long that took (`spent`: seconds, and those of them in visits, that is warm calls, emptying caches, timed
-        calls); of a replay, what was noted then, and nothing where nothing was.
+        """When and on what was measured, and how long that took (`spent`: seconds, and those of
+        them in visits, that is warm calls, emptying caches, timed calls); of a replay, what was
+        noted then, and nothing where nothing was.
 
         Args:
             now: `datetime` and `machine_info` as they are now.
         """
         if self.options.replay and self.record:
-            unknown = {"datetime": self.record.last_written(), "machine_info": {"node": ""}, "spent": None}
+            unknown = {
+                "datetime": self.record.last_written(),
+                "machine_info": {"node": ""},
+                "spent": None,
+            }
             return {**unknown, **self.record.plan().get("call", {})}
-        call = {**now, "spent": {"seconds": time.monotonic() - self.started, "visits": self.visit_seconds}}
+        call = {
+            **now,
+            "spent": {"seconds": time.monotonic() - self.started, "visits": self.visit_seconds},
+        }
         if self.record:
             self.record.keep_call(**call)
         return call

@@ -1,7 +1,9 @@
-"""One process for each (backend, device, threads, precision), and what is said to it; the only file that knows execnet.
+"""One process for each (backend, device, threads, precision), and what is said to it; the only file
+that knows execnet.
 
-The environment stands before the worker's interpreter starts: a framework reads it when it is loaded, the allocator before that.
-Workers run and time; they do not judge. A worker that dies or hangs raises `WorkerLostError` here and costs its own rows.
+The environment stands before the worker's interpreter starts: a framework reads it when it is
+loaded, the allocator before that. Workers run and time; they do not judge. A worker that dies or
+hangs raises `WorkerLostError` here and costs its own rows.
 """
 
 import functools
@@ -24,14 +26,16 @@ from ..machine.readings import available_memory_bytes
 from ..record.rows import WorkerKey
 
 START_SECONDS = 300.0
-"""Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs more."""
+"""Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs
+more."""
 
 CALL_SECONDS = 600.0
-"""Time for one request, unless an option says otherwise: `torch.compile` takes up to 30 s for the first graph, so what takes longer
-than ten minutes hangs."""
+"""Time for one request, unless an option says otherwise: `torch.compile` takes up to 30 s for the
+first graph, so what takes longer than ten minutes hangs."""
 
 END_SECONDS = 0.2
-"""Time for a worker to end by itself before it is killed; it has nothing to save, and TensorFlow takes seconds to put its house in order."""
+"""Time for a worker to end by itself before it is killed; it has nothing to save, and TensorFlow
+takes seconds to put its house in order."""
 
 
 THIS_MACHINE = Host()
@@ -61,9 +65,10 @@ if hasattr(os, "sched_getaffinity"):
         begin = len(usable) - ({turn} + 1) * {cores} % len(usable)
         os.sched_setaffinity(0, (usable + usable)[begin : begin + {cores}])
 """
-"""What a worker runs first: before NumPy or any framework is imported its cores are fixed, as many as it is asked for threads. A framework that
-counts cores then sees what it may use. Those that are started together import on different ones, by their turn; when it has imported, a worker
-goes home, to the last cores, for the first serve the system most."""
+"""What a worker runs first: before NumPy or any framework is imported its cores are fixed, as many
+as it is asked for threads. A framework that counts cores then sees what it may use. Those that are
+started together import on different ones, by their turn; when it has imported, a worker goes home,
+to the last cores, for the first serve the system most."""
 _FIRST_WORDS = """\
 from patchparity.bench.worker.server import serve
 serve(channel, home)
@@ -98,8 +103,9 @@ def _gateway(launch: str) -> Any:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started here never sees SIGINT: Ctrl-C reaches every process of a terminal's group, and workers are ended by us, once what they gave is
-    kept. One that comes meanwhile is held back, not lost."""
+    """What is started here never sees SIGINT: Ctrl-C reaches every process of a terminal's group,
+    and workers are ended by us, once what they gave is kept. One that comes meanwhile is held back,
+    not lost."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -126,25 +132,32 @@ class Worker:
         self.key, self.call_seconds = key, call_seconds
         try:
             with _deaf_to_interrupts():
-                self._gateway = _gateway(host.launch(python, {**worker_environment(key), **variables}))
+                self._gateway = _gateway(
+                    host.launch(python, {**worker_environment(key), **variables})
+                )
             first = _CONFINED.format(cores=key.threads, turn=turn) if confined else "home = None\n"
             self._channel = self._gateway.remote_exec(first + _FIRST_WORDS)
         except Exception as error:
-            # What execnet says of another machine is how ssh was called, and a record names no machine.
+            # What execnet says of another machine is how ssh was called, and a record names no
+            # machine.
             why = type(error).__name__ if host.ssh else str(error) or type(error).__name__
             raise WorkerLostError(f"the worker for {key} could not be started: {why}") from error
         self.lost: str | None = None
 
     def start(self) -> dict[str, Any]:
-        """Import the framework; return `versions`, `pid` and the `unavailable` reason of the device, if any."""
+        """Import the framework; return `versions`, `pid` and the `unavailable` reason of the
+        device, if any."""
         key = self.key
-        return self.request("start", backend=key.backend, device=key.device, precision=key.precision)
+        return self.request(
+            "start", backend=key.backend, device=key.device, precision=key.precision
+        )
 
     def request(self, action: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
 
         Raises:
-            WorkerLostError: the process died or did not answer in time; it is killed, and every later request says the same.
+            WorkerLostError: the process died or did not answer in time; it is killed, and every
+                later request says the same.
             WorkerError: the request failed; the worker goes on.
         """
         if self.lost:
@@ -154,7 +167,11 @@ class Worker:
             self._channel.send((action, arguments))
             answer: dict[str, Any] = self._channel.receive(timeout)
         except self._channel.TimeoutError:
-            self.lost = f"the worker for {self.key} did not answer {action!r} within {timeout:g} s and was ended"
+            self.lost = (
+                f"the worker for {self.key} did not answer {action!r} within {timeout:g} "
+                "s "
+                "and was ended"
+            )
         except (EOFError, OSError, self._channel.RemoteError) as error:
             detail = str(error).strip().splitlines()[-1:] or [""]
             self.lost = f"the worker for {self.key} died during {action!r} {detail[0]}".rstrip()
@@ -194,16 +211,24 @@ def machine_of(host: Host) -> Machine:
     """Ask a host what it is.
 
     Raises:
-        PatchParityError: a host that cannot be reached, or has no patchparity[bench] of this version.
+        PatchParityError: a host that cannot be reached, or has no patchparity[bench] of this
+            version.
     """
     if host.label == LOCAL:
         return Machine(describe_environment([]), available_memory_bytes())
-    expected = f"expected {host.python} there to have patchparity[bench] {__version__} (//python=PATH names another)"
+    expected = (
+        f"expected {host.python} there to have patchparity[bench] {__version__} "
+        "(//python=PATH names another)"
+    )
     host.require_reachable()
     try:
-        worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee", host=host.label), host=host, confined=False)
+        worker = Worker(
+            WorkerKey("numpy", "cpu", 1, "ieee", host=host.label), host=host, confined=False
+        )
     except WorkerLostError:
-        raise PatchParityError(f"host ssh={host.ssh}: {host.python} could not be started; {expected}") from None
+        raise PatchParityError(
+            f"host ssh={host.ssh}: {host.python} could not be started; {expected}"
+        ) from None
     try:
         environment = worker.request("describe")
     except (WorkerLostError, WorkerError) as error:
@@ -212,7 +237,8 @@ def machine_of(host: Host) -> Machine:
     found = environment["versions"]["patchparity"]
     if found != __version__:
         raise PatchParityError(
-            f"host ssh={host.ssh}: {host.python} has patchparity {found}, expected {__version__}; pip install it there"
+            f"host ssh={host.ssh}: {host.python} has patchparity {found}, expected {__version__}; "
+            "pip install it there"
         )
     memory = environment["memory_bytes"]
     return Machine(environment, memory if isinstance(memory, int) else None)

@@ -1,4 +1,5 @@
-"""What a worker does with a device: place, synchronize, time, measure memory, empty its caches. One contract for CPU and CUDA."""
+"""What a worker does with a device: place, synchronize, time, measure memory, empty its caches. One
+contract for CPU and CUDA."""
 
 import abc
 import contextlib
@@ -26,8 +27,9 @@ class Sample:
     Args:
         seconds: of one call, as the device's timer tells them.
         wall_seconds: that passed from before the calls until after them, all of them.
-        cpu_seconds: that this process's threads computed meanwhile; of one thread never more than that, since `wall_seconds` holds the reading of
-            both clocks. Reading this one takes 1 to 5 µs, of samples that may last 100 µs.
+        cpu_seconds: that this process's threads computed meanwhile; of one thread never more than
+            that, since `wall_seconds` holds the reading of both clocks. Reading this one takes 1 to
+            5 µs, of samples that may last 100 µs.
     """
 
     seconds: float
@@ -48,15 +50,20 @@ class Device(abc.ABC):
     @property
     @abc.abstractmethod
     def timer(self) -> str:
-        """How a call is timed: `wall` (each waited for), `events` (the device's own clock) or `amortized` (many calls, waited for once)."""
+        """How a call is timed: `wall` (each waited for), `events` (the device's own clock) or
+        `amortized` (many calls, waited for once)."""
 
     @abc.abstractmethod
-    def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
-        """Time a call, repeated; all of it is computed when this returns. If `cold`, the cache is emptied right before."""
+    def time(
+        self, computation: Computation, inputs: Any, repeat: int, cold: bool = False
+    ) -> Sample:
+        """Time a call, repeated; all of it is computed when this returns. If `cold`, the cache is
+        emptied right before."""
 
     @abc.abstractmethod
     def peak_memory(self, computation: Computation, inputs: Any) -> int | None:
-        """Bytes by which the device's memory in use grows at most during one call, its result among them, weights and inputs not.
+        """Bytes by which the device's memory in use grows at most during one call, its result among
+        them, weights and inputs not.
 
         None where nobody tells.
         """
@@ -87,11 +94,16 @@ class Device(abc.ABC):
         first = math.ceil(self.shortest_sample_seconds / self.time(computation, inputs, 1).seconds)
         if first <= 1:
             return 1
-        # Once more with as many: where calls are queued, one that is waited for takes longer than its share.
-        return max(first, math.ceil(self.shortest_sample_seconds / self.time(computation, inputs, first).seconds))
+        # Once more with as many: where calls are queued, one that is waited for takes longer than
+        # its share.
+        return max(
+            first,
+            math.ceil(self.shortest_sample_seconds / self.time(computation, inputs, first).seconds),
+        )
 
     def other_data(self) -> Computation:
-        """What fills the last-level cache with other data: twice its size is read and written. Its `call` takes None."""
+        """What fills the last-level cache with other data: twice its size is read and written. Its
+        `call` takes None."""
         if self._other is None:
             self._other = self._sweep(2 * self.cache_bytes() // 4)
         return self._other
@@ -100,7 +112,8 @@ class Device(abc.ABC):
         swept = self.backend.sweep(values, self.name)
         if swept is None:
             raise PatchParityError(
-                f"{self.backend.name} cannot empty the cache of {self.name}: it has neither a copy nor a sweep there"
+                f"{self.backend.name} cannot empty the cache of {self.name}: it has neither a copy "
+                "nor a sweep there"
             )
         return swept
 
@@ -118,11 +131,15 @@ class CpuDevice(Device):
 
     def _sweep(self, values: int) -> Computation:
         """By NumPy, where the framework has nothing for it: the cache is the same."""
-        sweep = self.backend.sweep(values, self.name) or get_backend("numpy").copy(values, "float32", self.name)
+        sweep = self.backend.sweep(values, self.name) or get_backend("numpy").copy(
+            values, "float32", self.name
+        )
         assert sweep is not None  # NumPy has a copy
         return sweep
 
-    def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
+    def time(
+        self, computation: Computation, inputs: Any, repeat: int, cold: bool = False
+    ) -> Sample:
         """Wall time of calls that are waited for one by one, the garbage collector held."""
         if cold:
             self.flush()
@@ -131,15 +148,21 @@ class CpuDevice(Device):
         began, cpu_before, started = time.perf_counter(), time.process_time(), time.perf_counter()
         for _ in range(repeat):
             synchronize(call(inputs))
-        seconds, cpu_seconds, wall = time.perf_counter() - started, time.process_time() - cpu_before, time.perf_counter() - began
+        seconds, cpu_seconds, wall = (
+            time.perf_counter() - started,
+            time.process_time() - cpu_before,
+            time.perf_counter() - began,
+        )
         gc.enable()
         return Sample(seconds / repeat, wall, cpu_seconds)
 
     def peak_memory(self, computation: Computation, inputs: Any) -> int | None:
-        """By how much the process grows (Linux), to the page, and to what other threads free meanwhile.
+        """By how much the process grows (Linux), to the page, and to what other threads free
+        meanwhile.
 
-        Free blocks are returned to the system first, and the kernel's high-water mark is set back (proc(5), clear_refs), so that what an
-        earlier call left behind is neither counted nor used again unseen.
+        Free blocks are returned to the system first, and the kernel's high-water mark is set back
+        (proc(5), clear_refs), so that what an earlier call left behind is neither counted nor used
+        again unseen.
         """
         try:
             ctypes.CDLL(None).malloc_trim(0)
@@ -172,16 +195,19 @@ def _status_bytes(field: str) -> int:
 
 
 class CudaDevice(Device):
-    """A CUDA GPU: calls are queued one after another, and timed by events in the queue where the framework has them.
+    """A CUDA GPU: calls are queued one after another, and timed by events in the queue where the
+    framework has them.
 
-    Something is queued ahead of the first event, so that the GPU does not wait for the first launch while its clock runs. Without events many calls
-    are queued and waited for once: work is done in the order in which it was queued, so the last result is the end of all, and one launch and one wait
-    are spread over them.
+    Something is queued ahead of the first event, so that the GPU does not wait for the first launch
+    while its clock runs. Without events many calls are queued and waited for once: work is done in
+    the order in which it was queued, so the last result is the end of all, and one launch and one
+    wait are spread over them.
     """
 
     shortest_sample_seconds = 10e-3
-    """A launch takes up to 100 µs of Python (H200: `torch.nn.Conv2d` and `jax.jit` of one patch), waiting for a GPU about 10, and events resolve
-    0.5 µs (CUDA, cudaEventElapsedTime): 1% of this."""
+    """A launch takes up to 100 µs of Python (H200: `torch.nn.Conv2d` and `jax.jit` of one patch),
+    waiting for a GPU about 10, and events resolve 0.5 µs (CUDA, cudaEventElapsedTime): 1% of
+    this."""
 
     def __init__(self, backend: Backend, name: str) -> None:
         super().__init__(backend, name)
@@ -193,8 +219,11 @@ class CudaDevice(Device):
         """Events where there are any."""
         return "amortized" if self.events is None else "events"
 
-    def time(self, computation: Computation, inputs: Any, repeat: int, cold: bool = False) -> Sample:
-        """Seconds between two events around the calls, or until the last result is there, over the number of calls."""
+    def time(
+        self, computation: Computation, inputs: Any, repeat: int, cold: bool = False
+    ) -> Sample:
+        """Seconds between two events around the calls, or until the last result is there, over the
+        number of calls."""
         call, events = computation.call, self.events
         if events is not None:
             ahead = self.other_data().call(None) if cold else call(inputs)
@@ -207,7 +236,11 @@ class CudaDevice(Device):
             outputs = call(inputs)
         end = None if events is None else events.mark()
         computation.synchronize(outputs)
-        seconds, cpu_seconds, wall = time.perf_counter() - started, time.process_time() - cpu_before, time.perf_counter() - began
+        seconds, cpu_seconds, wall = (
+            time.perf_counter() - started,
+            time.process_time() - cpu_before,
+            time.perf_counter() - began,
+        )
         gc.enable()
         if events is None:
             return Sample(seconds / repeat, wall, cpu_seconds)

@@ -14,14 +14,18 @@ from ...reference.probes import random_normal, random_sequence, train_step, with
 from ...reference.spec import PatchEmbedSpec
 
 FINGERPRINT_IMAGES = 8
-"""Images of the twin without bias whose tokens are looked at for effective bits: 196·768 values each tell an rms to 0.1%, 0.001 bits, and a batch of 128
-would take as long to judge as all else."""
+"""Images of the twin without bias whose tokens are looked at for effective bits: 196·768 values
+each tell an rms to 0.1%, 0.001 bits, and a batch of 128 would take as long to judge as all else."""
 
 
 @functools.lru_cache(maxsize=4)
-def timing_probe(spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, operation: str, zero_bias: bool, /) -> Probe:
-    """The problem that is timed, and judged: random data. Parent and worker make the same from the seed, and keep it for the rows that follow;
-    `forget_problems` lets go of it. Arguments are given as they are kept: all of them, by position."""
+def timing_probe(
+    spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, operation: str, zero_bias: bool, /
+) -> Probe:
+    """The problem that is timed, and judged: random data. Parent and worker make the same from the
+    seed, and keep it for the rows that follow;
+    `forget_problems` lets go of it. Arguments are given as they are kept: all of them, by
+    position."""
     if operation == "sequence":
         return random_sequence(spec, batch, dtype, seed, num_registers=0)
     if operation == "train-step":
@@ -32,15 +36,20 @@ def timing_probe(spec: PatchEmbedSpec, batch: int, dtype: str, seed: int, operat
 
 
 def forget_problems() -> None:
-    """Let go of the problems that were kept, and give what that frees back to the system: the next case may need it."""
+    """Let go of the problems that were kept, and give what that frees back to the system: the next
+    case may need it."""
     timing_probe.cache_clear()
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc's; the workers' settings let it keep a gigabyte otherwise
+    # glibc's; the workers' settings let it keep a gigabyte otherwise
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def operation_of(embedding: LoadedEmbedding, operation: str, probe: Probe) -> LoadedEmbedding | Operation | None:
-    """What computes an operation on a problem, its weights assigned before; None where the implementation has none."""
+def operation_of(
+    embedding: LoadedEmbedding, operation: str, probe: Probe
+) -> LoadedEmbedding | Operation | None:
+    """What computes an operation on a problem, its weights assigned before; None where the
+    implementation has none."""
     if operation == "sequence":
         assert probe.weights.class_token is not None
         assert probe.weights.positions is not None
@@ -48,7 +57,9 @@ def operation_of(embedding: LoadedEmbedding, operation: str, probe: Probe) -> Lo
     return embedding.train_step(probe.grad_tokens) if operation == "train-step" else embedding
 
 
-def results_of(computation: LoadedEmbedding | Operation, inputs: Any) -> dict[Direction, NDArray[Any]]:
+def results_of(
+    computation: LoadedEmbedding | Operation, inputs: Any
+) -> dict[Direction, NDArray[Any]]:
     """Call, and fetch what comes out, by direction."""
     fetched = computation.fetch(computation.call(inputs))
     return fetched if isinstance(fetched, dict) else {"forward": fetched}

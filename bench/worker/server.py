@@ -1,4 +1,5 @@
-"""The worker's side: what it does for each request, in a process of its own; plain data in and out."""
+"""The worker's side: what it does for each request, in a process of its own; plain data in and
+out."""
 
 import contextlib
 import hashlib
@@ -28,21 +29,22 @@ from .devices import open_device
 from .operations import FINGERPRINT_IMAGES, forget_problems, operation_of, results_of, timing_probe
 
 CORE_SLACK = 0.1
-"""Cores above a whole number that do not count as one more thread. TensorFlow keeps a helper thread busy at 0.05 of a core; a second
-thread of a matrix product adds 0.5 and more."""
+"""Cores above a whole number that do not count as one more thread. TensorFlow keeps a helper thread
+busy at 0.05 of a core; a second thread of a matrix product adds 0.5 and more."""
 
 
 WARM_SECONDS = 0.004
-"""A visit warms up for at least so long, and by one call at least. Processes take turns, and what one finds in the caches after the others does not
-recover in one call of a millisecond: the A/A copy, whose process is visited once a round and the reference's several times, was slower by 1 to 2%
+"""A visit warms up for at least so long, and by one call at least. Processes take turns, and what
+one finds in the caches after the others does not recover in one call of a millisecond: the A/A
+copy, whose process is visited once a round and the reference's several times, was slower by 1 to 2%
 (ViT-Ti/16, 0.6 ms) and by 2 to 6% (Swin, 1.9 ms) with one call, by 0.4 and 0.8% with 4 ms; 10 ms
 were no better for Swin."""
 
 
 @dataclass
 class Loaded:
-    """Something to time in a worker: a computation, its placed inputs, how often a sample repeats it, what its results were, and the time that
-    its samples took."""
+    """Something to time in a worker: a computation, its placed inputs, how often a sample repeats
+    it, what its results were, and the time that its samples took."""
 
     computation: Computation
     inputs: Any
@@ -83,7 +85,8 @@ class Server:
             self.precision.__enter__()  # held for the life of the process
             self.at = open_device(self.backend, device)
         if self.home is not None:
-            for task in Path("/proc/self/task").iterdir():  # threads that are there; later ones inherit it
+            # threads that are there; later ones inherit it
+            for task in Path("/proc/self/task").iterdir():
                 with contextlib.suppress(OSError):  # one that has ended meanwhile
                     os.sched_setaffinity(int(task.name), self.home)
         return {"versions": self.backend.versions(), "pid": os.getpid(), "unavailable": reason}
@@ -99,10 +102,14 @@ class Server:
         cold: bool = False,
         operation: str = "tokens",
     ) -> dict[str, Any]:
-        """Load an implementation, call it on the twin without bias and do its operation on the timed problem; what comes out goes back to be judged."""
+        """Load an implementation, call it on the twin without bias and do its operation on the
+        timed problem; what comes out goes back to be judged."""
         chosen = find_implementation(implementation)
         somebodys = chosen.mode == OBJECT_MODE
-        if not somebodys and (reason := self.backend.unavailable(chosen) or self.backend.lacks_dtype(chosen, dtype, self.device)):
+        if not somebodys and (
+            reason := self.backend.unavailable(chosen)
+            or self.backend.lacks_dtype(chosen, dtype, self.device)
+        ):
             return {"unavailable": reason}
         sizes = PatchEmbedSpec.from_dict(spec)
         probe = timing_probe(sizes, batch, dtype, seed, operation, False)
@@ -130,10 +137,13 @@ class Server:
         self._keep(row, computation, inputs, cold, results)
         memory = self.at.peak_memory(computation, inputs)
         calls += time.perf_counter() - called_at
-        # Less than the results: they lie in arrays or pages that are kept from call to call, and what else does cannot be told.
+        # Less than the results: they lie in arrays or pages that are kept from call to call, and
+        # what else does cannot be told.
         whole = memory is not None and memory >= sum(array.nbytes for array in results.values())
         return {
-            "weights": _packed_weights(embedding.weights) if isinstance(embedding, ObjectEmbedding) else None,
+            "weights": _packed_weights(embedding.weights)
+            if isinstance(embedding, ObjectEmbedding)
+            else None,
             "peak_memory_bytes": memory if whole else None,
             "visit_seconds": calls,
             "results": {direction: _packed(array) for direction, array in results.items()},
@@ -143,7 +153,9 @@ class Server:
             "compile_seconds": told.compile_seconds,
         }
 
-    def load_gemm(self, row: str, rows: int, depth: int, columns: int, dtype: str, cold: bool = False) -> dict[str, Any]:
+    def load_gemm(
+        self, row: str, rows: int, depth: int, columns: int, dtype: str, cold: bool = False
+    ) -> dict[str, Any]:
         """Load a plain matrix product."""
         product = self.backend.gemm(rows, depth, columns, dtype, self.device)
         started = time.perf_counter()
@@ -161,13 +173,21 @@ class Server:
         return {"unavailable": None}
 
     def _keep(
-        self, row: str, computation: Computation, inputs: Any, cold: bool, results: Mapping[Direction, NDArray[Any]] = NO_RESULTS
+        self,
+        row: str,
+        computation: Computation,
+        inputs: Any,
+        cold: bool,
+        results: Mapping[Direction, NDArray[Any]] = NO_RESULTS,
     ) -> None:
         digests = {direction: _digest(array) for direction, array in results.items()}
-        self.loaded[row] = Loaded(computation, inputs, cold, 1 if cold else self.at.repeat(computation, inputs), digests)
+        self.loaded[row] = Loaded(
+            computation, inputs, cold, 1 if cold else self.at.repeat(computation, inputs), digests
+        )
 
     def visit(self, row: str) -> dict[str, Any]:
-        """Warm calls, then one sample: seconds a call, synchronized; and the time and CPU time of both, which are not a neighbor's."""
+        """Warm calls, then one sample: seconds a call, synchronized; and the time and CPU time of
+        both, which are not a neighbor's."""
         loaded = self.loaded[row]
         started, cpu_before = time.perf_counter(), time.process_time()
         self.at.call(loaded.computation, loaded.inputs)
@@ -176,23 +196,29 @@ class Server:
         sample = self.at.time(loaded.computation, loaded.inputs, loaded.repeat, loaded.cold)
         loaded.wall_seconds += sample.wall_seconds
         loaded.cpu_seconds += sample.cpu_seconds
-        visit = {"visit_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_before}
+        visit = {
+            "visit_seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - cpu_before,
+        }
         return {"seconds": sample.seconds, **visit}
 
     def state(self, clock: bool) -> dict[str, Any]:
-        """CPU seconds that the whole machine has spent busy, and those that its host took from it; then, if asked, the device's clock in MHz.
+        """CPU seconds that the whole machine has spent busy, and those that its host took from it;
+        then, if asked, the device's clock in MHz.
 
-        Asking a GPU's clock takes a process some 50 ms, which would pass for a neighbor's if it came first.
+        Asking a GPU's clock takes a process some 50 ms, which would pass for a neighbor's if it
+        came first.
         """
         busy = busy_seconds()
         return {"busy": busy, "clock_mhz": self.at.clock_mhz() if clock else None}
 
     def finish(self, row: str) -> dict[str, Any]:
-        """Drop a row; return the cores that its samples kept busy, the threads that takes, and the results of one more call where they are not, to the
-        last bit, those that were judged before.
+        """Drop a row; return the cores that its samples kept busy, the threads that takes, and the
+        results of one more call where they are not, to the last bit, those that were judged before.
 
-        CPU time of all threads over wall time tells how many computed at once; rounded up, that is the threads it takes. Counting
-        threads would not tell: JAX and TensorFlow hand work to changing threads of several pools.
+        CPU time of all threads over wall time tells how many computed at once; rounded up, that is
+        the threads it takes. Counting threads would not tell: JAX and TensorFlow hand work to
+        changing threads of several pools.
         """
         loaded = self.loaded.pop(row)
         cores = loaded.cpu_seconds / loaded.wall_seconds
@@ -206,10 +232,16 @@ class Server:
             started = time.perf_counter()
             results = results_of(loaded.computation, loaded.inputs)
             told["visit_seconds"] = time.perf_counter() - started
-            if {direction: _digest(array) for direction, array in results.items()} != loaded.digests:
-                told["results"] = {direction: _packed(array) for direction, array in results.items()}
+            if {
+                direction: _digest(array) for direction, array in results.items()
+            } != loaded.digests:
+                told["results"] = {
+                    direction: _packed(array) for direction, array in results.items()
+                }
                 whose = getattr(loaded.computation, "embedding", loaded.computation)
-                told["weights"] = _packed_weights(whose.weights) if isinstance(whose, ObjectEmbedding) else None
+                told["weights"] = (
+                    _packed_weights(whose.weights) if isinstance(whose, ObjectEmbedding) else None
+                )
         del loaded
         if not self.loaded:
             forget_problems()
@@ -226,7 +258,10 @@ def _packed(array: NDArray[Any]) -> tuple[bytes, tuple[int, ...], str]:
 
 def _packed_weights(weights: PatchEmbedWeights) -> dict[str, Any]:
     arrays = {name: value for name, value in vars(weights).items() if isinstance(value, np.ndarray)}
-    return {"arrays": {name: _packed(array) for name, array in arrays.items()}, "layout": dict(vars(weights.layout))}
+    return {
+        "arrays": {name: _packed(array) for name, array in arrays.items()},
+        "layout": dict(vars(weights.layout)),
+    }
 
 
 def unpacked_weights(packed: dict[str, Any]) -> PatchEmbedWeights:

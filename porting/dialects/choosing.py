@@ -22,38 +22,64 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     """The candidate that a checkpoint is read as.
 
     Raises:
-        PatchParityError: none; evidence or tensors that speak against all; several that read it differently, and what would tell them apart; something
-            that nothing tells.
+        PatchParityError: none; evidence or tensors that speak against all; several that read it
+            differently, and what would tell them apart; something that nothing tells.
     """
     if told := why_not(checkpoint, candidates):
         raise PatchParityError(told)
     if not candidates:
-        kernels = [f"{name} {info.shape}" for name, info in checkpoint.tensors.items() if len(info.shape) >= 4][:5]
+        kernels = [
+            f"{name} {info.shape}"
+            for name, info in checkpoint.tensors.items()
+            if len(info.shape) >= 4
+        ][:5]
         held = ", ".join(kernels) or f"{len(checkpoint.tensors)} tensors, none of four axes"
         raise PatchParityError(
             f"{checkpoint.path} is in no dialect that is known; it holds {held} "
-            f"(--from names a dialect{plain_ones(checkpoint)}, --dialects a file of your own){if_told(checkpoint)}"
+            f"(--from names a dialect{plain_ones(checkpoint)}, --dialects a file of your "
+            f"own){if_told(checkpoint)}"
         )
     rivals = ambiguous(candidates)
     if len(rivals) > 1:
-        told = "; ".join(f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals)
-        raise PatchParityError(f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. {remedy(rivals)} would")
-    if candidates[0].dialect.plain and (place := re.search(r"-\d{5}-of-(\d{5})\.\w+$", checkpoint.path.name)):
+        told = "; ".join(
+            f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals
+        )
         raise PatchParityError(
-            f"{checkpoint.path} is one of {int(place[1])} shards, and what else belongs to the stage may be in another: give the folder, or the index"
+            f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. {remedy(rivals)} "
+            "would"
+        )
+    if candidates[0].dialect.plain and (
+        place := re.search(r"-\d{5}-of-(\d{5})\.\w+$", checkpoint.path.name)
+    ):
+        raise PatchParityError(
+            f"{checkpoint.path} is one of {int(place[1])} shards, and what else belongs to the "
+            "stage may be in another: give the folder, or the index"
         )
     if candidates[0].asks:
-        raise PatchParityError(f"{checkpoint.path} is read as {candidates[0].label}, but {'; '.join(candidates[0].asks)}")
+        raise PatchParityError(
+            f"{checkpoint.path} is read as {candidates[0].label}, but "
+            f"{'; '.join(candidates[0].asks)}"
+        )
     return candidates[0]
 
 
 def plain_ones(checkpoint: Checkpoint) -> str:
-    """The dialects under any name that would read one layer of a checkpoint, as words; empty where none would."""
-    plain = [each for each in list_dialects().values() if each.plain and checkpoint.format in (*each.formats, IN_MEMORY)]
+    """The dialects under any name that would read one layer of a checkpoint, as words; empty where
+    none would."""
+    plain = [
+        each
+        for each in list_dialects().values()
+        if each.plain and checkpoint.format in (*each.formats, IN_MEMORY)
+    ]
     flat = {each.id for each in plain if "(" in each.entries["kernel"].layout}
     found = [(each.id, own) for each in plain for own in prefixes_of(checkpoint, each)]
-    layers = [(name, own) for name, own in found if name not in flat or re.search("patch|pixel|vision_embed", own)]
-    likely = [(name, own) for name, own in layers if name not in flat] or layers  # a matrix may be any layer of a network
+    layers = [
+        (name, own)
+        for name, own in found
+        if name not in flat or re.search("patch|pixel|vision_embed", own)
+    ]
+    # a matrix may be any layer of a network
+    likely = [(name, own) for name, own in layers if name not in flat] or layers
     likely = [(name, own) for name, own in likely if "patch" in own] or likely
     would = [f"{name} --prefix {own!r}" for name, own in likely]
     return f": the layer alone as {' or '.join(would[:3])}" if would else ""
@@ -66,7 +92,8 @@ def layers_alone(checkpoint: Checkpoint) -> str:
 
 
 def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
-    """Why none of the candidates can be, told of the one that comes nearest; empty where one can."""
+    """Why none of the candidates can be, told of the one that comes nearest; empty where one
+    can."""
     if candidates and not candidates[0].refusals:
         return ""
     if reason := known_reason(read_config(checkpoint.config_folder)):
@@ -74,21 +101,42 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     if not candidates:
         return ""
     nearest = min(
-        candidates, key=lambda each: (len(each.conflicts) + len(unexplained(each.ledger)), *(-part for part in each.weight))
+        candidates,
+        key=lambda each: (
+            len(each.conflicts) + len(unexplained(each.ledger)),
+            *(-part for part in each.weight),
+        ),
     )
-    if quantized := [name for name in nearest.names.values() if checkpoint.tensors[name].dtype in QUANTIZED]:
+    if quantized := [
+        name for name in nearest.names.values() if checkpoint.tensors[name].dtype in QUANTIZED
+    ]:
         told = f"{quantized[0]} is {checkpoint.tensors[quantized[0]].dtype}"
-        return f"{checkpoint.path} looks like {nearest.label} and is quantized ({told}): dequantize it first"
-    others = [each.dialect.id for each in candidates if each.dialect.id != nearest.dialect.id and not each.dialect.mlx]
+        return (
+            f"{checkpoint.path} looks like {nearest.label} and is quantized ({told}): "
+            "dequantize it first"
+        )
+    others = [
+        each.dialect.id
+        for each in candidates
+        if each.dialect.id != nearest.dialect.id and not each.dialect.mlx
+    ]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
-    return f"{checkpoint.path} looks like {nearest.label}, but {'; '.join(nearest.refusals)}{more}{if_told(checkpoint)}"
+    return (
+        f"{checkpoint.path} looks like {nearest.label}, but "
+        f"{'; '.join(nearest.refusals)}{more}{if_told(checkpoint)}"
+    )
 
 
 def if_told(checkpoint: Checkpoint) -> str:
-    """Dialects that only a user or a configuration tells, and whose tensors are there, as a hint; empty where there are none."""
+    """Dialects that only a user or a configuration tells, and whose tensors are there, as a hint;
+    empty where there are none."""
     found = []
     for dialect in list_dialects().values():
-        if dialect.typed_only and not dialect.mlx and checkpoint.format in (*dialect.formats, IN_MEMORY):
+        if (
+            dialect.typed_only
+            and not dialect.mlx
+            and checkpoint.format in (*dialect.formats, IN_MEMORY)
+        ):
             near = find_candidates(checkpoint, {dialect.id: dialect}, gridless=True)
             found += [dialect.id] if near and not near[0].refusals else []
     return f" (where it is one of these, --from says so: {', '.join(found)})" if found else ""
@@ -106,47 +154,78 @@ def ambiguous(candidates: list[Candidate]) -> list[Candidate]:
     """Candidates that are as likely as the first, one for each reading."""
     if not candidates or candidates[0].refusals:
         return []
-    # Of one prefix the reading that explains most tensors; two prefixes are two stages, however many tensors each has.
+    # Of one prefix the reading that explains most tensors; two prefixes are two stages, however
+    # many tensors each has.
     best: dict[str, tuple[int, ...]] = {}
     for each in candidates:
         best.setdefault(each.prefix, each.weight[:-1])
     likely = [
         each
         for each in candidates
-        if not each.refusals and each.weight[:-1] == best[each.prefix] and each.weight[:3] == candidates[0].weight[:3]
+        if not each.refusals
+        and each.weight[:-1] == best[each.prefix]
+        and each.weight[:3] == candidates[0].weight[:3]
     ]
     return list({each.reading: each for each in reversed(likely)}.values())[::-1]
 
 
 def require_grid(
-    checkpoint: Checkpoint, dialects: Mapping[str, Dialect], prefix: str | None, sizes: Sizes | None, ignore: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    dialects: Mapping[str, Dialect],
+    prefix: str | None,
+    sizes: Sizes | None,
+    ignore: Sequence[str] = (),
 ) -> None:
-    """Raise PatchParityError where a checkpoint that nothing reads would be read but for the number of its positions, and say so."""
-    near = [each for each in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore) if "positions" in each.names]
+    """Raise PatchParityError where a checkpoint that nothing reads would be read but for the number
+    of its positions, and say so."""
+    near = [
+        each
+        for each in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore)
+        if "positions" in each.names
+    ]
     if near and not near[0].refusals:
-        rows = near[0].sizes.get("rows") or math.prod(near[0].sizes.get(axis, 1) for axis in ("Gh", "Gw", "Wh", "Ww", "Sh", "Sw"))
+        rows = near[0].sizes.get("rows") or math.prod(
+            near[0].sizes.get(axis, 1) for axis in ("Gh", "Gw", "Wh", "Ww", "Sh", "Sw")
+        )
         known = known_of(checkpoint, sizes)
         whose = f" ({checkpoint.config_name} tells it)" if known.source == "config.json" else ""
-        told = f"not of an image of {'×'.join(map(str, known.image_size))}{whose}" if known.image_size else "of no square grid"
+        told = (
+            f"not of an image of {'×'.join(map(str, known.image_size))}{whose}"
+            if known.image_size
+            else "of no square grid"
+        )
         raise PatchParityError(
-            f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are {told}: "
+            f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are "
+            f"{told}: "
             "--image-size tells the right one, and --stride where patches overlap"
         )
 
 
 def require_no_other_stage(
-    checkpoint: Checkpoint, dialects: Mapping[str, Dialect], chosen: Candidate, sizes: Sizes | None, ignore: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    dialects: Mapping[str, Dialect],
+    chosen: Candidate,
+    sizes: Sizes | None,
+    ignore: Sequence[str] = (),
 ) -> None:
-    """Raise PatchParityError where a checkpoint holds a second stage, as likely as the one that is read, whose positions fit no grid."""
-    places = {own for each in dialects.values() if not each.plain for own in prefixes_of(checkpoint, each)}
+    """Raise PatchParityError where a checkpoint holds a second stage, as likely as the one that is
+    read, whose positions fit no grid."""
+    places = {
+        own for each in dialects.values() if not each.plain for own in prefixes_of(checkpoint, each)
+    }
     if chosen.dialect.plain or places <= {chosen.prefix}:
         return
     for each in find_candidates(checkpoint, dialects, None, sizes, True, ignore):
-        other = each.prefix != chosen.prefix and not each.refusals and each.weight[:3] == chosen.weight[:3]
+        other = (
+            each.prefix != chosen.prefix
+            and not each.refusals
+            and each.weight[:3] == chosen.weight[:3]
+        )
         if other and not each.grid and "positions" in each.names and not each.dialect.any_grid:
             rows = each.sizes.get("rows", 0)
             raise PatchParityError(
-                f"{checkpoint.path} holds {chosen.label}, and {each.label} too, whose {rows} positions are of no square grid: "
+                f"{checkpoint.path} holds {chosen.label}, and {each.label} too, whose {rows} "
+                "positions are of no square grid: "
                 "--prefix says which is meant, and --image-size of which images"
             )
 
@@ -157,12 +236,19 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
         return
     own, axes = candidate.sizes, 3 if sizes.frames else 2
     if sizes.frames and not candidate.dialect.video:
-        raise PatchParityError(f"{checkpoint.path} is of images, and a size with {sizes.frames} frames was told")
+        raise PatchParityError(
+            f"{checkpoint.path} is of images, and a size with {sizes.frames} frames was told"
+        )
     grid = known_grid(candidate.dialect, own, sizes, candidate.stride, candidate.padding)
     if sizes.image_size and not grid:
-        raise PatchParityError(f"an image of {'×'.join(map(str, sizes.image_size))} was told, which is smaller than a patch")
+        raise PatchParityError(
+            f"an image of {'×'.join(map(str, sizes.image_size))} was told, which is smaller than a "
+            "patch"
+        )
     patch = (
-        (own["Ph"], own["Pw"]) if len(sizes.patch_size) < 3 else tuple(own[name] for name in ("Pt", "Ph", "Pw") if name in own)
+        (own["Ph"], own["Pw"])
+        if len(sizes.patch_size) < 3
+        else tuple(own[name] for name in ("Pt", "Ph", "Pw") if name in own)
     )
     pairs = [
         ("patch", patch, sizes.patch_size),
@@ -173,5 +259,6 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
         if asked and have and tuple(have) != tuple(asked):
             told = f" (of {'×'.join(map(str, sizes.image_size))} pixels)" if name == "grid" else ""
             raise PatchParityError(
-                f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and {'×'.join(map(str, asked))}{told} was told"
+                f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and "
+                f"{'×'.join(map(str, asked))}{told} was told"
             )

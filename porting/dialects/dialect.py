@@ -1,4 +1,5 @@
-"""Dialects: how each library names and lays out the embedding stage, as data; reading and writing both come from the same record.
+"""Dialects: how each library names and lays out the embedding stage, as data; reading and writing
+both come from the same record.
 
 What a layout cannot say is a step of a closed list (`STEPS`), with its inverse or marked as lossy.
 """
@@ -57,9 +58,11 @@ FIELDS: dict[str, str] = {
     "batch_norm.mean": "D",
     "batch_norm.variance": "D",
 }
-"""Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a sum of one table for the rows and one for the columns,
-or of a row of each of two tables, the first looked up by column and the second by row; ids may tell which row of them each token is given; those of a
-window may be repeated on them; that of the class token may be a tensor by itself. What an image is normalized with may be in the file."""
+"""Fields of PatchEmbedWeights that a dialect may hold, and their canonical axes; positions may be a
+sum of one table for the rows and one for the columns, or of a row of each of two tables, the first
+looked up by column and the second by row; ids may tell which row of them each token is given; those
+of a window may be repeated on them; that of the class token may be a tensor by itself. What an
+image is normalized with may be in the file."""
 
 ABSENT: dict[str, str] = {
     "bias": "no bias is added",
@@ -117,24 +120,31 @@ AXES = (
     "1",
 )
 SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
-"""Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either side."""
+"""Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either
+side."""
 
 STEPS: dict[str, str] = {
     "zero-bias": "a bias of zeros is added, for the target has one: nothing changes",
     "drop-zero-bias": "the bias is all zeros, and left out: nothing changes",
     "zero-position-rows": "position rows of zeros are added for prefix tokens: nothing changes",
     "drop-zero-position-rows": "position rows of zeros are left out: nothing changes",
-    "fold-position-rows": "position rows of prefix tokens are added to the tokens, for the target has none: lossy, one rounding",
+    "fold-position-rows": "position rows of prefix tokens are added to the tokens, for the target "
+    "has none: lossy, one rounding",
     "zero-positions": "positions of zeros are added, for the target has some: nothing changes",
     "computed-positions": "positions that the source computes are written as a table",
-    "fixed-positions": "positions that the source makes for the grid of any image are written as a table, for this grid alone",
+    "fixed-positions": "positions that the source makes for the grid of any image are written as a "
+    "table, for this grid alone",
     "drop-computed-positions": "positions are left out, for the target computes the same",
-    "zero-norm-shift": "a shift of zeros is added to a norm, for the target has one: nothing changes",
-    "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part but in pre-training",
-    "other-remainder": "images that patches do not divide are padded by the one and cut or refused by the other: nothing changes at sizes that they divide",
+    "zero-norm-shift": "a shift of zeros is added to a norm, for the target has one: nothing "
+    "changes",
+    "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part "
+    "but in pre-training",
+    "other-remainder": "images that patches do not divide are padded by the one and cut or refused "
+    "by the other: nothing changes at sizes that they divide",
     "drop-mask-token": "the mask token is left out: it plays no part but in pre-training",
 }
-"""What may be done beside moving axes, and what that means. All but `fold-position-rows` leave the sequence as it is, bit by bit."""
+"""What may be done beside moving axes, and what that means. All but `fold-position-rows` leave the
+sequence as it is, bit by bit."""
 
 
 BATCH_NORM = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
@@ -159,16 +169,25 @@ class StemStep:
 
     def entries(self, place: int) -> "dict[str, Entry]":
         """Its tensors, as those of a dialect's stem at this place."""
-        found = {f"stem.{place}.kernel": Entry(f"stem.{place}.kernel", f"{self.convolution}.weight", "D C Ph Pw")}
+        found = {
+            f"stem.{place}.kernel": Entry(
+                f"stem.{place}.kernel", f"{self.convolution}.weight", "D C Ph Pw"
+            )
+        }
         if not self.norm:
-            found[f"stem.{place}.bias"] = Entry(f"stem.{place}.bias", f"{self.convolution}.bias", "D")
+            found[f"stem.{place}.bias"] = Entry(
+                f"stem.{place}.bias", f"{self.convolution}.bias", "D"
+            )
         return found | batch_norm_entries(f"stem.{place}", self.norm)
 
 
 def batch_norm_entries(field: str, name: str) -> "dict[str, Entry]":
     """The tensors of a batch norm of torch, as parts of a field; none without a name."""
     parts = BATCH_NORM.items() if name else ()
-    return {f"{field}.{part}": Entry(f"{field}.{part}", f"{name}.{theirs}", "D") for part, theirs in parts}
+    return {
+        f"{field}.{part}": Entry(f"{field}.{part}", f"{name}.{theirs}", "D")
+        for part, theirs in parts
+    }
 
 
 @dataclass(frozen=True)
@@ -186,7 +205,8 @@ class Entry:
     layout: str
 
     def sizes(self, shape: tuple[int, ...], known: Mapping[str, int]) -> dict[str, int] | None:
-        """Sizes of the named axes of a tensor of this shape, or None where the shape does not fit the layout and what is known."""
+        """Sizes of the named axes of a tensor of this shape, or None where the shape does not fit
+        the layout and what is known."""
         groups = re.findall(r"\(([^)]*)\)|(\S+)", self.layout)
         if len(groups) != len(shape):
             return None
@@ -232,40 +252,57 @@ class Dialect:
         entries: its tensors, by field.
         optional: fields that need not be there.
         absent: what it means that they are not, where that is not what `ABSENT` says.
-        elsewhere: patterns of the names of all its other tensors, which belong to its encoder or head. A tensor that is neither is unexplained.
+        elsewhere: patterns of the names of all its other tensors, which belong to its encoder or
+            head. A tensor that is neither is unexplained.
         prefix, prefix_side, suffix, token_order, norm_epsilon: as in SequenceLayout.
         positioned: which prefix tokens may have rows in the position table: alternatives.
-        epsilon_of_config: whether `layer_norm_eps` of `config.json` is that of these norms; most are made with their framework's default.
+        epsilon_of_config: whether `layer_norm_eps` of `config.json` is that of these norms; most
+            are made with their framework's default.
         separator: between the parts of a name.
-        stride, padding, remainder: where they are not those of patches that tile: a number, `half` of the kernel, or `config` where no tensor and no
-            dialect tells it.
+        stride, padding, remainder: where they are not those of patches that tile: a number, `half`
+            of the kernel, or `config` where no tensor and no dialect tells it.
         model_types: what transformers' `config.json` calls its models.
         architectures: patterns of what timm's `config.json` calls them.
-        config: under which keys of `config.json` stride, padding, patch_size, image_size, window and registers are kept, where not under the usual ones.
-        require: what `config.json` must say, as far as it says it, for this reading to hold: `key < key`, `key == value`.
-        checked: what of `config.json` is held against the tensors: patch_size, image_size, channels.
+        config: under which keys of `config.json` stride, padding, patch_size, image_size, window
+            and registers are kept, where not under the usual ones.
+        require: what `config.json` must say, as far as it says it, for this reading to hold: `key <
+            key`, `key == value`.
+        checked: what of `config.json` is held against the tensors: patch_size, image_size,
+            channels.
         channels: of the images that it takes, where that tells it from another dialect.
         rms: norms that do not take the mean out.
-        patch_asked: whether its library keeps patches of other axes under the same names, so that --patch-size must tell the patch of a matrix.
-        windowed: whether tokens are in the order of attention windows, whose size the configuration tells.
+        patch_asked: whether its library keeps patches of other axes under the same names, so that
+            --patch-size must tell the patch of a matrix.
+        windowed: whether tokens are in the order of attention windows, whose size the configuration
+            tells.
         window: that of `token_order`, where it is always the same.
-        spare_rows, spare_last: rows at the start and at the end of the position table that belong to no token, and are not added.
-        typed_only: whether its names are another dialect's, so that only `config.json` or a user tells it.
-        read_only: whether nothing can be written to it (a table of positions that is a sum of others).
+        spare_rows, spare_last: rows at the start and at the end of the position table that belong
+            to no token, and are not added.
+        typed_only: whether its names are another dialect's, so that only `config.json` or a user
+            tells it.
+        read_only: whether nothing can be written to it (a table of positions that is a sum of
+            others).
         mlx: whether its kernel is laid out as MLX has it.
-        pixels: `mean` and `std` of the channels (or of all) that its model takes from images and divides them by before the projection; what is read has
-            them in its kernel and bias.
+        pixels: `mean` and `std` of the channels (or of all) that its model takes from images and
+            divides them by before the projection; what is read has them in its kernel and bias.
         beside: tensors that tell it from others.
-        copies: other tensors that hold the values of a field once more, by field; or, of another size, those that the library made for its images.
-        computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed and in no file; `fourier` (XCiT) where a layer in the
-            file is applied to what is computed.
-        square: model types that take their positions as those of a square, and resize them at run time to any other grid; `*` for all.
-        stem: convolutions in front of the projection, which then takes a map of features; their channels are the image's.
-        batch_norm: what stands before the names of a batch norm behind the projection; what is read has it in kernel and bias.
+        copies: other tensors that hold the values of a field once more, by field; or, of another
+            size, those that the library made for its images.
+        computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed
+            and in no file; `fourier` (XCiT) where a layer in the file is applied to what is
+            computed.
+        square: model types that take their positions as those of a square, and resize them at run
+            time to any other grid; `*` for all.
+        stem: convolutions in front of the projection, which then takes a map of features; their
+            channels are the image's.
+        batch_norm: what stands before the names of a batch norm behind the projection; what is read
+            has it in kernel and bias.
         batch_norm_epsilon: of all its batch norms.
-        resize: the rule of `reference/resample.py` by which a table of positions of any grid is brought to the image's.
-        resize_to: `grid`, the image's; `square`, that of its longer side, of which the upper left part is taken (RADIO); `swapped`, that of as many rows as
-            the image has columns and the other way round, whose rows follow one another all the same (Muse Spark).
+        resize: the rule of `reference/resample.py` by which a table of positions of any grid is
+            brought to the image's.
+        resize_to: `grid`, the image's; `square`, that of its longer side, of which the upper left
+            part is taken (RADIO); `swapped`, that of as many rows as the image has columns and the
+            other way round, whose rows follow one another all the same (Muse Spark).
         shared_rows: rows in front of the position table that are added to every patch.
         plain: whether it is a layout under names that say nothing.
     """
@@ -330,7 +367,9 @@ class Dialect:
     @property
     def pixels_told(self) -> str:
         """What its model does to pixels, in words."""
-        mean, std = (" ".join(f"{each:g}" for each in self.pixels[name]) for name in ("mean", "std"))
+        mean, std = (
+            " ".join(f"{each:g}" for each in self.pixels[name]) for name in ("mean", "std")
+        )
         return f"pixels less {mean}, by {std}: its model normalizes images itself"
 
     @functools.cached_property
@@ -344,11 +383,14 @@ class Dialect:
     @property
     def behind(self) -> tuple[PrefixToken, ...]:
         """Prefix tokens that stand behind the patches."""
-        return tuple(name for name in self.prefix if self.prefix_side == "last" or name in self.suffix)
+        return tuple(
+            name for name in self.prefix if self.prefix_side == "last" or name in self.suffix
+        )
 
     @property
     def any_grid(self) -> bool:
-        """Whether its positions are made for the grid of the image: resized at run time, looked up by row and column, or computed by a layer of the file."""
+        """Whether its positions are made for the grid of the image: resized at run time, looked up
+        by row and column, or computed by a layer of the file."""
         return bool(self.resize) or self.computed == "fourier" or "position_tables" in self.entries
 
     @property
@@ -378,7 +420,8 @@ class Dialect:
 
 
 REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
-"""A comparison of a key of `config.json`, or of the length of a list there, with another key or with a value."""
+"""A comparison of a key of `config.json`, or of the length of a list there, with another key or
+with a value."""
 
 _TEXTS = (
     "title",
@@ -420,7 +463,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 """Values of a dialect's table by kind; what must be one of a few."""
 
 
-def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]] | None = None) -> Dialect:
+def _dialect(
+    identity: str, told: Any, source: str, sets: Mapping[str, list[str]] | None = None
+) -> Dialect:
     """Build a dialect from its table.
 
     Args:
@@ -440,10 +485,15 @@ def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]
         raise wrong(f"expected a table, not {told!r}")
     fields = {each.name for each in dataclasses.fields(Dialect)} - {"id", "entries"}
     if unknown := set(told) - fields - {"tensors"}:
-        raise wrong(f"unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(fields | {'tensors'}))}")
+        raise wrong(
+            f"unknown {', '.join(sorted(unknown))}; expected "
+            f"{', '.join(sorted(fields | {'tensors'}))}"
+        )
     entries = _entries(told.get("tensors"), wrong)
     plain: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key != "tensors"
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in told.items()
+        if key != "tensors"
     }
     for missing in ("title", "framework", "formats"):
         if missing not in plain:
@@ -466,7 +516,10 @@ def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]
         *(token for each in plain.get("positioned", ()) for token in each),
     ]
     if strange := [each for each in tokens if each not in get_args(PrefixToken)]:
-        raise wrong(f"prefix token {strange[0]!r} is unknown; expected some of {', '.join(get_args(PrefixToken))}")
+        raise wrong(
+            f"prefix token {strange[0]!r} is unknown; expected some of "
+            f"{', '.join(get_args(PrefixToken))}"
+        )
     patterns: list[str] = []
     for pattern in plain.get("elsewhere", ()):
         if pattern.startswith("@") and pattern[1:] not in (sets or {}):
@@ -485,7 +538,10 @@ def _dialect(identity: str, told: Any, source: str, sets: Mapping[str, list[str]
         plain["pixels"] = {name: tuple(values) for name, values in plain["pixels"].items()}
     for key in ("copies", "config"):
         if key in plain:
-            plain[key] = {name: (held,) if isinstance(held, str) else tuple(held) for name, held in plain[key].items()}
+            plain[key] = {
+                name: (held,) if isinstance(held, str) else tuple(held)
+                for name, held in plain[key].items()
+            }
     plain["stem"] = tuple(StemStep(**step) for step in plain.get("stem", ()))
     for place, step in enumerate(plain["stem"]):
         entries |= step.entries(place)
@@ -501,19 +557,32 @@ def _entries(tensors: Any, wrong: Callable[[str], PatchParityError]) -> dict[str
     for name, entry in tensors.items():
         if name not in FIELDS:
             raise wrong(f"field {name!r} is unknown; expected one of {', '.join(FIELDS)}")
-        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+        if not (
+            isinstance(entry, list)
+            and len(entry) == 2
+            and all(isinstance(part, str) for part in entry)
+        ):
             raise wrong(f"{name} = {entry!r}: expected [name, layout]")
         if not re.fullmatch(r"(\w+|\((\w+ )*\w+\))( (\w+|\((\w+ )*\w+\)))*", entry[1]):
-            raise wrong(f"{name} has the layout {entry[1]!r}: expected axes with one blank between, some of them in parentheses")
+            raise wrong(
+                f"{name} has the layout {entry[1]!r}: expected axes with one blank between, some "
+                "of them in parentheses"
+            )
         axes = re.sub(r"[()]", " ", entry[1]).split()
         if strange := [axis for axis in axes if axis not in AXES]:
             raise wrong(f"{name} has the axis {strange[0]!r}; expected some of {' '.join(AXES)}")
         if twice := next((axis for axis in axes if axis != "1" and axes.count(axis) > 1), None):
             raise wrong(f"{name} has the axis {twice!r} twice")
         entries[name] = Entry(name, *entry)
-        wanted, held = set(_canonical_axes(entries[name]).replace("(", " ").replace(")", " ").split()), set(axes) - {"1"}
+        wanted, held = (
+            set(_canonical_axes(entries[name]).replace("(", " ").replace(")", " ").split()),
+            set(axes) - {"1"},
+        )
         if wanted != held:
-            raise wrong(f"{name} has the axes {' '.join(sorted(held))}, expected {' '.join(sorted(wanted))} in some order")
+            raise wrong(
+                f"{name} has the axes {' '.join(sorted(held))}, expected "
+                f"{' '.join(sorted(wanted))} in some order"
+            )
     return entries
 
 
@@ -531,7 +600,8 @@ def _of_its_kind(key: str, value: Any) -> bool:
         )
     if key in ("copies", "config"):
         return isinstance(value, dict) and all(
-            isinstance(each, str) or (isinstance(each, list) and all(isinstance(name, str) for name in each))
+            isinstance(each, str)
+            or (isinstance(each, list) and all(isinstance(name, str) for name in each))
             for each in value.values()
         )
     if key == "absent":
@@ -540,7 +610,10 @@ def _of_its_kind(key: str, value: Any) -> bool:
         return (
             isinstance(value, dict)
             and set(value) == {"mean", "std"}
-            and all(isinstance(each, list) and each and all(isinstance(one, float) for one in each) for each in value.values())
+            and all(
+                isinstance(each, list) and each and all(isinstance(one, float) for one in each)
+                for each in value.values()
+            )
             and len(value["mean"]) == len(value["std"])
             and min(value["std"]) > 0
         )
@@ -556,12 +629,22 @@ def _of_its_kind(key: str, value: Any) -> bool:
 def _is_stem_step(value: Any) -> bool:
     """Whether a table tells a step of a stem."""
     known = {each.name for each in dataclasses.fields(StemStep)}
-    if not (isinstance(value, dict) and {"convolution", "stride", "padding"} <= set(value) <= known):
+    if not (
+        isinstance(value, dict) and {"convolution", "stride", "padding"} <= set(value) <= known
+    ):
         return False
     sizes = [value["stride"], value["padding"]]
     whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-    named = all(isinstance(value.get(name, ""), str) for name in ("convolution", "norm", "activation"))
-    return whole and named and sizes[0] > 0 and sizes[1] >= 0 and value.get("activation", "") in get_args(Activation)
+    named = all(
+        isinstance(value.get(name, ""), str) for name in ("convolution", "norm", "activation")
+    )
+    return (
+        whole
+        and named
+        and sizes[0] > 0
+        and sizes[1] >= 0
+        and value.get("activation", "") in get_args(Activation)
+    )
 
 
 LARGEST_FILE = 2**20
@@ -576,18 +659,24 @@ def read_dialects(path: Path) -> dict[str, Dialect]:
     """
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-            raise PatchParityError(f"cannot read dialects from {path}: expected a file of at most {LARGEST_FILE} bytes")
+            raise PatchParityError(
+                f"cannot read dialects from {path}: expected a file of at most {LARGEST_FILE} bytes"
+            )
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
     sets = dict(_own_sets().items())
-    return {identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()}
+    return {
+        identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()
+    }
 
 
 @functools.cache
 def _own_sets() -> dict[str, list[str]]:
     """Lists of patterns of encoders' names, which several dialects share."""
-    content = (importlib.resources.files(__package__) / "elsewhere.toml").read_text(encoding="utf-8")
+    content = (importlib.resources.files(__package__) / "elsewhere.toml").read_text(
+        encoding="utf-8"
+    )
     return tomllib.loads(content)["elsewhere"]
 
 
@@ -595,23 +684,45 @@ def _own_sets() -> dict[str, list[str]]:
 def _own_dialects() -> dict[str, Dialect]:
     found: dict[str, Dialect] = {}
     folder = importlib.resources.files(__package__)
-    for name in ("timm.toml", "torch.toml", "transformers.toml", "jax.toml", "keras.toml", "plain.toml"):
+    for name in (
+        "timm.toml",
+        "torch.toml",
+        "transformers.toml",
+        "jax.toml",
+        "keras.toml",
+        "plain.toml",
+    ):
         content = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-        found.update({identity: _dialect(identity, told, name, _own_sets()) for identity, told in content.items()})
+        found.update(
+            {
+                identity: _dialect(identity, told, name, _own_sets())
+                for identity, told in content.items()
+            }
+        )
     found.update({each.id: each for each in map(_as_mlx, [*found.values()]) if each is not None})
     return found
 
 
 MLX_LAYOUTS = {"D C Ph Pw": "D Ph Pw C", "D C Pt Ph Pw": "D Pt Ph Pw C"}
-"""How MLX lays out the kernel of a convolution of torch, under the same names (mlx.nn.Conv2d, Conv3d)."""
+"""How MLX lays out the kernel of a convolution of torch, under the same names (mlx.nn.Conv2d,
+Conv3d)."""
 
 
 def _as_mlx(dialect: Dialect) -> Dialect | None:
-    """The same dialect as MLX keeps it; None where there is no convolution, or nothing but a layout."""
+    """The same dialect as MLX keeps it; None where there is no convolution, or nothing but a
+    layout."""
     kernel = dialect.entries["kernel"]
-    if dialect.plain or dialect.stem or dialect.framework != "torch" or kernel.layout not in MLX_LAYOUTS:
+    if (
+        dialect.plain
+        or dialect.stem
+        or dialect.framework != "torch"
+        or kernel.layout not in MLX_LAYOUTS
+    ):
         return None
-    entries = {**dialect.entries, "kernel": dataclasses.replace(kernel, layout=MLX_LAYOUTS[kernel.layout])}
+    entries = {
+        **dialect.entries,
+        "kernel": dataclasses.replace(kernel, layout=MLX_LAYOUTS[kernel.layout]),
+    }
     return dataclasses.replace(
         dialect,
         id=f"{dialect.id}-mlx",
@@ -630,7 +741,9 @@ def list_dialects(more: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Dial
     for path in more:
         own = read_dialects(Path(path))
         if twice := next((identity for identity in own if identity in found), None):
-            raise PatchParityError(f"{path} calls a dialect {twice!r}, and there is one of that name: choose another")
+            raise PatchParityError(
+                f"{path} calls a dialect {twice!r}, and there is one of that name: choose another"
+            )
         found.update(own)
     return found
 
@@ -643,9 +756,13 @@ def get_dialect(identity: str, dialects: Mapping[str, Dialect] | None = None) ->
     """
     known = list_dialects() if dialects is None else dialects
     if identity not in known:
-        near = difflib.get_close_matches(identity, known, 5, 0.5) or [each for each in known if identity in each][:5]
+        near = (
+            difflib.get_close_matches(identity, known, 5, 0.5)
+            or [each for each in known if identity in each][:5]
+        )
         raise PatchParityError(
-            f"dialect {identity!r} is unknown{'; near are ' if near else ''}{', '.join(near)} (port --list tells all)"
+            f"dialect {identity!r} is unknown{'; near are ' if near else ''}{', '.join(near)} "
+            "(port --list tells all)"
         )
     return known[identity]
 
@@ -653,7 +770,11 @@ def get_dialect(identity: str, dialects: Mapping[str, Dialect] | None = None) ->
 def to_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) -> NDArray[Any]:
     """Move a tensor of a file into the canonical axes of its field."""
     source, target = entry.layout, _canonical_axes(entry)
-    used = {name: sizes[name] for name in re.sub(r"[()]", " ", source).split() if name in sizes and name != "1"}
+    used = {
+        name: sizes[name]
+        for name in re.sub(r"[()]", " ", source).split()
+        if name in sizes and name != "1"
+    }
     return np.ascontiguousarray(einops.rearrange(array, f"{source} -> {target}", **used))
 
 

@@ -1,4 +1,5 @@
-"""What speaks against a reading: config.json, the file's own metadata and what a user told, held against the tensors."""
+"""What speaks against a reading: config.json, the file's own metadata and what a user told, held
+against the tensors."""
 
 import dataclasses
 import functools
@@ -16,7 +17,8 @@ from .sizes import KERAS_HUB, Sizes, numbers_at, read_config
 
 
 def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
-    """What is known of the sizes: by a user, by the file's own `config.json`, by another checkpoint."""
+    """What is known of the sizes: by a user, by the file's own `config.json`, by another
+    checkpoint."""
     own = read_config(checkpoint.config_folder)
     if sizes is None:
         return own
@@ -27,7 +29,9 @@ def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
 
 @functools.cache
 def _known() -> dict[str, Any]:
-    return tomllib.loads((importlib.resources.files(__package__) / "known.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(
+        (importlib.resources.files(__package__) / "known.toml").read_text(encoding="utf-8")
+    )
 
 
 @functools.cache
@@ -37,12 +41,14 @@ def _known_names() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def known_reason(config: Sizes) -> str:
-    """Why no dialect reads the model that a config.json names, in words; empty where nothing is known of that."""
+    """Why no dialect reads the model that a config.json names, in words; empty where nothing is
+    known of that."""
     called = config.model_type or config.architecture
     for each in _known()["reasons"]:
         named = config.model_type in each.get("model_types", ())
         if named or (
-            config.architecture and any(re.fullmatch(one, config.architecture) for one in each.get("architectures", ()))
+            config.architecture
+            and any(re.fullmatch(one, config.architecture) for one in each.get("architectures", ()))
         ):
             return f"config.json calls the model {called!r}, and {each['told']}"
     return ""
@@ -53,12 +59,19 @@ def _keras_classes() -> frozenset[str]:
     """The registered names of KerasHub's models that some dialect reads."""
     from .dialect import list_dialects
 
-    return frozenset(name for dialect in list_dialects().values() for name in dialect.architectures if name.startswith(KERAS_HUB))
+    return frozenset(
+        name
+        for dialect in list_dialects().values()
+        for name in dialect.architectures
+        if name.startswith(KERAS_HUB)
+    )
 
 
 def is_architecture(dialect: Dialect, architecture: str) -> bool:
     """Whether timm's or KerasHub's name of a model is one of a dialect's."""
-    return bool(architecture) and any(re.fullmatch(pattern, architecture) for pattern in dialect.architectures)
+    return bool(architecture) and any(
+        re.fullmatch(pattern, architecture) for pattern in dialect.architectures
+    )
 
 
 def conflicts_of(
@@ -70,14 +83,22 @@ def conflicts_of(
     known: Sizes,
     alone: bool,
 ) -> list[str]:
-    """Evidence against a reading, in sentences that name both sides; of sizes that a user said `require_asked` tells."""
-    if checkpoint.format == "npz":  # of no library that writes a config.json: one beside it is another file's
+    """Evidence against a reading, in sentences that name both sides; of sizes that a user said
+    `require_asked` tells."""
+    # of no library that writes a config.json: one beside it is another file's
+    if checkpoint.format == "npz":
         return []
     found = []
     types, words = _known_names()
     file = checkpoint.config_name
     called = config.model_type
-    if called and not dialect.plain and called not in dialect.model_types and called in types and not alone:
+    if (
+        called
+        and not dialect.plain
+        and called not in dialect.model_types
+        and called in types
+        and not alone
+    ):
         whose = (
             f"{dialect.id} is of {', '.join(dialect.model_types)}"
             if dialect.model_types
@@ -86,16 +107,41 @@ def conflicts_of(
         found.append(f"{file} calls the model {called!r}, and {whose}")
     built = config.architecture
     is_known = _first_word(built) in words or built in _keras_classes()
-    if built and not dialect.plain and not alone and not is_architecture(dialect, built) and is_known:
+    if (
+        built
+        and not dialect.plain
+        and not alone
+        and not is_architecture(dialect, built)
+        and is_known
+    ):
         found.append(f"{file} calls the architecture {built!r}, which is none of {dialect.id}")
     layout = checkpoint.metadata.get("format", "")
     if dialect.mlx and layout in ("pt", "tf", "flax"):
-        found.append(f"the file's metadata say that its tensors are laid out as {layout!r} has them, not as MLX")
-    if layout == "mlx" and dialect.framework == "torch" and "(" not in dialect.entries["kernel"].layout:
-        found.append("the file's metadata say that its tensors are laid out as MLX has them, not as torch")
+        found.append(
+            f"the file's metadata say that its tensors are laid out as {layout!r} has them, not as "
+            "MLX"
+        )
+    if (
+        layout == "mlx"
+        and dialect.framework == "torch"
+        and "(" not in dialect.entries["kernel"].layout
+    ):
+        found.append(
+            "the file's metadata say that its tensors are laid out as MLX has them, not as torch"
+        )
     held = [
-        ("patch_size", "patch", told_patch(dialect, config), tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)),
-        ("channels", "channels", (config.channels,) if config.channels else (), (channels_of(sizes),)),
+        (
+            "patch_size",
+            "patch",
+            told_patch(dialect, config),
+            tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes),
+        ),
+        (
+            "channels",
+            "channels",
+            (config.channels,) if config.channels else (),
+            (channels_of(sizes),),
+        ),
     ]
     for role, word, told, own in held:
         if told and role in dialect.checked and (role == "channels" or not dialect.plain):
@@ -104,35 +150,58 @@ def conflicts_of(
                 theirs, ours = "×".join(map(str, told)), "×".join(map(str, own))
                 kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
                 found.append(
-                    f"{file} tells {word} {theirs}, and {kernel}, read as {dialect.entries['kernel'].layout}, has {ours}"
+                    f"{file} tells {word} {theirs}, and {kernel}, read as "
+                    f"{dialect.entries['kernel'].layout}, has {ours}"
                 )
     keys = dialect.config.get("registers", ())
     registers = next(iter(numbers_at(config.table, keys, 1)), None) if keys else config.registers
-    if "register_tokens" in dialect.entries and registers is not None and registers != sizes.get("R", 0):
+    if (
+        "register_tokens" in dialect.entries
+        and registers is not None
+        and registers != sizes.get("R", 0)
+    ):
         kind = keys[0].removeprefix("num_").replace("_", " ") if keys else "register tokens"
         found.append(f"{file} tells {registers} {kind}, and the file holds {sizes.get('R', 0)}")
     found += [
-        f"{file} says that {unmet}, and {dialect.id} needs {each}" for each in dialect.require if (unmet := _unmet(each, config))
+        f"{file} says that {unmet}, and {dialect.id} needs {each}"
+        for each in dialect.require
+        if (unmet := _unmet(each, config))
     ]
     keras = built.startswith(KERAS_HUB) and not dialect.plain
-    width = next((config.table[name] for name in ("hidden_dim", "hidden_size", "embed_dim") if name in config.table), None)
+    width = next(
+        (
+            config.table[name]
+            for name in ("hidden_dim", "hidden_size", "embed_dim")
+            if name in config.table
+        ),
+        None,
+    )
     if keras and isinstance(width, int) and width != sizes["D"]:
         found.append(
-            f"{file} tells width {width}, and {names['kernel']} {checkpoint.tensors[names['kernel']].shape} has {sizes['D']}"
+            f"{file} tells width {width}, and {names['kernel']} "
+            f"{checkpoint.tensors[names['kernel']].shape} has {sizes['D']}"
         )
-    for key, name in (("use_class_token", "class_token"), ("use_patch_bias", "bias"), ("use_mask_token", "mask_token")):
+    for key, name in (
+        ("use_class_token", "class_token"),
+        ("use_patch_bias", "bias"),
+        ("use_mask_token", "mask_token"),
+    ):
         if keras and config.table.get(key) is (name not in names):
             word = name.replace("_", " ").replace("bias", "bias of patches")
             found.append(
-                f"{file} says that {key} is {json.dumps(config.table[key])}, and {'no' if name not in names else 'a'} {word} is in the file"
+                f"{file} says that {key} is {json.dumps(config.table[key])}, and "
+                f"{'no' if name not in names else 'a'} {word} is in the file"
             )
     if config.class_token is False and "class_token" in names and not keras:
-        found.append(f"{file} tells that there is no class token, and the file holds {names['class_token']}")
+        found.append(
+            f"{file} tells that there is no class token, and the file holds {names['class_token']}"
+        )
     return found
 
 
 def _unmet(requirement: str, config: Sizes) -> str:
-    """What config.json says against a requirement, in words; empty where it holds, or where the file says nothing of it."""
+    """What config.json says against a requirement, in words; empty where it holds, or where the
+    file says nothing of it."""
     left, operator, right = REQUIRED.fullmatch(requirement).groups()  # type: ignore[union-attr]  # as it was read
     name = left.removeprefix("len(").removesuffix(")")
     if name not in config.table:
@@ -169,7 +238,8 @@ def _first_word(architecture: str) -> str:
 
 
 def told_patch(dialect: Dialect, config: Sizes) -> tuple[int, ...]:
-    """The patch that a config.json tells, under the keys where the dialect's library keeps it; empty where none is told."""
+    """The patch that a config.json tells, under the keys where the dialect's library keeps it;
+    empty where none is told."""
     if "patch_size" in dialect.config:
         keys = dialect.config["patch_size"]
         return numbers_at(config.table, keys, 3 if dialect.video and len(keys) == 3 else 2)
@@ -177,10 +247,19 @@ def told_patch(dialect: Dialect, config: Sizes) -> tuple[int, ...]:
 
 
 def misfit(
-    checkpoint: Checkpoint, names: Mapping[str, str], sizes: Mapping[str, int], known: Sizes, grid: tuple[int, ...]
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    sizes: Mapping[str, int],
+    known: Sizes,
+    grid: tuple[int, ...],
 ) -> str:
     """What is told where the positions are not of the image that config.json tells."""
     image, patches = "×".join(map(str, known.image_size)), "×".join(map(str, grid)) or "no"
     table = f"{names['positions']} {checkpoint.tensors[names['positions']].shape}"
-    told = f"{checkpoint.config_name} tells images of {image}, which are {patches} patches of {sizes['Ph']}×{sizes['Pw']}"
-    return f"{told}, and {table} has positions for another number (--image-size says of which images)"
+    told = (
+        f"{checkpoint.config_name} tells images of {image}, which are {patches} patches of "
+        f"{sizes['Ph']}×{sizes['Pw']}"
+    )
+    return (
+        f"{told}, and {table} has positions for another number (--image-size says of which images)"
+    )

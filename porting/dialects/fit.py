@@ -1,4 +1,5 @@
-"""From canonical weights to the tensors of a dialect: axes are moved, and what a layout cannot say is a named step or a loss."""
+"""From canonical weights to the tensors of a dialect: axes are moved, and what a layout cannot say
+is a named step or a loss."""
 
 import dataclasses
 from typing import Any
@@ -39,11 +40,13 @@ def fit(
         The weights as they will be there, and the steps and losses that this takes.
 
     Raises:
-        PatchParityError: what cannot be made at all: a token that the target must have, patches of another kind.
+        PatchParityError: what cannot be made at all: a token that the target must have, patches of
+            another kind.
     """
     if dialect.read_only:
         raise PatchParityError(
-            f"{dialect.id} is read and not written: its positions are a sum of tables, or have rows that belong to no token"
+            f"{dialect.id} is read and not written: its positions are a sum of tables, or have "
+            "rows that belong to no token"
         )
     plan = Plan()
     required = {*dialect.required, *held}
@@ -53,14 +56,19 @@ def fit(
         plan.steps.append("other-remainder")
     if weights.positions is None and "positions" in required and not size_known:
         raise PatchParityError(
-            f"{dialect.id} has positions, the source none, and nothing tells the image size: a config.json beside it would, or --image-size"
+            f"{dialect.id} has positions, the source none, and nothing tells the image size: a "
+            "config.json beside it would, or --image-size"
         )
     weights = _without_tokens(weights, dialect, plan)
-    weights = _without_norms(weights, dialect, plan, dialect.norm_epsilon if epsilon is None else epsilon)
+    weights = _without_norms(
+        weights, dialect, plan, dialect.norm_epsilon if epsilon is None else epsilon
+    )
     weights = _with_bias(weights, dialect, plan, "bias" in required)
     if weights.mask_token is None and "mask_token" in required:
         plan.steps.append("zero-mask-token")
-        weights = dataclasses.replace(weights, mask_token=np.zeros(spec.embed_dim, weights.kernel.dtype))
+        weights = dataclasses.replace(
+            weights, mask_token=np.zeros(spec.embed_dim, weights.kernel.dtype)
+        )
     if weights.mask_token is not None and "mask_token" not in dialect.entries:
         plan.steps.append("drop-mask-token")
         weights = dataclasses.replace(weights, mask_token=None)
@@ -72,7 +80,10 @@ def fit(
         if getattr(weights, owner) is None:
             whose = dialect.id if name in dialect.required else "the existing checkpoint"
             told = owner.replace("_", " ")
-            raise PatchParityError(f"{whose} has {told}, the source has none, and none can be made up: choose a target without")
+            raise PatchParityError(
+                f"{whose} has {told}, the source has none, and none can be made up: choose a "
+                "target without"
+            )
     layout = dataclasses.replace(
         weights.layout,
         prefix=dialect.prefix,
@@ -86,22 +97,41 @@ def fit(
 def _require_same_patches(spec: PatchEmbedSpec, dialect: Dialect) -> None:
     if dialect.video != (spec.spatial_axes == 3):
         kinds = ("images", "tubelets of video")
-        raise PatchParityError(f"{dialect.id} is of {kinds[dialect.video]}, the source of {kinds[spec.spatial_axes == 3]}")
+        raise PatchParityError(
+            f"{dialect.id} is of {kinds[dialect.video]}, the source of "
+            f"{kinds[spec.spatial_axes == 3]}"
+        )
     if dialect.channels not in (None, spec.in_channels):
-        raise PatchParityError(f"{dialect.id} is of {dialect.channels} channels, the source has {spec.in_channels}")
+        raise PatchParityError(
+            f"{dialect.id} is of {dialect.channels} channels, the source has {spec.in_channels}"
+        )
     own = []
-    for told, tiles in ((dialect.stride, spec.patch_size), (dialect.padding, (0,) * spec.spatial_axes)):
+    for told, tiles in (
+        (dialect.stride, spec.patch_size),
+        (dialect.padding, (0,) * spec.spatial_axes),
+    ):
         half = tuple(size // 2 for size in spec.patch_size)
         own.append(
-            tiles if told is None else half if told == "half" else None if told == "config" else (told,) * spec.spatial_axes
+            tiles
+            if told is None
+            else half
+            if told == "half"
+            else None
+            if told == "config"
+            else (told,) * spec.spatial_axes
         )
     step, pads = own
     asymmetric = any(before != after for before, after in spec.padding)
     held = spec.stride, tuple(before for before, _ in spec.padding)
     keyed = "stride" in dialect.config
-    if asymmetric or (not keyed and step not in (None, held[0])) or (not keyed and pads not in (None, held[1])):
+    if (
+        asymmetric
+        or (not keyed and step not in (None, held[0]))
+        or (not keyed and pads not in (None, held[1]))
+    ):
         raise PatchParityError(
-            f"{dialect.id} has stride {step} and padding {pads}, the source stride {spec.stride} and padding {spec.padding}"
+            f"{dialect.id} has stride {step} and padding {pads}, the source stride {spec.stride} "
+            f"and padding {spec.padding}"
         )
 
 
@@ -124,7 +154,9 @@ def _rows_of(weights: PatchEmbedWeights, wanted: PrefixToken) -> slice:
     """The rows of the position table that belong to a prefix token."""
     assert weights.positions is not None
     layout, at = weights.layout, 0
-    behind = len(weights.positions) - weights.num_positioned_prefix_tokens + weights.num_positions_ahead
+    behind = (
+        len(weights.positions) - weights.num_positioned_prefix_tokens + weights.num_positions_ahead
+    )
     for names, start in ((layout.ahead, 0), (layout.behind, behind)):
         at = start
         for name in names:
@@ -135,7 +167,9 @@ def _rows_of(weights: PatchEmbedWeights, wanted: PrefixToken) -> slice:
     return slice(0, 0)
 
 
-def _without_norms(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, epsilon: float) -> PatchEmbedWeights:
+def _without_norms(
+    weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, epsilon: float
+) -> PatchEmbedWeights:
     for name in NORMS:
         if getattr(weights, name) is None:
             continue
@@ -147,25 +181,39 @@ def _without_norms(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, eps
         elif held.centered == (name in dialect.rms):
             kinds = ("an RMSNorm", "a layer norm")
             raise PatchParityError(
-                f"the source has {kinds[held.centered]} as {name.replace('_', ' ')}, {dialect.id} {kinds[not held.centered]}"
+                f"the source has {kinds[held.centered]} as {name.replace('_', ' ')}, {dialect.id} "
+                f"{kinds[not held.centered]}"
             )
         elif held.shift is None and f"{name}.shift" in dialect.required:
             plan.steps.append("zero-norm-shift")
-            weights = dataclasses.replace(weights, **{name: dataclasses.replace(held, shift=np.zeros_like(held.scale))})
+            weights = dataclasses.replace(
+                weights, **{name: dataclasses.replace(held, shift=np.zeros_like(held.scale))}
+            )
         elif held.shift is not None and f"{name}.shift" not in dialect.entries:
-            plan.losses.append(Loss(f"{name}.shift", f"{dialect.id} adds nothing to what it normalizes"))
+            plan.losses.append(
+                Loss(f"{name}.shift", f"{dialect.id} adds nothing to what it normalizes")
+            )
             weights = dataclasses.replace(weights, **{name: dataclasses.replace(held, shift=None)})
         if getattr(weights, name) is not None and weights.layout.norm_epsilon != epsilon:
-            told = f"the target normalizes with ε = {epsilon:g}, the source with {weights.layout.norm_epsilon:g}"
+            told = (
+                f"the target normalizes with ε = {epsilon:g}, the source with "
+                f"{weights.layout.norm_epsilon:g}"
+            )
             plan.losses.append(Loss(name, told))
-            weights = dataclasses.replace(weights, layout=dataclasses.replace(weights.layout, norm_epsilon=epsilon))
+            weights = dataclasses.replace(
+                weights, layout=dataclasses.replace(weights.layout, norm_epsilon=epsilon)
+            )
     return weights
 
 
-def _with_bias(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, required: bool) -> PatchEmbedWeights:
+def _with_bias(
+    weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, required: bool
+) -> PatchEmbedWeights:
     if weights.bias is None and required:
         plan.steps.append("zero-bias")
-        return dataclasses.replace(weights, bias=np.zeros(weights.kernel.shape[0], weights.kernel.dtype))
+        return dataclasses.replace(
+            weights, bias=np.zeros(weights.kernel.shape[0], weights.kernel.dtype)
+        )
     if weights.bias is not None and "bias" not in dialect.entries:
         if weights.bias.any():
             plan.losses.append(Loss("bias", f"{dialect.id} has no bias"))
@@ -176,7 +224,12 @@ def _with_bias(weights: PatchEmbedWeights, dialect: Dialect, plan: Plan, require
 
 
 def _with_positions(
-    weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan, required: bool, computed: str
+    weights: PatchEmbedWeights,
+    spec: PatchEmbedSpec,
+    dialect: Dialect,
+    plan: Plan,
+    required: bool,
+    computed: str,
 ) -> PatchEmbedWeights:
     """Give the position table the rows that the dialect has."""
     if dialect.computed and dialect.computed == computed:
@@ -197,15 +250,23 @@ def _with_positions(
         table = np.zeros((spec.num_patches, spec.embed_dim), weights.kernel.dtype)
         weights = dataclasses.replace(weights, positions=table, layout=layout)
     assert weights.positions is not None
-    have = tuple(name for name in dialect.prefix if name in weights.layout.positioned and weights.prefix_rows(name))
-    choices = [tuple(name for name in each if weights.prefix_rows(name)) for each in dialect.positioned]
+    have = tuple(
+        name
+        for name in dialect.prefix
+        if name in weights.layout.positioned and weights.prefix_rows(name)
+    )
+    choices = [
+        tuple(name for name in each if weights.prefix_rows(name)) for each in dialect.positioned
+    ]
     if have in choices and have != choices[0] and set(choices[0]) < set(have):
         spare = [name for name in have if name not in choices[0]]
         if not any(weights.positions[_rows_of(weights, name)].any() for name in spare):
             plan.steps.append("drop-zero-position-rows")
             return _repositioned(weights, choices[0])
     if have in choices:
-        return dataclasses.replace(weights, layout=dataclasses.replace(weights.layout, positioned=have))
+        return dataclasses.replace(
+            weights, layout=dataclasses.replace(weights.layout, positioned=have)
+        )
     wider = [each for each in choices if set(have) <= set(each)]
     if wider:
         plan.steps.append("zero-position-rows")
@@ -215,7 +276,9 @@ def _with_positions(
     return _repositioned(weights, max(narrower, key=len))
 
 
-def _computed_away(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan) -> PatchEmbedWeights:
+def _computed_away(
+    weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, plan: Plan
+) -> PatchEmbedWeights:
     """Positions that the target computes: the same are left out, others are lost."""
     if weights.positions is not None:
         table = computed_positions(dialect.computed, spec).astype(weights.positions.dtype)
@@ -224,7 +287,9 @@ def _computed_away(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Di
         else:
             plan.losses.append(Loss("positions", f"{dialect.id} computes its positions"))
     else:
-        plan.losses.append(Loss("positions", f"{dialect.id} adds positions of its own, and the source has none"))
+        plan.losses.append(
+            Loss("positions", f"{dialect.id} adds positions of its own, and the source has none")
+        )
     return dataclasses.replace(weights, positions=None)
 
 
@@ -240,7 +305,11 @@ def _repositioned(weights: PatchEmbedWeights, wanted: tuple[PrefixToken, ...]) -
         if not count:
             continue
         held = name in weights.layout.positioned
-        own = weights.positions[_rows_of(weights, name)] if held else np.zeros((count, weights.positions.shape[1]), dtype)
+        own = (
+            weights.positions[_rows_of(weights, name)]
+            if held
+            else np.zeros((count, weights.positions.shape[1]), dtype)
+        )
         if held:
             taken[_rows_of(weights, name)] = True
         if name in wanted:
@@ -249,36 +318,53 @@ def _repositioned(weights: PatchEmbedWeights, wanted: tuple[PrefixToken, ...]) -
             token = getattr(weights, name)
             summed = token.astype(np.float64) + own.astype(np.float64).reshape(token.shape)
             changed[name] = summed.astype(token.dtype)
-    ahead, behind = ([rows[name] for name in side if name in rows] for side in (weights.layout.ahead, weights.layout.behind))
+    ahead, behind = (
+        [rows[name] for name in side if name in rows]
+        for side in (weights.layout.ahead, weights.layout.behind)
+    )
     parts = [*ahead, weights.positions[~taken], *behind]
     layout = dataclasses.replace(weights.layout, positioned=wanted)
     return dataclasses.replace(weights, positions=np.concatenate(parts), layout=layout, **changed)
 
 
 def _require_same_order(weights: PatchEmbedWeights, dialect: Dialect) -> None:
-    """Raise PatchParityError where the target puts prefix tokens or patches elsewhere in the sequence than the source: no tensor can say so."""
-    present = [name for name in weights.layout.prefix if weights.prefix_rows(name) and name in dialect.entries]
+    """Raise PatchParityError where the target puts prefix tokens or patches elsewhere in the
+    sequence than the source: no tensor can say so."""
+    present = [
+        name
+        for name in weights.layout.prefix
+        if weights.prefix_rows(name) and name in dialect.entries
+    ]
     theirs = [name for name in dialect.prefix if name in present]
     if present != theirs:
-        raise PatchParityError(f"the source has {', '.join(present)} in this order, {dialect.id} {', '.join(theirs)}")
-    behind = [[name for name in each.behind if name in present] for each in (weights.layout, dialect)]
+        raise PatchParityError(
+            f"the source has {', '.join(present)} in this order, {dialect.id} {', '.join(theirs)}"
+        )
+    behind = [
+        [name for name in each.behind if name in present] for each in (weights.layout, dialect)
+    ]
     if behind[0] != behind[1]:
         told = [", ".join(names).replace("_", " ") or "no prefix token" for names in behind]
         raise PatchParityError(
-            f"behind the patches there is {told[0]} in the source, {told[1]} in {dialect.id}: places are not changed on the way"
+            f"behind the patches there is {told[0]} in the source, {told[1]} in {dialect.id}: "
+            "places are not changed on the way"
         )
     if weights.layout.token_order != dialect.token_order:
         raise PatchParityError(
-            f"tokens are in {weights.layout.token_order} order in the source, in {dialect.token_order} order in {dialect.id}"
+            f"tokens are in {weights.layout.token_order} order in the source, in "
+            f"{dialect.token_order} order in {dialect.id}"
         )
     if bool(weights.layout.window) != (dialect.windowed or bool(dialect.window)):
         orders = ("of the image", "of attention windows")
         raise PatchParityError(
-            f"tokens are in the order {orders[not dialect.windowed]} in the source, {orders[dialect.windowed]} in {dialect.id}"
+            f"tokens are in the order {orders[not dialect.windowed]} in the source, "
+            f"{orders[dialect.windowed]} in {dialect.id}"
         )
 
 
-def tensors_of(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, prefix: str = "") -> dict[str, NDArray[Any]]:
+def tensors_of(
+    weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialect, prefix: str = ""
+) -> dict[str, NDArray[Any]]:
     """The tensors of a dialect that hold these weights, which `fit` has brought into its form.
 
     Args:
@@ -288,7 +374,11 @@ def tensors_of(weights: PatchEmbedWeights, spec: PatchEmbedSpec, dialect: Dialec
         prefix: put before all names.
     """
     names = ("Pt", "Ph", "Pw")[3 - spec.spatial_axes :]
-    sizes: dict[str, int] = {"D": spec.embed_dim, "C": spec.in_channels, **dict(zip(names, spec.patch_size, strict=True))}
+    sizes: dict[str, int] = {
+        "D": spec.embed_dim,
+        "C": spec.in_channels,
+        **dict(zip(names, spec.patch_size, strict=True)),
+    }
     sizes.update(zip(("Gh", "Gw"), spec.grid[-2:], strict=True))
     found = {}
     for name, entry in dialect.entries.items():
@@ -327,7 +417,8 @@ def same_bits(first: PatchEmbedWeights, second: PatchEmbedWeights) -> list[str]:
 
 
 def arrays_of(weights: PatchEmbedWeights, name: str) -> list[NDArray[Any] | None]:
-    """The arrays of a field: scale and shift of a norm, the one of any other; None in place of those that are not there."""
+    """The arrays of a field: scale and shift of a norm, the one of any other; None in place of
+    those that are not there."""
     value = getattr(weights, name)
     if isinstance(value, LayerNorm):
         return [value.scale, value.shift]
@@ -337,7 +428,11 @@ def arrays_of(weights: PatchEmbedWeights, name: str) -> list[NDArray[Any] | None
 def _same(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool:
     if first is None or second is None:
         return first is second
-    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+    return (
+        first.dtype == second.dtype
+        and first.shape == second.shape
+        and first.tobytes() == second.tobytes()
+    )
 
 
 def cast(weights: PatchEmbedWeights, dtype: str | None) -> PatchEmbedWeights:
@@ -346,7 +441,9 @@ def cast(weights: PatchEmbedWeights, dtype: str | None) -> PatchEmbedWeights:
     Raises:
         PatchParityError: values that the dtype does not reach to.
     """
-    return weights if dtype is None else weights.map(lambda array: _narrowed(array, np.dtype(dtype)))
+    return (
+        weights if dtype is None else weights.map(lambda array: _narrowed(array, np.dtype(dtype)))
+    )
 
 
 def cast_as(weights: PatchEmbedWeights, there: PatchEmbedWeights) -> PatchEmbedWeights:
@@ -361,7 +458,11 @@ def cast_as(weights: PatchEmbedWeights, there: PatchEmbedWeights) -> PatchEmbedW
         if isinstance(value, LayerNorm):
             kept = slot if isinstance(slot, LayerNorm) else LayerNorm(there.kernel, there.kernel)
             shift = (
-                None if value.shift is None else _narrowed(value.shift, (kept.scale if kept.shift is None else kept.shift).dtype)
+                None
+                if value.shift is None
+                else _narrowed(
+                    value.shift, (kept.scale if kept.shift is None else kept.shift).dtype
+                )
             )
             value = LayerNorm(_narrowed(value.scale, kept.scale.dtype), shift, value.centered)
         elif isinstance(value, np.ndarray):
@@ -375,7 +476,9 @@ def _narrowed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         found = array.astype(dtype)
     if not np.isfinite(found).all():
         largest = float(np.abs(array.astype(np.float64)).max())
-        raise PatchParityError(f"values up to {largest:.3g} are beyond what {dtype.name} reaches to")
+        raise PatchParityError(
+            f"values up to {largest:.3g} are beyond what {dtype.name} reaches to"
+        )
     return found
 
 
@@ -385,5 +488,9 @@ def underflown(before: PatchEmbedWeights, after: PatchEmbedWeights) -> int:
     for entry in dataclasses.fields(PatchEmbedWeights):
         if entry.name != "layout":
             pairs = zip(arrays_of(before, entry.name), arrays_of(after, entry.name), strict=True)
-            counts += [int(((one != 0) & (other == 0)).sum()) for one, other in pairs if one is not None and other is not None]
+            counts += [
+                int(((one != 0) & (other == 0)).sum())
+                for one, other in pairs
+                if one is not None and other is not None
+            ]
     return sum(counts)

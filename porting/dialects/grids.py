@@ -16,7 +16,8 @@ def grids_of(
     stride: tuple[int, ...],
     padding: tuple[int, ...],
 ) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
-    """Grids that the position table allows, for which prefix tokens it then has rows, and what that assumes."""
+    """Grids that the position table allows, for which prefix tokens it then has rows, and what that
+    assumes."""
     told = known_grid(dialect, sizes, known, stride, padding)
     if dialect.resize:  # whatever grid the table has
         return [((), told, "")]
@@ -28,18 +29,33 @@ def grids_of(
         if told and "image_size" in dialect.checked and told[-2:] != grid[-2:]:
             return []
         return [((), grid, "")]
-    if "positions" not in names:  # an image size that is no evidence of this dialect's tells nothing of what it takes
-        evident = known.source != "config.json" or "image_size" in dialect.checked or dialect.any_grid
+    # an image size that is no evidence of this dialect's tells nothing of what it takes
+    if "positions" not in names:
+        evident = (
+            known.source != "config.json" or "image_size" in dialect.checked or dialect.any_grid
+        )
         return [((), told if evident else (), "")]
-    counts = {name: sizes.get("R", 0) if name == "register_tokens" else 1 for name in dialect.prefix if name in names}
+    counts = {
+        name: sizes.get("R", 0) if name == "register_tokens" else 1
+        for name in dialect.prefix
+        if name in names
+    }
     found: dict[int, tuple[PrefixToken, ...]] = {}
     for alternative in dialect.positioned:
         present = tuple(name for name in alternative if name in counts)
         found.setdefault(sum(counts[name] for name in present), present)
     grids: list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]] = []
     for extra, present in found.items():
-        patches = sizes["rows"] - extra - dialect.spare_rows - dialect.spare_last - dialect.shared_rows
-        if told and dialect.video and not known.frames and patches > 0 and patches % math.prod(told[1:]) == 0:
+        patches = (
+            sizes["rows"] - extra - dialect.spare_rows - dialect.spare_last - dialect.shared_rows
+        )
+        if (
+            told
+            and dialect.video
+            and not known.frames
+            and patches > 0
+            and patches % math.prod(told[1:]) == 0
+        ):
             told = (patches // math.prod(told[1:]), *told[1:])
         if told and math.prod(told) == patches:
             return [(present, told, "")]
@@ -47,12 +63,22 @@ def grids_of(
             continue  # what is told is held against the table, not passed over
         side = math.isqrt(max(patches, 0))
         if patches > 0 and side * side == patches and not dialect.video:
-            rivals = [count for other in found if other != extra and (count := sizes["rows"] - other) and _oblong(count)]
+            rivals = [
+                count
+                for other in found
+                if other != extra and (count := sizes["rows"] - other) and _oblong(count)
+            ]
             rows = ", ".join(name.replace("_", " ") for name in present) or "no prefix token"
-            assumed = f"the grid is assumed to be square, {side}×{side}, with position rows for {rows}; an image size would tell"
+            assumed = (
+                f"the grid is assumed to be square, {side}×{side}, with position rows for "
+                f"{rows}; an image size would tell"
+            )
             grids.append((present, (side, side), assumed if rivals else ""))
         elif patches > 0 and dialect.video and (video := _video_grid(patches, sizes, known)):
-            frames = f"the grid is assumed to be of {video[0]} × {video[1]}×{video[2]}; an image size with its frames would tell"
+            frames = (
+                f"the grid is assumed to be of {video[0]} × {video[1]}×{video[2]}; an image "
+                "size with its frames would tell"
+            )
             grids.append((present, video, "" if known.frames else frames))
     return grids
 
@@ -63,19 +89,25 @@ def channels_of(sizes: Mapping[str, int]) -> int:
 
 
 MOST_PATCHES, MOST_FRAMES = 2**24, 2**12
-"""Patches of an image (65536×65536 pixels in patches of 16) and steps in time of a video, beyond which no grid is looked for."""
+"""Patches of an image (65536×65536 pixels in patches of 16) and steps in time of a video, beyond
+which no grid is looked for."""
 
 
 def _oblong(count: int) -> bool:
     """Whether so many patches may be those of an image at most twice as long as it is wide."""
     return count < MOST_PATCHES and any(
-        count % short == 0 for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1) if short
+        count % short == 0
+        for short in range(math.isqrt(max(count, 0)), math.isqrt(max(count // 2, 0)) - 1, -1)
+        if short
     )
 
 
 def _video_grid(patches: int, sizes: Mapping[str, int], known: Sizes) -> tuple[int, ...]:
-    """A grid of frames and a square: of config.json's frames, or the fewest frames that leave a square."""
-    counts = [known.frames // sizes["Pt"]] if known.frames else range(1, min(patches, MOST_FRAMES) + 1)
+    """A grid of frames and a square: of config.json's frames, or the fewest frames that leave a
+    square."""
+    counts = (
+        [known.frames // sizes["Pt"]] if known.frames else range(1, min(patches, MOST_FRAMES) + 1)
+    )
     for frames in counts:
         side = math.isqrt(patches // max(frames, 1))
         if frames * side * side == patches:
@@ -84,7 +116,11 @@ def _video_grid(patches: int, sizes: Mapping[str, int], known: Sizes) -> tuple[i
 
 
 def known_grid(
-    dialect: Dialect, sizes: Mapping[str, int], known: Sizes, stride: tuple[int, ...], padding: tuple[int, ...]
+    dialect: Dialect,
+    sizes: Mapping[str, int],
+    known: Sizes,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> tuple[int, ...]:
     """The grid of the image size that is known."""
     image = known.image_size
@@ -94,12 +130,17 @@ def known_grid(
         return ()
     *_, height, width = image
     for place, step in enumerate(dialect.stem):
-        height, width = ((size + 2 * step.padding - sizes[f"stem.{place}"]) // step.stride + 1 for size in (height, width))
+        height, width = (
+            (size + 2 * step.padding - sizes[f"stem.{place}"]) // step.stride + 1
+            for size in (height, width)
+        )
     patch = (sizes["Ph"], sizes["Pw"])
     more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in stride[-2:]]
     grid = tuple(
         (size + 2 * pad - own + up) // by + 1
-        for size, pad, own, by, up in zip((height, width), padding[-2:], patch, stride[-2:], more, strict=True)
+        for size, pad, own, by, up in zip(
+            (height, width), padding[-2:], patch, stride[-2:], more, strict=True
+        )
     )
     if min(grid) <= 0:
         return ()

@@ -1,4 +1,5 @@
-"""The ledger of a stage: every tensor of a checkpoint is used, known to belong elsewhere, or unexplained. What is unexplained may change the sequence."""
+"""The ledger of a stage: every tensor of a checkpoint is used, known to belong elsewhere, or
+unexplained. What is unexplained may change the sequence."""
 
 import fnmatch
 import re
@@ -11,8 +12,11 @@ from .dialect import Dialect
 
 Status = Literal["used", "copy", "elsewhere", "outside", "ignored", "unexplained"]
 
-STAGE_WORDS = re.compile(r"pos|token|norm|patch|embed|cls|class|reg|stem|scale|gamma|mask|freq|time|abs", re.IGNORECASE)
-"""What names say that stands around a projection: of tensors beside the stage, those that may change the sequence."""
+STAGE_WORDS = re.compile(
+    r"pos|token|norm|patch|embed|cls|class|reg|stem|scale|gamma|mask|freq|time|abs", re.IGNORECASE
+)
+"""What names say that stands around a projection: of tensors beside the stage, those that may
+change the sequence."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,9 @@ class LedgerEntry:
 
     Args:
         name, shape: as in the file.
-        status: `used` by the stage; a `copy` of what is; `elsewhere`, in the encoder or the head, as the dialect's patterns say; `outside` of the stage's
-            prefix; `ignored`, because a user said so; `unexplained`.
+        status: `used` by the stage; a `copy` of what is; `elsewhere`, in the encoder or the head,
+            as the dialect's patterns say; `outside` of the stage's prefix; `ignored`, because a
+            user said so; `unexplained`.
         role: as what it is used.
     """
 
@@ -33,7 +38,11 @@ class LedgerEntry:
 
 
 def ledger_of(
-    checkpoint: Checkpoint, dialect: Dialect, prefix: str, names: Mapping[str, str], ignore: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    dialect: Dialect,
+    prefix: str,
+    names: Mapping[str, str],
+    ignore: Sequence[str] = (),
 ) -> list[LedgerEntry]:
     """Account for every tensor of a checkpoint.
 
@@ -46,7 +55,9 @@ def ledger_of(
     """
     used = {tensor: field for field, tensor in names.items()}
     copies = {
-        prefix + place: field for field, places in dialect.copies.items() for place in (dialect.entries[field].name, *places)
+        prefix + place: field
+        for field, places in dialect.copies.items()
+        for place in (dialect.entries[field].name, *places)
     }
     width = checkpoint.tensors[names["kernel"]].shape if "kernel" in names else ()
     found = []
@@ -62,17 +73,31 @@ def ledger_of(
         elif 0 in info.shape:
             status = "elsewhere"  # it holds no value
         elif name.startswith(prefix):
-            status = "elsewhere" if dialect.plain or dialect.is_elsewhere(name.removeprefix(prefix)) else "unexplained"
+            status = (
+                "elsewhere"
+                if dialect.plain or dialect.is_elsewhere(name.removeprefix(prefix))
+                else "unexplained"
+            )
         else:
-            beside = _is_beside(name, prefix) and STAGE_WORDS.search(name) and info.shape and info.shape[-1] in width
-            known = dialect.plain or dialect.is_elsewhere(name) or dialect.is_elsewhere(re.split(r"[./]", name)[-1])
+            beside = (
+                _is_beside(name, prefix)
+                and STAGE_WORDS.search(name)
+                and info.shape
+                and info.shape[-1] in width
+            )
+            known = (
+                dialect.plain
+                or dialect.is_elsewhere(name)
+                or dialect.is_elsewhere(re.split(r"[./]", name)[-1])
+            )
             status = "unexplained" if beside and not known else "outside"
         found.append(LedgerEntry(name, info.shape, status, role))
     return found
 
 
 def _is_beside(name: str, prefix: str) -> bool:
-    """Whether a tensor is one of the modules that the stage is in, and of no other: `pos_embed` beside `trunk.patch_embed`."""
+    """Whether a tensor is one of the modules that the stage is in, and of no other: `pos_embed`
+    beside `trunk.patch_embed`."""
     parent = re.sub(r"[^./]*$", "", name)
     return prefix.startswith(parent)
 

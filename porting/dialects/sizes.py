@@ -1,4 +1,5 @@
-"""What is known of a checkpoint beside its tensors: its `config.json`, or what a user says. Evidence, which is held against the tensors."""
+"""What is known of a checkpoint beside its tensors: its `config.json`, or what a user says.
+Evidence, which is held against the tensors."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +19,21 @@ LARGEST_SIZE = 2**31
 """No image, patch or count of a configuration is as large."""
 
 DEEPEST_CONFIG = 5
-"""Tables within one another that are looked into: thinker_config, vision_config, backbone_config, ... of today's models are three."""
+"""Tables within one another that are looked into: thinker_config, vision_config, backbone_config,
+... of today's models are three."""
 
 
-def require_sizes(option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3), least: int = 1) -> None:
-    """Raise PatchParityError for a size that is no integer of at least `least`, nor so many of these."""
+def require_sizes(
+    option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3), least: int = 1
+) -> None:
+    """Raise PatchParityError for a size that is no integer of at least `least`, nor so many of
+    these."""
     parts = value if isinstance(value, (tuple, list)) else (value,)
     if value is not None and not (
-        all(isinstance(part, (int, np.integer)) and not isinstance(part, bool) and part >= least for part in parts)
+        all(
+            isinstance(part, (int, np.integer)) and not isinstance(part, bool) and part >= least
+            for part in parts
+        )
         and len(parts) in counts
     ):
         kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
@@ -34,7 +42,8 @@ def require_sizes(option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3), 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a `config.json` beside a checkpoint tells of the embedding stage, as far as it does; or a user, whom no file may contradict (`asked`).
+    """What a `config.json` beside a checkpoint tells of the embedding stage, as far as it does; or
+    a user, whom no file may contradict (`asked`).
 
     Args:
         model_type: what transformers calls the model, that of its vision tower where it has one.
@@ -43,14 +52,16 @@ class Sizes:
         channels, frames: of an image, of a video.
         norm_epsilon: of its norms.
         asked: whether a user said it.
-        stride, padding: between patches, and of zeros around the image; empty where nothing is said.
+        stride, padding: between patches, and of zeros around the image; empty where nothing is
+            said.
         registers: number of register tokens; None where nothing is said.
         class_token: whether there is one; None where nothing is said.
         window: patches along a side of the attention windows in whose order tokens are.
         architecture: what timm calls the model.
         source: where the image size was said, in words.
         layers: kinds of Keras's layers that change pixels, where its archive has them.
-        table: all of `config.json` that is about the vision tower, and as `whole_model_type` what the model that it is in is called.
+        table: all of `config.json` that is about the vision tower, and as `whole_model_type` what
+            the model that it is in is called.
     """
 
     model_type: str = ""
@@ -73,8 +84,16 @@ class Sizes:
     def over(self, other: "Sizes") -> "Sizes":
         """This, and the other where this tells nothing."""
         nothing: tuple[Any, ...] = (None, (), "", {}, False)
-        pairs = {each.name: (getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
-        return Sizes(**{name: theirs if own in nothing and own is not False else own for name, (own, theirs) in pairs.items()})
+        pairs = {
+            each.name: (getattr(self, each.name), getattr(other, each.name))
+            for each in fields(self)
+        }
+        return Sizes(
+            **{
+                name: theirs if own in nothing and own is not False else own
+                for name, (own, theirs) in pairs.items()
+            }
+        )
 
     @classmethod
     def told(
@@ -85,7 +104,8 @@ class Sizes:
         stride: int | Sequence[int] | None = None,
         padding: int | Sequence[int] | None = None,
     ) -> "Sizes":
-        """What a user tells: sizes of the axes, with the frames of a video in front, or one for height and width.
+        """What a user tells: sizes of the axes, with the frames of a video in front, or one for
+        height and width.
 
         Raises:
             PatchParityError: a size that is no positive integer, nor two or three of these.
@@ -96,14 +116,33 @@ class Sizes:
             ("stride", stride, 1),
             ("padding", padding, 0),
         ):
-            require_sizes(option, value, counts=(2, 3) if isinstance(value, (tuple, list)) else (1,), least=least)
+            require_sizes(
+                option,
+                value,
+                counts=(2, 3) if isinstance(value, (tuple, list)) else (1,),
+                least=least,
+            )
         require_sizes("in_channels", in_channels, counts=(1,))
         patch, image, step, pad = (
-            () if value is None else (int(value), int(value)) if isinstance(value, (int, np.integer)) else tuple(map(int, value))
+            ()
+            if value is None
+            else (int(value), int(value))
+            if isinstance(value, (int, np.integer))
+            else tuple(map(int, value))
             for value in (patch_size, image_size, stride, padding)
         )
         frames = image[0] if len(image) == 3 else None
-        return cls("", image[-2:], patch, in_channels, frames, asked=True, stride=step, padding=pad, source="what was told")
+        return cls(
+            "",
+            image[-2:],
+            patch,
+            in_channels,
+            frames,
+            asked=True,
+            stride=step,
+            padding=pad,
+            source="what was told",
+        )
 
     @classmethod
     def of(cls, spec: PatchEmbedSpec, window: int = 0) -> "Sizes":
@@ -128,9 +167,18 @@ VISION = (
     "sam_config",
     "detector_config",
 )
-"""Under which keys libraries keep what is about the vision tower of a model with several, or the backbone of a head."""
+"""Under which keys libraries keep what is about the vision tower of a model with several, or the
+backbone of a head."""
 
-_SIZED = ("patch_size", "patch_sizes", "spatial_patch_size", "image_size", "img_size", "tubelet_size", "patch_stride")
+_SIZED = (
+    "patch_size",
+    "patch_sizes",
+    "spatial_patch_size",
+    "image_size",
+    "img_size",
+    "tubelet_size",
+    "patch_stride",
+)
 
 
 def read_config(folder: Path | None) -> Sizes:
@@ -146,22 +194,33 @@ def read_config(folder: Path | None) -> Sizes:
         if not file.is_file():
             return Sizes()
         if (size := file.stat().st_size) > LARGEST_CONFIG:
-            raise PatchParityError(f"{file} has {size} bytes, expected at most {LARGEST_CONFIG}: it is no model's configuration")
+            raise PatchParityError(
+                f"{file} has {size} bytes, expected at most {LARGEST_CONFIG}: it is no model's "
+                "configuration"
+            )
         told = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise PatchParityError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise PatchParityError(f"{file} is no JSON ({str(error).splitlines()[0]}): mend it, or move it away") from None
+        raise PatchParityError(
+            f"{file} is no JSON ({str(error).splitlines()[0]}): mend it, or move it away"
+        ) from None
     if not isinstance(told, dict):
-        raise PatchParityError(f"{file} holds a {type(told).__name__}, expected a JSON object: mend it, or move it away")
+        raise PatchParityError(
+            f"{file} holds a {type(told).__name__}, expected a JSON object: mend it, or move it "
+            "away"
+        )
     return sizes_of_config(told)
 
 
 def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
-    """What the table of a `config.json` tells, of transformers' models, timm's and wrappers of these."""
+    """What the table of a `config.json` tells, of transformers' models, timm's and wrappers of
+    these."""
     if keras_table(told)[0]:
         return _of_keras_hub(told)
-    if isinstance(told.get("architecture"), str) and not isinstance(told.get("vision_config"), dict):
+    if isinstance(told.get("architecture"), str) and not isinstance(
+        told.get("vision_config"), dict
+    ):
         return _of_timm(told)
     inner = _vision(told)
     tubelet = _sizes(inner.get("tubelet_size"))
@@ -189,10 +248,14 @@ KERAS_HUB = "keras_hub>"
 
 
 def keras_table(told: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The registered name and the arguments of the one model of KerasHub with patches in a `config.json` as Keras writes it; empty without one, and where
-    there are several that differ: which tensors are whose, no name tells."""
+    """The registered name and the arguments of the one model of KerasHub with patches in a
+    `config.json` as Keras writes it; empty without one, and where there are several that differ:
+    which tensors are whose, no name tells."""
     found = list(_keras_tables(told, 0))
-    plain = [(name, {key: value for key, value in given.items() if key not in _NAMES}) for name, given in found]
+    plain = [
+        (name, {key: value for key, value in given.items() if key not in _NAMES})
+        for name, given in found
+    ]
     return found[0] if found and all(each == plain[0] for each in plain) else ("", {})
 
 
@@ -206,7 +269,12 @@ def _keras_tables(told: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any
         return
     registered, given = told.get("registered_name"), told.get("config")
     ours = isinstance(registered, str) and registered.startswith(KERAS_HUB)
-    if isinstance(registered, str) and ours and isinstance(given, dict) and any(name in given for name in _PATCHED):
+    if (
+        isinstance(registered, str)
+        and ours
+        and isinstance(given, dict)
+        and any(name in given for name in _PATCHED)
+    ):
         yield registered, given
         return
     for inner in told.values():
@@ -214,7 +282,8 @@ def _keras_tables(told: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any
 
 
 DEEPEST_KERAS = 24
-"""Tables and lists within one another: a task holds a backbone, that an encoder, each in the list of a functional model's layers: a dozen."""
+"""Tables and lists within one another: a task holds a backbone, that an encoder, each in the list
+of a functional model's layers: a dozen."""
 
 _NAMES = ("name", "dtype", "trainable")
 _PATCHED = ("patch_size", "layerwise_patch_sizes")
@@ -224,14 +293,17 @@ def _of_keras_hub(told: Mapping[str, Any]) -> Sizes:
     registered, given = keras_table(told)
     shape = given.get("image_shape")
     shape = shape if isinstance(shape, list) and len(shape) == 3 else [None, None, None]
-    if all(map(_whole, shape)) and shape[0] <= MOST_COLORS < shape[2]:  # made with the channels first
+    # made with the channels first
+    if all(map(_whole, shape)) and shape[0] <= MOST_COLORS < shape[2]:
         shape = [*shape[1:], shape[0]]
     return Sizes(
         image_size=_pair(shape[:2]),
         patch_size=_pair(given.get("patch_size")),
         channels=_whole(shape[2]),
         registers=_count(given.get("num_register_tokens")),
-        class_token=given.get("use_class_token") if isinstance(given.get("use_class_token"), bool) else None,
+        class_token=given.get("use_class_token")
+        if isinstance(given.get("use_class_token"), bool)
+        else None,
         architecture=registered,
         source="config.json",
         layers=tuple(dict.fromkeys(_pixel_layers(told, 0))),
@@ -244,7 +316,8 @@ MOST_COLORS = 4
 
 
 def _pixel_layers(told: Any, depth: int) -> Iterator[str]:
-    """Kinds of layers that change pixels, of a model as Keras writes it; those of KerasHub's preprocessors are no part of it."""
+    """Kinds of layers that change pixels, of a model as Keras writes it; those of KerasHub's
+    preprocessors are no part of it."""
     if depth > DEEPEST_KERAS:
         return
     if isinstance(told, dict) and told.get("class_name") in ("Rescaling", "Normalization"):
@@ -271,20 +344,27 @@ def _inner(told: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:
 
 
 def _of_timm(told: Mapping[str, Any]) -> Sizes:
-    """What timm writes beside its files: an architecture, arguments of its constructor, and what its weights were trained with."""
+    """What timm writes beside its files: an architecture, arguments of its constructor, and what
+    its weights were trained with."""
     given = told.get("model_args") if isinstance(told.get("model_args"), dict) else {}
     trained = told.get("pretrained_cfg") if isinstance(told.get("pretrained_cfg"), dict) else {}
     assert isinstance(given, dict)
     assert isinstance(trained, dict)
     shape = trained.get("input_size")
-    shape = shape if isinstance(shape, list) and len(shape) == 3 and all(map(_whole, shape)) else [None, None, None]
+    shape = (
+        shape
+        if isinstance(shape, list) and len(shape) == 3 and all(map(_whole, shape))
+        else [None, None, None]
+    )
     image = _pair(given.get("img_size")) or (_pair(shape[1:]) if shape[1] else ())
     return Sizes(
         image_size=image,
         patch_size=_pair(given.get("patch_size")),
         channels=_whole(given.get("in_chans")) or shape[0],
         registers=_count(given.get("reg_tokens")),
-        class_token=given.get("class_token") if isinstance(given.get("class_token"), bool) else None,
+        class_token=given.get("class_token")
+        if isinstance(given.get("class_token"), bool)
+        else None,
         architecture=str(told["architecture"]).partition(".")[0],
         source="config.json",
         table=given,
@@ -300,11 +380,19 @@ def _epsilon(inner: Mapping[str, Any]) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST_SIZE else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST_SIZE
+        else None
+    )
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_SIZE else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_SIZE
+        else None
+    )
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -312,7 +400,8 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 def _pair(value: Any) -> tuple[int, ...]:
-    """Two sizes, or three with frames in front; of transformers' `{"height": …, "width": …}` too."""
+    """Two sizes, or three with frames in front; of transformers' `{"height": …, "width": …}`
+    too."""
     if isinstance(value, dict):
         value = [value.get("height"), value.get("width")]
     parts = value if isinstance(value, (list, tuple)) else [value, value]
@@ -321,7 +410,8 @@ def _pair(value: Any) -> tuple[int, ...]:
 
 
 def numbers_at(table: Mapping[str, Any], names: Sequence[str], axes: int) -> tuple[int, ...]:
-    """The numbers that a config keeps under these keys, one for each axis; a key may name a place in a list, `strides.0`. Empty where one is missing."""
+    """The numbers that a config keeps under these keys, one for each axis; a key may name a place
+    in a list, `strides.0`. Empty where one is missing."""
     found: list[int] = []
     for name in names:
         value: Any = table
@@ -333,7 +423,10 @@ def numbers_at(table: Mapping[str, Any], names: Sequence[str], axes: int) -> tup
             else:
                 value = None
         parts = value if isinstance(value, (list, tuple)) else [value]
-        if not all(isinstance(part, int) and not isinstance(part, bool) and 0 <= part < LARGEST_SIZE for part in parts):
+        if not all(
+            isinstance(part, int) and not isinstance(part, bool) and 0 <= part < LARGEST_SIZE
+            for part in parts
+        ):
             return ()
         found += parts
     return tuple(found * axes) if len(found) == 1 else tuple(found) if len(found) == axes else ()

@@ -1,4 +1,5 @@
-"""Names that a wrapper of torch has put something into: unwrapped where that is exact, so that a dialect is found."""
+"""Names that a wrapper of torch has put something into: unwrapped where that is exact, so that a
+dialect is found."""
 
 import re
 from collections.abc import Mapping
@@ -12,11 +13,12 @@ from ..files.checkpoint import Checkpoint
 WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|module|_module|base_layer|parametrizations)\."
 )
-"""Parts of a name that torch.compile, activation checkpointing, FSDP, DataParallel, Opacus and PEFT put into it, and that change no value. (One in
-front of all names is a prefix like any other.)"""
+"""Parts of a name that torch.compile, activation checkpointing, FSDP, DataParallel, Opacus and PEFT
+put into it, and that change no value. (One in front of all names is a prefix like any other.)"""
 
 SAVED = re.compile(r"\.modules_to_save\.([^.]+)")
-"""PEFT's copy of a module that was trained whole; `original_module` beside it is the one that is no longer used."""
+"""PEFT's copy of a module that was trained whole; `original_module` beside it is the one that is no
+longer used."""
 
 LORA = re.compile(
     r"(.*?)\.?(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w\d_[ab]|lokr_w\d|vera_lambda_[bd])(\.[^.]+)?(\.weight)?$"
@@ -53,20 +55,26 @@ class UnwrappedCheckpoint(Checkpoint):
 
 
 def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint under plain names, or as it is where no name is wrapped, or where two would become one.
+    """The same checkpoint under plain names, or as it is where no name is wrapped, or where two
+    would become one.
 
     Raises:
-        PatchParityError: an adapter (LoRA) on a layer of the embedding stage: its weight is not in the file.
+        PatchParityError: an adapter (LoRA) on a layer of the embedding stage: its weight is not in
+            the file.
     """
     found: dict[str, str] = {}
     for name in checkpoint.tensors:
         if ".original_module." in name:
             continue
-        plain = WRAPPERS.sub(lambda match: match[0] if match.start() == 0 else "", SAVED.sub("", name))
+        plain = WRAPPERS.sub(
+            lambda match: match[0] if match.start() == 0 else "", SAVED.sub("", name)
+        )
         if plain in found:
             return checkpoint
         found[plain] = name
-    if all(plain == name for plain, name in found.items()) and len(found) == len(checkpoint.tensors):
+    if all(plain == name for plain, name in found.items()) and len(found) == len(
+        checkpoint.tensors
+    ):
         return checkpoint
     return UnwrappedCheckpoint(checkpoint, found)
 
@@ -77,5 +85,6 @@ def require_no_adapter(checkpoint: Checkpoint, names: Mapping[str, str]) -> None
     for tensor in checkpoint.tensors:
         if (match := LORA.match(tensor)) and match[1] in layers:
             raise PatchParityError(
-                f"{checkpoint.path}: {tensor} is an adapter on {match[1]}, whose weight is not in the file: merge it first (merge_and_unload)"
+                f"{checkpoint.path}: {tensor} is an adapter on {match[1]}, whose weight is not in "
+                "the file: merge it first (merge_and_unload)"
             )

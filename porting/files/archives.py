@@ -8,15 +8,18 @@ from ...reference.errors import PatchParityError
 from .checkpoint import COPIED_BYTES
 
 _LOCAL, _CENTRAL, _DESCRIPTOR = 30, 46, b"PK\x07\x08"
-"""Bytes of an archive's headers before a file's name, and what may stand before a checksum behind its content (PKWARE's APPNOTE, 4.3)."""
+"""Bytes of an archive's headers before a file's name, and what may stand before a checksum behind
+its content (PKWARE's APPNOTE, 4.3)."""
 
 
 MOST_SPARE = 64
-"""Bytes between two files of an archive that no header explains: a checksum behind the content takes 24 at most."""
+"""Bytes between two files of an archive that no header explains: a checksum behind the content
+takes 24 at most."""
 
 
 def require_whole(archive: zipfile.ZipFile, path: Path) -> None:
-    """Raise PatchParityError where an archive's directory leaves out a part of the file: a damaged one drops files without a word."""
+    """Raise PatchParityError where an archive's directory leaves out a part of the file: a damaged
+    one drops files without a word."""
     at = 0
     for entry in sorted(archive.infolist(), key=lambda each: each.header_offset):
         if not -1 < entry.header_offset - at <= MOST_SPARE:
@@ -25,7 +28,9 @@ def require_whole(archive: zipfile.ZipFile, path: Path) -> None:
     else:
         if 0 <= archive.start_dir - at <= MOST_SPARE:
             return
-    raise PatchParityError(f"{path} is damaged or hostile: its directory does not tell what lies at byte {at}")
+    raise PatchParityError(
+        f"{path} is damaged or hostile: its directory does not tell what lies at byte {at}"
+    )
 
 
 def data_begin(path: Path, entry: zipfile.ZipInfo) -> int:
@@ -33,11 +38,17 @@ def data_begin(path: Path, entry: zipfile.ZipInfo) -> int:
     with path.open("rb") as file:
         file.seek(entry.header_offset)
         header = file.read(_LOCAL)
-    return entry.header_offset + _LOCAL + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    return (
+        entry.header_offset
+        + _LOCAL
+        + int.from_bytes(header[26:28], "little")
+        + int.from_bytes(header[28:30], "little")
+    )
 
 
 def correct_checksums(path: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
-    """Write anew the checksums of files whose content was overwritten in a copy of an archive: before it, behind it, and in the directory."""
+    """Write anew the checksums of files whose content was overwritten in a copy of an archive:
+    before it, behind it, and in the directory."""
     found = {}
     with path.open("r+b") as file:
         for name in names:
@@ -61,4 +72,6 @@ def correct_checksums(path: Path, archive: zipfile.ZipFile, names: list[str]) ->
             if entry.filename in found:
                 file.seek(at + 16)
                 file.write(found[entry.filename])
-            at += _CENTRAL + sum(int.from_bytes(header[place : place + 2], "little") for place in (28, 30, 32))
+            at += _CENTRAL + sum(
+                int.from_bytes(header[place : place + 2], "little") for place in (28, 30, 32)
+            )

@@ -12,7 +12,8 @@ from ...reference.errors import PatchParityError
 
 
 def plain(value: Any) -> Any:
-    """Return a value with infinities and NaN as None: JSON has neither, and a parser must not choke on them."""
+    """Return a value with infinities and NaN as None: JSON has neither, and a parser must not choke
+    on them."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -32,7 +33,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step; a link is followed, and what is no regular file (a pipe, /dev/null) is written to as it is.
+    """Write a text file in one step; a link is followed, and what is no regular file (a pipe,
+    /dev/null) is written to as it is.
 
     Raises:
         PatchParityError: a file that cannot be written.
@@ -53,15 +55,19 @@ def write_text(path: Path, text: str) -> None:
     except (OSError, RuntimeError, UnicodeError) as error:
         if draft and os.path.exists(draft):
             os.unlink(draft)
-        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise PatchParityError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
-    """Raise PatchParityError unless a file can be written here: asked before the work that it is to hold.
+    """Raise PatchParityError unless a file can be written here: asked before the work that it is to
+    hold.
 
     Args:
         path: the file to be written.
-        read: what the command reads, and what else it writes: none of them may be this file, whatever its name. Of a folder, none of its files.
+        read: what the command reads, and what else it writes: none of them may be this file,
+            whatever its name. Of a folder, none of its files.
     """
     if str(path) == "-":
         raise PatchParityError("cannot write -: expected the name of a file")
@@ -70,10 +76,13 @@ def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
         for other in (each for each in read if each is not None and str(each)):
             if _is_of(target, Path(other)):
                 raise PatchParityError(
-                    f"cannot write {path}: it is {other} itself, or a file of it, which this command reads or writes too"
+                    f"cannot write {path}: it is {other} itself, or a file of it, which this "
+                    "command reads or writes too"
                 )
     except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
-        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise PatchParityError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if target.is_dir():
         raise PatchParityError(f"cannot write {path}: it is a folder")
     if target.exists() and not target.is_file():
@@ -95,21 +104,26 @@ def _is_of(target: Path, other: Path) -> bool:
 
 
 def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
-    """All files that reading checkpoints may touch: themselves, their shards, what lies beside them under their own names."""
+    """All files that reading checkpoints may touch: themselves, their shards, what lies beside them
+    under their own names."""
     from .opening import opened
 
     found: list[Path] = []
     for path in (each for each in checkpoints if each is not None and str(each)):
         source = Path(path)
         with contextlib.suppress(PatchParityError), opened(source) as checkpoint:
-            found += [*checkpoint.files, *([checkpoint.config_folder / "config.json"] if checkpoint.config_folder else [])]
+            found += [
+                *checkpoint.files,
+                *([checkpoint.config_folder / "config.json"] if checkpoint.config_folder else []),
+            ]
         if not source.is_dir():
             found.append(source)
     return found
 
 
 def usual_mode() -> int:
-    """Permissions that a new file of this user gets; temporary files are private, and what replaces them must not be."""
+    """Permissions that a new file of this user gets; temporary files are private, and what replaces
+    them must not be."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask

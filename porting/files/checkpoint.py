@@ -1,7 +1,9 @@
-"""Checkpoint files of any library: which tensors they hold, each read by itself when it is asked for; nothing in them is ever run.
+"""Checkpoint files of any library: which tensors they hold, each read by itself when it is asked
+for; nothing in them is ever run.
 
-Laws: what a header claims is held against the file's size, or against `LARGEST_TENSOR`, before memory is taken; a name never leads out of the
-folder; what is no tensor is left where it is. Each format has a file of its own beside this one, which reads and writes it.
+Laws: what a header claims is held against the file's size, or against `LARGEST_TENSOR`, before
+memory is taken; a name never leads out of the folder; what is no tensor is left where it is. Each
+format has a file of its own beside this one, which reads and writes it.
 """
 
 import abc
@@ -30,14 +32,17 @@ LARGEST_EXTENT = 2**48
 """Values along one axis: more bytes than any file has."""
 
 LONGEST_NAMES = 2**26
-"""Characters of all names of a file together: those of a model of a hundred thousand tensors are ten million."""
+"""Characters of all names of a file together: those of a model of a hundred thousand tensors are
+ten million."""
 
 EXPANSION, SMALL = 4, 2**26
-"""How many times its file's size a packed tensor may have, beside 64 MB: trained weights pack to nine tenths, and zeros that were never written to
-nothing. What claims more is a bomb, or holds no weights."""
+"""How many times its file's size a packed tensor may have, beside 64 MB: trained weights pack to
+nine tenths, and zeros that were never written to nothing. What claims more is a bomb, or holds no
+weights."""
 
 LARGEST_TENSOR = 2**31
-"""Bytes of one tensor that may be read: eight times the largest patch embedding that is known (8192 × 2·32·32·4 values of 4 bytes)."""
+"""Bytes of one tensor that may be read: eight times the largest patch embedding that is known (8192
+× 2·32·32·4 values of 4 bytes)."""
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -56,7 +61,9 @@ class TensorInfo:
     dtype: str
 
     def __post_init__(self) -> None:
-        if len(self.shape) > MOST_AXES or not all(0 <= size < LARGEST_EXTENT for size in self.shape):
+        if len(self.shape) > MOST_AXES or not all(
+            0 <= size < LARGEST_EXTENT for size in self.shape
+        ):
             raise ValueError(f"a tensor of {len(self.shape)} axes, {str(self.shape[:8])[:200]}")
 
     @property
@@ -108,14 +115,17 @@ class Checkpoint(abc.ABC):
         info = self.tensors[name]
         if info.nbytes > LARGEST_TENSOR:
             raise PatchParityError(
-                f"{self.path}: {name} of shape {info.shape} claims {info.nbytes} bytes, expected at most {LARGEST_TENSOR}"
+                f"{self.path}: {name} of shape {info.shape} claims {info.nbytes} bytes, expected "
+                f"at most {LARGEST_TENSOR}"
             )
         try:
             array = self._read(name)
         except PatchParityError:
             raise
         except MemoryError:
-            raise PatchParityError(f"{self.path}: {name} of shape {info.shape} takes more memory than there is") from None
+            raise PatchParityError(
+                f"{self.path}: {name} of shape {info.shape} takes more memory than there is"
+            ) from None
         except Exception as error:  # whatever damaged content makes zlib, HDF5 or NumPy raise
             raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
         return array
@@ -146,7 +156,12 @@ class Checkpoint(abc.ABC):
         """Use in a `with` statement."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Close."""
         self.close()
 

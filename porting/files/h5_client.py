@@ -1,6 +1,8 @@
-"""HDF5 files through a process of their own (`h5_server.py`), one for all files, started when the first is opened.
+"""HDF5 files through a process of their own (`h5_server.py`), one for all files, started when the
+first is opened.
 
-HDF5's library may hang or crash on damaged content where Python can neither interrupt nor catch it: that process is then lost, and the file refused.
+HDF5's library may hang or crash on damaged content where Python can neither interrupt nor catch it:
+that process is then lost, and the file refused.
 """
 
 import atexit
@@ -51,12 +53,15 @@ class _Server:
             self.owner = os.getpid()
         return self.process
 
-    def ask(self, path: Path, request: dict[str, Any], sent: list[NDArray[Any]]) -> tuple[dict[str, Any], bytearray]:
+    def ask(
+        self, path: Path, request: dict[str, Any], sent: list[NDArray[Any]]
+    ) -> tuple[dict[str, Any], bytearray]:
         """Send a request with the bytes of arrays, and return its answer with the bytes behind it.
 
         Raises:
             PatchParityError: h5py is not installed.
-            H5Error: content that is refused, that HDF5's library raised an error on, or that its process died of.
+            H5Error: content that is refused, that HDF5's library raised an error on, or that its
+                process died of.
             OSError: a file that cannot be opened.
             MemoryError: more memory than there is.
         """
@@ -87,7 +92,9 @@ class _Server:
         if answer.get("number"):
             raise OSError(answer["number"], os.strerror(answer["number"]), os.fspath(path))
         if "error" in answer:
-            raise H5Error(f"{answer['kind']}: {answer['error']}" if answer["kind"] else answer["error"])
+            raise H5Error(
+                f"{answer['kind']}: {answer['error']}" if answer["kind"] else answer["error"]
+            )
         return answer, behind
 
     def end(self) -> None:
@@ -111,7 +118,8 @@ def h5_names(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
     Raises:
         PatchParityError: h5py is not installed.
-        H5Error: content that is refused, that HDF5's library raised an error on, or that its process died of.
+        H5Error: content that is refused, that HDF5's library raised an error on, or that its
+            process died of.
         OSError: a file that cannot be opened.
         MemoryError: more memory than there is.
     """

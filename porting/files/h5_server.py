@@ -1,6 +1,8 @@
-"""A process that reads and changes HDF5 files for another: what hangs, crashes or takes memory within HDF5's own library costs this process alone.
+"""A process that reads and changes HDF5 files for another: what hangs, crashes or takes memory
+within HDF5's own library costs this process alone.
 
-Run as a script, it knows nothing of patchparity. A request is a line of JSON, with the bytes of arrays behind it where it writes; an answer is the same.
+Run as a script, it knows nothing of patchparity. A request is a line of JSON, with the bytes of
+arrays behind it where it writes; an answer is the same.
 """
 
 import contextlib
@@ -15,10 +17,12 @@ import h5py
 import numpy as np
 
 MOST_NAMES = 2**14
-"""Names of a file that are looked at: the largest Keras models have some thousands, and each takes 0.15 ms on a slow machine."""
+"""Names of a file that are looked at: the largest Keras models have some thousands, and each takes
+0.15 ms on a slow machine."""
 
 MOST_LINKED = 2**12
-"""Names that are looked at where groups have several: those of groups within groups are as many as their product."""
+"""Names that are looked at where groups have several: those of groups within groups are as many as
+their product."""
 
 MOST_PIECES = 2**16
 """Pieces that a dataset may lie in."""
@@ -69,7 +73,9 @@ def _limit(size: int, nbytes: int) -> None:
         with open("/proc/self/statm", encoding="ascii") as file:
             now = int(file.read().split()[5]) * resource.getpagesize()
         most = now + 4 * size + 2 * nbytes + SPARE
-        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1])
+        )
 
 
 def _look_into(group: Any, prefix: str, above: tuple[int, ...], walk: _Walk) -> None:
@@ -103,14 +109,19 @@ def _told(name: str, dataset: Any) -> tuple[list[int], str] | None:
     if dataset.is_virtual or dataset.external:
         raise DamagedError(f"{name} keeps its values outside of the file")
     told = dataset.attrs.get("dtype", "")
-    narrow = (told if isinstance(told, str) else "") == "bfloat16" or dataset.dtype == np.dtype("V2")
+    narrow = (told if isinstance(told, str) else "") == "bfloat16" or dataset.dtype == np.dtype(
+        "V2"
+    )
     if dataset.dtype.kind in "fiub" or narrow:
-        return list(map(int, dataset.shape)), "bfloat16" if narrow else dataset.dtype.newbyteorder("=").name
+        return list(map(int, dataset.shape)), "bfloat16" if narrow else dataset.dtype.newbyteorder(
+            "="
+        ).name
     return None
 
 
 def walk(path: str) -> dict[str, Any]:
-    """Every dataset of numbers, with its shape and type; those in groups with several names, where these are too many, by the first."""
+    """Every dataset of numbers, with its shape and type; those in groups with several names, where
+    these are too many, by the first."""
     with h5py.File(path, "r") as file:
         first = _Walk(each_name=False)
         try:
@@ -132,15 +143,20 @@ def read(path: str, name: str) -> np.ndarray[Any, Any]:
     with h5py.File(path, "r") as file:
         dataset = file[name]
         if dataset.chunks is not None:
-            pieces = math.prod(-(-size // piece) for size, piece in zip(dataset.shape, dataset.chunks, strict=True))
+            pieces = math.prod(
+                -(-size // piece) for size, piece in zip(dataset.shape, dataset.chunks, strict=True)
+            )
             if pieces > MOST_PIECES:
                 raise DamagedError(f"{name} of shape {dataset.shape} lies in {pieces} pieces")
         array = np.asarray(dataset[()])
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(array.shape)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(
+        array.shape
+    )
 
 
 def write(path: str, changes: list[tuple[str, list[int], str]], source: BinaryIO) -> None:
-    """Overwrite datasets; the bytes of each come from `source`. `bfloat16` is written as it is, or as the wider type that is there."""
+    """Overwrite datasets; the bytes of each come from `source`. `bfloat16` is written as it is, or
+    as the wider type that is there."""
     with h5py.File(path, "r+") as file:
         for name, shape, dtype in changes:
             narrow = dtype == "bfloat16"
@@ -148,7 +164,11 @@ def write(path: str, changes: list[tuple[str, list[int], str]], source: BinaryIO
             _fill(source, array)
             there = file[name].dtype
             if narrow:
-                array = array.view(there) if there.itemsize == 2 else (array.astype(np.uint32) << 16).view(np.float32)
+                array = (
+                    array.view(there)
+                    if there.itemsize == 2
+                    else (array.astype(np.uint32) << 16).view(np.float32)
+                )
             file[name][...] = array
 
 
@@ -184,7 +204,11 @@ def main() -> None:
             answer = {"kind": "", "error": str(error)}
         except Exception as error:
             array = None
-            answer = {"kind": type(error).__name__, "error": str(error), "number": getattr(error, "errno", None)}
+            answer = {
+                "kind": type(error).__name__,
+                "error": str(error),
+                "number": getattr(error, "errno", None),
+            }
         target.write(json.dumps(answer).encode() + b"\n")
         if array is not None:
             target.write(array.tobytes())

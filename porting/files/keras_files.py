@@ -30,7 +30,8 @@ LARGEST_CONFIG = 2**22
 
 
 class H5Checkpoint(Checkpoint):
-    """HDF5, as Keras writes weights; a tensor's name is its path. Keras keeps positions there, not names: `layers/conv2d/vars/0`."""
+    """HDF5, as Keras writes weights; a tensor's name is its path. Keras keeps positions there, not
+    names: `layers/conv2d/vars/0`."""
 
     format = "h5"
 
@@ -50,7 +51,11 @@ class H5Checkpoint(Checkpoint):
         except H5Error as error:
             raise self.damaged(f"{name} cannot be read ({first_line(error)})") from None
         if self.tensors[name].dtype == "bfloat16":
-            return array.view(ml_dtypes.bfloat16) if array.dtype.itemsize == 2 else array.astype(ml_dtypes.bfloat16)
+            return (
+                array.view(ml_dtypes.bfloat16)
+                if array.dtype.itemsize == 2
+                else array.astype(ml_dtypes.bfloat16)
+            )
         return array
 
 
@@ -65,12 +70,20 @@ class KerasCheckpoint(H5Checkpoint):
             with zipfile.ZipFile(path) as archive:
                 entry = archive.getinfo("model.weights.h5")
                 require_whole(archive, path)
-                if entry.file_size > LARGEST_TENSOR * 16 or entry.file_size > EXPANSION * path.stat().st_size + SMALL:
-                    raise PatchParityError(f"{path} is damaged or hostile: {entry.filename} claims {entry.file_size} bytes")
+                if (
+                    entry.file_size > LARGEST_TENSOR * 16
+                    or entry.file_size > EXPANSION * path.stat().st_size + SMALL
+                ):
+                    raise PatchParityError(
+                        f"{path} is damaged or hostile: {entry.filename} claims {entry.file_size} "
+                        "bytes"
+                    )
                 target = Path(self.folder.name) / "model.weights.h5"
                 with archive.open(entry) as packed, target.open("wb") as file:
                     copy_bytes(packed, file, entry.file_size)
-                told = next((each for each in archive.infolist() if each.filename == "config.json"), None)
+                told = next(
+                    (each for each in archive.infolist() if each.filename == "config.json"), None
+                )
                 if told and told.file_size <= LARGEST_CONFIG:
                     (Path(self.folder.name) / "config.json").write_bytes(archive.read(told))
             super().__init__(path, target)
@@ -103,10 +116,18 @@ def replace_in_h5(source: H5Checkpoint, draft: Path, changes: Tensors) -> None:
 def _change_h5(draft: Path, source: H5Checkpoint, changes: Tensors) -> None:
     for name, array in changes.items():
         if name not in source.tensors or source.tensors[name].shape != array.shape:
-            there = f"one of shape {source.tensors[name].shape}" if name in source.tensors else "nothing"
-            raise PatchParityError(f"{source.path} has no place for {name} of shape {array.shape}: it holds {there}")
+            there = (
+                f"one of shape {source.tensors[name].shape}"
+                if name in source.tensors
+                else "nothing"
+            )
+            raise PatchParityError(
+                f"{source.path} has no place for {name} of shape {array.shape}: it holds {there}"
+            )
         if dtype_of(source.tensors[name].dtype) != array.dtype:
-            raise PatchParityError(f"{source.path} keeps {name} as {source.tensors[name].dtype}, not as {array.dtype}")
+            raise PatchParityError(
+                f"{source.path} keeps {name} as {source.tensors[name].dtype}, not as {array.dtype}"
+            )
     try:
         h5_write(draft, dict(changes))
     except H5Error as error:

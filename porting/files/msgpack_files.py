@@ -11,7 +11,8 @@ from ...reference.errors import PatchParityError
 from .checkpoint import LONGEST_NAMES, Checkpoint, TensorInfo, Tensors, dtype_of, first_twin
 
 FLAX_ARRAY, FLAX_SCALAR = 1, 3
-"""Extension types of Flax's msgpack (flax/serialization.py): an array as (shape, type's name, bytes), and a NumPy scalar alike."""
+"""Extension types of Flax's msgpack (flax/serialization.py): an array as (shape, type's name,
+bytes), and a NumPy scalar alike."""
 
 
 class MsgpackCheckpoint(Checkpoint):
@@ -24,15 +25,23 @@ class MsgpackCheckpoint(Checkpoint):
         try:
             import msgpack
         except ImportError:
-            raise PatchParityError("msgpack is not installed: pip install 'patchparity[porting]'") from None
+            raise PatchParityError(
+                "msgpack is not installed: pip install 'patchparity[porting]'"
+            ) from None
         content = path.read_bytes()
         tree = msgpack.unpackb(
-            content, ext_hook=self._extension, strict_map_key=False, raw=False, object_pairs_hook=_without_twins
+            content,
+            ext_hook=self._extension,
+            strict_map_key=False,
+            raw=False,
+            object_pairs_hook=_without_twins,
         )
         self.arrays: dict[str, NDArray[Any]] = {}
         self.letters = 0
         self._flatten(tree, "")
-        self.tensors = {name: TensorInfo(array.shape, array.dtype.name) for name, array in self.arrays.items()}
+        self.tensors = {
+            name: TensorInfo(array.shape, array.dtype.name) for name, array in self.arrays.items()
+        }
 
     def _extension(self, code: int, content: bytes) -> Any:
         import msgpack
@@ -42,7 +51,9 @@ class MsgpackCheckpoint(Checkpoint):
         shape, name, values = msgpack.unpackb(content, raw=False, use_list=False)
         info = TensorInfo(tuple(int(size) for size in shape), str(name))
         if min(info.shape, default=0) < 0 or info.nbytes != len(values):
-            raise self.damaged(f"an array of shape {info.shape} and type {name} has {len(values)} bytes")
+            raise self.damaged(
+                f"an array of shape {info.shape} and type {name} has {len(values)} bytes"
+            )
         return np.frombuffer(values, dtype_of(info.dtype)).reshape(info.shape)
 
     def _flatten(self, tree: Any, prefix: str) -> None:
@@ -99,7 +110,10 @@ def _pack(draft: Path, tree: Any) -> None:
 
     def extension(value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            content = msgpack.packb((value.shape, value.dtype.name, np.ascontiguousarray(value).tobytes()), use_bin_type=True)
+            content = msgpack.packb(
+                (value.shape, value.dtype.name, np.ascontiguousarray(value).tobytes()),
+                use_bin_type=True,
+            )
             return msgpack.ExtType(FLAX_ARRAY, content)
         raise TypeError(f"a {type(value).__name__}")
 

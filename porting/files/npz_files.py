@@ -16,7 +16,8 @@ from .checkpoint import COPIED_BYTES, Checkpoint, TensorInfo, Tensors
 
 
 class NpzCheckpoint(Checkpoint):
-    """An archive of `.npy` files, as google's and big_vision's; bfloat16 is kept there as bytes without a name (`|V2`)."""
+    """An archive of `.npy` files, as google's and big_vision's; bfloat16 is kept there as bytes
+    without a name (`|V2`)."""
 
     format = "npz"
 
@@ -33,12 +34,17 @@ class NpzCheckpoint(Checkpoint):
             if dtype.hasobject:
                 raise PatchParityError(f"{path}: {name} holds Python objects, which are never read")
             known = "bfloat16" if dtype == np.dtype("V2") else dtype.newbyteorder("=").name
-            info = TensorInfo(tuple(shape), known) if dtype.kind in "fiub" or known == "bfloat16" else None
+            info = (
+                TensorInfo(tuple(shape), known)
+                if dtype.kind in "fiub" or known == "bfloat16"
+                else None
+            )
             if info is None:
                 continue  # texts and the like
             if begin + info.nbytes != entry.file_size:
                 raise self.damaged(
-                    f"{name} of shape {info.shape} claims {info.nbytes} bytes, and {entry.file_size - begin} are there"
+                    f"{name} of shape {info.shape} claims {info.nbytes} bytes, and "
+                    f"{entry.file_size - begin} are there"
                 )
             self.tensors[name], self.headers[name] = info, (begin, fortran, dtype)
 
@@ -51,7 +57,11 @@ class NpzCheckpoint(Checkpoint):
             content = file.read(info.nbytes)
             file.read(1)  # at its end the archive's checksum is held against what was read
         stored = np.frombuffer(content, dtype)
-        values = stored.view(ml_dtypes.bfloat16) if info.dtype == "bfloat16" else stored.astype(dtype.newbyteorder("="))
+        values = (
+            stored.view(ml_dtypes.bfloat16)
+            if info.dtype == "bfloat16"
+            else stored.astype(dtype.newbyteorder("="))
+        )
         return values.reshape(info.shape, order="F" if fortran else "C")
 
     def close(self) -> None:
@@ -70,7 +80,9 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if length > 2**16:
         raise ValueError(f"a header of {length} bytes")
     content = io.BytesIO(told + file.read(length))
-    read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
+    )
     shape, fortran, dtype = read(content)
     return shape, fortran, dtype
 
@@ -97,6 +109,9 @@ def replace_in_npz(source: NpzCheckpoint, draft: Path, changes: Tensors) -> None
     with zipfile.ZipFile(draft, "w") as archive:
         for entry in source.archive.infolist():
             if entry.filename.removesuffix(".npy") not in changes:
-                with source.archive.open(entry) as packed, archive.open(entry.filename, "w", force_zip64=True) as out:
+                with (
+                    source.archive.open(entry) as packed,
+                    archive.open(entry.filename, "w", force_zip64=True) as out,
+                ):
                     shutil.copyfileobj(packed, out, COPIED_BYTES)
         _add_npy(archive, changes)

@@ -18,7 +18,8 @@ from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint: safetensors (one file, an index of shards, or a folder with either), torch, npz, Keras h5 and .keras, Flax msgpack.
+    """Open a checkpoint: safetensors (one file, an index of shards, or a folder with either),
+    torch, npz, Keras h5 and .keras, Flax msgpack.
 
     What it is, its first bytes tell, not its name.
 
@@ -37,17 +38,23 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     except PatchParityError:
         raise
     except MemoryError:
-        raise PatchParityError(f"{source} is damaged or hostile: it claims more memory than there is") from None
+        raise PatchParityError(
+            f"{source} is damaged or hostile: it claims more memory than there is"
+        ) from None
     except OSError as error:
         raise PatchParityError(f"cannot read {source}: {error.strerror or error}") from None
     except Exception as error:  # whatever damaged content makes the readers raise
-        raise PatchParityError(f"{source} is damaged or hostile: {type(error).__name__}: {first_line(error)}") from None
+        raise PatchParityError(
+            f"{source} is damaged or hostile: {type(error).__name__}: {first_line(error)}"
+        ) from None
 
 
 def _in_folder(folder: Path) -> Path:
     """The checkpoint of a folder, as transformers and timm lay it out."""
     if unfinished := next(folder.glob(".*.patchparity-unfinished"), None):
-        raise PatchParityError(f"{folder} holds a copy that was cut off ({unfinished.name}): run the same port again")
+        raise PatchParityError(
+            f"{folder} holds a copy that was cut off ({unfinished.name}): run the same port again"
+        )
     for name in (
         "model.safetensors",
         "open_clip_model.safetensors",
@@ -74,17 +81,24 @@ def _in_folder(folder: Path) -> Path:
 
 FOREIGN_FOLDERS = {
     ".metadata": "a checkpoint of torch.distributed (DCP), which is not read: "
-    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt` makes a file of it",
-    "_CHECKPOINT_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and save its tree with flax.serialization or numpy.savez",
-    "_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and save its tree with flax.serialization or numpy.savez",
-    "manifest.ocdbt": "a checkpoint of orbax (OCDBT), which is not read: restore it with orbax, and save its tree with numpy.savez",
-    "saved_model.pb": "a SavedModel of TensorFlow, which is not read: load it, and save its weights as .weights.h5",
+    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt` makes a "
+    "file of it",
+    "_CHECKPOINT_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and "
+    "save its tree with flax.serialization or numpy.savez",
+    "_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and save its "
+    "tree with flax.serialization or numpy.savez",
+    "manifest.ocdbt": "a checkpoint of orbax (OCDBT), which is not read: restore it with orbax, "
+    "and save its tree with numpy.savez",
+    "saved_model.pb": "a SavedModel of TensorFlow, which is not read: load it, and save its "
+    "weights as .weights.h5",
 }
 """Folders of kinds that are known and not read, by a file in them; and what to do."""
 
 FOREIGN_STARTS = {
-    b"GGUF": "a GGUF file, which is not read: convert it back with gguf (gguf.GGUFReader), and save its tensors as safetensors",
-    b"\x93NUMPY": "one NumPy array, or a dictionary that was pickled, and no checkpoint: save the arrays by name with numpy.savez",
+    b"GGUF": "a GGUF file, which is not read: convert it back with gguf (gguf.GGUFReader), and "
+    "save its tensors as safetensors",
+    b"\x93NUMPY": "one NumPy array, or a dictionary that was pickled, and no checkpoint: save the "
+    "arrays by name with numpy.savez",
 }
 """Files of kinds that are known and not read, by how they begin; and what to do."""
 
@@ -95,7 +109,9 @@ def _foreign(source: Path, start: bytes) -> str:
         if start.startswith(begin):
             return told
     if source.suffix == ".onnx":
-        return "a graph of ONNX, which is not read: its weights are onnx.load(FILE).graph.initializer"
+        return (
+            "a graph of ONNX, which is not read: its weights are onnx.load(FILE).graph.initializer"
+        )
     if source.suffix == ".distcp":
         return "a part of a checkpoint of torch.distributed: name its folder"
     return ""
@@ -112,16 +128,25 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return H5Checkpoint(source, source)
     if start[:4] == b"PK\x03\x04":
         return _zip_reader(source)
-    if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= max(LARGEST_HEADER, source.stat().st_size):
+    if (
+        len(start) > 8
+        and start[8:9] == b"{"
+        and struct.unpack("<Q", start[:8])[0] <= max(LARGEST_HEADER, source.stat().st_size)
+    ):
         return SafetensorsCheckpoint(source)
     if source.suffix == ".safetensors":
-        raise PatchParityError(f"{source} is damaged or hostile: it does not begin as a safetensors file does")
+        raise PatchParityError(
+            f"{source} is damaged or hostile: it does not begin as a safetensors file does"
+        )
     if start[:1] == b"\x80" and source.suffix not in (".msgpack", ".flax"):
         return LegacyTorchCheckpoint(source)
-    if source.suffix in (".msgpack", ".flax") or (start[:1] and (start[0] & 0xF0 == 0x80 or start[0] in (0xDE, 0xDF))):
+    if source.suffix in (".msgpack", ".flax") or (
+        start[:1] and (start[0] & 0xF0 == 0x80 or start[0] in (0xDE, 0xDF))
+    ):
         return MsgpackCheckpoint(source)
     raise PatchParityError(
-        f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or .keras, Flax msgpack"
+        f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or "
+        ".keras, Flax msgpack"
     )
 
 
@@ -143,13 +168,18 @@ def _zip_reader(source: Path) -> Checkpoint:
         return TorchCheckpoint(source)
     if "model.weights.h5" in names:
         return KerasCheckpoint(source)
-    if any(name.endswith(("/serialized_exported_program.json", "/archive_format")) for name in names):
+    if any(
+        name.endswith(("/serialized_exported_program.json", "/archive_format")) for name in names
+    ):
         raise PatchParityError(
-            f"{source} is a program of torch.export, which is not read: torch.export.load(FILE).state_dict holds its weights"
+            f"{source} is a program of torch.export, which is not read: "
+            "torch.export.load(FILE).state_dict holds its weights"
         )
     if names and all(name.endswith(".npy") for name in names):
         return NpzCheckpoint(source)
-    raise PatchParityError(f"{source} is an archive of a kind that is not known: expected torch, npz or .keras")
+    raise PatchParityError(
+        f"{source} is an archive of a kind that is not known: expected torch, npz or .keras"
+    )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
-"""The project's own weight files: safetensors with the axis names, the spec and the sequence layout in the metadata.
+"""The project's own weight files: safetensors with the axis names, the spec and the sequence layout
+in the metadata.
 
-Writing never leaves a half-written or wrong file: every array is made contiguous (safetensors 0.8.0 writes a transposed view as
-if it were not transposed, safetensors issue 825), the file is read back and compared bit by bit, then moved over the target.
+Writing never leaves a half-written or wrong file: every array is made contiguous (safetensors 0.8.0
+writes a transposed view as if it were not transposed, safetensors issue 825), the file is read back
+and compared bit by bit, then moved over the target.
 """
 
 import dataclasses
@@ -45,11 +47,16 @@ def _axes(name: str, array: NDArray[Any]) -> str:
     """Axis names of a tensor, as they stand in the metadata."""
     if name == "kernel":
         return with_time_axis(CANONICAL, array.ndim - 2)
-    return {"register_tokens": "R D", "positions": "rows D"}.get(name, "K" if name.startswith("patch_norm") else "D")
+    return {"register_tokens": "R D", "positions": "rows D"}.get(
+        name, "K" if name.startswith("patch_norm") else "D"
+    )
 
 
-def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> None:
-    """Write canonical weights to a safetensors file, with the axis names, the spec and the sequence layout in its metadata.
+def save_weights(
+    path: str | os.PathLike[str], weights: PatchEmbedWeights, spec: PatchEmbedSpec
+) -> None:
+    """Write canonical weights to a safetensors file, with the axis names, the spec and the sequence
+    layout in its metadata.
 
     Args:
         path: the file; an existing one is replaced, in one step.
@@ -57,19 +64,31 @@ def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec:
         spec: sizes that the weights fit.
 
     Raises:
-        PatchParityError: weights that do not fit the spec, a folder that cannot be written, a file that reads back differently.
+        PatchParityError: weights that do not fit the spec, a folder that cannot be written, a file
+            that reads back differently.
     """
     weights.check_spec(spec)
     target = Path(path).resolve()
-    tensors = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for name, array in _tensors(weights)}
+    tensors = {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        for name, array in _tensors(weights)
+    }
     for name, array in tensors.items():
         if array.dtype.name not in DTYPES:
-            raise PatchParityError(f"{name} is of dtype {array.dtype}: expected one of {', '.join(DTYPES)}")
+            raise PatchParityError(
+                f"{name} is of dtype {array.dtype}: expected one of {', '.join(DTYPES)}"
+            )
     metadata = {
         "format": FORMAT,
         "spec": json.dumps(spec.to_dict()),
         "layout": json.dumps(dataclasses.asdict(weights.layout)),
-        "rms": json.dumps([name for name in NORMS if (norm := getattr(weights, name)) is not None and not norm.centered]),
+        "rms": json.dumps(
+            [
+                name
+                for name in NORMS
+                if (norm := getattr(weights, name)) is not None and not norm.centered
+            ]
+        ),
         "axes": json.dumps({name: _axes(name, array) for name, array in tensors.items()}),
     }
     try:
@@ -78,7 +97,9 @@ def save_weights(path: str | os.PathLike[str], weights: PatchEmbedWeights, spec:
             safetensors.numpy.save_file(tensors, draft, metadata)
             for name, array in safetensors.numpy.load_file(draft).items():
                 if array.dtype != tensors[name].dtype or array.tobytes() != tensors[name].tobytes():
-                    raise PatchParityError(f"{name} reads back differently from {target}: nothing was written")
+                    raise PatchParityError(
+                        f"{name} reads back differently from {target}: nothing was written"
+                    )
             draft.chmod(usual_mode())
             draft.replace(target)
     except OSError as error:
@@ -92,7 +113,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, Patch
         The weights, in the dtypes of the file, and their spec.
 
     Raises:
-        PatchParityError: a file that cannot be read, is no safetensors file, or was not written by `save_weights`.
+        PatchParityError: a file that cannot be read, is no safetensors file, or was not written by
+            `save_weights`.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -102,11 +124,15 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, Patch
         raise PatchParityError(f"cannot read weights from {path}: {error}") from None
     if metadata.get("format") != FORMAT:
         held = ", ".join(sorted(tensors)) or "nothing"
-        raise PatchParityError(f"{path} holds {held}, format {metadata.get('format')!r}: expected {FORMAT!r}")
+        raise PatchParityError(
+            f"{path} holds {held}, format {metadata.get('format')!r}: expected {FORMAT!r}"
+        )
     try:
         spec = PatchEmbedSpec.from_dict(json.loads(metadata["spec"]))
         layout = SequenceLayout(**json.loads(metadata["layout"]))
-        weights = PatchEmbedWeights(**_fields(tensors, json.loads(metadata.get("rms", "[]"))), layout=layout)
+        weights = PatchEmbedWeights(
+            **_fields(tensors, json.loads(metadata.get("rms", "[]"))), layout=layout
+        )
     except PatchParityError as error:
         raise PatchParityError(f"{path} is damaged: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -116,7 +142,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, Patch
 
 
 def _fields(tensors: dict[str, NDArray[Any]], rms: list[str]) -> dict[str, Any]:
-    """Group tensors into the fields of PatchEmbedWeights; a norm is a scale, and mostly a shift. `rms` names those that do not take the mean out.
+    """Group tensors into the fields of PatchEmbedWeights; a norm is a scale, and mostly a shift.
+    `rms` names those that do not take the mean out.
 
     Raises:
         PatchParityError: a tensor that is no field, half a norm, or numbers that are no floats.
@@ -130,10 +157,17 @@ def _fields(tensors: dict[str, NDArray[Any]], rms: list[str]) -> dict[str, Any]:
         partners = [f"{owner}.scale"] if part else [name]
         if name not in expected or not set(partners) <= set(tensors):
             raise PatchParityError(
-                f"tensor {name!r} is unknown, or its partner is missing: expected {', '.join(sorted(expected))}"
+                f"tensor {name!r} is unknown, or its partner is missing: expected "
+                f"{', '.join(sorted(expected))}"
             )
         if array.dtype.name not in DTYPES:
-            raise PatchParityError(f"{name} is of dtype {array.dtype}: expected one of {', '.join(DTYPES)}")
-        norm = LayerNorm(tensors[f"{owner}.scale"], tensors.get(f"{owner}.shift"), owner not in rms) if part else None
+            raise PatchParityError(
+                f"{name} is of dtype {array.dtype}: expected one of {', '.join(DTYPES)}"
+            )
+        norm = (
+            LayerNorm(tensors[f"{owner}.scale"], tensors.get(f"{owner}.shift"), owner not in rms)
+            if part
+            else None
+        )
         fields[owner] = norm or array
     return fields

@@ -1,7 +1,9 @@
-"""What a pickle of torch's may build: tensors and plain containers, and nothing else. Nothing that it names is imported or called.
+"""What a pickle of torch's may build: tensors and plain containers, and nothing else. Nothing that
+it names is imported or called.
 
-`torch.load(weights_only=True)` does the same for what `torch.save` writes, but refuses TorchScript archives, OpenAI's CLIP among them, and reads
-everything. Here a storage is read when a tensor of it is asked for.
+`torch.load(weights_only=True)` does the same for what `torch.save` writes, but refuses TorchScript
+archives, OpenAI's CLIP among them, and reads everything. Here a storage is read when a tensor of it
+is asked for.
 """
 
 import collections
@@ -19,13 +21,15 @@ from ...reference.errors import PatchParityError
 from .checkpoint import MOST_AXES
 
 LARGEST_PICKLE = 32 * 2**20
-"""Bytes of the pickle that tells of the tensors; a model of a hundred thousand tensors has 10 MB of it."""
+"""Bytes of the pickle that tells of the tensors; a model of a hundred thousand tensors has 10 MB of
+it."""
 
 MOST_STEPS = 3_000_000
 """Steps of a pickle: about twenty a tensor, so of a hundred thousand tensors."""
 
 LARGEST_KEY = 10_000
-"""Values of a tuple, those within it counted as often as it holds them: sizes and keys have a few. Each step of some twenty bytes can double one."""
+"""Values of a tuple, those within it counted as often as it holds them: sizes and keys have a few.
+Each step of some twenty bytes can double one."""
 
 DEEPEST = 64
 """Containers within one another that are looked into."""
@@ -49,7 +53,8 @@ STORAGE_TYPES = {
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Values that tensors are views of; `views` are all that were built, wherever in the file they are."""
+    """Values that tensors are views of; `views` are all that were built, wherever in the file they
+    are."""
 
     key: str
     dtype: str
@@ -77,7 +82,9 @@ class Tensor:
         """Values of the storage from the first to the last that it reads."""
         if 0 in self.shape:
             return 0
-        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return 1 + sum(
+            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
+        )
 
     @property
     def repeats(self) -> bool:
@@ -107,29 +114,45 @@ class Inert:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Any:
-    """In place of `torch._utils._rebuild_tensor_v2`, whose last argument may say that values are to be negated or conjugated when they are read."""
+    """In place of `torch._utils._rebuild_tensor_v2`, whose last argument may say that values are to
+    be negated or conjugated when they are read."""
     if any(isinstance(each, Mapping) and (each.get("conj") or each.get("neg")) for each in others):
-        raise PatchParityError("a tensor is negated or conjugated when it is read: save it with .resolve_neg().resolve_conj()")
+        raise PatchParityError(
+            "a tensor is negated or conjugated when it is read: save it with "
+            ".resolve_neg().resolve_conj()"
+        )
     if not isinstance(storage, Storage):
         return Inert()
-    if not all(isinstance(each, (tuple, list)) and len(each) <= MOST_AXES for each in (shape, strides)):
+    if not all(
+        isinstance(each, (tuple, list)) and len(each) <= MOST_AXES for each in (shape, strides)
+    ):
         raise ValueError("a tensor whose shape or strides are no short tuples")
     found = Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
-    if found.offset < 0 or min((*found.shape, *found.strides), default=0) < 0 or len(found.shape) != len(found.strides):
-        raise ValueError(f"a tensor of shape {found.shape}, strides {found.strides} and offset {found.offset}")
+    if (
+        found.offset < 0
+        or min((*found.shape, *found.strides), default=0) < 0
+        or len(found.shape) != len(found.strides)
+    ):
+        raise ValueError(
+            f"a tensor of shape {found.shape}, strides {found.strides} and offset {found.offset}"
+        )
     if found.offset + found.extent > storage.values:
-        raise ValueError(f"a tensor of shape {found.shape} reaches beyond its storage of {storage.values} values")
+        raise ValueError(
+            f"a tensor of shape {found.shape} reaches beyond its storage of {storage.values} values"
+        )
     storage.views.append(found)
     return found
 
 
 def _first(value: Any = None, *others: Any) -> Any:
-    """In place of what wraps a value: `torch._utils._rebuild_parameter`, `torch.jit._pickle.restore_type_tag`, ..."""
+    """In place of what wraps a value: `torch._utils._rebuild_parameter`,
+    `torch.jit._pickle.restore_type_tag`, ..."""
     return value
 
 
 class _Call:
-    """A function that a pickle may call, and nothing else: what it is cannot be changed by what the pickle does to it."""
+    """A function that a pickle may call, and nothing else: what it is cannot be changed by what the
+    pickle does to it."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -162,7 +185,9 @@ _BUILT: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor"): _Call(_tensor),
     ("torch._utils", "_rebuild_parameter"): _Call(_first),
     ("torch._utils", "_rebuild_parameter_with_state"): _Call(_first),
-    ("torch._tensor", "_rebuild_from_type_v2"): _Call(lambda function, kind, arguments, state: _called(function, arguments)),
+    ("torch._tensor", "_rebuild_from_type_v2"): _Call(
+        lambda function, kind, arguments, state: _called(function, arguments)
+    ),
     ("torch", "Size"): _Call(_short),
     ("torch", "device"): Inert,
     ("torch.nn.parameter", "Parameter"): Inert,
@@ -218,27 +243,39 @@ REFUSED_MODULES = frozenset(
         "collections",
     ]
 )
-"""Modules that no checkpoint names but one that wants to run something: such a file is refused whole. Any other class is left unbuilt, and told."""
+"""Modules that no checkpoint names but one that wants to run something: such a file is refused
+whole. Any other class is left unbuilt, and told."""
 
 _INERT_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "omegaconf")
 """Modules of which checkpoints hold settings: all that they name is inert."""
 
 
 def _require_modest(file: Any, path: Path) -> int:
-    """Raise PatchParityError where the pickle that comes next would take far more memory or time than its bytes: it numbers an object far beyond those
-    that it holds (the memo is as long as the number), has too many steps, or a tuple that holds itself doubled again and again, which is a key's hash
-    and a name's text. Returns how many bytes it has; the file stands where it stood."""
+    """Raise PatchParityError where the pickle that comes next would take far more memory or time
+    than its bytes: it numbers an object far beyond those that it holds (the memo is as long as the
+    number), has too many steps, or a tuple that holds itself doubled again and again, which is a
+    key's hash and a name's text. Returns how many bytes it has; the file stands where it stood."""
     start = file.tell()
-    weights: list[Any] = []  # of what lies on the stack: how many values each tuple holds; a mark is None
+    # of what lies on the stack: how many values each tuple holds; a mark is None
+    weights: list[Any] = []
     memo: dict[int, int] = {}
     for steps, (operation, argument, place) in enumerate(pickletools.genops(file)):
         name = operation.name
-        if name in ("LONG_BINPUT", "BINPUT", "PUT") and int(argument or 0) > (place or 0) - start + 1:
-            raise PatchParityError(f"{path} is damaged or hostile: its pickle numbers an object {argument}")
+        if (
+            name in ("LONG_BINPUT", "BINPUT", "PUT")
+            and int(argument or 0) > (place or 0) - start + 1
+        ):
+            raise PatchParityError(
+                f"{path} is damaged or hostile: its pickle numbers an object {argument}"
+            )
         if steps > MOST_STEPS:
-            raise PatchParityError(f"{path} is damaged or hostile: its pickle has more than {MOST_STEPS} steps")
+            raise PatchParityError(
+                f"{path} is damaged or hostile: its pickle has more than {MOST_STEPS} steps"
+            )
         if name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else int(argument or 0)] = weights[-1] if weights and weights[-1] else 1
+            memo[len(memo) if name == "MEMOIZE" else int(argument or 0)] = (
+                weights[-1] if weights and weights[-1] else 1
+            )
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             weights.append(memo.get(int(argument or 0), 1))
         elif name == "POP_MARK":
@@ -253,7 +290,10 @@ def _require_modest(file: Any, path: Path) -> int:
         else:
             _step(weights, operation)
         if weights and weights[-1] and weights[-1] > LARGEST_KEY:
-            raise PatchParityError(f"{path} is damaged or hostile: its pickle has a tuple of more than {LARGEST_KEY} values")
+            raise PatchParityError(
+                f"{path} is damaged or hostile: its pickle has a tuple of more than {LARGEST_KEY} "
+                "values"
+            )
     size = file.tell() - start
     file.seek(start)
     return int(size)
@@ -271,7 +311,8 @@ def _above_mark(weights: list[Any]) -> list[int]:
 
 
 def _step(weights: list[Any], operation: Any) -> None:
-    """What a step of a pickle takes from the stack and puts there, as `pickletools` tells; containers that can be no keys count as one value."""
+    """What a step of a pickle takes from the stack and puts there, as `pickletools` tells;
+    containers that can be no keys count as one value."""
     before, after = operation.stack_before, operation.stack_after
     if pickletools.markobject in before:
         _above_mark(weights)
@@ -283,7 +324,8 @@ def _step(weights: list[Any], operation: Any) -> None:
 
 
 class _Bounded:
-    """A file of which no more is asked than it has: a pickle may claim four billion bytes, for which memory would be taken before they are missed."""
+    """A file of which no more is asked than it has: a pickle may claim four billion bytes, for
+    which memory would be taken before they are missed."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -330,11 +372,13 @@ _PLAIN_TYPES = frozenset(
         "object",
     ]
 )
-"""Of Python's own names those that are types of values: they are as harmless as anyone's class, and left unbuilt like it."""
+"""Of Python's own names those that are types of values: they are as harmless as anyone's class, and
+left unbuilt like it."""
 
 
 class Unpickler(pickle.Unpickler):
-    """Builds storages, tensors of them and plain containers; `unbuilt` names the classes that it left alone."""
+    """Builds storages, tensors of them and plain containers; `unbuilt` names the classes that it
+    left alone."""
 
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, encoding="latin-1")
@@ -352,20 +396,28 @@ class Unpickler(pickle.Unpickler):
             return Inert
         if module == "torch.jit._pickle":
             return _Call(_first)
-        if module == "torch" and re.fullmatch(r"(float|bfloat|complex|u?int|quint|qint)\d+(_\w+)?|bool", name):
+        if module == "torch" and re.fullmatch(
+            r"(float|bfloat|complex|u?int|quint|qint)\d+(_\w+)?|bool", name
+        ):
             return name
         if module.split(".")[0] in _INERT_MODULES or module in _INERT_MODULES:
             return Inert
         plain = module in ("builtins", "__builtin__") and name in _PLAIN_TYPES
-        plain = plain or (module == "collections" and name in ("deque", "ChainMap", "UserDict", "UserList", "UserString"))
+        plain = plain or (
+            module == "collections"
+            and name in ("deque", "ChainMap", "UserDict", "UserList", "UserString")
+        )
         if (
             module.split(".")[0] in REFUSED_MODULES and not plain
         ):  # torch's, NumPy's and collections' own that are not above among them
             if name == "_rebuild_tensor_v3":
                 raise PatchParityError(
-                    f"{self.path} holds a tensor of a type that is not read (float8, or another new one): save it in bfloat16"
+                    f"{self.path} holds a tensor of a type that is not read (float8, or another "
+                    "new one): save it in bfloat16"
                 )
-            raise PatchParityError(f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run")
+            raise PatchParityError(
+                f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run"
+            )
         self.unbuilt[f"{module}.{name}"] = None
         return Inert
 
@@ -374,19 +426,32 @@ class Unpickler(pickle.Unpickler):
         if not isinstance(pid, tuple) or len(pid) not in (5, 6):
             raise ValueError("a reference to something else than a storage")
         kind, dtype, key, _, values, *view = pid
-        if not (isinstance(kind, str) and kind == "storage" and isinstance(dtype, str) and isinstance(key, (str, int))):
+        if not (
+            isinstance(kind, str)
+            and kind == "storage"
+            and isinstance(dtype, str)
+            and isinstance(key, (str, int))
+        ):
             raise ValueError("a reference to something else than a storage")
         if any(each is not None for each in view):
-            raise ValueError("a storage that is a part of another: save the file again with a newer torch")
+            raise ValueError(
+                "a storage that is a part of another: save the file again with a newer torch"
+            )
         if type(values) is not int or values < 0:
             raise ValueError("a storage that does not tell how many values it has")
         return self.storages.setdefault(str(key), Storage(str(key), dtype, int(values)))
 
 
 def flattened(
-    found: Any, prefix: str, tensors: dict[str, Tensor], depth: int, seen: dict[int, str], again: dict[str, str]
+    found: Any,
+    prefix: str,
+    tensors: dict[str, Tensor],
+    depth: int,
+    seen: dict[int, str],
+    again: dict[str, str],
 ) -> None:
-    """Tensors of nested containers, by the path to each; a container that is there twice is looked into once, and noted in `again`."""
+    """Tensors of nested containers, by the path to each; a container that is there twice is looked
+    into once, and noted in `again`."""
     if isinstance(found, Tensor):
         tensors[prefix.removesuffix(".")] = found
     elif id(found) in seen and isinstance(found, (Mapping, list, tuple, Inert)) and found:
@@ -400,7 +465,8 @@ def flattened(
 
 
 def _members(inside: Any) -> Iterator[tuple[Any, Any]]:
-    """What a container holds, by key or place, and by attribute; keys that are no names are told as Python writes them."""
+    """What a container holds, by key or place, and by attribute; keys that are no names are told as
+    Python writes them."""
     if isinstance(inside, Mapping):
         for key, value in inside.items():
             yield key if isinstance(key, (str, int)) else f"({type(key).__name__})", value

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import MOST_AXES, Checkpoint, TensorInfo, Tensors, copy_bytes, dtype_of, first_line, first_twin
+from .checkpoint import (
+    MOST_AXES,
+    Checkpoint,
+    TensorInfo,
+    Tensors,
+    copy_bytes,
+    dtype_of,
+    first_line,
+    first_twin,
+)
 
 LARGEST_HEADER = 100 * 2**20
 """Bytes of a header; safetensors' own limit."""
@@ -42,7 +51,8 @@ def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class SafetensorsCheckpoint(Checkpoint):
-    """One safetensors file: a header in JSON, then the bytes of all tensors (https://github.com/huggingface/safetensors)."""
+    """One safetensors file: a header in JSON, then the bytes of all tensors
+    (https://github.com/huggingface/safetensors)."""
 
     format = "safetensors"
 
@@ -54,7 +64,9 @@ class SafetensorsCheckpoint(Checkpoint):
             if length > min(LARGEST_HEADER, size - 8):
                 raise self.damaged(f"its header claims {length} bytes, and {size - 8} are there")
             try:
-                header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=without_twins)
+                header = json.loads(
+                    file.read(length).decode("utf-8"), object_pairs_hook=without_twins
+                )
             except (ValueError, RecursionError) as error:
                 raise self.damaged(f"its header is no JSON ({first_line(error)})") from None
         self.begin = 8 + length
@@ -62,14 +74,20 @@ class SafetensorsCheckpoint(Checkpoint):
         if not isinstance(header, dict):
             raise self.damaged("its header is no JSON object")
         notes = header.pop("__metadata__", {}) or {}
-        if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        if not isinstance(notes, dict) or not all(
+            isinstance(value, str) for value in notes.values()
+        ):
             raise self.damaged("its metadata are no texts")
         self.metadata = notes
         ranges = [self._add(name, entry, size - self.begin) for name, entry in header.items()]
         at = 0
-        for first, last in sorted(ranges):  # as safetensors itself demands: a byte of no tensor, or of two, is refused
+        # as safetensors itself demands: a byte of no tensor, or of two, is refused
+        for first, last in sorted(ranges):
             if first != at:
-                raise self.damaged(f"its tensors do not lie one behind the other: one begins at byte {first}, expected {at}")
+                raise self.damaged(
+                    f"its tensors do not lie one behind the other: one begins at byte {first}, "
+                    f"expected {at}"
+                )
             at = last
         if at != size - self.begin:
             raise self.damaged(f"its tensors end at byte {at} of {size - self.begin}")
@@ -89,14 +107,21 @@ class SafetensorsCheckpoint(Checkpoint):
             if not 0 <= first <= last <= room:
                 raise self.damaged(f"{name} claims bytes {first} to {last} of {room}")
             return first, last
-        # Before they are multiplied: an empty tensor may be told with any extent, and is not believed.
+        # Before they are multiplied: an empty tensor may be told with any extent, and is not
+        # believed.
         if len(shape) > MOST_AXES or max(shape, default=0) > max(room, 1):
-            raise self.damaged(f"{name} claims {len(shape)} axes, or more values along one than {room} bytes hold")
+            raise self.damaged(
+                f"{name} claims {len(shape)} axes, or more values along one than {room} bytes hold"
+            )
         if min(shape, default=0) < 0:
-            raise self.damaged(f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}")
+            raise self.damaged(
+                f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}"
+            )
         info = TensorInfo(shape, dtype)
         if not 0 <= first <= last <= room or last - first != info.nbytes:
-            raise self.damaged(f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}")
+            raise self.damaged(
+                f"{name} of shape {shape} and type {dtype} claims bytes {first} to {last} of {room}"
+            )
         self.tensors[name], self.places[name] = info, (first, last)
         return first, last
 
@@ -110,7 +135,8 @@ class SafetensorsCheckpoint(Checkpoint):
 
 
 def write_safetensors(draft: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    """Write a file anew. Every array is contiguous: safetensors 0.8.0 writes a transposed view as if it were not transposed (its issue 825)."""
+    """Write a file anew. Every array is contiguous: safetensors 0.8.0 writes a transposed view as
+    if it were not transposed (its issue 825)."""
     import safetensors.numpy
 
     safetensors.numpy.save_file(dict(tensors), draft, dict(metadata) or None)

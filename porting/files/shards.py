@@ -1,4 +1,5 @@
-"""Checkpoints of several files: safetensors and torch's with transformers' index, Keras's with its own."""
+"""Checkpoints of several files: safetensors and torch's with transformers' index, Keras's with its
+own."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +13,13 @@ from .checkpoint import Checkpoint, first_line
 from .safetensors_files import LARGEST_HEADER, without_twins
 
 INDEX_SUFFIX = ".safetensors.index.json"
-INDICES = (INDEX_SUFFIX, ".bin.index.json", ".pt.index.json", ".pth.index.json", ".msgpack.index.json")
+INDICES = (
+    INDEX_SUFFIX,
+    ".bin.index.json",
+    ".pt.index.json",
+    ".pth.index.json",
+    ".msgpack.index.json",
+)
 """How names of indices end, as transformers and accelerate write them."""
 
 KERAS_INDEX = ".weights.json"
@@ -42,14 +49,20 @@ class ShardedCheckpoint(Checkpoint):
         if not self.shards:
             raise self.damaged("it names no shard")
         self.format = next(iter(self.shards.values())).format
-        self.metadata = {key: value for shard in self.shards.values() for key, value in shard.metadata.items()}
-        self.unbuilt = list(dict.fromkeys(name for shard in self.shards.values() for name in shard.unbuilt))
+        self.metadata = {
+            key: value for shard in self.shards.values() for key, value in shard.metadata.items()
+        }
+        self.unbuilt = list(
+            dict.fromkeys(name for shard in self.shards.values() for name in shard.unbuilt)
+        )
 
     def _index(self) -> Any:
         if self.path.stat().st_size > LARGEST_HEADER:
             raise self.damaged(f"an index of {self.path.stat().st_size} bytes")
         try:
-            return json.loads(self.path.read_text(encoding="utf-8"), object_pairs_hook=without_twins)
+            return json.loads(
+                self.path.read_text(encoding="utf-8"), object_pairs_hook=without_twins
+            )
         except (ValueError, RecursionError) as error:
             raise self.damaged(f"it is no index of shards ({first_line(error)})") from None
 

@@ -1,4 +1,5 @@
-"""torch's files, read without torch: archives, and the form before them; `pickles` says what their pickles may build."""
+"""torch's files, read without torch: archives, and the form before them; `pickles` says what their
+pickles may build."""
 
 import abc
 import io
@@ -20,15 +21,20 @@ from .pickles import LARGEST_PICKLE, Tensor, flattened, load_pickle
 
 
 def _strided(values: NDArray[Any], view: Tensor) -> NDArray[Any]:
-    """A tensor as a view of the values from its first to its last; NumPy itself refuses one that they do not hold."""
+    """A tensor as a view of the values from its first to its last; NumPy itself refuses one that
+    they do not hold."""
     strides = [stride * values.itemsize for stride in view.strides]
     if min(strides, default=0) < 0 or view.extent > len(values):
-        raise ValueError(f"a tensor of shape {view.shape} and strides {view.strides} reaches beyond its {len(values)} values")
+        raise ValueError(
+            f"a tensor of shape {view.shape} and strides {view.strides} reaches beyond its "
+            f"{len(values)} values"
+        )
     return np.ndarray(view.shape, values.dtype, values, 0, strides)
 
 
 LARGEST_REPEATED = 2**24
-"""Values of a tensor that repeats those of its storage (`expand`): 64 MB of float32; a kernel of ViT-g/14 has 0.8 million, a table of its positions 2.4."""
+"""Values of a tensor that repeats those of its storage (`expand`): 64 MB of float32; a kernel of
+ViT-g/14 has 0.8 million, a table of its positions 2.4."""
 
 
 class TensorsOfStorages(Checkpoint):
@@ -42,14 +48,17 @@ class TensorsOfStorages(Checkpoint):
         flattened(found, "", self.views, 0, {}, self.again)
         if sum(map(len, self.views)) > LONGEST_NAMES:
             raise self.damaged(f"its names have more than {LONGEST_NAMES} characters together")
-        self.tensors = {name: TensorInfo(view.shape, view.storage.dtype) for name, view in self.views.items()}
+        self.tensors = {
+            name: TensorInfo(view.shape, view.storage.dtype) for name, view in self.views.items()
+        }
 
     def _view(self, name: str, content: bytes) -> NDArray[Any]:
         """A tensor from the bytes between its first and its last value."""
         view = self.views[name]
         if view.repeats and math.prod(view.shape) > LARGEST_REPEATED:
             raise PatchParityError(
-                f"{self.path}: {name} {view.shape} repeats {view.extent} values, and claims far more than the file holds"
+                f"{self.path}: {name} {view.shape} repeats {view.extent} values, and claims far "
+                "more than the file holds"
             )
         values = np.frombuffer(content, dtype_of(view.storage.dtype))
         if len(values) < view.extent:
@@ -61,10 +70,12 @@ class TensorsOfStorages(Checkpoint):
         """Where the values of a storage begin in the file."""
 
     def replace(self, draft: Path, changes: Tensors) -> None:
-        """Overwrite tensors in a copy of the file, where their values lie; the pickle, and what it holds beside tensors, stays as it is, unread.
+        """Overwrite tensors in a copy of the file, where their values lie; the pickle, and what it
+        holds beside tensors, stays as it is, unread.
 
         Raises:
-            PatchParityError: a tensor that is not there, has another shape or type, or whose values other tensors read too.
+            PatchParityError: a tensor that is not there, has another shape or type, or whose values
+                other tensors read too.
         """
         for name, array in changes.items():
             self._require_place(name, array, changes)
@@ -81,28 +92,38 @@ class TensorsOfStorages(Checkpoint):
     def _require_place(self, name: str, array: NDArray[Any], changes: Tensors) -> None:
         view = self.views.get(name)
         if view is None or view.shape != array.shape or dtype_of(view.storage.dtype) != array.dtype:
-            there = "nothing" if view is None else f"one of shape {view.shape} and type {view.storage.dtype}"
+            there = (
+                "nothing"
+                if view is None
+                else f"one of shape {view.shape} and type {view.storage.dtype}"
+            )
             raise PatchParityError(
-                f"{self.path} has no place for {name} of shape {array.shape} and type {array.dtype}: it holds {there}"
+                f"{self.path} has no place for {name} of shape {array.shape} and type "
+                f"{array.dtype}: it holds {there}"
             )
         if view.repeats:
             raise PatchParityError(
-                f"{self.path} keeps {name} as {view.extent} values that are repeated: it has no place for others"
+                f"{self.path} keeps {name} as {view.extent} values that are repeated: it has no "
+                "place for others"
             )
         if twice := next((pair for pair in self.again.items() if name.startswith(pair[0])), None):
             raise self._would_change(name, f"what is called {twice[1].removesuffix('.')!r} too")
-        # A tensor that is changed alike may share: two names of one, or two tensors of the same values.
+        # A tensor that is changed alike may share: two names of one, or two tensors of the same
+        # values.
         alike = {called for called in changes if changes[called].tobytes() == array.tobytes()}
         for called, other in self.views.items():
             if called not in alike and self._shared(view, other):
                 raise self._would_change(name, called)
         known = {id(other) for other in self.views.values()}
-        if any(id(other) not in known and self._shared(view, other) for other in view.storage.views):
+        if any(
+            id(other) not in known and self._shared(view, other) for other in view.storage.views
+        ):
             raise self._would_change(name, "a tensor elsewhere in the file")
 
     def _would_change(self, name: str, other: str) -> PatchParityError:
         return PatchParityError(
-            f"{self.path}: {name} shares its values with {other}, which would change with it: convert the file to safetensors first"
+            f"{self.path}: {name} shares its values with {other}, which would change with it: "
+            "convert the file to safetensors first"
         )
 
     @staticmethod
@@ -118,7 +139,8 @@ class TensorsOfStorages(Checkpoint):
 
 
 class TorchCheckpoint(TensorsOfStorages):
-    """What `torch.save` and `torch.jit.save` write since torch 1.6: an archive with a pickle, and a file for each storage."""
+    """What `torch.save` and `torch.jit.save` write since torch 1.6: an archive with a pickle, and a
+    file for each storage."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -128,16 +150,20 @@ class TorchCheckpoint(TensorsOfStorages):
             require_whole(self.archive, path)
             names = {entry.filename: entry for entry in self.archive.infolist()}
             entry = min(
-                (entry for name, entry in names.items() if name.endswith("data.pkl")), key=lambda each: len(each.filename)
+                (entry for name, entry in names.items() if name.endswith("data.pkl")),
+                key=lambda each: len(each.filename),
             )
-            if entry.file_size > LARGEST_PICKLE or entry.compress_type != zipfile.ZIP_STORED:  # torch packs nothing
+            # torch packs nothing
+            if entry.file_size > LARGEST_PICKLE or entry.compress_type != zipfile.ZIP_STORED:
                 raise self.damaged(f"{entry.filename} is packed, or claims {entry.file_size} bytes")
             self.root = entry.filename.removesuffix("data.pkl")
             order = names.get(f"{self.root}byteorder")
             if order is not None and order.file_size > 16:
                 raise self.damaged(f"{order.filename} claims {order.file_size} bytes")
             if order is not None and self.archive.read(f"{self.root}byteorder") != b"little":
-                raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
+                raise PatchParityError(
+                    f"{path} was written on a big-endian machine, which is not read"
+                )
             with self.archive.open(entry) as file:
                 content = file.read(entry.file_size)
             found, unpickler = load_pickle(io.BytesIO(content), path)
@@ -155,12 +181,15 @@ class TorchCheckpoint(TensorsOfStorages):
         if stored is None:
             raise self.damaged(f"the values of {name} are not there")
         if stored.file_size < needed or stored.compress_type != zipfile.ZIP_STORED:
-            raise self.damaged(f"{name} claims a storage of {needed} bytes, and {stored.file_size} are there")
+            raise self.damaged(
+                f"{name} claims a storage of {needed} bytes, and {stored.file_size} are there"
+            )
 
     def _read(self, name: str) -> NDArray[Any]:
         begin, size = self._range(name)
         entry = f"{self.root}data/{self.views[name].storage.key}"
-        if entry not in self.whole:  # once, to the end, where the archive's checksum is held against what was read
+        # once, to the end, where the archive's checksum is held against what was read
+        if entry not in self.whole:
             with self.archive.open(entry) as file:
                 while file.read(COPIED_BYTES):
                     pass
@@ -176,7 +205,10 @@ class TorchCheckpoint(TensorsOfStorages):
     def replace(self, draft: Path, changes: Tensors) -> None:
         """As told, and correct the checksums of the archive."""
         super().replace(draft, changes)
-        entries = [f"{self.root}data/{key}" for key in dict.fromkeys(self.views[name].storage.key for name in changes)]
+        entries = [
+            f"{self.root}data/{key}"
+            for key in dict.fromkeys(self.views[name].storage.key for name in changes)
+        ]
         correct_checksums(draft, self.archive, entries)
 
     def close(self) -> None:
@@ -198,7 +230,10 @@ def _magic(start: bytes, path: Path) -> int:
         if operation.name in ("LONG1", "INT", "BININT", "LONG"):
             return int(argument or 0)
         if operation.name in ("GLOBAL", "STACK_GLOBAL"):
-            raise PatchParityError(f"{path} holds {str(argument).replace(' ', '.')}, which is no tensor: nothing of it was run")
+            raise PatchParityError(
+                f"{path} holds {str(argument).replace(' ', '.')}, which is no tensor: nothing of "
+                "it was run"
+            )
         if operation.name not in ("PROTO", "FRAME"):
             break
     raise PatchParityError(f"{path} is a pickle, but none that torch wrote: it is not read")
@@ -216,9 +251,13 @@ class LegacyTorchCheckpoint(TensorsOfStorages):
             file.seek(0)
             magic, _, system = (load_pickle(file, path)[0] for _ in range(3))
             if magic != MAGIC:
-                raise PatchParityError(f"{path} is a pickle, but none that torch wrote: it is not read")
+                raise PatchParityError(
+                    f"{path} is a pickle, but none that torch wrote: it is not read"
+                )
             if not (isinstance(system, dict) and system.get("little_endian", True)):
-                raise PatchParityError(f"{path} was written on a big-endian machine, which is not read")
+                raise PatchParityError(
+                    f"{path} was written on a big-endian machine, which is not read"
+                )
             found, unpickler = load_pickle(file, path)
             self.unbuilt = list(unpickler.unbuilt)
             self._keep(found)
@@ -227,8 +266,14 @@ class LegacyTorchCheckpoint(TensorsOfStorages):
                 storage = unpickler.storages.get(key)
                 self.begins[key] = file.tell()
                 room = size - file.tell()
-                if storage is None or values < storage.values or values * dtype_of(storage.dtype).itemsize > room:
-                    raise self.damaged(f"a storage claims {values} values, and {room} bytes are there")
+                if (
+                    storage is None
+                    or values < storage.values
+                    or values * dtype_of(storage.dtype).itemsize > room
+                ):
+                    raise self.damaged(
+                        f"a storage claims {values} values, and {room} bytes are there"
+                    )
                 file.seek(values * dtype_of(storage.dtype).itemsize, io.SEEK_CUR)
         for name, view in self.views.items():
             if view.storage.key not in self.begins:
@@ -251,7 +296,8 @@ def write_torch(draft: Path, tensors: Tensors) -> None:
         import torch
     except ImportError:
         raise PatchParityError(
-            "writing a torch file needs torch: pip install 'patchparity[torch]', or write safetensors"
+            "writing a torch file needs torch: pip install 'patchparity[torch]', or write "
+            "safetensors"
         ) from None
     from ...backends.torch.adapter import as_tensor
 

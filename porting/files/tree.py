@@ -1,4 +1,5 @@
-"""Trees of parameters in memory, read as files are: a state dict of torch, Flax's parameters, an `nnx.State`, plain dictionaries of arrays."""
+"""Trees of parameters in memory, read as files are: a state dict of torch, Flax's parameters, an
+`nnx.State`, plain dictionaries of arrays."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,8 @@ IN_MEMORY = "memory"
 
 
 class TreeCheckpoint(Checkpoint):
-    """A mapping of arrays, maybe of further mappings, whose names are then joined by `/`; leaves that are no arrays are passed over."""
+    """A mapping of arrays, maybe of further mappings, whose names are then joined by `/`; leaves
+    that are no arrays are passed over."""
 
     format = IN_MEMORY
 
@@ -24,11 +26,15 @@ class TreeCheckpoint(Checkpoint):
         try:
             self.leaves = dict(_leaves(tree, ()))
         except RecursionError:
-            raise PatchParityError(f"{self.path} holds mappings within one another without end") from None
+            raise PatchParityError(
+                f"{self.path} holds mappings within one another without end"
+            ) from None
         if any(type(leaf).__module__.startswith("torch") for leaf in self.leaves.values()):
             self.metadata["format"] = "pt"
         for name, leaf in self.leaves.items():
-            self.tensors[name] = TensorInfo(tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."))
+            self.tensors[name] = TensorInfo(
+                tuple(leaf.shape), str(leaf.dtype).removeprefix("torch.")
+            )
 
     @property
     def config_folder(self) -> None:

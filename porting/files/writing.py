@@ -1,4 +1,5 @@
-"""Writing checkpoints: whole or not at all, read back and compared to the last bit before anything is replaced."""
+"""Writing checkpoints: whole or not at all, read back and compared to the last bit before anything
+is replaced."""
 
 import contextlib
 import json
@@ -66,14 +67,19 @@ def write_checkpoint(
         path: the file; an existing one is replaced, in one step.
         tensors: by name; `/` in a name of Flax's msgpack is a level of its tree.
         metadata: texts, kept by safetensors alone.
-        check: called with the new file before it takes its place; what it raises leaves the old one there.
+        check: called with the new file before it takes its place; what it raises leaves the old one
+            there.
 
     Raises:
-        PatchParityError: a name that tells no format, a format that keeps no names (Keras), a file that cannot be written or reads back otherwise.
+        PatchParityError: a name that tells no format, a format that keeps no names (Keras), a file
+            that cannot be written or reads back otherwise.
     """
     kind = format_of(path)
     if is_index(path):
-        raise PatchParityError(f"{path}: an embedding stage is written to one file, shards only as a copy of others (--into)")
+        raise PatchParityError(
+            f"{path}: an embedding stage is written to one file, shards only as a copy of others "
+            "(--into)"
+        )
     plain = {name: _plain(array) for name, array in tensors.items()}
     writers: dict[str, Callable[[Path], None]] = {
         "safetensors": lambda draft: write_safetensors(draft, plain, metadata or {}),
@@ -83,7 +89,8 @@ def write_checkpoint(
     }
     if kind not in writers:
         raise PatchParityError(
-            f"{path}: Keras keeps the places of weights and not their names; --into puts them into a copy of a file that it wrote"
+            f"{path}: Keras keeps the places of weights and not their names; --into puts them into "
+            "a copy of a file that it wrote"
         )
     with _draft(path) as draft:
         writers[kind](draft)
@@ -92,9 +99,13 @@ def write_checkpoint(
 
 
 def replace_tensors(
-    source: Checkpoint, path: str | os.PathLike[str], changes: Tensors, check: Callable[[Path], None] = lambda draft: None
+    source: Checkpoint,
+    path: str | os.PathLike[str],
+    changes: Tensors,
+    check: Callable[[Path], None] = lambda draft: None,
 ) -> None:
-    """Write a copy of a checkpoint with some tensors replaced or added; all others stay as they are, bit by bit.
+    """Write a copy of a checkpoint with some tensors replaced or added; all others stay as they
+    are, bit by bit.
 
     Args:
         source: the checkpoint that is copied.
@@ -103,23 +114,27 @@ def replace_tensors(
         check: as in `write_checkpoint`.
 
     Raises:
-        PatchParityError: another format, tensors that a Keras or torch file has no place for, shards that would replace others, a file that cannot be
-            written or reads back otherwise.
+        PatchParityError: another format, tensors that a Keras or torch file has no place for,
+            shards that would replace others, a file that cannot be written or reads back otherwise.
     """
     plain = {name: _plain(array) for name, array in changes.items()}
     if format_of(path) != source.format:
-        raise PatchParityError(f"{path}: --into copies a {source.format} file, and this name is of {format_of(path)}")
+        raise PatchParityError(
+            f"{path}: --into copies a {source.format} file, and this name is of {format_of(path)}"
+        )
     of_shards = is_index(path)
     if of_shards != isinstance(source, ShardedCheckpoint):
         kinds = ("of one file", "of shards")
         raise PatchParityError(
-            f"{source.path} is {kinds[not of_shards]}, and {path} names a checkpoint {kinds[of_shards]}: "
+            f"{source.path} is {kinds[not of_shards]}, and {path} names a checkpoint "
+            f"{kinds[of_shards]}: "
             f"expected a name that ends in {INDEX_SUFFIX if not of_shards else source.path.suffix}"
         )
     if isinstance(source, ShardedCheckpoint):
         if source.format != "safetensors":
             raise PatchParityError(
-                f"{source.path} is of {source.format} shards, which are read and not copied: make one file of them first"
+                f"{source.path} is of {source.format} shards, which are read and not copied: make "
+                "one file of them first"
             )
         _replace_in_shards(source, Path(path), plain, check)
         return
@@ -149,12 +164,16 @@ def _draft(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target = Path(path).resolve()
     except (OSError, RuntimeError) as error:
-        raise PatchParityError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise PatchParityError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if not target.parent.is_dir():
         raise PatchParityError(f"cannot write {path}: there is no folder {target.parent}")
     try:
         remove_stale(target.parent)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{DRAFTS}{os.getpid()}-") as folder:
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=f"{DRAFTS}{os.getpid()}-"
+        ) as folder:
             draft = Path(folder) / f"draft{target.suffix}"
             yield draft
             draft.chmod(target.stat().st_mode & 0o7777 if target.exists() else usual_mode())
@@ -191,30 +210,52 @@ def _require_same(draft: Path, path: Any, tensors: Tensors) -> None:
     with open_checkpoint(draft) as written:
         for name, array in tensors.items():
             back = written.read(name)
-            if back.dtype != array.dtype or back.shape != array.shape or back.tobytes() != array.tobytes():
-                raise PatchParityError(f"{name} reads back differently from {path}: nothing was written")
+            if (
+                back.dtype != array.dtype
+                or back.shape != array.shape
+                or back.tobytes() != array.tobytes()
+            ):
+                raise PatchParityError(
+                    f"{name} reads back differently from {path}: nothing was written"
+                )
 
 
-def _replace_in_shards(source: ShardedCheckpoint, path: Path, changes: Tensors, check: Callable[[Path], None]) -> None:
-    """Copies of all shards, those with changed tensors made anew, and the index last: before that nothing is there to be read."""
-    beside = next((source.places[name] for name in changes if name in source.places), next(iter(source.shards)))
+def _replace_in_shards(
+    source: ShardedCheckpoint, path: Path, changes: Tensors, check: Callable[[Path], None]
+) -> None:
+    """Copies of all shards, those with changed tensors made anew, and the index last: before that
+    nothing is there to be read."""
+    beside = next(
+        (source.places[name] for name in changes if name in source.places),
+        next(iter(source.shards)),
+    )
     of_shards: dict[str, dict[str, NDArray[Any]]] = {}
     for name, array in changes.items():
         of_shards.setdefault(source.places.get(name, beside), {})[name] = array
     journal = path.parent / f".{path.name}.patchparity-unfinished"
     there = [name for name in (*source.shards, path.name) if (path.parent / name).exists()]
-    if there and not journal.is_file():  # with it they are what a run that was cut off has put there
-        raise PatchParityError(f"{path.parent} holds {there[0]} already: name the index in a folder without")
+    # with it they are what a run that was cut off has put there
+    if there and not journal.is_file():
+        raise PatchParityError(
+            f"{path.parent} holds {there[0]} already: name the index in a folder without"
+        )
     if not path.parent.is_dir():
         raise PatchParityError(f"cannot write {path}: there is no folder {path.parent}")
     index = json.loads(source.path.read_text(encoding="utf-8"))
     index["weight_map"].update({name: shard for shard, held in of_shards.items() for name in held})
-    added = sum(array.nbytes - (source.tensors[name].nbytes if name in source.tensors else 0) for name, array in changes.items())
-    if isinstance(index.get("metadata"), dict) and isinstance(index["metadata"].get("total_size"), int):
+    added = sum(
+        array.nbytes - (source.tensors[name].nbytes if name in source.tensors else 0)
+        for name, array in changes.items()
+    )
+    if isinstance(index.get("metadata"), dict) and isinstance(
+        index["metadata"].get("total_size"), int
+    ):
         index["metadata"]["total_size"] += added
     try:
         remove_stale(path.resolve().parent)
-        with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f"{DRAFTS}{os.getpid()}-") as folder:
+        with tempfile.TemporaryDirectory(
+            dir=path.resolve().parent, prefix=f"{DRAFTS}{os.getpid()}-"
+        ) as folder:
             for shard, held in source.shards.items():
                 assert isinstance(held, SafetensorsCheckpoint)
                 if shard in of_shards:

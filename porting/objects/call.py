@@ -1,4 +1,5 @@
-"""How a live object is called: images placed as it takes them, itself run as its users do, its output fetched."""
+"""How a live object is called: images placed as it takes them, itself run as its users do, its
+output fetched."""
 
 import contextlib
 import functools
@@ -19,11 +20,13 @@ from ..files.checkpoint import first_line
 
 @dataclass(frozen=True)
 class LiveCall:
-    """How an object is called, from images `(B, C, H, W)` to the output as a NumPy array; and the steps of that, for those who time it.
+    """How an object is called, from images `(B, C, H, W)` to the output as a NumPy array; and the
+    steps of that, for those who time it.
 
     Args:
         place: images to what the object takes, in its own framework's arrays and layout.
-        run: calls it as its users do; torch modules must be in evaluation mode, which calling the whole sees to and puts back.
+        run: calls it as its users do; torch modules must be in evaluation mode, which calling the
+            whole sees to and puts back.
         fetch: what it returned, as a NumPy array `(B, N, D)`.
         held: entered around a call of the whole.
         record: as `run`, where gradients are recorded; None where that is no other call.
@@ -55,9 +58,12 @@ class LiveEmbedding:
         spec: the sizes; image and grid are the object's own where it has some.
         weights: canonical, in the object's dtype.
         dtype: name of the dtype of weights and output.
-        to_sequence: whether it returns the sequence (prefix tokens or positions were found in it), or the tokens.
-        call: images `(B, C, H, W)` in `dtype` to the output, as a NumPy array of whatever shape the object gives.
-        kernel_layout: the einops pattern in which the object keeps its kernel; empty where the weights were given.
+        to_sequence: whether it returns the sequence (prefix tokens or positions were found in it),
+            or the tokens.
+        call: images `(B, C, H, W)` in `dtype` to the output, as a NumPy array of whatever shape the
+            object gives.
+        kernel_layout: the einops pattern in which the object keeps its kernel; empty where the
+            weights were given.
         notes: what was found out by probe or chosen, in sentences.
     """
 
@@ -100,16 +106,24 @@ def caller(
     to_framework, from_framework = _conversions(subject, kind)
 
     def place(images: NDArray[Any]) -> Any:
-        return to_framework(np.ascontiguousarray(images_to_layout(images, layout) if cut is None else cut(images)))
+        return to_framework(
+            np.ascontiguousarray(images_to_layout(images, layout) if cut is None else cut(images))
+        )
 
     def run(placed: Any, recorded: bool = False) -> Any:
         try:
-            return _main_output(_run_torch(subject, placed, recorded) if kind == "torch" else subject(placed))
+            return _main_output(
+                _run_torch(subject, placed, recorded) if kind == "torch" else subject(placed)
+            )
         except PatchParityError:
             raise
-        except (Exception, SystemExit) as error:  # one that ends the interpreter must not end a check as if all were well
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # one that ends the interpreter must not end a check as if all were well
             raise PatchParityError(
-                f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: {type(error).__name__}: {first_line(error)} "
+                f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: "
+                f"{type(error).__name__}: {first_line(error)} "
                 "(--image-layout, --image-size and --in-channels say what it takes)"
             ) from error
 
@@ -118,11 +132,13 @@ def caller(
             output = from_framework(returned)
         except (Exception, SystemExit) as error:
             raise PatchParityError(
-                f"{name} returned a {type(returned).__name__}: expected an array of tokens (B, N, D) ({first_line(error)})"
+                f"{name} returned a {type(returned).__name__}: expected an array of tokens (B, N, "
+                f"D) ({first_line(error)})"
             ) from error
         if output.ndim < 2 or output.dtype.name not in DTYPES:
             raise PatchParityError(
-                f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: expected tokens (B, N, D) of {', '.join(DTYPES)}"
+                f"{name} returned an array of shape {output.shape} and dtype {output.dtype}: "
+                f"expected tokens (B, N, D) of {', '.join(DTYPES)}"
             )
         axes = None
         if is_layer and output.ndim > 3:
@@ -136,11 +152,18 @@ def caller(
 
     if kind != "torch":
         return LiveCall(place, run, fetch)
-    return LiveCall(place, run, fetch, functools.partial(_evaluating, subject), functools.partial(run, recorded=True))
+    return LiveCall(
+        place,
+        run,
+        fetch,
+        functools.partial(_evaluating, subject),
+        functools.partial(run, recorded=True),
+    )
 
 
 def _width_axis(shape: tuple[int, ...], width: int, layout: str) -> int | None:
-    """Where a grid of tokens that nobody flattened has its width: channels first or last, as the images where both could be; None where neither is."""
+    """Where a grid of tokens that nobody flattened has its width: channels first or last, as the
+    images where both could be; None where neither is."""
     places = [axis for axis in ((-1, 1) if layout == NHWC else (1, -1)) if shape[axis] == width]
     return places[0] if places else None
 
@@ -166,21 +189,29 @@ def _run_torch(subject: Any, images: Any, recorded: bool) -> Any:
         return subject(images)
 
 
-def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any], Callable[[Any], NDArray[Any]]]:
+def _conversions(
+    subject: Any, kind: str
+) -> tuple[Callable[[NDArray[Any]], Any], Callable[[Any], NDArray[Any]]]:
     """From a NumPy array to what an object of this kind takes, and from what it returns to one."""
     if kind == "torch":
         from ...backends.torch.adapter import as_array, as_tensor
 
         def to_its_device(images: NDArray[Any]) -> Any:
             parameter = next(subject.parameters(), None) if hasattr(subject, "parameters") else None
-            return as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
+            return (
+                as_tensor(images) if parameter is None else as_tensor(images).to(parameter.device)
+            )
 
-        return to_its_device, lambda output: output if isinstance(output, np.ndarray) else as_array(output)
+        return (
+            to_its_device,
+            lambda output: output if isinstance(output, np.ndarray) else as_array(output),
+        )
     if kind == "keras":
         import keras
 
         def to_tensor(images: NDArray[Any]) -> Any:
-            # A layer converts other types to its own; float32 is converted before, for that is no part of the layer's work.
+            # A layer converts other types to its own; float32 is converted before, for that is no
+            # part of the layer's work.
             return keras.ops.convert_to_tensor(images) if images.dtype == np.float32 else images
 
         return to_tensor, lambda output: np.asarray(keras.ops.convert_to_numpy(output))
@@ -192,15 +223,26 @@ def _conversions(subject: Any, kind: str) -> tuple[Callable[[NDArray[Any]], Any]
         import tensorflow
 
         return tensorflow.constant, np.asarray
-    return lambda images: images, lambda output: np.asarray(output.detach().cpu() if hasattr(output, "detach") else output)
+    return lambda images: images, lambda output: np.asarray(
+        output.detach().cpu() if hasattr(output, "detach") else output
+    )
 
 
-TOKEN_NAMES = ("last_hidden_state", "tokens", "x_norm_patchtokens", "embeddings", "hidden_states", "x", "output")
+TOKEN_NAMES = (
+    "last_hidden_state",
+    "tokens",
+    "x_norm_patchtokens",
+    "embeddings",
+    "hidden_states",
+    "x",
+    "output",
+)
 """How modules that return a mapping call their tokens."""
 
 
 def _main_output(output: Any) -> Any:
-    """The array of interest where a module returns several: `last_hidden_state`, the one that is called so, or the first.
+    """The array of interest where a module returns several: `last_hidden_state`, the one that is
+    called so, or the first.
 
     Raises:
         PatchParityError: a mapping of several, none of which is called as tokens are.
@@ -213,7 +255,8 @@ def _main_output(output: Any) -> Any:
                 return output[name]
         if len(output) != 1:
             raise PatchParityError(
-                f"it returned a mapping of {', '.join(map(str, output))}: expected one array, or one called {TOKEN_NAMES[0]!r}"
+                f"it returned a mapping of {', '.join(map(str, output))}: expected one array, or "
+                f"one called {TOKEN_NAMES[0]!r}"
             )
         return next(iter(output.values()))
     return output[0] if isinstance(output, (tuple, list)) else output
@@ -227,7 +270,9 @@ def forms_in_memory(placed: Any) -> dict[str, Any]:
         read_only = placed.copy()
         read_only.flags.writeable = False
         return {
-            "rows and columns exchanged in memory": np.ascontiguousarray(placed.swapaxes(2, 3)).swapaxes(2, 3),
+            "rows and columns exchanged in memory": np.ascontiguousarray(
+                placed.swapaxes(2, 3)
+            ).swapaxes(2, 3),
             "every second value of a wider array": np.repeat(placed, 2, -1)[..., ::2],
             "read-only": read_only,
         }

@@ -1,6 +1,8 @@
-"""Anyone's implementation as a peer: `module:attribute`, timed as it is, with the weights that it has.
+"""Anyone's implementation as a peer: `module:attribute`, timed as it is, with the weights that it
+has.
 
-Its rows are called `BACKEND:ATTRIBUTE@MODULE:object`, BACKEND being that of the framework it is called with, whose processes it shares.
+Its rows are called `BACKEND:ATTRIBUTE@MODULE:object`, BACKEND being that of the framework it is
+called with, whose processes it shares.
 """
 
 import dataclasses
@@ -37,7 +39,8 @@ class ObjectFacts:
         spec: its sizes.
         any_size: whether it takes images of other sizes too.
         dtype: that of its weights.
-        to_sequence: whether it returns the sequence, prefix tokens or positions added, instead of the tokens.
+        to_sequence: whether it returns the sequence, prefix tokens or positions added, instead of
+            the tokens.
     """
 
     implementation: str
@@ -51,14 +54,25 @@ class ObjectFacts:
         name = self.implementation.split(":")[1]
         if dtype != self.dtype:
             return f"{name} is of {self.dtype}, not of {dtype}"
-        for field, told in (("in_channels", "channels"), ("embed_dim", "width"), ("patch_size", "patch"), ("stride", "stride")):
+        for field, told in (
+            ("in_channels", "channels"),
+            ("embed_dim", "width"),
+            ("patch_size", "patch"),
+            ("stride", "stride"),
+        ):
             own, asked = getattr(self.spec, field), getattr(spec, field)
             if own != asked:
                 return f"{name} has {told} {_text(own)}, this case {_text(asked)}"
         if self.spec.effective_padding != spec.effective_padding:
-            return f"{name} has padding {self.spec.effective_padding}, this case {spec.effective_padding}"
+            return (
+                f"{name} has padding {self.spec.effective_padding}, this case "
+                f"{spec.effective_padding}"
+            )
         if self.spec.image_size != spec.image_size and not self.any_size:
-            return f"{name} takes images of {_text(self.spec.image_size)}, this case has {_text(spec.image_size)}"
+            return (
+                f"{name} takes images of {_text(self.spec.image_size)}, this case has "
+                f"{_text(spec.image_size)}"
+            )
         return None
 
 
@@ -74,14 +88,28 @@ def read_facts(target: str) -> ObjectFacts:
         PatchParityError: whatever `read_live` refuses, and what cannot be a peer.
     """
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    command = [sys.executable, "-c", f"from {__name__} import tell; import sys; tell(sys.argv[1])", target]
+    command = [
+        sys.executable,
+        "-c",
+        f"from {__name__} import tell; import sys; tell(sys.argv[1])",
+        target,
+    ]
     found = [path for path in sys.path if path]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), here, *found]).strip(os.pathsep),
+        "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), here, *found]).strip(
+            os.pathsep
+        ),
     }
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=READ_SECONDS, check=False, env=environment)
+        asked = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=READ_SECONDS,
+            check=False,
+            env=environment,
+        )
         told = json.loads(asked.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         raise PatchParityError(f"{target!r} was not read within {READ_SECONDS:g} s") from None
@@ -124,13 +152,17 @@ def _backend_of(framework: str) -> str:
 
 
 def _takes_other_sizes(target: str, spec: PatchEmbedSpec) -> bool:
-    """Whether it takes images of a size beside its own; where it fails on its own too, which may be a guess, its worker will tell why."""
+    """Whether it takes images of a size beside its own; where it fails on its own too, which may be
+    a guess, its worker will tell why."""
     from .read import read_live
 
     def works(size: tuple[int, ...]) -> bool:
         try:
             live = read_live(target, image_size=size)
-            return bool(live.call(np.zeros(live.spec.images_shape(1), live.dtype)).shape[1] >= live.spec.num_patches)
+            return bool(
+                live.call(np.zeros(live.spec.images_shape(1), live.dtype)).shape[1]
+                >= live.spec.num_patches
+            )
         except PatchParityError:
             return False
 
@@ -147,7 +179,9 @@ def target_of(implementation: Implementation) -> str:
 class ObjectEmbedding(LoadedEmbedding):
     """An object with the weights that it has: nothing is put into it."""
 
-    def __init__(self, implementation: Implementation, spec: PatchEmbedSpec, dtype: str, device: str) -> None:
+    def __init__(
+        self, implementation: Implementation, spec: PatchEmbedSpec, dtype: str, device: str
+    ) -> None:
         from .load import load_object
         from .read import read_live
 
@@ -160,7 +194,9 @@ class ObjectEmbedding(LoadedEmbedding):
         self.live = read_live(subject, image_size=spec.image_size)
         self.weights = self.live.weights
         if self.live.dtype != dtype:
-            raise PatchParityError(f"{target_of(implementation)} is of {self.live.dtype}, not of {dtype}")
+            raise PatchParityError(
+                f"{target_of(implementation)} is of {self.live.dtype}, not of {dtype}"
+            )
 
     def assign(self, weights: PatchEmbedWeights) -> None:
         """It keeps its own."""
@@ -183,11 +219,16 @@ class ObjectEmbedding(LoadedEmbedding):
 
     def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
         """What it returns, with its own prefix tokens and positions."""
-        return Operation(self, self.call, lambda outputs: {"forward": self.fetch(outputs)}) if self.live.to_sequence else None
+        return (
+            Operation(self, self.call, lambda outputs: {"forward": self.fetch(outputs)})
+            if self.live.to_sequence
+            else None
+        )
 
 
 def find_implementation(name: str) -> Implementation:
-    """The implementation that a row names: its backend's, or somebody's object, of its framework's arithmetic, bias and positions added apart.
+    """The implementation that a row names: its backend's, or somebody's object, of its framework's
+    arithmetic, bias and positions added apart.
 
     Raises:
         PatchParityError: an unknown name.

@@ -18,8 +18,11 @@ def load_object(target: str) -> Any:
     """
     module_name, _, path = target.partition(":")
     if not (module_name and path):
-        raise PatchParityError(f"{target!r}: expected module:attribute, such as mymodel.vit:PatchEmbed")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what the module imports, in case it is TensorFlow
+        raise PatchParityError(
+            f"{target!r}: expected module:attribute, such as mymodel.vit:PatchEmbed"
+        )
+    # of what the module imports, in case it is TensorFlow
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -29,10 +32,13 @@ def load_object(target: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise PatchParityError(f"{target!r} cannot be found: {error}") from None
     except Exception as error:  # whatever a stranger's module raises while it is imported
-        raise PatchParityError(f"{target!r} cannot be imported: {type(error).__name__}: {first_line(error)}") from None
+        raise PatchParityError(
+            f"{target!r} cannot be imported: {type(error).__name__}: {first_line(error)}"
+        ) from None
     if not callable(found):
         raise PatchParityError(
-            f"{target!r} is a {type(found).__name__}: expected a module, a layer, a function or a class of these"
+            f"{target!r} is a {type(found).__name__}: expected a module, a layer, a function or a "
+            "class of these"
         )
     if inspect.isclass(found) or (inspect.isroutine(found) and _needs_nothing(found)):
         return build(found, repr(target))
@@ -45,10 +51,14 @@ def build(factory: Any, name: str) -> Any:
         found = factory()
     except Exception as error:
         raise PatchParityError(
-            f"{name} cannot be built without arguments ({type(error).__name__}: {first_line(error)}): name a function that builds it"
+            f"{name} cannot be built without arguments ({type(error).__name__}: "
+            f"{first_line(error)}): name a function that builds it"
         ) from None
     if not callable(found):
-        raise PatchParityError(f"{name} gave a {type(found).__name__} when it was called without arguments: expected a callable")
+        raise PatchParityError(
+            f"{name} gave a {type(found).__name__} when it was called without arguments: expected "
+            "a callable"
+        )
     return found
 
 
@@ -57,4 +67,6 @@ def _needs_nothing(function: Any) -> bool:
         inspect.signature(function).bind()
     except (TypeError, ValueError):
         return False
-    return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values())
+    return not any(
+        each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values()
+    )

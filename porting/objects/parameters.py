@@ -17,7 +17,8 @@ ROLES = {
     "mask_token": r"mask_token$",
     "positions": r"pos(itional|ition)?_?embed(ding)?s?([./](weight|embeddings?))?$",
 }
-"""How libraries name what surrounds the projection (timm, transformers, KerasHub, Flax, CLIP); anything else is asked about."""
+"""How libraries name what surrounds the projection (timm, transformers, KerasHub, Flax, CLIP);
+anything else is asked about."""
 
 Slot = tuple[NDArray[Any], Callable[[NDArray[Any]], None]]
 """What a parameter holds, and what puts another array of its shape and dtype there."""
@@ -32,7 +33,8 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
         for name, parameter in subject.named_parameters():
             if parameter.is_meta or type(parameter).__name__.startswith("Uninitialized"):
                 raise PatchParityError(
-                    f"parameter {name} has no values yet: call the module once, or load its weights, before it is checked"
+                    f"parameter {name} has no values yet: call the module once, or load its "
+                    "weights, before it is checked"
                 )
             yield name, as_array(parameter), modules.get(name.rpartition(".")[0])
         for name, buffer in subject.named_buffers():
@@ -40,7 +42,11 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
     elif kind == "keras":
         layers = list(subject._flatten_layers())
         for variable in subject.weights:
-            owners = [layer for layer in layers if any(own is variable for own in layer._trainable_variables)]
+            owners = [
+                layer
+                for layer in layers
+                if any(own is variable for own in layer._trainable_variables)
+            ]
             if "seed" not in variable.path:
                 yield (
                     variable.path.partition("/")[2] or variable.path,
@@ -52,32 +58,43 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
 
 
 def parameters_of(subject: Any, framework: str, name: str) -> dict[str, Slot]:
-    """The parameters of an object that hold fields of the weights, by field, with what assigns each.
+    """The parameters of an object that hold fields of the weights, by field, with what assigns
+    each.
 
     Raises:
         PatchParityError: an object whose parameters cannot be assigned (linen).
     """
-    if framework not in ("torch", "keras", "flax") or isinstance(getattr(subject, "variables", None), Mapping):
+    if framework not in ("torch", "keras", "flax") or isinstance(
+        getattr(subject, "variables", None), Mapping
+    ):
         raise PatchParityError(
-            f"{name} keeps no parameters that can be assigned: expected a torch module, a Keras layer or an nnx module"
+            f"{name} keeps no parameters that can be assigned: expected a torch module, a Keras "
+            "layer or an nnx module"
         )
     slots: dict[str, Slot] = {}
     rest: dict[str, Slot] = {}
     for parameter, value, put in _assignable(subject, framework):
         if value.dtype.kind in "iub":
             continue
-        role = next((role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None)
+        role = next(
+            (role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None
+        )
         (slots if role else rest)[role or parameter] = value, put
     kernels = [name for name, (value, _) in rest.items() if value.ndim >= 2]
     slots["kernel"] = rest.pop(kernels[0])
     biases = [name for name in rest if name.endswith("bias")]
     if biases:
         slots["bias"] = rest.pop(biases[0])
-    return {name: slots[name] for name in ("kernel", "bias", *ROLES) if name in slots and name != "mask_token"}
+    return {
+        name: slots[name]
+        for name in ("kernel", "bias", *ROLES)
+        if name in slots and name != "mask_token"
+    }
 
 
 def count_positions(subject: Any, framework: str) -> Callable[[], None]:
-    """Make indices of positions count up, in whose place a fresh object may hold zeros, so that every token takes a row of its own.
+    """Make indices of positions count up, in whose place a fresh object may hold zeros, so that
+    every token takes a row of its own.
 
     Returns:
         What puts the old ones back.
@@ -97,7 +114,9 @@ def count_positions(subject: Any, framework: str) -> Callable[[], None]:
     return undo
 
 
-def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Callable[[NDArray[Any]], None]]]:
+def _assignable(
+    subject: Any, kind: str
+) -> Iterator[tuple[str, NDArray[Any], Callable[[NDArray[Any]], None]]]:
     """Name, value and assignment of every parameter."""
     if kind == "torch":
         import torch
@@ -113,7 +132,11 @@ def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Ca
     elif kind == "keras":
         for variable in subject.weights:
             if "seed" not in variable.path:
-                yield variable.path.partition("/")[2] or variable.path, np.asarray(variable.numpy()), variable.assign
+                yield (
+                    variable.path.partition("/")[2] or variable.path,
+                    np.asarray(variable.numpy()),
+                    variable.assign,
+                )
     else:
         import jax.numpy as jnp
         from flax import nnx
@@ -124,7 +147,11 @@ def _assignable(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Ca
         for path, module in nnx.iter_modules(subject):
             for key, value in vars(module).items():
                 if isinstance(value, nnx.Param) and value[...] is not None:
-                    yield ".".join((*map(str, path), key)), np.asarray(value[...]), functools.partial(put_flax, value)
+                    yield (
+                        ".".join((*map(str, path), key)),
+                        np.asarray(value[...]),
+                        functools.partial(put_flax, value),
+                    )
 
 
 def _flax_parameters(subject: Any) -> Iterator[tuple[str, NDArray[Any], Any]]:
@@ -132,7 +159,8 @@ def _flax_parameters(subject: Any) -> Iterator[tuple[str, NDArray[Any], Any]]:
         variables = getattr(subject, "variables", None)
     except ValueError:  # linen's word for a module without variables
         raise PatchParityError(
-            f"{type(subject).__name__} is a linen module without variables: bind it, module.bind(variables), with what init or a checkpoint gives"
+            f"{type(subject).__name__} is a linen module without variables: bind it, "
+            "module.bind(variables), with what init or a checkpoint gives"
         ) from None
     if isinstance(variables, Mapping):  # linen, bound
 

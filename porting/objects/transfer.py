@@ -1,4 +1,5 @@
-"""Live objects and weights: `from_module` reads one, `transfer` moves the weights of one into another and proves it."""
+"""Live objects and weights: `from_module` reads one, `transfer` moves the weights of one into
+another and proves it."""
 
 import dataclasses
 import os
@@ -30,23 +31,30 @@ from .probing import UNLIKE
 from .read import SeveralKernelsError, read_live
 
 
-def from_module(module: Any, *, check: bool = True, **options: Any) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
-    """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module, or a tree of parameters.
+def from_module(
+    module: Any, *, check: bool = True, **options: Any
+) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
+    """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module, or a
+    tree of parameters.
 
     Args:
-        module: the object; it is not changed. A mapping (a state dict, Flax's parameters, an `nnx.State`), and a whole model of torch or nnx, is read
-            as a checkpoint is, in whatever dialect its names are.
-        check: whether an object is called once, on random images, to see that it computes what its weights do and nothing beside (an activation, a
-            mask). One that leaves tokens out on purpose (ViTMAE) needs False.
-        options: for what cannot be read out of it: of an object those of `read_live`, of a tree `from_`, `prefix`, `ignore` and `dialects` as in `port`, and
-            `patch_size`, `image_size` (with the frames of a video in front), `in_channels`, and `stride` and `padding`, which no tree shows and which
-            are else those of its dialect.
+        module: the object; it is not changed. A mapping (a state dict, Flax's parameters, an
+            `nnx.State`), and a whole model of torch or nnx, is read as a checkpoint is, in whatever
+            dialect its names are.
+        check: whether an object is called once, on random images, to see that it computes what its
+            weights do and nothing beside (an activation, a mask). One that leaves tokens out on
+            purpose (ViTMAE) needs False.
+        options: for what cannot be read out of it: of an object those of `read_live`, of a tree
+            `from_`, `prefix`, `ignore` and `dialects` as in `port`, and `patch_size`, `image_size`
+            (with the frames of a video in front), `in_channels`, and `stride` and `padding`, which
+            no tree shows and which are else those of its dialect.
 
     Returns:
         Canonical weights, prefix tokens and positions among them where it has some, and the spec.
 
     Raises:
-        PatchParityError: whatever `read_live` or, of a tree, `read_stage` refuses; an object that computes something else.
+        PatchParityError: whatever `read_live` or, of a tree, `read_stage` refuses; an object that
+            computes something else.
 
     Warns:
         UserWarning: of a tree whose grid was assumed although its positions allow another.
@@ -87,15 +95,20 @@ def _require_own_output(live: LiveEmbedding) -> None:
     expected = compute(images.astype(np.float64), live.weights.astype(np.float64), live.spec)
     advice = "name the layer itself, or read it all the same with check=False"
     if observed.size != expected.size:
-        raise PatchParityError(f"{live.name} gives {observed.shape}, its weights {expected.shape}: {advice}")
+        raise PatchParityError(
+            f"{live.name} gives {observed.shape}, its weights {expected.shape}: {advice}"
+        )
     # A grid that nobody flattened, channels last or first, is as good.
     shapes = [observed.reshape(expected.shape)]
     if observed.ndim > 3:
         shapes.append(np.moveaxis(observed, 1, -1).reshape(expected.shape))
-    apart = min(float(np.linalg.norm(each - expected)) for each in shapes) / float(np.linalg.norm(expected) + 1e-300)
+    apart = min(float(np.linalg.norm(each - expected)) for each in shapes) / float(
+        np.linalg.norm(expected) + 1e-300
+    )
     if not apart < UNLIKE:
         raise PatchParityError(
-            f"{live.name} gives something else than its weights do ({apart:.0%} of it is different): a mask, a norm, an activation, padding? {advice}"
+            f"{live.name} gives something else than its weights do ({apart:.0%} of it is "
+            f"different): a mask, a norm, an activation, padding? {advice}"
         )
 
 
@@ -129,14 +142,19 @@ def _live(subject: Any, options: Mapping[str, Any]) -> LiveEmbedding:
     if not isinstance(subject, Mapping):
         return read_live(subject, **options)
     weights, spec = from_module(subject, **options)
-    to_sequence, wide = weights.num_prefix_tokens > 0 or weights.positions is not None, weights.astype(np.float64)
+    to_sequence, wide = (
+        weights.num_prefix_tokens > 0 or weights.positions is not None,
+        weights.astype(np.float64),
+    )
     compute, dtype = embed_sequence if to_sequence else patch_embed, weights.kernel.dtype
 
     def run(images: NDArray[Any]) -> NDArray[Any]:
         return compute(images.astype(np.float64), wide, spec).astype(dtype)
 
     call = LiveCall(lambda images: images, run, lambda tokens: tokens)
-    return LiveEmbedding(f"the {type(subject).__name__}", "numpy", spec, weights, dtype.name, to_sequence, call)
+    return LiveEmbedding(
+        f"the {type(subject).__name__}", "numpy", spec, weights, dtype.name, to_sequence, call
+    )
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,8 @@ class Transfer:
 
     Args:
         moved: fields that were moved.
-        bound_ratio: largest difference of the two objects' outputs on the same images, as a fraction of what their arithmetic allows.
+        bound_ratio: largest difference of the two objects' outputs on the same images, as a
+            fraction of what their arithmetic allows.
         bitwise: whether both outputs are the same to the last bit.
     """
 
@@ -161,20 +180,27 @@ def transfer(
     target_options: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> Transfer:
-    """Move the patch embedding of one live object into another, of whatever framework, and prove it by running both on the same images.
+    """Move the patch embedding of one live object into another, of whatever framework, and prove it
+    by running both on the same images.
 
     Args:
-        source: an `nn.Module`, a Keras layer or a Flax module with the weights, or a tree of parameters, for which the reference then stands.
-        target: an object of the same sizes; kernel, bias, prefix tokens and positions are assigned, in its own dtype.
-        source_options, target_options: those of `from_module`, for what cannot be read out of one of them.
+        source: an `nn.Module`, a Keras layer or a Flax module with the weights, or a tree of
+            parameters, for which the reference then stands.
+        target: an object of the same sizes; kernel, bias, prefix tokens and positions are assigned,
+            in its own dtype.
+        source_options, target_options: those of `from_module`, for what cannot be read out of one
+            of them.
         options: the same for both.
 
     Raises:
-        PatchParityError: objects of different sizes, a target that cannot hold what the source has, outputs that differ (the target then has its old
-            weights again).
+        PatchParityError: objects of different sizes, a target that cannot hold what the source has,
+            outputs that differ (the target then has its old weights again).
     """
     if isinstance(target, Mapping):
-        raise PatchParityError("the target is a tree of parameters, whose arrays are nobody's to change: to_module makes another")
+        raise PatchParityError(
+            "the target is a tree of parameters, whose arrays are nobody's to change: to_module "
+            "makes another"
+        )
     asked = {**options, **target_options}
     one, other = _live(source, {**options, **source_options}), read_live(target, **asked)
     _require_one_model(one, other)
@@ -195,7 +221,11 @@ def transfer(
     try:
         for name, (_, put) in slots.items():
             value = _held(one.weights, name)
-            put(np.zeros_like(before[name]) if value is None else _as_held(name, value, before[name], other))
+            put(
+                np.zeros_like(before[name])
+                if value is None
+                else _as_held(name, value, before[name], other)
+            )
         ratio, bitwise = _same_output(one, read_live(target, **asked))
     except BaseException:
         undo()
@@ -211,16 +241,27 @@ def _held(weights: PatchEmbedWeights, name: str) -> NDArray[Any] | None:
 
 
 def _require_one_model(one: LiveEmbedding, other: LiveEmbedding) -> None:
-    for name, told in (("patch_size", "patch"), ("in_channels", "channels"), ("embed_dim", "width"), ("stride", "stride")):
+    for name, told in (
+        ("patch_size", "patch"),
+        ("in_channels", "channels"),
+        ("embed_dim", "width"),
+        ("stride", "stride"),
+    ):
         own, theirs = getattr(one.spec, name), getattr(other.spec, name)
         if own != theirs:
-            raise PatchParityError(f"{one.name} has {told} {own}, {other.name} {theirs}: they are not of one model")
+            raise PatchParityError(
+                f"{one.name} has {told} {own}, {other.name} {theirs}: they are not of one model"
+            )
     if one.to_sequence != other.to_sequence:
         kinds = ("tokens", "the sequence")
-        raise PatchParityError(f"{one.name} gives {kinds[one.to_sequence]}, {other.name} {kinds[other.to_sequence]}")
+        raise PatchParityError(
+            f"{one.name} gives {kinds[one.to_sequence]}, {other.name} {kinds[other.to_sequence]}"
+        )
 
 
-def _as_held(name: str, value: NDArray[Any], held: NDArray[Any], other: LiveEmbedding) -> NDArray[Any]:
+def _as_held(
+    name: str, value: NDArray[Any], held: NDArray[Any], other: LiveEmbedding
+) -> NDArray[Any]:
     """A field in the layout, shape and dtype in which the target holds it.
 
     Raises:
@@ -228,12 +269,15 @@ def _as_held(name: str, value: NDArray[Any], held: NDArray[Any], other: LiveEmbe
     """
     array = kernel_to_layout(value, other.kernel_layout or OIHW) if name == "kernel" else value
     if array.size != held.size:
-        raise PatchParityError(f"the target keeps {name} in shape {held.shape}, and the source has {array.size} values")
+        raise PatchParityError(
+            f"the target keeps {name} in shape {held.shape}, and the source has {array.size} values"
+        )
     return np.ascontiguousarray(array).reshape(held.shape).astype(held.dtype)
 
 
 def _same_output(one: LiveEmbedding, other: LiveEmbedding) -> tuple[float, bool]:
-    """Outputs of both on the same images, the second judged against what the first's weights give."""
+    """Outputs of both on the same images, the second judged against what the first's weights
+    give."""
     dtype = other.dtype
     probe = dataclasses.replace(
         random_normal(one.spec, 2, dtype, 0),
@@ -249,15 +293,20 @@ def _same_output(one: LiveEmbedding, other: LiveEmbedding) -> tuple[float, bool]
     source_judged = judge(source, "forward", outputs[0], source_model)
     if source_judged.verdict == "fail":
         raise PatchParityError(
-            f"{one.name} gives something else than its weights do, so there is nothing to move: {source_judged.message}"
+            f"{one.name} gives something else than its weights do, so there is nothing to move: "
+            f"{source_judged.message}"
         )
     model = ArithmeticModel.of(np.dtype(dtype), other.flush_to_zero, output_roundings=2)
     judged = judge(probe, "forward", outputs[1], model)
     if judged.verdict == "fail":
-        raise PatchParityError(f"{other.name} gives something else than its new weights: {judged.message}")
+        raise PatchParityError(
+            f"{other.name} gives something else than its new weights: {judged.message}"
+        )
     against = dataclasses.replace(probe, weights=one.weights.astype(dtype))
     other_judged = judge(against, "forward", outputs[1], model)
     if other_judged.verdict == "fail":
-        raise PatchParityError(f"{other.name} gives something else than {one.name}: {other_judged.message}")
+        raise PatchParityError(
+            f"{other.name} gives something else than {one.name}: {other_judged.message}"
+        )
     same = outputs[0].dtype == outputs[1].dtype and outputs[0].tobytes() == outputs[1].tobytes()
     return other_judged.bound_ratio or 0.0, same

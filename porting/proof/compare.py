@@ -1,4 +1,5 @@
-"""What a proof compares: projections by their bound, fields, rows and sequences of two embedding stages by what rounding allows."""
+"""What a proof compares: projections by their bound, fields, rows and sequences of two embedding
+stages by what rounding allows."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ SMALLEST = {"float64": 0.0, "float32": 2.0**-150, "float16": 2.0**-25, "bfloat16
 """Half of the smallest subnormal number: what rounding to a type may take away altogether."""
 
 SEQUENCE_ROUNDINGS = 4
-"""Roundings of one value on its way into the sequence, in the type of the weights: the product's kernel and bias by a cast, its token or position by a
-fold and a cast."""
+"""Roundings of one value on its way into the sequence, in the type of the weights: the product's
+kernel and bias by a cast, its token or position by a fold and a cast."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Check:
     Args:
         name: what was compared.
         verdict: `pass`, `fail`, or `skip` where something could not be compared.
-        bound_ratio: largest error as a fraction of its bound, 0 where all bits are the same; None where nothing was compared.
+        bound_ratio: largest error as a fraction of its bound, 0 where all bits are the same; None
+            where nothing was compared.
         message: in words.
     """
 
@@ -45,37 +47,61 @@ class Check:
 
 
 def not_square(spec: PatchEmbedSpec) -> PatchEmbedSpec:
-    """The same patches of an image of two rows and three columns of them, in which rows and columns cannot be mistaken for one another."""
+    """The same patches of an image of two rows and three columns of them, in which rows and columns
+    cannot be mistaken for one another."""
     grid = (1, 2, 3)[3 - spec.spatial_axes :]
     extents = zip(grid, spec.stride, spec.patch_size, spec.padding, strict=True)
-    return spec.replace(image_size=tuple((count - 1) * step + patch - sum(pad) for count, step, patch, pad in extents))
+    return spec.replace(
+        image_size=tuple(
+            (count - 1) * step + patch - sum(pad) for count, step, patch, pad in extents
+        )
+    )
 
 
-def judge_projection(name: str, spec: PatchEmbedSpec, weights: PatchEmbedWeights, tokens: NDArray[Any]) -> Check:
-    """Tokens of float32 against the reference's, `(B, N, D)`, for two random images of `spec`, seed 0."""
+def judge_projection(
+    name: str, spec: PatchEmbedSpec, weights: PatchEmbedWeights, tokens: NDArray[Any]
+) -> Check:
+    """Tokens of float32 against the reference's, `(B, N, D)`, for two random images of `spec`, seed
+    0."""
     base = random_normal(spec, 2, "float32", 0)
     plain = PatchEmbedWeights(weights.kernel, weights.bias)
-    # A trained kernel is not zero-mean, so the bound that holds for any data is the one that decides.
+    # A trained kernel is not zero-mean, so the bound that holds for any data is the one that
+    # decides.
     probe = dataclasses.replace(base, weights=plain, gate="deterministic", gradients=())
-    found = judge(probe, "forward", tokens, ArithmeticModel.of(np.dtype(np.float32), flush_to_zero=True, output_roundings=2))
+    found = judge(
+        probe,
+        "forward",
+        tokens,
+        ArithmeticModel.of(np.dtype(np.float32), flush_to_zero=True, output_roundings=2),
+    )
     ratio = float("inf") if found.bound_ratio is None else found.bound_ratio
     return Check(name, found.verdict, ratio, found.message or "within the bound of float32")
 
 
 def compare_fields(name: str, first: PatchEmbedWeights, second: PatchEmbedWeights) -> Check | None:
-    """One field of both: the same bits, or, of different types, the one rounded to the other; no bias is one of zeros. None where neither has it."""
+    """One field of both: the same bits, or, of different types, the one rounded to the other; no
+    bias is one of zeros. None where neither has it."""
     pairs = list(zip(arrays_of(first, name), arrays_of(second, name), strict=True))
     if all(one is None and other is None for one, other in pairs):
         return None
     if name == "bias":
         pairs = [
-            (np.zeros_like(other) if one is None else one, np.zeros_like(one) if other is None else other) for one, other in pairs
+            (
+                np.zeros_like(other) if one is None else one,
+                np.zeros_like(one) if other is None else other,
+            )
+            for one, other in pairs
         ]
     ratios = [_apart(one, other) for one, other in pairs if one is not None and other is not None]
     if len(ratios) < len(pairs):
         return Check(name, "fail", float("inf"), "one of the two has none")
     if name in NORMS and first.layout.norm_epsilon != second.layout.norm_epsilon:
-        return Check(name, "fail", float("inf"), f"ε is {first.layout.norm_epsilon:g} and {second.layout.norm_epsilon:g}")
+        return Check(
+            name,
+            "fail",
+            float("inf"),
+            f"ε is {first.layout.norm_epsilon:g} and {second.layout.norm_epsilon:g}",
+        )
     ratio = max(ratios)
     told = "the same" if ratio == 0 else f"{ratio:.3g} of what rounding to the narrower type allows"
     if np.isinf(ratio):
@@ -89,7 +115,8 @@ def compare_fields(name: str, first: PatchEmbedWeights, second: PatchEmbedWeight
 
 
 def _apart(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """How far two arrays are apart, as a multiple of what rounding one to the type of the other allows; nothing where their types are one."""
+    """How far two arrays are apart, as a multiple of what rounding one to the type of the other
+    allows; nothing where their types are one."""
     types = first.dtype.name, second.dtype.name
     one, other = first.astype(np.float64), second.astype(np.float64)
     error = np.abs(one - other)
@@ -102,25 +129,43 @@ def _apart(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def compare_sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbedWeights) -> Check:
-    """What enters the encoder, before and after, in float64: the same bits; or what its norms are given, and the norms themselves, within the roundings
-    of the steps."""
+    """What enters the encoder, before and after, in float64: the same bits; or what its norms are
+    given, and the norms themselves, within the roundings of the steps."""
     images = random_normal(stage.spec, 2, "float64", 0).images
-    source = stage.weights if held.positions is not None or not stage.dialect.computed else without(stage.weights, "positions")
-    before, after = (embed_sequence(images, each.astype(np.float64), stage.spec) for each in (source, written))
+    source = (
+        stage.weights
+        if held.positions is not None or not stage.dialect.computed
+        else without(stage.weights, "positions")
+    )
+    before, after = (
+        embed_sequence(images, each.astype(np.float64), stage.spec) for each in (source, written)
+    )
     if before.shape != after.shape:
         return Check("steps", "fail", float("inf"), f"{after.shape} after, {before.shape} before")
     if (before == after).all():
-        return Check("steps", "pass", 0.0, "our reading of the source and of the target give the same sequence")
-    norms = [check for name in NORMS if (check := compare_fields(name, source, written)) is not None]
+        return Check(
+            "steps",
+            "pass",
+            0.0,
+            "our reading of the source and of the target give the same sequence",
+        )
+    norms = [
+        check for name in NORMS if (check := compare_fields(name, source, written)) is not None
+    ]
     if wrong := next((check for check in norms if check.verdict != "pass"), None):
         return Check("steps", "fail", wrong.bound_ratio, f"{wrong.name}: {wrong.message}")
     plain = [_without_norms(each).astype(np.float64) for each in (source, written)]
     error = np.abs(np.subtract(*(embed_sequence(images, each, stage.spec) for each in plain)))
-    narrowest, least = (max(table[each.kernel.dtype.name] for each in (held, written)) for table in (UNITS, SMALLEST))
+    narrowest, least = (
+        max(table[each.kernel.dtype.name] for each in (held, written))
+        for table in (UNITS, SMALLEST)
+    )
     absolute = plain[1].map(np.abs)
     # What rounding takes from a value altogether, times the pixels that it is multiplied with.
     lost = least * (1 + np.abs(images).sum() / len(images))
-    bound = SEQUENCE_ROUNDINGS * (narrowest * embed_sequence(np.abs(images), absolute, stage.spec) + lost)
+    bound = SEQUENCE_ROUNDINGS * (
+        narrowest * embed_sequence(np.abs(images), absolute, stage.spec) + lost
+    )
     ratio = float(np.max(error / (bound + 1e-300)))
     told = f"at most {error.max():.3g} apart, {ratio:.2g} of what rounding allows"
     return Check("steps", "pass" if ratio <= 1 else "fail", ratio, told)
@@ -131,19 +176,25 @@ def _without_norms(weights: PatchEmbedWeights) -> PatchEmbedWeights:
 
 
 def prefix_and_positions(weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> NDArray[np.float64]:
-    """What is added to tokens, and put before or behind them: the sequence of images of zeros, without bias or norms, `(rows, D)`."""
+    """What is added to tokens, and put before or behind them: the sequence of images of zeros,
+    without bias or norms, `(rows, D)`."""
     plain = dataclasses.replace(_without_norms(weights), bias=None).astype(np.float64)
     return np.asarray(embed_sequence(np.zeros(spec.images_shape(1)), plain, spec)[0])
 
 
-def compare_rows(rows: list[NDArray[np.float64]], one: Stage, other: Stage, spec: PatchEmbedSpec) -> Check:
-    """Prefix tokens and positions of both: the same, or within one rounding of each part where their types differ or a part was folded into another."""
+def compare_rows(
+    rows: list[NDArray[np.float64]], one: Stage, other: Stage, spec: PatchEmbedSpec
+) -> Check:
+    """Prefix tokens and positions of both: the same, or within one rounding of each part where
+    their types differ or a part was folded into another."""
     error = np.abs(rows[0] - rows[1])
     if not error.any():
         return Check("prefix tokens and positions", "pass", 0.0, "the same")
     bound = _allowed(one, other, spec)
     if not bound.any():
-        return Check("prefix tokens and positions", "fail", float("inf"), f"up to {error.max():.3g} apart")
+        return Check(
+            "prefix tokens and positions", "fail", float("inf"), f"up to {error.max():.3g} apart"
+        )
     with np.errstate(over="ignore"):  # where nothing may differ
         ratio = float(np.max(error / (bound + 1e-300)))
     told = f"up to {error.max():.3g} apart, {ratio:.3g} of what rounding allows"
@@ -151,18 +202,29 @@ def compare_rows(rows: list[NDArray[np.float64]], one: Stage, other: Stage, spec
 
 
 def _allowed(one: Stage, other: Stage, spec: PatchEmbedSpec) -> NDArray[np.float64]:
-    """What rounding may change in the rows of two stages: twice that of every part whose types differ; of all parts by the coarsest type where some
-    were folded into others."""
+    """What rounding may change in the rows of two stages: twice that of every part whose types
+    differ; of all parts by the coarsest type where some were folded into others."""
     names = ("class_token", "distillation_token", "register_tokens", "positions")
     folded = one.candidate.positioned != other.candidate.positioned
     kinds = [
-        {name: held.dtype.name for name in names if (held := getattr(each.weights, name)) is not None} for each in (one, other)
+        {
+            name: held.dtype.name
+            for name in names
+            if (held := getattr(each.weights, name)) is not None
+        }
+        for each in (one, other)
     ]
     every = {*kinds[0].values(), *kinds[1].values()}
-    coarse = {name: every if folded else {kind[name] for kind in kinds if name in kind} for name in names}
+    coarse = {
+        name: every if folded else {kind[name] for kind in kinds if name in kind} for name in names
+    }
 
     def part(table: dict[str, float], name: str) -> float:
-        return max((table[kind] for kind in coarse[name]), default=0.0) if folded or len(coarse[name]) > 1 else 0.0
+        return (
+            max((table[kind] for kind in coarse[name]), default=0.0)
+            if folded or len(coarse[name]) > 1
+            else 0.0
+        )
 
     bounds = []
     for each in (one, other):

@@ -26,8 +26,11 @@ class _CaughtError(Exception):
     """What enters the first block has been seen: nothing behind it is run."""
 
 
-def keras_hub_model(table: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], stage: Stage) -> OwnModel:
-    """Build the model of KerasHub that a configuration names, with one layer, and let KerasHub's own loader read the stage's tensors into it.
+def keras_hub_model(
+    table: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], stage: Stage
+) -> OwnModel:
+    """Build the model of KerasHub that a configuration names, with one layer, and let KerasHub's
+    own loader read the stage's tensors into it.
 
     Args:
         table: as Keras writes it: `registered_name`, `config`.
@@ -35,7 +38,8 @@ def keras_hub_model(table: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]
         stage: how they were read.
 
     Raises:
-        UnprovedError: a class that is not KerasHub's; one that does not take the configuration or these tensors.
+        UnprovedError: a class that is not KerasHub's; one that does not take the configuration or
+            these tensors.
     """
     import keras
     import keras_hub
@@ -44,16 +48,22 @@ def keras_hub_model(table: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]
     kind = keras.saving.get_registered_object(registered)
     if kind is None or not kind.__module__.startswith("keras_hub."):
         raise UnprovedError(
-            f"KerasHub {importlib.metadata.version('keras-hub')} has no class {registered.removeprefix(KERAS_HUB)}"
+            f"KerasHub {importlib.metadata.version('keras-hub')} has no class "
+            f"{registered.removeprefix(KERAS_HUB)}"
         )
-    given = {name: value for name, value in given.items() if name not in ("dtype", "name", "trainable")}
+    given = {
+        name: value for name, value in given.items() if name not in ("dtype", "name", "trainable")
+    }
     failed = ""
     for options in (reduced(given), given):
         keras.backend.clear_session()  # names of layers begin anew, as in a file of one model
         try:
             model = kind.from_config({**options, "dtype": "float32"})
         except Exception as error:  # whatever it makes of a configuration
-            failed = f"{kind.__name__} does not take it ({type(error).__name__}: {first_line(error)[:120]})"
+            failed = (
+                f"{kind.__name__} does not take it ({type(error).__name__}: "
+                f"{first_line(error)[:120]})"
+            )
             continue
         if _loaded(model, tensors, stage.candidate.prefix):
             name = f"KerasHub {keras_hub.__version__} {kind.__name__}"
@@ -63,7 +73,8 @@ def keras_hub_model(table: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]
 
 
 def _loaded(model: Any, tensors: Mapping[str, NDArray[Any]], prefix: str) -> bool:
-    """Have the model read a file of its own in which the stage's tensors stand; whether it has places for them."""
+    """Have the model read a file of its own in which the stage's tensors stand; whether it has
+    places for them."""
     with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
         file = Path(folder) / "model.weights.h5"
         model.save_weights(os.fspath(file))
@@ -100,14 +111,19 @@ def _caught(model: Any, images: NDArray[Any], stage: Stage) -> NDArray[Any]:
     for layer in model._flatten_layers(include_self=False):
         if BLOCKS.search(type(layer).__name__):
             watch(layer)
-    last = model.inputs[0].shape[-1] == stage.spec.in_channels if getattr(model, "inputs", None) else True
+    last = (
+        model.inputs[0].shape[-1] == stage.spec.in_channels
+        if getattr(model, "inputs", None)
+        else True
+    )
     try:
         model(np.moveaxis(images, 1, -1) if last else images)
     except _CaughtError:
         pass
     except Exception as error:  # whatever a model makes of images of this size
         raise UnprovedError(
-            f"{type(model).__name__} does not take these images ({type(error).__name__}: {first_line(error)[:160]})"
+            f"{type(model).__name__} does not take these images ({type(error).__name__}: "
+            f"{first_line(error)[:160]})"
         ) from None
     finally:
         for layer in patched:

@@ -1,7 +1,8 @@
-"""The library itself as the proof: its own model, built from the configuration, fed with the file, caught where the first block begins, against `embed`.
+"""The library itself as the proof: its own model, built from the configuration, fed with the file,
+caught where the first block begins, against `embed`.
 
-Laws: nothing of a file is run, and nothing is fetched; only classes of the installed library are built, from names that it knows itself. What cannot be
-built or called is said and is no pass.
+Laws: nothing of a file is run, and nothing is fetched; only classes of the installed library are
+built, from names that it knows itself. What cannot be built or called is said and is no pass.
 """
 
 import contextlib
@@ -29,8 +30,9 @@ NAME = "sequence by the library"
 """What the check is called."""
 
 ALLOWED = 16
-"""Relative rms error that is a pass, as a multiple of √K·u of float32: four times λ = 4 of reference/error.py, for norms behind the product and layers of
-additions; what a wrong order, position or norm makes is a thousand times that."""
+"""Relative rms error that is a pass, as a multiple of √K·u of float32: four times λ = 4 of
+reference/error.py, for norms behind the product and layers of additions; what a wrong order,
+position or norm makes is a thousand times that."""
 
 BATCH = 2
 
@@ -44,7 +46,8 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
         folder: where its `config.json` lies, if not beside it.
 
     Returns:
-        `pass` or `fail` where the model was built and called; `skip` with the reason where it was not.
+        `pass` or `fail` where the model was built and called; `skip` with the reason where it was
+            not.
     """
     try:
         with _quiet():
@@ -68,7 +71,9 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
         raise UnprovedError("no config.json tells how its model is built")
     config = read_config(folder)
     table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in table or any(isinstance(each, dict) and "auto_map" in each for each in table.values()):
+    if "auto_map" in table or any(
+        isinstance(each, dict) and "auto_map" in each for each in table.values()
+    ):
         raise UnprovedError("config.json names code of its own (auto_map), which is never run")
     keras = config.architecture.startswith(KERAS_HUB)
     library = "keras_hub" if keras else "timm" if config.architecture else "transformers"
@@ -85,21 +90,31 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
     }
     kernel = stage.candidate.names["kernel"].removeprefix(stage.candidate.prefix)
     if stage.dialect.mlx and tensors[kernel].ndim > 2:
-        tensors[kernel] = np.moveaxis(tensors[kernel], -1, 1)  # MLX has the channels last, torch behind the width
+        # MLX has the channels last, torch behind the width
+        tensors[kernel] = np.moveaxis(tensors[kernel], -1, 1)
     try:
         if keras:
             require_modest(keras_table(table)[1])
             return keras_hub_model(table, tensors, stage)
-        require_modest(inner_table(table) if library == "transformers" else table.get("model_args") or {})
+        require_modest(
+            inner_table(table) if library == "transformers" else table.get("model_args") or {}
+        )
         build = timm_model if library == "timm" else transformers_model
         return build(table, config.model_type or config.architecture, tensors, stage)
     except UnprovedError:
         raise
     except Exception as error:  # whatever a library makes of a configuration
-        raise UnprovedError(f"{library} does not build it ({type(error).__name__}: {first_line(error)[:160]})") from None
+        raise UnprovedError(
+            f"{library} does not build it ({type(error).__name__}: {first_line(error)[:160]})"
+        ) from None
 
 
-TESTED = {"transformers": "transformers 5.23", "timm": "timm 1.0.31", "torch": "torch 2.13", "keras_hub": "keras-hub 0.32"}
+TESTED = {
+    "transformers": "transformers 5.23",
+    "timm": "timm 1.0.31",
+    "torch": "torch 2.13",
+    "keras_hub": "keras-hub 0.32",
+}
 """The versions that the tests are run with."""
 
 
@@ -148,8 +163,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[tuple[tuple[int, ...], PatchEmbedSpec]]:
-    """The size that the configuration tells, where it has the stage's grid, else the stage's own; where no positions fix it, another one beside it; each
-    with the spec of what the projection takes."""
+    """The size that the configuration tells, where it has the stage's grid, else the stage's own;
+    where no positions fix it, another one beside it; each with the spec of what the projection
+    takes."""
     own, config = stage.spec, known_of(checkpoint, None)
     keys = stage.dialect.config.get("image_size")
     told = numbers_at(config.table, keys, 2) if keys else config.image_size
@@ -163,19 +179,29 @@ def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[tuple[tuple[int, ...], 
     if stage.weights.positions is not None or stage.dialect.video:
         return [(size, own)]
     rows = 4 if stage.dialect.token_order == "merge-2x2" else 1
-    larger = tuple(size + rows * step for size, step in zip(own.image_size, own.stride, strict=True))
+    larger = tuple(
+        size + rows * step for size, step in zip(own.image_size, own.stride, strict=True)
+    )
     return [(size, own), (larger, own.replace(image_size=larger))]
 
 
-def _apart(own: OwnModel, stage: Stage, size: tuple[int, ...], spec: PatchEmbedSpec) -> tuple[float, str]:
-    """Relative rms difference of the library's sequence and ours on random images, as a multiple of what is allowed, and in words."""
-    images = np.random.default_rng(0).standard_normal((BATCH, stage.in_channels, *size)).astype(np.float32)
+def _apart(
+    own: OwnModel, stage: Stage, size: tuple[int, ...], spec: PatchEmbedSpec
+) -> tuple[float, str]:
+    """Relative rms difference of the library's sequence and ours on random images, as a multiple of
+    what is allowed, and in words."""
+    images = (
+        np.random.default_rng(0)
+        .standard_normal((BATCH, stage.in_channels, *size))
+        .astype(np.float32)
+    )
     observed = own.run(images).astype(np.float64)
     expected = stage.sequence(images, spec)
     if observed.shape != expected.shape:
         return (
             math.inf,
-            f"{observed.shape[1]} tokens of an image of {'×'.join(map(str, size))}, and not {expected.shape[1]}",
+            f"{observed.shape[1]} tokens of an image of {'×'.join(map(str, size))}, and not "
+            f"{expected.shape[1]}",
         )
     apart = float(np.linalg.norm(observed - expected)) / float(np.linalg.norm(expected) + 1e-300)
     terms = spec.patch_values + sum(layer.kernel[0].size for layer in stage.stem)

@@ -20,7 +20,8 @@ class OwnModel:
 
     Args:
         name: library, version and class, as they are told.
-        run: images `(B, C, H, W)` or `(B, C, T, H, W)` in float32 to what enters its first block, `(B, N, D)`.
+        run: images `(B, C, H, W)` or `(B, C, T, H, W)` in float32 to what enters its first block,
+            `(B, N, D)`.
     """
 
     name: str
@@ -28,8 +29,8 @@ class OwnModel:
 
 
 LARGEST_SIDE, MOST_FRAMES, LARGEST_NUMBER = 4096, 512, 2**20
-"""Pixels, frames and anything else that a configuration may tell of a model that is built to be asked: four times what is known, so that no file of a few
-lines takes memory or hours."""
+"""Pixels, frames and anything else that a configuration may tell of a model that is built to be
+asked: four times what is known, so that no file of a few lines takes memory or hours."""
 
 
 def require_modest(table: Mapping[str, Any]) -> None:
@@ -40,7 +41,11 @@ def require_modest(table: Mapping[str, Any]) -> None:
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, dict):
                 require_modest(each)
-            elif isinstance(each, (int, float)) and not isinstance(each, bool) and "theta" not in name:
+            elif (
+                isinstance(each, (int, float))
+                and not isinstance(each, bool)
+                and "theta" not in name
+            ):
                 most = (
                     MOST_FRAMES
                     if "frame" in name
@@ -49,10 +54,21 @@ def require_modest(table: Mapping[str, Any]) -> None:
                     else LARGEST_NUMBER
                 )
                 if not abs(each) <= most:
-                    raise UnprovedError(f"config.json tells {name} {each}, and no model with more than {most} is built")
+                    raise UnprovedError(
+                        f"config.json tells {name} {each}, and no model with more than {most} is "
+                        "built"
+                    )
 
 
-_COUNTS = ("num_hidden_layers", "depth", "num_layers", "n_layers", "n_layer", "num_local_layers", "num_global_layers")
+_COUNTS = (
+    "num_hidden_layers",
+    "depth",
+    "num_layers",
+    "n_layers",
+    "n_layer",
+    "num_local_layers",
+    "num_global_layers",
+)
 _KINDS = ("layer_types", "mlp_layer_types")
 """Lists with an entry for each layer."""
 
@@ -70,7 +86,8 @@ _LEFT_OUT = (
 
 
 def reduced(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The same configuration with one layer: what enters the first block is the same, and the rest need not be built."""
+    """The same configuration with one layer: what enters the first block is the same, and the rest
+    need not be built."""
     found = {name: value for name, value in table.items() if name not in _LEFT_OUT}
     for name in _COUNTS:
         if isinstance(found.get(name), int) and "num_blocks" not in found:
@@ -90,6 +107,7 @@ def inner_table(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def inner_prefixes(prefix: str, separator: str = ".") -> list[str]:
-    """What of a prefix a class may have in its own names: nothing, the last part, the last two, ..."""
+    """What of a prefix a class may have in its own names: nothing, the last part, the last two,
+    ..."""
     parts = [part + separator for part in prefix.split(separator) if part]
     return ["".join(parts[at:]) for at in range(len(parts), -1, -1)]

@@ -1,4 +1,5 @@
-"""The models of transformers and timm, fed with the tensors of a file, and caught where the first block begins."""
+"""The models of transformers and timm, fed with the tensors of a file, and caught where the first
+block begins."""
 
 import contextlib
 import functools
@@ -21,8 +22,11 @@ from ..files.safetensors_files import write_safetensors
 from .own_model import OwnModel, UnprovedError, inner_prefixes, inner_table, reduced
 
 
-def transformers_model(table: Mapping[str, Any], model_type: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> OwnModel:
-    """Build the model that a config.json names, with one layer, and let the library read the stage\'s tensors into it.
+def transformers_model(
+    table: Mapping[str, Any], model_type: str, tensors: Mapping[str, NDArray[Any]], stage: Stage
+) -> OwnModel:
+    """Build the model that a config.json names, with one layer, and let the library read the
+    stage\'s tensors into it.
 
     Raises:
         UnprovedError: a model that the library does not have, or that does not take the tensors.
@@ -46,17 +50,27 @@ def transformers_model(table: Mapping[str, Any], model_type: str, tensors: Mappi
         named = {inside + name: array for name, array in tensors.items()}
         try:
             model, missed = _loaded(kind, config, named)
-            if missed and all(f"{name}.weight" in model.state_dict() for name in missed):  # saved as what it is in another model
-                named = {f"{name}.weight" if name in missed else name: array for name, array in named.items()}
+            # saved as what it is in another model
+            if missed and all(f"{name}.weight" in model.state_dict() for name in missed):
+                named = {
+                    f"{name}.weight" if name in missed else name: array
+                    for name, array in named.items()
+                }
                 model, missed = _loaded(kind, config, named)
         except Exception as error:
-            failed = f"{kind.__name__} does not take it ({type(error).__name__}: {first_line(error)[:120]})"
+            failed = (
+                f"{kind.__name__} does not take it ({type(error).__name__}: "
+                f"{first_line(error)[:120]})"
+            )
             continue
         if missed:
             failed = f"{kind.__name__} does not find {', '.join(missed[:2])} under these names"
             continue
         model.eval()
-        if hasattr(model, "make_preprocessor_external") and "pixel_std" not in stage.dialect.entries:
+        if (
+            hasattr(model, "make_preprocessor_external")
+            and "pixel_std" not in stage.dialect.entries
+        ):
             model.make_preprocessor_external()  # as the model that it is in does (Nemotron Omni)
         name = f"transformers {transformers.__version__} {kind.__name__}"
         return OwnModel(
@@ -67,7 +81,8 @@ def transformers_model(table: Mapping[str, Any], model_type: str, tensors: Mappi
 
 
 def _loaded(kind: Any, config: Any, named: Mapping[str, NDArray[Any]]) -> tuple[Any, list[str]]:
-    """A model of the library that it filled with these tensors, and which of them it has no place for."""
+    """A model of the library that it filled with these tensors, and which of them it has no place
+    for."""
     import torch
 
     with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
@@ -83,37 +98,57 @@ def _loaded(kind: Any, config: Any, named: Mapping[str, NDArray[Any]]) -> tuple[
                 local_files_only=True,
                 attn_implementation="eager",
             )
-    other_shapes = [str(each[0] if isinstance(each, tuple) else each) for each in told.get("mismatched_keys") or ()]
+    other_shapes = [
+        str(each[0] if isinstance(each, tuple) else each)
+        for each in told.get("mismatched_keys") or ()
+    ]
     return model, sorted(map(str, told["unexpected_keys"])) + sorted(other_shapes)
 
 
 def _classes(config: Any, named: Any = None) -> list[Any]:
-    """Classes of the library that are built from this configuration: a backbone that config.json names, then those that are whole models of images."""
-    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    """Classes of the library that are built from this configuration: a backbone that config.json
+    names, then those that are whole models of images."""
+    module = importlib.import_module(
+        type(config).__module__.replace(".configuration_", ".modeling_")
+    )
     from transformers import PreTrainedModel
 
     found = []
     for kind in vars(module).values():
-        if not (inspect.isclass(kind) and issubclass(kind, PreTrainedModel) and kind is not PreTrainedModel):
+        if not (
+            inspect.isclass(kind)
+            and issubclass(kind, PreTrainedModel)
+            and kind is not PreTrainedModel
+        ):
             continue
-        if getattr(kind, "config_class", None) is type(config) and not kind.__name__.endswith("PreTrainedModel"):
+        if getattr(kind, "config_class", None) is type(config) and not kind.__name__.endswith(
+            "PreTrainedModel"
+        ):
             found.append(kind)
     patterns = (r"Vision\w*Model$", r"Model$", r"Vision\w*$", r"Backbone$", r"Encoder$", "")
-    backbones = [name for name in named or () if isinstance(name, str) and name.endswith("Backbone")]
+    backbones = [
+        name for name in named or () if isinstance(name, str) and name.endswith("Backbone")
+    ]
 
     def place(kind: Any) -> tuple[bool, int]:
-        first = next(number for number, pattern in enumerate(patterns) if re.search(pattern, kind.__name__))
-        return kind.__name__ not in backbones, first  # a backbone may order its tokens otherwise than the model (Hiera)
+        first = next(
+            number for number, pattern in enumerate(patterns) if re.search(pattern, kind.__name__)
+        )
+        # a backbone may order its tokens otherwise than the model (Hiera)
+        return kind.__name__ not in backbones, first
 
     return sorted(found, key=place)[:6]
 
 
 @contextlib.contextmanager
 def _uninitialized() -> Iterator[None]:
-    """Torch's initializations of fresh layers are left out: what the file does not fill is never reached."""
+    """Torch's initializations of fresh layers are left out: what the file does not fill is never
+    reached."""
     import torch
 
-    names = [name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")]
+    names = [
+        name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")
+    ]
     held = {name: getattr(torch.nn.init, name) for name in names}
     for name in names:
         setattr(torch.nn.init, name, lambda tensor, *arguments, **options: tensor)
@@ -140,14 +175,19 @@ _LISTS = (
 
 
 def _first_blocks(model: Any) -> Iterator[Any]:
-    """The first entry of every list of blocks, the outermost first: of stages, of the blocks of the first stage, ..."""
+    """The first entry of every list of blocks, the outermost first: of stages, of the blocks of the
+    first stage, ..."""
     import torch
 
     for name, module in model.named_modules():
         inside = re.sub(r"(^|[.])0(?=[.]|$)", "", name)
         if re.search(r"[.]\d+([.]|$)", inside):
             continue  # in a later entry of some list
-        if name.split(".")[-1] in _LISTS and isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module):
+        if (
+            name.split(".")[-1] in _LISTS
+            and isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential))
+            and len(module)
+        ):
             first = module[0]
             while isinstance(first, (torch.nn.ModuleList, torch.nn.Sequential)) and len(first):
                 first = first[0]
@@ -158,8 +198,11 @@ class _CaughtError(Exception):
     """What enters the first block has been seen: nothing behind it is run."""
 
 
-def _caught(model: Any, inputs: Callable[[Any], list[dict[str, Any]]], images: NDArray[Any], stage: Stage) -> NDArray[Any]:
-    """What enters the first block, `(B, N, D)`: the outermost one that takes a sequence of the stage's width."""
+def _caught(
+    model: Any, inputs: Callable[[Any], list[dict[str, Any]]], images: NDArray[Any], stage: Stage
+) -> NDArray[Any]:
+    """What enters the first block, `(B, N, D)`: the outermost one that takes a sequence of the
+    stage's width."""
     import torch
 
     failed = "has no list of blocks"
@@ -173,10 +216,13 @@ def _caught(model: Any, inputs: Callable[[Any], list[dict[str, Any]]], images: N
         if values.ndim == 4 and values.shape[1] == width and values.shape[-1] != width:
             values = np.moveaxis(values, 1, -1)
         if values.ndim == 3 and values.shape[0] != len(images) and values.shape[1] == len(images):
-            values = np.moveaxis(values, 1, 0)  # the sequence first, as torch's own attention has it
+            # the sequence first, as torch's own attention has it
+            values = np.moveaxis(values, 1, 0)
         if values.shape[-1] == width:
             return values.reshape(len(images), -1, width)
-        failed = f"has a first block that takes {values.shape}, which is no sequence of width {width}"
+        failed = (
+            f"has a first block that takes {values.shape}, which is no sequence of width {width}"
+        )
     raise UnprovedError(f"{type(model).__name__} {failed}")
 
 
@@ -185,15 +231,21 @@ def _entering_first(model: Any, images: NDArray[Any], stage: Stage) -> NDArray[A
     return _caught(model, lambda x: _inputs(model, x, stage), images, stage)
 
 
-def _entering(model: Any, block: Any, forms: list[dict[str, Any]], width: int) -> NDArray[Any] | None:
-    """What a block takes when a model is given images in the first form that it takes: of several tensors the first of the stage's width (CrossViT has
-    two branches)."""
+def _entering(
+    model: Any, block: Any, forms: list[dict[str, Any]], width: int
+) -> NDArray[Any] | None:
+    """What a block takes when a model is given images in the first form that it takes: of several
+    tensors the first of the stage's width (CrossViT has two branches)."""
     import torch
 
     seen: list[Any] = []
 
     def catch(module: Any, arguments: Any, named: Mapping[str, Any]) -> None:
-        given = [part for each in (*arguments, *named.values()) for part in (each if isinstance(each, list) else [each])]
+        given = [
+            part
+            for each in (*arguments, *named.values())
+            for part in (each if isinstance(each, list) else [each])
+        ]
         values = [each for each in given if isinstance(each, torch.Tensor)]
         fitting = [each for each in values if each.shape[-1] == width] or values
         seen.extend(each.detach() for each in fitting[:1])
@@ -214,25 +266,38 @@ def _entering(model: Any, block: Any, forms: list[dict[str, Any]], width: int) -
 
 
 def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
-    """The images in the forms that a model may take them in, told by what its `forward` asks for."""
+    """The images in the forms that a model may take them in, told by what its `forward` asks
+    for."""
     import torch
 
     names = list(inspect.signature(model.forward).parameters)
     Ph, Pw = stage.spec.patch_size[-2:]
-    if "target_sizes" in names and "pixel_values" in names:  # MiniCPM-V: patches side by side in one strip
+    # MiniCPM-V: patches side by side in one strip
+    if "target_sizes" in names and "pixel_values" in names:
         B, C, H, W = images.shape
-        strip = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(1, 3, 0, 2, 4, 5).reshape(1, C, Ph, -1)
+        strip = (
+            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
+            .permute(1, 3, 0, 2, 4, 5)
+            .reshape(1, C, Ph, -1)
+        )
         return [{"pixel_values": strip, "target_sizes": torch.tensor([[H // Ph, W // Pw]] * B)}]
-    if stage.dialect.id.startswith("hf-inkling2"):  # blocks of 2×2 patches, the channels last, counted as one
+    # blocks of 2×2 patches, the channels last, counted as one
+    if stage.dialect.id.startswith("hf-inkling2"):
         B, C, H, W = images.shape
-        blocks = images.reshape(B, C, H // (2 * Ph), 2 * Ph, W // (2 * Pw), 2 * Pw).permute(0, 2, 4, 3, 5, 1)
+        blocks = images.reshape(B, C, H // (2 * Ph), 2 * Ph, W // (2 * Pw), 2 * Pw).permute(
+            0, 2, 4, 3, 5, 1
+        )
         counts = torch.tensor([[1, H // (2 * Ph), W // (2 * Pw)]] * B)
         return [{"pixel_values": blocks.reshape(-1, 2 * Ph, 2 * Pw, C), "image_grid_thw": counts}]
     if "grid_thw" in names or "image_grid_thw" in names:
         return _flattened(names, images, stage)
     if "spatial_shapes" in names:
         B, C, H, W = images.shape
-        patches = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, 3, 5, 1).reshape(B, (H // Ph) * (W // Pw), -1)
+        patches = (
+            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
+            .permute(0, 2, 4, 3, 5, 1)
+            .reshape(B, (H // Ph) * (W // Pw), -1)
+        )
         if stage.dialect.token_order == "merge-2x2":
             patches = patches[:, torch.from_numpy(merge_block_order((H // Ph, W // Pw)))]
         shapes = torch.tensor([[H // Ph, W // Pw]] * B)
@@ -241,7 +306,11 @@ def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
         return [{"pixel_values": patches, mask_name: mask, "spatial_shapes": shapes}]
     if "pixel_position_ids" in names:  # Gemma 4: patches with their columns and rows
         B, C, H, W = images.shape
-        patches = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, 3, 5, 1).reshape(B, (H // Ph) * (W // Pw), -1)
+        patches = (
+            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
+            .permute(0, 2, 4, 3, 5, 1)
+            .reshape(B, (H // Ph) * (W // Pw), -1)
+        )
         rows, columns = torch.meshgrid(torch.arange(H // Ph), torch.arange(W // Pw), indexing="ij")
         places = torch.stack([columns, rows], dim=-1).reshape(1, -1, 2).expand(B, -1, -1)
         return [{"pixel_values": patches, "pixel_position_ids": places}]
@@ -250,11 +319,14 @@ def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
     known = ("pixel_values", "pixel_values_videos", "x", "image", "images", "hidden_states")
     first = next((name for name in names if name in known), None)
     if first is None:
-        raise UnprovedError(f"{type(model).__name__} takes {', '.join(names[:3])}, which is not known to be images")
+        raise UnprovedError(
+            f"{type(model).__name__} takes {', '.join(names[:3])}, which is not known to be images"
+        )
     if stage.dialect.video:
         images = images.transpose(1, 2)
     told = {first: images}
-    if "bool_masked_pos" not in names and "noise" in names:  # ViTMAE: nothing is masked, and nothing shuffled
+    # ViTMAE: nothing is masked, and nothing shuffled
+    if "bool_masked_pos" not in names and "noise" in names:
         count = stage.spec.num_patches
         told["noise"] = torch.arange(count, dtype=torch.float32).expand(len(images), count)
         model.config.mask_ratio = 0.0
@@ -279,7 +351,9 @@ def _flattened(names: list[str], images: Any, stage: Stage) -> list[dict[str, An
     merge = 2 if stage.dialect.token_order == "merge-2x2" else 1
     cut = video.reshape(B, C, grid[0], Pt, grid[1] // merge, merge, Ph, grid[2] // merge, merge, Pw)
     layout = stage.dialect.entries["kernel"].layout
-    values = (3, 6, 9, 1) if "Ph Pw C" in layout else (3, 1, 6, 9) if "Pt C" in layout else (1, 3, 6, 9)
+    values = (
+        (3, 6, 9, 1) if "Ph Pw C" in layout else (3, 1, 6, 9) if "Pt C" in layout else (1, 3, 6, 9)
+    )
     patches = cut.permute(0, 2, 4, 7, 5, 8, *values).reshape(B * math.prod(grid), -1)
     first = next(name for name in names if name not in ("self",))
     grid_name = "grid_thw" if "grid_thw" in names else "image_grid_thw"
@@ -290,8 +364,11 @@ def _flattened(names: list[str], images: Any, stage: Stage) -> list[dict[str, An
     return [told, {**told, first: whole}, {**told, first: whole[None]}]
 
 
-def timm_model(table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDArray[Any]], stage: Stage) -> OwnModel:
-    """Build the model that a config.json names, with one layer, and let the library read the stage\'s tensors into it.
+def timm_model(
+    table: Mapping[str, Any], architecture: str, tensors: Mapping[str, NDArray[Any]], stage: Stage
+) -> OwnModel:
+    """Build the model that a config.json names, with one layer, and let the library read the
+    stage\'s tensors into it.
 
     Raises:
         UnprovedError: a model that the library does not have, or that does not take the tensors.
@@ -311,7 +388,8 @@ def timm_model(table: Mapping[str, Any], architecture: str, tensors: Mapping[str
         try:
             with _uninitialized():
                 model = timm.create_model(architecture, pretrained=False, **options)
-            if next(_first_blocks(model), None) is not None:  # a depth may leave the first stage without any
+            # a depth may leave the first stage without any
+            if next(_first_blocks(model), None) is not None:
                 break
         except Exception as error:
             failed = error
@@ -319,11 +397,22 @@ def timm_model(table: Mapping[str, Any], architecture: str, tensors: Mapping[str
         raise failed
     own_names = model.state_dict().keys()
     inside = next(
-        (each for each in inner_prefixes(stage.candidate.prefix) if all(each + name in own_names for name in tensors)), None
+        (
+            each
+            for each in inner_prefixes(stage.candidate.prefix)
+            if all(each + name in own_names for name in tensors)
+        ),
+        None,
     )
     if inside is None:
-        raise UnprovedError(f"{type(model).__name__} has no {next(name for name in tensors if name not in own_names)}")
-    filled = {inside + name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
+        raise UnprovedError(
+            f"{type(model).__name__} has no "
+            f"{next(name for name in tensors if name not in own_names)}"
+        )
+    filled = {
+        inside + name: torch.from_numpy(np.array(array, np.float32))
+        for name, array in tensors.items()
+    }
     model.load_state_dict(filled, strict=False)
     model.eval()
     name = f"timm {timm.__version__} {type(model).__name__} ({architecture})"

@@ -1,4 +1,5 @@
-"""The contract that every implementation of every backend keeps, those of missing frameworks skipped by name."""
+"""The contract that every implementation of every backend keeps, those of missing frameworks
+skipped by name."""
 
 import contextlib
 import os
@@ -44,36 +45,54 @@ ONE_BACKEND = "PATCHPARITY_CONTRACT_OF"
 
 
 def here(backend) -> bool:
-    """Whether a backend's contract is tested in this process: its switches hold, or the process is its own."""
+    """Whether a backend's contract is tested in this process: its switches hold, or the process is
+    its own."""
     alone = os.environ.get(ONE_BACKEND)
     held = all(os.environ.get(name) == value for name, value in backend.switches.items())
     return held if alone is None else backend.name == alone
 
 
 def implementations(costly: bool = True):
-    """Every implementation, those of a missing framework marked as skipped; on wish without those that compile for seconds."""
+    """Every implementation, those of a missing framework marked as skipped; on wish without those
+    that compile for seconds."""
     for backend, implementation in list_implementations():
-        if here(backend) and "cpu" in implementation.devices and (costly or not implementation.costly_compile):
+        if (
+            here(backend)
+            and "cpu" in implementation.devices
+            and (costly or not implementation.costly_compile)
+        ):
             missing = backend.missing()
             marks = [pytest.mark.skip(reason=missing)] if missing else []
             yield pytest.param(backend, implementation, id=implementation.name, marks=marks)
 
 
 def problems():
-    """Implementations with shapes and dtypes. Compiling every shape is not what a contract is about: `check` does that."""
+    """Implementations with shapes and dtypes. Compiling every shape is not what a contract is
+    about: `check` does that."""
     for parameter in implementations():
         implementation = parameter.values[1]
         for shape in SPECS:
             for dtype in implementation.dtypes:
                 if dtype in ("bfloat16", "float16") and shape not in ("image", "overlap-k7s4p3"):
                     continue
-                compiled_elsewhere = implementation.mode not in EAGER and shape not in ("image", "video")
+                compiled_elsewhere = implementation.mode not in EAGER and shape not in (
+                    "image",
+                    "video",
+                )
                 if parameter.values[0].refuses(implementation, SPECS[shape]):
                     continue
-                if compiled_elsewhere or (implementation.costly_compile and (shape, dtype) != ("image", "float32")):
+                if compiled_elsewhere or (
+                    implementation.costly_compile and (shape, dtype) != ("image", "float32")
+                ):
                     continue
                 marks = [*parameter.marks, *known_to_fail(*parameter.values, dtype)]
-                yield pytest.param(*parameter.values, shape, dtype, id=f"{implementation.name}-{shape}-{dtype}", marks=marks)
+                yield pytest.param(
+                    *parameter.values,
+                    shape,
+                    dtype,
+                    id=f"{implementation.name}-{shape}-{dtype}",
+                    marks=marks,
+                )
 
 
 def known_arithmetic(backend, implementation, dtype):
@@ -86,28 +105,53 @@ def known_arithmetic(backend, implementation, dtype):
 
 def known_to_fail(backend, implementation, dtype):
     """Marks of what a known issue makes fail; one that is stale fails here too."""
-    return [pytest.mark.xfail(reason=name, strict=True) for name in known_arithmetic(backend, implementation, dtype)]
+    return [
+        pytest.mark.xfail(reason=name, strict=True)
+        for name in known_arithmetic(backend, implementation, dtype)
+    ]
 
 
 def backends(of_this_process: bool = True):
     for backend in list_backends():
         if here(backend) == of_this_process:
             missing = backend.missing()
-            yield pytest.param(backend, id=backend.name, marks=[pytest.mark.skip(reason=missing)] if missing else [])
+            yield pytest.param(
+                backend,
+                id=backend.name,
+                marks=[pytest.mark.skip(reason=missing)] if missing else [],
+            )
 
 
 @pytest.mark.skipif(ONE_BACKEND in os.environ, reason="this is such a process")
 @pytest.mark.parametrize("backend", backends(of_this_process=False))
 def test_contract_in_a_process_with_the_switches_of_a_backend(backend):
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    environment = {**os.environ, **backend.switches, ONE_BACKEND: backend.name, "PATCHPARITY_REQUIRE": backend.name}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        __file__,
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--import-mode=importlib",
+    ]
+    environment = {
+        **os.environ,
+        **backend.switches,
+        ONE_BACKEND: backend.name,
+        "PATCHPARITY_REQUIRE": backend.name,
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     assert "passed" in done.stdout
 
 
 def available(backend, implementation, dtype="float32"):
-    if reason := backend.unavailable(implementation) or backend.lacks_dtype(implementation, dtype, "cpu"):
+    if reason := backend.unavailable(implementation) or backend.lacks_dtype(
+        implementation, dtype, "cpu"
+    ):
         pytest.skip(reason)
 
 
@@ -133,15 +177,27 @@ def test_sequences_and_train_steps_are_right(backend, implementation, shape, dty
     spec, batch = SPECS[shape], OPERATION_CASES[shape]
     model = implementation.arithmetic(dtype)
     with backend.precision("ieee"):
-        sequence, step = random_sequence(spec, batch, dtype, 5, num_registers=0), train_step(spec, batch, dtype, 6)
+        sequence, step = (
+            random_sequence(spec, batch, dtype, 5, num_registers=0),
+            train_step(spec, batch, dtype, 6),
+        )
         loaded = backend.load(
-            implementation, PatchEmbedWeights(sequence.weights.kernel, sequence.weights.bias), spec, dtype, "cpu"
+            implementation,
+            PatchEmbedWeights(sequence.weights.kernel, sequence.weights.bias),
+            spec,
+            dtype,
+            "cpu",
         )
         operation = loaded.sequence(sequence.weights.class_token, sequence.weights.positions)
         outputs = operation.call(loaded.place(sequence.images))
         operation.synchronize(outputs)
         (observed,) = operation.fetch(outputs).values()
-        assert judge(sequence, "forward", observed, implementation.arithmetic(dtype, to_sequence=True)).message == ""
+        assert (
+            judge(
+                sequence, "forward", observed, implementation.arithmetic(dtype, to_sequence=True)
+            ).message
+            == ""
+        )
         loaded.assign(step.weights)
         operation = loaded.train_step(step.grad_tokens)
         assert (operation is None) is not implementation.differentiable
@@ -150,12 +206,15 @@ def test_sequences_and_train_steps_are_right(backend, implementation, shape, dty
             operation.synchronize(outputs)
             observed = operation.fetch(outputs)
             assert {
-                direction: judge(step, direction, values, model).message for direction, values in observed.items()
+                direction: judge(step, direction, values, model).message
+                for direction, values in observed.items()
             } == dict.fromkeys(step.directions, "")
 
 
 @pytest.mark.parametrize(("backend", "implementation"), implementations())
-def test_a_first_call_gives_what_every_call_gives_and_tells_what_compiling_took(backend, implementation):
+def test_a_first_call_gives_what_every_call_gives_and_tells_what_compiling_took(
+    backend, implementation
+):
     available(backend, implementation)
     spec = some_spec(backend, implementation)
     probe = standard_probes(spec, 2, "float32", seed=3)[0]
@@ -165,7 +224,8 @@ def test_a_first_call_gives_what_every_call_gives_and_tells_what_compiling_took(
     outputs, told = loaded.first_call(inputs)
     passed = time.perf_counter() - started
     np.testing.assert_array_equal(loaded.fetch(outputs), loaded.fetch(loaded.call(inputs)))
-    compiles = implementation.mode != "eager" and backend.name != "onnxruntime"  # which lays its graph out when it is loaded
+    # which lays its graph out when it is loaded
+    compiles = implementation.mode != "eager" and backend.name != "onnxruntime"
     seconds = [told.trace_seconds or 0.0, told.compile_seconds or 0.0]
     assert any(each > 0 for each in seconds) == compiles
     assert min(seconds) >= 0
@@ -173,7 +233,8 @@ def test_a_first_call_gives_what_every_call_gives_and_tells_what_compiling_took(
 
 
 def test_required_backends_are_there():
-    """tox names what its environment must hold, so that no environment can pass by skipping its own framework."""
+    """tox names what its environment must hold, so that no environment can pass by skipping its own
+    framework."""
     required = os.environ.get("PATCHPARITY_REQUIRE", "numpy").split(",")
     missing = {backend.name: backend.missing() for backend in list_backends()}
     assert {name: missing[name] for name in required} == dict.fromkeys(required)
@@ -217,7 +278,8 @@ def test_inputs_are_read_and_never_written(backend, implementation):
     available(backend, implementation)
     spec = some_spec(backend, implementation)
     probe = standard_probes(spec, 2, "float32", seed=13)[-2]
-    images = probe.images[:, :, ::-1][:, :, ::-1]  # a view with negative strides on the way, and read-only
+    # a view with negative strides on the way, and read-only
+    images = probe.images[:, :, ::-1][:, :, ::-1]
     images.flags.writeable = False
     before = images.copy(), probe.weights.kernel.copy()
     loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
@@ -270,7 +332,10 @@ def test_sizes_that_an_implementation_refuses_are_refused_when_it_is_loaded():
     for shape, spec in SPECS.items():
         assert bool(tensorflow.refuses(chosen, spec)) == (shape != "square")
     probe = standard_probes(SPECS["image"], 2, "float32", seed=3)[0]
-    with pytest.raises(PatchParityError, match="space_to_depth:graph cuts images into square patches of two pixels or more"):
+    with pytest.raises(
+        PatchParityError,
+        match="space_to_depth:graph cuts images into square patches of two pixels or more",
+    ):
         tensorflow.load(chosen, probe.weights, SPECS["image"], "float32", "cpu")
 
 
@@ -278,7 +343,8 @@ def test_sizes_that_an_implementation_refuses_are_refused_when_it_is_loaded():
 def test_a_frameworks_own_convolution_is_the_reference(backend):
     spec = PatchEmbedSpec((12, 20), 4, 3, 7)
     generator = np.random.default_rng(14)
-    images = generator.integers(-8, 9, (2, 3, 12, 20)).astype(np.float32)  # sums of 48 products of at most 64 are exact
+    # sums of 48 products of at most 64 are exact
+    images = generator.integers(-8, 9, (2, 3, 12, 20)).astype(np.float32)
     kernel = generator.integers(-8, 9, (7, 3, 4, 4)).astype(np.float32)
     found = backend.convolve(images, kernel)
     if found is None:
@@ -291,7 +357,10 @@ def test_a_frameworks_own_convolution_is_the_reference(backend):
 @pytest.mark.parametrize("backend", backends())
 def test_precision_is_held_and_given_back(backend):
     with (
-        pytest.raises(PatchParityError, match="precision 'fp8' is unknown; expected one of ieee, tf32, bf16, default"),
+        pytest.raises(
+            PatchParityError,
+            match="precision 'fp8' is unknown; expected one of ieee, tf32, bf16, default",
+        ),
         backend.precision("fp8"),
     ):
         pass
@@ -334,12 +403,20 @@ def _precision_state(name: str):
 def test_models_declare_what_arithmetic_they_use():
     for _, implementation in list_implementations():
         assert implementation.arithmetic("float32").accumulate == 2.0**-24
-        assert implementation.arithmetic("float64") == ArithmeticModel.of("float64", implementation.flush_to_zero)
+        assert implementation.arithmetic("float64") == ArithmeticModel.of(
+            "float64", implementation.flush_to_zero
+        )
         assert implementation.arithmetic("float32", "tf32").inputs == 2.0**-11
         assert implementation.arithmetic("float32", "bf16").inputs == 2.0**-8
-        assert implementation.arithmetic("float64", "tf32").inputs == 0, "precision settings are about float32 alone"
-        assert implementation.arithmetic("float32", "default").inputs == 0, "on the CPU every framework computes float32 as it is"
-    torch_conv = next(each for _, each in list_implementations() if each.name == "torch:conv2d:eager")
+        assert implementation.arithmetic("float64", "tf32").inputs == 0, (
+            "precision settings are about float32 alone"
+        )
+        assert implementation.arithmetic("float32", "default").inputs == 0, (
+            "on the CPU every framework computes float32 as it is"
+        )
+    torch_conv = next(
+        each for _, each in list_implementations() if each.name == "torch:conv2d:eager"
+    )
     assert torch_conv.arithmetic("float32", "default", "cuda").name == "TF32 inputs", (
         "cuDNN's convolutions use TF32 unless told not to"
     )
@@ -364,11 +441,16 @@ def test_jax_lowers_the_documented_preset_for_convolutions_to_default_and_ours_t
     def program(precision=None):
         def convolve(x, w):
             numbers = ("NHWC", "HWIO", "NHWC")
-            return lax.conv_general_dilated(x, w, (4, 4), "VALID", dimension_numbers=numbers, precision=precision)
+            return lax.conv_general_dilated(
+                x, w, (4, 4), "VALID", dimension_numbers=numbers, precision=precision
+            )
 
         return jax.jit(convolve).lower(images, kernel).as_text()
 
-    assert "precision_config = [#stablehlo<precision DEFAULT>, #stablehlo<precision DEFAULT>]" in program("F32_F32_F32")
+    assert (
+        "precision_config = [#stablehlo<precision DEFAULT>, #stablehlo<precision DEFAULT>]"
+        in program("F32_F32_F32")
+    )
     with get_backend("jax").precision("ieee"):
         assert "HIGHEST" in program()
 
@@ -376,20 +458,31 @@ def test_jax_lowers_the_documented_preset_for_convolutions_to_default_and_ours_t
 @pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
 @pytest.mark.parametrize("shape", ["square", "image", "overlap-k5s2"])
 def test_a_taller_image_never_becomes_more_images(backend, implementation, shape):
-    """Images of another size are refused, cropped, or give more tokens: what no answer may do is to pass for a larger batch of the right size."""
+    """Images of another size are refused, cropped, or give more tokens: what no answer may do is to
+    pass for a larger batch of the right size."""
     available(backend, implementation)
     spec = SPECS[shape]
     if reason := backend.refuses(implementation, spec):
         pytest.skip(reason)
     probe = standard_probes(spec, 2, "float32", seed=4)[0]
     loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
-    rows = 2 * spec.grid[0] * spec.stride[0] + spec.patch_size[0] - spec.stride[0]  # of a grid twice as tall
-    taller = np.random.default_rng(5).standard_normal((2, spec.in_channels, rows, spec.image_size[1])).astype(np.float32)
+    # of a grid twice as tall
+    rows = 2 * spec.grid[0] * spec.stride[0] + spec.patch_size[0] - spec.stride[0]
+    taller = (
+        np.random.default_rng(5)
+        .standard_normal((2, spec.in_channels, rows, spec.image_size[1]))
+        .astype(np.float32)
+    )
     tokens = None
     with contextlib.suppress(Exception):  # whatever a framework raises, it has refused
         tokens = loaded.unchecked_tokens(taller)
     assert tokens is None or len(tokens) == 2
-    for other in (taller, probe.images[:, :1], np.swapaxes(probe.images, 1, 3), np.swapaxes(probe.images, 2, 3)):
+    for other in (
+        taller,
+        probe.images[:, :1],
+        np.swapaxes(probe.images, 1, 3),
+        np.swapaxes(probe.images, 2, 3),
+    ):
         with pytest.raises(PatchParityError, match="expected"):
             loaded.tokens(other)
 
@@ -397,9 +490,14 @@ def test_a_taller_image_never_becomes_more_images(backend, implementation, shape
 @pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
-    """A grid of one row, of one patch, and no images at all: what is a copy elsewhere is a view there."""
+    """A grid of one row, of one patch, and no images at all: what is a copy elsewhere is a view
+    there."""
     available(backend, implementation)
-    for spec in (PatchEmbedSpec((4, 24), 4, 3, 6), PatchEmbedSpec((24, 4), 4, 3, 6), PatchEmbedSpec((4, 4), 4, 3, 6)):
+    for spec in (
+        PatchEmbedSpec((4, 24), 4, 3, 6),
+        PatchEmbedSpec((24, 4), 4, 3, 6),
+        PatchEmbedSpec((4, 4), 4, 3, 6),
+    ):
         if backend.refuses(implementation, spec):
             continue
         probe = standard_probes(spec, max(batch, 1), "float32", seed=8)[0]
@@ -407,7 +505,9 @@ def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
         if batch == 0 and backend.yardstick == "tensorflow":
             pytest.skip("TensorFlow's convolution of no images: a known issue")
         if batch == 0 and backend.name.startswith("keras-hub"):
-            pytest.skip("KerasHub reshapes to (batch, -1, width), which no framework can do for no images")
+            pytest.skip(
+                "KerasHub reshapes to (batch, -1, width), which no framework can do for no images"
+            )
         tokens = loaded.tokens(probe.images[:batch])
         assert tokens.shape == spec.tokens_shape(batch)
         assert (tokens == probe.expectations["forward"].value[:batch]).all()
@@ -427,6 +527,8 @@ def test_patches_of_one_pixel_round_as_others_do(backend, implementation, dtype)
         pytest.skip("its users' layer gets the view, and rounds twice: a finding")
     for batch in (1, 3):
         for probe in standard_probes(spec, batch, dtype, seed=9):
-            tokens = backend.load(implementation, probe.weights, spec, dtype, "cpu").tokens(probe.images)
+            tokens = backend.load(implementation, probe.weights, spec, dtype, "cpu").tokens(
+                probe.images
+            )
             verdict = judge(probe, "forward", tokens, implementation.arithmetic(dtype))
             assert verdict.verdict == "pass", f"{probe.name}: {verdict.message}"

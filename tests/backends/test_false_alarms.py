@@ -1,4 +1,5 @@
-"""Correct implementations are never rejected: 200 seeds of every probe in every dtype, every implementation that is installed."""
+"""Correct implementations are never rejected: 200 seeds of every probe in every dtype, every
+implementation that is installed."""
 
 import pytest
 
@@ -10,10 +11,14 @@ SEEDS = 200
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("backend", [backend.name for backend in list_backends() if not backend.missing()])
+@pytest.mark.parametrize(
+    "backend", [backend.name for backend in list_backends() if not backend.missing()]
+)
 def test_no_seed_raises_a_false_alarm(backend, capsys):
     report = check(backends=[backend], seeds=SEEDS)
-    assert [result.message for result in report.results if result.verdict in ("fail", "error")] == []
+    assert [
+        result.message for result in report.results if result.verdict in ("fail", "error")
+    ] == []
     judged = [result for result in report.results if result.seeds and result.verdict == "pass"]
     assert {result.seeds for result in judged} == {SEEDS}
     assert {result.dtype for result in judged} <= set(DTYPES)

@@ -15,7 +15,9 @@ SPECS = {
     "padded": PatchEmbedSpec((29, 17), (8, 6), 3, 10, padding=((1, 2), (0, 1))),
     "uneven": PatchEmbedSpec((17, 23), 4, 3, 10, remainder="same"),
     "left out": PatchEmbedSpec((41, 25), (8, 4), 3, 10, remainder="floor"),
-    "overlap": PatchEmbedSpec((31, 23), (5, 3), 2, 10, stride=(2, 4), padding=(1, 2), remainder="floor"),
+    "overlap": PatchEmbedSpec(
+        (31, 23), (5, 3), 2, 10, stride=(2, 4), padding=(1, 2), remainder="floor"
+    ),
     "video": PatchEmbedSpec((6, 8, 12), (2, 4, 3), 3, 10),
 }
 ROWS = 4
@@ -23,7 +25,11 @@ ROWS = 4
 
 
 def in_pieces(spec, monkeypatch, rows=ROWS):
-    monkeypatch.setattr(module, "PIECE_BYTES", int(rows * (spec.num_patches // spec.grid[0]) * 4 * (spec.patch_values + 1)))
+    monkeypatch.setattr(
+        module,
+        "PIECE_BYTES",
+        int(rows * (spec.num_patches // spec.grid[0]) * 4 * (spec.patch_values + 1)),
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
@@ -32,9 +38,14 @@ def test_pieces_make_the_tokens_and_gradients_of_the_whole(spec, monkeypatch):
     probe = random_normal(spec, 6, "float32", seed=3)
     loaded = load(probe.weights, spec)
     arithmetic = loaded.implementation.arithmetic("float32")
-    results = {f"grad_{name}": array for name, array in vars(loaded.gradients(probe.images, probe.grad_tokens)).items()}
+    results = {
+        f"grad_{name}": array
+        for name, array in vars(loaded.gradients(probe.images, probe.grad_tokens)).items()
+    }
     results["forward"] = loaded.tokens(probe.images)
-    failed = {name: judge(probe, name, array, arithmetic).message for name, array in results.items()}
+    failed = {
+        name: judge(probe, name, array, arithmetic).message for name, array in results.items()
+    }
     assert not any(failed.values()), failed
 
 
@@ -43,7 +54,15 @@ def test_pieces_need_no_bias(spec, monkeypatch):
     in_pieces(spec, monkeypatch)
     probe = random_normal(spec, 6, "float32", seed=3, zero_bias=True)
     loaded = load(PatchEmbedWeights(probe.weights.kernel, None), spec)
-    assert judge(probe, "forward", loaded.tokens(probe.images), loaded.implementation.arithmetic("float32")).verdict == "pass"
+    assert (
+        judge(
+            probe,
+            "forward",
+            loaded.tokens(probe.images),
+            loaded.implementation.arithmetic("float32"),
+        ).verdict
+        == "pass"
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,4 +94,6 @@ def compiled(spec, batch):
 
 def load(weights, spec):
     backend = get_backend("jax")
-    return backend.load(backend.implementation("jax:linear_words:jit"), weights, spec, "float32", "cpu")
+    return backend.load(
+        backend.implementation("jax:linear_words:jit"), weights, spec, "float32", "cpu"
+    )

@@ -34,7 +34,9 @@ def test_named_layouts(name, expected):
 
 
 @pytest.mark.parametrize("name", KERNEL_LAYOUTS)
-@pytest.mark.parametrize("spec", [SPEC, PatchEmbedSpec((4, 12, 20), (2, 4, 5), 3, 7)], ids=["image", "video"])
+@pytest.mark.parametrize(
+    "spec", [SPEC, PatchEmbedSpec((4, 12, 20), (2, 4, 5), 3, 7)], ids=["image", "video"]
+)
 def test_round_trip(name, spec):
     kernel = np.random.default_rng(1).standard_normal(spec.kernel_shape)
     kept = kernel_to_layout(kernel, KERNEL_LAYOUTS[name])

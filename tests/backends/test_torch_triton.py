@@ -1,4 +1,5 @@
-"""The Triton kernel, by Triton's interpreter on the CPU; what the compiler makes of it needs a GPU (`check --device cuda`)."""
+"""The Triton kernel, by Triton's interpreter on the CPU; what the compiler makes of it needs a GPU
+(`check --device cuda`)."""
 
 import importlib.util
 import os
@@ -17,7 +18,9 @@ SPECS = {
     "one tile": PatchEmbedSpec((8, 12), 4, 3, 20),
     "many tiles, K and D that do not divide": PatchEmbedSpec((30, 56), (6, 4), 3, 80),
     "square, K that divides": PatchEmbedSpec((32, 24), 8, 1, 64),
-    "overlap and padding": PatchEmbedSpec((32, 40), 7, 3, 16, stride=4, padding=3, remainder="floor"),
+    "overlap and padding": PatchEmbedSpec(
+        (32, 40), 7, 3, 16, stride=4, padding=3, remainder="floor"
+    ),
     "same": PatchEmbedSpec((10, 14), 3, 4, 12, stride=2, remainder="same"),
     "video": PatchEmbedSpec((4, 8, 12), (2, 4, 3), 3, 10),
 }
@@ -26,7 +29,8 @@ INTERPRETED = "TRITON_INTERPRET"
 """What turns Triton's interpreter on, if it is set before triton is imported."""
 
 needs_triton = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("torch", "triton")), reason="torch or triton is not installed"
+    any(importlib.util.find_spec(name) is None for name in ("torch", "triton")),
+    reason="torch or triton is not installed",
 )
 
 
@@ -38,26 +42,47 @@ def test_triton_is_there_where_tox_promises_it():
 @needs_triton
 @pytest.mark.skipif(INTERPRETED in os.environ, reason="this is such a process")
 def test_in_a_process_that_interprets():
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, INTERPRETED: "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        __file__,
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--import-mode=importlib",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, INTERPRETED: "1"}
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     assert f"{2 * len(SPECS) + 2} passed" in done.stdout
 
 
 @needs_triton
-@pytest.mark.skipif(INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process")
+@pytest.mark.skipif(
+    INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process"
+)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
 def test_the_kernel_computes_the_patch_embedding(spec):
     backend = get_backend("torch")
     implementation = backend.implementation("torch:fused:eager")
     for probe in standard_probes(spec, 3, "float16", seed=5):
-        loaded = backend.load(implementation, PatchEmbedWeights(probe.weights.kernel, probe.weights.bias), spec, "float16", "cpu")
+        loaded = backend.load(
+            implementation,
+            PatchEmbedWeights(probe.weights.kernel, probe.weights.bias),
+            spec,
+            "float16",
+            "cpu",
+        )
         verdict = judge(probe, "forward", loaded.tokens(probe.images), HALF)
         assert verdict.verdict == "pass", f"{probe.name}: {verdict.message}"
 
 
 @needs_triton
-@pytest.mark.skipif(INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process")
+@pytest.mark.skipif(
+    INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process"
+)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
 def test_so_do_the_lines_that_recommend_shows(spec):
     backend = get_backend("torch")
@@ -71,7 +96,9 @@ def test_so_do_the_lines_that_recommend_shows(spec):
 
 
 @needs_triton
-@pytest.mark.skipif(INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process")
+@pytest.mark.skipif(
+    INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process"
+)
 def test_no_images_no_tokens_and_images_in_strides_of_their_own():
     import torch
 
@@ -80,7 +107,10 @@ def test_no_images_no_tokens_and_images_in_strides_of_their_own():
     spec = SPECS["one tile"]
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(2, 3, 8, 12, generator=generator).half()
-    kernel, bias = torch.randn(20, 48, generator=generator).half(), torch.randn(20, generator=generator).half()
+    kernel, bias = (
+        torch.randn(20, 48, generator=generator).half(),
+        torch.randn(20, generator=generator).half(),
+    )
     assert embed(images[:0], kernel, bias, spec).shape == (0, 6, 20)
     for other in (images[:, :, :4], images[:, :2], images.repeat(1, 1, 2, 1)):
         with pytest.raises(PatchParityError, match=r"expected \(B, 3, 8, 12\)"):
@@ -88,5 +118,9 @@ def test_no_images_no_tokens_and_images_in_strides_of_their_own():
     with pytest.raises(PatchParityError, match=r"expected torch.float16 and \(20, 48\)"):
         embed(images, kernel.float(), bias, spec)
     expected = embed(images, kernel, bias, spec)
-    assert torch.equal(embed(images.to(memory_format=torch.channels_last), kernel, bias, spec), expected)
-    assert torch.equal(embed(images, kernel, None, spec), embed(images, kernel, torch.zeros(20).half(), spec))
+    assert torch.equal(
+        embed(images.to(memory_format=torch.channels_last), kernel, bias, spec), expected
+    )
+    assert torch.equal(
+        embed(images, kernel, None, spec), embed(images, kernel, torch.zeros(20).half(), spec)
+    )

@@ -5,7 +5,12 @@ from typing import Any
 
 from patchparity.bench.timing.benchmark import BenchReport
 
-SMALL: dict[str, Any] = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
+SMALL: dict[str, Any] = dict(
+    cases=("vit-ti32-224-b2",),
+    implementations=("numpy:linear", "numpy:conv2d"),
+    threads=(1,),
+    rounds=4,
+)
 
 
 def copied_record(report: BenchReport, folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Behavior as found, known issues as data: every behavior can surprise, every entry can go stale."""
+"""Behavior as found, known issues as data: every behavior can surprise, every entry can go
+stale."""
 
 import dataclasses
 
@@ -7,8 +8,18 @@ import pytest
 
 from patchparity import PatchParityError, get_backend, list_backends, list_implementations
 from patchparity.bench.check import behavior
-from patchparity.bench.check.behavior import BEHAVIORS, FRAMEWORK_BEHAVIORS, IMPLEMENTATION_BEHAVIORS, SPEC
-from patchparity.bench.check.known_issues import KNOWN_ISSUES, KnownIssue, apply_known_issues, load_known_issues
+from patchparity.bench.check.behavior import (
+    BEHAVIORS,
+    FRAMEWORK_BEHAVIORS,
+    IMPLEMENTATION_BEHAVIORS,
+    SPEC,
+)
+from patchparity.bench.check.known_issues import (
+    KNOWN_ISSUES,
+    KnownIssue,
+    apply_known_issues,
+    load_known_issues,
+)
 from patchparity.bench.check.results import CheckResult
 
 PROBLEM = behavior.problem(seed=4)
@@ -64,7 +75,9 @@ def lose_the_late_ones(tokens, images):
 
 
 def memory_order(tokens, images):
-    return tokens(np.frombuffer(np.ascontiguousarray(images).tobytes(), np.float32).reshape(images.shape))
+    return tokens(
+        np.frombuffer(np.ascontiguousarray(images).tobytes(), np.float32).reshape(images.shape)
+    )
 
 
 def base_memory(tokens, images):
@@ -119,12 +132,17 @@ def test_what_a_framework_refuses_or_changes_is_seen(asked):
 
 def backends_of_this_process():
     """Those installed; of Keras's frameworks one alone can be had."""
-    own = [backend for backend in list_backends() if not all(each.peer for each in backend.implementations)]
+    own = [
+        backend
+        for backend in list_backends()
+        if not all(each.peer for each in backend.implementations)
+    ]
     present = [backend for backend in own if not backend.missing()]
     return [
         backend
         for backend in present
-        if not backend.name.startswith("keras-") or not backend.unavailable(backend.implementations[0])
+        if not backend.name.startswith("keras-")
+        or not backend.unavailable(backend.implementations[0])
     ]
 
 
@@ -137,35 +155,56 @@ def everything_found() -> list[CheckResult]:
             ready = backend.load(implementation, PROBLEM.weights, SPEC, "float32", "cpu")
             for each in IMPLEMENTATION_BEHAVIORS:
                 finding = behavior.ask(each, ready, PROBLEM)
-                results.append(CheckResult(implementation.name, backend.name, device="cpu", **finding))
+                results.append(
+                    CheckResult(implementation.name, backend.name, device="cpu", **finding)
+                )
     for backend in backends_of_this_process():
         found = [behavior.ask(each, backend) for each in FRAMEWORK_BEHAVIORS]
-        results += [CheckResult(backend.name, backend.name, device="cpu", **finding) for finding in found]
+        results += [
+            CheckResult(backend.name, backend.name, device="cpu", **finding) for finding in found
+        ]
     return results
 
 
 def test_every_surprise_is_known_and_every_entry_reproduces():
     results = apply_known_issues(everything_found(), load_known_issues(), list_backends())
-    assert [(result.implementation, result.message) for result in results if result.verdict == "fail"] == []
+    assert [
+        (result.implementation, result.message) for result in results if result.verdict == "fail"
+    ] == []
     asked = {backend.name for backend in backends_of_this_process()}
     expected = {
         issue.id
         for issue in load_known_issues()
         if issue.probe in BEHAVIORS
         and {name.split(":")[0] for name in issue.implementations} & asked
-        and issue.applies({name: version for backend in list_backends() for name, version in backend.versions().items()})
+        and issue.applies(
+            {
+                name: version
+                for backend in list_backends()
+                for name, version in backend.versions().items()
+            }
+        )
     }
-    assert {result.message.split(":")[0] for result in results if result.verdict == "known"} == expected
+    assert {
+        result.message.split(":")[0] for result in results if result.verdict == "known"
+    } == expected
 
 
-ISSUE = KnownIssue("flushes", ("numpy:linear",), "subnormals", "flushed", {"numpy": ">=1"}, "a reason")
+ISSUE = KnownIssue(
+    "flushes", ("numpy:linear",), "subnormals", "flushed", {"numpy": ">=1"}, "a reason"
+)
 
 
 def outcome(issue, found="flushed", implementation="numpy:linear:eager", device="cpu"):
     asked = BEHAVIORS["subnormals"]
     verdict = "pass" if behavior.is_expected(asked, found) else "fail"
-    result = CheckResult(implementation, "numpy", device=device, probe="subnormals", behavior=found, verdict=verdict)
-    return [(each.verdict, each.message) for each in apply_known_issues([result], [issue], list_backends())]
+    result = CheckResult(
+        implementation, "numpy", device=device, probe="subnormals", behavior=found, verdict=verdict
+    )
+    return [
+        (each.verdict, each.message)
+        for each in apply_known_issues([result], [issue], list_backends())
+    ]
 
 
 def test_an_entry_covers_what_it_names_and_nothing_else():
@@ -175,7 +214,9 @@ def test_an_entry_covers_what_it_names_and_nothing_else():
     ]
     assert outcome(ISSUE, implementation="numpy:conv2d:eager") == [("fail", "")]
     assert outcome(dataclasses.replace(ISSUE, versions={"numpy": "<1"})) == [("fail", "")]
-    assert outcome(dataclasses.replace(ISSUE, versions={"no-such-package": ">=1"})) == [("fail", "")]
+    assert outcome(dataclasses.replace(ISSUE, versions={"no-such-package": ">=1"})) == [
+        ("fail", "")
+    ]
     assert outcome(dataclasses.replace(ISSUE, machines=("vax",))) == [("fail", "")]
     assert outcome(dataclasses.replace(ISSUE, devices=("cuda",))) == [("fail", "")]
 
@@ -193,7 +234,9 @@ def test_an_entry_covers_what_it_names_and_nothing_else():
         ({}, None, "known"),
     ],
 )
-def test_an_entry_may_be_about_cpus_with_or_without_an_instruction_set(fields, features, verdict, monkeypatch):
+def test_an_entry_may_be_about_cpus_with_or_without_an_instruction_set(
+    fields, features, verdict, monkeypatch
+):
     monkeypatch.setattr("patchparity.bench.check.known_issues.processor_features", lambda: features)
     assert outcome(dataclasses.replace(ISSUE, **fields))[0][0] == verdict
 
@@ -202,7 +245,9 @@ def test_a_variable_may_avoid_an_issue(monkeypatch):
     avoided = dataclasses.replace(ISSUE, unless={"PATCHPARITY_TEST_AVOID": "0"})
     assert outcome(avoided)[0][0] == "known"
     monkeypatch.setenv("PATCHPARITY_TEST_AVOID", "0")
-    assert outcome(avoided, found="kept") == [("pass", "")], "it does not reproduce, and nobody said that it would"
+    assert outcome(avoided, found="kept") == [("pass", "")], (
+        "it does not reproduce, and nobody said that it would"
+    )
 
 
 def test_an_entry_that_no_longer_reproduces_or_names_nothing_fails():
@@ -216,11 +261,26 @@ def test_an_entry_that_no_longer_reproduces_or_names_nothing_fails():
         assert ("fail", "known issue flushes names nothing that is there") in told
 
 
-NARROW = KnownIssue("narrow", ("numpy:linear",), "random-zero-bias", "float32", {"numpy": ">=1"}, "a reason", dtype="float64")
+NARROW = KnownIssue(
+    "narrow",
+    ("numpy:linear",),
+    "random-zero-bias",
+    "float32",
+    {"numpy": ">=1"},
+    "a reason",
+    dtype="float64",
+)
 
 
 def test_an_entry_about_delivered_arithmetic_explains_every_failure_of_its_cause_and_no_other():
-    def row(verdict="fail", probe="random", dtype="float64", delivered=None, implementation="numpy:linear:eager", **other):
+    def row(
+        verdict="fail",
+        probe="random",
+        dtype="float64",
+        delivered=None,
+        implementation="numpy:linear:eager",
+        **other,
+    ):
         return CheckResult(
             implementation,
             "numpy",
@@ -234,15 +294,23 @@ def test_an_entry_about_delivered_arithmetic_explains_every_failure_of_its_cause
         )
 
     def verdicts(*rows):
-        return [result.verdict for result in apply_known_issues(list(rows), [NARROW], list_backends())]
+        return [
+            result.verdict for result in apply_known_issues(list(rows), [NARROW], list_backends())
+        ]
 
     fingerprint = row(probe="random-zero-bias", delivered="float32")
-    others = row(dtype="float32"), row(implementation="numpy:conv2d:eager"), row(probe="subnormals", behavior="flushed")
+    others = (
+        row(dtype="float32"),
+        row(implementation="numpy:conv2d:eager"),
+        row(probe="subnormals", behavior="flushed"),
+    )
     assert verdicts(row(), row(verdict="pass"), fingerprint) == ["known", "pass", "known"]
     assert verdicts(fingerprint, *others) == ["known", "fail", "fail", "fail"]
-    assert verdicts(row(), row(probe="random-zero-bias", delivered="bfloat16 inputs")) == ["fail", "fail", "fail"], (
-        "another cause"
-    )
+    assert verdicts(row(), row(probe="random-zero-bias", delivered="bfloat16 inputs")) == [
+        "fail",
+        "fail",
+        "fail",
+    ], "another cause"
     mended = verdicts(row(probe="random-zero-bias", verdict="pass", delivered="float64"))
     assert mended == ["pass", "fail"], "what no longer reproduces fails"
 

@@ -1,4 +1,5 @@
-"""`compare`: regressions beyond limit and noise, different machines, what each record alone holds, and the words for a pull request."""
+"""`compare`: regressions beyond limit and noise, different machines, what each record alone holds,
+and the words for a pull request."""
 
 import copy
 import json
@@ -18,7 +19,11 @@ from patchparity.__main__ import main
 def record(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("r"))
     two = ("numpy:linear", "numpy:conv2d")
-    return benchmark(BenchOptions(cases=("vit-ti32-224-b1",), implementations=two, threads=(1,), rounds=12, out=folder)).content
+    return benchmark(
+        BenchOptions(
+            cases=("vit-ti32-224-b1",), implementations=two, threads=(1,), rounds=12, out=folder
+        )
+    ).content
 
 
 LINEAR, CONV, GEMM = "numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm"
@@ -58,7 +63,10 @@ def test_a_regression_is_found_and_named(record, tmp_path):
 
 
 def test_a_difference_within_the_noise_of_either_record_is_no_regression(record, tmp_path):
-    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", {CONV: 1.10}, aa=(0.88, 1.05))
+    old, new = (
+        written(record, tmp_path / "old"),
+        written(record, tmp_path / "new", {CONV: 1.10}, aa=(0.88, 1.05)),
+    )
     assert words(compare(old, new))[CONV] == "UNSURE"
     assert compare(old, new).ok
 
@@ -74,28 +82,49 @@ def test_a_machine_that_became_slower_itself_is_no_regression(record, tmp_path):
 def test_what_one_record_alone_holds_and_what_differs_is_told(record, tmp_path):
     old = written(record, tmp_path / "old")
     content = json.loads((old / "bench.json").read_text())
-    content["benchmarks"] = [entry for entry in content["benchmarks"] if entry["extra_info"]["implementation"] != CONV]
+    content["benchmarks"] = [
+        entry for entry in content["benchmarks"] if entry["extra_info"]["implementation"] != CONV
+    ]
     content["environment"]["versions"]["numpy"] = "1.0"
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "bench.json").write_text(json.dumps(content))
     report = compare(old, tmp_path / "new")
     assert "1 in the old record alone" in report.summary()
     assert [name.split("/")[-1] for name in report.only_old] == [CONV]
-    assert any(difference.startswith("numpy: ") and difference.endswith("before, 1.0 now") for difference in report.differences)
-    assert "in the old record alone: vit-ti32-224-b1/cpu/float32/t1/numpy:conv2d:eager" in report.to_markdown()
+    assert any(
+        difference.startswith("numpy: ") and difference.endswith("before, 1.0 now")
+        for difference in report.differences
+    )
+    assert (
+        "in the old record alone: vit-ti32-224-b1/cpu/float32/t1/numpy:conv2d:eager"
+        in report.to_markdown()
+    )
     assert compare(tmp_path / "new", old).only_new == report.only_old
 
 
 def test_different_machines_are_refused_unless_forced(record, tmp_path):
-    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", processor="Another CPU")
-    with pytest.raises(PatchParityError, match=r"different machines \(processor: .* before, Another CPU now\); --force"):
+    old, new = (
+        written(record, tmp_path / "old"),
+        written(record, tmp_path / "new", processor="Another CPU"),
+    )
+    with pytest.raises(
+        PatchParityError,
+        match=r"different machines \(processor: .* before, Another CPU now\); --force",
+    ):
         compare(old, new)
-    assert any("processor" in difference for difference in compare(old, new, force=True).differences)
+    assert any(
+        "processor" in difference for difference in compare(old, new, force=True).differences
+    )
 
 
 def failure_of(entry, message):
     """The line of `failures` of a row that was measured before."""
-    return {**entry["extra_info"], "row": entry["params"]["identity"], "status": "error", "message": message}
+    return {
+        **entry["extra_info"],
+        "row": entry["params"]["identity"],
+        "status": "error",
+        "message": message,
+    }
 
 
 def test_other_hosts_are_held_against_themselves(record, tmp_path):
@@ -105,13 +134,20 @@ def test_other_hosts_are_held_against_themselves(record, tmp_path):
         content = json.loads((written(record, folder) / "bench.json").read_text())
         for entry in content["benchmarks"]:
             entry["extra_info"]["host"] = "host1"
-        content["environment"]["hosts"] = {label: {**content["environment"], **where} for label, where in hosts.items()}
+        content["environment"]["hosts"] = {
+            label: {**content["environment"], **where} for label, where in hosts.items()
+        }
         (folder / "bench.json").write_text(json.dumps(content))
         return folder
 
-    old, same, new = (on_host(tmp_path / name, host1=where) for name, where in (("a", box), ("b", box), ("c", other)))
+    old, same, new = (
+        on_host(tmp_path / name, host1=where)
+        for name, where in (("a", box), ("b", box), ("c", other))
+    )
     assert compare(old, same).ok
-    with pytest.raises(PatchParityError, match=r"different machines \(host1: processor: A before, B now\)"):
+    with pytest.raises(
+        PatchParityError, match=r"different machines \(host1: processor: A before, B now\)"
+    ):
         compare(old, new)
 
 
@@ -119,13 +155,20 @@ def test_a_row_that_fails_now_is_no_success(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
     content = json.loads((new / "bench.json").read_text())
     (lost,) = (
-        e for e in content["benchmarks"] if e["extra_info"]["implementation"] == CONV and e["extra_info"]["role"] != "overhead"
+        e
+        for e in content["benchmarks"]
+        if e["extra_info"]["implementation"] == CONV and e["extra_info"]["role"] != "overhead"
     )
     content["benchmarks"].remove(lost)
     content["failures"] = [failure_of(lost, "it died")]
     (new / "bench.json").write_text(json.dumps(content))
     report = compare(old, new)
-    assert (report.ok, list(report.failed.values()), report.only_old, report.regressions) == (False, ["it died"], [], [])
+    assert (report.ok, list(report.failed.values()), report.only_old, report.regressions) == (
+        False,
+        ["it died"],
+        [],
+        [],
+    )
     assert "1 failed in the new record" in report.summary()
     assert "numpy:conv2d:eager: it died" in report.to_markdown()
 
@@ -139,7 +182,9 @@ def test_where_no_a_a_row_tells_of_the_noise_nothing_is_decided(record, tmp_path
     (new / "bench.json").write_text(json.dumps(content))
     report = compare(old, new)
     assert set(words(report).values()) == {"UNSURE"}
-    assert {row.comparison.reason for row in report.rows} == {"no A/A row of both records tells of the noise on this device"}
+    assert {row.comparison.reason for row in report.rows} == {
+        "no A/A row of both records tells of the noise on this device"
+    }
 
 
 def test_a_record_in_which_everything_failed_is_told_as_that(record, tmp_path):
@@ -158,11 +203,17 @@ def test_a_partial_record_is_told(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
     content = json.loads((new / "bench.json").read_text())
     (new / "bench.json").write_text(json.dumps({**content, "planned": content["planned"] + 4}))
-    assert f"the new record is partial: 4 of {content['planned'] + 4} rows are missing" in compare(old, new).differences
+    assert (
+        f"the new record is partial: 4 of {content['planned'] + 4} rows are missing"
+        in compare(old, new).differences
+    )
 
 
 def test_a_record_against_itself_is_told_as_that(record, tmp_path):
-    one, other = written(record, tmp_path / "one"), written(record, tmp_path / "other", {CONV: 1.01})
+    one, other = (
+        written(record, tmp_path / "one"),
+        written(record, tmp_path / "other", {CONV: 1.01}),
+    )
     told = "old and new are one and the same record; UNSURE is what another run could differ by"
     assert compare(one, one).differences == [told]
     assert told not in compare(one, other).differences
@@ -178,11 +229,15 @@ def test_too_few_rounds_decide_nothing(record, tmp_path):
 
 
 def test_markdown_is_a_table_with_the_regression_first(record, tmp_path):
-    old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", {CONV: 1.10, LINEAR: 0.8})
+    old, new = (
+        written(record, tmp_path / "old"),
+        written(record, tmp_path / "new", {CONV: 1.10, LINEAR: 0.8}),
+    )
     text = compare(old, new).to_markdown()
     lines = text.splitlines()
     assert lines[0].startswith(
-        "**patchparity compare:** 2 rows: 1 FASTER, 1 SLOWER; 1 surely slower by more than 5%; geometric mean of new/old 0.9"
+        "**patchparity compare:** 2 rows: 1 FASTER, 1 SLOWER; 1 surely slower by more than 5%; "
+        "geometric mean of new/old 0.9"
     )
     assert "conv2d" in lines[4]
     assert lines[4].endswith("| **SLOWER** |")
@@ -199,7 +254,10 @@ def test_the_command(record, tmp_path, capsys, monkeypatch):
         return ended.value.code
 
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new", {CONV: 1.10})
-    assert command("compare", old, new, "--json", tmp_path / "c.json", "--markdown", tmp_path / "c.md") == 1
+    assert (
+        command("compare", old, new, "--json", tmp_path / "c.json", "--markdown", tmp_path / "c.md")
+        == 1
+    )
     printed = capsys.readouterr().out
     assert "old ms" in printed
     assert "SLOWER vit-ti32-224-b1/cpu/float32/t1/numpy:conv2d:eager" in printed
@@ -210,7 +268,10 @@ def test_the_command(record, tmp_path, capsys, monkeypatch):
     assert command("compare", old, new, "--fail-over", "20%") == 0
     assert command("compare", old, new, "--fail-over", "0.2", "--markdown", "-") == 0
     assert capsys.readouterr().out.endswith(compare(old, new, fail_over=0.2).to_markdown())
-    for wrong, message in ((("--fail-over", "much"), "--fail-over much: expected"), (("--fail-over", "-5%"), "fail_over=-0.05")):
+    for wrong, message in (
+        (("--fail-over", "much"), "--fail-over much: expected"),
+        (("--fail-over", "-5%"), "fail_over=-0.05"),
+    ):
         assert command("compare", old, new, *wrong) == 2
         assert message in capsys.readouterr().err
     assert command("compare", old, tmp_path / "absent") == 2
@@ -231,5 +292,8 @@ def test_a_record_of_another_schema_is_refused(record, tmp_path):
     old, new = written(record, tmp_path / "old"), written(record, tmp_path / "new")
     content = json.loads((new / "bench.json").read_text())
     (new / "bench.json").write_text(json.dumps({**content, "schema": "patchparity.bench/9"}))
-    with pytest.raises(PatchParityError, match=r"is patchparity.bench/9, and this version reads patchparity.bench/2"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"is patchparity.bench/9, and this version reads patchparity.bench/2",
+    ):
         compare(old, new)

@@ -6,9 +6,31 @@ from patchparity.bench.cases import named_case
 from patchparity.bench.report.curves import LIMIT, scaling_figures
 
 
-def entry(case, implementation, seconds, operation="tokens", role="implementation", threads=2, device="cpu", dtype="float32"):
-    info = dict(case=case, implementation=implementation, backend=implementation.split(":")[0], operation=operation, role=role)
-    info.update(threads_requested=threads, device=device, dtype=dtype, cache="warm", host="local", precision="ieee")
+def entry(
+    case,
+    implementation,
+    seconds,
+    operation="tokens",
+    role="implementation",
+    threads=2,
+    device="cpu",
+    dtype="float32",
+):
+    info = dict(
+        case=case,
+        implementation=implementation,
+        backend=implementation.split(":")[0],
+        operation=operation,
+        role=role,
+    )
+    info.update(
+        threads_requested=threads,
+        device=device,
+        dtype=dtype,
+        cache="warm",
+        host="local",
+        precision="ieee",
+    )
     return {"extra_info": info, "stats": {"median": seconds, "data": [seconds] * 3}}
 
 
@@ -41,10 +63,14 @@ def test_batch_image_size_and_threads_are_swept_each_by_itself():
     batch = figures["vit-b16-224: over batch, float32, 2 threads"]
     curves = {curve.name: curve for curve in batch.curves}
     assert list(curves) == ["torch:conv2d:eager", "jax:linear:jit", "torch:linear:eager", LIMIT]
-    assert [curve.shown for curve in batch.curves] == [True, True, False, True], "a framework's fastest are shown at once"
+    assert [curve.shown for curve in batch.curves] == [True, True, False, True], (
+        "a framework's fastest are shown at once"
+    )
     work = [named_case(f"vit-b16-224-b{n}").spec.flops(n) for n in (1, 8)]
     assert curves["torch:conv2d:eager"].seconds == [2e-3, 16e-3]
-    assert curves["torch:conv2d:eager"].gflops == pytest.approx([work[0] / 2e-3 / 1e9, work[1] / 16e-3 / 1e9])
+    assert curves["torch:conv2d:eager"].gflops == pytest.approx(
+        [work[0] / 2e-3 / 1e9, work[1] / 16e-3 / 1e9]
+    )
     assert curves[LIMIT].seconds == pytest.approx([1e-3, 8e-3]), "the fastest product"
 
 
@@ -61,7 +87,13 @@ def test_where_moving_takes_longer_than_computing_that_is_the_limit():
 def test_each_device_has_its_limit_and_what_stands_alone_has_no_figure():
     assert scaling_figures(case_entries("vit-b16-224-b1", 1e-3)) == []
     entries = [
-        each for n in (1, 8) for device in ("cpu", "cuda") for each in case_entries(f"vit-b16-224-b{n}", 1e-3 * n, device=device)
+        each
+        for n in (1, 8)
+        for device in ("cpu", "cuda")
+        for each in case_entries(f"vit-b16-224-b{n}", 1e-3 * n, device=device)
     ]
     (figure,) = scaling_figures(entries)
-    assert [curve.name for curve in figure.curves if curve.name.startswith(LIMIT)] == [LIMIT, f"{LIMIT} cuda"]
+    assert [curve.name for curve in figure.curves if curve.name.startswith(LIMIT)] == [
+        LIMIT,
+        f"{LIMIT} cuda",
+    ]

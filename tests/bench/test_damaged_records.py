@@ -1,4 +1,5 @@
-"""A record with anything changed in it is told, compared and recommended from, or refused in a sentence."""
+"""A record with anything changed in it is told, compared and recommended from, or refused in a
+sentence."""
 
 import json
 import random
@@ -17,7 +18,13 @@ VALUES = [None, "x", -1, 3.5, [], {}, True, [1], {"a": 1}, float("inf")]
 
 def places(content, path=()):
     """Where something stands in a record; of a list its first three."""
-    inner = content.items() if isinstance(content, dict) else enumerate(content[:3]) if isinstance(content, list) else ()
+    inner = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content[:3])
+        if isinstance(content, list)
+        else ()
+    )
     for key, value in inner:
         if key not in ("machine_info", "commit_info"):
             yield (*path, key)

@@ -1,4 +1,5 @@
-"""The device layer's contract, the same for CPU and CUDA; a queue in a thread stands in for a GPU where there is none."""
+"""The device layer's contract, the same for CPU and CUDA; a queue in a thread stands in for a GPU
+where there is none."""
 
 import os
 import time
@@ -8,7 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend, list_backends
+from patchparity import (
+    PatchEmbedSpec,
+    PatchEmbedWeights,
+    PatchParityError,
+    get_backend,
+    list_backends,
+)
 from patchparity.backends.computation import Computation, DeviceMemory, Events
 from patchparity.backends.numpy import NumPyBackend
 from patchparity.bench.machine import disturbance
@@ -66,7 +73,11 @@ class QueueBackend(NumPyBackend):
     """What a CUDA framework looks like from outside."""
 
     def __init__(self, with_events):
-        self.queue, self.with_events, self.allocator = ThreadPoolExecutor(1), with_events, CountedMemory()
+        self.queue, self.with_events, self.allocator = (
+            ThreadPoolExecutor(1),
+            with_events,
+            CountedMemory(),
+        )
 
     def events(self, device):
         return QueueEvents(self.queue) if self.with_events else None
@@ -116,7 +127,13 @@ def test_time_is_that_of_the_work_and_not_of_queuing_it(device):
     assert len(done) == 5 + ahead, "all of it is computed when the timer stops"
     assert sample.seconds >= NAP
     assert sample.wall_seconds >= 5 * NAP
-    assert device.timer == ("wall" if isinstance(device, CpuDevice) else "events" if device.backend.with_events else "amortized")
+    assert device.timer == (
+        "wall"
+        if isinstance(device, CpuDevice)
+        else "events"
+        if device.backend.with_events
+        else "amortized"
+    )
 
 
 def test_the_time_that_threads_computed_is_told_apart_from_the_time_that_passed(device):
@@ -128,11 +145,16 @@ def test_the_time_that_threads_computed_is_told_apart_from_the_time_that_passed(
     sample = device.time(computation(device, burn), None, 5)
     assert sample.cpu_seconds >= 5 * NAP, "of whichever thread"
     asleep = device.time(computation(device, lambda _: time.sleep(50 * NAP)), None, 1)
-    assert asleep.cpu_seconds < 25 * NAP, "it slept for twice as long, whatever else this process does meanwhile"
+    assert asleep.cpu_seconds < 25 * NAP, (
+        "it slept for twice as long, whatever else this process does meanwhile"
+    )
 
 
-def test_one_thread_is_never_taken_for_two_however_long_reading_its_cpu_time_takes(device, monkeypatch):
-    """A sample may last 100 µs, and some machines take a tenth of that to tell a process's CPU time."""
+def test_one_thread_is_never_taken_for_two_however_long_reading_its_cpu_time_takes(
+    device, monkeypatch
+):
+    """A sample may last 100 µs, and some machines take a tenth of that to tell a process's CPU
+    time."""
     read = time.process_time
 
     def slow():
@@ -196,13 +218,20 @@ def test_calls_that_are_queued_are_repeated_by_what_they_take_and_not_by_the_wai
 
 
 def test_short_calls_are_repeated_until_the_timer_can_tell(device):
-    assert device.repeat(computation(device, lambda _: time.sleep(2 * device.shortest_sample_seconds)), None) == 1
+    assert (
+        device.repeat(
+            computation(device, lambda _: time.sleep(2 * device.shortest_sample_seconds)), None
+        )
+        == 1
+    )
     assert device.repeat(computation(device, lambda _: None), None) > 1
 
 
 def test_placed_images_are_there_and_right(device):
     generator = np.random.default_rng(0)
-    weights = PatchEmbedWeights(generator.standard_normal(SPEC.kernel_shape).astype("float32"), np.ones(40, "float32"))
+    weights = PatchEmbedWeights(
+        generator.standard_normal(SPEC.kernel_shape).astype("float32"), np.ones(40, "float32")
+    )
     numpy = get_backend("numpy")
     loaded = numpy.load(numpy.implementation("numpy:linear:eager"), weights, SPEC, "float32", "cpu")
     images = generator.standard_normal(SPEC.images_shape(3)).astype("float32")
@@ -223,7 +252,8 @@ def test_memory_of_a_call_is_what_it_takes_at_its_peak(device):
         return held[: size // 16].copy()
 
     expected = size if isinstance(device, CudaDevice) else size * 3 // 2
-    slack = 0.1 * expected  # pages that the interpreter and other threads take or give back meanwhile: some MB of 96
+    # pages that the interpreter and other threads take or give back meanwhile: some MB of 96
+    slack = 0.1 * expected
     assert device.peak_memory(computation(device, work), None) == pytest.approx(expected, abs=slack)
     again = device.peak_memory(computation(device, work), None)
     assert again == pytest.approx(expected, abs=slack), "an earlier peak is forgotten"
@@ -285,12 +315,20 @@ def test_a_visit_is_warm_calls_and_then_a_sample_of_repeated_ones(monkeypatch):
             calls.append("waited for")
 
     server.at.flush = lambda: calls.append("flushed")
-    for warm_seconds, cold, repeat, warm in ((0.0, False, 3, 1), (0.0, True, 1, 1), (1e9, True, 1, 1)):
+    for warm_seconds, cold, repeat, warm in (
+        (0.0, False, 3, 1),
+        (0.0, True, 1, 1),
+        (1e9, True, 1, 1),
+    ):
         monkeypatch.setattr(serving, "WARM_SECONDS", warm_seconds)
         server.loaded["r"] = serving.Loaded(Counted(), None, cold, repeat, {})
         calls.clear()
         told = server.visit("r")
-        assert calls == [*(["called", "waited for"] * warm), *(["flushed"] if cold else []), *(["called", "waited for"] * repeat)]
+        assert calls == [
+            *(["called", "waited for"] * warm),
+            *(["flushed"] if cold else []),
+            *(["called", "waited for"] * repeat),
+        ]
         assert 0.001 <= told["seconds"] < told["visit_seconds"]
     monkeypatch.setattr(serving, "WARM_SECONDS", 0.01)
     server.loaded["r"] = serving.Loaded(Counted(), None, False, 1, {})
@@ -302,25 +340,50 @@ def test_a_visit_is_warm_calls_and_then_a_sample_of_repeated_ones(monkeypatch):
 
 def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
     now = SimpleNamespace(wall=10.0, cpu=3.0)
-    monkeypatch.setattr(disturbance, "time", SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.cpu))
+    monkeypatch.setattr(
+        disturbance,
+        "time",
+        SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.cpu),
+    )
 
     def round_of(busy_before, busy_after, ours, here=True, own=0.1):
         states = iter([{"busy": busy_before}, {"busy": busy_after}])
-        # Asking for the clock takes time of its own: only after the round, and after what is watched.
-        watched = Disturbance(lambda clock: {**next(states), "clock_mhz": 1980 if clock else None}, here)
+        # Asking for the clock takes time of its own: only after the round, and after what is
+        # watched.
+        watched = Disturbance(
+            lambda clock: {**next(states), "clock_mhz": 1980 if clock else None}, here
+        )
         now.wall, now.cpu = now.wall + 2.0, now.cpu + own
         return watched.told(ours)
 
     quiet = round_of((100.0, 1.0), (102.2, 1.0), ours=2.0)
-    assert quiet == {"disturbance": pytest.approx(0.05), "steal": 0.0, "disturbed": False, "clock_mhz": 1980}
+    assert quiet == {
+        "disturbance": pytest.approx(0.05),
+        "steal": 0.0,
+        "disturbed": False,
+        "clock_mhz": 1980,
+    }
     beside = round_of((100.0, 1.0), (103.9, 1.6), ours=1.9)
-    assert (beside["disturbance"], beside["steal"], beside["disturbed"]) == (pytest.approx(0.95), pytest.approx(0.3), True)
-    assert round_of((100.0, 1.0), (102.0, 1.0), ours=1.9, here=False)["disturbance"] == pytest.approx(0.05), "we are elsewhere"
+    assert (beside["disturbance"], beside["steal"], beside["disturbed"]) == (
+        pytest.approx(0.95),
+        pytest.approx(0.3),
+        True,
+    )
+    assert round_of((100.0, 1.0), (102.0, 1.0), ours=1.9, here=False)[
+        "disturbance"
+    ] == pytest.approx(0.05), "we are elsewhere"
     within_the_ticks = round_of((100.0, 0.0), (102.615, 0.0), ours=2.0)
     assert within_the_ticks["disturbance"] > disturbance.DISTURBED_CORES
     assert not within_the_ticks["disturbed"]
-    assert round_of(None, None, ours=1.0) == {"disturbance": None, "steal": None, "disturbed": False, "clock_mhz": 1980}
-    assert Disturbance(lambda clock: None, True).told(1.0)["disturbance"] is None, "a worker that does not answer"
+    assert round_of(None, None, ours=1.0) == {
+        "disturbance": None,
+        "steal": None,
+        "disturbed": False,
+        "clock_mhz": 1980,
+    }
+    assert Disturbance(lambda clock: None, True).told(1.0)["disturbance"] is None, (
+        "a worker that does not answer"
+    )
 
 
 def test_a_clock_that_takes_time_to_ask_is_asked_after_what_is_watched(monkeypatch):

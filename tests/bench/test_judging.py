@@ -20,10 +20,18 @@ def test_a_product_that_is_cut_off_is_named_and_not_only_seen():
     def verdict(narrowed):
         tokens = (narrowed.astype(np.float32) + bias).astype(probe.images.dtype)
         fingerprint = _packed(narrowed.astype(probe.images.dtype)[:FINGERPRINT_IMAGES])
-        return first_verdict(row, case, 0, {"results": {"forward": _packed(tokens)}, "weights": None, "fingerprint": fingerprint})
+        return first_verdict(
+            row,
+            case,
+            0,
+            {"results": {"forward": _packed(tokens)}, "weights": None, "fingerprint": fingerprint},
+        )
 
     assert verdict(product.astype(probe.images.dtype))["verdict"] == "pass"
     wrong = verdict((product.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
     assert wrong["verdict"] == wrong["status"] == "fail"
-    cause = "not timed, for it is wrong: declared bfloat16 rounded twice, delivered bfloat16 cut off toward zero"
+    cause = (
+        "not timed, for it is wrong: declared bfloat16 rounded twice, delivered bfloat16 cut "
+        "off toward zero"
+    )
     assert wrong["message"].startswith(cause)

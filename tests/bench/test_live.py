@@ -1,4 +1,5 @@
-"""Anyone's implementation: real library code with random weights passes, its broken copies fail and are told why."""
+"""Anyone's implementation: real library code with random weights passes, its broken copies fail and
+are told why."""
 
 import importlib.util
 import os
@@ -9,18 +10,29 @@ import textwrap
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, check, initialize_weights, patch_embed, save_weights
+from patchparity import (
+    PatchEmbedSpec,
+    PatchEmbedWeights,
+    PatchParityError,
+    check,
+    initialize_weights,
+    patch_embed,
+    save_weights,
+)
 from patchparity.bench.check.objects import diagnose_object
 from patchparity.porting.objects.load import load_object
 from patchparity.porting.objects.read import read_live
 
 SPEC = PatchEmbedSpec((24, 40), 8, 3, 20)
 WEIGHTS = initialize_weights(SPEC, seed=3, class_token=False, positions="none")
-WEIGHTS = PatchEmbedWeights(WEIGHTS.kernel, np.random.default_rng(4).standard_normal(20).astype(np.float32))
+WEIGHTS = PatchEmbedWeights(
+    WEIGHTS.kernel, np.random.default_rng(4).standard_normal(20).astype(np.float32)
+)
 
 
 def test_the_libraries_that_this_file_is_about_are_there():
-    """tox names what its environment must hold, so that none of these tests can pass by being skipped."""
+    """tox names what its environment must hold, so that none of these tests can pass by being
+    skipped."""
     required = filter(None, os.environ.get("PATCHPARITY_REQUIRE_LIBRARIES", "").split(","))
     assert [name for name in required if importlib.util.find_spec(name) is None] == []
 
@@ -81,10 +93,19 @@ def test_transformers_modules_are_right(name):
     report = check(module)
     assert report.ok, [result.message for result in report.results]
     assert {result.probe for result in report.results} >= {
-        "random", "random-0.001", "random-1000", "random-fingerprint", "batch-1", "batch-3", "one-hot-images", "repeatability",
+        "random",
+        "random-0.001",
+        "random-1000",
+        "random-fingerprint",
+        "batch-1",
+        "batch-3",
+        "one-hot-images",
+        "repeatability",
         "nan-containment",
-    }  # fmt: skip
-    assert {result.delivered for result in report.results if result.probe == "random-fingerprint"} == {"float32"}
+    }
+    assert {
+        result.delivered for result in report.results if result.probe == "random-fingerprint"
+    } == {"float32"}
     assert module.training, "the object is left as it was"
     assert all((value == before[key]).all() for key, value in module.state_dict().items())
     live = read_live(module)
@@ -107,7 +128,10 @@ def test_a_copy_that_reads_bgr_is_rejected_and_told_so(name):
     report = check(Reversed())
     assert not report.ok
     first = next(result for result in report.results if result.verdict == "fail")
-    assert "diagnosis: the channels were read in reverse, BGR for RGB (mend: reverse the channel axis" in first.message
+    assert (
+        "diagnosis: the channels were read in reverse, BGR for RGB (mend: reverse the channel axis"
+        in first.message
+    )
 
 
 def test_keras_hub_is_right():
@@ -136,13 +160,20 @@ def test_flax_convolutions_are_right_and_their_padding_is_read():
     assert check(bound, stride=4).ok
 
 
-@pytest.mark.parametrize(("order", "layout"), [("c p1 p2", "(C, Ph, Pw)"), ("p1 p2 c", "(Ph, Pw, C)")])
+@pytest.mark.parametrize(
+    ("order", "layout"), [("c p1 p2", "(C, Ph, Pw)"), ("p1 p2 c", "(Ph, Pw, C)")]
+)
 def test_einops_and_linear_needs_the_patch_size_and_finds_its_order(order, layout):
     torch = pytest.importorskip("torch")
     from einops.layers.torch import Rearrange
 
-    module = torch.nn.Sequential(Rearrange(f"b c (h p1) (w p2) -> b (h w) ({order})", p1=8, p2=8), torch.nn.Linear(192, 20))
-    with pytest.raises(PatchParityError, match=r"holds a matrix \(20, 192\), which does not show the patch size: give it"):
+    module = torch.nn.Sequential(
+        Rearrange(f"b c (h p1) (w p2) -> b (h w) ({order})", p1=8, p2=8), torch.nn.Linear(192, 20)
+    )
+    with pytest.raises(
+        PatchParityError,
+        match=r"holds a matrix \(20, 192\), which does not show the patch size: give it",
+    ):
         check(module)
     with pytest.raises(PatchParityError, match=r"192 values are no patch of \(7, 7\)"):
         check(module, patch_size=7)
@@ -185,9 +216,17 @@ def test_a_plain_function_with_weights_given_in_every_way(tmp_path):
     save_weights(tmp_path / "own.safetensors", WEIGHTS, SPEC)
     oihw = WEIGHTS.kernel.transpose(0, 3, 1, 2)
     np.savez(tmp_path / "plain.npz", kernel=oihw, bias=WEIGHTS.bias)
-    for weights in (WEIGHTS, {"kernel": oihw, "bias": WEIGHTS.bias}, tmp_path / "own.safetensors", tmp_path / "plain.npz"):
+    for weights in (
+        WEIGHTS,
+        {"kernel": oihw, "bias": WEIGHTS.bias},
+        tmp_path / "own.safetensors",
+        tmp_path / "plain.npz",
+    ):
         assert check(right, weights=weights).ok
-    wrong = check(right, weights={"kernel": oihw.transpose(2, 3, 1, 0).reshape(oihw.shape), "bias": WEIGHTS.bias})
+    wrong = check(
+        right,
+        weights={"kernel": oihw.transpose(2, 3, 1, 0).reshape(oihw.shape), "bias": WEIGHTS.bias},
+    )
     assert not wrong.ok
     with pytest.raises(PatchParityError, match="right holds nothing: expected one kernel"):
         check(right)
@@ -198,15 +237,28 @@ def test_what_depends_on_its_neighbors_or_its_calls_is_rejected():
         tokens = right(images)
         return tokens + 0 * tokens.sum(axis=1, keepdims=True)
 
-    failed = {result.probe: result.message for result in check(leaky, weights=WEIGHTS).results if result.verdict == "fail"}
-    assert not failed, "a NaN that stays in its image is a behavior: a Fourier transform does the same"
+    failed = {
+        result.probe: result.message
+        for result in check(leaky, weights=WEIGHTS).results
+        if result.verdict == "fail"
+    }
+    assert not failed, (
+        "a NaN that stays in its image is a behavior: a Fourier transform does the same"
+    )
     told = {result.probe: result.message for result in check(leaky, weights=WEIGHTS).results}
-    assert told["nan-containment"] == "a NaN in one pixel reaches every token of its image (as through a Fourier transform)"
+    assert (
+        told["nan-containment"]
+        == "a NaN in one pixel reaches every token of its image (as through a Fourier transform)"
+    )
 
     def leaking_into_others(images):
         return right(images) + 0 * right(images).sum(axis=(0, 1), keepdims=True)
 
-    failed = {result.probe for result in check(leaking_into_others, weights=WEIGHTS).results if result.verdict == "fail"}
+    failed = {
+        result.probe
+        for result in check(leaking_into_others, weights=WEIGHTS).results
+        if result.verdict == "fail"
+    }
     assert failed == {"nan-containment", "nan-of-each-channel"}
     calls = []
 
@@ -214,7 +266,11 @@ def test_what_depends_on_its_neighbors_or_its_calls_is_rejected():
         calls.append(1)
         return np.nextafter(right(images), np.float32(len(calls) % 2 * 9))
 
-    assert "repeatability" in {result.probe for result in check(drifting, weights=WEIGHTS).results if result.verdict == "fail"}
+    assert "repeatability" in {
+        result.probe
+        for result in check(drifting, weights=WEIGHTS).results
+        if result.verdict == "fail"
+    }
 
 
 @pytest.mark.parametrize(
@@ -224,7 +280,10 @@ def test_what_depends_on_its_neighbors_or_its_calls_is_rejected():
         ("no_such_module_here:x", "cannot be found: No module named"),
         (f"{__name__}:absent", "has no attribute 'absent'"),
         (f"{__name__}:NOT_CALLABLE", "is a int: expected a module, a layer, a function"),
-        (f"{__name__}:NeedsArguments", "cannot be built without arguments .*name a function that builds it"),
+        (
+            f"{__name__}:NeedsArguments",
+            "cannot be built without arguments .*name a function that builds it",
+        ),
     ],
 )
 def test_targets_that_cannot_be_used(target, message):
@@ -234,15 +293,26 @@ def test_targets_that_cannot_be_used(target, message):
 
 def test_objects_that_cannot_be_read_or_called():
     torch = pytest.importorskip("torch")
-    with pytest.raises(PatchParityError, match=r"holds 0.weight .*, 1.weight .*: expected one kernel"):
+    with pytest.raises(
+        PatchParityError, match=r"holds 0.weight .*, 1.weight .*: expected one kernel"
+    ):
         check(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Conv2d(8, 8, 1)))
-    with pytest.raises(PatchParityError, match=r"holds 1.weight \(8,\), 1.bias \(8,\) beside its kernel"):
+    with pytest.raises(
+        PatchParityError, match=r"holds 1.weight \(8,\), 1.bias \(8,\) beside its kernel"
+    ):
         check(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.GroupNorm(1, 8)))
-    with pytest.raises(PatchParityError, match=r"a kernel of 3 channels was found, 4 were asked for"):
+    with pytest.raises(
+        PatchParityError, match=r"a kernel of 3 channels was found, 4 were asked for"
+    ):
         check(torch.nn.Conv2d(3, 8, 4, 4), in_channels=4)
-    with pytest.raises(PatchParityError, match=r"failed on images of shape .*RuntimeError: out of luck"):
+    with pytest.raises(
+        PatchParityError, match=r"failed on images of shape .*RuntimeError: out of luck"
+    ):
         check(_raise, weights=WEIGHTS)
-    with pytest.raises(PatchParityError, match=r"returned an array of shape \(\) and dtype float64: expected tokens"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"returned an array of shape \(\) and dtype float64: expected tokens",
+    ):
         check(lambda images: 1.0, weights=WEIGHTS)
     with pytest.raises(PatchParityError, match="framework 'mxnet' is unknown"):
         check(right, weights=WEIGHTS, framework="mxnet")
@@ -270,23 +340,33 @@ def test_what_an_object_does_instead_of_returning_tokens_is_told_in_a_sentence()
             return self.change(self.proj(images).flatten(2).transpose(1, 2))
 
     for change, what in ((lambda tokens: None, "NoneType"), (str, "str")):
-        with pytest.raises(PatchParityError, match=f"returned a {what}: expected an array of tokens"):
+        with pytest.raises(
+            PatchParityError, match=f"returned a {what}: expected an array of tokens"
+        ):
             check(Returns(change))
     assert check(Returns(lambda tokens: tokens.numpy())).ok, "an array is what was asked for"
     broken = Returns(lambda tokens: tokens)
     torch.nn.init.constant_(broken.proj.bias, float("inf"))
-    with pytest.raises(PatchParityError, match=r"bias of shape \(8,\) holds 8 NaN or infinite values"):
+    with pytest.raises(
+        PatchParityError, match=r"bias of shape \(8,\) holds 8 NaN or infinite values"
+    ):
         check(broken)
 
 
 def test_classes_and_factories_are_called_first():
     for name in ("right", "factory", "Callable"):
-        assert (load_object(f"{__name__}:{name}")(np.zeros((1, 3, 24, 40), np.float32))).shape == (1, 15, 20)
+        assert (load_object(f"{__name__}:{name}")(np.zeros((1, 3, 24, 40), np.float32))).shape == (
+            1,
+            15,
+            20,
+        )
 
 
 def test_diagnosis_of_an_object():
     assert diagnose_object(read_live(right, weights=WEIGHTS)).correct
-    found = diagnose_object(read_live(lambda images: right(images).transpose(0, 2, 1), weights=WEIGHTS))
+    found = diagnose_object(
+        read_live(lambda images: right(images).transpose(0, 2, 1), weights=WEIGHTS)
+    )
     assert found.mistakes == ("tokens-not-transposed",)
 
 
@@ -297,7 +377,12 @@ def test_our_sequence_through_a_real_encoder_gives_the_models_own_output():
 
     torch.manual_seed(0)
     config = transformers.ViTConfig(
-        image_size=(32, 48), patch_size=8, hidden_size=24, num_attention_heads=2, num_hidden_layers=3, intermediate_size=48
+        image_size=(32, 48),
+        patch_size=8,
+        hidden_size=24,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        intermediate_size=48,
     )
     model = transformers.ViTModel(config, add_pooling_layer=False).double().eval()
     randomized(model.embeddings)
@@ -306,18 +391,33 @@ def test_our_sequence_through_a_real_encoder_gives_the_models_own_output():
     sequence = torch.from_numpy(embed_sequence(images, live.weights, live.spec))
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).last_hidden_state
-        hidden = model.encoder(sequence) if hasattr(model, "encoder") else _through_layers(model, sequence)
+        hidden = (
+            model.encoder(sequence)
+            if hasattr(model, "encoder")
+            else _through_layers(model, sequence)
+        )
         hidden = getattr(hidden, "last_hidden_state", hidden)
         observed = model.layernorm(hidden)
         own = model.embeddings(torch.from_numpy(images))
-        # How much the encoder amplifies the embedding's rounding errors, measured: its answer to a push of known size.
-        push = 1e-6 * torch.randn(own.shape, dtype=own.dtype, generator=torch.Generator().manual_seed(2))
-        pushed = model.encoder(own + push) if hasattr(model, "encoder") else _through_layers(model, own + push)
+        # How much the encoder amplifies the embedding's rounding errors, measured: its answer to a
+        # push of known size.
+        push = 1e-6 * torch.randn(
+            own.shape, dtype=own.dtype, generator=torch.Generator().manual_seed(2)
+        )
+        pushed = (
+            model.encoder(own + push)
+            if hasattr(model, "encoder")
+            else _through_layers(model, own + push)
+        )
         pushed = model.layernorm(getattr(pushed, "last_hidden_state", pushed))
     amplification = float((pushed - expected).abs().max() / push.abs().max())
     embedding_error = float((sequence - own).abs().max())
-    # Twice: the push is one direction of many; and the encoder's own rounding, 2⁻⁵³ for each of some 10³ sums.
-    assert float((observed - expected).abs().max()) <= 2 * amplification * embedding_error + 1e3 * 2.0**-53
+    # Twice: the push is one direction of many; and the encoder's own rounding, 2⁻⁵³ for each of
+    # some 10³ sums.
+    assert (
+        float((observed - expected).abs().max())
+        <= 2 * amplification * embedding_error + 1e3 * 2.0**-53
+    )
     assert float((pushed - expected).abs().max()) > 1e3 * 2.0**-53, "a wrong embedding would show"
 
 
@@ -357,14 +457,23 @@ def test_the_pytest_plugin_fails_a_test_in_one_sentence(tmp_path):
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
-    assert "wrong is no patch embedding with these weights: random: output of shape (2, 20," in done.stdout
+    assert (
+        "wrong is no patch embedding with these weights: random: output of shape (2, 20,"
+        in done.stdout
+    )
     assert "diagnosis: tokens were left as (B, D, N)" in done.stdout
 
 
 def test_options_of_the_other_kind_are_no_options():
-    with pytest.raises(TypeError, match="check of somebody's implementation has no option dtypes; it has weights, kernel_layout"):
+    with pytest.raises(
+        TypeError,
+        match="check of somebody's implementation has no option dtypes; it has weights, "
+        "kernel_layout",
+    ):
         check(right, weights=WEIGHTS, dtypes=["float32"])
-    with pytest.raises(TypeError, match="check of the suite has no option patch_size; it has backends"):
+    with pytest.raises(
+        TypeError, match="check of the suite has no option patch_size; it has backends"
+    ):
         check(patch_size=16)
 
 
@@ -374,15 +483,24 @@ def test_options_of_the_other_kind_are_refused_on_the_command_line():
     from patchparity.__main__ import app
 
     for arguments, message in (
-        (["check", "--patch-size", "4"], "--patch-size has no part here: it is about somebody's implementation"),
+        (
+            ["check", "--patch-size", "4"],
+            "--patch-size has no part here: it is about somebody's implementation",
+        ),
         (
             ["check", f"{__name__}:right", "--negative-controls"],
             "MODULE:ATTRIBUTE has no part here: --negative-controls is about",
         ),
         (["check", "--negative-controls", "--seeds", "3"], "--seeds has no part here"),
-        (["check", f"{__name__}:right", "--every-case", "--seeds", "3"], "--every-case, --seeds has no part here"),
+        (
+            ["check", f"{__name__}:right", "--every-case", "--seeds", "3"],
+            "--every-case, --seeds has no part here",
+        ),
         (["diagnose", f"{__name__}:right", "--remainder", "same"], "--remainder has no part here"),
-        (["check", "--backend", "numpy", "--precision", "tf32"], "nothing was checked: NumPy has no tf32 mode"),
+        (
+            ["check", "--backend", "numpy", "--precision", "tf32"],
+            "nothing was checked: NumPy has no tf32 mode",
+        ),
         (
             ["check", f"{__name__}:right", "--dtype", "float32"],
             "--dtype has no part here: it is about the suite's own implementations",
@@ -416,25 +534,35 @@ def test_a_batch_that_is_squeezed_or_written_into_the_code_is_seen():
         lambda self, x: self.proj(x).flatten(2).transpose(1, 2)[: 2 if len(x) > 2 else None],
     ):
         report = check(_torch_module(forward, proj=projection))
-        assert {result.probe for result in report.results if result.verdict == "fail"} & {"batch-1", "batch-3"}
+        assert {result.probe for result in report.results if result.verdict == "fail"} & {
+            "batch-1",
+            "batch-3",
+        }
 
 
 def test_sixteen_bit_sums_are_seen_where_positions_are_added_too():
-    """The roundings of a sequence are those of its tokens, not of the sum of all sizes of its terms."""
+    """The roundings of a sequence are those of its tokens, not of the sum of all sizes of its
+    terms."""
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(0)
     linear = torch.nn.Linear(768, 32).half()
     positions = torch.nn.Parameter(torch.randn(1, 12, 32, generator=generator).half())
 
     def narrow(self, x):
-        patches = x.reshape(len(x), 3, 3, 16, 4, 16).permute(0, 2, 4, 1, 3, 5).reshape(len(x), 12, 768)
+        patches = (
+            x.reshape(len(x), 3, 3, 16, 4, 16).permute(0, 2, 4, 1, 3, 5).reshape(len(x), 12, 768)
+        )
         total = torch.zeros(len(x), 12, 32, dtype=torch.float16)
         for start in range(0, 768, 16):
-            total = total + patches[..., start : start + 16] @ self.proj.weight[:, start : start + 16].T
+            total = (
+                total + patches[..., start : start + 16] @ self.proj.weight[:, start : start + 16].T
+            )
         return total + self.proj.bias + self.pos_embed
 
     def wide(self, x):
-        patches = x.reshape(len(x), 3, 3, 16, 4, 16).permute(0, 2, 4, 1, 3, 5).reshape(len(x), 12, 768)
+        patches = (
+            x.reshape(len(x), 3, 3, 16, 4, 16).permute(0, 2, 4, 1, 3, 5).reshape(len(x), 12, 768)
+        )
         return self.proj(patches) + self.pos_embed
 
     options = dict(patch_size=16, image_size=(48, 64))
@@ -446,7 +574,8 @@ def test_sixteen_bit_sums_are_seen_where_positions_are_added_too():
 def test_positions_in_a_buffer_are_read_and_other_buffers_are_named():
     torch = pytest.importorskip("torch")
     module = _torch_module(
-        lambda self, x: self.proj(x).flatten(2).transpose(1, 2) + self.pos_embed, proj=torch.nn.Conv2d(3, 8, 4, 4)
+        lambda self, x: self.proj(x).flatten(2).transpose(1, 2) + self.pos_embed,
+        proj=torch.nn.Conv2d(3, 8, 4, 4),
     )
     module.register_buffer("pos_embed", torch.randn(1, 9, 8))
     module.register_buffer("pixel_mean", torch.zeros(3))
@@ -476,7 +605,9 @@ def test_flax_padding_and_stride_are_read_or_asked_for():
         assert check(nnx.Conv(3, 8, (7, 7), strides=(4, 4), padding=padding, rngs=nnx.Rngs(0))).ok
     images = np.zeros((1, 9, 9, 3), np.float32)
     plain = linen.Conv(8, (3, 3), strides=None, padding="VALID")
-    assert check(plain.bind(plain.init(jax.random.key(0), images))).ok, "linen's None is a stride of 1"
+    assert check(plain.bind(plain.init(jax.random.key(0), images))).ok, (
+        "linen's None is a stride of 1"
+    )
 
     class Nested(linen.Module):
         @linen.compact
@@ -486,7 +617,10 @@ def test_flax_padding_and_stride_are_read_or_asked_for():
 
     nested = Nested()
     bound = nested.bind(nested.init(jax.random.key(0), images))
-    with pytest.raises(PatchParityError, match=r"does not show the stride of the layer inside it: give it \(stride, --stride\)"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"does not show the stride of the layer inside it: give it \(stride, --stride\)",
+    ):
         check(bound)
     assert check(bound, stride=2).ok
 
@@ -496,7 +630,9 @@ def test_our_own_images_overflow_nothing():
     for kind, scale in ((torch.float16, 1.0), (torch.float32, 1e-38), (torch.float32, 1e30)):
         layer = torch.nn.Conv2d(3, 8, 16, 16)
         with torch.no_grad():
-            layer.weight.copy_(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * scale)
+            layer.weight.copy_(
+                torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * scale
+            )
         report = check(layer.to(kind))
         assert report.ok, (kind, scale, [result.message for result in report.results])
 
@@ -524,7 +660,10 @@ def test_weights_that_we_wrote_bring_their_sizes_along(tmp_path):
         (dict(stride=0), "stride=0: expected a positive integer"),
         (dict(in_channels=0), "in_channels=0: expected a positive integer"),
         (dict(framework="foo"), "framework 'foo' is unknown"),
-        (dict(weights=[np.ones((8, 3, 4, 4))]), "are a list: expected a file, a mapping or PatchEmbedWeights"),
+        (
+            dict(weights=[np.ones((8, 3, 4, 4))]),
+            "are a list: expected a file, a mapping or PatchEmbedWeights",
+        ),
         (dict(patch_size=8), r"a kernel of patch size \(4, 4\) was found, 8 was asked for"),
         (dict(framework="jax"), "is an object of torch: framework='jax' is for plain functions"),
         (dict(seed=-1), "seed=-1: expected an integer of at least 0"),
@@ -539,7 +678,10 @@ def test_options_that_make_no_sense(options, message):
 def test_objects_of_other_numbers_or_none_yet():
     torch = pytest.importorskip("torch")
     for module, message in (
-        (torch.nn.Conv2d(3, 8, 4, 4, dtype=torch.complex64), "kernel of dtype complex64: expected one of float32"),
+        (
+            torch.nn.Conv2d(3, 8, 4, 4, dtype=torch.complex64),
+            "kernel of dtype complex64: expected one of float32",
+        ),
         (torch.nn.LazyConv2d(8, 4, 4), "parameter weight has no values yet"),
         (torch.nn.Conv2d(3, 8, 4, 4, device="meta"), "parameter weight has no values yet"),
         (
@@ -548,7 +690,9 @@ def test_objects_of_other_numbers_or_none_yet():
         ),
         (
             _torch_module(
-                lambda self, x: x, proj=torch.nn.Conv2d(3, 8, 4, 4), cls_token=torch.nn.Parameter(torch.zeros(1, 2, 8))
+                lambda self, x: x,
+                proj=torch.nn.Conv2d(3, 8, 4, 4),
+                cls_token=torch.nn.Parameter(torch.zeros(1, 2, 8)),
             ),
             r"class_token of shape \(1, 2, 8\): expected 8 values",
         ),
@@ -572,7 +716,8 @@ def test_a_class_is_built_first():
 def test_a_nan_that_is_swallowed_is_called_so():
     torch = pytest.importorskip("torch")
     module = _torch_module(
-        lambda self, x: torch.nan_to_num(self.proj(x)).flatten(2).transpose(1, 2), proj=torch.nn.Conv2d(3, 8, 4, 4)
+        lambda self, x: torch.nan_to_num(self.proj(x)).flatten(2).transpose(1, 2),
+        proj=torch.nn.Conv2d(3, 8, 4, 4),
     )
     wrong, *_ = [result for result in check(module).results if result.verdict == "fail"]
     assert wrong.message.startswith("NaN in one pixel of image 1 is swallowed: token [1, ")
@@ -592,16 +737,24 @@ def test_a_diagnosis_of_an_object_tells_affine_maps_and_restless_ones():
     assert found.mistakes == ("output-scaled",)
     assert "1.5 times what it should be" in found.explanation
     found = diagnose_object(_torch_module(restless, proj=projection))
-    assert found.explanation.startswith("two calls on the same images differ (is dropout or noise on?)")
+    assert found.explanation.startswith(
+        "two calls on the same images differ (is dropout or noise on?)"
+    )
     assert diagnose_object(projection).correct
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda tokens: tokens.double(), "check fails on random: output of dtype float64, expected float32"),
+        (
+            lambda tokens: tokens.double(),
+            "check fails on random: output of dtype float64, expected float32",
+        ),
         (lambda tokens: tokens.clamp(-500, 500), "check fails on random-1000: "),
-        (lambda tokens: tokens.nan_to_num(), "check fails on nan-containment: NaN in one pixel of image 1 is swallowed"),
+        (
+            lambda tokens: tokens.nan_to_num(),
+            "check fails on nan-containment: NaN in one pixel of image 1 is swallowed",
+        ),
         (lambda tokens: tokens if len(tokens) > 1 else tokens[0], "check fails on batch-1: "),
     ],
     ids=["type", "clamp", "nan", "squeeze"],
@@ -609,7 +762,11 @@ def test_a_diagnosis_of_an_object_tells_affine_maps_and_restless_ones():
 def test_what_is_right_on_one_problem_alone_is_not_called_correct(change, told):
     torch = pytest.importorskip("torch")
     projection = torch.nn.Conv2d(3, 20, 4, 4)
-    found = diagnose_object(_torch_module(lambda self, x: change(self.proj(x).flatten(2).transpose(1, 2)), proj=projection))
+    found = diagnose_object(
+        _torch_module(
+            lambda self, x: change(self.proj(x).flatten(2).transpose(1, 2)), proj=projection
+        )
+    )
     assert not found.correct
     assert found.explanation.startswith(f"the values on random images are right, but {told}")
 
@@ -637,8 +794,12 @@ def test_lower_precision_is_told_from_where_it_was(narrow, widened):
 def test_the_diagnosis_is_the_first_thing_said_of_a_wrong_object():
     torch = pytest.importorskip("torch")
     report = check(
-        _torch_module(lambda self, x: self.proj(x.flip(1)).flatten(2).transpose(1, 2), proj=torch.nn.Conv2d(3, 8, 4, 4))
+        _torch_module(
+            lambda self, x: self.proj(x.flip(1)).flatten(2).transpose(1, 2),
+            proj=torch.nn.Conv2d(3, 8, 4, 4),
+        )
     )
     assert report.notes == [
-        "diagnosis: the channels were read in reverse, BGR for RGB; mend: " + report.notes[0].split("mend: ")[1]
+        "diagnosis: the channels were read in reverse, BGR for RGB; mend: "
+        + report.notes[0].split("mend: ")[1]
     ]

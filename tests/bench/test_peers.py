@@ -1,4 +1,5 @@
-"""Somebody's own implementations beside ours in one interleave: timed when right, told when wrong, skipped where their sizes are others."""
+"""Somebody's own implementations beside ours in one interleave: timed when right, told when wrong,
+skipped where their sizes are others."""
 
 import pytest
 
@@ -46,7 +47,8 @@ class Nested:
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module that can be imported from the current folder, under a name that no other test has used."""
+    """A module that can be imported from the current folder, under a name that no other test has
+    used."""
     name = f"somebodys_{abs(hash(str(tmp_path)))}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
@@ -54,10 +56,17 @@ def module(tmp_path, monkeypatch):
 
 
 def test_they_are_timed_beside_ours_when_right_and_told_when_wrong(module, tmp_path):
-    peers = tuple(f"{module}:{name}" for name in ("PatchEmbed", "ReadsBgr", "WithClassToken", "Nested.Deep"))
+    peers = tuple(
+        f"{module}:{name}" for name in ("PatchEmbed", "ReadsBgr", "WithClassToken", "Nested.Deep")
+    )
     report = benchmark(
         BenchOptions(
-            cases=("vit-ti32-224-b2",), backends=("torch",), peers=peers, threads=(1,), rounds=6, out=str(tmp_path / "out")
+            cases=("vit-ti32-224-b2",),
+            backends=("torch",),
+            peers=peers,
+            threads=(1,),
+            rounds=6,
+            out=str(tmp_path / "out"),
         )
     )
     told = {
@@ -65,32 +74,53 @@ def test_they_are_timed_beside_ours_when_right_and_told_when_wrong(module, tmp_p
         for entry in report.content["benchmarks"]
         if entry["extra_info"]["role"] == "peer"
     }
-    names = [f"torch:{name}@{module}:object" for name in ("PatchEmbed", "WithClassToken", "Nested.Deep")]
+    names = [
+        f"torch:{name}@{module}:object" for name in ("PatchEmbed", "WithClassToken", "Nested.Deep")
+    ]
     assert list(told) == names
     assert {name: info["operation"] for name, info in told.items()} == dict(
         zip(names, ("tokens", "sequence", "tokens"), strict=True)
     )
-    assert all(info["verdict"] == "pass" and info["bound_ratio"] < 1 and info["own_gemm_fraction"] for info in told.values())
-    failed = {outcome["implementation"]: outcome["message"] for outcome in report.content["failures"]}
+    assert all(
+        info["verdict"] == "pass" and info["bound_ratio"] < 1 and info["own_gemm_fraction"]
+        for info in told.values()
+    )
+    failed = {
+        outcome["implementation"]: outcome["message"] for outcome in report.content["failures"]
+    }
     assert set(failed) == {f"torch:ReadsBgr@{module}:object"}
     assert failed[f"torch:ReadsBgr@{module}:object"].startswith("not timed, for it is wrong")
-    against = {each["against"].split("/")[-1] for each in report.content["comparisons"] if "@" in each["against"]}
+    against = {
+        each["against"].split("/")[-1]
+        for each in report.content["comparisons"]
+        if "@" in each["against"]
+    }
     assert against == {names[0], f"{names[1]}#sequence", names[2]}
 
 
 def test_their_sizes_are_said_where_they_are_not_the_case_s(module):
     def skipped(case, peer, **options):
-        rows = plan(BenchOptions(cases=(case,), backends=("numpy",), peers=(f"{module}:{peer}",), **options))
+        rows = plan(
+            BenchOptions(cases=(case,), backends=("numpy",), peers=(f"{module}:{peer}",), **options)
+        )
         return {row.skip for row in rows if row.role == "peer"}
 
     assert skipped("vit-ti32-224-b1", "PatchEmbed") == {""}
-    assert skipped("vit-ti32-384-b1", "PatchEmbed") == {""}, "a convolution takes images of any size"
+    assert skipped("vit-ti32-384-b1", "PatchEmbed") == {""}, (
+        "a convolution takes images of any size"
+    )
     assert skipped("vit-ti32-384-b1", "WithClassToken") == {
         "WithClassToken@" + module + " takes images of 224×224, this case has 384×384"
     }
-    assert skipped("vit-ti16-224-b1", "PatchEmbed") == {"PatchEmbed@" + module + " has patch 32×32, this case 16×16"}
-    assert skipped("vit-s32-224-b1", "PatchEmbed") == {"PatchEmbed@" + module + " has width 192, this case 384"}
-    assert skipped("vit-ti32-224-b1", "narrow") == {"narrow@" + module + " is of bfloat16, not of float32"}
+    assert skipped("vit-ti16-224-b1", "PatchEmbed") == {
+        "PatchEmbed@" + module + " has patch 32×32, this case 16×16"
+    }
+    assert skipped("vit-s32-224-b1", "PatchEmbed") == {
+        "PatchEmbed@" + module + " has width 192, this case 384"
+    }
+    assert skipped("vit-ti32-224-b1", "narrow") == {
+        "narrow@" + module + " is of bfloat16, not of float32"
+    }
     assert skipped("vit-ti32-224-b1", "narrow", dtypes=("bfloat16",)) == {""}
 
 

@@ -1,4 +1,5 @@
-"""What is measured, before anything is: options, what is wrong with them, and the rows that follow."""
+"""What is measured, before anything is: options, what is wrong with them, and the rows that
+follow."""
 
 import pytest
 
@@ -10,7 +11,12 @@ from patchparity.bench.machine.environment import usable_cores
 from patchparity.bench.timing.effort import LEAST_ROUNDS, Effort
 from patchparity.bench.timing.plan import plan, thread_counts
 
-SMALL = dict(cases=("vit-ti32-224-b2",), implementations=("numpy:linear", "numpy:conv2d"), threads=(1,), rounds=4)
+SMALL = dict(
+    cases=("vit-ti32-224-b2",),
+    implementations=("numpy:linear", "numpy:conv2d"),
+    threads=(1,),
+    rounds=4,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +42,10 @@ def test_stretches_between_looks(effort, stretches):
         ("numpy", "python 'numpy': expected BACKEND=PATH"),
         ("theano=python", "backend 'theano' is unknown"),
         ("numpy=/no/such/python", "python 'numpy=/no/such/python' cannot be run"),
-        ("numpy=/bin/true", "expected an interpreter with patchparity.*found no answer; pip install it there"),
+        (
+            "numpy=/bin/true",
+            "expected an interpreter with patchparity.*found no answer; pip install it there",
+        ),
     ],
 )
 def test_interpreters_that_will_not_do(text, message):
@@ -60,10 +69,16 @@ def test_interpreters_that_will_not_do(text, message):
         (dict(precision_goal=0.0), "precision_goal=0.0: expected a finite number above 0"),
         (dict(precisions=("fp8",)), "precision 'fp8' is unknown"),
         (dict(peers=("nothing",)), "'nothing': expected module:attribute"),
-        (dict(peers=("no.such.module:Thing",)), "'no.such.module:Thing' cannot be found: No module named 'no'"),
+        (
+            dict(peers=("no.such.module:Thing",)),
+            "'no.such.module:Thing' cannot be found: No module named 'no'",
+        ),
         (dict(call_seconds=0.0), "call_seconds=0.0"),
         (dict(call_seconds=float("inf")), "call_seconds=inf"),
-        (dict(operations=("grad",)), "operation 'grad' is unknown; expected one of tokens, sequence, train-step"),
+        (
+            dict(operations=("grad",)),
+            "operation 'grad' is unknown; expected one of tokens, sequence, train-step",
+        ),
         (dict(hosts=("box",)), "host 'box': expected local, or ssh="),
         (dict(seed=-1), "seed=-1: expected an integer of at least 0"),
     ],
@@ -76,38 +91,70 @@ def test_bad_options_are_refused_before_any_work(changed, message, tmp_path):
 
 def test_options_travel_as_text_and_back():
     options = BenchOptions(
-        **SMALL, seed=3, call_seconds=7.5, generations=2, precision_goal=0.01, time_budget=9.5, out="/tmp/x y", resume=True
+        **SMALL,
+        seed=3,
+        call_seconds=7.5,
+        generations=2,
+        precision_goal=0.01,
+        time_budget=9.5,
+        out="/tmp/x y",
+        resume=True,
     )
-    texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in options.arguments())
+    texts = dict(
+        argument.removeprefix("--patchparity-").split("=", 1) for argument in options.arguments()
+    )
     assert BenchOptions.parse(texts) == options
-    with_comma = BenchOptions(hosts=("local", "ssh=-o Ciphers=a,b user@box"), pythons=("numpy=/a,b/python",))
-    texts = dict(argument.removeprefix("--patchparity-").split("=", 1) for argument in with_comma.arguments())
+    with_comma = BenchOptions(
+        hosts=("local", "ssh=-o Ciphers=a,b user@box"), pythons=("numpy=/a,b/python",)
+    )
+    texts = dict(
+        argument.removeprefix("--patchparity-").split("=", 1) for argument in with_comma.arguments()
+    )
     assert BenchOptions.parse(texts) == with_comma
     with pytest.raises(PatchParityError, match="threads='two': expected numbers"):
         BenchOptions.parse({"threads": "two"})
 
 
 def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
-    rows = plan(BenchOptions(cases=("vit-b16-224",), implementations=("torch:conv2d:eager",), threads=(1,)))
+    rows = plan(
+        BenchOptions(cases=("vit-b16-224",), implementations=("torch:conv2d:eager",), threads=(1,))
+    )
     assert [(row.implementation, row.role) for row in rows] == [
         ("numpy:linear:eager", "implementation"),
         ("numpy:linear:eager", "overhead"),
         ("torch:conv2d:eager", "implementation"),
         ("torch:conv2d:eager", "overhead"),
-        *((f"{name}:{what}", "ceiling") for name in ("numpy", "torch") for what in ("gemm", "copy")),
+        *(
+            (f"{name}:{what}", "ceiling")
+            for name in ("numpy", "torch")
+            for what in ("gemm", "copy")
+        ),
         ("numpy:linear:eager", "aa"),
     ]
     assert len({row.identity for row in rows}) == 9
-    keras = plan(BenchOptions(cases=("vit-b16-224",), implementations=("keras-torch",), dtypes=("bfloat16",), threads=(1,)))
-    assert {row.implementation for row in keras if row.role == "ceiling"} == {"numpy:peak-float32", "numpy:copy"}, (
-        "Keras's products are torch's"
+    keras = plan(
+        BenchOptions(
+            cases=("vit-b16-224",),
+            implementations=("keras-torch",),
+            dtypes=("bfloat16",),
+            threads=(1,),
+        )
     )
+    assert {row.implementation for row in keras if row.role == "ceiling"} == {
+        "numpy:peak-float32",
+        "numpy:copy",
+    }, "Keras's products are torch's"
     narrow = plan(
-        BenchOptions(cases=("vit-b16-224",), implementations=("onnxruntime:conv2d",), dtypes=("float64",), threads=(1,))
+        BenchOptions(
+            cases=("vit-b16-224",),
+            implementations=("onnxruntime:conv2d",),
+            dtypes=("float64",),
+            threads=(1,),
+        )
     )
-    assert {row.skip for row in narrow if row.backend == "onnxruntime" and row.role == "implementation"} == {
-        get_backend("onnxruntime").missing() or "onnxruntime:conv2d:graph has no float64"
-    }
+    assert {
+        row.skip for row in narrow if row.backend == "onnxruntime" and row.role == "implementation"
+    } == {get_backend("onnxruntime").missing() or "onnxruntime:conv2d:graph has no float64"}
     assert not any("compile" in row.implementation for row in plan(BenchOptions(preset="quick")))
     assert any("compile" in row.implementation for row in plan(BenchOptions(preset="full")))
     assert {row.threads for row in plan(BenchOptions())} == {usable_cores()}
@@ -127,7 +174,9 @@ def test_full_measures_what_it_promises_and_each_row_once():
     assert not [row for row in rows if row.case == "vit-b16-224-b256"], "for a GPU alone"
 
 
-@pytest.mark.parametrize(("cores", "counts"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16))])
+@pytest.mark.parametrize(
+    ("cores", "counts"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16))]
+)
 def test_thread_counts(cores, counts):
     assert thread_counts(cores) == counts
 
@@ -139,7 +188,9 @@ def test_a_time_budget_without_a_goal_makes_rounds_fewer_and_never_too_few():
     assert effort.fitting(60.0).rounds == LEAST_ROUNDS
     assert Effort(4, 2, budget_seconds=20.0).fitting(60.0).rounds == 4
     assert Effort(32, 2).fitting(1e6).rounds == 32
-    assert Effort(512, goal=0.01, budget_seconds=1.0).fitting(60.0).rounds == 512, "looks are for that"
+    assert Effort(512, goal=0.01, budget_seconds=1.0).fitting(60.0).rounds == 512, (
+        "looks are for that"
+    )
 
 
 def test_a_case_that_does_not_fit_into_memory_is_said_beforehand_with_its_bytes(monkeypatch):
@@ -149,7 +200,8 @@ def test_a_case_that_does_not_fit_into_memory_is_said_beforehand_with_its_bytes(
     machine = module.machine_of(module.parse_hosts(())[0])
     monkeypatch.setattr(module, "machine_of", lambda host: Machine(machine.environment, 2 * 2**30))
     with pytest.raises(
-        PatchParityError, match=r"vit-b16-224-b4096 would take about 1\d\d GiB of memory, and 2 GiB are free: choose"
+        PatchParityError,
+        match=r"vit-b16-224-b4096 would take about 1\d\d GiB of memory, and 2 GiB are free: choose",
     ):
         plan(BenchOptions(cases=("vit-b16-224-b4096",), implementations=("numpy:linear",)))
     rows = plan(BenchOptions(preset="full", implementations=("numpy:linear",)))
@@ -160,7 +212,9 @@ def test_a_case_that_does_not_fit_into_memory_is_said_beforehand_with_its_bytes(
 
 @pytest.mark.parametrize("precisions", [("tf32",), ("ieee", "tf32")])
 def test_precisions_are_rows_of_their_own_beside_the_reference_as_it_is(precisions):
-    rows = plan(BenchOptions(cases=("vit-ti32-224-b1",), backends=("torch", "numpy"), precisions=precisions))
+    rows = plan(
+        BenchOptions(cases=("vit-ti32-224-b1",), backends=("torch", "numpy"), precisions=precisions)
+    )
     assert len({row.identity for row in rows}) == len(rows)
     assert {row.precision for row in rows if row.backend == "numpy"} == {"ieee"}
     held = {row.precision for row in rows if row.implementation == "torch:conv2d:eager"}
@@ -173,27 +227,61 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
     from patchparity.bench.timing import plan as module
 
     machine = module.machine_of(module.parse_hosts(())[0])
-    monkeypatch.setattr(module, "machine_of", lambda host: Machine({**machine.environment, "gpus": ["a GPU"]}))
-    rows = plan(BenchOptions(cases=("vit-ti32-224-b1",), pythons=("jax=python",), backends=("numpy", "jax")))
+    monkeypatch.setattr(
+        module, "machine_of", lambda host: Machine({**machine.environment, "gpus": ["a GPU"]})
+    )
+    rows = plan(
+        BenchOptions(cases=("vit-ti32-224-b1",), pythons=("jax=python",), backends=("numpy", "jax"))
+    )
     copies = [(row.implementation, row.device, row.worker.copy) for row in rows if row.role == "aa"]
     assert copies == [("numpy:linear:eager", "cpu", 1), ("jax:conv2d:jit", "cuda", 1)]
-    own_clock = plan(BenchOptions(cases=("vit-ti32-224-b1",), pythons=("jax=python", "torch=python"), backends=("jax", "torch")))
-    assert [row.implementation for row in own_clock if row.role == "aa" and row.device == "cuda"] == ["torch:conv2d:eager"]
+    own_clock = plan(
+        BenchOptions(
+            cases=("vit-ti32-224-b1",),
+            pythons=("jax=python", "torch=python"),
+            backends=("jax", "torch"),
+        )
+    )
+    assert [
+        row.implementation for row in own_clock if row.role == "aa" and row.device == "cuda"
+    ] == ["torch:conv2d:eager"]
     assert len({row.identity for row in rows}) == len(rows)
     full = plan(BenchOptions(preset="full", pythons=("jax=python",), backends=("numpy", "jax")))
-    assert {row.precision for row in full if row.device == "cuda" and row.dtype == "float32"} == {"ieee", "tf32"}
-    assert {row.precision for row in full if row.dtype != "float32"} == {"ieee"}, "the others are precisions of float32"
+    assert {row.precision for row in full if row.device == "cuda" and row.dtype == "float32"} == {
+        "ieee",
+        "tf32",
+    }
+    assert {row.precision for row in full if row.dtype != "float32"} == {"ieee"}, (
+        "the others are precisions of float32"
+    )
     assert {row.precision for row in full if row.device == "cpu"} == {"ieee"}
     squares = {row.operation for row in full if row.device == "cuda" and row.role == "ceiling"}
     assert squares == {"gemm", "peak-4096"}, "products of small cases are all launch"
-    named = plan(BenchOptions(preset="full", cases=("vit-ti32-224-b1",), backends=("jax",), pythons=("jax=python",)))
-    assert {(row.device, row.dtype) for row in named} == {("cpu", "float32"), ("cuda", "float32")}, "not as a part for GPUs alone"
-    assert {row.threads for row in full if row.device == "cuda"} == {machine.cores}, "once, not for every number of CPU threads"
-    both = plan(BenchOptions(cases=("vit-ti32-224-b1",), threads=(1, 2), backends=("jax",), pythons=("jax=python",)))
+    named = plan(
+        BenchOptions(
+            preset="full", cases=("vit-ti32-224-b1",), backends=("jax",), pythons=("jax=python",)
+        )
+    )
+    assert {(row.device, row.dtype) for row in named} == {
+        ("cpu", "float32"),
+        ("cuda", "float32"),
+    }, "not as a part for GPUs alone"
+    assert {row.threads for row in full if row.device == "cuda"} == {machine.cores}, (
+        "once, not for every number of CPU threads"
+    )
+    both = plan(
+        BenchOptions(
+            cases=("vit-ti32-224-b1",), threads=(1, 2), backends=("jax",), pythons=("jax=python",)
+        )
+    )
     assert {(row.device, row.threads) for row in both} == {("cpu", 1), ("cpu", 2), ("cuda", 2)}
-    assert (full[0].case, full[0].dtype) == ("vit-b16-224-b256", "bfloat16"), "what decides comes first, where time is dear"
+    assert (full[0].case, full[0].dtype) == ("vit-b16-224-b256", "bfloat16"), (
+        "what decides comes first, where time is dear"
+    )
     sweep = {row.case for row in full if (row.device, row.dtype) == ("cuda", "bfloat16")}
     assert {f"vit-b16-224-b{2**power}" for power in range(9)} <= sweep
     assert "vit-b16-224-b256" not in {
-        row.case for row in full if row.device == "cpu" and row.role not in ("aa",) and row.backend != "numpy"
+        row.case
+        for row in full
+        if row.device == "cpu" and row.role not in ("aa",) and row.backend != "numpy"
     }

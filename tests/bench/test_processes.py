@@ -1,4 +1,5 @@
-"""Each backend in a process of its own: what dies or hangs costs its own rows, variables stand, and nothing is left running."""
+"""Each backend in a process of its own: what dies or hangs costs its own rows, variables stand, and
+nothing is left running."""
 
 import importlib
 import os
@@ -59,7 +60,10 @@ def test_a_process_that_dies_costs_the_rest_of_its_own_rows(installed):
     fine = [result for result in report.results if result.implementation == "fragile:fine:eager"]
     assert {result.verdict for result in fine} == {"pass"}, "what was told before stays"
     (lost,) = [result for result in report.results if result.verdict == "error"]
-    assert lost.message == "the process of fragile died (exit status 3) at fragile:dies:eager float32 c3-b3"
+    assert (
+        lost.message
+        == "the process of fragile died (exit status 3) at fragile:dies:eager float32 c3-b3"
+    )
     assert not report.ok
 
 
@@ -68,7 +72,11 @@ def test_a_process_that_hangs_is_ended(installed, monkeypatch):
     monkeypatch.setattr(processes, "SILENCE_SECONDS", 4.0)
     report = checked("numpy:linear", "fragile:hangs")
     (lost,) = [result for result in report.results if result.verdict == "error"]
-    assert lost.message == "the process of fragile gave no news for 4 s and was ended at fragile:hangs:eager float32 c3-b3"
+    assert (
+        lost.message
+        == "the process of fragile gave no news for 4 s and was ended at fragile:hangs:eager "
+        "float32 c3-b3"
+    )
     assert verdicts(report, "numpy") == {"pass"}
 
 
@@ -77,8 +85,11 @@ def test_a_process_that_leaves_a_child_behind_is_noticed_all_the_same(installed,
     monkeypatch.setenv("PATCHPARITY_FAKE_CHILD", str(note))
     report = checked("numpy:linear", "parental")
     (lost,) = [result for result in report.results if result.verdict == "error"]
-    assert lost.message.startswith("the process of parental died (SIGKILL) at parental:linear:eager float32 c3-b3")
-    os.kill(int(note.read_text()), signal.SIGKILL)  # raises where the child has gone: it was not waited for
+    assert lost.message.startswith(
+        "the process of parental died (SIGKILL) at parental:linear:eager float32 c3-b3"
+    )
+    # raises where the child has gone: it was not waited for
+    os.kill(int(note.read_text()), signal.SIGKILL)
 
 
 def test_files_in_the_current_folder_are_not_taken_for_modules(installed, tmp_path, monkeypatch):
@@ -132,7 +143,9 @@ def test_switches_stand_in_the_process_and_the_users_own_variables_too(installed
     environment = processes.process_environment(switched)
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["PATCHPARITY_FAKE_SWITCH"] == "on"
-    assert verdicts(checked("switched"), "switched") == {"pass"}, "alone, and still in a process of its own"
+    assert verdicts(checked("switched"), "switched") == {"pass"}, (
+        "alone, and still in a process of its own"
+    )
     assert "PATCHPARITY_FAKE_SWITCH" not in os.environ
 
 
@@ -155,13 +168,18 @@ def test_nothing_is_left_running_after_ctrl_c(installed, tmp_path):
         "import patchparity, sys\n"
         "def progress(done, total, text):\n"
         "    if text.startswith('fragile'): raise KeyboardInterrupt\n"
-        "try: patchparity.check(implementations=['numpy:linear', 'fragile:hangs'], dtypes=['float32'], progress=progress)\n"
+        "try: patchparity.check(implementations=['numpy:linear', 'fragile:hangs'], "
+        "dtypes=['float32'], progress=progress)\n"
         "except KeyboardInterrupt: print('ended')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(folder), "PATCHPARITY_FAKE_MARK": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert done.stdout.strip() == "ended", done.stderr
-    assert not [path for path in Path("/proc").glob("[0-9]*/environ") if str(tmp_path) in _content(path)]
+    assert not [
+        path for path in Path("/proc").glob("[0-9]*/environ") if str(tmp_path) in _content(path)
+    ]
 
 
 def _content(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""Which implementation to use: from records whose answer is known, and one that is measured here."""
+"""Which implementation to use: from records whose answer is known, and one that is measured
+here."""
 
 import copy
 import json
@@ -24,7 +25,15 @@ DRIFT = [1.0, 1.3, 0.9, 1.1, 1.6, 1.0, 1.2, 0.8, 1.1, 1.4, 1.0, 0.9]
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("record")
     names = ("numpy:linear", "numpy:naive", "numpy:conv2d")
-    benchmark(BenchOptions(cases=("vit-ti32-224-b2",), implementations=names, threads=(1,), rounds=12, out=str(path)))
+    benchmark(
+        BenchOptions(
+            cases=("vit-ti32-224-b2",),
+            implementations=names,
+            threads=(1,),
+            rounds=12,
+            out=str(path),
+        )
+    )
     return path
 
 
@@ -47,13 +56,24 @@ def with_times(record, factors):
 
 
 def test_what_is_surely_faster_than_what_people_call_is_recommended(record):
-    found = recommend_from(with_times(record, {"linear": 1.0, "naive": 1.25, "conv2d": 3.0}), "vit-ti32-224-b2")
+    found = recommend_from(
+        with_times(record, {"linear": 1.0, "naive": 1.25, "conv2d": 3.0}), "vit-ti32-224-b2"
+    )
     (choice,) = found.choices
-    assert (choice.implementation, choice.sure, choice.customary) == ("numpy:linear:eager", True, False)
+    assert (choice.implementation, choice.sure, choice.customary) == (
+        "numpy:linear:eager",
+        True,
+        False,
+    )
     (rival,) = choice.today
-    assert (rival.implementation, rival.speedup, rival.comparison.word) == ("numpy:naive:eager", 1.25, "FASTER")
+    assert (rival.implementation, rival.speedup, rival.comparison.word) == (
+        "numpy:naive:eager",
+        1.25,
+        "FASTER",
+    )
     assert choice.sentence() == (
-        "numpy:linear:eager is surely faster than what people call on numpy today: 1.25 [1.25, 1.25] times as fast as "
+        "numpy:linear:eager is surely faster than what people call on numpy today: 1.25 [1.25, "
+        "1.25] times as fast as "
         "numpy:naive:eager"
     )
     assert found.runner_up is None, "one framework alone"
@@ -61,35 +81,52 @@ def test_what_is_surely_faster_than_what_people_call_is_recommended(record):
 
 
 def test_where_nothing_is_surely_faster_it_says_so_and_what_people_call_stays(record):
-    found = recommend_from(with_times(record, {"linear": 0.995, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2")
+    found = recommend_from(
+        with_times(record, {"linear": 0.995, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2"
+    )
     (choice,) = found.choices
-    assert (choice.implementation, choice.sure, choice.fastest) == ("numpy:naive:eager", False, "numpy:linear:eager")
+    assert (choice.implementation, choice.sure, choice.fastest) == (
+        "numpy:naive:eager",
+        False,
+        "numpy:linear:eager",
+    )
     assert choice.sentence().startswith(
         "nothing is surely faster than what people call on numpy today: numpy:linear:eager is 1.01 "
     )
 
 
 def test_where_people_call_the_fastest_it_says_so(record):
-    found = recommend_from(with_times(record, {"linear": 1.5, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2")
+    found = recommend_from(
+        with_times(record, {"linear": 1.5, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2"
+    )
     (choice,) = found.choices
-    assert choice.sentence() == "numpy:naive:eager is what people call on numpy today, and nothing is faster here"
+    assert (
+        choice.sentence()
+        == "numpy:naive:eager is what people call on numpy today, and nothing is faster here"
+    )
 
 
 def with_rows(record, rows):
-    """The record with the times of `with_times`, and copies of a row under other names: role and time, and how much its time jumps from round to round."""
+    """The record with the times of `with_times`, and copies of a row under other names: role and
+    time, and how much its time jumps from round to round."""
     changed = with_times(record, {"linear": 1.0, "naive": 1.25, "conv2d": 3.0})
     row = next(
         entry
         for entry in changed["benchmarks"]
-        if (entry["extra_info"]["role"], entry["extra_info"]["implementation"]) == ("implementation", "numpy:conv2d:eager")
+        if (entry["extra_info"]["role"], entry["extra_info"]["implementation"])
+        == ("implementation", "numpy:conv2d:eager")
         and entry["extra_info"]["operation"] == "tokens"
     )
     for name, (role, factor, jump) in rows.items():
         other = copy.deepcopy(row)
         backend, formulation, mode = name.split(":")
         other["params"]["identity"] += name
-        other["extra_info"].update(implementation=name, backend=backend, formulation=formulation, mode=mode, role=role)
-        seconds = [factor * drift * (jump if place % 2 else 1 / jump) for place, drift in enumerate(DRIFT)]
+        other["extra_info"].update(
+            implementation=name, backend=backend, formulation=formulation, mode=mode, role=role
+        )
+        seconds = [
+            factor * drift * (jump if place % 2 else 1 / jump) for place, drift in enumerate(DRIFT)
+        ]
         other["stats"].update(data=seconds, median=sorted(seconds)[6])
         changed["benchmarks"].append(other)
     return changed
@@ -102,9 +139,12 @@ TORCH = {
 }
 
 
-@pytest.mark.parametrize("backends", [(), ("torch",), ("torch", "numpy"), ("transformers",), ("keras-torch",)])
+@pytest.mark.parametrize(
+    "backends", [(), ("torch",), ("torch", "numpy"), ("transformers",), ("keras-torch",)]
+)
 def test_one_pair_has_one_verdict_however_it_is_asked(record, backends):
-    """Whichever backend is named, what people call on its framework is all that was measured there, judged among all that was compared."""
+    """Whichever backend is named, what people call on its framework is all that was measured there,
+    judged among all that was compared."""
     changed = with_rows(record, TORCH)
     found = recommend_from(changed, "vit-ti32-224-b2", backends=backends)
     choice = next(each for each in found.choices if each.framework == "torch")
@@ -116,34 +156,55 @@ def test_one_pair_has_one_verdict_however_it_is_asked(record, backends):
     assert found.noise == pytest.approx(0.01)
     assert [each.comparison for each in choice.today] == [
         each.comparison
-        for each in next(c for c in recommend_from(changed, "vit-ti32-224-b2").choices if c.framework == "torch").today
+        for each in next(
+            c for c in recommend_from(changed, "vit-ti32-224-b2").choices if c.framework == "torch"
+        ).today
     ]
     told = [note.split(":")[0] for note in found.notes]
-    assert told == [f"{name} computes with torch" for name in backends if name not in ("torch", "numpy")]
+    assert told == [
+        f"{name} computes with torch" for name in backends if name not in ("torch", "numpy")
+    ]
 
 
-def test_what_is_surely_faster_than_the_fastest_that_people_call_is_recommended_whatever_else_is_unsure(record):
-    rows = {**TORCH, "torch:conv2d:eager": ("implementation", 1.2, 1.0), "transformers:vit:eager": ("peer", 1.3, 2.0)}
-    (choice,) = recommend_from(with_rows(record, rows), "vit-ti32-224-b2", backends=("torch",)).choices
-    assert (choice.implementation, choice.sure, choice.customary) == ("torch:linear:eager", False, False)
+def test_what_surely_beats_all_that_people_call_is_recommended_whatever_else_is_unsure(
+    record,
+):
+    rows = {
+        **TORCH,
+        "torch:conv2d:eager": ("implementation", 1.2, 1.0),
+        "transformers:vit:eager": ("peer", 1.3, 2.0),
+    }
+    (choice,) = recommend_from(
+        with_rows(record, rows), "vit-ti32-224-b2", backends=("torch",)
+    ).choices
+    assert (choice.implementation, choice.sure, choice.customary) == (
+        "torch:linear:eager",
+        False,
+        False,
+    )
     assert choice.sentence().startswith(
-        "torch:linear:eager is surely faster than the fastest of what people call on torch today: 1.20 [1.20, 1.20] times as fast as "
+        "torch:linear:eager is surely faster than the fastest of what people call on torch today: "
+        "1.20 [1.20, 1.20] times as fast as "
         "torch:conv2d:eager; not surely than transformers:vit:eager ("
     )
     assert choice.sentence().endswith(", UNSURE)")
 
 
 def test_the_sentence_names_what_is_recommended(record):
-    """Of another library within 1% of the framework's own, the framework's own: one package less."""
+    """Of another library within 1% of the framework's own, the framework's own: one package
+    less."""
     rows = {
         "torch:linear:eager": ("implementation", 1.0, 1.0),
         "torch:conv2d:eager": ("implementation", 1.006, 1.0),
         "transformers:vit:eager": ("peer", 1.004, 1.0),
     }
-    (choice,) = recommend_from(with_rows(record, rows), "vit-ti32-224-b2", backends=("torch",)).choices
+    (choice,) = recommend_from(
+        with_rows(record, rows), "vit-ti32-224-b2", backends=("torch",)
+    ).choices
     assert choice.implementation == choice.against == "torch:conv2d:eager"
     assert choice.sentence().startswith(
-        "nothing is surely faster than what people call on torch today: torch:linear:eager is 1.01 [1.01, 1.01] times as fast as torch:conv2d:eager"
+        "nothing is surely faster than what people call on torch today: torch:linear:eager is 1.01 "
+        "[1.01, 1.01] times as fast as torch:conv2d:eager"
     )
 
 
@@ -155,9 +216,14 @@ def test_frameworks_that_are_not_told_apart_are_not_called_fastest_and_slower(re
             entry["stats"]["median"] = 0.99 * entry["stats"]["median"]
             entry["stats"]["data"] = [1.06 * each for each in entry["stats"]["data"]]
     found = recommend_from(changed, "vit-ti32-224-b2").runner_up
-    assert (found.fastest, found.other, found.sure) == ("torch:linear:eager", "numpy:linear:eager", False)
+    assert (found.fastest, found.other, found.sure) == (
+        "torch:linear:eager",
+        "numpy:linear:eager",
+        False,
+    )
     assert found.sentence() == (
-        "torch:linear:eager has the least median of all, numpy:linear:eager that of other frameworks: paired by round it is 0.94 times as fast, "
+        "torch:linear:eager has the least median of all, numpy:linear:eager that of other "
+        "frameworks: paired by round it is 0.94 times as fast, "
         "which is not sure"
     )
 
@@ -200,20 +266,38 @@ def test_names_as_people_write_them(text, batch, name):
     assert case_of_text(text, batch).name == name
 
 
-@pytest.mark.parametrize(("text", "batch"), [("vit", None), ("resnet50", None), ("", None), ("vit-b17", None), ("vit-b16", 0)])
+@pytest.mark.parametrize(
+    ("text", "batch"),
+    [("vit", None), ("resnet50", None), ("", None), ("vit-b17", None), ("vit-b16", 0)],
+)
 def test_names_of_nothing(text, batch):
-    with pytest.raises(PatchParityError, match=r"is unknown; expected for instance|expected at least 1"):
+    with pytest.raises(
+        PatchParityError, match=r"is unknown; expected for instance|expected at least 1"
+    ):
         case_of_text(text, batch)
 
 
 def test_the_command_tells_the_lines_and_writes_json(folder, tmp_path):
     told = CliRunner().invoke(
-        app, ["recommend", "--case", "vit_ti32", "--batch", "2", "--record", str(folder), "--json", str(tmp_path / "r.json")]
+        app,
+        [
+            "recommend",
+            "--case",
+            "vit_ti32",
+            "--batch",
+            "2",
+            "--record",
+            str(folder),
+            "--json",
+            str(tmp_path / "r.json"),
+        ],
     )
     assert told.exit_code == 0, told.output
     content = json.loads((tmp_path / "r.json").read_text())
     assert content["schema"] == "patchparity.recommend/1"
-    assert content["choices"][0]["code"].strip() in "\n".join(line.rstrip() for line in told.output.splitlines())
+    assert content["choices"][0]["code"].strip() in "\n".join(
+        line.rstrip() for line in told.output.splitlines()
+    )
 
 
 def test_a_run_of_its_own_measures_every_formulation_of_a_framework():
@@ -228,10 +312,15 @@ def test_only_what_failed_at_what_was_asked_for_is_told():
     asked = dict(case="vit-b16-224-b256", device="cuda", dtype="bfloat16")
     assert [each["operation"] for each in record["failures"]] == ["one-patch"] * 3
     found = recommend_from(record, **asked)
-    assert [choice.implementation for choice in found.choices] == ["torch:fused:cudagraph", "jax:linear_nchw:jit"]
+    assert [choice.implementation for choice in found.choices] == [
+        "torch:fused:cudagraph",
+        "jax:linear_nchw:jit",
+    ]
     assert found.notes == []
     failed = next(each for each in record["failures"] if each["implementation"] == "jax:linear:jit")
     record["failures"].append({**failed, "operation": "tokens", "role": "implementation"})
     (note,) = recommend_from(record, **asked).notes
-    assert note.startswith("jax:linear:jit failed, and is left out: not timed, for it is wrong: 38 of 768")
+    assert note.startswith(
+        "jax:linear:jit failed, and is left out: not timed, for it is wrong: 38 of 768"
+    )
     assert recommend_from(record, **asked, backends=("torch",)).notes == []

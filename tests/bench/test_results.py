@@ -46,12 +46,25 @@ def test_links_are_followed_and_devices_are_written_to_not_replaced(tmp_path):
 
 
 def test_plain_leaves_finite_values_alone():
-    assert plain({"a": 1.0, "b": "inf", "c": None, "d": True}) == {"a": 1.0, "b": "inf", "c": None, "d": True}
+    assert plain({"a": 1.0, "b": "inf", "c": None, "d": True}) == {
+        "a": 1.0,
+        "b": "inf",
+        "c": None,
+        "d": True,
+    }
 
 
 def sample(seconds):
     names = ("case", "row", "implementation", "cache", "device")
-    return Sample(**dict.fromkeys(names, "x"), role="aa", round=0, order=0, generation=0, seconds=seconds, visit_seconds=1.0)
+    return Sample(
+        **dict.fromkeys(names, "x"),
+        role="aa",
+        round=0,
+        order=0,
+        generation=0,
+        seconds=seconds,
+        visit_seconds=1.0,
+    )
 
 
 def outcome():
@@ -105,10 +118,26 @@ def damaged(content, place, value):
         (("datetime",), None, "Object missing required field `datetime`"),
         (("planned",), "many", "Expected `int`, got `str` - at `$.planned`"),
         (("benchmarks", 0), "x", "Expected `object`, got `str` - at `$.benchmarks[0]`"),
-        (("benchmarks", 2, "stats"), None, "Object missing required field `stats` - at `$.benchmarks[2]`"),
-        (("benchmarks", 1, "stats", "median"), "x", "Expected `float`, got `str` - at `$.benchmarks[1].stats.median`"),
-        (("benchmarks", 1, "stats", "median"), float("nan"), "Expected `float` >= 1e-12 - at `$.benchmarks[1].stats.median`"),
-        (("benchmarks", 1, "stats", "data", 0), -1.0, "Expected `float` >= 1e-12 - at `$.benchmarks[1].stats.data[0]`"),
+        (
+            ("benchmarks", 2, "stats"),
+            None,
+            "Object missing required field `stats` - at `$.benchmarks[2]`",
+        ),
+        (
+            ("benchmarks", 1, "stats", "median"),
+            "x",
+            "Expected `float`, got `str` - at `$.benchmarks[1].stats.median`",
+        ),
+        (
+            ("benchmarks", 1, "stats", "median"),
+            float("nan"),
+            "Expected `float` >= 1e-12 - at `$.benchmarks[1].stats.median`",
+        ),
+        (
+            ("benchmarks", 1, "stats", "data", 0),
+            -1.0,
+            "Expected `float` >= 1e-12 - at `$.benchmarks[1].stats.data[0]`",
+        ),
         (
             ("benchmarks", 1, "extra_info", "ratio"),
             "1",
@@ -119,7 +148,11 @@ def damaged(content, place, value):
             [1.0],
             "Expected `array` of length >= 2 - at `$.benchmarks[1].extra_info.ratio_interval`",
         ),
-        (("benchmarks", 1, "extra_info", "case"), None, "Object missing required field `case` - at `$.benchmarks[1].extra_info`"),
+        (
+            ("benchmarks", 1, "extra_info", "case"),
+            None,
+            "Object missing required field `case` - at `$.benchmarks[1].extra_info`",
+        ),
     ],
 )
 def test_a_record_that_is_damaged_inside_is_told_as_that(place, value, says, tmp_path):
@@ -162,13 +195,18 @@ def test_a_kept_record_that_is_damaged_is_refused(report, tmp_path, damage):
 
 
 def test_records_that_are_kept_here_are_small():
-    files = [path for path in (Path(__file__).parents[2] / "bench" / "records").rglob("*") if path.is_file()]
+    files = [
+        path
+        for path in (Path(__file__).parents[2] / "bench" / "records").rglob("*")
+        if path.is_file()
+    ]
     assert max(path.stat().st_size for path in files) < 1_000_000
     assert all(path.stat().st_size < 400_000 for path in files if path.name == "medians.csv")
 
 
 def test_what_could_not_be_made_again_is_not_kept(report, tmp_path):
-    """Samples that are no longer those of its bench.json: somebody would remove the record for what was kept of it."""
+    """Samples that are no longer those of its bench.json: somebody would remove the record for what
+    was kept of it."""
     for path in report.folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     lines = (tmp_path / "samples.jsonl").read_text().splitlines()
@@ -181,18 +219,47 @@ def test_what_could_not_be_made_again_is_not_kept(report, tmp_path):
 @pytest.mark.parametrize(
     ("file", "place", "value", "says"),
     [
-        ("plan.json", ("planned",), None, r"plan\.json is damaged: Expected `int`, got `null` - at `\$\.planned`"),
-        ("plan.json", ("call",), [], r"plan\.json is damaged: Expected `object \| null`, got `array` - at `\$\.call`"),
-        ("plan.json", ("options",), 3, r"plan\.json is damaged: Expected `object \| null`, got `int` - at `\$\.options`"),
-        ("machines.json", ("gpus",), 10, r"machines\.json is damaged: Expected `array`, got `int` - at `\$\[\.\.\.\]\.gpus`"),
+        (
+            "plan.json",
+            ("planned",),
+            None,
+            r"plan\.json is damaged: Expected `int`, got `null` - at `\$\.planned`",
+        ),
+        (
+            "plan.json",
+            ("call",),
+            [],
+            r"plan\.json is damaged: Expected `object \| null`, got `array` - at `\$\.call`",
+        ),
+        (
+            "plan.json",
+            ("options",),
+            3,
+            r"plan\.json is damaged: Expected `object \| null`, got `int` - at `\$\.options`",
+        ),
+        (
+            "machines.json",
+            ("gpus",),
+            10,
+            r"machines\.json is damaged: Expected `array`, got `int` - at `\$\[\.\.\.\]\.gpus`",
+        ),
         ("rows.jsonl", ("device",), "cuda", r"rows\.jsonl is damaged: the row '.*' tells of '.*'"),
-        ("rows.jsonl", ("threads_requested",), 0, r"line 1, is damaged: Expected `int` >= 1 - at `\$\.threads_requested`"),
+        (
+            "rows.jsonl",
+            ("threads_requested",),
+            0,
+            r"line 1, is damaged: Expected `int` >= 1 - at `\$\.threads_requested`",
+        ),
     ],
 )
 def test_notes_that_are_damaged_are_told(report, tmp_path, file, place, value, says):
     for name in ("rows.jsonl", "samples.jsonl", "plan.json", "machines.json"):
         (tmp_path / name).write_bytes((report.folder / name).read_bytes())
-    first, *rest = (tmp_path / file).read_text().splitlines() if file == "rows.jsonl" else [(tmp_path / file).read_text()]
+    first, *rest = (
+        (tmp_path / file).read_text().splitlines()
+        if file == "rows.jsonl"
+        else [(tmp_path / file).read_text()]
+    )
     content = json.loads(first)
     inner = next(iter(content.values())) if file == "machines.json" else content
     inner[place[0]] = value

@@ -22,7 +22,8 @@ from patchparity.bench.timing.presets import PRESETS, preset
 
 
 def test_pairing_takes_drift_out():
-    """A machine that halves its speed in the middle hides a 10% difference from medians, not from paired ratios."""
+    """A machine that halves its speed in the middle hides a 10% difference from medians, not from
+    paired ratios."""
     generator = np.random.default_rng(0)
     drift = np.where(np.arange(40) < 20, 1.0, 2.0) * generator.lognormal(0, 0.2, 40)
     ratio, (low, high) = paired_ratio([1.1 * drift * generator.lognormal(0, 0.01, 40)], [drift])
@@ -37,21 +38,27 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         ratio = generator.lognormal(0, 0.1, 24)
         low, high = paired_ratio([ratio], [np.ones(24)], seed=number)[1]
         covered += low <= 1 <= high
-    # 95% of 400 is 380, its standard deviation 4.4; the percentile bootstrap of a median of 24 is known to cover 93 to 96%.
+    # 95% of 400 is 380, its standard deviation 4.4; the percentile bootstrap of a median of 24 is
+    # known to cover 93 to 96%.
     assert 360 <= covered <= 397
 
 
 def test_generations_widen_the_interval_to_what_processes_differ_by():
-    """Processes that differ by 5%, rounds by 0.5%: the plain bootstrap is sure of a wrong ratio, the hierarchical one is not."""
+    """Processes that differ by 5%, rounds by 0.5%: the plain bootstrap is sure of a wrong ratio,
+    the hierarchical one is not."""
     generator = np.random.default_rng(2)
     covered = {"plain": 0, "hierarchical": 0}
     for number in range(100):
         shifts = generator.lognormal(0, 0.05, 8)
         groups = [shift * generator.lognormal(0, 0.005, 8) for shift in shifts]
         for name, found in (("hierarchical", groups), ("plain", [np.concatenate(groups)])):
-            low, high = paired_ratio(found, [np.ones(len(group)) for group in found], seed=number)[1]
+            low, high = paired_ratio(found, [np.ones(len(group)) for group in found], seed=number)[
+                1
+            ]
             covered[name] += low <= 1 <= high
-    assert covered["hierarchical"] >= 85, "of 100; eight generations are few, and the bootstrap knows it a little too well"
+    assert covered["hierarchical"] >= 85, (
+        "of 100; eight generations are few, and the bootstrap knows it a little too well"
+    )
     assert covered["hierarchical"] > covered["plain"] + 10
 
 
@@ -78,7 +85,11 @@ def ratio(median: float, spread: float = 0.003, noise: float = 0.02) -> Ratio:
         (ratio(1.15), "SLOWER", "beyond the noise of ±2.0%"),
         (ratio(1.001), "SAME", "within the noise of ±2.0%"),
         (ratio(1.03, 0.02), "UNSURE", "lies neither inside nor beyond the noise of ±2.0%"),
-        (ratio(1.05, 0.02, 0.30), "UNSURE", "within the noise of ±30.0%, which could hide a difference that matters"),
+        (
+            ratio(1.05, 0.02, 0.30),
+            "UNSURE",
+            "within the noise of ±30.0%, which could hide a difference that matters",
+        ),
         (ratio(1.033, 0.001, 0.036), "SAME", "within the noise of ±3.6%"),
         (Ratio(2.0, None), "UNSURE", "fewer than 6 rounds"),
         (Ratio(2.0, None, unknown="no A/A row"), "UNSURE", "no A/A row"),
@@ -92,7 +103,8 @@ def test_comparison(judged, word, reason):
 
 
 def test_many_comparisons_need_clearer_differences_each():
-    """2.4 standard errors beyond the noise are enough for one comparison and not for fifty; what is clearer than that stays decided."""
+    """2.4 standard errors beyond the noise are enough for one comparison and not for fifty; what is
+    clearer than that stays decided."""
     marginal = ratio(1.02 + 2.4 * 0.003)
     assert compare_ratios([marginal])[0].word == "SLOWER"
     family = [ratio(1.2), *[ratio(1.0)] * 48, marginal]
@@ -105,9 +117,15 @@ def test_a_family_without_differences_is_called_different_in_one_of_twenty_at_mo
     generator = np.random.default_rng(4)
     alarms = 0
     for _ in range(200):
-        family = [Ratio(m := 1.02 + generator.normal(0, 0.003), generator.normal(m, 0.003, RESAMPLES), 0.02) for _ in range(10)]
+        family = [
+            Ratio(
+                m := 1.02 + generator.normal(0, 0.003), generator.normal(m, 0.003, RESAMPLES), 0.02
+            )
+            for _ in range(10)
+        ]
         alarms += any(found.word == "SLOWER" for found in compare_ratios(family))
-    # All ten lie at the very edge of the noise, the hardest case: 2.5% a side are allowed, 5 of 200, standard deviation 2.2.
+    # All ten lie at the very edge of the noise, the hardest case: 2.5% a side are allowed, 5 of
+    # 200, standard deviation 2.2.
     assert alarms <= 12
 
 
@@ -118,10 +136,17 @@ def test_noise_floor_is_the_farther_end():
 
 def test_named_cases():
     case = named_case("vit-b16-224-b8")
-    assert (case.name, case.batch, case.spec.num_patches, case.spec.embed_dim) == ("vit-b16-224-b8", 8, 196, 768)
+    assert (case.name, case.batch, case.spec.num_patches, case.spec.embed_dim) == (
+        "vit-b16-224-b8",
+        8,
+        196,
+        768,
+    )
     assert named_case("vit-b16-224").name == "vit-b16-224-b1"
     assert named_case("vit-l14-518").spec.grid == (37, 37)
-    assert named_case("vit-so400m14-384").spec.num_patches == 729, "SigLIP So400m/14 at 384 has 27×27 tokens"
+    assert named_case("vit-so400m14-384").spec.num_patches == 729, (
+        "SigLIP So400m/14 at 384 has 27×27 tokens"
+    )
     assert named_case("sam-b16-1024").spec.num_patches == 4096
     assert named_case("swin-t4-224").spec.num_patches == 3136
     assert named_case("segformer-k7s4p3-224").spec.grid == (56, 56)
@@ -129,7 +154,18 @@ def test_named_cases():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "vit", "vit-x16-224", "vit-b16", "vit-b16-224-b0", "vit-b16-224-b00", "vit-b15-224", "resnet50", "vit\nx"]
+    "name",
+    [
+        "",
+        "vit",
+        "vit-x16-224",
+        "vit-b16",
+        "vit-b16-224-b0",
+        "vit-b16-224-b00",
+        "vit-b15-224",
+        "resnet50",
+        "vit\nx",
+    ],
 )
 def test_unknown_cases(name):
     with pytest.raises(PatchParityError, match="is unknown; expected for instance vit-b16-224"):
@@ -150,11 +186,26 @@ def test_presets_name_cases_that_exist_and_cover_what_they_promise():
     assert all(f"vit-{size}" in full for size in VIT_WIDTHS)
     assert all(any(f"{patch}-" in name for name in listed) for patch in VIT_PATCHES)
     assert all(
-        name in full for name in ("b16-1024", "swin-t4-224", "-518-", "overlap-k5s2", "segformer-k7s4p3", "2x448", "16x224")
+        name in full
+        for name in (
+            "b16-1024",
+            "swin-t4-224",
+            "-518-",
+            "overlap-k5s2",
+            "segformer-k7s4p3",
+            "2x448",
+            "16x224",
+        )
     )
-    assert {f"vit-b16-224-b{batch}" for batch in (1, 2, 4, 8, 16, 32, 64, 128)} <= set(listed), "the sweep over batch"
-    assert {f"vit-b16-{size}-b1" for size in (112, 224, 384, 512, 768, 1024)} <= set(listed), "the sweep over image size"
-    with pytest.raises(PatchParityError, match="preset 'fast' is unknown; expected one of smoke, quick, full"):
+    assert {f"vit-b16-224-b{batch}" for batch in (1, 2, 4, 8, 16, 32, 64, 128)} <= set(listed), (
+        "the sweep over batch"
+    )
+    assert {f"vit-b16-{size}-b1" for size in (112, 224, 384, 512, 768, 1024)} <= set(listed), (
+        "the sweep over image size"
+    )
+    with pytest.raises(
+        PatchParityError, match="preset 'fast' is unknown; expected one of smoke, quick, full"
+    ):
         preset("fast")
 
 
@@ -164,29 +215,44 @@ def test_check_shapes_are_what_a_layout_mistake_cannot_hide_in():
     for case in CHECK_CASES:
         if case.name == "vit-b16-224":
             continue  # the model as it is
-        assert case.spec.in_channels not in case.spec.patch_size, "C = P would make OIHW and OHWI alike"
+        assert case.spec.in_channels not in case.spec.patch_size, (
+            "C = P would make OIHW and OHWI alike"
+        )
         assert case.spec.grid[0] != case.spec.grid[1]
         assert case.spec.image_size[0] != case.spec.image_size[1]
-        assert case.spec.embed_dim >= case.spec.patch_values or case.name.startswith("long-"), "the identity reads every value"
+        assert case.spec.embed_dim >= case.spec.patch_values or case.name.startswith("long-"), (
+            "the identity reads every value"
+        )
 
 
 def test_a_winner_chosen_from_many_must_win_more_clearly():
-    """Of twenty rows that are the same as the peer, the fastest looks faster in one report of two: it was chosen for that."""
+    """Of twenty rows that are the same as the peer, the fastest looks faster in one report of two:
+    it was chosen for that."""
     generator = np.random.default_rng(0)
 
     def found(chosen_from):
         best = min(1 + 0.02 * generator.standard_normal((20, 32)), key=np.median)
-        return compare_ratios([Ratio(float(np.median(best)), resampled_medians([list(best)]), 0.0, chosen_from=chosen_from)])[
-            0
-        ].word
+        return compare_ratios(
+            [
+                Ratio(
+                    float(np.median(best)),
+                    resampled_medians([list(best)]),
+                    0.0,
+                    chosen_from=chosen_from,
+                )
+            ]
+        )[0].word
 
     assert sum(found(1) == "FASTER" for _ in range(30)) > 10
-    assert sum(found(20) == "FASTER" for _ in range(30)) <= 4, "5% of 30 is 1.5, its standard deviation 1.2"
+    assert sum(found(20) == "FASTER" for _ in range(30)) <= 4, (
+        "5% of 30 is 1.5, its standard deviation 1.2"
+    )
 
 
 @pytest.mark.parametrize("lengths", [(16, 1), (2, 2, 2, 1), (16, 16, 32, 64)])
 def test_generations_of_different_lengths_count_with_all_their_rounds(lengths):
-    """An interval of some rounds beside a median of all would leave its own median out in half of the cases."""
+    """An interval of some rounds beside a median of all would leave its own median out in half of
+    the cases."""
     generator, missed = np.random.default_rng(1), 0
     for _ in range(40):
         groups = [list(1 + 0.03 * generator.standard_normal(length)) for length in lengths]
@@ -197,14 +263,21 @@ def test_generations_of_different_lengths_count_with_all_their_rounds(lengths):
 
 
 def test_a_thousand_clear_differences_are_all_decided_and_as_many_equal_pairs_are_not():
-    """Holm's adjustment must not ask for a smaller probability than the resamples can show: a full record would then decide nothing."""
+    """Holm's adjustment must not ask for a smaller probability than the resamples can show: a full
+    record would then decide nothing."""
     generator = np.random.default_rng(3)
 
     def ratios(truth):
-        pairs = [[generator.normal(truth, 0.01, 16), generator.normal(truth, 0.01, 16)] for _ in range(300)]
+        pairs = [
+            [generator.normal(truth, 0.01, 16), generator.normal(truth, 0.01, 16)]
+            for _ in range(300)
+        ]
         return [
             Ratio(
-                float(np.median(np.concatenate(pair))), resampled_medians(pair), least_chance=paired_chance(pair), chosen_from=14
+                float(np.median(np.concatenate(pair))),
+                resampled_medians(pair),
+                least_chance=paired_chance(pair),
+                chosen_from=14,
             )
             for pair in pairs
         ]
@@ -219,7 +292,9 @@ def test_few_rounds_are_not_believed_however_far_apart_they_lie():
     pair = [np.array([1.5, 1.5001, 1.5002, 1.5001, 1.5, 1.5])]
     alone = Ratio(1.5, resampled_medians(pair), least_chance=paired_chance(pair))
     assert compare_ratios([alone])[0].word == "SLOWER", "six of six: 1.6%, and 2.5% are allowed"
-    assert {judged.word for judged in compare_ratios([alone, alone])} == {"UNSURE"}, "1.25% are allowed"
+    assert {judged.word for judged in compare_ratios([alone, alone])} == {"UNSURE"}, (
+        "1.25% are allowed"
+    )
     assert unpaired_chance(pair, pair) == 1 / 924
 
 

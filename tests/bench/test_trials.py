@@ -1,4 +1,5 @@
-"""Implementations that are right on random images of their own size and wrong in life: each is rejected, and right ones are not."""
+"""Implementations that are right on random images of their own size and wrong in life: each is
+rejected, and right ones are not."""
 
 import numpy as np
 import pytest
@@ -33,14 +34,20 @@ def wrong_for(condition, change=lambda tokens: tokens[:, ::-1]):
 WRONG = {
     "batches above 3": wrong_for(lambda x: len(x) > 3),
     "even batches above 2": wrong_for(lambda x: len(x) in (4, 8)),
-    "the last image of a large batch": lambda x: np.concatenate([right(x[:-1]), 2 * right(x[-1:])]) if len(x) > 4 else right(x),
+    "the last image of a large batch": lambda x: (
+        np.concatenate([right(x[:-1]), 2 * right(x[-1:])]) if len(x) > 4 else right(x)
+    ),
     "tall images": wrong_for(lambda x: x.shape[2] > x.shape[3]),
     "square images": wrong_for(lambda x: x.shape[2] == x.shape[3]),
-    "large images in another precision": wrong_for(lambda x: x.shape[2] * x.shape[3] > 10_000, rounded),
+    "large images in another precision": wrong_for(
+        lambda x: x.shape[2] * x.shape[3] > 10_000, rounded
+    ),
     "flat images": wrong_for(lambda x: np.ptp(x) == 0, lambda tokens: tokens * 0),
     "positive images": wrong_for(lambda x: x.min() >= 0),
     "images of 0 to 255": wrong_for(lambda x: x.max() > 100, lambda tokens: tokens / 255),
-    "images of 0 to 1": wrong_for(lambda x: x.min() >= 0 and 0.5 < x.max() <= 1, lambda tokens: tokens * 2),
+    "images of 0 to 1": wrong_for(
+        lambda x: x.min() >= 0 and 0.5 < x.max() <= 1, lambda tokens: tokens * 2
+    ),
     "images that are not contiguous": wrong_for(lambda x: not x.flags.c_contiguous),
 }
 
@@ -118,7 +125,9 @@ def test_a_loud_refusal_of_a_size_is_no_failure():
 def test_what_the_weights_cannot_show_is_said():
     zeros = PatchEmbedWeights(WEIGHTS.kernel, np.zeros(20, np.float32))
     result = check(
-        lambda images: patch_embed(images, zeros, SPEC.replace(image_size=images.shape[2:]), images.dtype),
+        lambda images: patch_embed(
+            images, zeros, SPEC.replace(image_size=images.shape[2:]), images.dtype
+        ),
         weights=zeros,
         patch_size=8,
     )
@@ -133,5 +142,7 @@ def test_dropout_in_train_mode_is_said():
     result = check(module)
     assert result.ok
     assert module[1].training
-    assert "in train mode and was judged in evaluation mode: in training Dropout" in " ".join(result.notes)
+    assert "in train mode and was judged in evaluation mode: in training Dropout" in " ".join(
+        result.notes
+    )
     assert not any("train mode" in note for note in check(module.eval()).notes)

@@ -27,11 +27,16 @@ def test_a_workers_cores_are_fixed_before_it_imports_anything():
             time.sleep(0.001)
         begun.append(os.sched_getaffinity(pid))
         assert worker.start()["pid"] == pid
-        cores = {frozenset(os.sched_getaffinity(int(task.name))) for task in Path(f"/proc/{pid}/task").iterdir()}
+        cores = {
+            frozenset(os.sched_getaffinity(int(task.name)))
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        }
         worker.end()
         assert cores == {frozenset({usable[-1]})}, "every thread goes home"
     assert all(len(cores) == 1 for cores in begun)
-    assert begun[0] != begun[1], "while they import, workers that start together do not share a core"
+    assert begun[0] != begun[1], (
+        "while they import, workers that start together do not share a core"
+    )
     assert begun[0] == {usable[-1]}
 
 
@@ -57,23 +62,40 @@ def test_peak_memory_is_what_a_call_needs_beside_its_inputs():
     worker.start()
     place = dict(spec=case.spec.to_dict(), batch=case.batch, dtype="float32", seed=0)
     told, again, kept = (
-        worker.request("load", row=f"r{number}", implementation=f"numpy:{name}:eager", **place)["peak_memory_bytes"]
+        worker.request("load", row=f"r{number}", implementation=f"numpy:{name}:eager", **place)[
+            "peak_memory_bytes"
+        ]
         for number, name in enumerate(("naive", "naive", "linear"))
     )
     worker.end()
-    values = case.batch * case.spec.num_patches * case.spec.embed_dim  # K = D here: patches and tokens are as large
-    assert 2 * 4 * values * 0.9 < told < 4 * 4 * values, "the patches and the tokens, and not much more"
-    assert again == pytest.approx(told, rel=0.2), "what the first row left behind is not used unseen"
-    assert kept is None, "this one keeps its arrays from call to call: what the process grows by is not even the result"
+    # K = D here: patches and tokens are as large
+    values = case.batch * case.spec.num_patches * case.spec.embed_dim
+    assert 2 * 4 * values * 0.9 < told < 4 * 4 * values, (
+        "the patches and the tokens, and not much more"
+    )
+    assert again == pytest.approx(told, rel=0.2), (
+        "what the first row left behind is not used unseen"
+    )
+    assert kept is None, (
+        "this one keeps its arrays from call to call: what the process grows by is not even the "
+        "result"
+    )
 
 
 def test_workers_die_and_hang_with_a_sentence():
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), call_seconds=1.0)
     assert worker.start()["unavailable"] is None
-    with pytest.raises(WorkerError, match="PatchParityError: implementation 'numpy:x:y' is unknown"):
-        worker.request("load", row="r", implementation="numpy:x:y", spec={}, batch=1, dtype="float32", seed=0)
+    with pytest.raises(
+        WorkerError, match="PatchParityError: implementation 'numpy:x:y' is unknown"
+    ):
+        worker.request(
+            "load", row="r", implementation="numpy:x:y", spec={}, batch=1, dtype="float32", seed=0
+        )
     os.kill(worker.start()["pid"], signal.SIGSTOP)
-    with pytest.raises(WorkerLostError, match=r"numpy on cpu, 1 thread.* did not answer 'visit' within 1 s and was ended"):
+    with pytest.raises(
+        WorkerLostError,
+        match=r"numpy on cpu, 1 thread.* did not answer 'visit' within 1 s and was ended",
+    ):
         worker.request("visit", row="r")
     with pytest.raises(WorkerLostError, match="did not answer"):
         worker.request("visit", row="r")
@@ -89,14 +111,17 @@ def test_a_worker_that_cannot_start_is_gone_and_says_why_ever_after():
     with pytest.raises(WorkerError, match="backend 'theano' is unknown"):
         worker.request("start", backend="theano", device="cpu", precision="ieee")
     assert not Path(f"/proc/{pid}").exists()
-    with pytest.raises(WorkerLostError, match="could not be started: PatchParityError: backend 'theano' is unknown"):
+    with pytest.raises(
+        WorkerLostError, match="could not be started: PatchParityError: backend 'theano' is unknown"
+    ):
         worker.request("visit", row="r")
 
 
 def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
     channel = worker._gateway.remote_exec(
-        "import os, sys\nprint('noise'); os.write(1, b'more noise'); sys.stdout.flush()\nchannel.send(1)"
+        "import os, sys\nprint('noise'); os.write(1, b'more noise'); "
+        "sys.stdout.flush()\nchannel.send(1)"
     )
     assert channel.receive(10) == 1
     assert worker.start()["unavailable"] is None

@@ -1,4 +1,5 @@
-"""Each of hundreds of models is collected before the next is built: what other tests left in the process need not be looked through each time."""
+"""Each of hundreds of models is collected before the next is built: what other tests left in the
+process need not be looked through each time."""
 
 import gc
 from collections.abc import Iterator

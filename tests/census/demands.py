@@ -25,7 +25,8 @@ def needs(*libraries: str) -> None:
 
 
 def require_none_wrong(outcomes: Mapping[str, Outcome], fewest_right: int) -> None:
-    """No wrong ones, and as many right ones, by themselves or when told, as there were when this was written, but for a few."""
+    """No wrong ones, and as many right ones, by themselves or when told, as there were when this
+    was written, but for a few."""
     wrong = {name: each for name, each in outcomes.items() if each.verdict == "wrong"}
     assert not wrong
     assert all(each.reason for each in outcomes.values() if each.verdict == "refused")

@@ -1,4 +1,5 @@
-"""KerasHub's backbones with patches, tiny, with random weights; the truth is what their own layer of embeddings gives."""
+"""KerasHub's backbones with patches, tiny, with random weights; the truth is what their own layer
+of embeddings gives."""
 
 import importlib
 import tempfile
@@ -13,17 +14,34 @@ from patchparity.porting.dialects.sizes import Sizes
 from .outcome import Outcome, outcome_of
 
 _SMALL = dict(num_layers=1, num_heads=2, hidden_dim=48, intermediate_dim=32)
-_VIT = dict(image_shape=(48, 64, 3), patch_size=16, num_layers=1, num_heads=2, hidden_dim=48, mlp_dim=32)
+_VIT = dict(
+    image_shape=(48, 64, 3), patch_size=16, num_layers=1, num_heads=2, hidden_dim=48, mlp_dim=32
+)
 _DEIT = dict(image_shape=(48, 64, 3), patch_size=16, **_SMALL)
 _DINO = dict(image_shape=(518, 518, 3), patch_size=14, **_SMALL)
 _DINO3 = dict(image_shape=(48, 64, 3), patch_size=16, **_SMALL)
 _CLIP = dict(image_shape=(64, 64, 3), patch_size=16, **_SMALL)
 _VITDET = dict(
-    hidden_size=48, num_layers=1, intermediate_dim=32, num_heads=2, global_attention_layer_indices=[0], image_shape=(64, 64, 3), patch_size=16,
-    num_output_channels=16, window_size=2,
-)  # fmt: skip
+    hidden_size=48,
+    num_layers=1,
+    intermediate_dim=32,
+    num_heads=2,
+    global_attention_layer_indices=[0],
+    image_shape=(64, 64, 3),
+    patch_size=16,
+    num_output_channels=16,
+    window_size=2,
+)
 _SWIN = dict(image_shape=(56, 56, 3), embed_dim=24, depths=[1, 1], num_heads=[2, 2], window_size=7)
-_PALI = dict(image_size=64, patch_size=16, num_heads=2, hidden_dim=48, num_layers=1, intermediate_dim=32, num_classes=24)
+_PALI = dict(
+    image_size=64,
+    patch_size=16,
+    num_heads=2,
+    hidden_dim=48,
+    num_layers=1,
+    intermediate_dim=32,
+    num_classes=24,
+)
 _MIT = dict(
     layerwise_depths=[1, 1],
     num_layers=2,
@@ -37,13 +55,33 @@ _MIT = dict(
 )
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "ViT": ("vit.vit_backbone:ViTBackbone", _VIT, "ViTPatchingAndEmbedding"),
-    "ViT without class token": ("vit.vit_backbone:ViTBackbone", {**_VIT, "use_class_token": False}, "ViTPatchingAndEmbedding"),
-    "ViT without bias": ("vit.vit_backbone:ViTBackbone", {**_VIT, "use_patch_bias": False}, "ViTPatchingAndEmbedding"),
+    "ViT without class token": (
+        "vit.vit_backbone:ViTBackbone",
+        {**_VIT, "use_class_token": False},
+        "ViTPatchingAndEmbedding",
+    ),
+    "ViT without bias": (
+        "vit.vit_backbone:ViTBackbone",
+        {**_VIT, "use_patch_bias": False},
+        "ViTPatchingAndEmbedding",
+    ),
     "DeiT": ("deit.deit_backbone:DeiTBackbone", _DEIT, "DeiTEmbeddings"),
     "DINOv2": ("dinov2.dinov2_backbone:DINOV2Backbone", _DINO, "DINOV2Embedding"),
-    "DINOv2 without mask token": ("dinov2.dinov2_backbone:DINOV2Backbone", {**_DINO, "use_mask_token": False}, "DINOV2Embedding"),
-    "DINOv2 with registers": ("dinov2.dinov2_backbone:DINOV2Backbone", {**_DINO, "num_register_tokens": 3}, "DINOV2Embedding"),
-    "DINOv3": ("dinov3.dinov3_backbone:DINOV3Backbone", {**_DINO3, "num_register_tokens": 3}, "DINOV3Embedding"),
+    "DINOv2 without mask token": (
+        "dinov2.dinov2_backbone:DINOV2Backbone",
+        {**_DINO, "use_mask_token": False},
+        "DINOV2Embedding",
+    ),
+    "DINOv2 with registers": (
+        "dinov2.dinov2_backbone:DINOV2Backbone",
+        {**_DINO, "num_register_tokens": 3},
+        "DINOV2Embedding",
+    ),
+    "DINOv3": (
+        "dinov3.dinov3_backbone:DINOV3Backbone",
+        {**_DINO3, "num_register_tokens": 3},
+        "DINOV3Embedding",
+    ),
     "DINOv3 without mask token": (
         "dinov3.dinov3_backbone:DINOV3Backbone",
         {**_DINO3, "num_register_tokens": 3, "use_mask_token": False},
@@ -58,7 +96,11 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "SigLIP": ("siglip.siglip_vision_encoder:SigLIPVisionEncoder", _CLIP, "SigLIPVisionEmbedding"),
     "PaliGemma": ("pali_gemma.pali_gemma_vit:PaliGemmaVit", _PALI, "PaliGemmaVitEmbeddings"),
     "ViTDet": ("vit_det.vit_det_backbone:ViTDetBackbone", _VITDET, "ViTDetPatchingAndEmbedding"),
-    "Swin": ("swin_transformer.swin_transformer_backbone:SwinTransformerBackbone", _SWIN, "PatchEmbedding"),
+    "Swin": (
+        "swin_transformer.swin_transformer_backbone:SwinTransformerBackbone",
+        _SWIN,
+        "PatchEmbedding",
+    ),
     "Swin without norm": (
         "swin_transformer.swin_transformer_backbone:SwinTransformerBackbone",
         {**_SWIN, "patch_norm": False},
@@ -110,14 +152,21 @@ def outcome(name: str) -> Outcome:
             if not told:
                 return Outcome("refused", "", str(error).replace(f"{folder}/", ""))
             sizes = {key: value for key, value in told.items() if key != "from_"}
-            found = embed(file, images, from_=told.get("from_"), sizes=Sizes.told(**sizes) if sizes else None)
+            found = embed(
+                file, images, from_=told.get("from_"), sizes=Sizes.told(**sizes) if sizes else None
+            )
         whole = _of_the_archive(model, folder)
-    apart = found.shape != observed.shape or np.abs(found - observed).max() > 1e-4 * np.abs(observed).max()
+    apart = (
+        found.shape != observed.shape
+        or np.abs(found - observed).max() > 1e-4 * np.abs(observed).max()
+    )
     needed = ", ".join(f"{key.rstrip('_')} {value!r}" for key, value in told.items())
     if apart or whole.verdict == "wrong":
         return Outcome("wrong", whole.dialect, whole.reason)
     return Outcome(
-        "told" if told else "right", whole.dialect, needed and f"{needed}, where it is a .weights.h5; a .keras tells it"
+        "told" if told else "right",
+        whole.dialect,
+        needed and f"{needed}, where it is a .weights.h5; a .keras tells it",
     )
 
 

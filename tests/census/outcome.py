@@ -15,7 +15,8 @@ from patchparity.reference.errors import PatchParityError
 
 @dataclass(frozen=True)
 class Outcome:
-    """`right`, `told` (right when told what no file says), `wrong`, `refused`, `unproved` (read, and the library's model could not be asked) or
+    """`right`, `told` (right when told what no file says), `wrong`, `refused`, `unproved` (read,
+    and the library's model could not be asked) or
     `unbuilt`; the dialect; the reason."""
 
     verdict: str
@@ -28,7 +29,8 @@ def outcome_of(folder: Path, told: Mapping[str, Any] = MappingProxyType({})) -> 
 
     Args:
         folder: with both.
-        told: what a user tells where it is refused without: `dialect` and `prefix` of `read_stage`, and sizes.
+        told: what a user tells where it is refused without: `dialect` and `prefix` of `read_stage`,
+            and sizes.
     """
     with open_checkpoint(folder) as checkpoint:
         needed = ""
@@ -38,14 +40,21 @@ def outcome_of(folder: Path, told: Mapping[str, Any] = MappingProxyType({})) -> 
             reason = str(error).replace(f"{folder}/", "").replace(str(folder), "the folder")
             if not told:
                 return Outcome("refused", "", reason)
-            sizes = {name: value for name, value in told.items() if name not in ("dialect", "prefix")}
+            sizes = {
+                name: value for name, value in told.items() if name not in ("dialect", "prefix")
+            }
             try:
                 stage = read_stage(
-                    checkpoint, told.get("dialect"), told.get("prefix"), sizes=Sizes.told(**sizes) if sizes else None
+                    checkpoint,
+                    told.get("dialect"),
+                    told.get("prefix"),
+                    sizes=Sizes.told(**sizes) if sizes else None,
                 )
             except PatchParityError:
                 return Outcome("refused", "", reason)
             needed = ", ".join(f"{name} {value!r}" for name, value in told.items())
         found = prove_by_library(checkpoint, stage)
-    verdict = {"pass": "told" if needed else "right", "fail": "wrong", "skip": "unproved"}[found.verdict]
+    verdict = {"pass": "told" if needed else "right", "fail": "wrong", "skip": "unproved"}[
+        found.verdict
+    ]
     return Outcome(verdict, stage.dialect.id, needed if found.verdict == "pass" else found.message)

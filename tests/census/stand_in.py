@@ -28,7 +28,10 @@ class _Module(types.ModuleType):
         if name == "InterpolationMode":
             return enum.Enum(
                 "InterpolationMode",
-                {each: each.lower() for each in ["NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS"]},
+                {
+                    each: each.lower()
+                    for each in ["NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS"]
+                },
             )
         return (
             type(name, (torch.nn.Module,), {})
@@ -38,7 +41,8 @@ class _Module(types.ModuleType):
 
 
 class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """torchvision, of which timm's and vit-pytorch's models need names alone: a real one would have to fit this torch to the digit."""
+    """torchvision, of which timm's and vit-pytorch's models need names alone: a real one would have
+    to fit this torch to the digit."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         ours = name == "torchvision" or name.startswith("torchvision.")
@@ -52,7 +56,8 @@ class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def import_library(name: str) -> Any:
-    """A library, with what stands in for torchvision where that is not installed; of transformers nothing does, for it would take that for the real one."""
+    """A library, with what stands in for torchvision where that is not installed; of transformers
+    nothing does, for it would take that for the real one."""
     wants = name.partition(".")[0] in ("timm", "vit_pytorch")
     if not wants or name in sys.modules or importlib.util.find_spec("torchvision") is not None:
         return importlib.import_module(name)

@@ -6,4 +6,6 @@ from .demands import needs, require_none_wrong
 
 def test_timm():
     needs("torch", "timm")
-    require_none_wrong({name: timm_models.outcome(name) for name in timm_models.architectures()}, 130)
+    require_none_wrong(
+        {name: timm_models.outcome(name) for name in timm_models.architectures()}, 130
+    )

@@ -6,11 +6,14 @@ from .demands import needs, require_none_wrong
 
 def test_transformers():
     needs("torch", "transformers")
-    require_none_wrong({name: transformers_models.outcome(name) for name in transformers_models.model_types()}, 220)
+    require_none_wrong(
+        {name: transformers_models.outcome(name) for name in transformers_models.model_types()}, 220
+    )
 
 
 def test_a_wrong_reading_is_seen(monkeypatch):
-    """The census would see a stage that is read wrong: here positions that are added to other tokens."""
+    """The census would see a stage that is read wrong: here positions that are added to other
+    tokens."""
     needs("torch", "transformers")
     import dataclasses
 
@@ -21,7 +24,9 @@ def test_a_wrong_reading_is_seen(monkeypatch):
     def shifted(checkpoint):
         stage = read(checkpoint)
         positions = stage.weights.positions[::-1].copy()
-        return dataclasses.replace(stage, weights=dataclasses.replace(stage.weights, positions=positions))
+        return dataclasses.replace(
+            stage, weights=dataclasses.replace(stage.weights, positions=positions)
+        )
 
     monkeypatch.setattr(outcome, "read_stage", shifted)
     assert transformers_models.outcome.__wrapped__("vit").verdict == "wrong"

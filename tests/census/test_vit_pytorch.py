@@ -11,7 +11,9 @@ from .stand_in import import_library
 
 def test_vit_pytorch():
     needs("torch", "vit_pytorch")
-    require_none_wrong({name: vit_pytorch_models.outcome(name) for name in vit_pytorch_models.models()}, 28)
+    require_none_wrong(
+        {name: vit_pytorch_models.outcome(name) for name in vit_pytorch_models.models()}, 28
+    )
 
 
 def test_tubelets_of_vit_pytorch(tmp_path):
@@ -27,9 +29,20 @@ def test_tubelets_of_vit_pytorch(tmp_path):
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape))
     seen = []
-    model.transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().numpy()))
+    model.transformer.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].detach().numpy())
+    )
     video = torch.randn(2, 3, 4, 32, 32)
     model(video)
-    save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, tmp_path / "model.safetensors")
-    found = embed(tmp_path / "model.safetensors", video.numpy(), from_="lucidrains-3d", sizes=Sizes.told((2, 8, 8)))
-    assert np.abs(found - seen[0]).max() <= 1e-4 * np.abs(seen[0]).max()  # as in the models of one image
+    save_file(
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
+    found = embed(
+        tmp_path / "model.safetensors",
+        video.numpy(),
+        from_="lucidrains-3d",
+        sizes=Sizes.told((2, 8, 8)),
+    )
+    # as in the models of one image
+    assert np.abs(found - seen[0]).max() <= 1e-4 * np.abs(seen[0]).max()

@@ -1,4 +1,5 @@
-"""Models of timm, some of each of its modules with patches, of one block where they take that, with random weights."""
+"""Models of timm, some of each of its modules with patches, of one block where they take that, with
+random weights."""
 
 import functools
 import gc
@@ -53,7 +54,8 @@ TOLD: dict[str, dict[str, Any]] = {
     "crossvit": {"dialect": "timm-crossvit-small"},
     "edgenext": {"stride": 4, "padding": 4},
 }
-"""What a user must tell of some, by the start of their names: which of two branches, or how far patches overlap."""
+"""What a user must tell of some, by the start of their names: which of two branches, or how far
+patches overlap."""
 OF_SEVERAL_DEPTHS = ("visformer",)
 """Those whose depth is that of several stages, the first of which would have no block."""
 LARGEST = 120_000_000
@@ -83,7 +85,10 @@ def outcome(architecture: str) -> Outcome:
         try:
             with torch.device("meta"):
                 size = sum(
-                    parameter.numel() for parameter in timm.create_model(architecture, pretrained=False, **given).parameters()
+                    parameter.numel()
+                    for parameter in timm.create_model(
+                        architecture, pretrained=False, **given
+                    ).parameters()
                 )
             if size > LARGEST:
                 return Outcome("unbuilt", "", f"{size} parameters")
@@ -92,7 +97,11 @@ def outcome(architecture: str) -> Outcome:
         except Exception as error:  # most modules take no depth
             failed = error
     if model is None:
-        return Outcome("unbuilt", "", f"{type(failed).__name__}: {str(failed).splitlines()[0] if str(failed) else ''}")
+        return Outcome(
+            "unbuilt",
+            "",
+            f"{type(failed).__name__}: {str(failed).splitlines()[0] if str(failed) else ''}",
+        )
     gc.collect()  # of the model before: modules hold each other
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -102,7 +111,11 @@ def outcome(architecture: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         save_file(state, f"{folder}/model.safetensors", {"format": "pt"})
-        config = {"architecture": architecture, "model_args": given, "pretrained_cfg": {"input_size": list(size)}}
+        config = {
+            "architecture": architecture,
+            "model_args": given,
+            "pretrained_cfg": {"input_size": list(size)},
+        }
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
         told = next((given for start, given in TOLD.items() if architecture.startswith(start)), {})
         return outcome_of(Path(folder), told)

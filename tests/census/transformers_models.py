@@ -14,16 +14,20 @@ from .outcome import Outcome, outcome_of
 
 PATCHES = ("patch_size", "patch_sizes", "spatial_patch_size", "patch_stride")
 WIDTHS = (
-    "hidden_size d_model n_embd hidden_dim dim width projector_hidden_size out_hidden_size text_hidden_size vision_hidden_size "
+    "hidden_size d_model n_embd hidden_dim dim width projector_hidden_size out_hidden_size "
+    "text_hidden_size vision_hidden_size "
     "encoder_hidden_size qformer_hidden_size decoder_hidden_size"
 )
 INNER = (
-    "intermediate_size ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim n_inner mlp_dim moe_intermediate_size "
+    "intermediate_size ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim n_inner mlp_dim "
+    "moe_intermediate_size "
     "shared_expert_intermediate_size decoder_intermediate_size"
 )
 TWOS = (
-    "num_hidden_layers depth num_layers n_layer n_layers encoder_layers decoder_layers num_attention_heads num_heads n_head "
-    "encoder_attention_heads decoder_attention_heads num_key_value_heads num_decoder_layers decoder_num_hidden_layers "
+    "num_hidden_layers depth num_layers n_layer n_layers encoder_layers decoder_layers "
+    "num_attention_heads num_heads n_head "
+    "encoder_attention_heads decoder_attention_heads num_key_value_heads num_decoder_layers "
+    "decoder_num_hidden_layers "
     "decoder_num_attention_heads num_encoder_layers num_experts_per_tok"
 )
 FOURS = "num_experts n_routed_experts num_local_experts"
@@ -32,7 +36,14 @@ SIZES = {
     **dict.fromkeys(INNER.split(), 48),
     **dict.fromkeys(TWOS.split(), 2),
     **dict.fromkeys(FOURS.split(), 4),
-    **dict(embed_dim=48, image_size=40, patch_size=8, vocab_size=160, head_dim=16, max_position_embeddings=64),
+    **dict(
+        embed_dim=48,
+        image_size=40,
+        patch_size=8,
+        vocab_size=160,
+        head_dim=16,
+        max_position_embeddings=64,
+    ),
     **dict(projection_dim=16, output_channels=16, pretrain_image_size=40, num_blocks=1),
 }
 OF_THEIR_SIZE = [
@@ -60,14 +71,27 @@ OWN: dict[str, dict[str, Any]] = {
     "glm46v": {"image_size": 48},
     "glm4v": {"image_size": 48},
     "glmga": {"image_size": 48},
-    "granite4_vision": {"hidden_size": 64, "deepstack_layer_map": [[0, 0]], "spatial_layer_map": [[0, 0]]},
+    "granite4_vision": {
+        "hidden_size": 64,
+        "deepstack_layer_map": [[0, 0]],
+        "spatial_layer_map": [[0, 0]],
+    },
     "hiera": {"image_size": [64, 64]},
     "hunyuan_vl": {"head_dim": 16},
     "kosmos-2": {"attention_heads": 2, "layers": 2, "embed_dim": 32, "hidden_size": 32},
-    "llama4": {"layer_types": ["chunked_attention", "full_attention"], "moe_layers": [], "no_rope_layers": [1, 0]},
+    "llama4": {
+        "layer_types": ["chunked_attention", "full_attention"],
+        "moe_layers": [],
+        "no_rope_layers": [1, 0],
+    },
     "edgetam_video": {"image_size": 64},
     "sam2": {"image_size": 64},
-    "lw_detr": {"num_windows": 4, "num_windows_side": 2, "image_size": 64, "window_block_indices": [0]},
+    "lw_detr": {
+        "num_windows": 4,
+        "num_windows_side": 2,
+        "image_size": 64,
+        "window_block_indices": [0],
+    },
     "mistral_large4": {"kv_source_layers": [0, 1]},
     "muse_spark": {"patch_sizes": [8, 8], "hidden_sizes": [32, 32], "depths": [1, 1]},
     "molmo2": {"vision_feature_layer": [1, 0]},
@@ -75,7 +99,8 @@ OWN: dict[str, dict[str, Any]] = {
     "swinv2": {"image_size": 64, "patch_size": 4, "pretrained_window_sizes": [0, 0, 0, 0]},
     "vitpose": {"part_features": 8},
 }
-"""Sizes that one family needs, by the start of its model type: wherever its configuration has a key of that name."""
+"""Sizes that one family needs, by the start of its model type: wherever its configuration has a key
+of that name."""
 TOLD: dict[str, dict[str, Any]] = {
     "diffusion_gemma": {"image_size": (32, 48)},
     "gemma4_vision": {"image_size": (32, 48)},
@@ -116,7 +141,9 @@ def _tells_a_patch(table: Mapping[Any, Any]) -> bool:
     )
 
 
-def _shrunk(table: Mapping[Any, Any], own: Mapping[str, Any] = MappingProxyType({})) -> dict[Any, Any]:
+def _shrunk(
+    table: Mapping[Any, Any], own: Mapping[str, Any] = MappingProxyType({})
+) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for name, value in table.items():
         if name in own:
@@ -152,7 +179,13 @@ def _maker(kind: type) -> Any:
         and getattr(each, "config_class", None) is kind
         and not each.__name__.endswith("PreTrainedModel")
     ]
-    return min(own, key=lambda each: (getattr(each, "main_input_name", "") != "pixel_values", len(each.__name__)))
+    return min(
+        own,
+        key=lambda each: (
+            getattr(each, "main_input_name", "") != "pixel_values",
+            len(each.__name__),
+        ),
+    )
 
 
 @functools.cache
@@ -171,8 +204,14 @@ def outcome(model_type: str) -> Outcome:
         if size > LARGEST:
             return Outcome("unbuilt", "", f"{size} parameters")
         model = make(tiny)
-    except Exception as error:  # whatever a library makes of a configuration that was shrunk without knowing it
-        return Outcome("unbuilt", "", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    except (
+        Exception
+    ) as error:  # whatever a library makes of a configuration that was shrunk without knowing it
+        return Outcome(
+            "unbuilt",
+            "",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        )
     gc.collect()  # of the model before: modules hold each other
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

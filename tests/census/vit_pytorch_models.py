@@ -1,4 +1,5 @@
-"""Models of vit-pytorch with patches, tiny, with random weights; the truth is what enters their transformer."""
+"""Models of vit-pytorch with patches, tiny, with random weights; the truth is what enters their
+transformer."""
 
 import functools
 import importlib
@@ -38,14 +39,38 @@ GIVEN: dict[str, Any] = dict(
     frames=4,
     frame_patch_size=2,
 )
-NO_PATCHES = ["levit", "cct", "cct_3d", "mobile_vit", "max_vit", "max_vit_with_registers", "vit_1d", "simple_vit_1d"]
+NO_PATCHES = [
+    "levit",
+    "cct",
+    "cct_3d",
+    "mobile_vit",
+    "max_vit",
+    "max_vit_with_registers",
+    "vit_1d",
+    "simple_vit_1d",
+]
 """Convolutions in several steps, or signals of one axis."""
 OF_OTHER_ARGUMENTS = [
-    "cross_vit", "efficient", "levjepa", "look_vit", "looped_vit", "na_vit_nested_tensor", "na_vit_nested_tensor_3d", "nest", "pit",
-    "simple_flash_attn_vit_3d", "simple_vit_3d", "simple_vit_with_fft", "vit_3d", "vivit", "vivit_with_moss", "wwt",
+    "cross_vit",
+    "efficient",
+    "levjepa",
+    "look_vit",
+    "looped_vit",
+    "na_vit_nested_tensor",
+    "na_vit_nested_tensor_3d",
+    "nest",
+    "pit",
+    "simple_flash_attn_vit_3d",
+    "simple_vit_3d",
+    "simple_vit_with_fft",
+    "vit_3d",
+    "vivit",
+    "vivit_with_moss",
+    "wwt",
     "attn_residual_with_dca_simple_vit",
-]  # fmt: skip
-"""Videos, several towers, transformers of one's own: what is made below for one image and one transformer does not fit them."""
+]
+"""Videos, several towers, transformers of one's own: what is made below for one image and one
+transformer does not fit them."""
 OF_ONE_SIZE = ["vat_siglip"]
 """Models whose constructor has a large size by default for everything."""
 TOLD = {
@@ -53,7 +78,8 @@ TOLD = {
     "simple_vit_with_specialized_cls": "lucidrains-simple-class",
     "jumbo_vit": "lucidrains-jumbo",
 }
-"""What is told of models that compute their positions, as no tensor can, where it is not `lucidrains-simple`."""
+"""What is told of models that compute their positions, as no tensor can, where it is not
+`lucidrains-simple`."""
 
 
 @functools.cache
@@ -93,17 +119,26 @@ def outcome(name: str) -> Outcome:
     module, kind = (_classes()[name][0], _classes()[name][1])
     make = getattr(importlib.import_module(f"vit_pytorch.{module}"), kind)
     takes = inspect.signature(make.__init__).parameters
-    needed = [key for key, told in takes.items() if told.default is inspect.Parameter.empty and key != "self"]
+    needed = [
+        key
+        for key, told in takes.items()
+        if told.default is inspect.Parameter.empty and key != "self"
+    ]
     given = {
         key: value
         for key, value in GIVEN.items()
-        if key in takes and (module in OF_ONE_SIZE or key in needed or key in ("channels", "dim_head"))
+        if key in takes
+        and (module in OF_ONE_SIZE or key in needed or key in ("channels", "dim_head"))
     }
     torch.manual_seed(5)
     try:
         model = make(**given).eval()
     except Exception as error:  # whatever a constructor wants beside these
-        return Outcome("unbuilt", "", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        return Outcome(
+            "unbuilt",
+            "",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape))
@@ -113,10 +148,18 @@ def outcome(name: str) -> Outcome:
         return Outcome("unbuilt", "", "no transformer that images enter")
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/model.safetensors"
-        save_file({key: value.clone() for key, value in model.state_dict().items()}, file, {"format": "pt"})
+        save_file(
+            {key: value.clone() for key, value in model.state_dict().items()},
+            file,
+            {"format": "pt"},
+        )
         reason = ""
         dialect = TOLD.get(module, "lucidrains-simple")
-        for told in ({}, {"sizes": Sizes.told(PATCH)}, {"sizes": Sizes.told(PATCH), "from_": dialect}):
+        for told in (
+            {},
+            {"sizes": Sizes.told(PATCH)},
+            {"sizes": Sizes.told(PATCH), "from_": dialect},
+        ):
             if "from_" in told and dialect not in reason:
                 continue
             try:
@@ -126,10 +169,17 @@ def outcome(name: str) -> Outcome:
                 continue
             if module == "na_vit":  # which packs images one behind the other
                 observed = observed.reshape(found.shape)
-            apart = found.shape != observed.shape or np.abs(found - observed).max() > 1e-4 * np.abs(observed).max()
-            words = ", ".join([f"patch_size {PATCH}"] * bool(told) + [f"dialect {dialect!r}"] * ("from_" in told))
+            apart = (
+                found.shape != observed.shape
+                or np.abs(found - observed).max() > 1e-4 * np.abs(observed).max()
+            )
+            words = ", ".join(
+                [f"patch_size {PATCH}"] * bool(told) + [f"dialect {dialect!r}"] * ("from_" in told)
+            )
             return Outcome(
-                "wrong" if apart else "told" if told else "right", "", f"{found.shape} {observed.shape}" if apart else words
+                "wrong" if apart else "told" if told else "right",
+                "",
+                f"{found.shape} {observed.shape}" if apart else words,
             )
     return Outcome("refused", "", reason)
 

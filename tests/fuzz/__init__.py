@@ -1,1 +1,2 @@
-"""Mutated files, structure-aware, against the readers: `python -m tests.fuzz` (`tox run -m fuzz`); outside CI."""
+"""Mutated files, structure-aware, against the readers: `python -m tests.fuzz` (`tox run -m fuzz`);
+outside CI."""

@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz --mutants 1000000 --record FILE`: mutate, judge, keep a record; `--only NUMBER` judges one mutant again."""
+"""`python -m tests.fuzz --mutants 1000000 --record FILE`: mutate, judge, keep a record; `--only
+NUMBER` judges one mutant again."""
 
 import argparse
 import json

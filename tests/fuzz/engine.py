@@ -34,7 +34,8 @@ BATCH = 20000
 
 
 def judge(number: int, made: list[Seed], truths: list[Stage | None], folder: Path) -> str:
-    """Read one mutant, in one of four ways, and tell what came of it: `read`, `refused`, or what must not be."""
+    """Read one mutant, in one of four ways, and tell what came of it: `read`, `refused`, or what
+    must not be."""
     chance = random.Random(number)
     which = chance.randrange(len(made))
     files, kind = mutated(made[which], chance)
@@ -61,7 +62,12 @@ def judge(number: int, made: list[Seed], truths: list[Stage | None], folder: Pat
         found = "traceback: " + traceback.format_exc().strip().splitlines()[-1][:200]
     else:
         truth = truths[which]
-        silent = made[which].checked and kind == "raw" and truth is not None and stage.candidate.names == truth.candidate.names
+        silent = (
+            made[which].checked
+            and kind == "raw"
+            and truth is not None
+            and stage.candidate.names == truth.candidate.names
+        )
         wrong = silent and truth is not None and same_bits(stage.weights, truth.weights)
         found = "wrong value in spite of a checksum" if wrong else "read"
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -72,7 +78,9 @@ def judge(number: int, made: list[Seed], truths: list[Stage | None], folder: Pat
 def _work(start: int, stop: int, answers: Any) -> None:
     made, truths = _prepared()
     answers.send([seed.name for seed in made])
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+    ) as folder:
         for number in range(start, stop):
             answers.send((number, judge(number, made, truths, Path(folder))))
 
@@ -91,7 +99,13 @@ def _prepared() -> tuple[list[Seed], list[Stage | None]]:
                 except PatchParityError:
                     truths.append(None)
             with contextlib.suppress(PatchParityError):  # what it imports is not the mutants'
-                port(place / seed.first, place / "out.safetensors", "timm-vit", allow_loss=True, prove=False)
+                port(
+                    place / seed.first,
+                    place / "out.safetensors",
+                    "timm-vit",
+                    allow_loss=True,
+                    prove=False,
+                )
     return made, truths
 
 
@@ -134,7 +148,10 @@ def run(mutants: int, start: int = 0) -> dict[str, Any]:
         child.join()
         done = at - start
         print(
-            f"{done} of {mutants}, {done / (time.monotonic() - began):.0f} a second: {dict(counts)}", file=sys.stderr, flush=True
+            f"{done} of {mutants}, {done / (time.monotonic() - began):.0f} a second: "
+            f"{dict(counts)}",
+            file=sys.stderr,
+            flush=True,
         )
     return {
         "mutants": mutants,

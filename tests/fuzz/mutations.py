@@ -1,4 +1,5 @@
-"""Mutations that know a format's structure: a length, a number of a header, an opcode, a member of an archive."""
+"""Mutations that know a format's structure: a length, a number of a header, an opcode, a member of
+an archive."""
 
 import io
 import json
@@ -61,7 +62,8 @@ VALUES: list[Any] = [
 
 
 def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
-    """The files of a seed with one to three changes in one of them, and what was done: `raw` where no checksum was made right again."""
+    """The files of a seed with one to three changes in one of them, and what was done: `raw` where
+    no checksum was made right again."""
     files = dict(seed.files)
     name = chance.choice(list(files))
     content, done = files[name], []
@@ -88,14 +90,22 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
 def _place(content: bytes, chance: random.Random) -> int:
     """Anywhere, oftener near the ends, where formats keep their tables."""
     size = max(len(content), 1)
-    return chance.choice((chance.randrange(size), chance.randrange(min(size, 256)), size - 1 - chance.randrange(min(size, 256))))
+    return chance.choice(
+        (
+            chance.randrange(size),
+            chance.randrange(min(size, 256)),
+            size - 1 - chance.randrange(min(size, 256)),
+        )
+    )
 
 
 def _bytes(content: bytes, chance: random.Random) -> bytes:
     changed = bytearray(content or b"\0")
     for _ in range(chance.choice((1, 1, 2, 8))):
         at = _place(bytes(changed), chance)
-        changed[at] = chance.choice((changed[at] ^ 1 << chance.randrange(8), chance.randrange(256), 0, 255))
+        changed[at] = chance.choice(
+            (changed[at] ^ 1 << chance.randrange(8), chance.randrange(256), 0, 255)
+        )
     return bytes(changed)
 
 
@@ -103,7 +113,11 @@ def _number(content: bytes, chance: random.Random) -> bytes:
     width = chance.choice((1, 2, 4, 8))
     at = _place(content, chance)
     value = chance.choice(NUMBERS) % 2 ** (8 * width)
-    return content[:at] + value.to_bytes(width, chance.choice(("little", "big"))) + content[at + width :]
+    return (
+        content[:at]
+        + value.to_bytes(width, chance.choice(("little", "big")))
+        + content[at + width :]
+    )
 
 
 def _span(content: bytes, chance: random.Random) -> bytes:
@@ -120,7 +134,11 @@ def _span(content: bytes, chance: random.Random) -> bytes:
 
 
 def _cut(content: bytes, chance: random.Random) -> bytes:
-    return content[: _place(content, chance)] if chance.random() < 0.7 else content + bytes(chance.randrange(1, 64))
+    return (
+        content[: _place(content, chance)]
+        if chance.random() < 0.7
+        else content + bytes(chance.randrange(1, 64))
+    )
 
 
 def _json(content: bytes, chance: random.Random) -> bytes:
@@ -145,7 +163,10 @@ def _changed(value: Any, chance: random.Random) -> Any:
         if way < 0.08:
             return others
         if way < 0.16:
-            return {**others, chance.choice((key + "x", "", key[:-1], chance.choice(list(value)))): value[key]}
+            return {
+                **others,
+                chance.choice((key + "x", "", key[:-1], chance.choice(list(value)))): value[key],
+            }
         return {**value, key: _changed(value[key], chance)}
     if isinstance(value, list) and value and chance.random() < 0.9:
         at = chance.randrange(len(value))
@@ -175,7 +196,9 @@ def _member(content: bytes, chance: random.Random) -> bytes:
                 name = chance.choice((name + "x", chance.choice(names), "../" + name, ""))
             elif name == chosen:
                 held = _inside(held, name, chance)
-            new.writestr(zipfile.ZipInfo(name), held, chance.choice((info.compress_type, zipfile.ZIP_STORED)))
+            new.writestr(
+                zipfile.ZipInfo(name), held, chance.choice((info.compress_type, zipfile.ZIP_STORED))
+            )
     return found.getvalue()
 
 
@@ -196,7 +219,12 @@ def _npy_header(held: bytes, chance: random.Random) -> bytes:
     text = held[10 : 10 + size].decode("latin-1")
     numbers = [str(each) for each in NUMBERS]
     swaps = [
-        ("<f4", chance.choice(("<f8", "<f2", "|u1", "|O", "<U4", "|V2", "<i8", ">f4", "f4,f4", "<M8[s]"))),
+        (
+            "<f4",
+            chance.choice(
+                ("<f8", "<f2", "|u1", "|O", "<U4", "|V2", "<i8", ">f4", "f4,f4", "<M8[s]")
+            ),
+        ),
         ("False", "True"),
         ("(", "(" + chance.choice(numbers) + ", "),
         (")", ", " + chance.choice(numbers) + ")"),
@@ -207,8 +235,10 @@ def _npy_header(held: bytes, chance: random.Random) -> bytes:
     return held[:8] + struct.pack("<H", len(changed) % 65536) + changed + held[10 + size :]
 
 
-OPCODES = b"(.0 1 2FIJKLMNPQRSTUVX]abcdeghijlopqrstu}\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95".replace(
-    b" ", b""
+OPCODES = (
+    b"(.012FIJKLMNPQRSTUVX]abcdeghijlopqrstu}"
+    b"\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a"
+    b"\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95"
 )
 
 
@@ -220,10 +250,21 @@ def _opcode(held: bytes, chance: random.Random) -> bytes:
         places = [place for place, code in enumerate(held) if code in b"KMJ"]
         at = chance.choice(places or [0])
         width = {75: 1, 77: 2, 74: 4}.get(held[at], 1)
-        return held[: at + 1] + (chance.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little") + held[at + 1 + width :]
+        return (
+            held[: at + 1]
+            + (chance.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little")
+            + held[at + 1 + width :]
+        )
     if way < 0.7:
         return held[:at] + bytes([chance.choice(OPCODES)]) + held[at + 1 :]
-    names = [b"FloatStorage", b"_rebuild_tensor_v2", b"OrderedDict", b"torch._utils", b"cpu", b"storage"]
+    names = [
+        b"FloatStorage",
+        b"_rebuild_tensor_v2",
+        b"OrderedDict",
+        b"torch._utils",
+        b"cpu",
+        b"storage",
+    ]
     others = [
         b"HalfStorage",
         b"DoubleStorage",
@@ -246,5 +287,9 @@ def _directory(content: bytes, chance: random.Random) -> bytes:
     places = [at for at in range(len(content)) if content.startswith(mark, at)]
     at = chance.choice(places) + chance.randrange(4, 46)
     width = chance.choice((2, 4))
-    changed = content[:at] + (chance.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little") + content[at + width :]
+    changed = (
+        content[:at]
+        + (chance.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little")
+        + content[at + width :]
+    )
     return changed if chance.random() < 0.8 else changed + struct.pack("<I", zlib.crc32(changed))

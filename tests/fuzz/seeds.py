@@ -24,7 +24,8 @@ class Seed:
     Args:
         name: of its kind.
         files: content by name; the first is the one that is opened.
-        checked: whether its format has a checksum over every value, so that a changed byte may be refused and never read as another value.
+        checked: whether its format has a checksum over every value, so that a changed byte may be
+            refused and never read as another value.
     """
 
     name: str
@@ -88,7 +89,10 @@ def _of(
 def _packed(content: bytes) -> bytes:
     """The same npz with its members deflated."""
     found = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for name in old.namelist():
             new.writestr(name, old.read(name))
     return found.getvalue()
@@ -105,12 +109,19 @@ def _sharded(folder: Path) -> Seed:
         files[file] = (folder / file).read_bytes()
         places |= dict.fromkeys(part, file)
     index = json.dumps({"metadata": {"total_size": 1}, "weight_map": places}).encode()
-    return Seed("sharded safetensors", {"model.safetensors.index.json": index, **files, "config.json": told})
+    return Seed(
+        "sharded safetensors", {"model.safetensors.index.json": index, **files, "config.json": told}
+    )
 
 
 def _msgpack(folder: Path) -> Seed:
     __import__("msgpack")
-    return _of("hf-flax-vit" if "hf-flax-vit" in list_dialects() else "google-vit", "model.msgpack", folder, config=False)
+    return _of(
+        "hf-flax-vit" if "hf-flax-vit" in list_dialects() else "google-vit",
+        "model.msgpack",
+        folder,
+        config=False,
+    )
 
 
 def _keras_h5(folder: Path) -> Seed:
@@ -137,12 +148,18 @@ def _torch_state(file: str, folder: Path, names: slice, **options: object) -> by
     import torch
 
     tensors, _ = _tensors("timm-vit")
-    torch.save({name: torch.from_numpy(tensors[name]) for name in list(tensors)[names]}, folder / file, **options)
+    torch.save(
+        {name: torch.from_numpy(tensors[name]) for name in list(tensors)[names]},
+        folder / file,
+        **options,
+    )
     return (folder / file).read_bytes()
 
 
 def _legacy_torch(folder: Path) -> Seed:
-    content = _torch_state("legacy.pt", folder, slice(None), _use_new_zipfile_serialization=False, pickle_protocol=2)
+    content = _torch_state(
+        "legacy.pt", folder, slice(None), _use_new_zipfile_serialization=False, pickle_protocol=2
+    )
     assert pickle.PROTO in content[:2]
     return Seed("torch without archive", {"legacy.pt": content})
 

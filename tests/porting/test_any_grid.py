@@ -1,4 +1,5 @@
-"""Positions that are made for the grid of the image: read at any size as the library's own model has them."""
+"""Positions that are made for the grid of the image: read at any size as the library's own model
+has them."""
 
 import numpy as np
 import pytest
@@ -32,14 +33,19 @@ def randomize(model):
 
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            parameter.copy_(
+                0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            )
     return model.eval()
 
 
 def sam2():
     transformers = pytest.importorskip("transformers")
     config = transformers.Sam2HieraDetConfig(
-        image_size=[64, 64], hidden_size=32, blocks_per_stage=[1, 1, 1, 1], embed_dim_per_stage=[32, 64, 128, 256]
+        image_size=[64, 64],
+        hidden_size=32,
+        blocks_per_stage=[1, 1, 1, 1],
+        embed_dim_per_stage=[32, 64, 128, 256],
     )
     model = randomize(transformers.models.sam2.modeling_sam2.Sam2HieraDetModel(config))
     return model, model.blocks[0]
@@ -48,7 +54,12 @@ def sam2():
 def radio():
     transformers = pytest.importorskip("transformers")
     config = transformers.RadioConfig(
-        hidden_size=48, num_hidden_layers=1, num_attention_heads=2, patch_size=8, image_size=40, max_img_size=56
+        hidden_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        patch_size=8,
+        image_size=40,
+        max_img_size=56,
     )
     model = randomize(transformers.RadioModel(config))
     return model, model.encoder.layer[0]
@@ -78,7 +89,9 @@ def of_sam2(window, **more):
 def test_an_image_that_windows_do_not_divide_is_refused(tmp_path):
     write_safetensors(tmp_path / "a.safetensors", of_sam2((4, 2)), {"format": "pt"})
     assert embed(tmp_path / "a.safetensors", images(32, 24)).shape == (2, 8 * 6, 8)
-    with pytest.raises(PatchParityError, match=r"pos_embed_window \(1, 8, 4, 2\) .* 6×8 patches are no multiple"):
+    with pytest.raises(
+        PatchParityError, match=r"pos_embed_window \(1, 8, 4, 2\) .* 6×8 patches are no multiple"
+    ):
         embed(tmp_path / "a.safetensors", images(24, 32))
 
 
@@ -99,7 +112,9 @@ def test_pixels_that_are_divided_by_nothing_are_refused(tmp_path):
         "input_conditioner.norm_std": np.array([0.2, 0.0, 0.3]).reshape(3, 1, 1),
     }
     write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
-    with pytest.raises(PatchParityError, match="norm_std holds 0, by which pixels would be divided"):
+    with pytest.raises(
+        PatchParityError, match="norm_std holds 0, by which pixels would be divided"
+    ):
         embed(tmp_path / "a.safetensors", images(12, 8))
     held["model.patch_generator.pos_embed"] = draw((1, 8, 8))
     write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
@@ -114,7 +129,9 @@ def with_stem(seed=1, activation=True):
     channels = 3
     for place, (side, width) in enumerate([(7, 4), (3, 4), (3, 4)]):
         at = 3 * place
-        held[f"patch_embed.conv.{at}.weight"] = random.standard_normal((width, channels, side, side))
+        held[f"patch_embed.conv.{at}.weight"] = random.standard_normal(
+            (width, channels, side, side)
+        )
         for part in ("weight", "bias", "running_mean"):
             held[f"patch_embed.conv.{at + 1}.{part}"] = random.standard_normal(width)
         held[f"patch_embed.conv.{at + 1}.running_var"] = random.uniform(0.5, 2, width)
@@ -134,21 +151,41 @@ def test_a_stem_is_run_before_the_projection(tmp_path):
         convolution = torch.nn.Conv2d(channels, 4, side, stride, side // 2, bias=False)
         modules += [convolution, torch.nn.BatchNorm2d(4), torch.nn.ReLU()]
         channels = 4
-    model = torch.nn.ModuleDict({"conv": torch.nn.Sequential(*modules), "proj": torch.nn.Conv2d(4, 10, 4, 4)}).double()
-    named = {name.removeprefix("patch_embed."): torch.tensor(value) for name, value in held.items() if "patch" in name}
+    model = torch.nn.ModuleDict(
+        {"conv": torch.nn.Sequential(*modules), "proj": torch.nn.Conv2d(4, 10, 4, 4)}
+    ).double()
+    named = {
+        name.removeprefix("patch_embed."): torch.tensor(value)
+        for name, value in held.items()
+        if "patch" in name
+    }
     model.load_state_dict(named)
     model.eval()
     pictures = images(40, 26)
-    expected = model["proj"](model["conv"](torch.from_numpy(pictures).double())).flatten(2).transpose(1, 2).detach().numpy()
-    np.testing.assert_allclose(embed(tmp_path / "a.safetensors", pictures), expected, atol=1e-9 * np.abs(expected).max())
+    expected = (
+        model["proj"](model["conv"](torch.from_numpy(pictures).double()))
+        .flatten(2)
+        .transpose(1, 2)
+        .detach()
+        .numpy()
+    )
+    np.testing.assert_allclose(
+        embed(tmp_path / "a.safetensors", pictures), expected, atol=1e-9 * np.abs(expected).max()
+    )
     told = inspect_checkpoint(tmp_path / "a.safetensors")
-    assert (told["dialect"], told["spec"]["in_channels"], len(told["spec"]["stem"])) == ("timm-volo", 3, 3)
+    assert (told["dialect"], told["spec"]["in_channels"], len(told["spec"]["stem"])) == (
+        "timm-volo",
+        3,
+        3,
+    )
 
 
 def test_a_stem_is_not_left_behind(tmp_path):
     write_safetensors(tmp_path / "a.safetensors", with_stem(), {"format": "pt"})
     with pytest.raises(
-        PatchParityError, match=r"3 convolutions in front of its projection.*--from oihw --prefix 'patch_embed.proj.'"
+        PatchParityError,
+        match=r"3 convolutions in front of its projection.*--from oihw --prefix "
+        r"'patch_embed.proj.'",
     ):
         port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "timm-vit")
     assert not (tmp_path / "b.safetensors").exists()
@@ -185,7 +222,12 @@ def test_a_stem_whose_parts_do_not_fit_is_refused(tmp_path, name, shape):
 def test_positions_for_any_grid_are_ported_for_one_and_that_is_said(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.RadioConfig(
-        hidden_size=48, num_hidden_layers=1, num_attention_heads=2, patch_size=8, image_size=40, max_img_size=56
+        hidden_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        patch_size=8,
+        image_size=40,
+        max_img_size=56,
     )
     randomize(transformers.RadioModel(config)).save_pretrained(tmp_path)
     report = port(tmp_path, tmp_path / "b.safetensors", "timm-vit", allow_loss=True)
@@ -195,8 +237,14 @@ def test_positions_for_any_grid_are_ported_for_one_and_that_is_said(tmp_path):
 def test_a_batch_norm_behind_the_projection_is_ported_in_kernel_and_bias(tmp_path):
     torch = pytest.importorskip("torch")
     random = np.random.default_rng(4)
-    held = {f"patch_embed.norm.{part}": random.standard_normal(10) for part in ("weight", "bias", "running_mean")}
-    held |= {"patch_embed.norm.running_var": random.uniform(0.5, 2, 10), "patch_embed.norm.num_batches_tracked": np.array(3)}
+    held = {
+        f"patch_embed.norm.{part}": random.standard_normal(10)
+        for part in ("weight", "bias", "running_mean")
+    }
+    held |= {
+        "patch_embed.norm.running_var": random.uniform(0.5, 2, 10),
+        "patch_embed.norm.num_batches_tracked": np.array(3),
+    }
     held |= {
         "patch_embed.proj.weight": random.standard_normal((10, 3, 4, 4)),
         "stages.0.blocks.0.mlp.fc1.weight": np.ones((4, 4)),
@@ -207,10 +255,21 @@ def test_a_batch_norm_behind_the_projection_is_ported_in_kernel_and_bias(tmp_pat
     assert report.source == "timm-fasternet"
     pictures = images(12, 20)
     convolved = torch.nn.functional.conv2d(
-        torch.from_numpy(pictures).double(), torch.from_numpy(held["patch_embed.proj.weight"]), None, 4
+        torch.from_numpy(pictures).double(),
+        torch.from_numpy(held["patch_embed.proj.weight"]),
+        None,
+        4,
     )
-    parts = [torch.from_numpy(held[f"patch_embed.norm.{part}"]) for part in ("running_mean", "running_var", "weight", "bias")]
-    expected = torch.nn.functional.batch_norm(convolved, *parts, eps=1e-5).flatten(2).transpose(1, 2).numpy()
+    parts = [
+        torch.from_numpy(held[f"patch_embed.norm.{part}"])
+        for part in ("running_mean", "running_var", "weight", "bias")
+    ]
+    expected = (
+        torch.nn.functional.batch_norm(convolved, *parts, eps=1e-5)
+        .flatten(2)
+        .transpose(1, 2)
+        .numpy()
+    )
     for name in ("a", "b"):
         found = embed(tmp_path / f"{name}.safetensors", pictures, to="tokens")
         np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
@@ -227,7 +286,9 @@ def of_keras_hub(file, rows, own_rows, stale=False):
         group["patch_embeddings/projection/vars/1"] = draw(10).astype("f4")
         group["vars/0"] = draw((1, 1, 10)).astype("f4")
         group["vars/1"] = draw((1, 10)).astype("f4")
-        group["vars/2"] = own if rows == own_rows and not stale else draw((1, rows, 10)).astype("f4")
+        group["vars/2"] = (
+            own if rows == own_rows and not stale else draw((1, rows, 10)).astype("f4")
+        )
         group["vars/3"] = own
 
 
@@ -243,4 +304,6 @@ def test_a_copy_with_other_values_is_told(tmp_path, stale):
     of_keras_hub(tmp_path / "a.weights.h5", 17, 17, stale)
     told = inspect_checkpoint(tmp_path / "a.weights.h5", prove=True)
     assert told["spec"]["grid"] == [4, 4]
-    assert [("vars/2 holds other positions than" in note) for note in told["notes"]] == [True] * stale
+    assert [("vars/2 holds other positions than" in note) for note in told["notes"]] == [
+        True
+    ] * stale

@@ -1,4 +1,5 @@
-"""Checkpoint files: every format gives back every bit, reads no more than it is asked for, and refuses what is damaged or hostile in one sentence."""
+"""Checkpoint files: every format gives back every bit, reads no more than it is asked for, and
+refuses what is damaged or hostile in one sentence."""
 
 import io
 import json
@@ -31,7 +32,11 @@ TENSORS = {
 
 
 def same(first, second) -> bool:
-    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+    return (
+        first.dtype == second.dtype
+        and first.shape == second.shape
+        and first.tobytes() == second.tobytes()
+    )
 
 
 def held(path):
@@ -50,29 +55,42 @@ def test_every_format_gives_back_every_bit(tmp_path, suffix):
     write_checkpoint(path, turned)
     found = held(path)
     assert set(found) == set(turned)
-    assert all(same(found[name], np.ascontiguousarray(turned[name]).reshape(turned[name].shape)) for name in turned), (
-        "a transposed view is written as what it shows"
-    )
+    assert all(
+        same(found[name], np.ascontiguousarray(turned[name]).reshape(turned[name].shape))
+        for name in turned
+    ), "a transposed view is written as what it shows"
     assert [each.name for each in tmp_path.iterdir()] == [path.name], "no draft is left"
 
 
 def test_what_libraries_write_is_read(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     safetensors.save_file({"a": np.arange(3.0)}, tmp_path / "lib.safetensors", {"format": "np"})
-    np.savez(tmp_path / "plain.npz", a=np.arange(3.0), fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)))
-    np.savez_compressed(tmp_path / "packed.npz", a=np.arange(3.0), brain=np.array([1, 2], ml_dtypes.bfloat16))
+    np.savez(
+        tmp_path / "plain.npz",
+        a=np.arange(3.0),
+        fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    )
+    np.savez_compressed(
+        tmp_path / "packed.npz", a=np.arange(3.0), brain=np.array([1, 2], ml_dtypes.bfloat16)
+    )
     assert same(held(tmp_path / "lib.safetensors")["a"], np.arange(3.0))
     assert same(held(tmp_path / "plain.npz")["fortran"], np.arange(6.0).reshape(2, 3))
-    assert same(held(tmp_path / "packed.npz")["brain"], np.array([1, 2], ml_dtypes.bfloat16)), "big_vision's |V2"
+    assert same(held(tmp_path / "packed.npz")["brain"], np.array([1, 2], ml_dtypes.bfloat16)), (
+        "big_vision's |V2"
+    )
 
 
 def test_flax_reads_what_is_written_and_the_other_way(tmp_path):
     serialization = pytest.importorskip("flax.serialization")
-    tree = {"params": {"embedding": {"kernel": np.ones((2, 3), np.float32)}, "scale": np.float32(2.0)}}
+    tree = {
+        "params": {"embedding": {"kernel": np.ones((2, 3), np.float32)}, "scale": np.float32(2.0)}
+    }
     (tmp_path / "flax.msgpack").write_bytes(serialization.msgpack_serialize(tree))
     found = held(tmp_path / "flax.msgpack")
     assert same(found["params/embedding/kernel"], tree["params"]["embedding"]["kernel"])
-    write_checkpoint(tmp_path / "ours.msgpack", {"params/embedding/kernel": np.full((2, 3), 5, np.float32)})
+    write_checkpoint(
+        tmp_path / "ours.msgpack", {"params/embedding/kernel": np.full((2, 3), 5, np.float32)}
+    )
     back = serialization.msgpack_restore((tmp_path / "ours.msgpack").read_bytes())
     assert same(back["params"]["embedding"]["kernel"], np.full((2, 3), 5, np.float32))
 
@@ -146,7 +164,9 @@ def test_keras_files_are_read_and_changed_in_place(tmp_path):
             with pytest.raises(PatchParityError, match="has no place for"):
                 replace_tensors(source, tmp_path / f"bad-{name}", {place: changed[:1]})
         assert not (tmp_path / f"bad-{name}").exists()
-        (model.load_weights if name.endswith(".h5") else lambda path: None)(tmp_path / f"new-{name}")
+        (model.load_weights if name.endswith(".h5") else lambda path: None)(
+            tmp_path / f"new-{name}"
+        )
         again = model if name.endswith(".h5") else keras.models.load_model(tmp_path / f"new-{name}")
         assert same(np.asarray(again.get_weights()[0]), changed)
         assert same(np.asarray(again.get_weights()[1]), bias)
@@ -189,7 +209,10 @@ def test_shards_are_read_through_their_index_or_their_folder(tmp_path):
     [
         (("a-1.safetensors", "../a-2.safetensors"), "which is no file of this folder"),
         (("a-1.safetensors", "/etc/passwd"), "which is no file of this folder"),
-        (("a-1.safetensors", "a-3.safetensors"), "names a shard 'a-3.safetensors', which is not there"),
+        (
+            ("a-1.safetensors", "a-3.safetensors"),
+            "names a shard 'a-3.safetensors', which is not there",
+        ),
         (("a-2.safetensors", "a-1.safetensors"), "'x' should be in a-2.safetensors, and is not"),
     ],
 )
@@ -206,14 +229,34 @@ def safetensors_bytes(header, content=b""):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (struct.pack("<Q", 2**60) + b"{}", "does not begin as a safetensors|claims 1152921504606846976 bytes"),
         (
-            safetensors_bytes({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+            struct.pack("<Q", 2**60) + b"{}",
+            "does not begin as a safetensors|claims 1152921504606846976 bytes",
+        ),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+            ),
             "more values along one than 0 bytes hold",
         ),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"), "claims bytes 0 to 4"),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"), "claims bytes"),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}, b"1234"), "tells 'a' badly"),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"
+            ),
+            "claims bytes 0 to 4",
+        ),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"
+            ),
+            "claims bytes",
+        ),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}, b"1234"
+            ),
+            "tells 'a' badly",
+        ),
         (safetensors_bytes(b'{"a": 1, "a": 2}'), "stands there twice"),
         (safetensors_bytes(b"{nonsense"), "is no JSON"),
         (safetensors_bytes(b"[" * 10_000), "does not begin as|is no JSON"),
@@ -232,7 +275,10 @@ def test_safetensors_that_claim_too_much(tmp_path, content, message):
     ("entries", "message"),
     [
         ({"x/data.pkl": b"\x80\x02r\x00\x00\x00\x08."}, "its pickle numbers an object 134217728"),
-        ({"x/data.pkl": pickle.dumps({}, 2), "x/byteorder": b"little" + bytes(100)}, "byteorder claims 106 bytes"),
+        (
+            {"x/data.pkl": pickle.dumps({}, 2), "x/byteorder": b"little" + bytes(100)},
+            "byteorder claims 106 bytes",
+        ),
     ],
 )
 def test_archives_that_would_take_much_memory(tmp_path, entries, message):
@@ -276,7 +322,9 @@ def test_h5_groups_that_are_linked_twice_are_looked_into_once(tmp_path):
 
 
 @pytest.mark.parametrize(("most", "found"), [(4, ["a/v", "b/v"]), (3, ["a/v"])])
-def test_h5_names_of_linked_groups_are_all_told_where_they_are_few(tmp_path, monkeypatch, most, found):
+def test_h5_names_of_linked_groups_are_all_told_where_they_are_few(
+    tmp_path, monkeypatch, most, found
+):
     h5py = pytest.importorskip("h5py")
     from patchparity.porting.files import h5_server
 
@@ -308,7 +356,11 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, new):
             archive.writestr("evil/data.pkl", payload)
     else:
         path.write_bytes(payload)
-    told = r"(posix|nt)\.system, which is no tensor: nothing of it was run" if new else "is a pickle, but none that torch wrote"
+    told = (
+        r"(posix|nt)\.system, which is no tensor: nothing of it was run"
+        if new
+        else "is a pickle, but none that torch wrote"
+    )
     with pytest.raises(PatchParityError, match=told):
         open_checkpoint(path)
     assert not marker.exists()
@@ -340,7 +392,9 @@ def test_archives_that_hold_objects_bombs_or_twins(tmp_path):
         open_checkpoint(tmp_path / "objects.npz")
 
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**45,)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (2**45,)}
+    )
     with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
         archive.writestr("a.npy", header.getvalue() + b"1234")
     with pytest.raises(PatchParityError, match=r"claims \d+ bytes, and 4 are there"):
@@ -358,14 +412,22 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     """A gigabyte of zeros in a megabyte: told of, and refused when it is asked for."""
     size = LARGEST_TENSOR + 4
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (size,)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (size,)}
+    )
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w", force_zip64=True) as file:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w", force_zip64=True) as file,
+    ):
         file.write(header.getvalue())
         for _ in range(size // 2**24):
             file.write(bytes(2**24))
         file.write(bytes(size % 2**24))
-    with open_checkpoint(path) as checkpoint, pytest.raises(PatchParityError, match=rf"claims {size} bytes, expected at most"):
+    with (
+        open_checkpoint(path) as checkpoint,
+        pytest.raises(PatchParityError, match=rf"claims {size} bytes, expected at most"),
+    ):
         checkpoint.read("a")
 
 
@@ -389,7 +451,9 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
         open_checkpoint(tmp_path / "a.txt")
     with pytest.raises(PatchParityError, match=r"cannot read .*absent\.safetensors"):
         open_checkpoint(tmp_path / "absent.safetensors")
-    with pytest.raises(PatchParityError, match="holds no checkpoint that can be told: name the file"):
+    with pytest.raises(
+        PatchParityError, match="holds no checkpoint that can be told: name the file"
+    ):
         open_checkpoint(tmp_path)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("readme.md", "x")
@@ -436,7 +500,8 @@ def whole(tmp_path_factory):
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused_in_a_sentence(whole, tmp_path_factory, data):
-    """Whatever bytes are cut off or changed: an array, or a PatchParityError; no other exception, and no memory that is not there."""
+    """Whatever bytes are cut off or changed: an array, or a PatchParityError; no other exception,
+    and no memory that is not there."""
     name = data.draw(st.sampled_from(sorted(whole)))
     content = bytearray(whole[name])
     if data.draw(st.booleans()):
@@ -457,14 +522,25 @@ def test_damaged_files_are_read_or_refused_in_a_sentence(whole, tmp_path_factory
     assert "\n" not in message
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells of memory on Linux alone")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the kernel tells of memory on Linux alone"
+)
 def test_a_large_file_is_not_read_whole(tmp_path):
-    """Two gigabytes (a sparse file), of which three small tensors are needed: the process stays small, and so does a copy with them replaced."""
+    """Two gigabytes (a sparse file), of which three small tensors are needed: the process stays
+    small, and so does a copy with them replaced."""
     size = 2 * 2**30
     entries = {
-        "patch_embed.proj.weight": {"dtype": "F32", "shape": [24, 3, 4, 4], "data_offsets": [0, 4608]},
+        "patch_embed.proj.weight": {
+            "dtype": "F32",
+            "shape": [24, 3, 4, 4],
+            "data_offsets": [0, 4608],
+        },
         "patch_embed.proj.bias": {"dtype": "F32", "shape": [24], "data_offsets": [4608, 4704]},
-        "blocks.0.mlp.fc1.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [4704, 4704 + size]},
+        "blocks.0.mlp.fc1.weight": {
+            "dtype": "F32",
+            "shape": [size // 4],
+            "data_offsets": [4704, 4704 + size],
+        },
     }
     header = json.dumps(entries).encode()
     path = tmp_path / "large.safetensors"

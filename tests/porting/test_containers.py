@@ -1,4 +1,5 @@
-"""Containers: shards of every kind, what lies beside tensors, and files whose headers claim what is not there."""
+"""Containers: shards of every kind, what lies beside tensors, and files whose headers claim what is
+not there."""
 
 import collections
 import datetime
@@ -37,11 +38,17 @@ def test_shards_of_torch_are_one_checkpoint(tmp_path):
     torch = pytest.importorskip("torch")
     held = vit()
     names = list(held)
-    parts = {"pytorch_model-00001-of-00002.bin": names[:3], "pytorch_model-00002-of-00002.bin": names[3:]}
+    parts = {
+        "pytorch_model-00001-of-00002.bin": names[:3],
+        "pytorch_model-00002-of-00002.bin": names[3:],
+    }
     (tmp_path / "s").mkdir()
     for file, own in parts.items():
         torch.save({name: torch.from_numpy(held[name]) for name in own}, tmp_path / "s" / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, own in parts.items() for name in own}}
+    index = {
+        "metadata": {},
+        "weight_map": {name: file for file, own in parts.items() for name in own},
+    }
     (tmp_path / "s" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     expected = embed(folder_of(tmp_path / "whole", held), IMAGES)
     for path in (tmp_path / "s", tmp_path / "s" / "pytorch_model.bin.index.json"):
@@ -111,7 +118,8 @@ def test_offsets_of_safetensors_that_do_not_tile_the_file(damage, tmp_path):
 
 
 def test_one_flipped_bit_in_a_torch_archive_is_seen(tmp_path):
-    """Two tensors in one storage: what the archive's checksum tells is asked of everything that is read."""
+    """Two tensors in one storage: what the archive's checksum tells is asked of everything that is
+    read."""
     torch = pytest.importorskip("torch")
     whole = torch.arange(4096, dtype=torch.float32)
     torch.save({"a": whole[:2048], "b": whole[2048:]}, tmp_path / "m.pt")
@@ -161,11 +169,14 @@ def test_an_array_that_claims_more_than_its_file_holds_takes_no_memory(tmp_path)
 
 
 def test_a_doubling_pickle_ends(tmp_path):
-    """Each step doubles what is counted, not what is kept: the budget is in steps and in what stands for others."""
+    """Each step doubles what is counted, not what is kept: the budget is in steps and in what
+    stands for others."""
     program = (
         b"\x80\x02]"
         + b"q\x00"
-        + b"".join(b"]" + b"h%c" % at + b"a" + b"h%c" % at + b"a" + b"q%c" % (at + 1) for at in range(60))
+        + b"".join(
+            b"]" + b"h%c" % at + b"a" + b"h%c" % at + b"a" + b"q%c" % (at + 1) for at in range(60)
+        )
         + b"."
     )
     with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
@@ -178,7 +189,10 @@ def test_names_in_a_file_move_no_cursor_and_fill_no_screen(tmp_path):
     from safetensors.numpy import save_file
 
     names = {f"\x1b[2J\x07{'long' * 5000}.weight": (4, 3, 2, 2), "other": (3,)}
-    save_file({name: np.ones(shape, np.float32) for name, shape in names.items()}, tmp_path / "m.safetensors")
+    save_file(
+        {name: np.ones(shape, np.float32) for name, shape in names.items()},
+        tmp_path / "m.safetensors",
+    )
     with pytest.raises(PatchParityError) as raised:
         embed(tmp_path / "m.safetensors", IMAGES)
     assert len(str(raised.value)) < 5000
@@ -189,17 +203,25 @@ def test_a_header_that_claims_more_than_memory_is_an_error(tmp_path):
     from patchparity.porting.files.arrays import read_arrays
 
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**58,)})
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**58,)}
+    )
     (tmp_path / "a.npy").write_bytes(buffer.getvalue() + bytes(64))
     with pytest.raises(PatchParityError, match="more memory than there is"):
         read_arrays(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("size", [{"num_frames": 10**9}, {"image_size": 10**7}, {"intermediate_size": 2**40}])
+@pytest.mark.parametrize(
+    "size", [{"num_frames": 10**9}, {"image_size": 10**7}, {"intermediate_size": 2**40}]
+)
 def test_no_configuration_of_a_few_lines_takes_hours(size, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    file = folder_of(tmp_path / "m", vit(), {"model_type": "vit", "patch_size": 8, "hidden_size": 24, "image_size": 32})
+    file = folder_of(
+        tmp_path / "m",
+        vit(),
+        {"model_type": "vit", "patch_size": 8, "hidden_size": 24, "image_size": 32},
+    )
     from patchparity.porting.dialects.stage import read_stage
     from patchparity.porting.files.opening import opened
     from patchparity.porting.proof.library import prove_by_library
@@ -207,14 +229,21 @@ def test_no_configuration_of_a_few_lines_takes_hours(size, tmp_path):
     with opened(file) as checkpoint:
         stage = read_stage(checkpoint)
         other = folder_of(
-            tmp_path / "other", vit(), {"model_type": "vit", "patch_size": 8, "hidden_size": 24, "image_size": 32, **size}
+            tmp_path / "other",
+            vit(),
+            {"model_type": "vit", "patch_size": 8, "hidden_size": 24, "image_size": 32, **size},
         )
         told = prove_by_library(checkpoint, stage, other)
     assert (told.verdict, "is built" in told.message) == ("skip", True)
 
 
 @pytest.mark.parametrize(
-    "name", ["embeddings.patch_embeddings.projection.bias", "embeddings.cls_token", "embeddings.position_embeddings"]
+    "name",
+    [
+        "embeddings.patch_embeddings.projection.bias",
+        "embeddings.cls_token",
+        "embeddings.position_embeddings",
+    ],
 )
 def test_a_tensor_that_repeats_its_values_is_read(name, tmp_path):
     """What `expand` gives has fewer values in the file than in its shape."""
@@ -225,7 +254,10 @@ def test_a_tensor_that_repeats_its_values_is_read(name, tmp_path):
     torch.save({key: value.clone() for key, value in held.items()}, tmp_path / "whole.pt")
     expanded, whole = (embed(tmp_path / f"{each}.pt", IMAGES) for each in ("expanded", "whole"))
     np.testing.assert_array_equal(expanded, whole)
-    with opened(tmp_path / "expanded.pt") as checkpoint, pytest.raises(PatchParityError, match="values that are repeated"):
+    with (
+        opened(tmp_path / "expanded.pt") as checkpoint,
+        pytest.raises(PatchParityError, match="values that are repeated"),
+    ):
         checkpoint.replace(tmp_path / "draft.pt", {name: held[name].numpy().copy()})
 
 
@@ -244,7 +276,9 @@ def test_objects_without_a_state_and_containers_of_python_are_left_unbuilt(tmp_p
     held = {key: torch.from_numpy(value) for key, value in vit().items()}
     for name, other in (("empty", Empty()), ("deque", collections.deque([1, 2]))):
         torch.save({"model": held, "other": other}, tmp_path / f"{name}.pt")
-        np.testing.assert_array_equal(embed(tmp_path / f"{name}.pt", IMAGES), embed_of(held, tmp_path))
+        np.testing.assert_array_equal(
+            embed(tmp_path / f"{name}.pt", IMAGES), embed_of(held, tmp_path)
+        )
 
 
 def embed_of(held, folder):
@@ -258,7 +292,11 @@ def test_tensors_that_only_torch_can_build_say_what_to_do(tmp_path):
     torch = pytest.importorskip("torch")
     for name, tensor, told in (
         ("neg", torch.ones(4, dtype=torch.complex64).conj().imag, "save it with .resolve_neg"),
-        ("float8", torch.ones(4).to(torch.float8_e4m3fn), "a tensor of a type that is not read .float8"),
+        (
+            "float8",
+            torch.ones(4).to(torch.float8_e4m3fn),
+            "a tensor of a type that is not read .float8",
+        ),
     ):
         torch.save({"a": tensor}, tmp_path / f"{name}.pt")
         message = refused(tmp_path / f"{name}.pt")
@@ -268,9 +306,12 @@ def test_tensors_that_only_torch_can_build_say_what_to_do(tmp_path):
 
 
 def test_a_pickle_that_claims_more_than_its_file_takes_no_memory(tmp_path):
-    """BINBYTES8 of two GB in a file of a few bytes: with memory that is filled when it is taken, all of it would be."""
+    """BINBYTES8 of two GB in a file of a few bytes: with memory that is filled when it is taken,
+    all of it would be."""
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-    (tmp_path / "a.pt").write_bytes(magic + pickle.dumps(1001, 2) + b"\x80\x04\x8e" + (2**31).to_bytes(8, "little") + b"short")
+    (tmp_path / "a.pt").write_bytes(
+        magic + pickle.dumps(1001, 2) + b"\x80\x04\x8e" + (2**31).to_bytes(8, "little") + b"short"
+    )
     code = (
         "import resource, sys\nfrom patchparity import PatchParityError, inspect_checkpoint\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -278,7 +319,9 @@ def test_a_pickle_that_claims_more_than_its_file_takes_no_memory(tmp_path):
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     )
     run = [sys.executable, "-c", code, str(tmp_path / "a.pt")]
-    found = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONMALLOC": "debug"})
+    found = subprocess.run(
+        run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONMALLOC": "debug"}
+    )
     told, grown = found.stdout.strip().splitlines()
     assert "damaged or hostile" in told
     assert int(grown) < 500

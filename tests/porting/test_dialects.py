@@ -1,4 +1,5 @@
-"""Dialects as data: every ordered pair that can hold each other, there and back; ambiguity; what a target cannot hold."""
+"""Dialects as data: every ordered pair that can hold each other, there and back; ambiguity; what a
+target cannot hold."""
 
 import dataclasses
 import json
@@ -10,7 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, Sizes, inspect_checkpoint, port, verify
+from patchparity import (
+    PatchEmbedSpec,
+    PatchEmbedWeights,
+    PatchParityError,
+    Sizes,
+    inspect_checkpoint,
+    port,
+    verify,
+)
 from patchparity.porting.dialects.dialect import FIELDS, REQUIRED, get_dialect, list_dialects
 from patchparity.porting.dialects.fit import fit, same_bits, tensors_of
 from patchparity.porting.dialects.recognize import find_candidates
@@ -21,7 +30,11 @@ from patchparity.reference.sequence import embed_sequence
 from patchparity.reference.weights import LayerNorm, SequenceLayout
 
 DTYPE_BF16 = np.dtype(ml_dtypes.bfloat16)
-DIALECTS = {name: each for name, each in list_dialects().items() if not (each.framework == "keras" and each.plain)}
+DIALECTS = {
+    name: each
+    for name, each in list_dialects().items()
+    if not (each.framework == "keras" and each.plain)
+}
 NAMED = {name: each for name, each in DIALECTS.items() if not each.plain}
 WRITTEN = {name: each for name, each in DIALECTS.items() if not each.read_only}
 HUBS = (
@@ -38,7 +51,8 @@ HUBS = (
     "hf-qwen2-vl",
     "linear-ppc",
 )
-"""Dialects that every other one is tried against, there and back: all pairs are some forty thousand."""
+"""Dialects that every other one is tried against, there and back: all pairs are some forty
+thousand."""
 
 
 def steps_of(dialect, patch):
@@ -59,7 +73,10 @@ def config_of(dialect, spec, window=0, registers=2):
     """What a config.json beside a stage of this dialect tells."""
     if dialect.typed_only and dialect.architectures:
         size = [spec.in_channels, *spec.image_size]
-        return {"architecture": ARCHITECTURES[dialect.id.removesuffix("-mlx")], "pretrained_cfg": {"input_size": size}}
+        return {
+            "architecture": ARCHITECTURES[dialect.id.removesuffix("-mlx")],
+            "pretrained_cfg": {"input_size": size},
+        }
     about = {
         "model_type": dialect.model_types[0] if dialect.model_types else "",
         "image_size": list(spec.image_size[-2:]),
@@ -77,21 +94,28 @@ def config_of(dialect, spec, window=0, registers=2):
         "registers": [registers],
     }
     for role, keys in dialect.config.items():
-        for key, value in zip(keys, list(sizes[role]) if len(keys) > 1 else [list(sizes[role])], strict=True):
+        for key, value in zip(
+            keys, list(sizes[role]) if len(keys) > 1 else [list(sizes[role])], strict=True
+        ):
             name, _, place = key.partition(".")
             about[name] = [*([None] * int(place)), value] if place else value
     for each in dialect.require:
         left, operator, right = REQUIRED.fullmatch(each).groups()
         if operator == "==":
-            value = json.loads(right) if re.match(r"\d|\[", right) else {"true": True}.get(right, right)
-            about[re.sub(r"len\((\w+)\)", r"\1", left)] = [1] * value if left.startswith("len(") else value
+            value = (
+                json.loads(right) if re.match(r"\d|\[", right) else {"true": True}.get(right, right)
+            )
+            about[re.sub(r"len\((\w+)\)", r"\1", left)] = (
+                [1] * value if left.startswith("len(") else value
+            )
     if window:
         about["window_size"] = window * spec.patch_size[-1]
     return about
 
 
 def random_stage(dialect, seed=0, grid=None, registers=2, positioned=None):
-    """Weights with everything that a dialect can hold, random, non-square but for what must be square, C ≠ P."""
+    """Weights with everything that a dialect can hold, random, non-square but for what must be
+    square, C ≠ P."""
     generator = np.random.default_rng(seed)
     merged = "(" in dialect.entries["kernel"].layout
     height, width = (4, 4) if merged else (5, 4)
@@ -103,7 +127,10 @@ def random_stage(dialect, seed=0, grid=None, registers=2, positioned=None):
     if "position_rows" in dialect.entries:
         grid = (*grid[:-2], 4, 4)
     steps, pads = steps_of(dialect, patch)
-    image = tuple((count - 1) * by + size - 2 * pad for count, by, size, pad in zip(grid, steps, patch, pads, strict=True))
+    image = tuple(
+        (count - 1) * by + size - 2 * pad
+        for count, by, size, pad in zip(grid, steps, patch, pads, strict=True)
+    )
     spec = PatchEmbedSpec(image, patch, channels, 24, steps, pads, dialect.remainder)
 
     def drawn(*shape):
@@ -117,12 +144,20 @@ def random_stage(dialect, seed=0, grid=None, registers=2, positioned=None):
         "register_tokens": (registers, 24),
         "mask_token": (24,),
     }
-    arrays.update({name: drawn(*shape) for name, shape in shapes.items() if name in dialect.entries})
+    arrays.update(
+        {name: drawn(*shape) for name, shape in shapes.items() if name in dialect.entries}
+    )
     norms = {
         norm: LayerNorm(
-            1 + 0.1 * drawn(width), drawn(width) if f"{norm}.shift" in dialect.entries else None, norm not in dialect.rms
+            1 + 0.1 * drawn(width),
+            drawn(width) if f"{norm}.shift" in dialect.entries else None,
+            norm not in dialect.rms,
         )
-        for norm, width in (("patch_norm", spec.patch_values), ("token_norm", 24), ("sequence_norm", 24))
+        for norm, width in (
+            ("patch_norm", spec.patch_values),
+            ("token_norm", 24),
+            ("sequence_norm", 24),
+        )
         if f"{norm}.scale" in dialect.entries
     }
     positioned = dialect.positioned[0] if positioned is None else positioned
@@ -150,9 +185,18 @@ def written(dialect, folder, name="source", seed=0, prefix="", config=True, **op
     assert not plan.losses
     path = folder / f"{name}{suffix_of(dialect)}"
     extra = {f"{prefix}{each}": np.zeros(3, np.float32) for each in dialect.beside}
-    write_checkpoint(path, {**tensors_of(held, spec, dialect, prefix), **extra, "head.weight": np.zeros((7, 24), np.float32)})
+    write_checkpoint(
+        path,
+        {
+            **tensors_of(held, spec, dialect, prefix),
+            **extra,
+            "head.weight": np.zeros((7, 24), np.float32),
+        },
+    )
     if config:
-        (folder / "config.json").write_text(json.dumps(config_of(dialect, spec, weights.layout.window)))
+        (folder / "config.json").write_text(
+            json.dumps(config_of(dialect, spec, weights.layout.window))
+        )
     return path, weights, spec
 
 
@@ -165,16 +209,23 @@ def test_a_dialect_is_found_and_gives_back_every_bit(name, tmp_path):
     with opened(path) as checkpoint:
         try:
             stage = read_stage(checkpoint)
-        except PatchParityError as error:  # a stage by itself, whose names are another dialect's too: it is asked, not assumed
+        except PatchParityError as error:
+            # A stage by itself, whose names are another dialect's too: it is asked, not assumed.
             told = str(error)
             stage = read_stage(checkpoint, name)
         else:
             told = ""
         asked = "is ambiguous, and shapes cannot tell" in told and f"{name} (" in told
         assert not told or asked or f"--from {name} says" in told
-        assert stage.candidate.reading == next(each for each in find_candidates(checkpoint) if each.dialect.id == name).reading
+        assert (
+            stage.candidate.reading
+            == next(each for each in find_candidates(checkpoint) if each.dialect.id == name).reading
+        )
     assert same_bits(
-        stage.weights, weights if "mask_token" in dialect.entries else dataclasses.replace(weights, mask_token=None)
+        stage.weights,
+        weights
+        if "mask_token" in dialect.entries
+        else dataclasses.replace(weights, mask_token=None),
     ) in ([], ["mask_token"])
     sized = "image_size" in dialect.checked or "positions" in dialect.entries
     assert stage.spec == (spec if sized else spec.replace(image_size=stage.spec.image_size))
@@ -185,7 +236,9 @@ def test_a_dialect_is_found_and_gives_back_every_bit(name, tmp_path):
     assert told["spec"]["embed_dim"] == 24
 
 
-@pytest.mark.parametrize("prefix", ["vit.", "model.", "module.backbone.", "vision_model.", "visual.trunk."])
+@pytest.mark.parametrize(
+    "prefix", ["vit.", "model.", "module.backbone.", "vision_model.", "visual.trunk."]
+)
 def test_any_prefix_is_found(prefix, tmp_path):
     path, weights, _ = written(DIALECTS["hf-vit"], tmp_path, prefix=prefix)
     with opened(path) as checkpoint:
@@ -204,7 +257,10 @@ def test_two_stages_in_one_file_are_told_apart_by_their_prefix(tmp_path):
     path = tmp_path / "both.safetensors"
     write_checkpoint(path, tensors)
     with opened(path) as checkpoint:
-        with pytest.raises(PatchParityError, match=r"is ambiguous, and shapes cannot tell: .*'student\.'.*'teacher\.'.*--prefix"):
+        with pytest.raises(
+            PatchParityError,
+            match=r"is ambiguous, and shapes cannot tell: .*'student\.'.*'teacher\.'.*--prefix",
+        ):
             read_stage(checkpoint)
         assert not same_bits(read_stage(checkpoint, prefix="teacher.").weights, second)
     assert inspect_checkpoint(path)["ambiguous"]
@@ -226,16 +282,24 @@ def can_hold(source, target):
     try:
         weights, spec = random_stage(source)
         back = random_stage(target)[1]
-        if (weights.kernel.ndim, source.stride, source.padding) != (back.spatial_axes + 2, target.stride, target.padding):
+        if (weights.kernel.ndim, source.stride, source.padding) != (
+            back.spatial_axes + 2,
+            target.stride,
+            target.padding,
+        ):
             return False
-        if source.windowed != target.windowed or (source.config or (target.config and "stride" in target.config)):
+        if source.windowed != target.windowed or (
+            source.config or (target.config and "stride" in target.config)
+        ):
             return False
         return not fit(weights, spec, target)[1].losses
     except PatchParityError:
         return False
 
 
-HOLDING = [(source, target) for source, target in pairs() if can_hold(DIALECTS[source], DIALECTS[target])]
+HOLDING = [
+    (source, target) for source, target in pairs() if can_hold(DIALECTS[source], DIALECTS[target])
+]
 
 
 def test_many_pairs_can_hold_each_other():
@@ -255,7 +319,9 @@ def test_every_pair_there_and_back_again(pair, tmp_path_factory):
     assert_there_and_back(pair, 0, tmp_path_factory)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(pair=st.sampled_from(HOLDING), seed=st.integers(0, 2**20))
 def test_there_and_back_again(pair, seed, tmp_path_factory):
     assert_there_and_back(pair, seed, tmp_path_factory)
@@ -278,26 +344,38 @@ def assert_there_and_back(pair, seed, tmp_path_factory):
         middle = read_stage(checkpoint, target.id)
     lossy = "fold-position-rows" in plan.steps
     images = np.random.default_rng(seed).standard_normal(spec.images_shape(2))
-    before, after = (embed_sequence(images, each.astype(np.float64), spec) for each in (weights, middle.weights))
+    before, after = (
+        embed_sequence(images, each.astype(np.float64), spec) for each in (weights, middle.weights)
+    )
     assert np.abs(before - after).max() <= (FOLDED if lossy else 0) * max(1.0, np.abs(before).max())
     try:
         back, _ = fit(middle.weights, spec, source)
     except PatchParityError:
         return  # what the source must have and the target does not keep
     if not lossy:
-        different = [name for name in same_bits(back, fit(weights, spec, source)[0]) if name != "mask_token"]
+        different = [
+            name for name in same_bits(back, fit(weights, spec, source)[0]) if name != "mask_token"
+        ]
         assert not different or set(plan.steps) & {"zero-bias", "zero-positions"}
 
 
 @pytest.mark.parametrize(
-    "pair", [("google-vit", "timm-vit"), ("hf-vit", "google-vit"), ("hf-siglip2", "hf-siglip"), ("big-vision-vit", "hf-vit")]
+    "pair",
+    [
+        ("google-vit", "timm-vit"),
+        ("hf-vit", "google-vit"),
+        ("hf-siglip2", "hf-siglip"),
+        ("big-vision-vit", "hf-vit"),
+    ],
 )
 def test_port_proves_itself_in_both_frameworks(pair, tmp_path):
     source, target = (DIALECTS[name] for name in pair)
     path, _, _ = written(source, tmp_path)
     done = port(path, tmp_path / f"target{suffix_of(target)}", target.id, from_=source.id)
     assert done.ok
-    assert [check.name.split(" layout")[0] for check in done.checks if "library" not in check.name] == [
+    assert [
+        check.name.split(" layout")[0] for check in done.checks if "library" not in check.name
+    ] == [
         "source",
         "target",
         "steps",
@@ -311,13 +389,17 @@ def test_a_loss_is_refused_unless_it_is_allowed_and_then_it_is_listed(tmp_path):
     target = tmp_path / "t.safetensors"
     with pytest.raises(
         PatchParityError,
-        match=r"timm-vit cannot hold all of timm-deit: distillation_token: timm-vit has no distillation token .--allow-loss",
+        match=r"timm-vit cannot hold all of timm-deit: distillation_token: timm-vit has no "
+        r"distillation token .--allow-loss",
     ):
         port(path, target, "timm-vit")
     assert not target.exists()
     done = port(path, target, "timm-vit", allow_loss=True)
     assert done.losses == ["distillation_token: timm-vit has no distillation token"]
-    with pytest.raises(PatchParityError, match="hf-clip has sequence norm, the source has none, and none can be made up"):
+    with pytest.raises(
+        PatchParityError,
+        match="hf-clip has sequence norm, the source has none, and none can be made up",
+    ):
         port(written(DIALECTS["timm-vit"], tmp_path, "v")[0], tmp_path / "c.safetensors", "hf-clip")
 
 
@@ -345,7 +427,9 @@ def test_what_differs_is_said_in_the_words_of_diagnose(tmp_path):
     spec = PatchEmbedSpec((16, 16), 4, 3, 24)
     square = dataclasses.replace(square, layout=weights.layout)
     write_checkpoint(tmp_path / "a.safetensors", tensors_of(square, spec, dialect))
-    swapped = dataclasses.replace(square, kernel=np.ascontiguousarray(square.kernel.transpose(0, 2, 1, 3)))
+    swapped = dataclasses.replace(
+        square, kernel=np.ascontiguousarray(square.kernel.transpose(0, 2, 1, 3))
+    )
     write_checkpoint(tmp_path / "b.safetensors", tensors_of(swapped, spec, dialect))
     found = verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert not found.same
@@ -359,21 +443,35 @@ def test_what_differs_is_said_in_the_words_of_diagnose(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: {**t, "patch_embed.proj.bias": np.zeros(25, np.float32)}, "is in no dialect that is known"),
         (
-            lambda t: {**t, "patch_embed.proj.weight": np.full_like(t["patch_embed.proj.weight"], np.nan)},
+            lambda t: {**t, "patch_embed.proj.bias": np.zeros(25, np.float32)},
+            "is in no dialect that is known",
+        ),
+        (
+            lambda t: {
+                **t,
+                "patch_embed.proj.weight": np.full_like(t["patch_embed.proj.weight"], np.nan),
+            },
             "holds NaN or infinite values",
         ),
         (
-            lambda t: {**t, "patch_embed.proj.weight": t["patch_embed.proj.weight"].astype(np.int64)},
+            lambda t: {
+                **t,
+                "patch_embed.proj.weight": t["patch_embed.proj.weight"].astype(np.int64),
+            },
             "is of dtype int64, no type of weights",
         ),
-        (lambda t: {name: array for name, array in t.items() if "proj.weight" not in name}, "is in no dialect that is known"),
+        (
+            lambda t: {name: array for name, array in t.items() if "proj.weight" not in name},
+            "is in no dialect that is known",
+        ),
     ],
 )
 def test_wrong_weights_are_said(change, message, tmp_path):
     weights, spec = random_stage(DIALECTS["timm-vit"])
-    write_checkpoint(tmp_path / "a.safetensors", change(tensors_of(weights, spec, DIALECTS["timm-vit"])))
+    write_checkpoint(
+        tmp_path / "a.safetensors", change(tensors_of(weights, spec, DIALECTS["timm-vit"]))
+    )
     with pytest.raises(PatchParityError, match=message):
         port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "hf-vit")
     assert not (tmp_path / "b.safetensors").exists()
@@ -386,27 +484,42 @@ def test_a_plain_kernel_that_fits_two_layouts_is_asked_about(tmp_path):
     told = inspect_checkpoint(tmp_path / "a.safetensors")
     assert told["ambiguous"]
     assert {"linear-cpp", "linear-ppc"} <= {each["dialect"] for each in told["candidates"]}
-    with pytest.raises(PatchParityError, match=r"is ambiguous, and shapes cannot tell: linear-cpp .*linear-ppc"):
+    with pytest.raises(
+        PatchParityError, match=r"is ambiguous, and shapes cannot tell: linear-cpp .*linear-ppc"
+    ):
         port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "oihw")
     port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "oihw", from_="linear-ppc")
     with opened(tmp_path / "b.safetensors") as checkpoint:
-        assert (checkpoint.read("weight") == kernel.reshape(48, 4, 4, 3).transpose(0, 3, 1, 2)).all()
+        assert (
+            checkpoint.read("weight") == kernel.reshape(48, 4, 4, 3).transpose(0, 3, 1, 2)
+        ).all()
 
 
 def test_a_dialect_of_ones_own_needs_no_code(tmp_path):
     (tmp_path / "mine.toml").write_text(
-        '[mine]\ntitle = "my own"\nframework = "numpy"\nformats = ["npz"]\n[mine.tensors]\nkernel = ["stem/w", "(C Ph Pw) D"]\nbias = ["stem/b", "D"]\n'
+        '[mine]\ntitle = "my own"\nframework = "numpy"\nformats = ["npz"]\n[mine.tensors]\nkernel '
+        '= ["stem/w", "(C Ph Pw) D"]\nbias = ["stem/b", "D"]\n'
     )
     weights, spec = random_stage(DIALECTS["hf-siglip"])
     write_checkpoint(tmp_path / "a.safetensors", tensors_of(weights, spec, DIALECTS["hf-siglip"]))
-    done = port(tmp_path / "a.safetensors", tmp_path / "b.npz", "mine", dialects=[tmp_path / "mine.toml"], allow_loss=True)
+    done = port(
+        tmp_path / "a.safetensors",
+        tmp_path / "b.npz",
+        "mine",
+        dialects=[tmp_path / "mine.toml"],
+        allow_loss=True,
+    )
     assert done.losses == ["positions: mine adds no positions"]
     for wrong, message in [
         ('[x]\ntitle = "t"\n', "expected a table 'tensors' with a kernel"),
         ('[x]\nname = "t"\n', "unknown name"),
-        ('[x]\ntitle="t"\nframework="torch"\nformats=["npz"]\n[x.tensors]\nkernel=["k","D Q"]\n', "kernel has the axis 'Q'"),
         (
-            '[x]\ntitle="t"\nframework="torch"\nformats=["zip"]\n[x.tensors]\nkernel=["k","D C Ph Pw"]\n',
+            '[x]\ntitle="t"\nframework="torch"\nformats=["npz"]\n[x.tensors]\nkernel=["k","D Q"]\n',
+            "kernel has the axis 'Q'",
+        ),
+        (
+            '[x]\ntitle="t"\nframework="torch"\nformats=["zip"]\n[x.tensors]\nkernel=["k","D C Ph '
+            'Pw"]\n',
             "format 'zip' is unknown",
         ),
         ("[x", "cannot read dialects from"),
@@ -421,18 +534,29 @@ def test_every_dialect_is_sound():
         assert set(dialect.optional) <= set(dialect.entries), dialect.id
         assert {name for name in dialect.entries if not name.startswith("stem.")} <= set(FIELDS)
         assert {name for each in dialect.positioned for name in each} <= set(dialect.prefix)
-        assert set(dialect.prefix) <= set(dialect.entries), f"{dialect.id}: a prefix token without a tensor"
+        assert set(dialect.prefix) <= set(dialect.entries), (
+            f"{dialect.id}: a prefix token without a tensor"
+        )
         assert len({entry.name for entry in dialect.entries.values()}) == len(dialect.entries)
-    with pytest.raises(PatchParityError, match=r"dialect 'resnet' is unknown.*port --list tells all"):
+    with pytest.raises(
+        PatchParityError, match=r"dialect 'resnet' is unknown.*port --list tells all"
+    ):
         get_dialect("resnet")
 
 
 def test_what_lies_beside_a_stage_is_not_left_out_unseen(tmp_path):
-    """A kernel under a library's name, with tokens and positions that fit none of its readings, is refused and not read as a bare kernel."""
+    """A kernel under a library's name, with tokens and positions that fit none of its readings, is
+    refused and not read as a bare kernel."""
     weights, spec = random_stage(DIALECTS["timm-vit"], grid=(2, 3))
     path = tmp_path / "a.safetensors"
-    write_checkpoint(path, tensors_of(dataclasses.replace(weights, register_tokens=None), spec, DIALECTS["timm-vit"]))
-    with pytest.raises(PatchParityError, match="holds the tensors of timm-vit, but its 7 positions are of no square grid"):
+    write_checkpoint(
+        path,
+        tensors_of(dataclasses.replace(weights, register_tokens=None), spec, DIALECTS["timm-vit"]),
+    )
+    with pytest.raises(
+        PatchParityError,
+        match="holds the tensors of timm-vit, but its 7 positions are of no square grid",
+    ):
         port(path, tmp_path / "b.safetensors", "hf-vit")
     (tmp_path / "config.json").write_text(json.dumps({"image_size": list(spec.image_size)}))
     assert port(path, tmp_path / "b.safetensors", "timm-vit").ok
@@ -457,7 +581,9 @@ def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_p
         assert not checkpoint.read("patch_embed.proj.bias").any()
     fewer = dataclasses.replace(weights, register_tokens=None)
     write_checkpoint(tmp_path / "fewer.safetensors", tensors_of(fewer, spec, DIALECTS["timm-vit"]))
-    with pytest.raises(PatchParityError, match="the existing checkpoint has register tokens, the source has none"):
+    with pytest.raises(
+        PatchParityError, match="the existing checkpoint has register tokens, the source has none"
+    ):
         port(
             tmp_path / "fewer.safetensors",
             tmp_path / "n.safetensors",
@@ -467,7 +593,9 @@ def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_p
         )
     assert not (tmp_path / "n.safetensors").exists()
     other, larger = random_stage(DIALECTS["timm-vit"], 3, grid=(5, 5))
-    write_checkpoint(tmp_path / "larger.safetensors", tensors_of(other, larger, DIALECTS["timm-vit"]))
+    write_checkpoint(
+        tmp_path / "larger.safetensors", tensors_of(other, larger, DIALECTS["timm-vit"])
+    )
     with pytest.raises(PatchParityError, match="sizes of positions are not changed on the way"):
         port(
             tmp_path / "larger.safetensors",
@@ -482,7 +610,9 @@ def test_values_that_would_vanish_in_a_narrow_type_are_told(tmp_path):
     weights, spec = random_stage(DIALECTS["hf-siglip"])
     tiny = dataclasses.replace(weights, kernel=weights.kernel * np.float32(1e-9))
     write_checkpoint(tmp_path / "a.safetensors", tensors_of(tiny, spec, DIALECTS["hf-siglip"]))
-    with pytest.raises(PatchParityError, match=r"\d+ values that are not zero become zero in float16"):
+    with pytest.raises(
+        PatchParityError, match=r"\d+ values that are not zero become zero in float16"
+    ):
         port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "hf-siglip2", dtype="float16")
 
 
@@ -490,9 +620,13 @@ def test_verify_tells_small_differences_in_narrow_types(tmp_path):
     weights, spec = random_stage(DIALECTS["hf-siglip"])
     narrow = weights.astype(DTYPE_BF16)
     write_checkpoint(tmp_path / "a.safetensors", tensors_of(narrow, spec, DIALECTS["hf-siglip"]))
-    other = dataclasses.replace(narrow, bias=(narrow.bias.astype(np.float32) * 1.05).astype(DTYPE_BF16))
+    other = dataclasses.replace(
+        narrow, bias=(narrow.bias.astype(np.float32) * 1.05).astype(DTYPE_BF16)
+    )
     write_checkpoint(tmp_path / "b.safetensors", tensors_of(other, spec, DIALECTS["hf-siglip"]))
-    write_checkpoint(tmp_path / "wide.safetensors", tensors_of(weights, spec, DIALECTS["hf-siglip"]))
+    write_checkpoint(
+        tmp_path / "wide.safetensors", tensors_of(weights, spec, DIALECTS["hf-siglip"])
+    )
     assert not verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors").same
     found = verify(tmp_path / "a.safetensors", tmp_path / "wide.safetensors")
     assert found.same

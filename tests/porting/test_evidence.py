@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from patchparity import PatchParityError, Sizes, embed, from_module, inspect_checkpoint, port, verify
+from patchparity import (
+    PatchParityError,
+    Sizes,
+    embed,
+    from_module,
+    inspect_checkpoint,
+    port,
+    verify,
+)
 from patchparity.porting.dialects import evidence
 from patchparity.porting.dialects.dialect import list_dialects
 from patchparity.porting.files.opening import opened
@@ -83,7 +91,9 @@ def test_a_tensor_that_nothing_explains_is_refused_with_its_name_and_shape(name,
 
 def test_the_ledger_holds_every_tensor_of_the_stage_once(tmp_path):
     ledger = inspect_checkpoint(folder_of(tmp_path / "m", vit()))
-    assert {name: status for name, status in statuses(ledger).items() if name.startswith("embeddings.")} == {
+    assert {
+        name: status for name, status in statuses(ledger).items() if name.startswith("embeddings.")
+    } == {
         "embeddings.patch_embeddings.projection.weight": "used",
         "embeddings.patch_embeddings.projection.bias": "used",
         "embeddings.cls_token": "used",
@@ -100,7 +110,9 @@ def test_the_ledger_holds_every_tensor_of_the_stage_once(tmp_path):
         ({"model_type": "vit", "image_size": 224}, "224"),
     ],
 )
-def test_a_configuration_that_contradicts_is_refused_and_both_sides_are_named(config, told, tmp_path):
+def test_a_configuration_that_contradicts_is_refused_and_both_sides_are_named(
+    config, told, tmp_path
+):
     file = folder_of(tmp_path / "m", vit(), config)
     with pytest.raises(PatchParityError, match=told) as raised:
         embed(file, IMAGES)
@@ -140,7 +152,10 @@ def test_the_stride_of_a_small_odd_kernel_is_asked(kernel, tmp_path):
         "stem.1.bias": rows(D),
     }
     file = folder_of(tmp_path / "m", tensors)
-    with pytest.raises(PatchParityError, match=f"kernel is {kernel}×{kernel}, and no tensor tells the stride: --stride"):
+    with pytest.raises(
+        PatchParityError,
+        match=f"kernel is {kernel}×{kernel}, and no tensor tells the stride: --stride",
+    ):
         embed(file, IMAGES)
     assert inspect_checkpoint(file)["asks"]
     told = Sizes.told(stride=4, padding=kernel // 2)
@@ -157,14 +172,20 @@ def test_mlx_s_layout_is_told_by_metadata_by_channels_or_asked(tmp_path):
     kernel = rows(D, C, P, P)
     mlx = np.ascontiguousarray(kernel.transpose(0, 2, 3, 1))
     name = "embeddings.patch_embeddings.projection.weight"
-    expected = embed(folder_of(tmp_path / "t", vit(**{name: kernel}) | (shared := vit(**{name: None}))), IMAGES)
+    expected = embed(
+        folder_of(tmp_path / "t", vit(**{name: kernel}) | (shared := vit(**{name: None}))), IMAGES
+    )
     for place, metadata in (("channels", None), ("metadata", {"format": "mlx"})):
         file = folder_of(tmp_path / place, shared | {name: mlx}, None, metadata)
         assert inspect_checkpoint(file)["dialect"] == "hf-vit-mlx"
         np.testing.assert_allclose(embed(file, IMAGES), expected, atol=1e-5)
     with pytest.raises(PatchParityError):
-        embed(folder_of(tmp_path / "contradiction", shared | {name: mlx}, None, {"format": "pt"}), IMAGES)
-    cube = folder_of(tmp_path / "cube", shared | {name: rows(D, P, P, P)})  # eight channels and eight pixels: nothing tells
+        embed(
+            folder_of(tmp_path / "contradiction", shared | {name: mlx}, None, {"format": "pt"}),
+            IMAGES,
+        )
+    # eight channels and eight pixels: nothing tells
+    cube = folder_of(tmp_path / "cube", shared | {name: rows(D, P, P, P)})
     with pytest.raises(PatchParityError, match="ambiguous"):
         embed(cube, rows(2, P, 4 * P, 4 * P))
 
@@ -173,7 +194,9 @@ def test_mlx_s_layout_is_told_by_metadata_by_channels_or_asked(tmp_path):
     "wrap",
     [
         lambda name: name.replace("patch_embeddings.", "patch_embeddings._orig_mod."),
-        lambda name: name.replace("embeddings.patch", "embeddings._checkpoint_wrapped_module.patch"),
+        lambda name: name.replace(
+            "embeddings.patch", "embeddings._checkpoint_wrapped_module.patch"
+        ),
         lambda name: f"module.{name}",
         lambda name: name.replace("projection.", "projection.base_layer."),
         lambda name: name.replace("projection.", "projection.modules_to_save.default."),
@@ -186,7 +209,10 @@ def test_wrappers_inside_a_name_are_unwrapped(wrap, tmp_path):
 
 
 def test_an_adapter_on_the_kernel_must_be_merged_first(tmp_path):
-    held = {name.replace("projection.", "projection.base_layer."): value for name, value in vit().items()}
+    held = {
+        name.replace("projection.", "projection.base_layer."): value
+        for name, value in vit().items()
+    }
     held["embeddings.patch_embeddings.projection.lora_A.default.weight"] = rows(4, C, P, P)
     held["embeddings.patch_embeddings.projection.lora_B.default.weight"] = rows(D, 4, 1, 1)
     with pytest.raises(PatchParityError, match="merge it first"):
@@ -194,7 +220,11 @@ def test_an_adapter_on_the_kernel_must_be_merged_first(tmp_path):
 
 
 def test_code_of_a_configuration_is_named_and_never_run(tmp_path):
-    file = folder_of(tmp_path / "m", vit(), {"model_type": "vit", "image_size": 32, "auto_map": {"AutoModel": "evil.Model"}})
+    file = folder_of(
+        tmp_path / "m",
+        vit(),
+        {"model_type": "vit", "image_size": 32, "auto_map": {"AutoModel": "evil.Model"}},
+    )
     (file / "evil.py").write_text("raise SystemExit('run')")
     proof = inspect_checkpoint(file, prove=True)["proof"]
     assert proof["verdict"] == "skip"
@@ -208,7 +238,12 @@ def test_the_windows_of_qwen2_5_vl_are_in_the_order_of_tokens():
     assert sorted(order) == list(range(48))
     grid = np.stack(np.divmod(order, 8), 1)
     windows = [tuple(place) for place in grid // 4]
-    assert [place for at, place in enumerate(windows) if at == 0 or windows[at - 1] != place] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [place for at, place in enumerate(windows) if at == 0 or windows[at - 1] != place] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     assert (merge_block_order((6, 8)) != order).any()
 
 
@@ -229,10 +264,14 @@ def test_the_proof_is_the_library_s_own_model(tmp_path):
     name = "embeddings.patch_embeddings.projection.weight"
     tensors = vit()
     tensors[name] = np.ascontiguousarray(tensors[name].transpose(0, 2, 3, 1))
-    told = inspect_checkpoint(folder_of(tmp_path / "mlx", tensors, config, {"format": "mlx"}), prove=True)
+    told = inspect_checkpoint(
+        folder_of(tmp_path / "mlx", tensors, config, {"format": "mlx"}), prove=True
+    )
     assert (told["dialect"], told["proof"]["verdict"]) == ("hf-vit-mlx", "pass")
     alone = folder_of(tmp_path / "alone", vit())
-    assert inspect_checkpoint(alone, prove=True)["proof"]["message"].startswith("not proved against the library: no config.json")
+    assert inspect_checkpoint(alone, prove=True)["proof"]["message"].startswith(
+        "not proved against the library: no config.json"
+    )
 
 
 def test_a_stride_that_the_configuration_contradicts_is_refused(tmp_path):
@@ -242,7 +281,11 @@ def test_a_stride_that_the_configuration_contradicts_is_refused(tmp_path):
         "encoder.patch_embeddings.0.layer_norm.weight": rows(D),
         "encoder.patch_embeddings.0.layer_norm.bias": rows(D),
     }
-    file = folder_of(tmp_path / "m", tensors, {"model_type": "segformer", "strides": [4, 2, 2, 2], "patch_sizes": [7, 3, 3, 3]})
+    file = folder_of(
+        tmp_path / "m",
+        tensors,
+        {"model_type": "segformer", "strides": [4, 2, 2, 2], "patch_sizes": [7, 3, 3, 3]},
+    )
     assert embed(file, IMAGES).shape == (2, 64, D)
     with pytest.raises(PatchParityError, match="tells stride 4×4, and 2"):
         embed(file, IMAGES, sizes=Sizes.told(stride=2))
@@ -254,13 +297,18 @@ def test_a_stride_that_the_configuration_contradicts_is_refused(tmp_path):
 
 def test_what_is_ignored_must_be_there(tmp_path):
     with pytest.raises(PatchParityError, match="holds no tensor gate that could be ignored"):
-        embed(folder_of(tmp_path / "m", vit(**{"embeddings.gate": rows(D)})), IMAGES, ignore=["gate"])
+        embed(
+            folder_of(tmp_path / "m", vit(**{"embeddings.gate": rows(D)})), IMAGES, ignore=["gate"]
+        )
 
 
 def test_a_model_that_no_dialect_reads_is_told_why(tmp_path):
     tensors = {"stem.conv1.weight": rows(16, 3, 3, 3), "head.linear.weight": rows(7, D)}
     folder = folder_of(tmp_path / "one", tensors, {"architecture": "efficientformer_l1"})
-    told = "read by no dialect: config.json calls the model 'efficientformer_l1', and its tokens come out of several convolutions"
+    told = (
+        "read by no dialect: config.json calls the model 'efficientformer_l1', and its tokens "
+        "come out of several convolutions"
+    )
     with pytest.raises(PatchParityError, match=f"{told}.*--prefix 'stem.conv1.'"):
         embed(folder, rows(1, 3, 16, 16))
     assert told in inspect_checkpoint(folder)["refused"]
@@ -271,15 +319,20 @@ def test_reasons_are_of_models_that_are_known_and_that_no_dialect_reads():
     of_dialects = {name for dialect in list_dialects().values() for name in dialect.model_types}
     for each in evidence._known()["reasons"]:
         assert each["told"]
-        assert not set(each.get("model_types", ())) - types - {"efficientformer"}  # of transformers 4
-        assert not set(each.get("model_types", ())) & of_dialects - {"timesformer"}  # read where it has no positions in time
+        # of transformers 4
+        assert not set(each.get("model_types", ())) - types - {"efficientformer"}
+        # read where it has no positions in time
+        assert not set(each.get("model_types", ())) & of_dialects - {"timesformer"}
         for pattern in each.get("architectures", ()):
             re.compile(pattern)
 
 
 def test_only_layers_that_may_be_patches_are_named(tmp_path):
     """Of a language model's matrices none is offered as a patch embedding."""
-    tensors = {"model.embed_tokens.weight": rows(100, D), "model.layers.0.mlp.down_proj.weight": rows(D, 48)}
+    tensors = {
+        "model.embed_tokens.weight": rows(100, D),
+        "model.layers.0.mlp.down_proj.weight": rows(D, 48),
+    }
     with pytest.raises(PatchParityError, match="no dialect that is known") as raised:
         embed(folder_of(tmp_path / "words", tensors), rows(1, 3, 16, 16))
     assert "embed_tokens" not in str(raised.value)
@@ -299,8 +352,13 @@ def test_ids_tell_the_row_of_each_position(tmp_path):
     kernel, bias, positions = rows(P, P, C, D), rows(D), rows(4, D)
     images = rows(2, C, 2 * P, 2 * P)
     order = [3, 0, 0, 2]
-    same, moved = (embed(written(f"{name}.weights.h5", ids), images) for name, ids in (("a", range(4)), ("b", order)))
-    np.testing.assert_allclose(moved - same, np.broadcast_to(positions[order] - positions, same.shape), atol=1e-12)
+    same, moved = (
+        embed(written(f"{name}.weights.h5", ids), images)
+        for name, ids in (("a", range(4)), ("b", order))
+    )
+    np.testing.assert_allclose(
+        moved - same, np.broadcast_to(positions[order] - positions, same.shape), atol=1e-12
+    )
     with pytest.raises(PatchParityError, match="names rows beyond the 4 of the positions"):
         embed(written("c.weights.h5", [0, 1, 2, 4]), images)
 
@@ -317,8 +375,16 @@ def written_as(name, folder, **config):
 @pytest.mark.parametrize(
     ("name", "config", "told"),
     [
-        ("hf-hiera", {"depths": [1, 1, 1]}, r"len\(depths\) is 3, and hf-hiera needs len\(depths\) == 4"),
-        ("hf-hiera", {"query_stride": [4, 4]}, "query_stride is .4, 4., and hf-hiera needs query_stride"),
+        (
+            "hf-hiera",
+            {"depths": [1, 1, 1]},
+            r"len\(depths\) is 3, and hf-hiera needs len\(depths\) == 4",
+        ),
+        (
+            "hf-hiera",
+            {"query_stride": [4, 4]},
+            "query_stride is .4, 4., and hf-hiera needs query_stride",
+        ),
         (
             "timm-hiera",
             {"model_args": {"stages": [1, 1], "q_pool": 1}},
@@ -343,13 +409,15 @@ def test_a_padding_that_a_dialect_always_has_is_not_overruled(tmp_path):
 
 
 def test_stages_are_no_layers_of_a_plain_encoder(tmp_path):
-    """A Hiera without its configuration has the embeddings of an I-JEPA, and orders its tokens otherwise."""
+    """A Hiera without its configuration has the embeddings of an I-JEPA, and orders its tokens
+    otherwise."""
     held = vit(**{"embeddings.cls_token": None, "embeddings.position_embeddings": rows(1, 16, D)})
     held = {name: value for name, value in held.items() if not name.startswith("encoder")}
     held["encoder.stages.0.layers.0.attn.qkv.weight"] = rows(3 * D, D)
     folder = folder_of(tmp_path / "bare", held)
     with pytest.raises(
-        PatchParityError, match=r"nothing of hf-ijepa explains encoder.stages.0.layers.0.attn.qkv.weight"
+        PatchParityError,
+        match=r"nothing of hf-ijepa explains encoder.stages.0.layers.0.attn.qkv.weight",
     ) as raised:
         embed(folder, rows(1, C, 4 * P, 4 * P))
     assert "where it is one of these, --from says so: hf-hiera" in str(raised.value)
@@ -358,23 +426,32 @@ def test_stages_are_no_layers_of_a_plain_encoder(tmp_path):
 def test_one_shard_of_several_is_no_layer_alone(tmp_path):
     path = tmp_path / "model-00002-of-00003.safetensors"
     save_file({"patch.weight": rows(D, C, P, P)}, path)
-    with pytest.raises(PatchParityError, match="one of 3 shards, and what else belongs to the stage may be in another"):
+    with pytest.raises(
+        PatchParityError,
+        match="one of 3 shards, and what else belongs to the stage may be in another",
+    ):
         embed(path, rows(1, C, 2 * P, 2 * P))
 
 
 @pytest.mark.parametrize(("name", "square"), [("hf-dinov2", True), ("hf-vit", False)])
 def test_positions_that_a_library_resizes_are_refused(name, square, tmp_path):
-    """DINOv2 takes 16 positions for 4×4, and resizes them to the 2×8 patches that its configuration tells; ViT adds them as they are."""
+    """DINOv2 takes 16 positions for 4×4, and resizes them to the 2×8 patches that its configuration
+    tells; ViT adds them as they are."""
     model_type = {"hf-dinov2": "dinov2", "hf-vit": "vit"}[name]
     held = vit(**({"embeddings.register_tokens": rows(1, 2, D)} if square else {}))
-    folder = folder_of(tmp_path / "one", held, {"model_type": model_type, "image_size": [2 * P, 8 * P], "patch_size": P})
+    folder = folder_of(
+        tmp_path / "one",
+        held,
+        {"model_type": model_type, "image_size": [2 * P, 8 * P], "patch_size": P},
+    )
     images = rows(1, C, 2 * P, 8 * P)
     if not square:
         assert embed(folder, images).shape == (1, 17, D)
         return
     with pytest.raises(
         PatchParityError,
-        match=r"takes embeddings.position_embeddings for positions of a square, and resizes them at run time to 2×8",
+        match=r"takes embeddings.position_embeddings for positions of a square, and resizes them "
+        r"at run time to 2×8",
     ):
         embed(folder, images)
 
@@ -383,7 +460,8 @@ def test_the_class_that_a_configuration_names_is_the_proof(tmp_path):
     """Hiera's backbone leaves its tokens in the order of the image, its model unrolls them."""
     path, _, _ = written_as("hf-hiera", tmp_path, architectures=["HieraBackbone"])
     with pytest.raises(
-        PatchParityError, match='architectures is "HieraBackbone", and hf-hiera needs architectures != HieraBackbone'
+        PatchParityError,
+        match='architectures is "HieraBackbone", and hf-hiera needs architectures != HieraBackbone',
     ):
         port(path, tmp_path / "out.safetensors", "timm-vit", prove=False)
 
@@ -395,29 +473,56 @@ def test_a_token_of_no_values_is_none(tmp_path):
         held = {name: checkpoint.read(name) for name in checkpoint.tensors}
     held["cls_token"] = np.zeros((0, D), np.float32)
     held["pos_embedding"] = held["pos_embedding"][1:]
-    save_file({name: np.ascontiguousarray(value) for name, value in held.items()}, tmp_path / "mean.safetensors")
-    found = embed(tmp_path / "mean.safetensors", rows(2, *spec.images_shape(1)[1:]), sizes=Sizes.told(spec.patch_size))
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in held.items()},
+        tmp_path / "mean.safetensors",
+    )
+    found = embed(
+        tmp_path / "mean.safetensors",
+        rows(2, *spec.images_shape(1)[1:]),
+        sizes=Sizes.told(spec.patch_size),
+    )
     assert found.shape == (2, spec.num_patches, D)
 
 
 def test_the_stride_of_an_odd_layer_alone_is_asked_too(tmp_path):
     """As a refusal advises: the layer alone, whose stride no tensor tells either."""
-    folder = folder_of(tmp_path / "one", {"stem.weight": rows(D, C, 7, 7), "head.weight": rows(5, D)}, {"num_channels": C})
-    with pytest.raises(PatchParityError, match="its kernel is 7×7, and no tensor tells the stride: --stride says it"):
+    folder = folder_of(
+        tmp_path / "one",
+        {"stem.weight": rows(D, C, 7, 7), "head.weight": rows(5, D)},
+        {"num_channels": C},
+    )
+    with pytest.raises(
+        PatchParityError,
+        match="its kernel is 7×7, and no tensor tells the stride: --stride says it",
+    ):
         embed(folder, rows(1, C, 28, 28), from_="oihw", prefix="stem.")
     told = Sizes.told(stride=4, padding=3)
-    assert embed(folder, rows(1, C, 28, 28), from_="oihw", prefix="stem.", sizes=told).shape == (1, 49, D)
-    with pytest.raises(PatchParityError, match=r"tells channels 3, and stem.weight .*, read as D Ph Pw C, has 7"):
+    assert embed(folder, rows(1, C, 28, 28), from_="oihw", prefix="stem.", sizes=told).shape == (
+        1,
+        49,
+        D,
+    )
+    with pytest.raises(
+        PatchParityError, match=r"tells channels 3, and stem.weight .*, read as D Ph Pw C, has 7"
+    ):
         embed(folder, rows(1, C, 28, 28), from_="ohwi", prefix="stem.", sizes=told)
 
 
 def test_a_second_stage_whose_positions_fit_no_grid_is_told(tmp_path):
-    tensors = {f"{tower}.{name}": value for tower in ("first", "second") for name, value in vit().items()}
-    name = next(name for name in tensors if name.startswith("second") and "position_embeddings" in name)
+    tensors = {
+        f"{tower}.{name}": value for tower in ("first", "second") for name, value in vit().items()
+    }
+    name = next(
+        name for name in tensors if name.startswith("second") and "position_embeddings" in name
+    )
     tensors[name] = np.concatenate([tensors[name]] * 2, axis=1)[:, :-3]
     folder = folder_of(tmp_path, tensors)
     for read in (inspect_checkpoint, lambda path: embed(path, np.zeros((1, 3, 24, 24)))):
-        with pytest.raises(PatchParityError, match=r"under 'first\.'.* and hf-vit under 'second\.' too, whose .* no square grid"):
+        with pytest.raises(
+            PatchParityError,
+            match=r"under 'first\.'.* and hf-vit under 'second\.' too, whose .* no square grid",
+        ):
             read(folder)
     assert inspect_checkpoint(folder, prefix="first.")["dialect"] == "hf-vit"
 
@@ -427,10 +532,17 @@ def test_a_size_that_a_user_and_the_configuration_tell_otherwise_is_refused(tmp_
     key = next(name for name in tensors if "position_embeddings" in name)
     tensors[key] = rows(1, 7, tensors[key].shape[-1])
     side = tensors[next(name for name in tensors if name.endswith("projection.weight"))].shape[-1]
-    folder = folder_of(tmp_path, tensors, {"model_type": "vit", "image_size": [2 * side, 3 * side], "patch_size": side})
+    folder = folder_of(
+        tmp_path,
+        tensors,
+        {"model_type": "vit", "image_size": [2 * side, 3 * side], "patch_size": side},
+    )
     assert inspect_checkpoint(folder)["spec"]["grid"] == [2, 3]
     told = inspect_checkpoint(folder, sizes=Sizes.told(image_size=(3 * side, 2 * side)))
-    assert f"config.json tells images of {2 * side}×{3 * side}, and {3 * side}×{2 * side} was told" in told["refused"]
+    assert (
+        f"config.json tells images of {2 * side}×{3 * side}, and {3 * side}×{2 * side} was told"
+        in told["refused"]
+    )
 
 
 def test_a_quantized_kernel_is_called_so(tmp_path):
@@ -445,9 +557,16 @@ def test_a_quantized_kernel_is_called_so(tmp_path):
 
 def test_the_stride_of_the_configuration_is_asked_of_a_layer_alone(tmp_path):
     random = np.random.default_rng(1)
-    config = {"model_type": "audio-spectrogram-transformer", "frequency_stride": 10, "time_stride": 10, "patch_size": 16}
+    config = {
+        "model_type": "audio-spectrogram-transformer",
+        "frequency_stride": 10,
+        "time_stride": 10,
+        "patch_size": 16,
+    }
     folder = folder_of(
-        tmp_path, {"p.weight": random.standard_normal((8, 1, 16, 16)), "p.bias": random.standard_normal(8)}, config
+        tmp_path,
+        {"p.weight": random.standard_normal((8, 1, 16, 16)), "p.bias": random.standard_normal(8)},
+        config,
     )
     told = inspect_checkpoint(folder, from_="oihw")
     assert "config.json tells stride 10×10, and the kernel is 16×16" in told["asks"][0]

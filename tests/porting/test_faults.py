@@ -1,4 +1,5 @@
-"""What breakers found: wrong numbers, changed tensors and endless memory that a port, a proof or a reading once let pass."""
+"""What breakers found: wrong numbers, changed tensors and endless memory that a port, a proof or a
+reading once let pass."""
 
 import dataclasses
 import json
@@ -21,7 +22,15 @@ DIALECTS = list_dialects()
 HF, TIMM = DIALECTS["hf-vit"], DIALECTS["timm-vit"]
 
 
-def saved(folder, dialect=HF, seed=0, grid=None, size=None, change=lambda weights: weights, tensors=lambda held: held):
+def saved(
+    folder,
+    dialect=HF,
+    seed=0,
+    grid=None,
+    size=None,
+    change=lambda weights: weights,
+    tensors=lambda held: held,
+):
     """A checkpoint in a folder of its own, with a config.json that tells the image size."""
     folder.mkdir(exist_ok=True)
     weights, spec = random_stage(dialect, seed, grid=grid)
@@ -36,7 +45,10 @@ def test_the_existing_checkpoint_s_own_size_is_not_overruled(tmp_path):
     """Patches of 5×4 pixels: grids of 3×5 and of 5×3 have as many positions."""
     one = saved(tmp_path / "one", seed=1, grid=(3, 5), size=(15, 20))
     other = saved(tmp_path / "other", seed=2, grid=(5, 3), size=(25, 12))
-    with pytest.raises(PatchParityError, match=r"the existing checkpoint has a grid of \(5, 3\), the source of \(3, 5\)"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"the existing checkpoint has a grid of \(5, 3\), the source of \(3, 5\)",
+    ):
         port(one, tmp_path / "out.safetensors", "hf-vit", into=other)
     same = saved(tmp_path / "same", seed=1, grid=(3, 5), size=(25, 12))
     found = verify(one, same)
@@ -55,7 +67,8 @@ def test_a_copy_keeps_the_shapes_that_its_model_takes(tmp_path):
     existing = saved(tmp_path / "existing", seed=2, grid=(3, 3), size=(15, 12))
     with pytest.raises(
         PatchParityError,
-        match=r"has embeddings.position_embeddings of shape \(1, 10, 24\), and it would be \(1, 16, 24\): its model",
+        match=r"has embeddings.position_embeddings of shape \(1, 10, 24\), and it would be \(1, "
+        r"16, 24\): its model",
     ):
         port(source, tmp_path / "out.safetensors", "hf-vit", into=existing)
     assert not (tmp_path / "out.safetensors").exists()
@@ -63,28 +76,48 @@ def test_a_copy_keeps_the_shapes_that_its_model_takes(tmp_path):
 
 def test_each_tensor_keeps_the_type_of_its_slot(tmp_path):
     def mixed(held):
-        return {name: array.astype(np.float16) if "projection" in name else array for name, array in held.items()}
+        return {
+            name: array.astype(np.float16) if "projection" in name else array
+            for name, array in held.items()
+        }
 
     existing = saved(tmp_path / "existing", seed=2, tensors=mixed)
-    source = saved(tmp_path / "source", TIMM, seed=1, change=lambda weights: dataclasses.replace(weights, register_tokens=None))
+    source = saved(
+        tmp_path / "source",
+        TIMM,
+        seed=1,
+        change=lambda weights: dataclasses.replace(weights, register_tokens=None),
+    )
     done = port(source, tmp_path / "out.safetensors", "hf-vit", into=existing, allow_loss=True)
-    assert any(step == "cast: kernel, bias kept in the types that the existing checkpoint has" for step in done.steps)
+    assert any(
+        step == "cast: kernel, bias kept in the types that the existing checkpoint has"
+        for step in done.steps
+    )
     with opened(tmp_path / "out.safetensors") as out, opened(existing) as before:
         assert {name: info.dtype for name, info in out.tensors.items()} == {
             name: info.dtype for name, info in before.tensors.items()
         }
     large = saved(
-        tmp_path / "large", change=lambda weights: dataclasses.replace(weights, kernel=weights.kernel * np.float32(1e6))
+        tmp_path / "large",
+        change=lambda weights: dataclasses.replace(
+            weights, kernel=weights.kernel * np.float32(1e6)
+        ),
     )
-    with pytest.raises(PatchParityError, match=r"values up to .*e\+06 are beyond what float16 reaches to"):
+    with pytest.raises(
+        PatchParityError, match=r"values up to .*e\+06 are beyond what float16 reaches to"
+    ):
         port(large, tmp_path / "out.safetensors", "hf-vit", into=existing)
 
 
 def test_what_an_existing_checkpoint_lacks_is_told(tmp_path):
     existing = saved(
-        tmp_path / "existing", seed=2, tensors=lambda held: {name: held[name] for name in held if "mask" not in name}
+        tmp_path / "existing",
+        seed=2,
+        tensors=lambda held: {name: held[name] for name in held if "mask" not in name},
     )
-    done = port(saved(tmp_path / "source", seed=1), tmp_path / "out.safetensors", "hf-vit", into=existing)
+    done = port(
+        saved(tmp_path / "source", seed=1), tmp_path / "out.safetensors", "hf-vit", into=existing
+    )
     assert "added: embeddings.mask_token, which the existing checkpoint does not have" in done.steps
 
 
@@ -118,17 +151,23 @@ def test_orders_of_tokens_are_compared(tmp_path):
 def test_norms_that_would_vanish_are_counted(tmp_path):
     def tiny(weights):
         norm = weights.sequence_norm
-        return dataclasses.replace(weights, sequence_norm=dataclasses.replace(norm, scale=norm.scale * np.float32(1e-9)))
+        return dataclasses.replace(
+            weights, sequence_norm=dataclasses.replace(norm, scale=norm.scale * np.float32(1e-9))
+        )
 
     source = saved(tmp_path / "source", DIALECTS["hf-clip"], change=tiny)
-    with pytest.raises(PatchParityError, match="24 values that are not zero become zero in float16"):
+    with pytest.raises(
+        PatchParityError, match="24 values that are not zero become zero in float16"
+    ):
         port(source, tmp_path / "out.safetensors", "hf-clip", dtype="float16")
 
 
 def test_a_mask_token_that_differs_is_told(tmp_path):
     one = saved(tmp_path / "one", seed=1)
     other = saved(
-        tmp_path / "other", seed=1, change=lambda weights: dataclasses.replace(weights, mask_token=weights.mask_token + 1)
+        tmp_path / "other",
+        seed=1,
+        change=lambda weights: dataclasses.replace(weights, mask_token=weights.mask_token + 1),
     )
     assert "but for the mask token" in verify(one, other).explanation
 
@@ -145,10 +184,16 @@ def test_objects_that_compute_something_else_are_not_read(kind):
         def __init__(self):
             super().__init__()
             self.proj = nn.Conv2d(3, 8, 4, 4)
-            self.row_pos_embed, self.col_pos_embed = (nn.Parameter(torch.randn(1, 4, 8)) for _ in range(2))
+            self.row_pos_embed, self.col_pos_embed = (
+                nn.Parameter(torch.randn(1, 4, 8)) for _ in range(2)
+            )
 
         def forward(self, images):
-            return self.proj(images).flatten(2).transpose(1, 2) + self.row_pos_embed + self.col_pos_embed
+            return (
+                self.proj(images).flatten(2).transpose(1, 2)
+                + self.row_pos_embed
+                + self.col_pos_embed
+            )
 
     made = {
         "pruned": lambda: prune.random_unstructured(nn.Conv2d(3, 8, 4, 4), "weight", 0.5),
@@ -157,7 +202,9 @@ def test_objects_that_compute_something_else_are_not_read(kind):
         "transposed": lambda: nn.ConvTranspose2d(8, 8, 4, 4),
         "two tables": TwoTables,
     }
-    with pytest.raises(PatchParityError, match=r"gives something else than its weights do|, its weights \("):
+    with pytest.raises(
+        PatchParityError, match=r"gives something else than its weights do|, its weights \("
+    ):
         from_module(made[kind]())
     if kind == "activated":
         weights, _ = from_module(made[kind](), check=False)
@@ -198,8 +245,13 @@ def test_tensors_that_are_called_otherwise_too_are_not_changed_unseen(tmp_path, 
     else:
         state._metadata = {"a": table}
     torch.save(held, tmp_path / "old.pth")
-    with opened(tmp_path / "old.pth") as checkpoint, pytest.raises(PatchParityError, match="shares its values with"):
-        replace_tensors(checkpoint, tmp_path / "new.pth", {"state_dict.a": np.ones((5, 4), np.float32)})
+    with (
+        opened(tmp_path / "old.pth") as checkpoint,
+        pytest.raises(PatchParityError, match="shares its values with"),
+    ):
+        replace_tensors(
+            checkpoint, tmp_path / "new.pth", {"state_dict.a": np.ones((5, 4), np.float32)}
+        )
     assert not (tmp_path / "new.pth").exists()
 
 
@@ -217,7 +269,9 @@ def test_packed_and_lying_pickles_take_no_memory(tmp_path):
 
 def test_a_tensor_that_repeats_its_values_claims_nothing(tmp_path):
     torch = pytest.importorskip("torch")
-    tensors = {name: torch.from_numpy(array) for name, array in tensors_of(*random_stage(HF), HF).items()}
+    tensors = {
+        name: torch.from_numpy(array) for name, array in tensors_of(*random_stage(HF), HF).items()
+    }
     tensors["embeddings.position_embeddings"] = torch.zeros(1, 1, 1).expand(1, 4_000_001, 24)
     torch.save(tensors, tmp_path / "a.pt")
     with opened(tmp_path / "a.pt") as checkpoint:
@@ -230,8 +284,14 @@ def test_training_state_beside_a_model_is_no_reason_to_refuse_it(tmp_path):
     torch = pytest.importorskip("torch")
     import collections
 
-    tensors = {name: torch.from_numpy(array) for name, array in tensors_of(*random_stage(HF), HF).items()}
-    beside = {"milestones": collections.Counter({30: 1}), "rng": np.arange(5), "phase": torch.zeros(2, dtype=torch.complex64)}
+    tensors = {
+        name: torch.from_numpy(array) for name, array in tensors_of(*random_stage(HF), HF).items()
+    }
+    beside = {
+        "milestones": collections.Counter({30: 1}),
+        "rng": np.arange(5),
+        "phase": torch.zeros(2, dtype=torch.complex64),
+    }
     torch.save({"model": tensors, **beside, "kind": torch.uint8}, tmp_path / "a.pt")
     assert inspect_checkpoint(tmp_path / "a.pt")["dialect"] == "hf-vit"
 
@@ -264,7 +324,8 @@ def test_sizes_that_were_told_are_not_passed_over(tmp_path, sizes, message):
 
 
 def test_frames_follow_from_the_count_where_the_image_is_told(tmp_path):
-    """Of 16 patches 4 are those of a picture of 2×2, so there are 4 tubelets in time; a square picture alone would make it one of 4×4."""
+    """Of 16 patches 4 are those of a picture of 2×2, so there are 4 tubelets in time; a square
+    picture alone would make it one of 4×4."""
     path, _, spec = written(DIALECTS["hf-vivit"], tmp_path, "v")
     (path.parent / "config.json").unlink(missing_ok=True)
     assert inspect_checkpoint(path)["spec"]["grid"] == [1, 4, 4]
@@ -273,7 +334,9 @@ def test_frames_follow_from_the_count_where_the_image_is_told(tmp_path):
     assert told["spec"]["grid"] == [4, 2, 2]
 
 
-@pytest.mark.parametrize("setting", [{"groups": 3}, {"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}], ids=str)
+@pytest.mark.parametrize(
+    "setting", [{"groups": 3}, {"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}], ids=str
+)
 def test_a_layer_that_is_refused_is_not_read_by_its_names_instead(setting):
     torch = pytest.importorskip("torch")
     with pytest.raises(PatchParityError, match="a patch embedding has"):
@@ -285,7 +348,9 @@ def test_a_whole_model_is_read_by_its_names():
     transformers = pytest.importorskip("transformers")
     from transformers.models.vit.modeling_vit import ViTModel
 
-    config = transformers.ViTConfig(image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
+    config = transformers.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
     model = ViTModel(config)
     with torch.no_grad():
         model.embeddings.position_embeddings.normal_()
@@ -297,10 +362,18 @@ def test_a_whole_model_is_read_by_its_names():
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    path = saved(tmp_path / "one", tensors=lambda held: {f"vit.{name}": array for name, array in held.items()})
-    with pytest.raises(PatchParityError, match=r"no embedding stage under the prefix 'vit'; there is one under 'vit.'"):
+    path = saved(
+        tmp_path / "one",
+        tensors=lambda held: {f"vit.{name}": array for name, array in held.items()},
+    )
+    with pytest.raises(
+        PatchParityError,
+        match=r"no embedding stage under the prefix 'vit'; there is one under 'vit.'",
+    ):
         inspect_checkpoint(path, prefix="vit")
-    with pytest.raises(PatchParityError, match=r"does not hold timm-vit: expected patch_embed.proj.weight"):
+    with pytest.raises(
+        PatchParityError, match=r"does not hold timm-vit: expected patch_embed.proj.weight"
+    ):
         inspect_checkpoint(path, from_="timm-vit")
     with pytest.raises(PatchParityError, match=r"there is no folder .*nowhere"):
         port(path, tmp_path / "nowhere" / "out.safetensors", "timm-vit", allow_loss=True)
@@ -315,9 +388,16 @@ def test_what_was_not_compared_did_not_pass(tmp_path):
 
 def test_a_difference_of_one_type_is_told_in_numbers(tmp_path):
     one = saved(tmp_path / "one", seed=1)
-    other = saved(tmp_path / "other", seed=1, change=lambda weights: dataclasses.replace(weights, kernel=weights.kernel + 1))
+    other = saved(
+        tmp_path / "other",
+        seed=1,
+        change=lambda weights: dataclasses.replace(weights, kernel=weights.kernel + 1),
+    )
     found = verify(one, other)
-    assert next(check.message for check in found.checks if check.name == "kernel") == "up to 1 apart, in one type"
+    assert (
+        next(check.message for check in found.checks if check.name == "kernel")
+        == "up to 1 apart, in one type"
+    )
 
 
 def test_a_grid_that_means_giant_images_is_refused_before_they_are_made(tmp_path, monkeypatch):
@@ -327,6 +407,12 @@ def test_a_grid_that_means_giant_images_is_refused_before_they_are_made(tmp_path
     monkeypatch.setattr(stages, "LARGEST_IMAGE", 20 * 16 * 3)
     assert verify(path, path).same
     monkeypatch.setattr(stages, "LARGEST_IMAGE", 20 * 16 * 3 - 1)
-    for call in (lambda: verify(path, path), lambda: port(path, tmp_path / "out.safetensors", "hf-vit")):
-        with pytest.raises(PatchParityError, match="has positions for a grid of 4×4: images of 960 values, expected at most 959"):
+    for call in (
+        lambda: verify(path, path),
+        lambda: port(path, tmp_path / "out.safetensors", "hf-vit"),
+    ):
+        with pytest.raises(
+            PatchParityError,
+            match="has positions for a grid of 4×4: images of 960 values, expected at most 959",
+        ):
             call()

@@ -23,15 +23,24 @@ SPEC = PatchEmbedSpec((30, 28), (6, 4), 3, 20, padding=((1, 5), (0, 0)))
 
 
 def full_weights(dtype: object = np.float32) -> PatchEmbedWeights:
-    layout = SequenceLayout(prefix=("class_token", "register_tokens"), positioned=("class_token",), norm_epsilon=1e-5)
+    layout = SequenceLayout(
+        prefix=("class_token", "register_tokens"), positioned=("class_token",), norm_epsilon=1e-5
+    )
     base = initialize_weights(SPEC, seed=2, num_registers=3, layout=layout)
     generator = np.random.default_rng(3)
     norm = LayerNorm(generator.standard_normal(20), generator.standard_normal(20))
-    fields = {name: getattr(base, name) for name in ("bias", "class_token", "register_tokens", "positions", "layout")}
+    fields = {
+        name: getattr(base, name)
+        for name in ("bias", "class_token", "register_tokens", "positions", "layout")
+    }
     return PatchEmbedWeights(base.kernel, **fields, token_norm=norm).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize(
+    "dtype",
+    [np.float32, np.float64, np.float16, ml_dtypes.bfloat16],
+    ids=lambda d: np.dtype(d).name,
+)
 def test_round_trip_is_bitwise(tmp_path, dtype):
     weights = full_weights(dtype)
     save_weights(tmp_path / "w.safetensors", weights, SPEC)
@@ -66,7 +75,9 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     save_weights(path, full_weights(), SPEC)
     before = path.read_bytes()
-    monkeypatch.setattr(safetensors.numpy, "load_file", lambda draft: {"kernel": np.zeros(3, np.float32)})
+    monkeypatch.setattr(
+        safetensors.numpy, "load_file", lambda draft: {"kernel": np.zeros(3, np.float32)}
+    )
     with pytest.raises(PatchParityError, match="kernel reads back differently"):
         save_weights(path, full_weights(), SPEC)
     assert path.read_bytes() == before
@@ -86,7 +97,10 @@ def test_errors(tmp_path):
         load_weights(tmp_path / "foreign.safetensors")
     with pytest.raises(PatchParityError, match="expected"):
         save_weights(tmp_path / "w.safetensors", full_weights(), SPEC.replace(embed_dim=21))
-    with pytest.raises(PatchParityError, match="kernel is of dtype int32: expected one of float64, float32, float16, bfloat16"):
+    with pytest.raises(
+        PatchParityError,
+        match="kernel is of dtype int32: expected one of float64, float32, float16, bfloat16",
+    ):
         save_weights(tmp_path / "w.safetensors", full_weights(np.int32), SPEC)
 
 

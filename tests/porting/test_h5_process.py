@@ -1,4 +1,5 @@
-"""HDF5's own library runs in a process that may be lost: the file is refused, and the next is read."""
+"""HDF5's own library runs in a process that may be lost: the file is refused, and the next is
+read."""
 
 import os
 import signal
@@ -30,7 +31,10 @@ def test_a_process_that_is_lost_costs_one_file(file, monkeypatch, tmp_path):
     with monkeypatch.context() as changed:
         changed.setattr(h5_client, "SERVER", stand_in)
         h5_client._SERVER.end()
-        with pytest.raises(PatchParityError, match=r"a\.weights\.h5 is damaged or hostile: HDF5's own library hung, crashed"):
+        with pytest.raises(
+            PatchParityError,
+            match=r"a\.weights\.h5 is damaged or hostile: HDF5's own library hung, crashed",
+        ):
             opened(file).__enter__()
     with opened(file) as checkpoint:
         assert checkpoint.read("layers/a/vars/0").tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -46,21 +50,29 @@ def test_a_process_that_ended_in_between_is_started_again(file):
 
 def test_one_process_reads_all_files_and_nothing_of_hdf5_is_loaded_here(file):
     code = (
-        "import sys, patchparity\nfrom patchparity.porting.files import h5_client\nfrom patchparity.porting.files.opening import opened\n"
+        "import sys, patchparity\nfrom patchparity.porting.files import h5_client\nfrom "
+        "patchparity.porting.files.opening import opened\n"
         "for i in range(2):\n    with opened(sys.argv[1]) as c: c.read('layers/a/vars/0')\n"
         "    pid = h5_client._SERVER.process.pid if i == 0 else pid\n"
         "print('h5py' in sys.modules, pid == h5_client._SERVER.process.pid, pid)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split()[:2] == ["False", "True"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout.split()[2]), 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a process as Linux has them")
-@pytest.mark.parametrize(("work", "end"), [("while True: pass", -signal.SIGXCPU), ("bytearray(2**30)", 1)])
+@pytest.mark.parametrize(
+    ("work", "end"), [("while True: pass", -signal.SIGXCPU), ("bytearray(2**30)", 1)]
+)
 def test_a_request_is_held_to_time_and_memory(work, end):
-    code = f"from patchparity.porting.files import h5_server as s\ns.PATIENCE = 1\ns._limit(10, 10)\n{work}"
+    code = (
+        "from patchparity.porting.files import h5_server as s\ns.PATIENCE = 1\ns._limit(10, "
+        f"10)\n{work}"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == end, done.stderr
     assert end < 0 or "MemoryError" in done.stderr

@@ -1,4 +1,5 @@
-"""Copies of existing checkpoints with their embedding stage replaced: torch's files where they lie, and shards."""
+"""Copies of existing checkpoints with their embedding stage replaced: torch's files where they lie,
+and shards."""
 
 import json
 import zipfile
@@ -37,10 +38,13 @@ def test_a_torch_file_keeps_everything_else(tmp_path, new):
     torch = pytest.importorskip("torch")
     existing = {name: torch.from_numpy(array) for name, array in stage_tensors(1).items()}
     kernel = "vit.embeddings.patch_embeddings.projection.weight"
-    existing[kernel] = existing[kernel].to(memory_format=torch.channels_last)  # a view whose values lie in another order
+    # a view whose values lie in another order
+    existing[kernel] = existing[kernel].to(memory_format=torch.channels_last)
     existing["classifier.weight"] = torch.randn(7, 24)
     torch.save(
-        {"state_dict": existing, "epoch": 3, "args": {"lr": 0.1}}, tmp_path / "old.pth", _use_new_zipfile_serialization=new
+        {"state_dict": existing, "epoch": 3, "args": {"lr": 0.1}},
+        tmp_path / "old.pth",
+        _use_new_zipfile_serialization=new,
     )
     before = content_of(tmp_path / "old.pth")
     source, _, _ = written(TIMM, tmp_path, seed=3)
@@ -49,13 +53,17 @@ def test_a_torch_file_keeps_everything_else(tmp_path, new):
     assert all(name.startswith("state_dict.vit.embeddings.") for name in done.tensors)
     loaded = torch.load(tmp_path / "new.pth", weights_only=True)
     assert (loaded["epoch"], loaded["args"]) == (3, {"lr": 0.1})
-    assert (loaded["state_dict"][kernel].numpy() == content_of(tmp_path / "new.pth")[f"state_dict.{kernel}"]).all()
+    assert (
+        loaded["state_dict"][kernel].numpy()
+        == content_of(tmp_path / "new.pth")[f"state_dict.{kernel}"]
+    ).all()
     assert loaded["state_dict"][kernel].stride() == existing[kernel].stride()
     if new:
         with zipfile.ZipFile(tmp_path / "new.pth") as archive:
             assert archive.testzip() is None, "checksums are those of the new content"
         assert (
-            torch.load(tmp_path / "new.pth", mmap=True)["state_dict"]["classifier.weight"] == existing["classifier.weight"]
+            torch.load(tmp_path / "new.pth", mmap=True)["state_dict"]["classifier.weight"]
+            == existing["classifier.weight"]
         ).all()
 
 
@@ -83,21 +91,43 @@ def test_what_a_torch_file_has_no_place_for(tmp_path):
     torch = pytest.importorskip("torch")
     table = torch.randn(12, 24)
     tied, parts = torch.randn(5, 4), torch.randn(6, 2)
-    held = {"a": table, "b": table[4:], "tied": tied, "too": tied, "first": parts[:3], "last": parts[3:]}
+    held = {
+        "a": table,
+        "b": table[4:],
+        "tied": tied,
+        "too": tied,
+        "first": parts[:3],
+        "last": parts[3:],
+    }
     torch.save(held, tmp_path / "old.pt")
     with opened(tmp_path / "old.pt") as checkpoint:
         for changes, message in (
             ({"d": np.zeros((2, 2), np.float32)}, r"has no place for d .* it holds nothing"),
-            ({"a": np.zeros((12, 25), np.float32)}, r"it holds one of shape \(12, 24\) and type float32"),
-            ({"a": np.zeros((12, 24), np.float16)}, r"it holds one of shape \(12, 24\) and type float32"),
-            ({"a": np.zeros((12, 24), np.float32)}, "a shares its values with b, which would change with it"),
+            (
+                {"a": np.zeros((12, 25), np.float32)},
+                r"it holds one of shape \(12, 24\) and type float32",
+            ),
+            (
+                {"a": np.zeros((12, 24), np.float16)},
+                r"it holds one of shape \(12, 24\) and type float32",
+            ),
+            (
+                {"a": np.zeros((12, 24), np.float32)},
+                "a shares its values with b, which would change with it",
+            ),
         ):
             with pytest.raises(PatchParityError, match=message):
                 replace_tensors(checkpoint, tmp_path / "new.pt", changes)
         assert not (tmp_path / "new.pt").exists()
         new = np.ones((5, 4), np.float32)
-        replace_tensors(checkpoint, tmp_path / "new.pt", {"tied": new, "too": new, "last": new[:3, :2]})
-    assert changed_in(tmp_path / "new.pt", content_of(tmp_path / "old.pt")) == {"tied", "too", "last"}
+        replace_tensors(
+            checkpoint, tmp_path / "new.pt", {"tied": new, "too": new, "last": new[:3, :2]}
+        )
+    assert changed_in(tmp_path / "new.pt", content_of(tmp_path / "old.pt")) == {
+        "tied",
+        "too",
+        "last",
+    }
 
 
 def shards_of(folder, tensors, count=3):
@@ -116,7 +146,10 @@ def shards_of(folder, tensors, count=3):
 
 
 def test_shards_are_copied_with_their_index(tmp_path):
-    others = {f"vit.encoder.layer.{number}.weight": np.full((5, 3), number, np.float32) for number in range(7)}
+    others = {
+        f"vit.encoder.layer.{number}.weight": np.full((5, 3), number, np.float32)
+        for number in range(7)
+    }
     index = shards_of(tmp_path / "old", {**stage_tensors(1), **others})
     before, source = content_of(index), written(TIMM, tmp_path, seed=3)[0]
     (tmp_path / "new").mkdir()
@@ -124,10 +157,13 @@ def test_shards_are_copied_with_their_index(tmp_path):
     done = port(source, target, "hf-vit", into=tmp_path / "old", allow_loss=True)
     assert changed_in(target, before) == set(done.tensors)
     assert json.loads(target.read_text()) == json.loads(index.read_text())
-    assert sorted(path.name for path in target.parent.iterdir()) == sorted(path.name for path in index.parent.iterdir())
+    assert sorted(path.name for path in target.parent.iterdir()) == sorted(
+        path.name for path in index.parent.iterdir()
+    )
     assert verify(source, target, from_=(None, "hf-vit")).checks
     with pytest.raises(
-        PatchParityError, match=r"holds model-00001-of-00003.safetensors already: name the index in a folder without"
+        PatchParityError,
+        match=r"holds model-00001-of-00003.safetensors already: name the index in a folder without",
     ):
         port(source, target, "hf-vit", into=tmp_path / "old", allow_loss=True)
     assert content_of(index).keys() == before.keys()
@@ -140,7 +176,9 @@ def test_tensors_that_shards_lack_are_added_and_counted(tmp_path):
     target = tmp_path / "new" / index.name
     kernel = "vit.embeddings.patch_embeddings.projection.weight"
     with opened(index) as checkpoint:
-        replace_tensors(checkpoint, target, {kernel: tensors[kernel] + 1, "extra": np.ones((2, 3), np.float32)})
+        replace_tensors(
+            checkpoint, target, {kernel: tensors[kernel] + 1, "extra": np.ones((2, 3), np.float32)}
+        )
     found, old = json.loads(target.read_text()), json.loads(index.read_text())
     assert found["weight_map"]["extra"] == found["weight_map"][kernel]
     assert found["metadata"]["total_size"] == old["metadata"]["total_size"] + 24
@@ -151,11 +189,20 @@ def test_names_that_do_not_fit_what_is_copied(tmp_path):
     index = shards_of(tmp_path / "old", stage_tensors(1))
     single, source = tmp_path / "one.safetensors", written(TIMM, tmp_path, seed=3)[0]
     write_checkpoint(single, stage_tensors(2))
-    with pytest.raises(PatchParityError, match=r"is of shards, and .* expected a name that ends in .safetensors.index.json"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"is of shards, and .* expected a name that ends in .safetensors.index.json",
+    ):
         port(source, tmp_path / "new.safetensors", "hf-vit", into=index, allow_loss=True)
-    with pytest.raises(PatchParityError, match=r"is of one file, and .* expected a name that ends in .safetensors$"):
-        port(source, tmp_path / "new.safetensors.index.json", "hf-vit", into=single, allow_loss=True)
-    with pytest.raises(PatchParityError, match="is written to one file, shards only as a copy of others"):
+    with pytest.raises(
+        PatchParityError, match=r"is of one file, and .* expected a name that ends in .safetensors$"
+    ):
+        port(
+            source, tmp_path / "new.safetensors.index.json", "hf-vit", into=single, allow_loss=True
+        )
+    with pytest.raises(
+        PatchParityError, match="is written to one file, shards only as a copy of others"
+    ):
         port(source, tmp_path / "new.safetensors.index.json", "timm-vit")
 
 

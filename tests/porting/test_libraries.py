@@ -1,4 +1,5 @@
-"""Real libraries' own models with random weights, as they save them: the reference gives what they give, before and after a port."""
+"""Real libraries' own models with random weights, as they save them: the reference gives what they
+give, before and after a port."""
 
 import numpy as np
 import pytest
@@ -9,13 +10,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 BOUND = 2e-5
-"""Largest difference that float32 allows here: sums of K = 3·16·16 terms of products near 1, λ√K·u of them (reference/error.py), 4·28·6e-8, and a
-layer norm behind them."""
+"""Largest difference that float32 allows here: sums of K = 3·16·16 terms of products near 1, λ√K·u
+of them (reference/error.py), 4·28·6e-8, and a layer norm behind them."""
 
 
 NEAR = 1e-4
-"""The same where weights and images are of standard deviation 1: 4·√192·2⁻²⁴ of 192 products whose mean is 2/π, 4e-4, of which correct float32 reaches
-a quarter at most (reference/error.py)."""
+"""The same where weights and images are of standard deviation 1: 4·√192·2⁻²⁴ of 192 products whose
+mean is 2/π, 4e-4, of which correct float32 reaches a quarter at most (reference/error.py)."""
 
 
 def randomized(model):
@@ -34,52 +35,70 @@ SMALL = dict(hidden_size=48, num_hidden_layers=1, num_attention_heads=2, interme
 
 
 def vit():
-    model = transformers.ViTModel(transformers.ViTConfig(image_size=(32, 48), patch_size=8, **SMALL), add_pooling_layer=False)
+    model = transformers.ViTModel(
+        transformers.ViTConfig(image_size=(32, 48), patch_size=8, **SMALL), add_pooling_layer=False
+    )
     return model, (2, 3, 32, 48), lambda images: model.embeddings(images)
 
 
 def vit_for_classification():
-    model = transformers.ViTForImageClassification(transformers.ViTConfig(image_size=32, patch_size=8, **SMALL))
+    model = transformers.ViTForImageClassification(
+        transformers.ViTConfig(image_size=32, patch_size=8, **SMALL)
+    )
     return model, (2, 3, 32, 32), lambda images: model.vit.embeddings(images)
 
 
 def deit():
-    model = transformers.DeiTModel(transformers.DeiTConfig(image_size=32, patch_size=8, **SMALL), add_pooling_layer=False)
+    model = transformers.DeiTModel(
+        transformers.DeiTConfig(image_size=32, patch_size=8, **SMALL), add_pooling_layer=False
+    )
     return model, (2, 3, 32, 32), lambda images: model.embeddings(images)
 
 
 def dinov2():
-    model = transformers.Dinov2Model(transformers.Dinov2Config(image_size=32, patch_size=8, **SMALL))
+    model = transformers.Dinov2Model(
+        transformers.Dinov2Config(image_size=32, patch_size=8, **SMALL)
+    )
     return model, (2, 3, 32, 32), lambda images: model.embeddings(images)
 
 
 def dinov2_with_registers():
-    config = transformers.Dinov2WithRegistersConfig(image_size=32, patch_size=8, num_register_tokens=3, **SMALL)
+    config = transformers.Dinov2WithRegistersConfig(
+        image_size=32, patch_size=8, num_register_tokens=3, **SMALL
+    )
     model = transformers.Dinov2WithRegistersModel(config)
     return model, (2, 3, 32, 32), lambda images: model.embeddings(images)
 
 
 def dinov3():
-    config = transformers.DINOv3ViTConfig(image_size=32, patch_size=8, num_register_tokens=2, **SMALL)
+    config = transformers.DINOv3ViTConfig(
+        image_size=32, patch_size=8, num_register_tokens=2, **SMALL
+    )
     model = transformers.DINOv3ViTModel(config)
     return model, (2, 3, 32, 32), lambda images: model.embeddings(images)
 
 
 def clip():
-    model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(image_size=32, patch_size=8, **SMALL))
+    model = transformers.CLIPVisionModel(
+        transformers.CLIPVisionConfig(image_size=32, patch_size=8, **SMALL)
+    )
     inner = getattr(model, "vision_model", model)
     norm = getattr(inner, "pre_layrnorm", None) or inner.pre_layernorm
     return model, (2, 3, 32, 32), lambda images: norm(inner.embeddings(images))
 
 
 def siglip():
-    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(image_size=32, patch_size=8, **SMALL))
+    model = transformers.SiglipVisionModel(
+        transformers.SiglipVisionConfig(image_size=32, patch_size=8, **SMALL)
+    )
     inner = getattr(model, "vision_model", model)
     return model, (2, 3, 32, 32), lambda images: inner.embeddings(images)
 
 
 def vit_mae():
-    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(image_size=32, patch_size=8, mask_ratio=0.0, **SMALL))
+    model = transformers.ViTMAEModel(
+        transformers.ViTMAEConfig(image_size=32, patch_size=8, mask_ratio=0.0, **SMALL)
+    )
 
     def sequence(images):
         embeddings = model.embeddings
@@ -91,7 +110,9 @@ def vit_mae():
 
 
 def swin():
-    config = transformers.SwinConfig(image_size=32, patch_size=4, embed_dim=24, depths=[1], num_heads=[2])
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=24, depths=[1], num_heads=[2]
+    )
     model = transformers.SwinModel(config, add_pooling_layer=False)
     return model, (2, 3, 32, 32), lambda images: model.embeddings(images)[0]
 
@@ -103,7 +124,9 @@ def vivit():
 
 
 def videomae():
-    config = transformers.VideoMAEConfig(image_size=32, patch_size=8, num_frames=4, tubelet_size=2, **SMALL)
+    config = transformers.VideoMAEConfig(
+        image_size=32, patch_size=8, num_frames=4, tubelet_size=2, **SMALL
+    )
     model = transformers.VideoMAEModel(config)
 
     def sequence(video):
@@ -116,7 +139,11 @@ def videomae():
 
 def beit():
     config = transformers.BeitConfig(
-        image_size=32, patch_size=8, use_absolute_position_embeddings=True, use_mask_token=True, **SMALL
+        image_size=32,
+        patch_size=8,
+        use_absolute_position_embeddings=True,
+        use_mask_token=True,
+        **SMALL,
     )
     model = transformers.BeitModel(config, add_pooling_layer=False)
 
@@ -128,11 +155,15 @@ def beit():
 
 
 def siglip2():
-    model = transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL))
+    model = transformers.Siglip2VisionModel(
+        transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL)
+    )
     inner = getattr(model, "vision_model", model)
 
     def sequence(images):
-        patches = images.reshape(-1, 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(len(images), 16, -1)
+        patches = (
+            images.reshape(-1, 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(len(images), 16, -1)
+        )
         return inner.embeddings(patches, torch.tensor([[4, 4]] * len(images)))
 
     return model, (2, 3, 32, 32), sequence
@@ -140,9 +171,16 @@ def siglip2():
 
 def llama4():
     config = transformers.Llama4VisionConfig(
-        image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=1, num_attention_heads=2, intermediate_size=192,
-        vision_output_dim=16, projector_input_dim=16, projector_output_dim=16,
-    )  # fmt: skip
+        image_size=32,
+        patch_size=8,
+        hidden_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=192,
+        vision_output_dim=16,
+        projector_input_dim=16,
+        projector_output_dim=16,
+    )
     model = transformers.Llama4VisionModel(config)
 
     def sequence(images):
@@ -164,7 +202,9 @@ def qwen2_vl():
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-    config = Qwen2VLVisionConfig(depth=1, embed_dim=48, hidden_size=16, num_heads=2, patch_size=8, mlp_ratio=1)
+    config = Qwen2VLVisionConfig(
+        depth=1, embed_dim=48, hidden_size=16, num_heads=2, patch_size=8, mlp_ratio=1
+    )
     model = Qwen2VisionTransformerPretrainedModel(config)
     return model, (1, 3, 2, 32, 48), lambda video: model.patch_embed(merged_patches(video))[None]
 
@@ -174,9 +214,15 @@ def qwen3_vl():
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
     config = Qwen3VLVisionConfig(
-        depth=1, hidden_size=48, intermediate_size=8, num_heads=2, patch_size=8, out_hidden_size=16, num_position_embeddings=16,
+        depth=1,
+        hidden_size=48,
+        intermediate_size=8,
+        num_heads=2,
+        patch_size=8,
+        out_hidden_size=16,
+        num_position_embeddings=16,
         deepstack_visual_indexes=[0],
-    )  # fmt: skip
+    )
     model = Qwen3VLVisionModel(config)
 
     def sequence(video):
@@ -239,7 +285,8 @@ TARGETS = {
 
 @pytest.fixture(scope="module", params=MODELS)
 def saved(request, tmp_path_factory):
-    """A model, the folder that it saved itself to, images that it takes, and what it makes of them."""
+    """A model, the folder that it saved itself to, images that it takes, and what it makes of
+    them."""
     try:
         model, shape, sequence = MODELS[request.param]()
     except AttributeError as error:
@@ -289,7 +336,14 @@ def test_every_tensor_of_an_example_matters(saved):
     whole = embed_sequence(images, weights, stage.spec)
     import dataclasses
 
-    for field in ("kernel", "bias", "class_token", "distillation_token", "register_tokens", "positions"):
+    for field in (
+        "kernel",
+        "bias",
+        "class_token",
+        "distillation_token",
+        "register_tokens",
+        "positions",
+    ):
         array = getattr(weights, field)
         if array is not None:
             less = dataclasses.replace(weights, **{field: np.zeros_like(array)})
@@ -297,13 +351,19 @@ def test_every_tensor_of_an_example_matters(saved):
 
 
 def test_segformer_s_stages_are_told_apart(tmp_path):
-    config = transformers.SegformerConfig(hidden_sizes=[8, 16, 20, 24], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1])
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 16, 20, 24], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1]
+    )
     model = randomized(transformers.SegformerModel(config))
     model.save_pretrained(tmp_path)
     images = np.random.default_rng(0).standard_normal((1, 3, 64, 48)).astype(np.float32)
     with torch.no_grad():
         stages = getattr(model, "encoder", model)
-        first = [module for module in stages.modules() if type(module).__name__ == "SegformerOverlapPatchEmbeddings"]
+        first = [
+            module
+            for module in stages.modules()
+            if type(module).__name__ == "SegformerOverlapPatchEmbeddings"
+        ]
         hidden = torch.from_numpy(images)
         for number, module in enumerate(first, 1):
             tokens, height, width = module(hidden)
@@ -325,7 +385,11 @@ def test_keras_hub_takes_what_transformers_saved(tmp_path, monkeypatch):
     )
     for variable in backbone.weights:
         if "seed" not in variable.path:
-            variable.assign(np.random.default_rng(abs(hash(variable.path)) % 2**32).standard_normal(variable.shape))
+            variable.assign(
+                np.random.default_rng(abs(hash(variable.path)) % 2**32).standard_normal(
+                    variable.shape
+                )
+            )
     layer = next(each for each in backbone.layers if "patching" in each.name)
     images = np.random.default_rng(5).standard_normal((2, 3, 32, 32)).astype(np.float32)
 
@@ -342,7 +406,12 @@ def test_keras_hub_takes_what_transformers_saved(tmp_path, monkeypatch):
     randomized(model)
     (tmp_path / "hf").mkdir()
     model.save_pretrained(tmp_path / "hf")
-    done = port(tmp_path / "hf", tmp_path / "moved.weights.h5", "keras-hub-vit", into=tmp_path / "own.weights.h5")
+    done = port(
+        tmp_path / "hf",
+        tmp_path / "moved.weights.h5",
+        "keras-hub-vit",
+        into=tmp_path / "own.weights.h5",
+    )
     assert done.ok
     backbone.load_weights(tmp_path / "moved.weights.h5")
     with torch.no_grad():
@@ -351,15 +420,29 @@ def test_keras_hub_takes_what_transformers_saved(tmp_path, monkeypatch):
 
 
 KERAS_HUB = {
-    "keras-hub-deit": ("DeiTBackbone", dict(image_shape=(32, 32, 3), intermediate_dim=8), "hf-deit"),
+    "keras-hub-deit": (
+        "DeiTBackbone",
+        dict(image_shape=(32, 32, 3), intermediate_dim=8),
+        "hf-deit",
+    ),
     "keras-hub-dinov2": (
         "DINOV2Backbone",
-        dict(image_shape=(32, 32, 3), position_embedding_shape=(32, 32), intermediate_dim=8, num_register_tokens=0),
+        dict(
+            image_shape=(32, 32, 3),
+            position_embedding_shape=(32, 32),
+            intermediate_dim=8,
+            num_register_tokens=0,
+        ),
         "hf-dinov2",
     ),
     "keras-hub-dinov2-registers": (
         "DINOV2Backbone",
-        dict(image_shape=(32, 32, 3), position_embedding_shape=(32, 32), intermediate_dim=8, num_register_tokens=3),
+        dict(
+            image_shape=(32, 32, 3),
+            position_embedding_shape=(32, 32),
+            intermediate_dim=8,
+            num_register_tokens=3,
+        ),
         "hf-dinov2",
     ),
 }
@@ -375,7 +458,9 @@ def test_keras_hub_s_other_models(name, tmp_path):
     import keras
 
     kind, options, other = KERAS_HUB[name]
-    backbone = getattr(keras_hub.models, kind)(patch_size=8, num_layers=1, num_heads=2, hidden_dim=48, **options)
+    backbone = getattr(keras_hub.models, kind)(
+        patch_size=8, num_layers=1, num_heads=2, hidden_dim=48, **options
+    )
     generator = np.random.default_rng(1)
     for variable in backbone.weights:
         if "seed" not in variable.path:
@@ -392,12 +477,21 @@ def test_keras_hub_s_other_models(name, tmp_path):
     def sequence():
         return np.asarray(keras.ops.convert_to_numpy(layer(images.transpose(0, 2, 3, 1))))
 
-    assert np.abs(embed(tmp_path / "own.weights.h5", images, to="sequence") - sequence()).max() < NEAR
+    assert (
+        np.abs(embed(tmp_path / "own.weights.h5", images, to="sequence") - sequence()).max() < NEAR
+    )
     port(tmp_path / "own.weights.h5", tmp_path / "there.safetensors", other)
     for variable in backbone.weights:
         if "seed" not in variable.path:
             variable.assign(generator.standard_normal(variable.shape))
     backbone.save_weights(tmp_path / "changed.weights.h5")
-    port(tmp_path / "there.safetensors", tmp_path / "back.weights.h5", name, into=tmp_path / "changed.weights.h5")
+    port(
+        tmp_path / "there.safetensors",
+        tmp_path / "back.weights.h5",
+        name,
+        into=tmp_path / "changed.weights.h5",
+    )
     backbone.load_weights(tmp_path / "back.weights.h5")
-    assert np.abs(embed(tmp_path / "own.weights.h5", images, to="sequence") - sequence()).max() < NEAR
+    assert (
+        np.abs(embed(tmp_path / "own.weights.h5", images, to="sequence") - sequence()).max() < NEAR
+    )

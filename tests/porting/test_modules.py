@@ -5,7 +5,15 @@ import os
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchParityError, from_module, initialize_weights, patch_embed, to_module, transfer
+from patchparity import (
+    PatchEmbedSpec,
+    PatchParityError,
+    from_module,
+    initialize_weights,
+    patch_embed,
+    to_module,
+    transfer,
+)
 from patchparity.porting.dialects.fit import same_bits
 from patchparity.reference.weights import PatchEmbedWeights
 
@@ -13,21 +21,35 @@ SPEC = PatchEmbedSpec((24, 40), (8, 4), 3, 10)
 
 
 NEAR = 1e-4
-"""Largest difference that float32 allows: 4·√K·2⁻²⁴ of K = 192 products of standard deviation 1 is 4e-4, of which correct sums reach a quarter at most."""
+"""Largest difference that float32 allows: 4·√K·2⁻²⁴ of K = 192 products of standard deviation 1 is
+4e-4, of which correct sums reach a quarter at most."""
 
 
 def weights_of(spec, seed=0, bias=True):
     generator = np.random.default_rng(seed)
     kernel = generator.standard_normal(spec.kernel_shape).astype(np.float32)
-    return PatchEmbedWeights(kernel, generator.standard_normal(spec.embed_dim).astype(np.float32) if bias else None)
+    return PatchEmbedWeights(
+        kernel, generator.standard_normal(spec.embed_dim).astype(np.float32) if bias else None
+    )
 
 
-NEEDS = {"torch": "torch", "torch-linear": "torch", "keras": "keras", "keras-dense": "keras", "flax": "flax", "jax": "jax"}
+NEEDS = {
+    "torch": "torch",
+    "torch-linear": "torch",
+    "keras": "keras",
+    "keras-dense": "keras",
+    "flax": "flax",
+    "jax": "jax",
+}
 
 
 def need(kind):
     pytest.importorskip(NEEDS[kind])
-    if kind.startswith("keras") and os.environ.get("KERAS_BACKEND") not in ("tensorflow", "jax", "torch"):
+    if kind.startswith("keras") and os.environ.get("KERAS_BACKEND") not in (
+        "tensorflow",
+        "jax",
+        "torch",
+    ):
         pytest.skip("KERAS_BACKEND is not set")
 
 
@@ -65,7 +87,9 @@ def test_matrices_and_trees_hold_the_same_values(kind):
         assert (np.asarray(module["kernel"]) == weights.kernel.transpose(1, 2, 3, 0)).all()
         assert (np.asarray(module["bias"]) == weights.bias).all()
     elif kind == "torch-linear":
-        assert (module.weight.detach().numpy() == weights.kernel.transpose(0, 3, 1, 2).reshape(10, -1)).all()
+        assert (
+            module.weight.detach().numpy() == weights.kernel.transpose(0, 3, 1, 2).reshape(10, -1)
+        ).all()
     else:
         assert (np.asarray(module.get_weights()[0]) == weights.kernel.reshape(10, -1).T).all()
 
@@ -80,11 +104,15 @@ def reading(kind, spec):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", list(NEEDS))
-@pytest.mark.parametrize("spec", [SPEC, PatchEmbedSpec((6, 16, 12), (2, 8, 4), 3, 10)], ids=["image", "video"])
+@pytest.mark.parametrize(
+    "spec", [SPEC, PatchEmbedSpec((6, 16, 12), (2, 8, 4), 3, 10)], ids=["image", "video"]
+)
 def test_everything_that_to_module_makes_is_read_again(kind, spec, bias):
     need(kind)
     weights = weights_of(spec, bias=bias)
-    back, found = from_module(to_module(weights, kind, spec), image_size=spec.image_size, **reading(kind, spec))
+    back, found = from_module(
+        to_module(weights, kind, spec), image_size=spec.image_size, **reading(kind, spec)
+    )
     assert same_bits(back, weights) == []
     assert found.image_size == spec.image_size or kind == "jax"
 
@@ -92,12 +120,16 @@ def test_everything_that_to_module_makes_is_read_again(kind, spec, bias):
 def test_a_bare_linear_layer_does_not_show_its_order():
     need("torch")
     layer = to_module(weights_of(SPEC), "torch-linear", SPEC)
-    with pytest.raises(PatchParityError, match=r"does not show in which order .* linear-chw or linear-hwc"):
+    with pytest.raises(
+        PatchParityError, match=r"does not show in which order .* linear-chw or linear-hwc"
+    ):
         from_module(layer, patch_size=SPEC.patch_size)
     with pytest.raises(PatchParityError, match="which does not show the patch size"):
         from_module(layer, kernel_layout="linear-hwc")
     grey = PatchEmbedSpec((24, 40), (8, 4), 1, 10)
-    back, _ = from_module(to_module(weights_of(grey), "torch-linear", grey), patch_size=grey.patch_size)
+    back, _ = from_module(
+        to_module(weights_of(grey), "torch-linear", grey), patch_size=grey.patch_size
+    )
     assert same_bits(back, weights_of(grey)) == []
 
 
@@ -108,7 +140,9 @@ def test_a_state_dict_is_read_in_its_dialect():
     from transformers.models.vit.modeling_vit import ViTModel
 
     model = ViTModel(
-        transformers.ViTConfig(image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
+        transformers.ViTConfig(
+            image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2
+        )
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -118,7 +152,9 @@ def test_a_state_dict_is_read_in_its_dialect():
     assert (weights.class_token == model.embeddings.cls_token.detach().numpy().ravel()).all()
     assert (weights.positions == model.embeddings.position_embeddings.detach().numpy()[0]).all()
     assert weights.kernel.dtype == np.float32
-    narrow, _ = from_module({name: value.to(torch.bfloat16) for name, value in model.state_dict().items()})
+    narrow, _ = from_module(
+        {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    )
     assert narrow.kernel.dtype.name == "bfloat16"
 
 
@@ -130,8 +166,13 @@ def test_trees_of_flax_are_read():
     layer = to_module(weights_of(SPEC), "flax", SPEC)
     back, _ = from_module(nnx.state(layer))
     assert same_bits(back, weights_of(SPEC)) == []
-    variables = linen.Conv(10, (8, 4), (8, 4)).init(jax.random.key(0), np.zeros((1, 24, 40, 3), np.float32))
-    assert (from_module(variables)[0].kernel == np.asarray(variables["params"]["kernel"]).transpose(3, 0, 1, 2)).all()
+    variables = linen.Conv(10, (8, 4), (8, 4)).init(
+        jax.random.key(0), np.zeros((1, 24, 40, 3), np.float32)
+    )
+    assert (
+        from_module(variables)[0].kernel
+        == np.asarray(variables["params"]["kernel"]).transpose(3, 0, 1, 2)
+    ).all()
 
 
 def test_a_tree_that_may_be_read_in_two_ways_is_refused():
@@ -140,9 +181,16 @@ def test_a_tree_that_may_be_read_in_two_ways_is_refused():
         from_module({"weight": kernel})
     weights, _ = from_module({"weight": kernel}, from_="linear-ppc")
     assert (weights.kernel.reshape(192, 192) == kernel).all()
-    weights, spec = from_module({"weight": kernel}, from_="linear-ppc", patch_size=(4, 16), image_size=(8, 32))
+    weights, spec = from_module(
+        {"weight": kernel}, from_="linear-ppc", patch_size=(4, 16), image_size=(8, 32)
+    )
     assert (spec.patch_size, spec.image_size) == ((4, 16), (8, 32))
-    for wrong in ({"patch_size": 0}, {"patch_size": (4,)}, {"image_size": "224"}, {"in_channels": -1}):
+    for wrong in (
+        {"patch_size": 0},
+        {"patch_size": (4,)},
+        {"image_size": "224"},
+        {"in_channels": -1},
+    ):
         with pytest.raises(PatchParityError, match="expected a positive integer"):
             from_module({"weight": kernel}, from_="linear-ppc", **wrong)
     with pytest.raises(PatchParityError, match="is in no dialect that is known"):
@@ -164,7 +212,9 @@ def test_tubelets_and_overlap_become_layers_where_there_are_some():
         to_module(weights, "mxnet", video)
 
 
-PAIRS = [(source, target) for source in NEEDS for target in NEEDS if source != target and target != "jax"]
+PAIRS = [
+    (source, target) for source in NEEDS for target in NEEDS if source != target and target != "jax"
+]
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -173,11 +223,22 @@ def test_weights_move_between_live_models_and_the_move_is_proved(pair):
     need(source_kind)
     need(target_kind)
     spec = PatchEmbedSpec((24, 20), (8, 4), 3, 10)
-    source, target = to_module(weights_of(spec, 1), source_kind, spec), to_module(weights_of(spec, 2), target_kind, spec)
-    done = transfer(source, target, reading(source_kind, spec), reading(target_kind, spec), image_size=spec.image_size)
+    source, target = (
+        to_module(weights_of(spec, 1), source_kind, spec),
+        to_module(weights_of(spec, 2), target_kind, spec),
+    )
+    done = transfer(
+        source,
+        target,
+        reading(source_kind, spec),
+        reading(target_kind, spec),
+        image_size=spec.image_size,
+    )
     assert done.moved == ("kernel", "bias")
     assert done.bound_ratio < 1
-    assert same_bits(from_module(target, **reading(target_kind, spec))[0], weights_of(spec, 1)) == []
+    assert (
+        same_bits(from_module(target, **reading(target_kind, spec))[0], weights_of(spec, 1)) == []
+    )
     images = np.random.default_rng(1).standard_normal(spec.images_shape(2)).astype(np.float32)
     expected = patch_embed(images, weights_of(spec, 1).astype(np.float64), spec)
     if target_kind not in ORDERS:
@@ -185,8 +246,13 @@ def test_weights_move_between_live_models_and_the_move_is_proved(pair):
 
 
 def test_nothing_moves_into_a_tree():
-    with pytest.raises(PatchParityError, match=r"the target is a tree of parameters, .*to_module makes another"):
-        transfer({"kernel": np.ones((8, 4, 3, 10), np.float32)}, {"kernel": np.ones((8, 4, 3, 10), np.float32)})
+    with pytest.raises(
+        PatchParityError, match=r"the target is a tree of parameters, .*to_module makes another"
+    ):
+        transfer(
+            {"kernel": np.ones((8, 4, 3, 10), np.float32)},
+            {"kernel": np.ones((8, 4, 3, 10), np.float32)},
+        )
 
 
 def test_a_whole_vit_s_embeddings_move_from_torch_to_keras_hub():
@@ -215,13 +281,19 @@ def test_a_whole_vit_s_embeddings_move_from_torch_to_keras_hub():
 def test_what_cannot_move_is_said_and_the_target_stays_as_it_was():
     need("torch")
     spec, other = PatchEmbedSpec((24, 16), 8, 3, 10), PatchEmbedSpec((24, 16), 8, 3, 12)
-    source, target = to_module(weights_of(spec), "torch", spec), to_module(weights_of(other), "torch", other)
+    source, target = (
+        to_module(weights_of(spec), "torch", spec),
+        to_module(weights_of(other), "torch", other),
+    )
     with pytest.raises(PatchParityError, match=r"has width 10, .* 12: they are not of one model"):
         transfer(source, target)
     bare = to_module(weights_of(spec, 5, bias=False), "torch", spec)
     with pytest.raises(PatchParityError, match="the target has no bias, and the source has"):
         transfer(source, bare)
-    assert same_bits(from_module(bare, image_size=spec.image_size)[0], weights_of(spec, 5, bias=False)) == []
+    assert (
+        same_bits(from_module(bare, image_size=spec.image_size)[0], weights_of(spec, 5, bias=False))
+        == []
+    )
 
 
 def test_an_object_that_does_something_else_with_its_weights_moves_nowhere():
@@ -245,7 +317,10 @@ def test_an_object_that_does_something_else_with_its_weights_moves_nowhere():
 
     target = Plain()
     before = target.proj.weight.detach().clone()
-    with pytest.raises(PatchParityError, match="ReadsBgr gives something else than its weights do, so there is nothing to move"):
+    with pytest.raises(
+        PatchParityError,
+        match="ReadsBgr gives something else than its weights do, so there is nothing to move",
+    ):
         transfer(ReadsBgr(), target)
     assert (target.proj.weight == before).all()
 

@@ -1,4 +1,5 @@
-"""Models that normalize images themselves, positions that are looked up by row and column, and configurations as Keras writes them."""
+"""Models that normalize images themselves, positions that are looked up by row and column, and
+configurations as Keras writes them."""
 
 import json
 import zipfile
@@ -15,10 +16,18 @@ def gemma(folder, dtype=np.float32):
     """A file as transformers' Gemma 4 has it: patches of 4 pixels, tables of 7 rows."""
     folder.mkdir()
     random = np.random.default_rng(0)
-    kernel, tables = random.standard_normal((10, 48)).astype(dtype), random.standard_normal((2, 7, 10)).astype(dtype)
+    kernel, tables = (
+        random.standard_normal((10, 48)).astype(dtype),
+        random.standard_normal((2, 7, 10)).astype(dtype),
+    )
     named = {"input_proj.weight": kernel, "position_embedding_table": tables}
-    write_checkpoint(folder / "model.safetensors", {f"vision_tower.patch_embedder.{name}": each for name, each in named.items()})
-    (folder / "config.json").write_text(json.dumps({"model_type": "gemma4_vision", "patch_size": 4}))
+    write_checkpoint(
+        folder / "model.safetensors",
+        {f"vision_tower.patch_embedder.{name}": each for name, each in named.items()},
+    )
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "gemma4_vision", "patch_size": 4})
+    )
     return folder, kernel, tables
 
 
@@ -27,27 +36,41 @@ def test_pixels_are_normalized_and_positions_looked_up_as_the_model_does(tmp_pat
     images = np.random.default_rng(1).random((2, 3, 12, 20)).astype(np.float32)
     patches = images.reshape(2, 3, 3, 4, 5, 4).transpose(0, 2, 4, 3, 5, 1).reshape(2, 15, 48)
     row, column = np.divmod(np.arange(15), 5)
-    wanted = (2 * (patches - 0.5)).astype(np.float64) @ kernel.T + tables[0][column] + tables[1][row]
+    wanted = (
+        (2 * (patches - 0.5)).astype(np.float64) @ kernel.T + tables[0][column] + tables[1][row]
+    )
     found = embed(folder, images, sizes=Sizes.told(image_size=(12, 20)))
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_a_grid_that_the_tables_do_not_have_is_refused_and_none_is_assumed(tmp_path):
     folder, *_ = gemma(tmp_path / "model")
-    with pytest.raises(PatchParityError, match="nothing tells the image size: --image-size says it"):
+    with pytest.raises(
+        PatchParityError, match="nothing tells the image size: --image-size says it"
+    ):
         port(folder, tmp_path / "a.safetensors", "timm-vit")
     sizes = Sizes.told(image_size=(12, 32))
-    with pytest.raises(PatchParityError, match=r"3×8 patches have more rows or columns than the 7 of .*position_embedding_table"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"3×8 patches have more rows or columns than the 7 of .*position_embedding_table",
+    ):
         port(folder, tmp_path / "a.safetensors", "timm-vit", sizes=sizes)
     assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_a_port_says_that_the_target_normalizes_nothing(tmp_path):
     folder, *_ = gemma(tmp_path / "model")
-    done = port(folder, tmp_path / "a.safetensors", "timm-vit", sizes=Sizes.told(image_size=(12, 20)))
+    done = port(
+        folder, tmp_path / "a.safetensors", "timm-vit", sizes=Sizes.told(image_size=(12, 20))
+    )
     assert done.steps[0].startswith("pixels less 0.5, by 0.5: its model normalizes images itself")
     with pytest.raises(PatchParityError, match="is read and not written"):
-        port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "hf-gemma4", sizes=Sizes.told(image_size=(12, 20)))
+        port(
+            tmp_path / "a.safetensors",
+            tmp_path / "b.safetensors",
+            "hf-gemma4",
+            sizes=Sizes.told(image_size=(12, 20)),
+        )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +85,8 @@ def test_a_port_says_that_the_target_normalizes_nothing(tmp_path):
 )
 def test_pixels_of_a_dialect_are_whole(tmp_path, change):
     told = (
-        f'[own]\ntitle = "own"\nframework = "torch"\nformats = ["torch"]\n{change}\n[own.tensors]\nkernel = ["w", "D C Ph Pw"]\n'
+        '[own]\ntitle = "own"\nframework = "torch"\nformats = '
+        f'["torch"]\n{change}\n[own.tensors]\nkernel = ["w", "D C Ph Pw"]\n'
     )
     (tmp_path / "own.toml").write_text(told)
     with pytest.raises(PatchParityError, match="pixels"):
@@ -70,18 +94,33 @@ def test_pixels_of_a_dialect_are_whole(tmp_path, change):
 
 
 def keras_file(path, **told):
-    """An archive as KerasHub's ViT has it: patches of 4 pixels, a grid of 3×5, its configuration within."""
+    """An archive as KerasHub's ViT has it: patches of 4 pixels, a grid of 3×5, its configuration
+    within."""
     h5py = pytest.importorskip("h5py")
     random = np.random.default_rng(2)
-    shapes = {"patch_embedding/vars/0": (4, 4, 3, 10), "patch_embedding/vars/1": (10,), "vars/0": (1, 1, 10)}
+    shapes = {
+        "patch_embedding/vars/0": (4, 4, 3, 10),
+        "patch_embedding/vars/1": (10,),
+        "vars/0": (1, 1, 10),
+    }
     shapes["position_embedding/vars/0"] = (16, 10)
     with h5py.File(path.with_suffix(".h5"), "w") as file:
         for name, shape in shapes.items():
-            file[f"layers/vi_t_patching_and_embedding/{name}"] = random.standard_normal(shape).astype("float32")
+            file[f"layers/vi_t_patching_and_embedding/{name}"] = random.standard_normal(
+                shape
+            ).astype("float32")
     config = {"image_shape": [12, 20, 3], "patch_size": [4, 4], "use_class_token": True, **told}
-    table = {"module": "keras_hub.src.models.vit.vit_backbone", "class_name": "ViTBackbone", "config": config}
+    table = {
+        "module": "keras_hub.src.models.vit.vit_backbone",
+        "class_name": "ViTBackbone",
+        "config": config,
+    }
     table["registered_name"] = "keras_hub>ViTBackbone"
-    whole = {"class_name": "ViTImageClassifier", "registered_name": "keras_hub>ViTImageClassifier", "config": {"backbone": table}}
+    whole = {
+        "class_name": "ViTImageClassifier",
+        "registered_name": "keras_hub>ViTImageClassifier",
+        "config": {"backbone": table},
+    }
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", json.dumps(whole))
         archive.write(path.with_suffix(".h5"), "model.weights.h5")
@@ -97,10 +136,19 @@ def test_the_configuration_within_a_keras_archive_is_evidence(tmp_path):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({"patch_size": [8, 8]}, r"model\.keras:config\.json tells patch 8×8, and .*patch_embedding/vars/0 .* has 4×4"),
+        (
+            {"patch_size": [8, 8]},
+            r"model\.keras:config\.json tells patch 8×8, and .*patch_embedding/vars/0 .* has 4×4",
+        ),
         ({"image_shape": [12, 20, 4]}, r"tells channels 4, and .* has 3"),
-        ({"image_shape": [16, 16, 3]}, r"its 16 positions are not of an image of 16×16 .*model\.keras:config\.json tells it"),
-        ({"use_class_token": False}, r"says that use_class_token is false, and a class token is in the file"),
+        (
+            {"image_shape": [16, 16, 3]},
+            r"its 16 positions are not of an image of 16×16 .*model\.keras:config\.json tells it",
+        ),
+        (
+            {"use_class_token": False},
+            r"says that use_class_token is false, and a class token is in the file",
+        ),
     ],
 )
 def test_a_keras_configuration_that_contradicts_is_refused(tmp_path, told, words):
@@ -144,7 +192,8 @@ def test_a_keras_class_that_is_not_the_dialect_s_is_a_contradiction(tmp_path):
         archive.writestr("config.json", text)
         archive.write(path.with_suffix(".h5"), "model.weights.h5")
     with pytest.raises(
-        PatchParityError, match="calls the architecture 'keras_hub>DINOV3Backbone', which is none of keras-hub-vit"
+        PatchParityError,
+        match="calls the architecture 'keras_hub>DINOV3Backbone', which is none of keras-hub-vit",
     ):
         embed(path, np.zeros((2, 3, 12, 20), np.float32), sizes=Sizes.told(image_size=(12, 20)))
 
@@ -159,7 +208,12 @@ def test_a_convolution_of_keras_is_padded_as_its_layout_says():
 
     spec = PatchEmbedSpec((10, 14), (5, 4), 3, 6, (3, 2), (2, 1))
     random = np.random.default_rng(0)
-    images, kernel = random.standard_normal(spec.images_shape(2)).astype("float32"), random.standard_normal(spec.kernel_shape)
-    found = run("keras", "Ph Pw C D", images, kernel.transpose(1, 2, 3, 0).astype("float32"), None, spec)
+    images, kernel = (
+        random.standard_normal(spec.images_shape(2)).astype("float32"),
+        random.standard_normal(spec.kernel_shape),
+    )
+    found = run(
+        "keras", "Ph Pw C D", images, kernel.transpose(1, 2, 3, 0).astype("float32"), None, spec
+    )
     wanted = patch_embed(images, PatchEmbedWeights(kernel.astype("float32")), spec)
     assert np.abs(found - wanted).max() < 1e-4

@@ -1,4 +1,5 @@
-"""Random problems for the reference's tests: specs of every kind, and data that no permutation leaves as it was."""
+"""Random problems for the reference's tests: specs of every kind, and data that no permutation
+leaves as it was."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,7 +12,8 @@ SPECS = [
     PatchEmbedSpec((12, 20), (4, 5), 3, 7),
     PatchEmbedSpec((11, 14), 5, 3, 6, stride=2, remainder="floor"),  # kernel 5, stride 2
     PatchEmbedSpec((17, 23), 5, 2, 6, stride=2),
-    PatchEmbedSpec((21, 18), 7, 3, 5, stride=4, padding=3, remainder="floor"),  # kernel 7, stride 4, padding 3
+    # kernel 7, stride 4, padding 3
+    PatchEmbedSpec((21, 18), 7, 3, 5, stride=4, padding=3, remainder="floor"),
     PatchEmbedSpec((10, 13), (4, 3), 1, 4, remainder="pad-end"),
     PatchEmbedSpec((10, 13), (4, 3), 4, 4, stride=(3, 2), remainder="same"),
     PatchEmbedSpec((9, 13), 2, 3, 4, stride=4, remainder="floor"),  # gaps between patches
@@ -26,7 +28,9 @@ def random_problem(
     """Images, weights and a token gradient, float64."""
     generator = np.random.default_rng(seed)
     images = generator.standard_normal(spec.images_shape(batch))
-    weights = PatchEmbedWeights(generator.standard_normal(spec.kernel_shape), generator.standard_normal(spec.embed_dim))
+    weights = PatchEmbedWeights(
+        generator.standard_normal(spec.kernel_shape), generator.standard_normal(spec.embed_dim)
+    )
     return images, weights, generator.standard_normal(spec.tokens_shape(batch))
 
 
@@ -38,7 +42,12 @@ def specs(draw: st.DrawFn) -> PatchEmbedSpec:
     padding = (
         0
         if remainder == "same"
-        else draw(st.tuples(st.tuples(st.integers(0, 2), st.integers(0, 2)), st.tuples(st.integers(0, 2), st.integers(0, 2))))
+        else draw(
+            st.tuples(
+                st.tuples(st.integers(0, 2), st.integers(0, 2)),
+                st.tuples(st.integers(0, 2), st.integers(0, 2)),
+            )
+        )
     )
     while True:
         try:

@@ -1,9 +1,16 @@
-"""The kill table: every known mistake is rejected everywhere, but for the exemptions, and these really lie within the bound."""
+"""The kill table: every known mistake is rejected everywhere, but for the exemptions, and these
+really lie within the bound."""
 
 import numpy as np
 import pytest
 
-from patchparity.reference.controls import CONTROL_DTYPES, CONTROL_SPECS, EXEMPTIONS, Control, negative_controls
+from patchparity.reference.controls import (
+    CONTROL_DTYPES,
+    CONTROL_SPECS,
+    EXEMPTIONS,
+    Control,
+    negative_controls,
+)
 from patchparity.reference.error import ArithmeticModel
 from patchparity.reference.mistakes import CATALOGUE
 from patchparity.reference.pipeline import Pipeline, round_to_bits
@@ -11,8 +18,19 @@ from patchparity.reference.probes import exact_probes, random_probes, random_seq
 from patchparity.reference.verdict import judge
 
 REQUIRED = (
-    *("flatten-channels-first", "flatten-channels-last", "kernel-hwio-as-oihw", "kernel-transposed-whole", "kernel-flipped"),
-    *("kernel-hw-swapped", "kernel-reshaped-not-transposed", "tokens-column-major", "tokens-not-transposed"),
+    *(
+        "flatten-channels-first",
+        "flatten-channels-last",
+        "kernel-hwio-as-oihw",
+        "kernel-transposed-whole",
+        "kernel-flipped",
+    ),
+    *(
+        "kernel-hw-swapped",
+        "kernel-reshaped-not-transposed",
+        "tokens-column-major",
+        "tokens-not-transposed",
+    ),
     *(
         "tokens-reshaped-not-transposed",
         "flatten-wrong-axes",
@@ -21,7 +39,14 @@ REQUIRED = (
         "bias-doubled",
         "stride-not-patch",
     ),
-    *("kernel-not-patch", "padding-same", "pad-end-for-floor", "patch-stale", "batch-merged", "input-scaled-255"),
+    *(
+        "kernel-not-patch",
+        "padding-same",
+        "pad-end-for-floor",
+        "patch-stale",
+        "batch-merged",
+        "input-scaled-255",
+    ),
     *(
         "normalization-missing",
         "positions-off-by-prefix",
@@ -29,7 +54,14 @@ REQUIRED = (
         "positions-transposed",
         "registers-misplaced",
     ),
-    *("sincos-halves-swapped", "precision-tf32", "precision-bf16", "precision-fp16", "accumulate-fp16", "last-term-dropped"),
+    *(
+        "sincos-halves-swapped",
+        "precision-tf32",
+        "precision-bf16",
+        "precision-fp16",
+        "accumulate-fp16",
+        "last-term-dropped",
+    ),
 )
 
 
@@ -65,7 +97,9 @@ def test_what_is_exempt_survives_and_so_lies_within_every_bound(table):
 @pytest.mark.parametrize("entry", EXEMPTIONS, ids=lambda entry: entry.mistake)
 def test_exempt_outputs_are_the_correct_ones_to_the_last_bit(entry):
     for dtype in entry.dtypes:
-        for probe in exact_probes(CONTROL_SPECS["K=768"], 2, dtype, 3) + random_probes(CONTROL_SPECS["K=768"], 2, dtype, 3):
+        for probe in exact_probes(CONTROL_SPECS["K=768"], 2, dtype, 3) + random_probes(
+            CONTROL_SPECS["K=768"], 2, dtype, 3
+        ):
             right = Pipeline(probe.images, probe.weights, probe.spec)
             assert (CATALOGUE[entry.mistake].apply(right).run(dtype) == right.run(dtype)).all()
 
@@ -97,6 +131,8 @@ def test_a_verdict_that_sees_nothing_would_show_in_the_table(monkeypatch):
 
 
 def test_round_to_bits_is_round_to_nearest_even():
-    values = np.array([1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-10, -(1 + 2.0**-11 + 2.0**-20), 0.0], np.float32)
+    values = np.array(
+        [1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-10, -(1 + 2.0**-11 + 2.0**-20), 0.0], np.float32
+    )
     expected = np.array([1, 1 + 2 * 2.0**-10, 1 + 2.0**-10, -(1 + 2.0**-10), 0.0], np.float32)
     assert (round_to_bits(values, 10) == expected).all()

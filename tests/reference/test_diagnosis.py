@@ -1,4 +1,5 @@
-"""Diagnosis: each mistake, and pairs of them, is named; a correct output is called correct; the unknown is told as unknown."""
+"""Diagnosis: each mistake, and pairs of them, is named; a correct output is called correct; the
+unknown is told as unknown."""
 
 import dataclasses
 import itertools
@@ -7,7 +8,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, diagnose, initialize_weights, patch_embed, patchify
+from patchparity import (
+    PatchEmbedSpec,
+    PatchEmbedWeights,
+    PatchParityError,
+    diagnose,
+    initialize_weights,
+    patch_embed,
+    patchify,
+)
 from patchparity.reference.mistakes import CATALOGUE
 from patchparity.reference.pipeline import Pipeline
 
@@ -17,16 +26,25 @@ SPECS = {
     "padded": (PatchEmbedSpec((32, 40), 7, 3, 160, stride=4, padding=3, remainder="floor"), False),
     "square matrix": (PatchEmbedSpec((16, 24), 4, 3, 48), False),
 }
-TIED = {frozenset({"kernel-transposed-whole", "kernel-hw-swapped"}), frozenset({"precision-tf32", "precision-fp16"})}
+TIED = {
+    frozenset({"kernel-transposed-whole", "kernel-hw-swapped"}),
+    frozenset({"precision-tf32", "precision-fp16"}),
+}
 
 
 def problem(name: str, batch: int = 2) -> Pipeline:
     spec, to_sequence = SPECS[name]
     generator = np.random.default_rng(7)
     images = generator.standard_normal(spec.images_shape(batch)).astype(np.float32)
-    tokens = dict(class_token=to_sequence, num_registers=2 * to_sequence, positions="learned" if to_sequence else "none")
+    tokens = dict(
+        class_token=to_sequence,
+        num_registers=2 * to_sequence,
+        positions="learned" if to_sequence else "none",
+    )
     weights = initialize_weights(spec, seed=8, **tokens)
-    weights = dataclasses.replace(weights, bias=generator.standard_normal(spec.embed_dim).astype(np.float32))
+    weights = dataclasses.replace(
+        weights, bias=generator.standard_normal(spec.embed_dim).astype(np.float32)
+    )
     return Pipeline(images, weights, spec, to_sequence)
 
 
@@ -81,7 +99,11 @@ def pairs():
     """A fixed sample of pairs, one from each two stages."""
     by_stage = {}
     for first, second in itertools.combinations(CATALOGUE.values(), 2):
-        if first.stage != second.stage and not first.reshapes and "arithmetic" not in (first.stage, second.stage):
+        if (
+            first.stage != second.stage
+            and not first.reshapes
+            and "arithmetic" not in (first.stage, second.stage)
+        ):
             by_stage.setdefault((first.stage, second.stage), []).append((first, second))
     generator = np.random.default_rng(9)
     for options in by_stage.values():
@@ -89,7 +111,9 @@ def pairs():
             yield options[index]
 
 
-@pytest.mark.parametrize(("first", "second"), [pytest.param(*pair, id="+".join(m.id for m in pair)) for pair in pairs()])
+@pytest.mark.parametrize(
+    ("first", "second"), [pytest.param(*pair, id="+".join(m.id for m in pair)) for pair in pairs()]
+)
 def test_pairs_of_mistakes_are_named(first, second):
     made = 0
     for name in SPECS:
@@ -102,8 +126,13 @@ def test_pairs_of_mistakes_are_named(first, second):
         found = diagnosed(right, wrong.run(np.float32))
         explanations = [found.mistakes, *found.also]
         assert found.status in ("unique", "tied")
-        # A pair may come to the same as a single mistake, or as another pair; but it must be among equally simple explanations.
-        assert (first.id, second.id) in explanations or (second.id, first.id) in explanations or len(found.mistakes) == 1
+        # A pair may come to the same as a single mistake, or as another pair; but it must be among
+        # equally simple explanations.
+        assert (
+            (first.id, second.id) in explanations
+            or (second.id, first.id) in explanations
+            or len(found.mistakes) == 1
+        )
     if not made:
         pytest.skip("cannot be made together on any of the problems")
 
@@ -119,7 +148,10 @@ def test_vit_b16_hwio_kernel_with_bgr_images():
     assert found.mend == "the kernel was read as HWIO; transpose it with (3, 2, 0, 1)"
     both = CATALOGUE["kernel-hwio-as-oihw"].apply(CATALOGUE["channels-reversed"].apply(right))
     found = diagnosed(right, both.run(np.float32))
-    assert (found.status, found.mistakes) == ("unique", ("channels-reversed", "kernel-hwio-as-oihw"))
+    assert (found.status, found.mistakes) == (
+        "unique",
+        ("channels-reversed", "kernel-hwio-as-oihw"),
+    )
 
 
 def test_one_wrong_value_is_unknown_and_located():
@@ -137,10 +169,17 @@ def test_one_wrong_value_is_unknown_and_located():
 def test_an_unknown_affine_map_is_told_from_what_is_none():
     right = problem("square matrix", batch=4)
     generator = np.random.default_rng(3)
-    other = right.with_kernel(generator.standard_normal(right.weights.kernel.shape).astype(np.float32))
+    other = right.with_kernel(
+        generator.standard_normal(right.weights.kernel.shape).astype(np.float32)
+    )
     assert diagnosed(right, other.run(np.float32)).evidence["affine"] is True
     assert diagnosed(right, np.tanh(other.run(np.float32))).evidence["affine"] is False
-    assert diagnosed(problem("tokens", batch=1), np.zeros((1, 30, 40), np.float32) + 1).evidence["affine"] is None
+    assert (
+        diagnosed(problem("tokens", batch=1), np.zeros((1, 30, 40), np.float32) + 1).evidence[
+            "affine"
+        ]
+        is None
+    )
 
 
 def test_shapes_and_values_that_cannot_be():
@@ -162,18 +201,26 @@ def problem_of_768():
     spec = PatchEmbedSpec((48, 64), 16, 3, 48)
     images = generator.standard_normal((72, 3, 48, 64)).astype(np.float32)
     weights = PatchEmbedWeights(
-        (generator.standard_normal(spec.kernel_shape) / 28).astype(np.float32), generator.standard_normal(48).astype(np.float32)
+        (generator.standard_normal(spec.kernel_shape) / 28).astype(np.float32),
+        generator.standard_normal(48).astype(np.float32),
     )
     return spec, images, weights, patch_embed(images, weights, spec).astype(np.float32), generator
 
 
 def test_what_is_no_rounding_is_not_called_one():
-    """Errors of a lower precision's size that are something else: of the weights, of a shift, of coarser pixels."""
+    """Errors of a lower precision's size that are something else: of the weights, of a shift, of
+    coarser pixels."""
     spec, images, weights, _, generator = problem_of_768()
     wrong = {
-        "weights times 1.004": patch_embed(images, weights.map(lambda w: w * np.float32(1.004)), spec),
+        "weights times 1.004": patch_embed(
+            images, weights.map(lambda w: w * np.float32(1.004)), spec
+        ),
         "noise on the weights": patch_embed(
-            images, weights.map(lambda w: (w * (1 + 4e-3 * generator.standard_normal(w.shape))).astype(np.float32)), spec
+            images,
+            weights.map(
+                lambda w: (w * (1 + 4e-3 * generator.standard_normal(w.shape))).astype(np.float32)
+            ),
+            spec,
         ),
         "a shift of the images": patch_embed(images + np.float32(1e-3), weights, spec),
         "pixels of 1/64": patch_embed(np.round(images * 64) / 64, weights, spec),
@@ -184,7 +231,9 @@ def test_what_is_no_rounding_is_not_called_one():
         assert found.mistakes == ((fitted[name],) if name in fitted else ()), (name, found.mistakes)
         assert not found.correct
     narrow = images.astype(ml_dtypes.bfloat16).astype(np.float32)
-    rounded = patch_embed(narrow, weights.map(lambda w: w.astype(ml_dtypes.bfloat16).astype(np.float32)), spec).astype(np.float32)
+    rounded = patch_embed(
+        narrow, weights.map(lambda w: w.astype(ml_dtypes.bfloat16).astype(np.float32)), spec
+    ).astype(np.float32)
     found = diagnose(images, weights, rounded, spec)
     assert ("precision-bf16",) in (found.mistakes, *found.also)
 
@@ -192,16 +241,21 @@ def test_what_is_no_rounding_is_not_called_one():
 def test_integer_images_are_scaled_as_the_numbers_that_they_are():
     spec, _, weights, _, generator = problem_of_768()
     images = generator.integers(0, 256, (2, 3, 48, 64), dtype=np.uint8)
-    tokens = patch_embed(images.astype(np.float64) * 255, PatchEmbedWeights(weights.kernel, weights.bias), spec).astype(
-        np.float32
-    )
+    tokens = patch_embed(
+        images.astype(np.float64) * 255, PatchEmbedWeights(weights.kernel, weights.bias), spec
+    ).astype(np.float32)
     assert diagnose(images, weights, tokens, spec).mistakes == ("input-scaled-255",)
 
 
 def test_float32_tokens_that_were_saved_as_float64_are_judged_as_float32():
     spec, images, weights, tokens, _ = problem_of_768()
     assert diagnose(images, weights, tokens.astype(np.float64), spec).correct
-    assert diagnose(images, weights, tokens[:, ::-1].astype(np.float64), spec, pairs=False).evidence["dtype"] == "float32"
+    assert (
+        diagnose(images, weights, tokens[:, ::-1].astype(np.float64), spec, pairs=False).evidence[
+            "dtype"
+        ]
+        == "float32"
+    )
 
 
 def test_values_that_cannot_be_diagnosed_are_refused():
@@ -210,11 +264,17 @@ def test_values_that_cannot_be_diagnosed_are_refused():
     poisoned[0, 0, 0, 0] = np.inf
     for changed, message in (
         ((poisoned, weights, tokens), "images of shape .* hold 1 NaN or infinite values"),
-        ((images, weights.map(lambda w: w * np.float32(np.nan)), tokens), "kernel of shape .* hold 36864 NaN"),
+        (
+            (images, weights.map(lambda w: w * np.float32(np.nan)), tokens),
+            "kernel of shape .* hold 36864 NaN",
+        ),
         ((images, weights, tokens.astype(int)), "tokens of dtype int64: expected one of float16"),
         ((images, weights, tokens.astype(complex)), "tokens of dtype complex128"),
         ((images[:0], weights, tokens), "images of shape .*: there is nothing to diagnose"),
-        ((images, weights.map(lambda w: w.astype(np.complex64)), tokens), "kernel of dtype complex64: expected real numbers"),
+        (
+            (images, weights.map(lambda w: w.astype(np.complex64)), tokens),
+            "kernel of dtype complex64: expected real numbers",
+        ),
     ):
         with pytest.raises(PatchParityError, match=message):
             diagnose(*changed, spec)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, patch_embed, patch_embed_gradients, patchify
+from patchparity import (
+    PatchEmbedSpec,
+    PatchEmbedWeights,
+    PatchParityError,
+    patch_embed,
+    patch_embed_gradients,
+    patchify,
+)
 from patchparity.reference.error import gamma
 from patchparity.reference.exact import exact_token_value, integer_tokens, sample_indices
 
@@ -37,7 +44,9 @@ def test_full_size_on_512_sampled_outputs_within_the_theorem():
     spec = PatchEmbedSpec((64, 96), 16)
     images, weights, _ = random_problem(spec)
     tokens = patch_embed(images, weights, spec).reshape(2, *spec.grid, spec.embed_dim)
-    gauge = patch_embed(abs(images), PatchEmbedWeights(abs(weights.kernel), abs(weights.bias)), spec).reshape(tokens.shape)
+    gauge = patch_embed(
+        abs(images), PatchEmbedWeights(abs(weights.kernel), abs(weights.bias)), spec
+    ).reshape(tokens.shape)
     limit = gamma(spec.patch_values + 1, 2.0**-53)
     indices = sample_indices(tokens.shape, 512, seed=1)
     assert len(indices) == 512
@@ -52,29 +61,40 @@ def test_the_exact_oracle_sees_a_last_bit():
     images, weights, _ = random_problem(spec)
     before = exact_token_value(images, weights.kernel, weights.bias, (2, 2), (0, 0), (0, 1, 2, 3))
     images[0, 1, 2, 4] = np.nextafter(images[0, 1, 2, 4], 9)
-    assert exact_token_value(images, weights.kernel, weights.bias, (2, 2), (0, 0), (0, 1, 2, 3)) != before
+    assert (
+        exact_token_value(images, weights.kernel, weights.bias, (2, 2), (0, 0), (0, 1, 2, 3))
+        != before
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS[:8], ids=str)
 def test_equals_the_definition_of_a_strided_convolution(spec):
-    """z[row, column, d] = Σ over i, j and the channels of x[c, row·s + i, column·s + j] · w[d, i, j, c]: the channels are summed away."""
+    """z[row, column, d] = Σ over i, j and the channels of x[c, row·s + i, column·s + j] · w[d, i,
+    j, c]: the channels are summed away."""
     images, weights, _ = random_problem(spec)
     padded = np.pad(images, ((0, 0), (0, 0), *spec.effective_padding))
     tokens = patch_embed(images, weights, spec)
     for b, row, column, d in sample_indices((2, *spec.grid, spec.embed_dim), 40, seed=0):
         total = weights.bias[d]
         for i, j, c in np.ndindex(*spec.patch_size, spec.in_channels):
-            total += padded[b, c, row * spec.stride[0] + i, column * spec.stride[1] + j] * weights.kernel[d, i, j, c]
-        assert total == pytest.approx(tokens[b, row * spec.grid[1] + column, d], abs=1e-12)  # ≤ 150 terms of size 10 in float64
+            total += (
+                padded[b, c, row * spec.stride[0] + i, column * spec.stride[1] + j]
+                * weights.kernel[d, i, j, c]
+            )
+        # ≤ 150 terms of size 10 in float64
+        assert total == pytest.approx(tokens[b, row * spec.grid[1] + column, d], abs=1e-12)
 
 
 def test_where_the_three_channels_went():
-    """A gray kernel applied to a color image sees the sum of the channels: the kernel has a channel axis and sums over it."""
+    """A gray kernel applied to a color image sees the sum of the channels: the kernel has a channel
+    axis and sums over it."""
     spec = PatchEmbedSpec((8, 12), 4, 3, 5)
     images, weights, _ = random_problem(spec)
     gray = PatchEmbedWeights(np.repeat(weights.kernel[..., :1], 3, axis=-1), weights.bias)
     summed = patch_embed(
-        images.sum(axis=1, keepdims=True), PatchEmbedWeights(weights.kernel[..., :1], weights.bias), spec.replace(in_channels=1)
+        images.sum(axis=1, keepdims=True),
+        PatchEmbedWeights(weights.kernel[..., :1], weights.bias),
+        spec.replace(in_channels=1),
     )
     # 48 terms of size up to 20: γ_48 · 960 = 5e-12
     np.testing.assert_allclose(patch_embed(images, gray, spec), summed, rtol=0, atol=5e-12)
@@ -83,16 +103,21 @@ def test_where_the_three_channels_went():
 def test_matrix_form_needs_no_transpose():
     spec = PatchEmbedSpec((8, 12), (2, 4), 3, 5)
     images, weights, _ = random_problem(spec)
-    by_hand = np.stack([[weights.matrix @ p + weights.bias for p in sample] for sample in patchify(images, spec)])
+    by_hand = np.stack(
+        [[weights.matrix @ p + weights.bias for p in sample] for sample in patchify(images, spec)]
+    )
     # 24 terms of size up to 20: γ_24 · 480 = 1.3e-12
     np.testing.assert_allclose(patch_embed(images, weights, spec), by_hand, rtol=0, atol=1.3e-12)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_adjoint_identity(spec):
-    """⟨A·x, g⟩ = ⟨x, Aᵀ·g⟩, exactly, on integers; the same for the kernel and the bias, since the map is linear in each."""
+    """⟨A·x, g⟩ = ⟨x, Aᵀ·g⟩, exactly, on integers; the same for the kernel and the bias, since the
+    map is linear in each."""
     images, weights, gradient = random_problem(spec)
-    images, kernel, gradient = (integers(a).astype(float) for a in (images, weights.kernel, gradient))
+    images, kernel, gradient = (
+        integers(a).astype(float) for a in (images, weights.kernel, gradient)
+    )
     zero_bias = PatchEmbedWeights(kernel)
     found = patch_embed_gradients(images, zero_bias, spec, gradient)
     inner = (patch_embed(images, zero_bias, spec) * gradient).sum()
@@ -127,9 +152,13 @@ def test_misfits_are_named():
     spec = PatchEmbedSpec((8, 12), 4, embed_dim=6)
     images, weights, gradient = random_problem(spec)
     oihw = PatchEmbedWeights(weights.kernel.transpose(0, 3, 1, 2))
-    with pytest.raises(PatchParityError, match=r"kernel of shape \(6, 3, 4, 4\): expected \(6, 4, 4, 3\)"):
+    with pytest.raises(
+        PatchParityError, match=r"kernel of shape \(6, 3, 4, 4\): expected \(6, 4, 4, 3\)"
+    ):
         patch_embed(images, oihw, spec)
-    with pytest.raises(PatchParityError, match=r"grad_tokens of shape \(2, 6, 5\): expected \(2, 6, 6\)"):
+    with pytest.raises(
+        PatchParityError, match=r"grad_tokens of shape \(2, 6, 5\): expected \(2, 6, 6\)"
+    ):
         patch_embed_gradients(images, weights, spec, gradient[..., :5])
 
 
@@ -137,7 +166,9 @@ def test_the_fast_exact_oracle_is_the_fraction_rounded_once():
     from patchparity.reference.exact import exact_token_value, rounded_token_values, sample_indices
 
     generator = np.random.default_rng(8)
-    images = generator.standard_normal((2, 3, 19, 22)) * np.exp2(generator.integers(-30, 30, (2, 3, 19, 22)))
+    images = generator.standard_normal((2, 3, 19, 22)) * np.exp2(
+        generator.integers(-30, 30, (2, 3, 19, 22))
+    )
     kernel, bias = generator.standard_normal((5, 7, 4, 3)), generator.standard_normal(5)
     indices = sample_indices((2, 6, 8, 5), 60, seed=1)
     values = rounded_token_values(images, kernel, bias, (3, 3), (3, 2), indices)

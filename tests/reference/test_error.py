@@ -1,4 +1,5 @@
-"""Bounds and effective bits: what a correct sum may err, in every order, and what lower precision really delivers."""
+"""Bounds and effective bits: what a correct sum may err, in every order, and what lower precision
+really delivers."""
 
 import math
 
@@ -66,7 +67,8 @@ def test_no_correct_sum_in_any_order_exceeds_the_deterministic_bound(order, data
 
 
 def test_constant_data_break_the_probabilistic_bound_so_it_must_not_gate_them():
-    """Research: 43 808 equal rows, summed sequentially, exceed λ√n·u·A: the gate is for zero-mean data alone."""
+    """Research: 43 808 equal rows, summed sequentially, exceed λ√n·u·A: the gate is for zero-mean
+    data alone."""
     n = 43_808
     terms = np.full((1, n), np.float32(0.1))
     computed = np.add.accumulate(terms, axis=-1, dtype=np.float32)[..., -1].astype(np.float64)
@@ -83,13 +85,19 @@ def test_constant_data_break_the_probabilistic_bound_so_it_must_not_gate_them():
 @pytest.mark.parametrize("K", [48, 768, 3072])
 def test_zero_mean_data_stay_within_a_fraction_of_the_probabilistic_bound(order, K):
     computed, value, gauge = dot(*np.random.default_rng(1).standard_normal((2, 400, K)), order)
-    ratio, _ = bound_ratio(computed, value, error_bound(value, gauge, K, FLOAT32, "probabilistic", 5.0))
-    # A sequential sum errs by u·σ·n/√6 in rms, and A = 0.64·σ·n on average: 0.16/√n of the bound, 0.023 at n = 48. The largest of 400
-    # is 3 to 4 times that, and where A happens to be a third of its average 0.25 is not reached.
+    ratio, _ = bound_ratio(
+        computed, value, error_bound(value, gauge, K, FLOAT32, "probabilistic", 5.0)
+    )
+    # A sequential sum errs by u·σ·n/√6 in rms, and A = 0.64·σ·n on average: 0.16/√n of the bound,
+    # 0.023 at n = 48. The largest of 400 is 3 to 4 times that, and where A happens to be a third of
+    # its average 0.25 is not reached.
     assert ratio < 0.25
 
 
-@given(st.integers(1, 10_000), st.sampled_from([np.float16, ml_dtypes.bfloat16, np.float32, np.float64]))
+@given(
+    st.integers(1, 10_000),
+    st.sampled_from([np.float16, ml_dtypes.bfloat16, np.float32, np.float64]),
+)
 def test_gamma_grows_and_ends_at_infinity(terms, dtype):
     u = unit_roundoff(dtype)
     assert gamma(terms, u) >= terms * u
@@ -134,7 +142,9 @@ def random_product(K: int, change=lambda a: a):
 def test_effective_bits_name_the_input_precision_at_every_length(K, change, expected):
     bits = effective_bits(*random_product(K, change))
     assert bits == pytest.approx(expected, abs=0.1)  # the research's table varies by 0.05 over K
-    assert bits < effective_bits_floor(K + 1, FLOAT32), "declared float32, delivered less: that must fail"
+    assert bits < effective_bits_floor(K + 1, FLOAT32), (
+        "declared float32, delivered less: that must fail"
+    )
 
 
 @pytest.mark.parametrize("K", [48, 768, 12288])
@@ -192,7 +202,8 @@ def test_how_often_a_result_was_rounded_shows_in_the_share_of_correctly_rounded_
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
 def test_results_that_are_cut_off_are_told_from_rounded_ones(dtype):
     sums = np.random.default_rng(6).standard_normal((40, 50)).astype(np.float32)
-    lowest = np.uint32(0xFFFFE000 if dtype == "float16" else 0xFFFF0000)  # the mantissa bits that each type has
+    # the mantissa bits that each type has
+    lowest = np.uint32(0xFFFFE000 if dtype == "float16" else 0xFFFF0000)
     cut = (sums.view(np.uint32) & lowest).view(np.float32)
     exact = sums.astype(np.float64) * (1 + 2.0**-22)
     assert is_cut_off(cut.astype(dtype), exact)
@@ -205,11 +216,19 @@ def test_results_that_are_cut_off_are_told_from_rounded_ones(dtype):
 def test_a_first_rounding_counts_where_the_bias_cancels_it():
     model = ArithmeticModel.of("bfloat16", output_roundings=2)
     product, bias = np.array([1.00390625 + 2.0**-12]), np.array([-1.0])
-    twice = (product.astype(ml_dtypes.bfloat16).astype(np.float64) + bias).astype(ml_dtypes.bfloat16).astype(np.float64)
+    twice = (
+        (product.astype(ml_dtypes.bfloat16).astype(np.float64) + bias)
+        .astype(ml_dtypes.bfloat16)
+        .astype(np.float64)
+    )
     error = np.abs(twice - (product + bias))
     gauge = np.abs(product) + 1
-    assert (error <= error_bound(product + bias, gauge, 2, model, "deterministic", 1.0, np.abs(product))).all()
-    assert (error > error_bound(product + bias, gauge, 2, model, "deterministic", 1.0)).all(), "the result alone does not tell"
+    assert (
+        error <= error_bound(product + bias, gauge, 2, model, "deterministic", 1.0, np.abs(product))
+    ).all()
+    assert (error > error_bound(product + bias, gauge, 2, model, "deterministic", 1.0)).all(), (
+        "the result alone does not tell"
+    )
 
 
 @pytest.mark.parametrize("K", [48, 768, 3072])
@@ -227,15 +246,22 @@ def test_delivered_arithmetic_is_named_by_its_bits(K):
             X.astype(np.float64) @ W.astype(np.float64).T,
             (X.astype(np.float64) ** 2) @ (W.astype(np.float64) ** 2).T,
         )
-        return delivered_arithmetic(effective_bits(product.astype(np.float64), exact, np.sqrt(squares)), K + 1)
+        return delivered_arithmetic(
+            effective_bits(product.astype(np.float64), exact, np.sqrt(squares)), K + 1
+        )
 
     (x_high, x_low), (w_high, w_low) = halves(X), halves(W)
     tf32 = [round_to_bits(values, 10) for values in (X, W)]
     assert named(X @ W.T) == "float32"
-    assert named(x_high @ w_high.T + x_high @ w_low.T + x_low @ w_high.T) == "a split bfloat16x3 product"
+    assert (
+        named(x_high @ w_high.T + x_high @ w_low.T + x_low @ w_high.T)
+        == "a split bfloat16x3 product"
+    )
     assert named(tf32[0] @ tf32[1].T) == "TF32 or float16 inputs"
     assert named(x_high @ w_high.T) == "bfloat16 inputs"
     assert named(X @ W.T * 1.5) == "lower precision than float32, or a wrong result"
     assert delivered_arithmetic(50.5, K + 1, "float64") == "float64"
-    assert delivered_arithmetic(22.9, K + 1, "float64") == "float32", "a float64 layer that casts to float32 inside"
+    assert delivered_arithmetic(22.9, K + 1, "float64") == "float32", (
+        "a float64 layer that casts to float32 inside"
+    )
     assert delivered_arithmetic(math.inf, K + 1) == "float32", "exact results tell of no wider type"

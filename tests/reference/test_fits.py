@@ -1,4 +1,5 @@
-"""Mistakes with numbers in them are named, and what rounding does not explain is never called correct."""
+"""Mistakes with numbers in them are named, and what rounding does not explain is never called
+correct."""
 
 import ml_dtypes
 import numpy as np
@@ -10,9 +11,13 @@ SPEC = PatchEmbedSpec((48, 64), 16, 3, 40)
 GENERATOR = np.random.default_rng(8)
 IMAGES = GENERATOR.uniform(0, 1, SPEC.images_shape(3)).astype(np.float32)
 WEIGHTS = PatchEmbedWeights(
-    (0.05 * GENERATOR.standard_normal(SPEC.kernel_shape)).astype(np.float32), GENERATOR.standard_normal(40).astype(np.float32)
+    (0.05 * GENERATOR.standard_normal(SPEC.kernel_shape)).astype(np.float32),
+    GENERATOR.standard_normal(40).astype(np.float32),
 )
-MEAN, DEVIATION = (np.array(each, np.float32)[:, None, None] for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+MEAN, DEVIATION = (
+    np.array(each, np.float32)[:, None, None]
+    for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+)
 
 
 def tokens_of(images=IMAGES, weights=WEIGHTS):
@@ -28,11 +33,14 @@ MISTAKES = {
     "revers": RIGHT[:, ::-1],
     "activation|ReLU|rectified": np.maximum(RIGHT, 0),
     "GELU": RIGHT * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (RIGHT + 0.044715 * RIGHT**3))),
-    "view|reshape": IMAGES.reshape(3, SPEC.num_patches, -1) @ WEIGHTS.kernel.reshape(40, -1).T + WEIGHTS.bias,
+    "view|reshape": IMAGES.reshape(3, SPEC.num_patches, -1) @ WEIGHTS.kernel.reshape(40, -1).T
+    + WEIGHTS.bias,
     "bias": tokens_of(weights=PatchEmbedWeights(WEIGHTS.kernel, WEIGHTS.bias * np.float32(1.001))),
     "1.001": RIGHT * np.float32(1.001),
     "dropout": RIGHT * (GENERATOR.random(RIGHT.shape) > 0.1) / 0.9,
-    "rows of the kernel are in another order than the bias": (RIGHT - WEIGHTS.bias)[..., GENERATOR.permutation(40)]
+    "rows of the kernel are in another order than the bias": (RIGHT - WEIGHTS.bias)[
+        ..., GENERATOR.permutation(40)
+    ]
     + WEIGHTS.bias,
 }
 
@@ -58,10 +66,14 @@ def test_low_precision_is_never_called_correct(rounding, patch, channels):
     spec = PatchEmbedSpec((2 * patch, 3 * patch), patch, channels, 24)
     generator = np.random.default_rng([patch, channels])
     images = generator.standard_normal(spec.images_shape(2)).astype(np.float32)
-    kernel = (generator.standard_normal(spec.kernel_shape) / np.sqrt(spec.patch_values)).astype(np.float32)
+    kernel = (generator.standard_normal(spec.kernel_shape) / np.sqrt(spec.patch_values)).astype(
+        np.float32
+    )
     weights = PatchEmbedWeights(kernel, generator.standard_normal(24).astype(np.float32))
     if rounding == "tf32":
-        tokens = patch_embed(cut(images), PatchEmbedWeights(cut(kernel), weights.bias), spec, np.float32)
+        tokens = patch_embed(
+            cut(images), PatchEmbedWeights(cut(kernel), weights.bias), spec, np.float32
+        )
     elif rounding == "noise":
         right = patch_embed(images, weights, spec, np.float32)
         tokens = right + (2e-4 * generator.standard_normal(right.shape)).astype(np.float32)
@@ -91,14 +103,26 @@ def test_positions_that_begin_with_the_class_token_s_row_are_named():
     generator = np.random.default_rng(9)
     spec = PatchEmbedSpec((32, 48), 8, 3, 20)
     images = generator.standard_normal(spec.images_shape(2)).astype(np.float32)
-    kernel, positions = generator.standard_normal(spec.kernel_shape), generator.standard_normal((25, 20))
-    weights = PatchEmbedWeights(*(each.astype(np.float32) for each in (kernel, generator.standard_normal(20))))
+    kernel, positions = (
+        generator.standard_normal(spec.kernel_shape),
+        generator.standard_normal((25, 20)),
+    )
+    weights = PatchEmbedWeights(
+        *(each.astype(np.float32) for each in (kernel, generator.standard_normal(20)))
+    )
     class_token = generator.standard_normal(20).astype(np.float32)
-    held = PatchEmbedWeights(weights.kernel, weights.bias, class_token=class_token, positions=positions.astype(np.float32))
+    held = PatchEmbedWeights(
+        weights.kernel,
+        weights.bias,
+        class_token=class_token,
+        positions=positions.astype(np.float32),
+    )
     tokens = patch_embed(images, weights, spec, np.float32) + positions[:24].astype(np.float32)
     wrong = np.concatenate([np.broadcast_to(class_token, (2, 1, 20)), tokens], 1).astype(np.float32)
     found = diagnose(images, held, wrong, spec)
-    assert (found.status, "first one on" in found.explanation) == ("unique", True), found.explanation
+    assert (found.status, "first one on" in found.explanation) == ("unique", True), (
+        found.explanation
+    )
 
 
 GRID = RIGHT.reshape(3, *SPEC.grid, 40)
@@ -114,7 +138,9 @@ PAIRS = {
     / 0.8,
     "channel 1 of the images": tokens_of(IMAGES * np.array([1, 0, 1], np.float32)[:, None, None])
     + GENERATOR.standard_normal((1, *RIGHT.shape[1:])),
-    "permuted.*bias|bias.*permuted": (RIGHT + 0.01 * WEIGHTS.bias)[:, GENERATOR.permutation(SPEC.num_patches)],
+    "permuted.*bias|bias.*permuted": (RIGHT + 0.01 * WEIGHTS.bias)[
+        :, GENERATOR.permutation(SPEC.num_patches)
+    ],
 }
 
 
@@ -137,7 +163,8 @@ def test_an_output_of_nothing_is_explained_by_no_two_mistakes():
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_signal_that_is_lost_beside_the_bias_is_not_called_ignored(reverse):
-    """Images of 0..255 that were divided by 255 twice: what is left of them is far below the rounding of the given ones."""
+    """Images of 0..255 that were divided by 255 twice: what is left of them is far below the
+    rounding of the given ones."""
     images = np.rint(255 * IMAGES)
     tokens = tokens_of((images / 255 / 255).astype(np.float32))
     found = diagnose(images, WEIGHTS, tokens[:, ::-1] if reverse else tokens, SPEC)

@@ -27,7 +27,10 @@ def test_patchify_equals_cutting_by_hand(spec):
     padded = np.pad(images, ((0, 0), (0, 0), *spec.effective_padding))
     patches = patchify(images, spec)
     for n, place in enumerate(np.ndindex(*spec.grid)):
-        window = tuple(slice(p * s, p * s + k) for p, s, k in zip(place, spec.stride, spec.patch_size, strict=True))
+        window = tuple(
+            slice(p * s, p * s + k)
+            for p, s, k in zip(place, spec.stride, spec.patch_size, strict=True)
+        )
         cut = np.moveaxis(padded[(slice(None), slice(None), *window)], 1, -1)
         assert (patches[:, n] == cut.reshape(len(images), -1)).all()
 
@@ -50,7 +53,9 @@ def test_tiled_and_windowed_paths_agree(monkeypatch):
 def test_fold_is_the_adjoint_of_patchify(spec):
     images, _, _ = random_problem(spec)
     integers = np.rint(images * 4)
-    patches = np.rint(np.random.default_rng(1).standard_normal((2, spec.num_patches, spec.patch_values)) * 4)
+    patches = np.rint(
+        np.random.default_rng(1).standard_normal((2, spec.num_patches, spec.patch_values)) * 4
+    )
     assert (patchify(integers, spec) * patches).sum() == (integers * fold(patches, spec)).sum()
 
 
@@ -68,5 +73,7 @@ def test_wrong_shapes_are_named():
     spec = PatchEmbedSpec((4, 6), 2)
     with pytest.raises(PatchParityError, match=r"images of shape \(1, 3, 5, 6\)"):
         patchify(np.zeros((1, 3, 5, 6)), spec)
-    with pytest.raises(PatchParityError, match=r"patches of shape \(1, 6, 11\): expected \(B, 6, 12\)"):
+    with pytest.raises(
+        PatchParityError, match=r"patches of shape \(1, 6, 11\): expected \(B, 6, 12\)"
+    ):
         fold(np.zeros((1, 6, 11)), spec)

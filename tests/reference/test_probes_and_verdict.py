@@ -1,4 +1,5 @@
-"""Probes and verdicts: correct arithmetic passes all of them, and each well-known mistake is rejected by name of the probe."""
+"""Probes and verdicts: correct arithmetic passes all of them, and each well-known mistake is
+rejected by name of the probe."""
 
 import numpy as np
 import pytest
@@ -29,18 +30,26 @@ def test_correct_arithmetic_passes_every_probe(spec, dtype):
 
 def test_integer_probe_is_exact_in_every_direction_and_narrow_type():
     for dtype in ("float16", "bfloat16", "float32"):
-        probe = next(p for p in standard_probes(SPEC, 2, dtype, seed=0) if p.name == "bounded-integers")
+        probe = next(
+            p for p in standard_probes(SPEC, 2, dtype, seed=0) if p.name == "bounded-integers"
+        )
         limit = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24}[dtype]
         for direction in probe.directions:
             assert probe.expectations[direction].gauge.max() <= limit
-            assert (probe.expectations[direction].value != 0).any(), "a probe of zeros would see nothing"
+            assert (probe.expectations[direction].value != 0).any(), (
+                "a probe of zeros would see nothing"
+            )
         assert probe.directions == ("forward", "grad_image", "grad_kernel", "grad_bias")
 
 
 def test_one_hot_images_read_the_whole_kernel():
-    probe = next(p for p in standard_probes(SPEC, 3, "float32", seed=0) if p.name == "one-hot-images")
+    probe = next(
+        p for p in standard_probes(SPEC, 3, "float32", seed=0) if p.name == "one-hot-images"
+    )
     rows = {tuple(row) for row in plain_result(probe).reshape(-1, 80)}
-    assert rows == {tuple(column) for column in probe.weights.matrix.T}, "105 patches show each of the 72 columns of W"
+    assert rows == {tuple(column) for column in probe.weights.matrix.T}, (
+        "105 patches show each of the 72 columns of W"
+    )
 
 
 def oihw(probe) -> np.ndarray:
@@ -49,7 +58,10 @@ def oihw(probe) -> np.ndarray:
 
 def with_kernel(probe, kernel) -> np.ndarray:
     return patch_embed(
-        probe.images, PatchEmbedWeights(np.ascontiguousarray(kernel), probe.weights.bias), probe.spec, probe.images.dtype
+        probe.images,
+        PatchEmbedWeights(np.ascontiguousarray(kernel), probe.weights.bias),
+        probe.spec,
+        probe.images.dtype,
     )
 
 
@@ -59,14 +71,23 @@ def tf32(array: np.ndarray) -> np.ndarray:
 
 
 MISTAKES = {
-    "channel and pixel axes of the flat kernel exchanged": lambda p: with_kernel(p, oihw(p).reshape(p.weights.kernel.shape)),
+    "channel and pixel axes of the flat kernel exchanged": lambda p: with_kernel(
+        p, oihw(p).reshape(p.weights.kernel.shape)
+    ),
     "kernel flipped": lambda p: with_kernel(p, p.weights.kernel[:, ::-1, ::-1]),
     "channels reversed": lambda p: with_kernel(p, p.weights.kernel[..., ::-1]),
     "tokens column-major": lambda p: (
-        plain_result(p).reshape(-1, *p.spec.grid, 80).transpose(0, 2, 1, 3).reshape(plain_result(p).shape)
+        plain_result(p)
+        .reshape(-1, *p.spec.grid, 80)
+        .transpose(0, 2, 1, 3)
+        .reshape(plain_result(p).shape)
     ),
-    "tokens reshaped, not transposed": lambda p: plain_result(p).transpose(0, 2, 1).reshape(plain_result(p).shape),
-    "one patch stale": lambda p: np.concatenate([plain_result(p)[:, :1], plain_result(p)[:, :-1]], axis=1),
+    "tokens reshaped, not transposed": lambda p: (
+        plain_result(p).transpose(0, 2, 1).reshape(plain_result(p).shape)
+    ),
+    "one patch stale": lambda p: np.concatenate(
+        [plain_result(p)[:, :1], plain_result(p)[:, :-1]], axis=1
+    ),
     "batch exchanged": lambda p: plain_result(p)[::-1],
 }
 
@@ -75,7 +96,8 @@ MISTAKES = {
 @pytest.mark.parametrize("spec", [SPEC, OVERLAPPING], ids=["tiled", "overlapping"])
 def test_a_wrong_layout_is_rejected_by_every_probe(mistake, spec):
     for probe in standard_probes(spec, 2, "float32", seed=2):
-        if probe.name == "swamping":  # its images are flat: it looks at the accumulator, not at layouts
+        # its images are flat: it looks at the accumulator, not at layouts
+        if probe.name == "swamping":
             continue
         verdict = judge(probe, "forward", MISTAKES[mistake](probe), FLOAT32)
         assert verdict.verdict == "fail", (mistake, probe.name)
@@ -95,11 +117,17 @@ def test_lower_precision_is_rejected_and_named(patch):
     rejected = {}
     for probe in standard_probes(spec, 2, "float32", seed=4):
         low = PatchEmbedWeights(tf32(probe.weights.kernel), probe.weights.bias)
-        verdict = judge(probe, "forward", patch_embed(tf32(probe.images), low, spec, np.float32), FLOAT32)
+        verdict = judge(
+            probe, "forward", patch_embed(tf32(probe.images), low, spec, np.float32), FLOAT32
+        )
         if verdict.verdict == "fail":
             rejected[probe.name] = verdict.message
-    assert {"identity-kernel", "one-hot-images", "mantissa-ladder", "random-zero-bias"} <= set(rejected)
-    assert "bounded-integers" not in rejected, "small integers are exact in TF32: the layout is right"
+    assert {"identity-kernel", "one-hot-images", "mantissa-ladder", "random-zero-bias"} <= set(
+        rejected
+    )
+    assert "bounded-integers" not in rejected, (
+        "small integers are exact in TF32: the layout is right"
+    )
     assert "10 of 23 explicit mantissa bits arrive" in rejected["mantissa-ladder"]
     assert "delivered TF32" in rejected["random-zero-bias"]
 
@@ -107,7 +135,11 @@ def test_lower_precision_is_rejected_and_named(patch):
 @pytest.mark.parametrize("roundings", [1, 2])
 def test_a_bfloat16_product_that_is_cut_off_is_rejected_and_named(roundings):
     model = ArithmeticModel.of("bfloat16", output_roundings=roundings)
-    probe = next(probe for probe in standard_probes(SPEC, 2, "bfloat16", seed=4) if probe.name == "random-zero-bias")
+    probe = next(
+        probe
+        for probe in standard_probes(SPEC, 2, "bfloat16", seed=4)
+        if probe.name == "random-zero-bias"
+    )
     wide = patch_embed(probe.images.astype(np.float32), probe.weights, SPEC, np.float32)
     assert judge(probe, "forward", wide.astype(probe.images.dtype), model).verdict == "pass"
     cut = (wide.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32).astype(probe.images.dtype)
@@ -118,13 +150,22 @@ def test_a_bfloat16_product_that_is_cut_off_is_rejected_and_named(roundings):
 
 def test_a_bfloat16_product_that_is_cut_off_before_its_bias_is_added_is_named():
     model = ArithmeticModel.of("bfloat16", output_roundings=2)
-    probe = next(probe for probe in standard_probes(SPEC, 2, "bfloat16", seed=4) if probe.name == "random")
-    wide = patch_embed(probe.images.astype(np.float32), PatchEmbedWeights(probe.weights.kernel), SPEC, np.float32)
+    probe = next(
+        probe for probe in standard_probes(SPEC, 2, "bfloat16", seed=4) if probe.name == "random"
+    )
+    wide = patch_embed(
+        probe.images.astype(np.float32), PatchEmbedWeights(probe.weights.kernel), SPEC, np.float32
+    )
     cut = (wide.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     bias, dtype = probe.weights.bias.astype(np.float32), probe.images.dtype
-    rounded = judge(probe, "forward", (wide.astype(dtype).astype(np.float32) + bias).astype(dtype), model)
+    rounded = judge(
+        probe, "forward", (wide.astype(dtype).astype(np.float32) + bias).astype(dtype), model
+    )
     assert (rounded.verdict, rounded.delivered) == ("pass", "bfloat16 rounded twice")
-    assert judge(probe, "forward", (cut + bias).astype(dtype), model).delivered == "bfloat16 cut off toward zero"
+    assert (
+        judge(probe, "forward", (cut + bias).astype(dtype), model).delivered
+        == "bfloat16 cut off toward zero"
+    )
 
 
 def test_shapes_are_explained():
@@ -135,14 +176,18 @@ def test_shapes_are_explained():
     assert "transpose(1, 2) is missing" in left.message
     grid = judge(probe, "forward", tokens.transpose(0, 2, 1).reshape(2, 80, 5, 7), FLOAT32)
     assert "flatten(2) and transpose(1, 2) are missing" in grid.message
-    assert "output of shape (2, 35, 79)" in judge(probe, "forward", tokens[..., :-1], FLOAT32).message
+    assert (
+        "output of shape (2, 35, 79)" in judge(probe, "forward", tokens[..., :-1], FLOAT32).message
+    )
 
 
 def test_values_that_are_not_finite_fail():
     probe = random_normal(SPEC, 2, "float32", 6)
     tokens = plain_result(probe).copy()
     tokens[1, 3, 5] = np.nan
-    assert judge(probe, "forward", tokens, FLOAT32).message == "1 of 5600 values are NaN or infinite"
+    assert (
+        judge(probe, "forward", tokens, FLOAT32).message == "1 of 5600 values are NaN or infinite"
+    )
 
 
 def test_gradient_directions_have_sums_of_their_own():
@@ -170,9 +215,12 @@ def test_photograph():
 
 
 def test_float64_is_judged_by_the_exact_oracle_where_the_reference_errs_itself():
-    """An error of a bound and a half: within both sides' error together, beyond what one side alone may make."""
+    """An error of a bound and a half: within both sides' error together, beyond what one side alone
+    may make."""
     spec = PatchEmbedSpec((32, 48), 16, 3, 24)
-    probe = next(probe for probe in standard_probes(spec, 2, np.float64, seed=6) if probe.name == "random")
+    probe = next(
+        probe for probe in standard_probes(spec, 2, np.float64, seed=6) if probe.name == "random"
+    )
     places, truth = probe.expectations["forward"].exact
     assert len(places) == min(512, 2 * 6 * 24)
     model = ArithmeticModel.of(np.float64)
@@ -189,7 +237,9 @@ def test_float64_is_judged_by_the_exact_oracle_where_the_reference_errs_itself()
 
 def test_a_problem_for_the_forward_direction_has_the_same_data():
     spec = PatchEmbedSpec((12, 20), (4, 5), 3, 7)
-    whole, forward = (random_normal(spec, 2, "float32", seed=3, forward_only=only) for only in (False, True))
+    whole, forward = (
+        random_normal(spec, 2, "float32", seed=3, forward_only=only) for only in (False, True)
+    )
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(getattr(whole.weights, name), getattr(forward.weights, name))
     np.testing.assert_array_equal(whole.images, forward.images)

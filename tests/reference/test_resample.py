@@ -20,22 +20,37 @@ def test_weights_sum_to_one_but_where_what_is_outside_is_zero(size, new, recipe)
         np.testing.assert_allclose(sums, 1, atol=1e-12)
 
 
-@given(size=st.integers(1, 40), kernel=st.sampled_from(["linear", "cubic"]), antialias=st.booleans())
+@given(
+    size=st.integers(1, 40), kernel=st.sampled_from(["linear", "cubic"]), antialias=st.booleans()
+)
 def test_a_grid_of_the_same_size_stays_as_it_is(size, kernel, antialias):
-    np.testing.assert_allclose(resize_matrix(Rule(kernel, antialias=antialias), size, size), np.eye(size), atol=1e-12)
+    np.testing.assert_allclose(
+        resize_matrix(Rule(kernel, antialias=antialias), size, size), np.eye(size), atol=1e-12
+    )
 
 
 @settings(max_examples=60)
-@given(grid=SIZES, new=SIZES, kind=st.sampled_from(["bilinear", "bicubic"]), corners=st.booleans(), antialias=st.booleans())
+@given(
+    grid=SIZES,
+    new=SIZES,
+    kind=st.sampled_from(["bilinear", "bicubic"]),
+    corners=st.booleans(),
+    antialias=st.booleans(),
+)
 def test_torch_resizes_the_same(grid, new, kind, corners, antialias):
     torch = pytest.importorskip("torch")
     table = np.random.default_rng(0).standard_normal((*grid, 3)).astype(np.float32)
     recipe = f"torch-{kind}" + "-antialias" * antialias + "-align-corners" * corners
     images = torch.from_numpy(table).permute(2, 0, 1)[None]
-    theirs = torch.nn.functional.interpolate(images, size=new, mode=kind, align_corners=corners, antialias=antialias)
+    theirs = torch.nn.functional.interpolate(
+        images, size=new, mode=kind, align_corners=corners, antialias=antialias
+    )
     ours = resize_grid(table, new, recipe)
-    # Coordinates in float32: each is off by 2⁻²⁴ of the size, and the kernel's slope is at most 2 for each of up to 3 values of ±4.
-    np.testing.assert_allclose(theirs[0].permute(1, 2, 0).numpy(), ours, atol=24 * 24 * 2.0**-24 * 4)
+    # Coordinates in float32: each is off by 2⁻²⁴ of the size, and the kernel's slope is at most 2
+    # for each of up to 3 values of ±4.
+    np.testing.assert_allclose(
+        theirs[0].permute(1, 2, 0).numpy(), ours, atol=24 * 24 * 2.0**-24 * 4
+    )
 
 
 @settings(max_examples=30)
@@ -46,10 +61,14 @@ def test_grid_sample_takes_zeros_outside(grid, new):
     rows, columns = ((np.arange(size) + 0.5) / size * 2 - 1 for size in new)
     at = np.stack(np.broadcast_arrays(columns[None, :], rows[:, None]), axis=-1).astype(np.float32)
     theirs = torch.nn.functional.grid_sample(
-        torch.from_numpy(table).permute(2, 0, 1)[None], torch.from_numpy(at)[None], align_corners=False
+        torch.from_numpy(table).permute(2, 0, 1)[None],
+        torch.from_numpy(at)[None],
+        align_corners=False,
     )
     ours = resize_grid(table, new, "torch-bilinear-zeros")
-    np.testing.assert_allclose(theirs[0].permute(1, 2, 0).numpy(), ours, atol=24 * 24 * 2.0**-24 * 4)
+    np.testing.assert_allclose(
+        theirs[0].permute(1, 2, 0).numpy(), ours, atol=24 * 24 * 2.0**-24 * 4
+    )
 
 
 def test_what_cannot_be_resized_is_refused():

@@ -40,9 +40,12 @@ def test_grid(image, patch, stride, padding, remainder, grid):
 
 
 def test_least_bytes_count_only_pixels_that_are_seen():
-    spec = PatchEmbedSpec((9, 13), 2, 3, 4, stride=4, remainder="floor")  # 2 × 3 windows, 4 × 6 of 9 × 13 pixels
+    # 2 × 3 windows, 4 × 6 of 9 × 13 pixels
+    spec = PatchEmbedSpec((9, 13), 2, 3, 4, stride=4, remainder="floor")
     assert spec.minimum_bytes(5, 4) == 4 * (5 * 3 * 4 * 6 + 4 * 12 + 4 + 5 * 6 * 4)
-    assert PatchEmbedSpec((8, 6), 2, 3, 4, padding=2).minimum_bytes(1, 1) == 3 * 48 + 48 + 4 + 30 * 4, "padding is not read"
+    assert (
+        PatchEmbedSpec((8, 6), 2, 3, 4, padding=2).minimum_bytes(1, 1) == 3 * 48 + 48 + 4 + 30 * 4
+    ), "padding is not read"
 
 
 def test_numpy_integers_are_integers_and_floats_are_not():
@@ -53,10 +56,17 @@ def test_numpy_integers_are_integers_and_floats_are_not():
 
 
 def test_same_splits_padding_as_tensorflow_does():
-    # research: 224, kernel 7, stride 4 pads (1, 2), where torch's padding 3 pads (3, 3) to the same output shape
+    # research: 224, kernel 7, stride 4 pads (1, 2), where torch's padding 3 pads (3, 3) to the same
+    # output shape
     assert PatchEmbedSpec(224, 7, stride=4, remainder="same").effective_padding == ((1, 2), (1, 2))
-    assert PatchEmbedSpec(224, 7, stride=4, padding=3, remainder="floor").effective_padding == ((3, 3), (3, 3))
-    assert PatchEmbedSpec((230, 224), 16, remainder="pad-end").effective_padding == ((0, 10), (0, 0))
+    assert PatchEmbedSpec(224, 7, stride=4, padding=3, remainder="floor").effective_padding == (
+        (3, 3),
+        (3, 3),
+    )
+    assert PatchEmbedSpec((230, 224), 16, remainder="pad-end").effective_padding == (
+        (0, 10),
+        (0, 0),
+    )
 
 
 @given(
@@ -91,9 +101,13 @@ def test_windows_lie_inside_the_padded_image(size, patch, stride, remainder):
     [
         (
             dict(image_size=225, patch_size=16),
-            r"image_size=\(225, 225\) does not divide .* axis 0 is 225, expected for instance 224 or 240",
+            r"image_size=\(225, 225\) does not divide .* axis 0 is 225, expected for instance 224 "
+            r"or 240",
         ),
-        (dict(image_size=(224, 8), patch_size=16), r"axis 1 is 8 with padding, smaller than the patch of 16"),
+        (
+            dict(image_size=(224, 8), patch_size=16),
+            r"axis 1 is 8 with padding, smaller than the patch of 16",
+        ),
         (dict(image_size=(1, 2, 3, 4), patch_size=1), r"expected \(H, W\), or \(T, H, W\)"),
         (dict(image_size=224, patch_size=0), r"patch_size=0: expected an integer >= 1"),
         (dict(image_size=224, patch_size=16, stride=(1, 2, 3)), r"stride=\(1, 2, 3\)"),
@@ -121,7 +135,9 @@ def test_replace_keeps_patch_and_stride_together():
 def test_round_trip_through_plain_data():
     import json
 
-    spec = PatchEmbedSpec((33, 50), 7, stride=4, padding=((3, 2), (1, 0)), remainder="floor", in_channels=5)
+    spec = PatchEmbedSpec(
+        (33, 50), 7, stride=4, padding=((3, 2), (1, 0)), remainder="floor", in_channels=5
+    )
     assert PatchEmbedSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     with pytest.raises(PatchParityError, match="not a spec"):
         PatchEmbedSpec.from_dict({"size": 3})
@@ -129,9 +145,14 @@ def test_round_trip_through_plain_data():
 
 def test_images_of_another_shape_are_named():
     spec = PatchEmbedSpec((32, 48), 16)
-    with pytest.raises(PatchParityError, match=r"images of shape \(2, 32, 48, 3\) have 32 channels, expected 3.*channels last"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"images of shape \(2, 32, 48, 3\) have 32 channels, expected 3.*channels last",
+    ):
         spec.check_images(np.zeros((2, 32, 48, 3)))
     with pytest.raises(PatchParityError, match=r"images of shape \(3, 32, 48\): expected 4 axes"):
         spec.check_images(np.zeros((3, 32, 48)))
-    with pytest.raises(PatchParityError, match=r"images of shape \(2, 3, 48, 32\): expected \(B, 3, 32, 48\)"):
+    with pytest.raises(
+        PatchParityError, match=r"images of shape \(2, 3, 48, 32\): expected \(B, 3, 32, 48\)"
+    ):
         spec.check_images(np.zeros((2, 3, 48, 32)))

@@ -6,10 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchparity.reference.errors import PatchParityError
-from patchparity.reference.stem import ACTIVATIONS, StemLayer, apply_stem, features_of, fold_batch_norm, image_of
+from patchparity.reference.stem import (
+    ACTIVATIONS,
+    StemLayer,
+    apply_stem,
+    features_of,
+    fold_batch_norm,
+    image_of,
+)
 
 
-@pytest.mark.parametrize(("name", "theirs"), [("relu", "relu"), ("gelu", "gelu"), ("hard-swish", "hardswish"), ("silu", "silu")])
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("relu", "relu"), ("gelu", "gelu"), ("hard-swish", "hardswish"), ("silu", "silu")],
+)
 def test_activations_are_those_of_torch(name, theirs):
     torch = pytest.importorskip("torch")
     values = np.linspace(-6, 6, 241)
@@ -20,7 +30,11 @@ def test_activations_are_those_of_torch(name, theirs):
 
 @settings(max_examples=20, deadline=None)
 @given(
-    kernels=st.lists(st.tuples(st.sampled_from([1, 2, 3, 5]), st.integers(1, 3), st.integers(0, 2)), min_size=1, max_size=3),
+    kernels=st.lists(
+        st.tuples(st.sampled_from([1, 2, 3, 5]), st.integers(1, 3), st.integers(0, 2)),
+        min_size=1,
+        max_size=3,
+    ),
     size=st.tuples(st.integers(9, 20), st.integers(9, 20)),
 )
 def test_a_stem_is_convolutions_with_batch_norms(kernels, size):
@@ -29,17 +43,24 @@ def test_a_stem_is_convolutions_with_batch_norms(kernels, size):
     modules, stem, channels = [], [], 3
     for index, (side, stride, padding) in enumerate(kernels):
         width = channels + 2
-        convolution = torch.nn.Conv2d(channels, width, side, stride, padding, bias=bool(index % 2)).double()
+        convolution = torch.nn.Conv2d(
+            channels, width, side, stride, padding, bias=bool(index % 2)
+        ).double()
         norm = torch.nn.BatchNorm2d(width).double()
         with torch.no_grad():
             for tensor in (*convolution.parameters(), *norm.parameters(), norm.running_mean):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator))
             norm.running_var.copy_(torch.rand(width, generator=generator) + 0.1)
         modules += [convolution, norm, torch.nn.GELU()]
-        held = [each.detach().numpy() for each in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
+        held = [
+            each.detach().numpy()
+            for each in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        ]
         kernel = convolution.weight.detach().numpy().transpose(0, 2, 3, 1)
         bias = None if convolution.bias is None else convolution.bias.detach().numpy()
-        stem.append(StemLayer(*fold_batch_norm(kernel, bias, held, norm.eps), stride, padding, "gelu"))
+        stem.append(
+            StemLayer(*fold_batch_norm(kernel, bias, held, norm.eps), stride, padding, "gelu")
+        )
         channels = width
     images = np.random.default_rng(0).standard_normal((2, 3, *size))
     model = torch.nn.Sequential(*modules).eval()

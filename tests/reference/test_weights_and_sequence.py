@@ -15,7 +15,13 @@ from patchparity import (
     patch_embed,
     sincos_positions,
 )
-from patchparity.reference.sequence import embed_sequence, layer_norm, merge_block_order, unrolled_order, window_order
+from patchparity.reference.sequence import (
+    embed_sequence,
+    layer_norm,
+    merge_block_order,
+    unrolled_order,
+    window_order,
+)
 from patchparity.reference.weights import LayerNorm
 
 SPEC = PatchEmbedSpec((32, 48), 8, 3, 20)
@@ -28,7 +34,11 @@ def images(batch: int = 2) -> np.ndarray:
 def permute_patches(batch: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Rearrange the patches of an image, as blocks."""
     rows, columns = SPEC.grid
-    blocks = batch.reshape(len(batch), 3, rows, 8, columns, 8).transpose(0, 2, 4, 1, 3, 5).reshape(len(batch), -1, 3, 8, 8)
+    blocks = (
+        batch.reshape(len(batch), 3, rows, 8, columns, 8)
+        .transpose(0, 2, 4, 1, 3, 5)
+        .reshape(len(batch), -1, 3, 8, 8)
+    )
     blocks = blocks[:, order].reshape(len(batch), rows, columns, 3, 8, 8)
     return blocks.transpose(0, 3, 1, 4, 2, 5).reshape(batch.shape)
 
@@ -36,23 +46,32 @@ def permute_patches(batch: np.ndarray, order: np.ndarray) -> np.ndarray:
 def test_vit_b16_sequence_is_197_by_768():
     spec = PatchEmbedSpec(224, 16)
     weights = initialize_weights(spec)
-    sequence = embed_sequence(np.random.default_rng(0).standard_normal((1, 3, 224, 224)), weights, spec)
+    sequence = embed_sequence(
+        np.random.default_rng(0).standard_normal((1, 3, 224, 224)), weights, spec
+    )
     assert sequence.shape == (1, 197, 768)
 
 
 def test_initialization_is_seeded_truncated_and_vits():
-    weights = initialize_weights(PatchEmbedSpec(64, 16), seed=3, num_registers=4, distillation_token=True)
-    again = initialize_weights(PatchEmbedSpec(64, 16), seed=3, num_registers=4, distillation_token=True)
+    weights = initialize_weights(
+        PatchEmbedSpec(64, 16), seed=3, num_registers=4, distillation_token=True
+    )
+    again = initialize_weights(
+        PatchEmbedSpec(64, 16), seed=3, num_registers=4, distillation_token=True
+    )
     assert (weights.kernel == again.kernel).all()
     assert not (weights.kernel == initialize_weights(PatchEmbedSpec(64, 16), seed=4).kernel).all()
     assert weights.kernel.dtype == np.float32
     assert weights.kernel.shape == (768, 16, 16, 3)
     assert abs(weights.kernel).max() <= np.float32(0.04)
-    # A normal cut at ±2σ keeps a standard deviation of 0.8796·σ; 590 000 draws settle it to a thousandth.
+    # A normal cut at ±2σ keeps a standard deviation of 0.8796·σ; 590 000 draws settle it to a
+    # thousandth.
     assert weights.kernel.std() == pytest.approx(0.02 * 0.8796, rel=5e-3)
     assert (weights.bias == 0).all()
     assert weights.register_tokens.shape == (4, 768)
-    assert weights.positions.shape == (16 + 2, 768), "class and distillation token have rows, registers have none"
+    assert weights.positions.shape == (16 + 2, 768), (
+        "class and distillation token have rows, registers have none"
+    )
     assert weights.num_prefix_tokens == 6
 
 
@@ -63,7 +82,9 @@ def test_without_positions_the_sequence_is_permutation_equivariant_with_them_it_
         weights = initialize_weights(SPEC, positions=positions).astype(np.float64)
         sequence = embed_sequence(batch, weights, SPEC)
         permuted = embed_sequence(permute_patches(batch, order), weights, SPEC)
-        np.testing.assert_array_equal(sequence[:, 0], permuted[:, 0], "the class token does not move")
+        np.testing.assert_array_equal(
+            sequence[:, 0], permuted[:, 0], "the class token does not move"
+        )
         assert np.array_equal(sequence[:, 1:][:, order], permuted[:, 1:]) is equivariant
 
 
@@ -74,12 +95,16 @@ def test_prefix_order_and_position_rows():
     assert sequence.shape == (2, 5 + 24, 20)
     assert (sequence[1, 0] == weights.class_token + weights.positions[0]).all()
     assert (sequence[1, 1] == weights.distillation_token + weights.positions[1]).all()
-    assert (sequence[1, 2:5] == weights.register_tokens).all(), "DINOv2's registers carry no position"
+    assert (sequence[1, 2:5] == weights.register_tokens).all(), (
+        "DINOv2's registers carry no position"
+    )
     assert (sequence[:, 5:] == tokens + weights.positions[2:]).all()
 
 
 def test_prefix_last_and_positions_for_patches_only():
-    layout = SequenceLayout(prefix=("register_tokens", "class_token"), prefix_side="last", positioned=("class_token",))
+    layout = SequenceLayout(
+        prefix=("register_tokens", "class_token"), prefix_side="last", positioned=("class_token",)
+    )
     weights = initialize_weights(SPEC, num_registers=2, layout=layout).astype(np.float64)
     tokens = patch_embed(images(), weights, SPEC)
     sequence = assemble_sequence(tokens, weights, SPEC)
@@ -103,29 +128,49 @@ def test_mask_norms_and_merge_order():
     assert (result[mask] == masked.mask_token).all()
     assert (result[~mask] == tokens[~mask]).all()
 
-    normed = assemble_sequence(tokens, PatchEmbedWeights(base.kernel, base.bias, token_norm=norm), SPEC)
+    normed = assemble_sequence(
+        tokens, PatchEmbedWeights(base.kernel, base.bias, token_norm=norm), SPEC
+    )
     assert (normed == layer_norm(tokens, norm, 1e-6)).all()
     standardized = (normed - norm.shift) / norm.scale
     # shift and scale were put on and taken off: an ulp of 4, divided by the smallest scale
-    np.testing.assert_allclose(standardized.mean(-1), 0, atol=4.4e-16 * 4 / abs(norm.scale).min() * 20)
+    np.testing.assert_allclose(
+        standardized.mean(-1), 0, atol=4.4e-16 * 4 / abs(norm.scale).min() * 20
+    )
     assert not np.allclose(
-        embed_sequence(images(), PatchEmbedWeights(base.kernel, base.bias, patch_norm=patch_norm), SPEC), tokens
+        embed_sequence(
+            images(), PatchEmbedWeights(base.kernel, base.bias, patch_norm=patch_norm), SPEC
+        ),
+        tokens,
     )
     final = PatchEmbedWeights(base.kernel, base.bias, sequence_norm=norm)
     assert (assemble_sequence(tokens, final, SPEC) == layer_norm(tokens, norm, 1e-6)).all()
 
-    merged = PatchEmbedWeights(base.kernel, base.bias, layout=SequenceLayout(token_order="merge-2x2"))
+    merged = PatchEmbedWeights(
+        base.kernel, base.bias, layout=SequenceLayout(token_order="merge-2x2")
+    )
     assert list(merge_block_order(SPEC.grid)[:8]) == [0, 1, 6, 7, 2, 3, 8, 9]
-    assert (assemble_sequence(tokens, merged, SPEC) == tokens[:, merge_block_order(SPEC.grid)]).all()
+    assert (
+        assemble_sequence(tokens, merged, SPEC) == tokens[:, merge_block_order(SPEC.grid)]
+    ).all()
 
 
 def test_sincos_table_is_maes():
-    """Against the formula of MAE's `get_2d_sincos_pos_embed`, written out here: the column's half comes first."""
+    """Against the formula of MAE's `get_2d_sincos_pos_embed`, written out here: the column's half
+    comes first."""
     table = sincos_positions((3, 5), 16)
     omega = 1 / 10000 ** (np.arange(4) / 4)
     for row, column in np.ndindex(3, 5):
-        expected = np.concatenate([np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega)])
-        # frequencies by two formulas differ by 2 ulp, angles of at most 4 radians by 4 · 2 · 2.2e-16
+        expected = np.concatenate(
+            [
+                np.sin(column * omega),
+                np.cos(column * omega),
+                np.sin(row * omega),
+                np.cos(row * omega),
+            ]
+        )
+        # frequencies by two formulas differ by 2 ulp, angles of at most 4 radians by 4 · 2 ·
+        # 2.2e-16
         np.testing.assert_allclose(table[row * 5 + column], expected, rtol=0, atol=1.8e-15)
     swapped = sincos_positions((3, 5), 16, first_half="row")
     assert (swapped == np.concatenate([table[:, 8:], table[:, :8]], axis=1)).all()
@@ -135,7 +180,10 @@ def test_sincos_table_is_maes():
     ("fields", "message"),
     [
         (dict(bias=np.zeros(21)), r"bias of shape \(21,\): expected \(20,\)"),
-        (dict(positions=np.zeros((24, 19))), r"positions of shape \(24, 19\): expected \(rows, 20\)"),
+        (
+            dict(positions=np.zeros((24, 19))),
+            r"positions of shape \(24, 19\): expected \(rows, 20\)",
+        ),
         (dict(class_token=np.zeros((1, 1, 20))), r"class_token of shape \(1, 1, 20\)"),
         (dict(token_norm=LayerNorm(np.zeros(3), np.zeros(20))), r"token_norm.scale of shape"),
     ],
@@ -148,7 +196,10 @@ def test_arrays_that_cannot_belong_together(fields, message):
 def test_other_errors():
     with pytest.raises(PatchParityError, match=r"kernel of shape \(20, 192\)"):
         PatchEmbedWeights(np.zeros((20, 192)))
-    with pytest.raises(PatchParityError, match=r"positions of shape \(9, 20\): expected 24 rows, 0 for .*num_patches = 24"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"positions of shape \(9, 20\): expected 24 rows, 0 for .*num_patches = 24",
+    ):
         PatchEmbedWeights(np.zeros((20, 8, 8, 3)), positions=np.zeros((9, 20))).check_spec(SPEC)
     weights = initialize_weights(SPEC)
     with pytest.raises(PatchParityError, match="no mask_token"):
@@ -159,7 +210,9 @@ def test_other_errors():
         sincos_positions((3, 5), 18)
     with pytest.raises(PatchParityError, match=r"grid=\(3, 4\)"):
         merge_block_order((3, 4))
-    with pytest.raises(PatchParityError, match="prefix_side 'middle' is unknown; expected one of first, last"):
+    with pytest.raises(
+        PatchParityError, match="prefix_side 'middle' is unknown; expected one of first, last"
+    ):
         SequenceLayout(prefix_side="middle")
     with pytest.raises(PatchParityError, match="expected distinct names"):
         SequenceLayout(prefix=("cls",))
@@ -173,7 +226,9 @@ def test_merged_blocks_of_video_follow_frame_by_frame():
     assert merge_block_order((2, 2, 4)).tolist() == [*frame, *(8 + frame)]
 
 
-@pytest.mark.parametrize(("grid", "window"), [((4, 6), 2), ((6, 3), 3), ((8, 24), 8), ((5, 7), 3), ((2, 3), 4)])
+@pytest.mark.parametrize(
+    ("grid", "window"), [((4, 6), 2), ((6, 3), 3), ((8, 24), 8), ((5, 7), 3), ((2, 3), 4)]
+)
 def test_tokens_of_a_window_follow_one_another(grid, window):
     """Written out as loops: windows row by row, in each its tokens row by row."""
     expected = [
@@ -185,16 +240,24 @@ def test_tokens_of_a_window_follow_one_another(grid, window):
     ]
     assert window_order(grid, window).tolist() == expected
     count = grid[0] * grid[1]
-    assert window_order((2, *grid), window).tolist() == [*expected, *(count + place for place in expected)]
+    assert window_order((2, *grid), window).tolist() == [
+        *expected,
+        *(count + place for place in expected),
+    ]
 
 
 @pytest.mark.parametrize(("grid", "window"), [((4, 6), 2), ((8, 4), 4), ((8, 24), 8)])
 def test_unrolled_tokens_are_sorted_by_their_places_in_the_smallest_blocks_first(grid, window):
-    """As a key of sorting: the last bits of row and column, then the next ones, ..., at last the window."""
+    """As a key of sorting: the last bits of row and column, then the next ones, ..., at last the
+    window."""
 
     def key(index):
         row, column = divmod(index, grid[1])
-        bits = [bit for step in range(window.bit_length() - 1) for bit in (row >> step & 1, column >> step & 1)]
+        bits = [
+            bit
+            for step in range(window.bit_length() - 1)
+            for bit in (row >> step & 1, column >> step & 1)
+        ]
         return *bits, row // window, column // window
 
     assert unrolled_order(grid, window).tolist() == sorted(range(grid[0] * grid[1]), key=key)
@@ -206,35 +269,62 @@ def test_an_order_moves_tokens_and_their_positions():
     for order, window in (("windows", 2), ("unrolled-2x2", 2), ("merge-2x2", 0)):
         layout = SequenceLayout(token_order=order, window=window)
         changed = embed_sequence(images(), dataclasses.replace(base, layout=layout), SPEC)
-        moved = {"windows": window_order, "unrolled-2x2": unrolled_order, "merge-2x2": merge_block_order}[order](
-            SPEC.grid, window
-        )
+        moved = {
+            "windows": window_order,
+            "unrolled-2x2": unrolled_order,
+            "merge-2x2": merge_block_order,
+        }[order](SPEC.grid, window)
         assert (changed[:, :1] == raster[:, :1]).all()
         assert (changed[:, 1:] == raster[:, 1:][:, moved]).all()
 
 
 def test_tokens_may_stand_on_both_sides():
-    """YOLOS: a class token before the patches, detection tokens behind, one row of positions for each in that order."""
+    """YOLOS: a class token before the patches, detection tokens behind, one row of positions for
+    each in that order."""
     draw = np.random.default_rng(7).standard_normal
     count, width = SPEC.num_patches, SPEC.embed_dim
     layout = SequenceLayout(
-        ("class_token", "register_tokens"), suffix=("register_tokens",), positioned=("class_token", "register_tokens")
+        ("class_token", "register_tokens"),
+        suffix=("register_tokens",),
+        positioned=("class_token", "register_tokens"),
     )
     assert (layout.ahead, layout.behind) == (("class_token",), ("register_tokens",))
-    fields = dict(class_token=draw(width), register_tokens=draw((5, width)), positions=draw((1 + count + 5, width)))
+    fields = dict(
+        class_token=draw(width),
+        register_tokens=draw((5, width)),
+        positions=draw((1 + count + 5, width)),
+    )
     weights = PatchEmbedWeights(draw((width, 8, 8, 3)), **fields, layout=layout)
     tokens = patch_embed(images(), weights, SPEC)
-    cat = [np.broadcast_to(each, (2, *each.shape)) for each in (weights.class_token[None], weights.register_tokens)]
+    cat = [
+        np.broadcast_to(each, (2, *each.shape))
+        for each in (weights.class_token[None], weights.register_tokens)
+    ]
     expected = np.concatenate([cat[0], tokens, cat[1]], axis=1) + weights.positions
     np.testing.assert_array_equal(assemble_sequence(tokens, weights, SPEC), expected)
-    assert (weights.num_tokens_ahead, weights.num_positions_ahead, weights.num_positioned_prefix_tokens) == (1, 1, 6)
+    assert (
+        weights.num_tokens_ahead,
+        weights.num_positions_ahead,
+        weights.num_positioned_prefix_tokens,
+    ) == (1, 1, 6)
 
 
 def test_a_window_that_no_order_has():
-    for order, window in (("raster", 2), ("merge-2x2", 3), ("windows", 0), ("unrolled-2x2", 6), ("unrolled-2x2", 1)):
-        with pytest.raises(PatchParityError, match=f"window={window}: expected .* for {order} order"):
+    for order, window in (
+        ("raster", 2),
+        ("merge-2x2", 3),
+        ("windows", 0),
+        ("unrolled-2x2", 6),
+        ("unrolled-2x2", 1),
+    ):
+        with pytest.raises(
+            PatchParityError, match=f"window={window}: expected .* for {order} order"
+        ):
             SequenceLayout(token_order=order, window=window)
-    with pytest.raises(PatchParityError, match=r"grid=\(3, 4\): expected \(rows, columns\) that windows of 2×2 divide"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"grid=\(3, 4\): expected \(rows, columns\) that windows of 2×2 divide",
+    ):
         unrolled_order((3, 4), 2)
 
 
@@ -243,7 +333,15 @@ def test_simple_vits_table_reaches_its_last_frequency():
     table = sincos_positions((3, 5), 16, last_frequency=True)
     omega = 1 / 10000 ** (np.arange(4) / 3)
     for row, column in np.ndindex(3, 5):
-        expected = np.concatenate([np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega)])
-        np.testing.assert_allclose(table[row * 5 + column], expected, rtol=0, atol=1.8e-15)  # as above
+        expected = np.concatenate(
+            [
+                np.sin(column * omega),
+                np.cos(column * omega),
+                np.sin(row * omega),
+                np.cos(row * omega),
+            ]
+        )
+        # as above
+        np.testing.assert_allclose(table[row * 5 + column], expected, rtol=0, atol=1.8e-15)
     with pytest.raises(PatchParityError, match="at least 8"):
         sincos_positions((3, 5), 4, last_frequency=True)
