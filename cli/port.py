@@ -109,7 +109,7 @@ def port_command(
 
 
 def _print_dialects(files: list[Path] | None) -> None:
-    from ..porting.dialects.dialect import list_dialects
+    from ..porting.dialects.catalogue import list_dialects
 
     known = list_dialects(files or ())
     for dialect in known.values():

@@ -14,7 +14,7 @@ from ..reference.sequence import embed_sequence
 from ..reference.spec import PatchEmbedSpec
 from ..reference.stem import apply_stem, features_of, image_of
 from ..reference.weights import PatchEmbedWeights
-from .dialects.dialect import list_dialects
+from .dialects.catalogue import list_dialects
 from .dialects.sizes import Sizes, read_config
 from .dialects.stage import Stage, read_stage
 from .files.opening import opened

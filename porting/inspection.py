@@ -5,11 +5,12 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .dialects.catalogue import get_dialect, list_dialects
 from .dialects.choosing import require_asked, require_grid, require_no_other_stage
-from .dialects.dialect import get_dialect, list_dialects
+from .dialects.describe import describe
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
-from .dialects.stage import describe, read_stage
+from .dialects.stage import read_stage
 from .dialects.wrappers import require_no_adapter, unwrapped
 from .files.opening import opened
 from .proof.library import prove_by_library

@@ -16,7 +16,8 @@ from ..reference.errors import PatchParityError, require_choice
 from ..reference.probes import random_normal
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .dialects.dialect import BATCH_NORM, Dialect, get_dialect, list_dialects
+from .dialects.catalogue import get_dialect, list_dialects
+from .dialects.dialect import BATCH_NORM, Dialect
 from .dialects.fit import (
     cast,
     cast_as,

@@ -14,7 +14,7 @@ from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError
 from ..reference.probes import random_normal
 from ..reference.weights import PatchEmbedWeights
-from .dialects.dialect import list_dialects
+from .dialects.catalogue import list_dialects
 from .dialects.fit import same_bits
 from .dialects.sizes import Sizes
 from .dialects.stage import NORMS, Stage, read_stage

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from ...reference.errors import PatchParityError
 from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
-from .dialect import Dialect, list_dialects
+from .catalogue import list_dialects
+from .dialect import Dialect
 from .evidence import known_of, known_reason
 from .grids import channels_of, known_grid
 from .ledger import unexplained

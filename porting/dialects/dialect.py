@@ -5,25 +5,18 @@ What a layout cannot say is a step of a closed list (`STEPS`), with its inverse 
 """
 
 import dataclasses
-import difflib
 import functools
-import importlib.resources
 import math
-import os
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import einops
 import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.layouts import CANONICAL
-from ...reference.errors import PatchParityError
-from ...reference.resample import RECIPES
 from ...reference.stem import Activation
 from ...reference.weights import PrefixToken, TokenOrder
 
@@ -122,30 +115,6 @@ AXES = (
 SQUARES = {"Wh+Ww": ("Wh", "Ww"), "Sh+Sw": ("Sh", "Sw")}
 """Axes of positions that lie in windows: Wh × Ww windows of Sh × Sw patches, as many along either
 side."""
-
-STEPS: dict[str, str] = {
-    "zero-bias": "a bias of zeros is added, for the target has one: nothing changes",
-    "drop-zero-bias": "the bias is all zeros, and left out: nothing changes",
-    "zero-position-rows": "position rows of zeros are added for prefix tokens: nothing changes",
-    "drop-zero-position-rows": "position rows of zeros are left out: nothing changes",
-    "fold-position-rows": "position rows of prefix tokens are added to the tokens, for the target "
-    "has none: lossy, one rounding",
-    "zero-positions": "positions of zeros are added, for the target has some: nothing changes",
-    "computed-positions": "positions that the source computes are written as a table",
-    "fixed-positions": "positions that the source makes for the grid of any image are written as a "
-    "table, for this grid alone",
-    "drop-computed-positions": "positions are left out, for the target computes the same",
-    "zero-norm-shift": "a shift of zeros is added to a norm, for the target has one: nothing "
-    "changes",
-    "zero-mask-token": "a mask token of zeros is added, for the target has one: it plays no part "
-    "but in pre-training",
-    "other-remainder": "images that patches do not divide are padded by the one and cut or refused "
-    "by the other: nothing changes at sizes that they divide",
-    "drop-mask-token": "the mask token is left out: it plays no part but in pre-training",
-}
-"""What may be done beside moving axes, and what that means. All but `fold-position-rows` leave the
-sequence as it is, bit by bit."""
-
 
 BATCH_NORM = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
 """The parts of a batch norm, and how torch calls them."""
@@ -423,353 +392,10 @@ REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d
 """A comparison of a key of `config.json`, or of the length of a list there, with another key or
 with a value."""
 
-_TEXTS = (
-    "title",
-    "loads",
-    "framework",
-    "prefix_side",
-    "token_order",
-    "separator",
-    "remainder",
-    "computed",
-    "resize",
-    "resize_to",
-    "batch_norm",
-)
-_FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
-_LISTS = (
-    "optional",
-    "prefix",
-    "suffix",
-    "formats",
-    "model_types",
-    "architectures",
-    "beside",
-    "elsewhere",
-    "rms",
-    "checked",
-    "require",
-    "square",
-)
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "framework": ("torch", "jax", "keras", "numpy"),
-    "prefix_side": ("first", "last"),
-    "token_order": get_args(TokenOrder),
-    "remainder": ("error", "floor", "pad-end", "same"),
-    "computed": ("", "sinusoid-1d", "sincos-2d", "fourier"),
-    "resize": ("", *RECIPES),
-    "resize_to": ("grid", "square", "swapped"),
-}
-"""Values of a dialect's table by kind; what must be one of a few."""
-
-
-def _dialect(
-    identity: str, told: Any, source: str, sets: Mapping[str, list[str]] | None = None
-) -> Dialect:
-    """Build a dialect from its table.
-
-    Args:
-        identity: its id.
-        told: its table.
-        source: the file, for errors.
-        sets: named lists of patterns, to which `elsewhere` may refer with `@name`.
-
-    Raises:
-        PatchParityError: a table that says something unknown, or not enough.
-    """
-
-    def wrong(what: str) -> PatchParityError:
-        return PatchParityError(f"dialect {identity!r} in {source}: {what}")
-
-    if not isinstance(told, dict):
-        raise wrong(f"expected a table, not {told!r}")
-    fields = {each.name for each in dataclasses.fields(Dialect)} - {"id", "entries"}
-    if unknown := set(told) - fields - {"tensors"}:
-        raise wrong(
-            f"unknown {', '.join(sorted(unknown))}; expected "
-            f"{', '.join(sorted(fields | {'tensors'}))}"
-        )
-    entries = _entries(told.get("tensors"), wrong)
-    plain: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in told.items()
-        if key != "tensors"
-    }
-    for missing in ("title", "framework", "formats"):
-        if missing not in plain:
-            raise wrong(f"{missing} is missing")
-    for key, value in plain.items():
-        if not _of_its_kind(key, value):
-            raise wrong(f"{key} = {told[key]!r} is of the wrong kind")
-        if key in _CHOICES and value not in _CHOICES[key]:
-            raise wrong(f"{key} = {value!r}: expected one of {', '.join(map(repr, _CHOICES[key]))}")
-    if "positioned" in plain:
-        plain["positioned"] = tuple(tuple(alternative) for alternative in told["positioned"])
-    if strange := [each for each in plain["formats"] if each not in FORMATS]:
-        raise wrong(f"format {strange[0]!r} is unknown; expected some of {', '.join(FORMATS)}")
-    named = [*plain.get("optional", ()), *plain.get("absent", {}), *plain.get("copies", {})]
-    if strange := [each for each in named if each not in entries]:
-        raise wrong(f"{strange[0]!r} is none of its tensors: {', '.join(entries)}")
-    tokens = [
-        *plain.get("prefix", ()),
-        *plain.get("suffix", ()),
-        *(token for each in plain.get("positioned", ()) for token in each),
-    ]
-    if strange := [each for each in tokens if each not in get_args(PrefixToken)]:
-        raise wrong(
-            f"prefix token {strange[0]!r} is unknown; expected some of "
-            f"{', '.join(get_args(PrefixToken))}"
-        )
-    patterns: list[str] = []
-    for pattern in plain.get("elsewhere", ()):
-        if pattern.startswith("@") and pattern[1:] not in (sets or {}):
-            raise wrong(f"elsewhere names {pattern}, which is no list of patterns")
-        patterns += (sets or {})[pattern[1:]] if pattern.startswith("@") else [pattern]
-    if strange := [each for each in plain.get("require", ()) if not REQUIRED.fullmatch(each)]:
-        raise wrong(f"require has {strange[0]!r}, expected a comparison such as 'num_windows == 1'")
-    try:
-        re.compile("|".join(patterns))
-    except re.error as error:
-        raise wrong(f"a pattern of elsewhere is none ({error})") from None
-    plain["elsewhere"] = tuple(patterns)
-    if "pixels" in plain:
-        if plain.get("padding", 0) != 0:  # its zeros are put around images that were normalized
-            raise wrong("pixels that are normalized have no padding around them")
-        plain["pixels"] = {name: tuple(values) for name, values in plain["pixels"].items()}
-    for key in ("copies", "config"):
-        if key in plain:
-            plain[key] = {
-                name: (held,) if isinstance(held, str) else tuple(held)
-                for name, held in plain[key].items()
-            }
-    plain["stem"] = tuple(StemStep(**step) for step in plain.get("stem", ()))
-    for place, step in enumerate(plain["stem"]):
-        entries |= step.entries(place)
-    entries |= batch_norm_entries("batch_norm", plain.get("batch_norm", ""))
-    return Dialect(identity, entries=entries, **plain)
-
-
-def _entries(tensors: Any, wrong: Callable[[str], PatchParityError]) -> dict[str, Entry]:
-    """The tensors of a dialect's table."""
-    if not isinstance(tensors, dict) or "kernel" not in tensors:
-        raise wrong("expected a table 'tensors' with a kernel")
-    entries = {}
-    for name, entry in tensors.items():
-        if name not in FIELDS:
-            raise wrong(f"field {name!r} is unknown; expected one of {', '.join(FIELDS)}")
-        if not (
-            isinstance(entry, list)
-            and len(entry) == 2
-            and all(isinstance(part, str) for part in entry)
-        ):
-            raise wrong(f"{name} = {entry!r}: expected [name, layout]")
-        if not re.fullmatch(r"(\w+|\((\w+ )*\w+\))( (\w+|\((\w+ )*\w+\)))*", entry[1]):
-            raise wrong(
-                f"{name} has the layout {entry[1]!r}: expected axes with one blank between, some "
-                "of them in parentheses"
-            )
-        axes = re.sub(r"[()]", " ", entry[1]).split()
-        if strange := [axis for axis in axes if axis not in AXES]:
-            raise wrong(f"{name} has the axis {strange[0]!r}; expected some of {' '.join(AXES)}")
-        if twice := next((axis for axis in axes if axis != "1" and axes.count(axis) > 1), None):
-            raise wrong(f"{name} has the axis {twice!r} twice")
-        entries[name] = Entry(name, *entry)
-        wanted, held = (
-            set(_canonical_axes(entries[name]).replace("(", " ").replace(")", " ").split()),
-            set(axes) - {"1"},
-        )
-        if wanted != held:
-            raise wrong(
-                f"{name} has the axes {' '.join(sorted(held))}, expected "
-                f"{' '.join(sorted(wanted))} in some order"
-            )
-    return entries
-
-
-def _of_its_kind(key: str, value: Any) -> bool:
-    """Whether a value of a dialect's table is of the kind that its key takes."""
-    if key in _TEXTS:
-        return isinstance(value, str)
-    if key in _FLAGS:
-        return isinstance(value, bool)
-    if key in _LISTS:
-        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
-    if key == "positioned":
-        return isinstance(value, tuple) and all(
-            isinstance(each, list) and all(isinstance(name, str) for name in each) for each in value
-        )
-    if key in ("copies", "config"):
-        return isinstance(value, dict) and all(
-            isinstance(each, str)
-            or (isinstance(each, list) and all(isinstance(name, str) for name in each))
-            for each in value.values()
-        )
-    if key == "absent":
-        return isinstance(value, dict)
-    if key == "pixels":
-        return (
-            isinstance(value, dict)
-            and set(value) == {"mean", "std"}
-            and all(
-                isinstance(each, list) and each and all(isinstance(one, float) for one in each)
-                for each in value.values()
-            )
-            and len(value["mean"]) == len(value["std"])
-            and min(value["std"]) > 0
-        )
-    if key == "stem":
-        return isinstance(value, tuple) and all(map(_is_stem_step, value))
-    if key in ("norm_epsilon", "batch_norm_epsilon"):
-        return isinstance(value, float) and 0 < value < 1
-    least = 0 if key in ("padding", "window") else 1
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    return whole or (value in ("config", "half") and key in ("stride", "padding"))
-
-
-def _is_stem_step(value: Any) -> bool:
-    """Whether a table tells a step of a stem."""
-    known = {each.name for each in dataclasses.fields(StemStep)}
-    if not (
-        isinstance(value, dict) and {"convolution", "stride", "padding"} <= set(value) <= known
-    ):
-        return False
-    sizes = [value["stride"], value["padding"]]
-    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-    named = all(
-        isinstance(value.get(name, ""), str) for name in ("convolution", "norm", "activation")
-    )
-    return (
-        whole
-        and named
-        and sizes[0] > 0
-        and sizes[1] >= 0
-        and value.get("activation", "") in get_args(Activation)
-    )
-
-
-LARGEST_FILE = 2**20
-"""Bytes of a user's file of dialects; ours have 40 kB."""
-
-
-def read_dialects(path: Path) -> dict[str, Dialect]:
-    """Read a TOML file of dialects, a user's own for instance.
-
-    Raises:
-        PatchParityError: a file that cannot be read, or says something unknown.
-    """
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-            raise PatchParityError(
-                f"cannot read dialects from {path}: expected a file of at most {LARGEST_FILE} bytes"
-            )
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
-    sets = dict(_own_sets().items())
-    return {
-        identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()
-    }
-
-
-@functools.cache
-def _own_sets() -> dict[str, list[str]]:
-    """Lists of patterns of encoders' names, which several dialects share."""
-    content = (importlib.resources.files(__package__) / "elsewhere.toml").read_text(
-        encoding="utf-8"
-    )
-    return tomllib.loads(content)["elsewhere"]
-
-
-@functools.cache
-def _own_dialects() -> dict[str, Dialect]:
-    found: dict[str, Dialect] = {}
-    folder = importlib.resources.files(__package__)
-    for name in (
-        "timm.toml",
-        "torch.toml",
-        "transformers.toml",
-        "jax.toml",
-        "keras.toml",
-        "plain.toml",
-    ):
-        content = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-        found.update(
-            {
-                identity: _dialect(identity, told, name, _own_sets())
-                for identity, told in content.items()
-            }
-        )
-    found.update({each.id: each for each in map(_as_mlx, [*found.values()]) if each is not None})
-    return found
-
-
-MLX_LAYOUTS = {"D C Ph Pw": "D Ph Pw C", "D C Pt Ph Pw": "D Pt Ph Pw C"}
-"""How MLX lays out the kernel of a convolution of torch, under the same names (mlx.nn.Conv2d,
-Conv3d)."""
-
-
-def _as_mlx(dialect: Dialect) -> Dialect | None:
-    """The same dialect as MLX keeps it; None where there is no convolution, or nothing but a
-    layout."""
-    kernel = dialect.entries["kernel"]
-    if (
-        dialect.plain
-        or dialect.stem
-        or dialect.framework != "torch"
-        or kernel.layout not in MLX_LAYOUTS
-    ):
-        return None
-    entries = {
-        **dialect.entries,
-        "kernel": dataclasses.replace(kernel, layout=MLX_LAYOUTS[kernel.layout]),
-    }
-    return dataclasses.replace(
-        dialect,
-        id=f"{dialect.id}-mlx",
-        title=f"{dialect.title}, in MLX's layout",
-        framework="numpy",
-        formats=("safetensors", "npz"),
-        entries=entries,
-        mlx=True,
-    )
-
-
-def list_dialects(more: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Dialect]:
-    """Return all dialects by id, those of other files after ours."""
-    found = dict(_own_dialects())
-    more = [more] if isinstance(more, (str, os.PathLike)) else more
-    for path in more:
-        own = read_dialects(Path(path))
-        if twice := next((identity for identity in own if identity in found), None):
-            raise PatchParityError(
-                f"{path} calls a dialect {twice!r}, and there is one of that name: choose another"
-            )
-        found.update(own)
-    return found
-
-
-def get_dialect(identity: str, dialects: Mapping[str, Dialect] | None = None) -> Dialect:
-    """Return the dialect of an id.
-
-    Raises:
-        PatchParityError: an unknown one.
-    """
-    known = list_dialects() if dialects is None else dialects
-    if identity not in known:
-        near = (
-            difflib.get_close_matches(identity, known, 5, 0.5)
-            or [each for each in known if identity in each][:5]
-        )
-        raise PatchParityError(
-            f"dialect {identity!r} is unknown{'; near are ' if near else ''}{', '.join(near)} "
-            "(port --list tells all)"
-        )
-    return known[identity]
-
 
 def to_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) -> NDArray[Any]:
     """Move a tensor of a file into the canonical axes of its field."""
-    source, target = entry.layout, _canonical_axes(entry)
+    source, target = entry.layout, canonical_axes(entry)
     used = {
         name: sizes[name]
         for name in re.sub(r"[()]", " ", source).split()
@@ -780,12 +406,13 @@ def to_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) ->
 
 def from_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) -> NDArray[Any]:
     """Move a field of the weights into the layout of a dialect."""
-    source, target = _canonical_axes(entry), entry.layout
+    source, target = canonical_axes(entry), entry.layout
     used = {name: sizes[name] for name in re.sub(r"[()]", " ", source).split() if name in sizes}
     return np.ascontiguousarray(einops.rearrange(array, f"{source} -> {target}", **used))
 
 
-def _canonical_axes(entry: Entry) -> str:
+def canonical_axes(entry: Entry) -> str:
+    """The axes that a field of this entry has in canonical weights."""
     if entry.field.startswith("stem."):
         return FIELDS["kernel" if entry.field.endswith("kernel") else "bias"]
     axes = FIELDS[entry.field]
@@ -802,19 +429,3 @@ def _canonical_axes(entry: Entry) -> str:
     if entry.field.startswith("patch_norm") and "Ph" in entry.layout:
         return "(Ph Pw C)"
     return axes
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Something that a target cannot hold."""
-
-    field: str
-    why: str
-
-
-@dataclass
-class Plan:
-    """What a port does beside moving axes."""
-
-    steps: list[str] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)

@@ -57,7 +57,7 @@ def known_reason(config: Sizes) -> str:
 @functools.cache
 def _keras_classes() -> frozenset[str]:
     """The registered names of KerasHub's models that some dialect reads."""
-    from .dialect import list_dialects
+    from .catalogue import list_dialects
 
     return frozenset(
         name

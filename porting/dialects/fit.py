@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import LayerNorm, PatchEmbedWeights, PrefixToken
-from .dialect import STEPS, Dialect, Loss, Plan, from_canonical
-from .stage import NORMS, computed_positions
+from .dialect import Dialect, from_canonical
+from .plan import STEPS, Loss, Plan
+from .positions import computed_positions
+from .stage import NORMS
 
 TOKENS: tuple[PrefixToken, ...] = ("class_token", "distillation_token", "register_tokens")
 

@@ -12,11 +12,13 @@ from ...reference.errors import PatchParityError
 from ...reference.weights import PrefixToken
 from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
-from .dialect import Dialect, Entry, list_dialects
+from .catalogue import list_dialects
+from .dialect import Dialect
 from .evidence import conflicts_of, is_architecture, known_of, misfit, told_patch
 from .grids import channels_of, grids_of, known_grid
 from .ledger import LedgerEntry, in_words, ledger_of, unexplained
-from .sizes import Sizes, numbers_at, read_config
+from .sizes import Sizes, read_config
+from .strides import known_patches, steps_of
 
 MOST_CHANNELS = 16
 """Channels above which an axis is hardly one of channels: satellite images have 13."""
@@ -165,6 +167,40 @@ def prefixes_of(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Place:
+    """What stands under a prefix, looked at as one dialect has it.
+
+    Args:
+        checkpoint: an open one.
+        dialect: the dialect.
+        prefix: what stands before all names.
+        names: the tensors, by field.
+        known: what is known of the sizes, by a user or config.json.
+        config: what config.json tells.
+        alone: whether the dialect was asked for by name.
+    """
+
+    checkpoint: Checkpoint
+    dialect: Dialect
+    prefix: str
+    names: Mapping[str, str]
+    known: Sizes
+    config: Sizes
+    alone: bool
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a field's tensor."""
+        return self.checkpoint.tensors[self.names[name]].shape
+
+    @property
+    def typed(self) -> bool:
+        """Whether config.json calls the model one of the dialect's."""
+        return self.known.model_type in self.dialect.model_types or is_architecture(
+            self.dialect, self.known.architecture
+        )
+
+
 def _candidates(
     checkpoint: Checkpoint,
     dialect: Dialect,
@@ -176,160 +212,173 @@ def _candidates(
     ignore: Sequence[str],
 ) -> list[Candidate]:
     """How a dialect reads what stands under a prefix; `alone` where it was asked for by name."""
+    names = _names_of(checkpoint, dialect, prefix)
+    if names is None or (dialect.plain and not alone and len(checkpoint.tensors) > len(names)):
+        return []  # beside other tensors a layer under any name may be anything
+    resized = _of_other_sizes(checkpoint, dialect, prefix, names)
+    place = _Place(checkpoint, dialect, prefix, {**names, **resized}, known, config, alone)
+    named = bool(dialect.model_types or dialect.architectures)
+    if dialect.typed_only and not place.typed and not alone and named:
+        return []
+    evidence = [*_evidence(place, names, resized), *_evidence_of_config(place)]
+    entries = tuple(ledger_of(checkpoint, dialect, prefix, place.names, ignore))
+    found = []
+    for of_patch, told_of_patch in _patches(place):
+        sizes = _sizes_of(place, of_patch)
+        if sizes is not None:
+            told = (*evidence, *told_of_patch)
+            found += _readings(place, sizes, told, gridless, entries)
+    return found
+
+
+def _names_of(checkpoint: Checkpoint, dialect: Dialect, prefix: str) -> dict[str, str] | None:
+    """The tensors of a dialect, by field; None where one that it needs is missing."""
     names = {}
     for name, entry in dialect.entries.items():
         there = checkpoint.tensors.get(prefix + entry.name)
         # A tensor of no values is none; a table of no registers tells that there are none.
-        empty = (
-            there is not None
-            and 0 in there.shape
-            and name in dialect.optional
-            and name != "register_tokens"
-        )
+        optional = name in dialect.optional and name != "register_tokens"
+        empty = there is not None and 0 in there.shape and optional
         if there is not None and not empty:
             names[name] = prefix + entry.name
         elif name in dialect.required:
-            return []
-    if dialect.plain and not alone and len(checkpoint.tensors) > len(names):
-        return []  # beside other tensors a layer under any name may be anything
+            return None
+    return names
+
+
+def _evidence(place: _Place, names: Mapping[str, str], resized: Mapping[str, str]) -> list[str]:
+    """What of a dialect's tensors is there and what is not, in sentences."""
+    dialect, checkpoint = place.dialect, place.checkpoint
     parts = [name for name in names if name.startswith(("stem.", "batch_norm."))]
-    told_names = ", ".join(tensor for name, tensor in names.items() if name not in parts)
+    told = ", ".join(tensor for name, tensor in names.items() if name not in parts)
     more = f", and {len(parts)} of convolutions and batch norms" if parts else ""
-    evidence = [f"{len(names)} of its tensors are there: {told_names}{more}"]
-    if missing := [name for name in dialect.entries if name not in names]:
-        evidence += [
-            f"not there: {dialect.entries[name].name}, so {dialect.means(name)}" for name in missing
-        ]
-    for name, other in _of_other_sizes(checkpoint, dialect, prefix, names).items():
-        told_sizes = " beside ".join(
-            f"{each} {checkpoint.tensors[each].shape}" for each in (other, names[name])
-        )
-        evidence.append(
-            f"{told_sizes}: the {name} that were made for its images are read; its library makes "
+    found = [f"{len(names)} of its tensors are there: {told}{more}"]
+    found += [
+        f"not there: {entry.name}, so {dialect.means(name)}"
+        for name, entry in dialect.entries.items()
+        if name not in names
+    ]
+    for name, other in resized.items():
+        both = (other, names[name])
+        shapes = " beside ".join(f"{each} {checkpoint.tensors[each].shape}" for each in both)
+        found.append(
+            f"{shapes}: the {name} that were made for its images are read; its library makes "
             "them anew of the others when it loads the file"
         )
-        names[name] = other
-    found = []
-    entries = tuple(ledger_of(checkpoint, dialect, prefix, names, ignore))
-    shape = checkpoint.tensors[names["kernel"]].shape
-    kernel = dialect.entries["kernel"]
-    of_dialect = known
-    if known.patch_size == config.patch_size:  # no user said another
-        of_dialect = dataclasses.replace(known, patch_size=told_patch(dialect, known))
-    readings = _known_sizes(kernel, shape, of_dialect)
-    # What was told and does not fit is left out of the reading, and held against it.
-    if not any(kernel.sizes(shape, of_patch) for of_patch, _ in readings):
-        readings = _known_sizes(
-            kernel, shape, dataclasses.replace(known, patch_size=(), channels=None)
-        )
-    for of_patch, told_of_patch in readings:
-        sizes: dict[str, int] | None = dict(of_patch)
-        for name in names:
-            if not name.startswith("stem."):
-                sizes = (
-                    None
-                    if sizes is None
-                    else dialect.entries[name].sizes(checkpoint.tensors[names[name]].shape, sizes)
-                )
-        if sizes is not None and dialect.stem:
-            sizes = _with_stem(checkpoint, dialect, names, sizes)
-        if (
-            sizes is None
-            or not _sound(sizes, dialect)
-            or (dialect.plain and "(" in kernel.layout and known.channels not in (None, sizes["C"]))
-        ):
-            continue
-        if dialect.channels not in (None, channels_of(sizes)) or len(
-            dialect.pixels.get("std", "x")
-        ) not in (1, sizes["C"]):
-            continue
-        told = [*evidence, *told_of_patch]
-        beside = sum(prefix + name in checkpoint.tensors for name in dialect.beside)
-        typed = known.model_type in dialect.model_types or is_architecture(
-            dialect, known.architecture
-        )
-        if typed:
-            told.append(f"config.json calls the model {known.model_type or known.architecture}")
-        elif (called := config.model_type or config.architecture) and not dialect.plain:
-            told.append(
-                f"config.json calls the model {called}, which is not known to be of {dialect.id}"
-            )
-        if (
-            dialect.typed_only
-            and not typed
-            and not alone
-            and (dialect.model_types or dialect.architectures)
-        ):
-            return []
-        weight = (
-            int(typed),
-            int(not dialect.plain),
-            _likelihood(sizes),
-            len(names) + beside,
-            -len(prefix),
-        )
-        stride, padding, window, asks = _steps(dialect, sizes, known)
-        if dialect.typed_only and not typed and not alone:
-            asks.append(
-                f"other models have these very names, and do otherwise: --from {dialect.id} says "
-                f"that it is {dialect.title}"
-            )
-        if dialect.pixels:
-            told.append(f"{dialect.pixels_told}; here kernel and bias hold that")
-        if config.layers and dialect.framework == "keras":
-            told.append(
-                f"its archive has {' and '.join(config.layers)} in it: images are here what comes "
-                "out of that"
-            )
-        if dialect.batch_norm:
-            told.append(
-                "a batch norm by fixed statistics stands behind the projection; here kernel and "
-                "bias hold that"
-            )
-        conflicts = conflicts_of(checkpoint, dialect, names, sizes, config, known, alone)
-        grids = grids_of(dialect, names, sizes, known, stride, padding)
-        if (
-            not grids
-            and not gridless
-            and known.source == "config.json"
-            and known.image_size
-            and "positions" in names
-        ):
-            conflicts.append(
-                misfit(
-                    checkpoint,
-                    names,
-                    sizes,
-                    known,
-                    known_grid(dialect, sizes, known, stride, padding),
-                )
-            )
-            grids = [((), (), "")]
-        conflicts += _other_grid(dialect, sizes, known, config, stride, padding, grids)
-        of_any_grid = _of_any_grid(checkpoint, dialect, names, sizes, grids[0][1] if grids else ())
-        asks += of_any_grid[0]
-        conflicts += of_any_grid[1]
-        for positioned, grid, assumed in grids or ([((), (), "")] if gridless else []):
-            found.append(
-                Candidate(
-                    dialect,
-                    prefix,
-                    names,
-                    sizes,
-                    positioned,
-                    grid,
-                    stride,
-                    padding,
-                    window,
-                    (*told, *([assumed] if assumed else [])),
-                    assumed,
-                    weight,
-                    (*conflicts, *_resized(dialect, names, known, grid)),
-                    tuple(asks),
-                    entries,
-                )
-            )
     return found
+
+
+def _evidence_of_config(place: _Place) -> list[str]:
+    """What config.json tells for it, and what its model does beside the projection."""
+    dialect, known, config = place.dialect, place.known, place.config
+    found = []
+    if place.typed:
+        found.append(f"config.json calls the model {known.model_type or known.architecture}")
+    elif (called := config.model_type or config.architecture) and not dialect.plain:
+        found.append(
+            f"config.json calls the model {called}, which is not known to be of {dialect.id}"
+        )
+    if dialect.pixels:
+        found.append(f"{dialect.pixels_told}; here kernel and bias hold that")
+    if config.layers and dialect.framework == "keras":
+        layers = " and ".join(config.layers)
+        found.append(f"its archive has {layers} in it: images are here what comes out of that")
+    if dialect.batch_norm:
+        found.append(
+            "a batch norm by fixed statistics stands behind the projection; here kernel and "
+            "bias hold that"
+        )
+    return found
+
+
+def _patches(place: _Place) -> list[tuple[dict[str, int], list[str]]]:
+    """What the patch of a kernel may be, and what tells it."""
+    kernel, shape, known = place.dialect.entries["kernel"], place.shape("kernel"), place.known
+    told = known
+    if known.patch_size == place.config.patch_size:  # no user said another
+        told = dataclasses.replace(known, patch_size=told_patch(place.dialect, known))
+    found = known_patches(kernel, shape, told)
+    if any(kernel.sizes(shape, of_patch) for of_patch, _ in found):
+        return found
+    # What was told and does not fit is left out of the reading, and held against it.
+    return known_patches(kernel, shape, dataclasses.replace(known, patch_size=(), channels=None))
+
+
+def _sizes_of(place: _Place, of_patch: Mapping[str, int]) -> dict[str, int] | None:
+    """The sizes of all axes; None where shapes do not fit together."""
+    dialect = place.dialect
+    sizes: dict[str, int] | None = dict(of_patch)
+    for name in place.names:
+        if sizes is not None and not name.startswith("stem."):
+            sizes = dialect.entries[name].sizes(place.shape(name), sizes)
+    if sizes is not None and dialect.stem:
+        sizes = _with_stem(place.checkpoint, dialect, place.names, sizes)
+    if sizes is None or not _sound(sizes, dialect):
+        return None
+    flat = dialect.plain and "(" in dialect.entries["kernel"].layout
+    if flat and place.known.channels not in (None, sizes["C"]):
+        return None
+    if dialect.channels not in (None, channels_of(sizes)):
+        return None
+    return sizes if len(dialect.pixels.get("std", "x")) in (1, sizes["C"]) else None
+
+
+def _readings(
+    place: _Place,
+    sizes: Mapping[str, int],
+    told: tuple[str, ...],
+    gridless: bool,
+    entries: tuple[LedgerEntry, ...],
+) -> list[Candidate]:
+    """A candidate for each grid that positions allow, with what must be asked and what speaks
+    against it."""
+    dialect, names, known = place.dialect, place.names, place.known
+    stride, padding, window, asks = steps_of(dialect, sizes, known)
+    if dialect.typed_only and not place.typed and not place.alone:
+        asks.append(
+            f"other models have these very names, and do otherwise: --from {dialect.id} says "
+            f"that it is {dialect.title}"
+        )
+    conflicts = conflicts_of(
+        place.checkpoint, dialect, names, sizes, place.config, known, place.alone
+    )
+    grids = grids_of(dialect, names, sizes, known, stride, padding)
+    of_config = known.source == "config.json" and known.image_size
+    if not grids and not gridless and of_config and "positions" in names:
+        theirs = known_grid(dialect, sizes, known, stride, padding)
+        conflicts.append(misfit(place.checkpoint, names, sizes, known, theirs))
+        grids = [((), (), "")]
+    conflicts += _other_grid(dialect, sizes, known, place.config, stride, padding, grids)
+    first = grids[0][1] if grids else ()
+    more_asks, more_conflicts = _of_any_grid(place.checkpoint, dialect, names, sizes, first)
+    beside = sum(place.prefix + name in place.checkpoint.tensors for name in dialect.beside)
+    weight = (
+        int(place.typed),
+        int(not dialect.plain),
+        _likelihood(sizes),
+        len(names) + beside,
+        -len(place.prefix),
+    )
+    return [
+        Candidate(
+            dialect=dialect,
+            prefix=place.prefix,
+            names=names,
+            sizes=sizes,
+            positioned=positioned,
+            grid=grid,
+            stride=stride,
+            padding=padding,
+            window=window,
+            evidence=(*told, *([assumed] if assumed else [])),
+            assumed=assumed,
+            weight=weight,
+            conflicts=(*conflicts, *more_conflicts, *_resized(dialect, names, known, grid)),
+            asks=(*asks, *more_asks),
+            ledger=entries,
+        )
+        for positioned, grid, assumed in grids or ([((), (), "")] if gridless else [])
+    ]
 
 
 def _other_grid(
@@ -458,153 +507,7 @@ def _likelihood(sizes: Mapping[str, int]) -> int:
     )
 
 
-def _steps(
-    dialect: Dialect, sizes: Mapping[str, int], known: Sizes
-) -> tuple[tuple[int, ...], tuple[int, ...], int, list[str]]:
-    """Stride, padding and window: what was said, else the dialect's own, else what config.json
-    tells; and what must be asked."""
-    patch = tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)
-    asks = []
-    found = {}
-    for role, own, tiles in (
-        ("stride", dialect.stride, patch),
-        ("padding", dialect.padding, (0,) * len(patch)),
-    ):
-        said = getattr(known, role)
-        if said and known.asked and len(said) in (len(patch), 2):
-            step = (*tiles[: len(patch) - len(said)], *said)
-            told = (
-                numbers_at(known.table, dialect.config[role], len(patch))
-                if role in dialect.config
-                else ()
-            )
-            if told and tuple(told) != tuple(step):
-                asks.append(
-                    f"config.json tells {role} {'×'.join(map(str, told))}, and "
-                    f"{'×'.join(map(str, said))} was told"
-                )
-            fixed = _always(own, patch)
-            if not told and fixed and fixed != tuple(step):
-                asks.append(
-                    f"{dialect.id} has {role} {'×'.join(map(str, fixed))}, and "
-                    f"{'×'.join(map(str, said))} was told"
-                )
-        elif (
-            step := numbers_at(known.table, dialect.config[role], len(patch))
-            if role in dialect.config
-            else ()
-        ):
-            pass
-        elif own == "config" or (
-            role == "stride" and own is None and _may_overlap(dialect, patch, known)
-        ):
-            step = (*tiles[: len(patch) - len(said)], *said) if said else tiles
-            if role == "stride" and not said:
-                asks.append(
-                    f"its kernel is {'×'.join(map(str, patch))}, and no tensor tells the stride: "
-                    "--stride says it, and --padding "
-                    f"({'×'.join(map(str, patch))} and 0 where patches tile)"
-                )
-        else:
-            step = _always(own, patch) or tiles
-            told = (
-                _stride_of_config(known, len(patch)) if dialect.plain and role == "stride" else ()
-            )
-            if told and told != step:
-                asks.append(
-                    f"config.json tells stride {'×'.join(map(str, told))}, and the kernel is "
-                    f"{'×'.join(map(str, patch))}: --stride says which one it has"
-                )
-        found[role] = tuple(step)
-    if dialect.patch_asked and not known.patch_size:
-        asks.append(
-            f"its kernel is a matrix, and {dialect.title} has the same names for patches of other "
-            "axes: --patch-size says the patch"
-        )
-    window = sizes.get("Sh", dialect.window)
-    if dialect.windowed:
-        told = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
-        of_pixels = dialect.token_order == "merge-2x2"
-        window = known.window or (
-            0 if not told else told[0] // 2 // sizes["Pw"] * 2 if of_pixels else told[0]
-        )
-        if not window:
-            asks.append(
-                f"{dialect.id} orders its tokens by attention windows, and no tensor tells their "
-                "size: a config.json beside it would"
-            )
-    return found["stride"], found["padding"], window, asks
-
-
-def _stride_of_config(known: Sizes, axes: int) -> tuple[int, ...]:
-    """The stride that a config.json tells under the key of any dialect of its model; empty where
-    none does."""
-    keys = {
-        each.config["stride"]
-        for each in list_dialects().values()
-        if "stride" in each.config
-        and (known.model_type in each.model_types or is_architecture(each, known.architecture))
-    }
-    return next((told for each in keys if (told := numbers_at(known.table, each, axes))), ())
-
-
-def _always(own: int | str | None, patch: tuple[int, ...]) -> tuple[int, ...]:
-    """The stride or padding that a dialect always has; empty where it is that of patches that tile,
-    or the configuration's."""
-    if own == "half":
-        return tuple(size // 2 for size in patch)
-    return (own,) * len(patch) if isinstance(own, int) and own else ()
-
-
-def _may_overlap(dialect: Dialect, patch: tuple[int, ...], known: Sizes) -> bool:
-    """Whether a convolution's kernel is small and odd, as those of patches that overlap are (3, 7,
-    9), and nothing tells that it is a patch."""
-    sides = patch[-2:]
-    odd = all(size % 2 and size <= LARGEST_OVERLAP for size in sides) and max(sides) > 1
-    told = told_patch(dialect, known)
-    return odd and "(" not in dialect.entries["kernel"].layout and tuple(told[-2:]) != sides
-
-
-LARGEST_OVERLAP = 15
-"""Largest odd kernel that is asked about: PVT v2, Hiera, MViT v2, CvT, DaViT, PoolFormer and
-SegFormer have 3 or 7, EdgeNeXt has 9; patches that tile have even sides, but for few."""
-
-
 def _sound(sizes: Mapping[str, int], dialect: Dialect) -> bool:
     """Whether K, where a norm tells it, is that of the patches."""
     values = sizes["C"] * sizes["Ph"] * sizes["Pw"] * sizes.get("Pt", 1)
     return sizes.get("K", values) == values
-
-
-def _known_sizes(
-    kernel: Entry, shape: tuple[int, ...], config: Sizes
-) -> list[tuple[dict[str, int], list[str]]]:
-    """What is known of a patch that lies flattened in a matrix: from config.json, or, assumed,
-    square and of three channels (or one)."""
-    if "(" not in kernel.layout:
-        return [({}, [])]
-    if config.patch_size:
-        *frames, height, width = config.patch_size
-        if config.asked and bool(frames) != ("Pt" in kernel.layout):
-            return []  # tubelets are told with their frames, patches without
-        if "Pt" in kernel.layout and not frames:
-            return []
-        told = {"Ph": height, "Pw": width} | (
-            {"Pt": frames[0]} if frames and "Pt" in kernel.layout else {}
-        )
-        return [(told, [f"the patch is known to be {height}×{width}"])]
-    values = shape[1] if kernel.layout.startswith("D") else shape[0]
-    found = []
-    if "Pt" in kernel.layout:
-        return []  # frames and sides cannot be told from their product
-    for channels in (config.channels,) if config.channels else (3, 1, 4):
-        side = math.isqrt(values // channels)
-        if values == channels * side * side and side > 1:
-            told_of = (
-                f"the patch is assumed to be square, {side}×{side} of {channels} "
-                f"channel{'s' if channels > 1 else ''}"
-            )
-            found.append(({"Ph": side, "Pw": side, "C": channels}, [told_of]))
-            if channels == 3:
-                break  # no other fits: 3·s² is no square
-    return found

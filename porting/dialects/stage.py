@@ -1,38 +1,34 @@
-"""Reading the embedding stage of a checkpoint, and telling of it."""
+"""Reading the embedding stage of a checkpoint."""
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ...backends.base import DTYPES
 from ...reference.errors import PatchParityError
-from ...reference.resample import resize_grid
-from ...reference.sequence import embed_sequence, sincos_positions
+from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.stem import StemLayer, apply_stem, fold_batch_norm, image_of
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..files.checkpoint import Checkpoint
 from ..files.tree import IN_MEMORY
+from .catalogue import get_dialect, list_dialects
 from .choosing import (
     QUANTIZED,
-    ambiguous,
     choose,
-    plain_ones,
-    remedy,
     require_asked,
     require_grid,
     require_no_other_stage,
-    why_not,
 )
-from .dialect import BATCH_NORM, Dialect, StemStep, get_dialect, list_dialects, to_canonical
+from .dialect import BATCH_NORM, Dialect, StemStep, to_canonical
 from .evidence import known_of
 from .grids import channels_of
+from .positions import fold_normalizations, fold_positions
 from .recognize import Candidate, find_candidates
 from .sizes import Sizes
 from .wrappers import UnwrappedCheckpoint, require_no_adapter, unwrapped
@@ -171,53 +167,20 @@ def read_stage(
 
 
 def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
-    dialect, sizes = candidate.dialect, candidate.sizes
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, tensor in candidate.names.items():
-        array = checkpoint.read(tensor)
-        if array.dtype.name not in DTYPES and (
-            name != "position_ids" or array.dtype.kind not in "iu"
-        ):
-            kind = (
-                "quantized: dequantize it first"
-                if array.dtype.name in QUANTIZED
-                else "no type of weights"
-            )
-            raise PatchParityError(
-                f"{checkpoint.path}: {tensor} is of dtype {array.dtype.name}, {kind}"
-            )
-        if not np.isfinite(array).all():
-            raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
-        arrays[name] = to_canonical(
-            array, dialect.entries[name], {} if name.startswith("stem.") else sizes
-        )
+    """Read the tensors of a candidate into canonical weights."""
+    dialect = candidate.dialect
+    arrays = _arrays(checkpoint, candidate)
     stem = tuple(
         _stem_layer(arrays, place, step, dialect.batch_norm_epsilon)
         for place, step in enumerate(dialect.stem)
     )
-    if dialect.batch_norm:
-        held = [arrays.pop(f"batch_norm.{part}") for part in BATCH_NORM]
-        dtype = _wide(arrays["kernel"].dtype)
-        kernel, bias = fold_batch_norm(
-            arrays["kernel"], arrays.get("bias"), held, dialect.batch_norm_epsilon
-        )
-        arrays.update(kernel=kernel.astype(dtype), bias=bias.astype(dtype))
-    patch = (sizes["Pt"], sizes["Ph"], sizes["Pw"]) if dialect.video else (sizes["Ph"], sizes["Pw"])
-    step, pads = candidate.stride, candidate.padding
-    grid = candidate.grid or ((1, 2, 3) if dialect.video else (2, 3))
-    if dialect.token_order == "merge-2x2":
-        grid = candidate.grid or ((1, 2, 4) if dialect.video else (2, 4))
-    image = tuple(
-        max((count - 1) * by + size - 2 * pad, 1)
-        for count, by, size, pad in zip(grid, step, patch, pads, strict=True)
-    )
-    spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, pads, dialect.remainder)  # type: ignore[arg-type]
+    spec = _spec_of(checkpoint, candidate)
+    norms = _norms_of(arrays, dialect)
+    fold_positions(checkpoint, candidate, arrays, spec)
+    fold_normalizations(checkpoint, candidate, arrays)
+    if "register_tokens" in arrays and not len(arrays["register_tokens"]):
+        del arrays["register_tokens"]  # a table of no rows: there are none
     config = known_of(checkpoint, None)
-    if (values := math.prod(spec.images_shape(1))) > LARGEST_IMAGE:
-        raise PatchParityError(
-            f"{checkpoint.path} has positions for a grid of {'×'.join(map(str, grid))}: images of "
-            f"{values} values, expected at most {LARGEST_IMAGE}"
-        )
     layout = SequenceLayout(
         dialect.prefix,
         dialect.prefix_side,
@@ -227,77 +190,9 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         candidate.window,
         dialect.suffix,
     )
-    norms = {}
-    for norm in NORMS:
-        if f"{norm}.scale" in arrays:
-            norms[norm] = LayerNorm(
-                arrays.pop(f"{norm}.scale"),
-                arrays.pop(f"{norm}.shift", None),
-                norm not in dialect.rms,
-            )
-    if "position_ids" in arrays:
-        ids, count = arrays.pop("position_ids"), len(arrays["positions"])
-        if not (ids.min() >= 0 and ids.max() < count):
-            raise PatchParityError(
-                f"{checkpoint.path}: {candidate.names['position_ids']} names rows beyond the "
-                f"{count} of the positions"
-            )
-        arrays["positions"] = arrays["positions"][ids.astype(np.int64)]
-    if "positions" in arrays and dialect.spare_rows:
-        arrays["positions"] = arrays["positions"][dialect.spare_rows :]
-    if "positions" in arrays and dialect.spare_last:
-        arrays["positions"] = arrays["positions"][: -dialect.spare_last]
-    if "positions" in arrays and (shared := dialect.shared_rows):
-        table = arrays["positions"].astype(np.float64)
-        arrays["positions"] = (table[shared:] + table[:shared].sum(axis=0)).astype(
-            _wide(arrays["positions"].dtype)
-        )
-    if dialect.resize and "positions" in arrays:
-        window = arrays.pop("position_window", None)
-        arrays["positions"] = _resized(arrays["positions"], window, grid, sizes, dialect)
-    if "class_position" in arrays:
-        token = arrays["class_token"]
-        summed = token.astype(np.float64) + arrays.pop("class_position").astype(np.float64)
-        arrays["class_token"] = summed.astype(_wide(token.dtype))
-    if "position_rows" in arrays:
-        rows, columns = (
-            arrays.pop(name).astype(np.float64) for name in ("position_rows", "position_columns")
-        )
-        summed = (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
-        arrays["positions"] = summed.astype(_wide(arrays["kernel"].dtype))
-    if "position_tables" in arrays:
-        of_columns, of_rows = arrays.pop("position_tables").astype(np.float64)
-        summed = (of_rows[: grid[-2], None] + of_columns[None, : grid[-1]]).reshape(
-            -1, of_rows.shape[-1]
-        )
-        arrays["positions"] = summed.astype(_wide(arrays["kernel"].dtype))
-    if dialect.pixels:
-        _fold_pixels(arrays, **dialect.pixels)
-    if "pixel_std" in arrays:
-        std = arrays.pop("pixel_std")
-        if not (std > 0).all():
-            raise PatchParityError(
-                f"{checkpoint.path}: {candidate.names['pixel_std']} holds {std.min():g}, by which "
-                "pixels would be divided"
-            )
-        _fold_pixels(arrays, arrays.pop("pixel_mean", np.zeros_like(std)), std)
-    if "register_tokens" in arrays and not len(arrays["register_tokens"]):
-        del arrays["register_tokens"]  # a table of no rows: there are none
-    if dialect.computed == "fourier":
-        projection, bias = arrays.pop("position_projection"), arrays.pop("position_projection_bias")
-        if candidate.grid:
-            table = fourier_table(spec.grid, projection.shape[1]) @ projection.astype(
-                np.float64
-            ).T + bias.astype(np.float64)
-            arrays["positions"] = table.astype(_wide(projection.dtype))
-    elif dialect.computed and candidate.grid:
-        arrays["positions"] = computed_positions(dialect.computed, spec).astype(
-            arrays["kernel"].dtype
-        )
     fields: dict[str, Any] = {**arrays, **norms}
     weights = PatchEmbedWeights(**fields, layout=layout)
     weights.check_spec(spec)
-    real = checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {}
     return Stage(
         candidate,
         weights,
@@ -306,8 +201,65 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         arrays["kernel"].dtype.name,
         stem,
         _notes(checkpoint, candidate),
-        real,
+        checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {},
     )
+
+
+def _arrays(checkpoint: Checkpoint, candidate: Candidate) -> dict[str, NDArray[Any]]:
+    """The tensors of a candidate in canonical axes, by field.
+
+    Raises:
+        PatchParityError: one that is of no type of weights, or holds NaN or infinite values.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for name, tensor in candidate.names.items():
+        array = checkpoint.read(tensor)
+        kind = array.dtype.name
+        if kind not in DTYPES and (name != "position_ids" or array.dtype.kind not in "iu"):
+            quantized = "quantized: dequantize it first"
+            why = quantized if kind in QUANTIZED else "no type of weights"
+            raise PatchParityError(f"{checkpoint.path}: {tensor} is of dtype {kind}, {why}")
+        if not np.isfinite(array).all():
+            raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
+        sizes = {} if name.startswith("stem.") else candidate.sizes
+        found[name] = to_canonical(array, candidate.dialect.entries[name], sizes)
+    return found
+
+
+def _spec_of(checkpoint: Checkpoint, candidate: Candidate) -> PatchEmbedSpec:
+    """The sizes of what the projection takes; where nothing tells the grid, of a few patches.
+
+    Raises:
+        PatchParityError: a grid of which an image would take more memory than anybody has.
+    """
+    dialect, sizes = candidate.dialect, candidate.sizes
+    patch = (sizes["Pt"], sizes["Ph"], sizes["Pw"]) if dialect.video else (sizes["Ph"], sizes["Pw"])
+    few = (2, 4) if dialect.token_order == "merge-2x2" else (2, 3)
+    grid = candidate.grid or ((1, *few) if dialect.video else few)
+    step, pads = candidate.stride, candidate.padding
+    image = tuple(
+        max((count - 1) * by + size - 2 * pad, 1)
+        for count, by, size, pad in zip(grid, step, patch, pads, strict=True)
+    )
+    remainder: Any = dialect.remainder
+    spec = PatchEmbedSpec(image, patch, sizes["C"], sizes["D"], step, pads, remainder)
+    if (values := math.prod(spec.images_shape(1))) > LARGEST_IMAGE:
+        raise PatchParityError(
+            f"{checkpoint.path} has positions for a grid of {'×'.join(map(str, grid))}: images of "
+            f"{values} values, expected at most {LARGEST_IMAGE}"
+        )
+    return spec
+
+
+def _norms_of(arrays: dict[str, NDArray[Any]], dialect: Dialect) -> dict[str, LayerNorm]:
+    """The norms, taken out of the arrays."""
+    return {
+        norm: LayerNorm(
+            arrays.pop(f"{norm}.scale"), arrays.pop(f"{norm}.shift", None), norm not in dialect.rms
+        )
+        for norm in NORMS
+        if f"{norm}.scale" in arrays
+    }
 
 
 def _notes(checkpoint: Checkpoint, candidate: Candidate) -> tuple[str, ...]:
@@ -346,193 +298,6 @@ def require_no_stem(checkpoint: Checkpoint, stage: Stage) -> None:
             f"(inspect, embed, verify), and not moved (--from oihw --prefix '{kernel}' moves the "
             "projection alone)"
         )
-
-
-def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type in which something is kept that is computed of weights: a rounding to 16 bits more
-    would be none of the library's."""
-    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
-
-
-def _resized(
-    table: NDArray[Any],
-    window: NDArray[Any] | None,
-    grid: tuple[int, ...],
-    sizes: Mapping[str, int],
-    dialect: Dialect,
-) -> NDArray[Any]:
-    """A table of positions, `(rows, D)`, brought to the grid of the image as the library does it at
-    run time, and those of a window repeated on it."""
-    side = math.isqrt(len(table))
-    own = (sizes["Gh"], sizes["Gw"]) if "Gh" in sizes else (side, side)
-    height, width = grid[-2:]
-    longer = max(height, width)
-    to = {"grid": (height, width), "square": (longer, longer), "swapped": (width, height)}[
-        dialect.resize_to
-    ]
-    found = resize_grid(table.reshape(*own, -1), to, dialect.resize)
-    if dialect.resize_to == "square":
-        found = found[:height, :width]
-    if window is not None:
-        found = found + np.tile(
-            window.astype(np.float64), (height // len(window), width // window.shape[1], 1)
-        )
-    frames = math.prod(grid[:-2])
-    return np.tile(found.reshape(height * width, -1), (frames, 1)).astype(_wide(table.dtype))
-
-
-def _fold_pixels(arrays: dict[str, NDArray[Any]], mean: ArrayLike, std: ArrayLike) -> None:
-    """Put the normalization of images into kernel and bias: W·(x - m)/s + b is (W/s)·x + (b - Σ
-    W·m/s)."""
-    # the channels are the last axis
-    kernel = arrays["kernel"].astype(np.float64) / np.asarray(std, np.float64)
-    shift = (kernel * np.asarray(mean, np.float64)).reshape(len(kernel), -1).sum(axis=1)
-    dtype = _wide(arrays["kernel"].dtype)
-    bias = arrays["bias"].astype(np.float64) if "bias" in arrays else 0.0
-    arrays.update(kernel=kernel.astype(dtype), bias=(bias - shift).astype(dtype))
-
-
-def computed_positions(kind: str, spec: PatchEmbedSpec) -> NDArray[np.float64]:
-    """The positions that a library computes, `(N, D)`; the kinds are those of `Dialect.computed`.
-
-    Raises:
-        PatchParityError: a width or a grid that it is not defined for.
-    """
-    if kind == "sincos-2d":
-        return sincos_positions(spec.grid, spec.embed_dim, last_frequency=True)
-    return sinusoid_table(spec.num_patches, spec.embed_dim)
-
-
-def fourier_table(grid: tuple[int, ...], width: int) -> NDArray[np.float64]:
-    """What XCiT's layer of positions is applied to, `(rows·columns, width)`: sines and cosines of
-    the row, then of the column, each as a share of a circle.
-
-    Source: El-Nouby et al., "XCiT" (2021), `PositionalEncodingFourier` of xcit.py.
-    """
-    half = width // 2
-    frequencies = 10000.0 ** (-2 * (np.arange(half) // 2) / half)
-
-    def encode(count: int) -> NDArray[np.float64]:
-        angles = np.arange(1, count + 1)[:, None] / (count + 1e-6) * 2 * np.pi * frequencies
-        return np.where(np.arange(half) % 2, np.cos(angles), np.sin(angles))
-
-    rows, columns = (encode(count) for count in grid)
-    shape = (*grid, half)
-    both = [np.broadcast_to(rows[:, None], shape), np.broadcast_to(columns[None], shape)]
-    return np.concatenate(both, axis=-1).reshape(-1, width)
-
-
-def sinusoid_table(count: int, width: int) -> NDArray[np.float64]:
-    """The fixed positions of VideoMAE, `(count, width)`: sines on even channels, cosines on odd
-    ones.
-
-    Source: Tong et al., "VideoMAE" (2022), `modeling_finetune.py:get_sinusoid_encoding_table`; as
-    in Vaswani et al. (2017).
-    """
-    channels = np.arange(width)
-    angles = np.arange(count)[:, None] / 10000.0 ** (2 * (channels // 2) / width)
-    return np.where(channels % 2, np.cos(angles), np.sin(angles))
-
-
-def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, Any]:
-    """What `inspect` tells of a checkpoint, as plain data."""
-    rivals = ambiguous(candidates)
-    used = set(candidates[0].names.values()) if candidates else set()
-    told: dict[str, Any] = {
-        "schema": "patchparity.inspect/1",
-        "file": checkpoint.path.name,
-        "format": checkpoint.format,
-        "dialect": candidates[0].dialect.id if len(rivals) == 1 else None,
-        "prefix": candidates[0].prefix if len(rivals) == 1 else None,
-        "candidates": [
-            {"dialect": each.dialect.id, "prefix": each.prefix, "evidence": list(each.evidence)}
-            for each in candidates
-        ],
-        "ambiguous": len(rivals) > 1,
-        "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
-        "remedy": remedy(rivals)
-        if len(rivals) > 1
-        else ""
-        if candidates
-        else plain_ones(checkpoint).removeprefix(": "),
-        "refused": why_not(checkpoint, candidates),
-        "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
-        "ledger": ledger_told(candidates),
-        "unbuilt": list(checkpoint.unbuilt),
-        "spec": None,
-        "tensors": {},
-        "other_tensors": len(checkpoint.tensors) - len(used),
-    }
-    if len(rivals) == 1:
-        chosen = candidates[0]
-        sizes = chosen.sizes
-        told["spec"] = {
-            "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
-            "in_channels": channels_of(sizes),
-            "embed_dim": sizes["D"],
-            "grid": [] if chosen.asks else list(chosen.grid),
-            "num_patches": math.prod(chosen.grid) if chosen.grid and not chosen.asks else None,
-            "prefix_tokens": [name for name in chosen.dialect.prefix if name in chosen.names],
-            "registers": sizes.get("R", sizes.get("J", 0) * sizes.get("Jk", 0)),
-            "positioned": list(chosen.positioned),
-            "positions": "computed"
-            if chosen.dialect.computed
-            else "learned"
-            if _has_positions(chosen)
-            else None,
-            "positions_resized": chosen.dialect.resize or None,
-            "token_order": chosen.dialect.token_order,
-            "window": chosen.window,
-            "stride": []
-            if chosen.asks and not chosen.window and not chosen.dialect.windowed
-            else list(chosen.stride),
-            "padding": list(chosen.padding),
-            "bias": "bias" in chosen.names,
-            "stem": [
-                {
-                    "kernel": list(checkpoint.tensors[chosen.names[f"stem.{place}.kernel"]].shape),
-                    "stride": step.stride,
-                    "padding": step.padding,
-                    "batch_norm": bool(step.norm),
-                    "activation": step.activation,
-                }
-                for place, step in enumerate(chosen.dialect.stem)
-            ],
-        }
-        told["tensors"] = {
-            name: {
-                "name": tensor,
-                "shape": list(info.shape),
-                "dtype": info.dtype,
-                "layout": chosen.dialect.entries[name].layout,
-            }
-            for name, tensor in chosen.names.items()
-            for info in [checkpoint.tensors[tensor]]
-        }
-        told["missing"] = [name for name in chosen.dialect.entries if name not in chosen.names]
-    return told
-
-
-def _has_positions(candidate: Candidate) -> bool:
-    return any(
-        name in candidate.names
-        for name in ("positions", "position_rows", "position_tables", "position_projection")
-    )
-
-
-def ledger_told(candidates: list[Candidate]) -> dict[str, Any]:
-    """The ledger of the likeliest candidate, as plain data: how many tensors are elsewhere, and
-    each of the others."""
-    if not candidates:
-        return {}
-    entries = min(candidates, key=lambda each: len(each.refusals)).ledger
-    counts = Counter(entry.status for entry in entries)
-    told = [
-        dataclasses.asdict(entry)
-        for entry in entries
-        if entry.status not in ("elsewhere", "outside")
-    ]
-    return {"dialect": candidates[0].dialect.id, "counts": dict(counts), "tensors": told}
 
 
 def without(weights: PatchEmbedWeights, *names: str) -> PatchEmbedWeights:

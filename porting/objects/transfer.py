@@ -21,7 +21,7 @@ from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
-from ..dialects.dialect import list_dialects
+from ..dialects.catalogue import list_dialects
 from ..dialects.sizes import Sizes
 from ..dialects.stage import read_stage, require_no_stem
 from ..files.tree import TreeCheckpoint

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patchparity.porting.dialects.dialect import list_dialects
+from patchparity.porting.dialects.catalogue import list_dialects
 from patchparity.porting.dialects.fit import fit, tensors_of
 from patchparity.porting.files.writing import write_checkpoint
 

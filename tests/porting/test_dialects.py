@@ -20,10 +20,12 @@ from patchparity import (
     port,
     verify,
 )
-from patchparity.porting.dialects.dialect import FIELDS, REQUIRED, get_dialect, list_dialects
+from patchparity.porting.dialects.catalogue import get_dialect, list_dialects
+from patchparity.porting.dialects.dialect import FIELDS, REQUIRED
 from patchparity.porting.dialects.fit import fit, same_bits, tensors_of
+from patchparity.porting.dialects.positions import computed_positions
 from patchparity.porting.dialects.recognize import find_candidates
-from patchparity.porting.dialects.stage import computed_positions, read_stage
+from patchparity.porting.dialects.stage import read_stage
 from patchparity.porting.files.opening import opened
 from patchparity.porting.files.writing import write_checkpoint
 from patchparity.reference.sequence import embed_sequence

@@ -17,7 +17,7 @@ from patchparity import (
     verify,
 )
 from patchparity.porting.dialects import evidence
-from patchparity.porting.dialects.dialect import list_dialects
+from patchparity.porting.dialects.catalogue import list_dialects
 from patchparity.porting.files.opening import opened
 
 from .test_dialects import written

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError, Sizes, from_module, inspect_checkpoint, port, verify
-from patchparity.porting.dialects.dialect import list_dialects
+from patchparity.porting.dialects.catalogue import list_dialects
 from patchparity.porting.files.opening import opened
 from patchparity.porting.files.writing import replace_tensors, write_checkpoint
 

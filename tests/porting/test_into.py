@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError, port, verify
-from patchparity.porting.dialects.dialect import list_dialects
+from patchparity.porting.dialects.catalogue import list_dialects
 from patchparity.porting.files.opening import opened
 from patchparity.porting.files.writing import replace_tensors, write_checkpoint
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError, Sizes, embed, inspect_checkpoint, port
-from patchparity.porting.dialects.dialect import read_dialects
+from patchparity.porting.dialects.catalogue import read_dialects
 from patchparity.porting.files.writing import write_checkpoint
 
 

@@ -1,0 +1,117 @@
+"""What `inspect` tells of a checkpoint, as plain data."""
+
+import dataclasses
+import math
+from collections import Counter
+from typing import Any
+
+from ..files.checkpoint import Checkpoint
+from .choosing import (
+    ambiguous,
+    plain_ones,
+    remedy,
+    why_not,
+)
+from .grids import channels_of
+from .recognize import Candidate
+
+
+def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, Any]:
+    """What `inspect` tells of a checkpoint, as plain data."""
+    rivals = ambiguous(candidates)
+    used = set(candidates[0].names.values()) if candidates else set()
+    told: dict[str, Any] = {
+        "schema": "patchparity.inspect/1",
+        "file": checkpoint.path.name,
+        "format": checkpoint.format,
+        "dialect": candidates[0].dialect.id if len(rivals) == 1 else None,
+        "prefix": candidates[0].prefix if len(rivals) == 1 else None,
+        "candidates": [
+            {"dialect": each.dialect.id, "prefix": each.prefix, "evidence": list(each.evidence)}
+            for each in candidates
+        ],
+        "ambiguous": len(rivals) > 1,
+        "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
+        "remedy": remedy(rivals)
+        if len(rivals) > 1
+        else ""
+        if candidates
+        else plain_ones(checkpoint).removeprefix(": "),
+        "refused": why_not(checkpoint, candidates),
+        "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
+        "ledger": ledger_told(candidates),
+        "unbuilt": list(checkpoint.unbuilt),
+        "spec": None,
+        "tensors": {},
+        "other_tensors": len(checkpoint.tensors) - len(used),
+    }
+    if len(rivals) == 1:
+        chosen = candidates[0]
+        sizes = chosen.sizes
+        told["spec"] = {
+            "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
+            "in_channels": channels_of(sizes),
+            "embed_dim": sizes["D"],
+            "grid": [] if chosen.asks else list(chosen.grid),
+            "num_patches": math.prod(chosen.grid) if chosen.grid and not chosen.asks else None,
+            "prefix_tokens": [name for name in chosen.dialect.prefix if name in chosen.names],
+            "registers": sizes.get("R", sizes.get("J", 0) * sizes.get("Jk", 0)),
+            "positioned": list(chosen.positioned),
+            "positions": "computed"
+            if chosen.dialect.computed
+            else "learned"
+            if _has_positions(chosen)
+            else None,
+            "positions_resized": chosen.dialect.resize or None,
+            "token_order": chosen.dialect.token_order,
+            "window": chosen.window,
+            "stride": []
+            if chosen.asks and not chosen.window and not chosen.dialect.windowed
+            else list(chosen.stride),
+            "padding": list(chosen.padding),
+            "bias": "bias" in chosen.names,
+            "stem": [
+                {
+                    "kernel": list(checkpoint.tensors[chosen.names[f"stem.{place}.kernel"]].shape),
+                    "stride": step.stride,
+                    "padding": step.padding,
+                    "batch_norm": bool(step.norm),
+                    "activation": step.activation,
+                }
+                for place, step in enumerate(chosen.dialect.stem)
+            ],
+        }
+        told["tensors"] = {
+            name: {
+                "name": tensor,
+                "shape": list(info.shape),
+                "dtype": info.dtype,
+                "layout": chosen.dialect.entries[name].layout,
+            }
+            for name, tensor in chosen.names.items()
+            for info in [checkpoint.tensors[tensor]]
+        }
+        told["missing"] = [name for name in chosen.dialect.entries if name not in chosen.names]
+    return told
+
+
+def _has_positions(candidate: Candidate) -> bool:
+    return any(
+        name in candidate.names
+        for name in ("positions", "position_rows", "position_tables", "position_projection")
+    )
+
+
+def ledger_told(candidates: list[Candidate]) -> dict[str, Any]:
+    """The ledger of the likeliest candidate, as plain data: how many tensors are elsewhere, and
+    each of the others."""
+    if not candidates:
+        return {}
+    entries = min(candidates, key=lambda each: len(each.refusals)).ledger
+    counts = Counter(entry.status for entry in entries)
+    told = [
+        dataclasses.asdict(entry)
+        for entry in entries
+        if entry.status not in ("elsewhere", "outside")
+    ]
+    return {"dialect": candidates[0].dialect.id, "counts": dict(counts), "tensors": told}
