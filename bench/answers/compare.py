@@ -170,11 +170,12 @@ def _differences(
     old: dict[str, Any],
     new: dict[str, Any],
     label: str,
-    names: tuple[str, ...] = (*MACHINE, "python", "blas"),
+    names: tuple[str, ...] = (*MACHINE, "python", "blas", "blas_kernels"),
     kinds: tuple[str, ...] = ("versions", "variables"),
 ) -> list[str]:
     where = "" if label == LOCAL else f"{label}: "
-    plain = [(name, old.get(name), new.get(name)) for name in names]
+    known = [name for name in names if name in old and name in new]  # not of an older record
+    plain = [(name, old[name], new[name]) for name in known]
     nested = [
         (name, *(environment.get(kind, {}).get(name, "not there") for environment in (old, new)))
         for kind in kinds

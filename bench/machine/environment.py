@@ -133,6 +133,21 @@ def blas() -> str:
     return UNAVAILABLE
 
 
+def blas_kernels() -> str:
+    """Which kernels the BLAS of this process chose for this CPU, as threadpoolctl tells them
+    (`openblas 0.3.31 SkylakeX`): one library computes otherwise on another CPU."""
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import threadpool_info
+
+        told = [
+            " ".join(filter(None, map(each.get, ("internal_api", "version", "architecture"))))
+            for each in threadpool_info()
+            if each["user_api"] == "blas"
+        ]
+        return ", ".join(dict.fromkeys(told)) or UNAVAILABLE
+    return UNAVAILABLE
+
+
 def package_version(name: str) -> str:
     """Version of an installed distribution, or "not installed"."""
     try:
@@ -181,6 +196,7 @@ def describe_environment(backends: list[Backend]) -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "gpus": gpus(),
         "blas": blas(),
+        "blas_kernels": blas_kernels(),
         "versions": versions,
         "variables": numeric_variables(),
     }

@@ -242,6 +242,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | str
     gpus: list[str]
     blas: str
+    blas_kernels: str = "unavailable"
     versions: dict[str, str]
     variables: dict[str, str]
     hosts: "dict[str, Environment]" = msgspec.field(default_factory=dict)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..check.tables import false_alarms
+from ..machine.environment import UNAVAILABLE
 from ..machine.hosts import LOCAL
 from ..record.bench_json import rows_missing
 from ..record.comparisons import best_against_today
@@ -166,7 +167,7 @@ def _summary(
             for label, other in environment.get("hosts", {}).items()
         ),
         ("GPU", ", ".join(environment["gpus"]) or "none"),
-        ("BLAS of NumPy", environment["blas"]),
+        ("BLAS of NumPy", _blas(environment)),
         ("Software", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Python", f"{environment['python']} on {environment['platform']}"),
         (
@@ -176,6 +177,12 @@ def _summary(
         ),
     ]
     return lines
+
+
+def _blas(environment: dict[str, Any]) -> str:
+    """The BLAS of NumPy, and which of its kernels ran, where the record holds that."""
+    kernels = environment.get("blas_kernels", UNAVAILABLE)
+    return environment["blas"] + (f", kernels of {kernels}" if kernels != UNAVAILABLE else "")
 
 
 def _gigabytes(size: int | str) -> str:

@@ -142,6 +142,7 @@ def test_check_json_keeps_its_contract(numpy_report, tmp_path):
         "memory_bytes",
         "gpus",
         "blas",
+        "blas_kernels",
         "variables",
         "python",
         "platform",
