@@ -76,6 +76,7 @@ def embed(
                 whole = whole if sizes is None else whole.over(sizes)
                 stage = read_stage(file, from_, prefix, list_dialects(dialects), whole, ignore)
     _require_images(images, stage)
+    _require_images_of_steps(images, stage)
     features = apply_stem(images, stage.stem) if stage.stem else images
     size = features.shape[2:]
     spec = stage.spec if size == stage.spec.image_size else stage.spec.replace(image_size=size)
@@ -106,6 +107,27 @@ def _require_images(images: NDArray[Any], stage: Stage) -> None:
             else ""
         )
         raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}{still}")
+
+
+def _require_images_of_steps(images: NDArray[Any], stage: Stage) -> None:
+    """Raise PatchParityError for images that the library itself would pad or resize."""
+    steps = [
+        math.prod([by, *(layer.stride for layer in stage.stem)]) for by in stage.spec.stride[-2:]
+    ]
+    size, given = images.shape[-2:], "×".join(map(str, images.shape[2:]))
+    own = tuple(count * step for count, step in zip(stage.spec.grid[-2:], steps, strict=True))
+    if stage.dialect.images == "grid" and size != own:
+        raise PatchParityError(
+            f"images of {given}: expected images of {'×'.join(map(str, own))}, for its library "
+            "resizes all "
+            "others to these first"
+        )
+    if stage.dialect.images == "multiple" and any(a % b for a, b in zip(size, steps, strict=True)):
+        raise PatchParityError(
+            f"images of {given}: expected multiples of {'×'.join(map(str, steps))}, for its "
+            "library pads all "
+            "others to these first"
+        )
 
 
 def _require_positions(

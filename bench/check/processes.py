@@ -2,7 +2,7 @@
 
 A backend's variables stand before its interpreter starts (one process runs one of Keras's
 frameworks), frameworks do not meet in one address space, and a process that dies or hangs costs its
-own backend's rows. The standard library alone: `check` needs no extra.
+own backend's rows.
 """
 
 import contextlib
@@ -11,9 +11,7 @@ import os
 import pickle
 import queue
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,7 +19,9 @@ from typing import Any, NamedTuple
 from ...backends.base import Backend
 from ...backends.registry import get_backend
 from ..machine.environment import usable_cores
+from ..machine.hosts import Host
 from ..machine.pools import SPIN_FREE_ENVIRONMENT
+from ..worker.process import GRACE_SECONDS, LostError, Process
 from .one_backend import BackendCheck, Event, error_text
 
 AT_ONCE = 4
@@ -31,11 +31,6 @@ framework fills the cores in parts."""
 SILENCE_SECONDS = 600.0
 """Without news for so long, a process is ended. A unit takes seconds, and `torch.compile` up to 30
 s for its first graph."""
-
-
-GRACE_SECONDS = 2.0
-"""Between the end of a process and the end of its news: what lies in the pipe is read in
-milliseconds."""
 
 
 _AFTER_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -71,7 +66,11 @@ def run_apart(checks: list[BackendCheck]) -> Iterator[tuple[BackendCheck, Event 
     try:
         while waiting or running:
             while waiting and len(running) < min(AT_ONCE, usable_cores()):
-                running.add(_Child(waiting.pop(0), news))
+                try:
+                    running.add(_Child(waiting[0], news))
+                except Exception as error:  # whatever execnet raises of one that does not start
+                    yield waiting[0], Lost(f"its process did not start: {error_text(error)}")
+                del waiting[0]
             with contextlib.suppress(queue.Empty):
                 child, told = news.get(timeout=1.0)
                 child.heard = time.monotonic()
@@ -98,10 +97,10 @@ class _End(NamedTuple):
 
 
 _START = """\
-import pickle, sys
-sys.path[:] = pickle.load(sys.stdin.buffer)
+import sys
+sys.path[:] = channel.receive()
 from patchparity.bench.check.processes import serve
-serve()
+serve(channel)
 """
 
 
@@ -109,87 +108,67 @@ class _Child:
     """The parent's side of a process."""
 
     def __init__(self, check: BackendCheck, news: queue.Queue[tuple["_Child", Any]]) -> None:
-        self.check, self.heard, self.silent, self.gone_since = (
-            check,
-            time.monotonic(),
-            False,
-            math.inf,
-        )
-        environment = {**os.environ, **process_environment(get_backend(check.backend))}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START], stdin=pipe, stdout=pipe, env=environment
-        )
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):  # one that died at once is told of by the reader
-            pickle.dump(sys.path, self.process.stdin)
-            pickle.dump(check, self.process.stdin)
-            self.process.stdin.close()
-        self.reader = threading.Thread(target=self._read, args=(news,), daemon=True)
-        self.reader.start()
-
-    def _read(self, news: queue.Queue[tuple["_Child", Any]]) -> None:
-        assert self.process.stdout is not None
-        told = None
-        with self.process.stdout as stream:
-            try:
-                while not isinstance(told, _End):
-                    told = pickle.load(stream)
-                    news.put((self, told))
-            except Exception:  # whatever a broken stream makes pickle raise
-                news.put((self, _End(False)))
+        self.check, self.heard, self.silent = check, time.monotonic(), False
+        self.gone_since = math.inf
+        variables = {"PYTHONSAFEPATH": "1", **process_environment(get_backend(check.backend))}
+        self.process = Process(Host().launch(sys.executable, variables), _START)
+        # One that has died at once is told of by the end of its news.
+        with contextlib.suppress(LostError):
+            self.process.send(sys.path)
+            self.process.send(pickle.dumps(check))
+        self.process.listen(lambda told: news.put((self, _loaded(told))), end=b"")
 
     def reason(self, end: _End) -> str | None:
         """Why it ended before its work was done, or None if it was."""
         if end.done or end.message:
             self.end()
             return end.message or None
-        self.process.wait()
+        code = self.process.popen.wait()
+        self.process.forget()
         if self.silent:
             return (
                 f"the process of {self.check.backend} gave no news for {SILENCE_SECONDS:g} s "
                 "and was ended"
             )
-        code = self.process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return f"the process of {self.check.backend} died ({how})"
 
     def end_if_silent(self) -> None:
-        """Kill a process that hangs; its reader then tells of the end."""
+        """Kill a process that hangs; the end of its news then tells of it."""
         if time.monotonic() - self.heard > SILENCE_SECONDS:
             self.silent = True
-            self.process.kill()
+            self.process.popen.kill()
 
     def is_gone(self) -> bool:
         """Whether the process ended a while ago and its pipe has not: a process that it started
         holds it open."""
-        if self.process.poll() is not None:
+        if self.process.popen.poll() is not None:
             self.gone_since = min(self.gone_since, time.monotonic())
         return time.monotonic() - self.gone_since > GRACE_SECONDS
 
     def end(self) -> None:
-        """End the process; it has nothing to save. Its reader ends with the pipe."""
-        self.process.kill()
-        self.process.wait()
-        self.reader.join(GRACE_SECONDS)
+        """End the process; it has nothing to save."""
+        self.process.end()
+        self.process.forget()
 
 
-def serve() -> None:
-    """Do the check that comes on stdin and tell of it on what was stdout; runs in the process of a
+def _loaded(told: bytes) -> Event | _End:
+    """News as they were sent; of the end of a process that told none, that it died."""
+    return pickle.loads(told) if told else _End(False)
+
+
+def serve(channel: Any) -> None:
+    """Do the check that comes through the channel and tell of it; runs in the process of a
     backend."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
-    channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a framework prints must not meet what is told
 
     def tell(news: Event | _End) -> None:
-        pickle.dump(news, channel)
-        channel.flush()
+        channel.send(pickle.dumps(news))
 
-    check: BackendCheck = pickle.load(sys.stdin.buffer)
+    check: BackendCheck = pickle.loads(channel.receive())
     try:
         for event in check.run():
             tell(event)
-    except BrokenPipeError:
+    except OSError:
         return  # nobody listens any more
     except Exception as error:
         tell(_End(False, error_text(error)))

@@ -9,7 +9,8 @@ from typing import Any
 from ... import __version__
 from ...backends.registry import get_backend
 from ...reference.errors import PatchParityError
-from ..worker.client import CALL_SECONDS, START_SECONDS
+from ..worker.client import CALL_SECONDS
+from ..worker.process import START_SECONDS
 from .effort import Effort
 from .presets import preset
 

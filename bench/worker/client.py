@@ -1,18 +1,12 @@
-"""One process for each (backend, device, threads, precision), and what is said to it; the only file
-that knows execnet.
+"""One process for each (backend, device, threads, precision) that is timed, and what is said to it.
 
-The environment stands before the worker's interpreter starts: a framework reads it when it is
-loaded, the allocator before that. Workers run and time; they do not judge. A worker that dies or
+Workers run and time; they do not judge. A worker that dies or
 hangs raises `WorkerLostError` here and costs its own rows.
 """
 
 import functools
-import queue
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -24,10 +18,7 @@ from ..machine.hosts import LOCAL, Host, Machine
 from ..machine.pools import SPIN_FREE_ENVIRONMENT
 from ..machine.readings import available_memory_bytes
 from ..record.rows import WorkerKey
-
-START_SECONDS = 300.0
-"""Time for a worker to import its framework: TensorFlow takes 3 to 10 s here, cold disks and GPUs
-more."""
+from .process import START_SECONDS, LostError, Process, SilentError
 
 CALL_SECONDS = 600.0
 """Time for one request, unless an option says otherwise: `torch.compile` takes up to 30 s for the
@@ -75,47 +66,6 @@ serve(channel, home)
 """
 
 
-def _gateway(launch: str) -> Any:
-    """Open a gateway, in a thread of its own: execnet waits for its first words without a limit.
-
-    Raises:
-        TimeoutError: nothing came within `START_SECONDS`.
-    """
-    import execnet
-
-    opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def open_gateway() -> None:
-        try:
-            opened.put(execnet.makegateway(launch))
-        except BaseException as error:
-            opened.put(error)
-
-    threading.Thread(target=open_gateway, daemon=True).start()
-    try:
-        found = opened.get(timeout=START_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"its interpreter gave no answer within {START_SECONDS:g} s") from None
-    if isinstance(found, BaseException):
-        raise found
-    return found
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started here never sees SIGINT: Ctrl-C reaches every process of a terminal's group,
-    and workers are ended by us, once what they gave is kept. One that comes meanwhile is held back,
-    not lost."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class Worker:
     """The parent's side of one worker process."""
 
@@ -130,13 +80,10 @@ class Worker:
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.key, self.call_seconds = key, call_seconds
+        first = _CONFINED.format(cores=key.threads, turn=turn) if confined else "home = None\n"
+        launch = host.launch(python, {**worker_environment(key), **variables})
         try:
-            with _deaf_to_interrupts():
-                self._gateway = _gateway(
-                    host.launch(python, {**worker_environment(key), **variables})
-                )
-            first = _CONFINED.format(cores=key.threads, turn=turn) if confined else "home = None\n"
-            self._channel = self._gateway.remote_exec(first + _FIRST_WORDS)
+            self._process = Process(launch, first + _FIRST_WORDS)
         except Exception as error:
             # What execnet says of another machine is how ssh was called, and a record names no
             # machine.
@@ -163,18 +110,17 @@ class Worker:
         if self.lost:
             raise WorkerLostError(self.lost)
         timeout = START_SECONDS if action == "start" else self.call_seconds
+        answer: dict[str, Any] = {}
         try:
-            self._channel.send((action, arguments))
-            answer: dict[str, Any] = self._channel.receive(timeout)
-        except self._channel.TimeoutError:
+            self._process.send((action, arguments))
+            answer = self._process.receive(timeout)
+        except SilentError:
             self.lost = (
-                f"the worker for {self.key} did not answer {action!r} within {timeout:g} "
-                "s "
-                "and was ended"
+                f"the worker for {self.key} did not answer {action!r} within {timeout:g} s and "
+                "was ended"
             )
-        except (EOFError, OSError, self._channel.RemoteError) as error:
-            detail = str(error).strip().splitlines()[-1:] or [""]
-            self.lost = f"the worker for {self.key} died during {action!r} {detail[0]}".rstrip()
+        except LostError as error:
+            self.lost = f"the worker for {self.key} died during {action!r} {error}".rstrip()
         if self.lost:
             self.end()
             raise WorkerLostError(self.lost)
@@ -191,19 +137,9 @@ class Worker:
 
     def end(self) -> None:
         """End the process, if need be by force."""
-        process = getattr(self._gateway._io, "popen", None)
         if self.lost is None:
-            try:
-                self._channel.send(None)
-                self._gateway.exit()
-            except OSError:
-                pass
-        if process is not None:
-            try:
-                process.wait(0 if self.lost else END_SECONDS)
-            except Exception:
-                process.kill()
-                process.wait()
+            self._process.ask_to_end()
+        self._process.end(0 if self.lost else END_SECONDS)
 
 
 @functools.cache

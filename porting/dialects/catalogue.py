@@ -1,6 +1,7 @@
 """All dialects by name: read from this folder's TOML files and from users', and held against what
 a dialect may say."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -40,8 +41,19 @@ _TEXTS = (
     "resize",
     "resize_to",
     "batch_norm",
+    "images",
+    "width_of_name",
 )
-_FLAGS = ("plain", "typed_only", "epsilon_of_config", "windowed", "patch_asked", "read_only", "mlx")
+_FLAGS = (
+    "plain",
+    "typed_only",
+    "epsilon_of_config",
+    "windowed",
+    "patch_asked",
+    "read_only",
+    "mlx",
+    "cut",
+)
 _LISTS = (
     "optional",
     "prefix",
@@ -64,6 +76,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "computed": ("", "sinusoid-1d", "sincos-2d", "fourier"),
     "resize": ("", *RECIPES),
     "resize_to": ("grid", "square", "swapped"),
+    "images": ("any", "multiple", "grid"),
 }
 """Values of a dialect's table by kind; what must be one of a few."""
 
@@ -132,6 +145,10 @@ def _dialect(
         patterns += (sets or {})[pattern[1:]] if pattern.startswith("@") else [pattern]
     if strange := [each for each in plain.get("require", ()) if not REQUIRED.fullmatch(each)]:
         raise wrong(f"require has {strange[0]!r}, expected a comparison such as 'num_windows == 1'")
+    if "width_of_name" in plain and not _tells_a_number(plain["width_of_name"]):
+        raise wrong(
+            f"width_of_name = {plain['width_of_name']!r} is no pattern with digits as its group"
+        )
     try:
         re.compile("|".join(patterns))
     except re.error as error:
@@ -229,6 +246,13 @@ def _of_its_kind(key: str, value: Any) -> bool:
     least = 0 if key in ("padding", "window") else 1
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     return whole or (value in ("config", "half") and key in ("stride", "padding"))
+
+
+def _tells_a_number(pattern: str) -> bool:
+    """Whether a pattern has one group, of digits."""
+    with contextlib.suppress(re.error):
+        return re.compile(pattern).groups == 1 and r"(\d+)" in pattern
+    return False
 
 
 def _is_stem_step(value: Any) -> bool:

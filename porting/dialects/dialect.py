@@ -262,6 +262,10 @@ class Dialect:
             computed.
         square: model types that take their positions as those of a square, and resize them at run
             time to any other grid; `*` for all.
+        images: which images its library takes: `any`; `multiple` of its steps, to which it pads
+            others; `grid`, those of the positions' grid alone, to which it resizes others.
+        width_of_name: a pattern of timm's names of its models, whose group is the width.
+        cut: whether positions of rows and of columns are cut to the grid of the image.
         stem: convolutions in front of the projection, which then takes a map of features; their
             channels are the image's.
         batch_norm: what stands before the names of a batch norm behind the projection; what is read
@@ -315,6 +319,9 @@ class Dialect:
     beside: tuple[str, ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
+    images: Literal["any", "multiple", "grid"] = "any"
+    width_of_name: str = ""
+    cut: bool = False
     stem: tuple[StemStep, ...] = ()
     batch_norm: str = ""
     batch_norm_epsilon: float = 1e-5
@@ -360,7 +367,8 @@ class Dialect:
     def any_grid(self) -> bool:
         """Whether its positions are made for the grid of the image: resized at run time, looked up
         by row and column, or computed by a layer of the file."""
-        return bool(self.resize) or self.computed == "fourier" or "position_tables" in self.entries
+        made = self.resize or self.cut or self.computed == "fourier"
+        return bool(made) or "position_tables" in self.entries
 
     @property
     def video(self) -> bool:

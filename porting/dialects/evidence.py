@@ -154,7 +154,7 @@ def conflicts_of(
                     f"{dialect.entries['kernel'].layout}, has {ours}"
                 )
     keys = dialect.config.get("registers", ())
-    registers = next(iter(numbers_at(config.table, keys, 1)), None) if keys else config.registers
+    registers = _sum_of(config.table, keys[0]) if keys else config.registers
     if (
         "register_tokens" in dialect.entries
         and registers is not None
@@ -162,6 +162,7 @@ def conflicts_of(
     ):
         kind = keys[0].removeprefix("num_").replace("_", " ") if keys else "register tokens"
         found.append(f"{file} tells {registers} {kind}, and the file holds {sizes.get('R', 0)}")
+    found += _of_another_kind(dialect, names, sizes, config, file)
     found += [
         f"{file} says that {unmet}, and {dialect.id} needs {each}"
         for each in dialect.require
@@ -195,6 +196,57 @@ def conflicts_of(
     if config.class_token is False and "class_token" in names and not keras:
         found.append(
             f"{file} tells that there is no class token, and the file holds {names['class_token']}"
+        )
+    return found
+
+
+def _sum_of(table: Mapping[str, Any], keys: str) -> int | None:
+    """The sum of what a config keeps under keys with `+` between; None where one is missing."""
+    found = [numbers_at(table, [key], 1) for key in keys.split("+")]
+    return sum(each[0] for each in found) if all(found) else None
+
+
+ACTIVATIONS_OF_TIMM = {
+    "relu": ("relu",),
+    "gelu": ("gelu",),
+    "hard-swish": ("hard_swish", "hardswish"),
+    "silu": ("silu", "swish"),
+}
+"""How timm calls the activations of a stem."""
+
+
+def _of_another_kind(
+    dialect: Dialect,
+    names: Mapping[str, str],
+    sizes: Mapping[str, int],
+    config: Sizes,
+    file: str,
+) -> list[str]:
+    """Arguments of timm's constructors that change norms, activations or the width, where they are
+    others than the dialect has; none tells these of a model made without them."""
+    if not config.architecture or config.architecture.startswith(KERAS_HUB) or dialect.plain:
+        return []
+    found = []
+    norm = any(name.startswith(("patch_norm", "token_norm", "sequence_norm")) for name in names)
+    kind, epsilon = config.table.get("norm_layer"), config.table.get("norm_eps")
+    own = ("rmsnorm", "rmsnorm2d") if dialect.rms else ("layernorm", "layernorm2d")
+    if norm and kind is not None and kind not in own:
+        found.append(f"{file} says that norm_layer is {kind!r}, and {dialect.id} has {own[0]}")
+    if norm and epsilon is not None and epsilon != dialect.norm_epsilon:
+        found.append(f"{file} tells norm_eps {epsilon}, and {dialect.id} {dialect.norm_epsilon:g}")
+    activation = config.table.get("act_layer")
+    for step in dialect.stem:
+        known = ACTIVATIONS_OF_TIMM.get(step.activation, ())
+        if activation is not None and known and activation not in known:
+            found.append(
+                f"{file} says that act_layer is {activation!r}, and {dialect.id} has {known[0]}"
+            )
+            break
+    named = re.fullmatch(dialect.width_of_name, config.architecture)
+    if named and int(named[1]) != sizes["D"]:
+        found.append(
+            f"{file} calls the architecture {config.architecture!r}, and the kernel is "
+            f"{sizes['D']} wide"
         )
     return found
 

@@ -26,6 +26,8 @@ def grids_of(
     if "Gh" in sizes and "Gw" in sizes:
         grid: tuple[int, ...] = (sizes["Gh"], sizes["Gw"])
         grid = (sizes["Gt"], *grid) if "Gt" in sizes else grid
+        if dialect.cut and told and all(a <= b for a, b in zip(told, grid, strict=True)):
+            return [((), told, "")]
         if told and "image_size" in dialect.checked and told[-2:] != grid[-2:]:
             return []
         return [((), grid, "")]

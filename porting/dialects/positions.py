@@ -53,6 +53,8 @@ def fold_positions(
         arrays["class_token"] = summed.astype(wide(token.dtype))
     if "position_rows" in arrays:
         rows, columns = arrays.pop("position_rows"), arrays.pop("position_columns")
+        if dialect.cut:
+            rows, columns = rows[: grid[-2]], columns[: grid[-1]]
         arrays["positions"] = _summed(rows, columns, arrays["kernel"].dtype)
     if "position_tables" in arrays:
         of_columns, of_rows = arrays.pop("position_tables")

@@ -17,6 +17,7 @@ from patchparity.bench.machine.hosts import LOCAL, Host, parse_hosts
 from patchparity.bench.record.rows import WorkerKey
 from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.worker import client as workers
+from patchparity.bench.worker import process
 from patchparity.bench.worker.client import Worker, WorkerError, WorkerLostError
 
 # execnet leaves the pipes of an interpreter that did not start to the garbage collector.
@@ -166,7 +167,7 @@ def test_a_host_that_cannot_take_part_is_one_sentence_before_any_work(
     ssh, tmp_path, host, message, monkeypatch
 ):
     if "silent" in host:
-        monkeypatch.setattr(workers, "START_SECONDS", 1.0)
+        monkeypatch.setattr(process, "START_SECONDS", 1.0)
     with pytest.raises(PatchParityError, match=message) as raised:
         benchmark(BenchOptions(**SMALL, hosts=(host,), out=str(tmp_path / "o")))
     assert "\n" not in str(raised.value)

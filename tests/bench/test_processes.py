@@ -69,12 +69,12 @@ def test_a_process_that_dies_costs_the_rest_of_its_own_rows(installed):
 
 def test_a_process_that_hangs_is_ended(installed, monkeypatch):
     installed("fragile")
-    monkeypatch.setattr(processes, "SILENCE_SECONDS", 4.0)
+    monkeypatch.setattr(processes, "SILENCE_SECONDS", 12.0)
     report = checked("numpy:linear", "fragile:hangs")
     (lost,) = [result for result in report.results if result.verdict == "error"]
     assert (
         lost.message
-        == "the process of fragile gave no news for 4 s and was ended at fragile:hangs:eager "
+        == "the process of fragile gave no news for 12 s and was ended at fragile:hangs:eager "
         "float32 c3-b3"
     )
     assert verdicts(report, "numpy") == {"pass"}
@@ -134,6 +134,17 @@ def test_a_process_that_cannot_even_begin_says_why(installed):
     report = checked("numpy:linear", "stubborn")
     (lost,) = [result for result in report.results if result.verdict == "error"]
     assert lost.message == "RuntimeError: no driver"
+
+
+def test_a_process_that_does_not_start_is_a_result(installed, monkeypatch):
+    installed("steady")
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    lost = [
+        each
+        for each in checked("numpy:linear", "steady").results
+        if each.verdict == "error" and each.backend == "steady"
+    ]
+    assert [each.message.startswith("its process did not start: ") for each in lost] == [True]
 
 
 def test_switches_stand_in_the_process_and_the_users_own_variables_too(installed, monkeypatch):

@@ -454,14 +454,14 @@ def test_ctrl_c_while_a_framework_is_imported_ends_at_once_and_leaves_no_process
         worker = open_worker(key, turn)
         started.append(worker)
         if not key.copy:
-            os.kill(worker._gateway._io.popen.pid, signal.SIGSTOP)
+            os.kill(worker._process.popen.pid, signal.SIGSTOP)
         return worker
 
     monkeypatch.setattr(session, "_worker", stopped)
     with pytest.raises(KeyboardInterrupt):
         session.outcome(session.rows[0])
     assert len(started) == 2
-    assert all(worker._gateway._io.popen.poll() is not None for worker in started)
+    assert all(worker._process.popen.poll() is not None for worker in started)
     session.close()
 
 

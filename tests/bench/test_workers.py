@@ -22,7 +22,7 @@ def test_a_workers_cores_are_fixed_before_it_imports_anything():
     begun = []
     for turn in range(3):
         worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"), turn=turn)
-        pid = worker._gateway._io.popen.pid
+        pid = worker._process.popen.pid
         while len(os.sched_getaffinity(pid)) > 1:
             time.sleep(0.001)
         begun.append(os.sched_getaffinity(pid))
@@ -119,7 +119,7 @@ def test_a_worker_that_cannot_start_is_gone_and_says_why_ever_after():
 
 def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
     worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
-    channel = worker._gateway.remote_exec(
+    channel = worker._process._gateway.remote_exec(
         "import os, sys\nprint('noise'); os.write(1, b'more noise'); "
         "sys.stdout.flush()\nchannel.send(1)"
     )

@@ -21,6 +21,7 @@ MODULES = [
     "deit",
     "edgenext",
     "efficientformer",
+    "convnext",
     "eva",
     "fasternet",
     "gemma4_vit",

@@ -1,6 +1,8 @@
 """Positions that are made for the grid of the image: read at any size as the library's own model
 has them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -307,3 +309,101 @@ def test_a_copy_with_other_values_is_told(tmp_path, stale):
     assert [("vars/2 holds other positions than" in note) for note in told["notes"]] == [
         True
     ] * stale
+
+
+def of_timm(folder, tensors, architecture, **arguments):
+    folder.mkdir(exist_ok=True)
+    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    config = {"architecture": architecture, "model_args": arguments}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def levit(width=128):
+    """LeViT's names: four convolutions, each with a batch norm."""
+    random = np.random.default_rng(5)
+    held, channels = {}, 3
+    for place, share in enumerate((8, 4, 2, 1), 1):
+        own = width // share
+        held[f"stem.conv{place}.linear.weight"] = random.standard_normal((own, channels, 3, 3))
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            held[f"stem.conv{place}.bn.{part}"] = random.uniform(0.5, 2, own)
+        channels = own
+    return held
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "told"),
+    [
+        ("levit_128s", {"act_layer": "relu"}, "act_layer is 'relu', and timm-levit has hard_swish"),
+        ("levit_512", {"act_layer": "hard_swish"}, "and timm-levit-silu has silu"),
+        ("levit_512", {}, "calls the architecture 'levit_512', and the kernel is 128 wide"),
+        ("levit_128s", {"act_layer": "hard_swish"}, ""),
+    ],
+)
+def test_what_timm_is_told_of_activation_and_width_must_agree(
+    tmp_path, architecture, arguments, told
+):
+    found = inspect_checkpoint(of_timm(tmp_path, levit(), architecture, **arguments))["refused"]
+    assert told in found
+    assert bool(found) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"norm_layer": "groupnorm1"}, "norm_layer is 'groupnorm1'"),
+        ({"norm_eps": 1e-3}, "tells norm_eps 0.001"),
+        ({"norm_layer": "layernorm2d", "norm_eps": 1e-6}, ""),
+    ],
+)
+def test_a_norm_of_another_kind_that_timm_is_told_of_is_refused(tmp_path, arguments, told):
+    random = np.random.default_rng(6).standard_normal
+    held = {"stem.0.weight": random((8, 3, 4, 4)), "stem.0.bias": random(8)}
+    held |= {"stem.1.weight": random(8), "stem.1.bias": random(8)}
+    found = inspect_checkpoint(of_timm(tmp_path, held, "convnext_atto", **arguments))["refused"]
+    assert told in found
+    assert bool(found) == bool(told)
+
+
+def test_a_norm_that_no_name_tells_is_asked(tmp_path):
+    random = np.random.default_rng(6).standard_normal
+    held = {"stem.0.weight": random((8, 3, 4, 4)), "stem.0.bias": random(8)}
+    held["stem.1.weight"] = random(8)
+    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
+    for path in (tmp_path / "a.safetensors", of_timm(tmp_path / "b", held, "convnext_zepto_rms")):
+        told = inspect_checkpoint(path)
+        assert told["asks"] or told["refused"] or not told["dialect"]
+
+
+def test_images_that_the_library_would_resize_first_are_refused(tmp_path):
+    random = np.random.default_rng(7).standard_normal
+    held = {}
+    for branch, (patch, rows) in enumerate(((12, 17), (16, 10))):
+        held[f"patch_embed.{branch}.proj.weight"] = random((8, 3, patch, patch))
+        held[f"patch_embed.{branch}.proj.bias"] = random(8)
+        held[f"cls_token_{branch}"] = random((1, 1, 8))
+        held[f"pos_embed_{branch}"] = random((1, rows, 8))
+    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
+    told = dict(from_="timm-crossvit-small")
+    assert embed(tmp_path / "a.safetensors", images(48, 48), **told).shape == (2, 17, 8)
+    with pytest.raises(PatchParityError, match="expected images of 48×48, for its library resizes"):
+        embed(tmp_path / "a.safetensors", images(49, 48), **told)
+
+
+def test_positions_of_rows_and_columns_are_cut_to_the_image(tmp_path):
+    random = np.random.default_rng(8).standard_normal
+    held = {
+        "to_patch_embedding.0.gamma": random(48),
+        "to_patch_embedding.0.beta": random(48),
+        "to_patch_embedding.1.weight": random((8, 48)),
+        "to_patch_embedding.1.bias": random(8),
+        "to_patch_embedding.2.gamma": random(8),
+        "to_patch_embedding.2.beta": random(8),
+        "pos_embed_height": random((4, 8)),
+        "pos_embed_width": random((5, 8)),
+    }
+    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
+    whole, part = images(16, 20), images(16, 20)[..., :8, :12]
+    of_whole, of_part = (embed(tmp_path / "a.safetensors", each) for each in (whole, part))
+    np.testing.assert_allclose(of_part.reshape(2, 2, 3, 8), of_whole.reshape(2, 4, 5, 8)[:, :2, :3])

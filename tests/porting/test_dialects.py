@@ -67,7 +67,7 @@ def steps_of(dialect, patch):
     return tiles["stride"], tiles["padding"]
 
 
-ARCHITECTURES = {"timm-hiera": "hiera_tiny_224"}
+ARCHITECTURES = {"timm-convnext-rms": "convnext_atto_rms", "timm-hiera": "hiera_tiny_224"}
 """What timm calls models of dialects that only this tells."""
 
 
