@@ -211,6 +211,26 @@ def _told(found: list[Explanation], evidence: dict[str, Any]) -> Diagnosis:
     )
 
 
+SURELY_ALONG = 0.9
+"""Correlation with the errors of the very rounding that was done: 1 but for float32's own."""
+
+DROPPED_BITS = {"precision-tf32": 13, "precision-bf16": 16}
+"""Bits of a float32 that a precision of inputs does not have."""
+
+
+def _truncating(mistake: str, candidate: Pipeline) -> list[Pipeline]:
+    """The same lower precision of the inputs, cut off instead of rounded."""
+    if mistake not in DROPPED_BITS:
+        return []
+    kept = ~np.int32((1 << DROPPED_BITS[mistake]) - 1)
+
+    def cut(values: Array) -> Array:
+        narrow = np.ascontiguousarray(values, np.float32)
+        return np.asarray((narrow.view(np.int32) & kept).view(np.float32), values.dtype)
+
+    return [dataclasses.replace(candidate, round_inputs=cut)]
+
+
 class _Search:
     """Makes mistakes and compares; the candidate's product is kept, since most pairs share one with
     others."""
@@ -326,7 +346,27 @@ class _Search:
         """Two mistakes, with a number in one of them or both, that explain the output."""
         if not self.finite:
             return None
-        return next(two_mistakes(self.pipeline, self.observed, self._allowed), None)
+        most = self._deviation() / 2
+
+        def allowed(candidate: Pipeline, exact: Array, factor: float) -> float:
+            return min(self._allowed(candidate, exact, factor), most)
+
+        return next(two_mistakes(self.pipeline, self.observed, allowed), None)
+
+    def _deviation(self) -> float:
+        """How far the output is from the right one, in rms: two mistakes that undo each other leave
+        as much, and explain nothing. Infinite where the shapes differ."""
+        if self.correct.shape != self.observed.shape:
+            return math.inf
+        return math.sqrt(float(np.mean((self.observed - self.correct) ** 2)))
+
+    def _leaves_less(self, candidate: Pipeline) -> bool:
+        """Whether a candidate is nearer to the output than the right program is."""
+        value = candidate.run(np.float64)
+        if value.shape != self.observed.shape:
+            return True
+        left = math.sqrt(float(np.mean((self.observed - value) ** 2)))
+        return left <= self._deviation() / 2
 
     def _rounded(self, candidate: Pipeline, rounding: Callable[[Array], Array]) -> bool:
         """Whether the observed output is that of a candidate, rounded.
@@ -410,11 +450,14 @@ class _Search:
             candidate = mistake.apply(self.pipeline) if mistake.stage == "arithmetic" else None
             # which can be told to the last bit, and was not
             if candidate is not None and candidate.round_output is None:
+                if any(self._goes_along(each) for each in _truncating(mistake.id, candidate)):
+                    found.append((mistake.id,))
+                    continue
                 errors = candidate.run(np.float64) - self.correct
                 made = math.sqrt(float(np.mean(errors**2)))
-                # Truncation instead of rounding doubles an error; an order of summation changes it
-                # less.
-                if not made or not 0.5 <= size / made <= 2:
+                # Truncation instead of rounding doubles an error, and a little more where both
+                # inputs are cut; an order of summation changes it less.
+                if not made or not 0.5 <= size / made <= 2.5:
                     continue
                 along = float(np.mean(errors * (self.observed - self.correct))) / (made * size)
                 if mistake.id.startswith("accumulate"):
@@ -423,6 +466,13 @@ class _Search:
                 elif along >= ALONG:
                     found.append((mistake.id,))
         return found
+
+    def _goes_along(self, candidate: Pipeline) -> bool:
+        """Whether the errors of a candidate, which can be told but for their last bits, are those
+        that were observed."""
+        made, seen = candidate.run(np.float64) - self.correct, self.observed - self.correct
+        sizes = math.sqrt(float(np.mean(made**2)) * float(np.mean(seen**2)))
+        return bool(sizes) and float(np.mean(made * seen)) / sizes >= SURELY_ALONG
 
     def _in_halves(self) -> bool:
         """Whether the products, without the bias, are numbers of float16, as sums that were kept in
@@ -447,7 +497,9 @@ class _Search:
         for first, second in _ordered_pairs():
             half_way = first.apply(self.pipeline)
             candidate = None if half_way is None else second.apply(half_way)
-            if candidate is not None and self._possible(candidate) and self.explains(candidate):
+            if candidate is None or not self._possible(candidate):
+                continue
+            if self.explains(candidate) and self._leaves_less(candidate):
                 found.append((first.id, second.id))
         return found
 

@@ -307,7 +307,10 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         )
         yield Fit("bias-scaled", told, "add the bias once", rms(residual - (factor - 1) * held))
         total = constant + held
-        if np.allclose(np.sort(total), np.sort(held), atol=1e-3 * float(np.abs(held).max())):
+        moved = rms(total - held) > CLOSE * rms(held)
+        if moved and np.allclose(
+            np.sort(total), np.sort(held), atol=1e-3 * float(np.abs(held).max())
+        ):
             yield Fit(
                 "bias-permuted",
                 "the bias was added in another order",

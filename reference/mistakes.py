@@ -369,7 +369,7 @@ def _output_fp16(p: Pipeline) -> Pipeline | None:
     "order tokens by row, then column: flatten(2) of (B, D, rows, columns)",
 )  # fmt: skip
 def _tokens_column_major(p: Pipeline) -> Pipeline | None:
-    if min(p.spec.grid) == 1:
+    if p.spec.spatial_axes != 2 or min(p.spec.grid) == 1:
         return None
     return p.then(
         lambda tokens, spec: (

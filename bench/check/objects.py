@@ -5,7 +5,6 @@ import dataclasses
 import math
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ from ...reference.probes import SCALES, one_hot_images, random_normal
 from ...reference.verdict import judge
 from ..machine.environment import describe_environment
 from .results import CheckReport, CheckResult
-from .trials import trials
+from .trials import fingerprint_scale, largest_scale, trials
 
 BATCH = 2
 BATCHES = (1, 3)
@@ -28,11 +27,6 @@ written into the code."""
 LARGEST_FOR_PAIRS = 10**9
 """Operations of a problem on which pairs of mistakes are still made where nobody asked for a
 diagnosis: twice ViT-B/16's, three seconds; at SAM's size it would be four minutes."""
-
-DOMINANCE = 64
-"""How many times larger than bias and positions the products are on the fingerprint probe: what is
-added to them then costs at most log₂(1 + 1/64) = 0.02 of the effective bits, and the object's bias
-need not be taken away."""
 
 
 def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
@@ -49,14 +43,14 @@ def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
         base, weights=_copied(weights), gradients=(), to_sequence=live.to_sequence
     )
 
-    largest_scale = _largest_scale(live)
+    largest = largest_scale(live)
 
     def scaled(scale: float, name: str = "", fingerprint: bool = False) -> Probe:
         drawn = random_normal(spec, BATCH, live.dtype, seed + 1).images
-        images = (drawn.astype(np.float64) * min(scale, largest_scale)).astype(live.dtype)
+        images = (drawn.astype(np.float64) * min(scale, largest)).astype(live.dtype)
         return dataclasses.replace(
             random,
-            name=name or f"random-{min(scale, largest_scale):g}",
+            name=name or f"random-{min(scale, largest):g}",
             images=images,
             fingerprint=fingerprint,
         )
@@ -68,42 +62,13 @@ def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
         )
 
     probes = [random, *map(scaled, SCALES), *map(batch_of, BATCHES)]
-    added = [
-        getattr(weights, name) for name in ("bias", "class_token", "register_tokens", "positions")
-    ]
-    largest = max(
-        (
-            float(np.abs(array.astype(np.float64)).max(initial=0))
-            for array in added
-            if array is not None
-        ),
-        default=0.0,
-    )
-    product = float(np.median(np.sqrt((weights.matrix.astype(np.float64) ** 2).sum(axis=1))))
-    if live.dtype == "float32" and product:
-        scale = 2.0 ** max(0, math.ceil(math.log2(max(DOMINANCE * largest / product, 1.0))))
-        # Weights whose last bits are subnormal have fewer of them, and products that would overflow
-        # tell nothing.
-        normal = float(np.abs(weights.matrix).max()) >= np.finfo(np.float32).tiny * 2**24
-        if scale <= largest_scale and normal:
-            probes.append(scaled(scale, "random-fingerprint", fingerprint=True))
+    if (scale := fingerprint_scale(live)) is not None:
+        probes.append(scaled(scale, "random-fingerprint", fingerprint=True))
     one_hot = one_hot_images(spec, BATCH, live.dtype, seed + 2).images
     return [
         *probes,
         dataclasses.replace(random, name="one-hot-images", images=one_hot, gate="deterministic"),
     ]
-
-
-def _largest_scale(live: LiveEmbedding) -> float:
-    """Largest power of two that images may be scaled by before a sum of products comes within a
-    factor of 16 of overflow.
-
-    A standard normal value stays below 8 but for one in 10¹⁵; a sum of K products stays below
-    8·Σ|w|.
-    """
-    rows = np.abs(live.weights.matrix.astype(np.float64)).sum(axis=1)
-    room = float(ml_dtypes.finfo(live.dtype).max) / 16 / 8 / max(float(rows.max(initial=0.0)), 1.0)
-    return 2.0 ** math.floor(math.log2(room))
 
 
 def _copied(weights: Any) -> Any:
@@ -206,6 +171,9 @@ def _not_shown(live: LiveEmbedding) -> list[str]:
             told.append(
                 f"its {name.replace('_', ' ')} is all zero: whether it is added cannot be seen"
             )
+    if live.weights.positions is not None:
+        size = "×".join(map(str, live.spec.image_size))
+        told.append(f"its positions are for images of {size}: what it does at others was not tried")
     kernel = live.weights.kernel.astype(np.float64)
     if kernel.size > 1 and np.ptp(kernel) == 0:
         told.append("its kernel is constant: in which order it is read cannot be seen")

@@ -5,25 +5,35 @@ A trial that the object refuses loudly passes, and is told: an error is no wrong
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ...porting.objects.call import LiveEmbedding, bytes_of, forms_in_memory
+from ...porting.objects.call import (
+    LiveEmbedding,
+    bytes_of,
+    forms_in_memory,
+    forms_of_one,
+    refilled,
+)
 from ...reference.error import ArithmeticModel, Gate
 from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 
-BATCHES = (4, 5, 8, 17)
-"""Batches beside 1, 2 and 3: even ones, one that vector registers divide, one that they do not."""
+BATCHES = (4, 5, 8, 17, 32, 64)
+"""Batches beside 1, 2 and 3: even ones, one that vector registers divide, one that they do not, and
+those that people have."""
 
-GRIDS = ((5, 3), (4, 4), (17, 18))
-"""Patches of other images: taller than wide (an object's own small one is wider), square, and more
-than 256, where kernels begin to cut in pieces."""
+GRIDS = ((1, 1), (1, 3), (3, 1), (5, 3), (4, 4), (2, 9), (17, 18), (33, 32))
+"""Patches of other images: one, one row and one column; taller than wide (an object's own small one
+is wider), square, much wider than tall, and more than 256 and 1024, where kernels begin to cut in
+pieces."""
 
 LARGE = 224
 """Rows and columns of the image that people have: where a kernel or a precision is chosen by size,
@@ -32,10 +42,54 @@ it is chosen here."""
 CALLS = 50
 """Calls of the same images: an object that counts them, or warms up, shows it within these."""
 
+MORE_CALLS = 256
+"""The same of a small one."""
+
+KEPT = 4
+"""Results that are kept at a time: an object may go round two or three buffers of its own."""
+
 MOST_OPERATIONS = 2 * 10**9
 """Operations of a trial on a larger image than the object's own: above it, seconds on one core."""
 
+DOMINANCE = 64
+"""How many times larger than bias and positions the products are where effective bits are told:
+what is added to them then costs at most log₂(1 + 1/64) = 0.02 of them, and the object's bias need
+not be taken away."""
+
 Outcome = dict[str, Any]
+
+
+def largest_scale(live: LiveEmbedding) -> float:
+    """Largest power of two that images may be scaled by before a sum of products comes within a
+    factor of 16 of overflow.
+
+    A standard normal value stays below 8 but for one in 10¹⁵; a sum of K products stays below
+    8·Σ|w|.
+    """
+    rows = np.abs(live.weights.matrix.astype(np.float64)).sum(axis=1)
+    room = float(ml_dtypes.finfo(live.dtype).max) / 16 / 8 / max(float(rows.max(initial=0.0)), 1.0)
+    return 2.0 ** math.floor(math.log2(room))
+
+
+def fingerprint_scale(live: LiveEmbedding) -> float | None:
+    """What images are scaled by so that the effective bits of outputs are those of the products;
+    None where they cannot be told."""
+    weights = live.weights
+    added = [
+        getattr(weights, name) for name in ("bias", "class_token", "register_tokens", "positions")
+    ]
+    sizes = [
+        np.abs(array.astype(np.float64)).max(initial=0) for array in added if array is not None
+    ]
+    product = float(np.median(np.sqrt((weights.matrix.astype(np.float64) ** 2).sum(axis=1))))
+    if live.dtype != "float32" or not product:
+        return None
+    share = DOMINANCE * float(max(sizes, default=0.0)) / product
+    scale = 2.0 ** max(0, math.ceil(math.log2(max(share, 1.0))))
+    # Weights whose last bits are subnormal have fewer of them, and products that would overflow
+    # tell nothing.
+    normal = float(np.abs(weights.matrix).max()) >= np.finfo(np.float32).tiny * 2**24
+    return scale if scale <= largest_scale(live) and normal else None
 
 
 def trials(
@@ -59,6 +113,10 @@ def trials(
             yield name, outcome
 
 
+def _not_tried(why: str) -> Outcome:
+    return {"verdict": "skip", "message": f"not tried: {why}"}
+
+
 class _Trials:
     def __init__(
         self,
@@ -68,25 +126,30 @@ class _Trials:
         generator: np.random.Generator,
     ) -> None:
         self.live, self.weights, self.model, self.generator = live, weights, model, generator
+        self.scale = fingerprint_scale(live)
 
     def all(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
         """Every trial that says something of this object."""
         spec = self.live.spec
-        for batch in (*BATCHES, spec.num_patches):
+        for batch in dict.fromkeys((*BATCHES, spec.num_patches)):
             if batch * spec.flops(1) <= MOST_OPERATIONS or batch < 9:
                 yield f"batch-{batch}", functools.partial(self._random, spec, batch)
+            else:
+                yield f"batch-{batch}", functools.partial(_not_tried, "it takes seconds")
         for size in self._sizes():
             other = spec.replace(image_size=size)
             yield f"image-{'x'.join(map(str, size))}", functools.partial(self._random, other, 2)
         if self.weights.positions is None:
-            yield "not-dividing", self._not_dividing
+            for name, more in self._remainders().items():
+                yield name, functools.partial(self._not_dividing, more)
         for name, draw in self._values():
             yield name, functools.partial(self._data, draw)
         yield "infinity", self._infinity
         yield "nan-of-each-channel", self._nan_of_each_channel
         yield "images-left-as-they-were", self._untouched
         yield "result-kept", self._kept
-        yield f"{CALLS}-calls", self._repeated
+        calls = MORE_CALLS if MORE_CALLS * spec.flops(2) <= MOST_OPERATIONS // 10 else CALLS
+        yield f"{calls}-calls", functools.partial(self._repeated, calls)
         if self.live.framework in ("torch", "numpy"):
             yield "memory-layouts", self._memory
         if self.live.call.record is not None:
@@ -96,11 +159,13 @@ class _Trials:
         return self.generator.standard_normal(spec.images_shape(batch)).astype(self.live.dtype)
 
     def _sizes(self) -> list[tuple[int, ...]]:
-        """Other images, where no table of positions fixes their size."""
+        """Other images, where no table of positions fixes their size; of video, of as many
+        frames."""
         spec = self.live.spec
-        if self.weights.positions is not None or spec.spatial_axes != 2:
+        if self.weights.positions is not None:
             return []
-        extents = list(zip(spec.patch_size, spec.stride, spec.effective_padding, strict=True))
+        frames = spec.image_size[:-2]
+        extents = list(zip(spec.patch_size, spec.stride, spec.effective_padding, strict=True))[-2:]
         found = []
         for grid in GRIDS:
             sides = zip(grid, extents, strict=True)
@@ -109,13 +174,10 @@ class _Trials:
                     (count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides
                 )
             )
-        step = spec.stride[0] * spec.stride[1]
-        found.append(
-            tuple(LARGE // by * by or by for by in spec.stride) if step > 1 else (LARGE, LARGE)
-        )
-        found.append(tuple(2 * size for size in spec.image_size))
+        found.append(tuple(LARGE // by * by or by for by in spec.stride[-2:]))
+        found.append(tuple(2 * size for size in spec.image_size[-2:]))
         small = []
-        for image in dict.fromkeys(found):
+        for image in dict.fromkeys((*frames, *size) for size in found):
             try:
                 if (
                     min(image) > 0
@@ -127,7 +189,9 @@ class _Trials:
                 continue
         return small
 
-    def _probe(self, spec: PatchEmbedSpec, images: NDArray[Any], gate: Gate) -> Probe:
+    def _probe(
+        self, spec: PatchEmbedSpec, images: NDArray[Any], gate: Gate, fingerprint: bool
+    ) -> Probe:
         no_gradient = np.zeros((0, 1, 1), images.dtype)
         return Probe(
             "trial",
@@ -137,6 +201,7 @@ class _Trials:
             no_gradient,
             gate,
             to_sequence=self.live.to_sequence,
+            fingerprint=fingerprint,
         )
 
     def _judged(
@@ -145,10 +210,11 @@ class _Trials:
         images: NDArray[Any],
         gate: Gate,
         output: NDArray[Any] | None = None,
+        fingerprint: bool = False,
     ) -> Outcome:
         with np.errstate(over="ignore", invalid="ignore"):
             observed = self.live.call(np.array(images)) if output is None else output
-        found = judge(self._probe(spec, images, gate), "forward", observed, self.model)
+        found = judge(self._probe(spec, images, gate, fingerprint), "forward", observed, self.model)
         return {
             "verdict": found.verdict,
             "bound_ratio": found.bound_ratio,
@@ -156,7 +222,11 @@ class _Trials:
         }
 
     def _random(self, spec: PatchEmbedSpec, batch: int) -> Outcome:
-        return self._judged(spec, self._draw(spec, batch), "probabilistic")
+        """Random images, of which the effective bits are told too where they can be."""
+        images = self._draw(spec, batch)
+        told = self.scale is not None
+        scaled = (images * (self.scale or 1.0)).astype(images.dtype)
+        return self._judged(spec, scaled, "probabilistic", fingerprint=told)
 
     def _data(self, draw: Callable[[tuple[int, ...]], NDArray[Any]]) -> Outcome:
         images = draw(self.live.spec.images_shape(2)).astype(self.live.dtype)
@@ -164,6 +234,13 @@ class _Trials:
 
     def _values(self) -> list[tuple[str, Callable[[tuple[int, ...]], NDArray[Any]]]]:
         draw = self.generator
+
+        def tiny(shape: tuple[int, ...]) -> NDArray[Any]:
+            return 2.0**-24 * draw.standard_normal(shape)
+
+        def huge(shape: tuple[int, ...]) -> NDArray[Any]:
+            return 2.0**15 * draw.standard_normal(shape)
+
         return [
             ("images-of-zeros", lambda shape: np.zeros(shape)),
             ("flat-images", lambda shape: np.full(shape, 0.5)),
@@ -176,18 +253,38 @@ class _Trials:
                 ),
             ),
             ("large-values", lambda shape: 64.0 * draw.standard_normal(shape)),
+            ("images-minus-1-to-1", lambda shape: draw.uniform(-1, 1, shape)),
+            ("negative-images", lambda shape: draw.uniform(-1, 0, shape)),
+            (
+                "gray-images",
+                lambda shape: np.repeat(draw.standard_normal(shape)[:, :1], shape[1], 1),
+            ),
+            *(
+                []
+                if self.live.dtype == "float16"
+                else [("tiny-values", tiny), ("huge-values", huge)]
+            ),
         ]
 
-    def _not_dividing(self) -> Outcome | None:
-        """Images a row and two columns too large: the rest is left out, or padded at the end, or
-        the images are refused."""
+    def _remainders(self) -> dict[str, tuple[int, ...]]:
+        """Rows and columns that are too many: one and two, almost a patch, and of one axis
+        alone."""
         spec = self.live.spec
-        image = tuple(
-            size + more
-            for size, more in zip(
-                spec.image_size, (*(0,) * (spec.spatial_axes - 2), 1, 2), strict=True
-            )
-        )
+        rows, columns = (max(1, by - 1) for by in spec.stride[-2:])
+        found = {
+            "not-dividing": (1, 2),
+            "not-dividing-by-most": (rows, columns),
+            "not-dividing-in-rows": (rows, 0),
+            "not-dividing-in-columns": (0, columns),
+        }
+        ahead = (0,) * (spec.spatial_axes - 2)
+        return {name: (*ahead, *more) for name, more in found.items()}
+
+    def _not_dividing(self, more: tuple[int, ...]) -> Outcome | None:
+        """Images that are some rows and columns too large: the rest is left out, or padded at the
+        end, or the images are refused."""
+        spec = self.live.spec
+        image = tuple(size + extra for size, extra in zip(spec.image_size, more, strict=True))
         images = self.generator.standard_normal((2, spec.in_channels, *image)).astype(
             self.live.dtype
         )
@@ -242,14 +339,15 @@ class _Trials:
     def _infinity(self) -> Outcome | None:
         if not self._seen():
             return None
-        with np.errstate(invalid="ignore", over="ignore"):
-            output = self.live.call(self._poisoned(np.inf, 1, 0)).astype(np.float64)
-        if np.isfinite(output[1]).all():
-            return {
-                "verdict": "fail",
-                "message": "an infinity in one pixel of image 1 is swallowed: every value of it is "
-                "finite",
-            }
+        for value, named in ((np.inf, "an infinity"), (-np.inf, "a negative infinity")):
+            with np.errstate(invalid="ignore", over="ignore"):
+                output = self.live.call(self._poisoned(value, 1, 0)).astype(np.float64)
+            if np.isfinite(output[1]).all():
+                return {
+                    "verdict": "fail",
+                    "message": f"{named} in one pixel of image 1 is swallowed: every value of it "
+                    "is finite",
+                }
         return {"verdict": "pass"}
 
     def _nan_of_each_channel(self) -> Outcome | None:
@@ -286,26 +384,38 @@ class _Trials:
         return {"verdict": "pass"}
 
     def _kept(self) -> Outcome:
-        """The first result after a second call, of images of the other sign: a buffer that is
-        written again, a result that is found by a sum."""
+        """The first results after later calls, of images of the other sign and of others in the
+        same memory: a buffer that is written again, a result that is found by a sum or a place."""
         images = self._draw(self.live.spec, 2)
-        first = self._run(self.live.call.place(np.array(images)))
-        before = np.array(self.live.call.fetch(first))
-        second = np.array(self.live.call.fetch(self._run(self.live.call.place(-images))))
-        if np.array(self.live.call.fetch(first)).tobytes() != before.tobytes():
+        kept, before = [], []
+        for share in (1.0, -1.0, 0.5, -0.5)[:KEPT]:
+            others = (share * images).astype(images.dtype)
+            kept.append(self._run(self.live.call.place(others)))
+            before.append(np.array(self.live.call.fetch(kept[-1])))
+        after = [np.array(self.live.call.fetch(each)) for each in kept]
+        if any(a.tobytes() != b.tobytes() for a, b in zip(before, after, strict=True)):
             return {
                 "verdict": "fail",
-                "message": "its first result changes when it is called again: it returns a buffer "
+                "message": "an earlier result changes when it is called again: it returns a buffer "
                 "of its own",
             }
-        return self._judged(self.live.spec, -images, "probabilistic", second)
+        placed = self.live.call.place(np.array(images))
+        self._run(placed)
+        if refilled(placed, self.live.call.place(-images)):
+            again = np.array(self.live.call.fetch(self._run(placed)))
+            if (found := self._judged(self.live.spec, -images, "probabilistic", again))[
+                "verdict"
+            ] == "fail":
+                told = "images that are written into the memory of earlier ones give another result"
+                return {**found, "message": f"{told}; {found['message']}"}
+        return self._judged(self.live.spec, -images, "probabilistic", before[1])
 
-    def _repeated(self) -> Outcome | None:
+    def _repeated(self, calls: int) -> Outcome | None:
         images = self._draw(self.live.spec, 2)
-        if CALLS * self.live.spec.flops(2) > MOST_OPERATIONS * 5:
+        if calls * self.live.spec.flops(2) > MOST_OPERATIONS * 5:
             return None
         first = self.live.call(np.array(images))
-        for number in range(2, CALLS + 1):
+        for number in range(2, calls + 1):
             if self.live.call(np.array(images)).tobytes() != first.tobytes():
                 return {
                     "verdict": "fail",
@@ -317,26 +427,38 @@ class _Trials:
         """The same call where gradients are recorded, as in training but for dropout."""
         images = self._draw(self.live.spec, 2)
         assert self.live.call.record is not None
-        with self.live.call.held():
-            output = self.live.call.fetch(
-                self.live.call.record(self.live.call.place(np.array(images)))
-            )
-        return self._judged(self.live.spec, images, "probabilistic", np.array(output))
+        for needed in (False, True):
+            placed = self.live.call.place(np.array(images))
+            if needed and hasattr(placed, "requires_grad_"):
+                placed.requires_grad_()
+            with self.live.call.held():
+                output = self.live.call.fetch(self.live.call.record(placed))
+            found = self._judged(self.live.spec, images, "probabilistic", np.array(output))
+            if found["verdict"] == "fail":
+                return found
+        return found
 
     def _memory(self) -> Outcome | None:
         """The same images, laid out in memory otherwise."""
         spec = self.live.spec
-        if spec.spatial_axes != 2:
-            return None
         images = self._draw(spec, 3)
         placed = self.live.call.place(np.array(images))
         wrong, worst = [], 0.0
-        for name, form in forms_in_memory(placed).items():
+        same = np.repeat(images[:1], len(images), 0)
+        forms = [(name, form, images) for name, form in forms_in_memory(placed).items()]
+        forms += [(name, form, same) for name, form in forms_of_one(placed).items()]
+        for name, form, values in forms:
+            before = bytes_of(form)
             try:
                 output = self.live.call.fetch(self._run(form))
             except PatchParityError:
                 continue  # a view that it refuses
-            found = self._judged(spec, images, "probabilistic", np.array(output))
+            if bytes_of(form) != before:
+                return {
+                    "verdict": "fail",
+                    "message": f"it changes the images that it is given ({name})",
+                }
+            found = self._judged(spec, values, "probabilistic", np.array(output))
             worst = max(worst, found["bound_ratio"] or 0.0)
             if found["verdict"] == "fail":
                 wrong.append(name)

@@ -264,26 +264,50 @@ def _main_output(output: Any) -> Any:
 
 def forms_in_memory(placed: Any) -> dict[str, Any]:
     """The same array with other strides."""
-    if getattr(placed, "ndim", 0) != 4:
+    if getattr(placed, "ndim", 0) not in (4, 5):
         return {}
     if isinstance(placed, np.ndarray):
         read_only = placed.copy()
         read_only.flags.writeable = False
         return {
             "rows and columns exchanged in memory": np.ascontiguousarray(
-                placed.swapaxes(2, 3)
-            ).swapaxes(2, 3),
+                placed.swapaxes(-1, -2)
+            ).swapaxes(-1, -2),
             "every second value of a wider array": np.repeat(placed, 2, -1)[..., ::2],
             "read-only": read_only,
+            "channels counted from the last": np.ascontiguousarray(placed[:, ::-1])[:, ::-1],
+            "Fortran's order": np.asfortranarray(placed),
         }
     import torch
 
+    last = torch.channels_last if placed.ndim == 4 else torch.channels_last_3d
+    turned = placed.transpose(-1, -2).contiguous().transpose(-1, -2)
     return {
-        "channels_last": placed.contiguous(memory_format=torch.channels_last),
-        "rows and columns exchanged in memory": placed.transpose(2, 3).contiguous().transpose(2, 3),
+        "channels_last": placed.contiguous(memory_format=last),
+        "rows and columns exchanged in memory": turned,
         "a part of a larger batch": torch.cat([placed[:1] * 0 + 7, placed])[1:],
-        "every second value of a wider tensor": torch.repeat_interleave(placed, 2, 3)[..., ::2],
+        "every second value of a wider tensor": torch.repeat_interleave(placed, 2, -1)[..., ::2],
     }
+
+
+def forms_of_one(placed: Any) -> dict[str, Any]:
+    """The first image for all of them, without memory of their own."""
+    if getattr(placed, "ndim", 0) not in (4, 5):
+        return {}
+    if isinstance(placed, np.ndarray):
+        return {"one image for the whole batch": np.broadcast_to(placed[:1], placed.shape)}
+    return {"one image for the whole batch": placed[:1].expand(placed.shape)}
+
+
+def refilled(placed: Any, other: Any) -> bool:
+    """Write other images into the memory of some; whether that can be done."""
+    if isinstance(placed, np.ndarray):
+        placed[...] = other
+        return True
+    if hasattr(placed, "copy_"):
+        placed.copy_(other)
+        return True
+    return False
 
 
 def bytes_of(placed: Any) -> bytes:

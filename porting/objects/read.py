@@ -103,6 +103,8 @@ def read_live(
         orders = [""]
     else:
         found, sizes, orders = _read_weights(subject, kind, kernel_layout, given, name)
+    # Copied before the object is called: it may change its own.
+    found.update({k: np.array(v) for k, v in found.items() if isinstance(v, np.ndarray)})
     own = {
         **found.get("own_sizes", {}),
         **_own_sizes(subject, kind, found.get("owner"), name, np.ndim(found["kernel"])),

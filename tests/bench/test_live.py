@@ -581,7 +581,10 @@ def test_positions_in_a_buffer_are_read_and_other_buffers_are_named():
     module.register_buffer("pixel_mean", torch.zeros(3))
     report = check(module)
     assert report.ok, [result.message for result in report.results]
-    assert report.notes == ["buffer pixel_mean (3,) was not read"]
+    assert report.notes == [
+        "buffer pixel_mean (3,) was not read",
+        "its positions are for images of 12×12: what it does at others was not tried",
+    ]
 
 
 def test_layers_that_are_no_plain_convolution_are_refused():

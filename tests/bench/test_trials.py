@@ -1,148 +1,187 @@
-"""Implementations that are right on random images of their own size and wrong in life: each is
-rejected, and right ones are not."""
+"""What is wrong only for some batch, size, memory, value or call, and was accepted once."""
 
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchEmbedWeights, check, initialize_weights, patch_embed
+from patchparity import check
 
-SPEC = PatchEmbedSpec((24, 40), 8, 3, 20)
-WEIGHTS = PatchEmbedWeights(
-    initialize_weights(SPEC, seed=3, class_token=False, positions="none").kernel,
-    np.random.default_rng(4).standard_normal(20).astype(np.float32),
-)
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
+P, D = 4, 10
 
 
-def right(images):
-    return patch_embed(images, WEIGHTS, SPEC.replace(image_size=images.shape[2:]), images.dtype)
+def tokens(self, x):
+    return self.proj(x).flatten(2).transpose(1, 2)
 
 
-def judged(function, **options):
-    return check(function, weights=WEIGHTS, patch_size=8, **options)
+def squeezes_one_patch(self, x):
+    found = tokens(self, x)
+    return found.squeeze(1) if found.shape[1] == 1 else found
 
 
-def rounded(tokens):
-    import ml_dtypes
-
-    return tokens.astype(ml_dtypes.bfloat16).astype(tokens.dtype)
-
-
-def wrong_for(condition, change=lambda tokens: tokens[:, ::-1]):
-    return lambda images: change(right(images)) if condition(images) else right(images)
+def pads_both_where_one_does_not_divide(self, x):
+    rows, columns = (size % P for size in x.shape[2:])
+    if rows or columns:
+        x = functional.pad(x, (0, P - columns, 0, P - rows))
+    return tokens(self, x)
 
 
-WRONG = {
-    "batches above 3": wrong_for(lambda x: len(x) > 3),
-    "even batches above 2": wrong_for(lambda x: len(x) in (4, 8)),
-    "the last image of a large batch": lambda x: (
-        np.concatenate([right(x[:-1]), 2 * right(x[-1:])]) if len(x) > 4 else right(x)
-    ),
-    "tall images": wrong_for(lambda x: x.shape[2] > x.shape[3]),
-    "square images": wrong_for(lambda x: x.shape[2] == x.shape[3]),
-    "large images in another precision": wrong_for(
-        lambda x: x.shape[2] * x.shape[3] > 10_000, rounded
-    ),
-    "flat images": wrong_for(lambda x: np.ptp(x) == 0, lambda tokens: tokens * 0),
-    "positive images": wrong_for(lambda x: x.min() >= 0),
-    "images of 0 to 255": wrong_for(lambda x: x.max() > 100, lambda tokens: tokens / 255),
-    "images of 0 to 1": wrong_for(
-        lambda x: x.min() >= 0 and 0.5 < x.max() <= 1, lambda tokens: tokens * 2
-    ),
-    "images that are not contiguous": wrong_for(lambda x: not x.flags.c_contiguous),
-}
+def resizes_where_most_of_a_patch_is_left(self, x):
+    if x.shape[2] % P >= P / 2:
+        rows = -(-x.shape[2] // P) * P
+        x = functional.interpolate(x, size=(rows, x.shape[3]))
+    return tokens(self, x)
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_in_life_is_rejected(name):
-    result = judged(WRONG[name])
-    assert not result.ok, name
+def of_batches_of_32(self, x):
+    return tokens(self, x) * (1.5 if len(x) % 32 == 0 else 1.0)
 
 
-def test_a_change_of_the_caller_s_images_is_seen():
-    def changes(images):
-        tokens = right(images)
-        images *= 1.5
-        return tokens
-
-    assert not judged(changes).ok
-
-
-def test_a_result_that_the_next_call_overwrites_is_seen():
-    buffers = {}
-
-    def overwrites(images):
-        tokens = right(images)
-        kept = buffers.setdefault(tokens.shape, np.empty_like(tokens))
-        kept[:] = tokens
-        return kept
-
-    assert not judged(overwrites).ok
+def goes_round_two_buffers(self, x):
+    found = tokens(self, x)
+    buffers = self.__dict__.setdefault("buffers", {})
+    self.__dict__["turn"] = turn = 1 - self.__dict__.get("turn", 0)
+    kept = buffers.setdefault((turn, tuple(found.shape)), torch.empty_like(found))
+    return kept.copy_(found)
 
 
-def test_what_begins_or_ends_after_some_calls_is_seen():
-    calls = []
-
-    def tires(images):
-        calls.append(1)
-        return right(images) * (1 if len(calls) < 60 else 1.01)
-
-    assert not judged(tires).ok
-
-
-def test_a_value_that_reaches_other_images_is_seen():
-    def mean_taken(images):
-        return right(images - 1e-3 * images.mean(axis=0, keepdims=True))
-
-    assert not judged(mean_taken).ok
+def remembers_by_place(self, x):
+    seen = self.__dict__.setdefault("seen", {})
+    key = x.data_ptr(), tuple(x.shape), tuple(x.stride())
+    if key not in seen:
+        seen.clear()
+        seen[key] = x, tokens(self, x)
+    return seen[key][1]
 
 
-def test_sizes_that_patches_do_not_divide_are_held_against_both_policies():
-    def shifted(images):
-        height, width = (size % 8 for size in images.shape[2:])
-        return right(images[:, :, height:, width:])  # cut at the wrong side
-
-    assert not judged(shifted).ok
+def of_gray_images(self, x):
+    return tokens(self, x) * (2.0 if torch.equal(x[:, 0], x[:, 1]) else 1.0)
 
 
-def test_right_ones_are_right():
-    assert judged(right).ok
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(2)
-    module = torch.nn.Conv2d(3, 20, 8, stride=8)
-    assert check(module).ok
-    assert check(module.to(memory_format=torch.channels_last)).ok
+def swallows_negative_infinity(self, x):
+    return tokens(self, torch.where(x == -torch.inf, torch.zeros_like(x), x))
 
 
-def test_a_loud_refusal_of_a_size_is_no_failure():
-    def strict(images):
-        if images.shape[2:] != (24, 40):
-            raise ValueError("expected images of 24×40")
-        return right(images)
-
-    assert judged(strict, image_size=(24, 40)).ok
+def of_one_image_for_all(self, x):
+    return tokens(self, x) * (2.0 if x.stride(0) == 0 else 1.0)
 
 
-def test_what_the_weights_cannot_show_is_said():
-    zeros = PatchEmbedWeights(WEIGHTS.kernel, np.zeros(20, np.float32))
-    result = check(
-        lambda images: patch_embed(
-            images, zeros, SPEC.replace(image_size=images.shape[2:]), images.dtype
-        ),
-        weights=zeros,
-        patch_size=8,
-    )
-    assert result.ok
-    assert "bias" in " ".join(result.notes)
+def changes_images_that_are_not_contiguous(self, x):
+    found = tokens(self, x)
+    if not x.is_contiguous() and x.stride(0):
+        x.mul_(2)
+    return found
 
 
-def test_dropout_in_train_mode_is_said():
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(1)
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 20, 8, stride=8), torch.nn.Dropout(0.1)).train()
-    result = check(module)
-    assert result.ok
-    assert module[1].training
-    assert "in train mode and was judged in evaluation mode: in training Dropout" in " ".join(
-        result.notes
-    )
-    assert not any("train mode" in note for note in check(module.eval()).notes)
+def of_panoramas(self, x):
+    return tokens(self, x) * (2.0 if x.shape[3] > 2 * x.shape[2] else 1.0)
+
+
+def every_200th_call(self, x):
+    self.__dict__["calls"] = calls = self.__dict__.get("calls", 0) + 1
+    return tokens(self, x) * (2.0 if calls % 200 == 0 else 1.0)
+
+
+def clamps_large_values(self, x):
+    return tokens(self, x.clamp(-6000, 6000))
+
+
+def cuts_mantissas_of_larger_batches(self, x):
+    if len(x) > 3:
+        x = (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+    return tokens(self, x)
+
+
+WRONG = [
+    squeezes_one_patch,
+    pads_both_where_one_does_not_divide,
+    resizes_where_most_of_a_patch_is_left,
+    of_batches_of_32,
+    goes_round_two_buffers,
+    remembers_by_place,
+    of_gray_images,
+    swallows_negative_infinity,
+    of_one_image_for_all,
+    changes_images_that_are_not_contiguous,
+    of_panoramas,
+    every_200th_call,
+    clamps_large_values,
+    cuts_mantissas_of_larger_batches,
+]
+
+
+def module_of(forward, **parts):
+    kind = type("Module", (torch.nn.Module,), {"forward": forward})
+    module = kind()
+    for name, part in parts.items():
+        setattr(module, name, part)
+    return module.eval()
+
+
+@pytest.mark.parametrize("forward", WRONG, ids=[each.__name__ for each in WRONG])
+def test_what_is_wrong_in_some_cases_alone_is_rejected(forward):
+    torch.manual_seed(0)
+    module = module_of(forward, proj=torch.nn.Conv2d(3, D, P, P))
+    report = check(module, image_size=(12, 16))
+    assert not report.ok, [result.probe for result in report.results]
+
+
+def test_the_same_without_a_mistake_is_accepted():
+    torch.manual_seed(0)
+    report = check(module_of(tokens, proj=torch.nn.Conv2d(3, D, P, P)), image_size=(12, 16))
+    assert report.ok, [(each.probe, each.message) for each in report.results]
+
+
+def test_weights_that_change_at_the_first_call_are_those_from_before():
+    torch.manual_seed(0)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.proj.weight.copy_(self.proj.weight.bfloat16().float())
+        B, C, H, W = x.shape
+        cut = x.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 3, 5, 1)
+        return self.proj(cut.reshape(B, -1, P * P * C))
+
+    module = module_of(forward, proj=torch.nn.Linear(3 * P * P, D))
+    report = check(module, patch_size=P, image_size=(12, 16), kernel_layout="linear-hwc")
+    assert not report.ok
+
+
+@pytest.mark.parametrize("form", ["reversed", "fortran"])
+def test_arrays_that_are_read_by_their_memory_are_rejected(form):
+    weight = np.random.default_rng(0).standard_normal((D, 3 * P * P)).astype(np.float32)
+    weights = {"kernel": weight.reshape(D, 3, P, P)}
+
+    def embed(images):
+        order = "A" if form == "fortran" else "C"
+        reversed_ = form == "reversed" and min(images.strides) < 0
+        base = images[:, ::-1] if reversed_ else images
+        flat = np.frombuffer(base.tobytes(order), images.dtype).reshape(images.shape)
+        B, C, H, W = flat.shape
+        cut = flat.reshape(B, C, H // P, P, W // P, P).transpose(0, 2, 4, 1, 3, 5)
+        return cut.reshape(B, -1, C * P * P) @ weight.T
+
+    report = check(embed, weights=weights, image_size=(12, 16), kernel_layout="oihw")
+    assert not report.ok
+
+
+@pytest.mark.parametrize("wrong", ["flipped channels", "scaled"])
+def test_video_that_is_wrong_is_told_and_no_traceback(wrong):
+    torch.manual_seed(0)
+
+    def forward(self, x):
+        x = x.flip(1) if wrong == "flipped channels" else x * 1.01
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+    module = module_of(forward, proj=torch.nn.Conv3d(3, D, (2, P, P), (2, P, P)))
+    report = check(module, image_size=(4, 12, 16))
+    assert not report.ok
+    assert any("diagnosis" in each for each in report.notes)
+
+
+def test_what_was_not_tried_is_a_skip_that_says_so():
+    module = module_of(tokens, proj=torch.nn.Conv2d(3, 768, 16, 16))
+    report = check(module, image_size=224)
+    assert report.ok
+    skips = [each.probe for each in report.results if each.verdict == "skip"]
+    assert skips == ["batch-17", "batch-32", "batch-64", "batch-196"]

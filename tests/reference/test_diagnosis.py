@@ -286,3 +286,45 @@ def test_plain_data():
     assert set(told) == {"correct", "status", "mistakes", "also", "explanation", "mend", "evidence"}
     assert told["status"] == "tied"
     assert told["also"] == [["kernel-hw-swapped"]]
+
+
+def plain_problem(seed=3):
+    generator = np.random.default_rng(seed)
+    spec = PatchEmbedSpec((12, 16), 4, in_channels=3, embed_dim=24)
+    weights = PatchEmbedWeights(
+        generator.standard_normal(spec.kernel_shape).astype(np.float32),
+        generator.standard_normal(24).astype(np.float32),
+    )
+    images = generator.standard_normal(spec.images_shape(3)).astype(np.float32)
+    return spec, weights, images, patch_embed(images, weights, spec)
+
+
+def test_a_bias_that_is_nearly_right_is_in_no_other_order():
+    spec, weights, images, correct = plain_problem()
+    error = np.zeros(24)
+    error[5] = 5e-4 * weights.bias[5]
+    found = diagnose(images, weights, (correct + error).astype(np.float32), spec)
+    assert "bias-permuted" not in found.mistakes
+
+
+def test_mistakes_that_undo_each_other_explain_nothing():
+    spec, weights, images, correct = plain_problem()
+    noise = 1e-5 * np.random.default_rng(0).standard_normal(correct.shape)
+    found = diagnose(images, weights, (correct + noise).astype(np.float32), spec)
+    assert not found.correct
+    assert len(found.mistakes) < 2
+
+
+def test_noise_that_is_the_same_for_every_image_is_no_first_image_with_a_table():
+    spec, weights, images, correct = plain_problem()
+    noise = np.random.default_rng(0).standard_normal(correct[:1].shape)
+    found = diagnose(images, weights, np.repeat(noise, 3, 0).astype(np.float32), spec)
+    assert "image-first-for-all" not in found.mistakes
+
+
+def test_inputs_that_were_cut_to_tf32_are_told():
+    spec, weights, images, _ = plain_problem()
+    cut = [(array.view(np.int32) & ~0x1FFF).view(np.float32) for array in (images, weights.kernel)]
+    output = patch_embed(cut[0], PatchEmbedWeights(cut[1], weights.bias), spec).astype(np.float32)
+    found = diagnose(images, weights, output, spec)
+    assert found.mistakes == ("precision-tf32",), found
