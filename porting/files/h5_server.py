@@ -27,7 +27,7 @@ their product."""
 MOST_PIECES = 2**16
 """Pieces that a dataset may lie in."""
 
-PATIENCE = 6
+PATIENCE = 4
 """Seconds of this process's own time that one request may take, beside those for its bytes."""
 
 SLOWEST = 2 * 10**7
