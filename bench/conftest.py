@@ -13,7 +13,7 @@ from patchparity.bench.progress import progress_bar
 from patchparity.bench.record.bench_json import SCHEMA, entry_of, machine_info, write_bench
 from patchparity.bench.record.rows import Row
 from patchparity.bench.timing.options import BenchOptions
-from patchparity.bench.timing.plan import check_options
+from patchparity.bench.timing.plan import plan
 from patchparity.bench.timing.session import BenchSession
 from patchparity.reference.errors import PatchParityError
 
@@ -38,8 +38,7 @@ def _session(config: pytest.Config) -> BenchSession:
             options = BenchOptions.parse(
                 {name: config.getoption(f"--patchparity-{name}") for name in names}
             )
-            check_options(options)
-            config.stash[SESSION] = BenchSession(options)
+            config.stash[SESSION] = BenchSession(plan(options))
         except PatchParityError as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[SESSION]

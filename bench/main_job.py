@@ -12,7 +12,7 @@ from .record.folder import locked, output_folder, set_aside
 from .report.render import render_report
 from .timing.benchmark import BenchReport, measure_into, require_modules
 from .timing.options import BenchOptions
-from .timing.plan import check_options
+from .timing.plan import plan
 from .timing.presets import preset
 
 
@@ -61,7 +61,7 @@ def run(
     """
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     require_modules("report", ("plotly", "jinja2"))
-    check_options(options)
+    laid_out = plan(options)
     folder = output_folder(options.out or ".")
     with locked(folder):
         if not options.resume:
@@ -80,5 +80,5 @@ def run(
             seeded.save(folder / "seeds.json")
         controlled = check_controls(progress=progress)
         controlled.save(folder / "controls.json")
-        measured = measure_into(options, folder)
+        measured = measure_into(laid_out, folder)
         return RunReport(checked, controlled, measured, render_report(folder), seeded)

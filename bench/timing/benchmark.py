@@ -1,6 +1,5 @@
 """`benchmark`: a session measured block by block into a folder, and what it wrote, read again."""
 
-import dataclasses
 import importlib.util
 import os
 import tempfile
@@ -25,7 +24,7 @@ from ..record.folder import REPORTS, locked, output_folder, set_aside
 from ..record.packed import PACKED, unpack
 from ..record.rows import Block, Row
 from .options import BenchOptions
-from .plan import check_options
+from .plan import Plan, plan
 from .session import BenchSession
 
 
@@ -60,18 +59,19 @@ def benchmark(options: BenchOptions) -> BenchReport:
             missing.
     """
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
-    check_options(options)
+    laid_out = plan(options)
     folder = output_folder(options.out or ".")
     with locked(folder):
         if not options.resume:
             set_aside(folder)
-        return measure_into(options, folder)
+        return measure_into(laid_out, folder)
 
 
-def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
+def measure_into(laid_out: Plan, folder: Path) -> BenchReport:
     """Measure what is planned into a folder that is held, with progress on stderr; `bench.json` is
     written anew after every block."""
-    options = dataclasses.replace(options, out=str(folder.resolve()))
+    laid_out = laid_out.into(folder)
+    options = laid_out.options
     if not options.replay:
         # the reports are of this record; `report` makes them again
         if (folder / "samples.jsonl").exists():
@@ -80,7 +80,7 @@ def measure_into(options: BenchOptions, folder: Path) -> BenchReport:
         else:  # they are somebody's; check.json and controls.json may be this run's own
             set_aside(folder, REPORTS)
     place = folder.stat()
-    session = BenchSession(options)
+    session = BenchSession(laid_out)
     if not session.rows:
         raise PatchParityError(
             f"{options.out} holds no case that was finished: bench with --resume goes on"
@@ -163,7 +163,7 @@ def _made_again(folder: Path) -> dict[str, Any]:
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     try:
         with locked(folder):
-            content = measure_into(BenchOptions(replay=True), folder).content
+            content = measure_into(plan(BenchOptions(replay=True)), folder).content
         require_bench(content, folder)
     except PatchParityError:
         raise

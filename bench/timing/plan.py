@@ -5,6 +5,9 @@ import dataclasses
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from ...backends.registry import get_backend, list_implementations, require_inst
 from ...porting.objects.implementation import ObjectFacts, read_facts
 from ...reference.errors import PatchParityError, require_choice
 from ..cases import named_case
-from ..machine.hosts import LOCAL, parse_hosts
+from ..machine.hosts import LOCAL, Host, Machine, parse_hosts
 from ..record.rows import NEARLY_PEAK, OPERATIONS, Block, Row, product_shape
 from ..record.schema import Role
 from ..worker.client import machine_of
@@ -33,12 +36,52 @@ REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
 
 
-def check_options(options: BenchOptions) -> None:
-    """Raise PatchParityError for anything unknown or impossible, before any work is done."""
-    machines = {host.label: machine_of(host) for host in parse_hosts(options.hosts)}
+@dataclass(frozen=True)
+class Plan:
+    """What a benchmark measures, laid out once for all who work on it.
+
+    Args:
+        options: what was asked for.
+        rows: every row, block by block.
+        hosts: the machines that take part, by label; none in a replay.
+        machines: what is known of them.
+        interpreters: that of each backend that has one of its own.
+    """
+
+    options: BenchOptions
+    rows: tuple[Row, ...]
+    hosts: Mapping[str, Host]
+    machines: Mapping[str, Machine]
+    interpreters: Mapping[str, str]
+
+    def into(self, folder: Path) -> "Plan":
+        """The same, with its record in a folder."""
+        options = dataclasses.replace(self.options, out=str(folder.resolve()))
+        return dataclasses.replace(self, options=options)
+
+
+def plan(options: BenchOptions) -> Plan:
+    """Lay out a benchmark.
+
+    Raises:
+        PatchParityError: anything unknown or impossible, before any work is done.
+    """
+    if options.replay:
+        return Plan(options, (), {}, {}, {})
+    hosts = {host.label: host for host in parse_hosts(options.hosts)}
+    machines = {label: machine_of(host) for label, host in hosts.items()}
     for dtype in options.dtypes:
         require_choice("dtype", dtype, DTYPES)
-    plan(options)
+    rows = rows_of(options, machines)
+    interpreters = options.interpreters()
+    _require_possible(options, machines, interpreters)
+    return Plan(options, tuple(rows), hosts, machines, interpreters)
+
+
+def _require_possible(
+    options: BenchOptions, machines: Mapping[str, Machine], elsewhere: Mapping[str, str]
+) -> None:
+    """Raise PatchParityError for anything unknown or impossible in options."""
     for label, machine in machines.items():
         for threads in options.threads:
             if not 1 <= threads <= machine.cores:
@@ -46,7 +89,6 @@ def check_options(options: BenchOptions) -> None:
                 raise PatchParityError(
                     f"threads={threads}: expected 1 to {machine.cores}, the cores {whose}"
                 )
-    elsewhere = options.interpreters()
     if LOCAL in machines:
         require_installed(name for name in options.backends if name not in elsewhere)
     check_place(options.dtypes, options.devices)
@@ -72,15 +114,19 @@ def check_options(options: BenchOptions) -> None:
             )
 
 
-def plan(options: BenchOptions) -> list[Row]:
+def rows_of(options: BenchOptions, machines: Mapping[str, Machine] | None = None) -> list[Row]:
     """Lay out every row, block by block: in each the implementations (and one patch of each), the
     ceilings, and the A/A copy.
+
+    Args:
+        options: what is asked for.
+        machines: those that take part, by label; None for those that the options name.
 
     Raises:
         PatchParityError: an unknown preset, case, backend or implementation.
     """
-    if options.replay:
-        return []
+    if machines is None:
+        machines = {host.label: machine_of(host) for host in parse_hosts(options.hosts)}
     chosen = preset(options.preset)
     parts = chosen.parts
     if options.cases:
@@ -88,12 +134,11 @@ def plan(options: BenchOptions) -> list[Row]:
         parts = (dataclasses.replace(first, cases=options.cases, compiled=first.every_formulation),)
     own = {text.partition("=")[0] for text in options.pythons}
     rows: list[Row] = []
-    for host in parse_hosts(options.hosts):
-        machine = machine_of(host)
+    for label, machine in machines.items():
         for part in parts:
             selection = _selection(options, part, machine.devices)
             # What is installed elsewhere, a worker there tells.
-            elsewhere = own if host.label == LOCAL else {backend.name for backend, _ in selection}
+            elsewhere = own if label == LOCAL else {backend.name for backend, _ in selection}
             counts = options.threads or (
                 thread_counts(machine.cores) if part.every_thread_count else (machine.cores,)
             )
@@ -122,7 +167,7 @@ def plan(options: BenchOptions) -> list[Row]:
                     dtype=dtype,
                     threads=threads,
                     cache=cache,
-                    host=host.label,
+                    host=label,
                 )
                 place.update(device=device, precision=precision)
                 rows += _place_rows(selection, objects, place, elsewhere, operations)

@@ -24,18 +24,17 @@ from ..machine.environment import (
     machine_fingerprint,
     usable_cores,
 )
-from ..machine.hosts import LOCAL, parse_hosts
+from ..machine.hosts import LOCAL
 from ..record.figures import figures_of
 from ..record.folder import output_folder
 from ..record.record import Record, with_versions_of
 from ..record.rows import Block, Row, WorkerKey, blank_outcome
 from ..record.schema import Figures, Outcome, Sample, line_of
 from ..record.words import block_title
-from ..worker.client import Worker, WorkerError, WorkerLostError, machine_of, worker_environment
+from ..worker.client import Worker, WorkerError, WorkerLostError, worker_environment
 from .effort import LEAST_ROUNDS
 from .interleave import measure_block
-from .options import BenchOptions
-from .plan import plan
+from .plan import Plan
 from .resume import RecordedBlock, recorded_blocks
 
 Progress = Callable[[float, float, str], None]
@@ -54,11 +53,10 @@ class BenchSession:
     """The state of one run: workers, started when first needed, and the record that every finished
     block is written to."""
 
-    def __init__(self, options: BenchOptions, progress: Progress | None = None) -> None:
-        self.options = options
-        self.effort = options.effort()
-        self.interpreters = options.interpreters()
-        self.hosts = {host.label: host for host in parse_hosts(options.hosts)}
+    def __init__(self, laid_out: Plan, progress: Progress | None = None) -> None:
+        options = laid_out.options
+        self.plan, self.options, self.effort = laid_out, options, options.effort()
+        self.interpreters, self.hosts = laid_out.interpreters, laid_out.hosts
         self.record = Record(output_folder(options.out)) if options.out else None
         self.progress = progress
         self.started, self.visit_seconds = time.monotonic(), 0.0
@@ -85,7 +83,7 @@ class BenchSession:
         those asked for, so that no ratio ever pairs samples of two attempts.
         """
         blocks: dict[Block, list[Row]] = defaultdict(list)
-        for row in plan(self.options):
+        for row in self.plan.rows:
             blocks[row.block].append(row)
         if self.record is None or not (self.options.resume or self.options.replay):
             return [row for rows in blocks.values() for row in rows]
@@ -327,18 +325,10 @@ class BenchSession:
 
     def _environments(self) -> dict[str, dict[str, Any]]:
         """The machines that take part, by label; none in a replay, which measures nothing."""
-        found = (
-            {}
-            if self.options.replay
-            else {label: machine_of(host).environment for label, host in self.hosts.items()}
-        )
+        found = {label: each.environment for label, each in self.plan.machines.items()}
         if LOCAL in found:
-            found[LOCAL] = describe_environment(
-                [
-                    get_backend(name)
-                    for name in dict.fromkeys(row.backend for row in plan(self.options))
-                ]
-            )
+            names = dict.fromkeys(row.backend for row in self.plan.rows)
+            found[LOCAL] = describe_environment([get_backend(name) for name in names])
         return found
 
     def environment(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, benchmark
 from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.timing.effort import LEAST_ROUNDS
+from patchparity.bench.timing.plan import plan
 from patchparity.bench.timing.session import BenchSession
 from patchparity.bench.worker.client import Worker
 
@@ -29,7 +30,7 @@ def test_a_first_round_after_loading_is_not_counted(monkeypatch):
         return request(worker, action, **arguments)
 
     monkeypatch.setattr(Worker, "request", counted)
-    session = BenchSession(BenchOptions(**{**SMALL, "rounds": 4, "generations": 2}))
+    session = BenchSession(plan(BenchOptions(**{**SMALL, "rounds": 4, "generations": 2})))
     assert session.outcome(session.rows[0]).status == "measured"
     session.close()
     timed = {key: count for key, count in visits.items() if key[1] == "visit"}
@@ -61,7 +62,7 @@ def test_rounds_are_spread_over_generations_of_workers(tmp_path):
 
 
 def test_a_worker_that_dies_between_generations_costs_its_rows(tmp_path, monkeypatch):
-    session = BenchSession(BenchOptions(**{**SMALL, "rounds": 4, "generations": 2}))
+    session = BenchSession(plan(BenchOptions(**{**SMALL, "rounds": 4, "generations": 2})))
     restart = session._restart
 
     def broken(keys):
@@ -113,7 +114,7 @@ def test_a_goal_without_its_reference_is_missed_and_not_waited_for(monkeypatch):
         return request(worker, action, **arguments)
 
     monkeypatch.setattr(Worker, "request", dies)
-    session = BenchSession(BenchOptions(**{**SMALL, "rounds": 64, "precision_goal": 0.01}))
+    session = BenchSession(plan(BenchOptions(**{**SMALL, "rounds": 64, "precision_goal": 0.01})))
     outcomes = {row.key: session.outcome(row) for row in session.rows}
     copy = next(row for row in session.rows if row.role == "aa")
     session.close()

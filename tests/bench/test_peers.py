@@ -8,7 +8,7 @@ pytest.importorskip("execnet")
 pytest.importorskip("torch")
 
 from patchparity import BenchOptions, PatchParityError, benchmark
-from patchparity.bench.timing.plan import plan
+from patchparity.bench.timing.plan import rows_of
 from patchparity.porting.objects.implementation import read_facts
 
 MODULE = """
@@ -100,7 +100,7 @@ def test_they_are_timed_beside_ours_when_right_and_told_when_wrong(module, tmp_p
 
 def test_their_sizes_are_said_where_they_are_not_the_case_s(module):
     def skipped(case, peer, **options):
-        rows = plan(
+        rows = rows_of(
             BenchOptions(cases=(case,), backends=("numpy",), peers=(f"{module}:{peer}",), **options)
         )
         return {row.skip for row in rows if row.role == "peer"}
@@ -128,4 +128,4 @@ def test_what_cannot_be_read_is_said_before_any_work(module):
     with pytest.raises(PatchParityError, match="cannot be found"):
         read_facts(f"{module}:Absent")
     with pytest.raises(PatchParityError, match="expected module:attribute"):
-        plan(BenchOptions(cases=("vit-ti32-224-b1",), peers=("somebody",)))
+        rows_of(BenchOptions(cases=("vit-ti32-224-b1",), peers=("somebody",)))

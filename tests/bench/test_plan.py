@@ -9,7 +9,7 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.machine.environment import usable_cores
 from patchparity.bench.timing.effort import LEAST_ROUNDS, Effort
-from patchparity.bench.timing.plan import plan, thread_counts
+from patchparity.bench.timing.plan import rows_of, thread_counts
 
 SMALL = dict(
     cases=("vit-ti32-224-b2",),
@@ -116,7 +116,7 @@ def test_options_travel_as_text_and_back():
 
 
 def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
-    rows = plan(
+    rows = rows_of(
         BenchOptions(cases=("vit-b16-224",), implementations=("torch:conv2d:eager",), threads=(1,))
     )
     assert [(row.implementation, row.role) for row in rows] == [
@@ -132,7 +132,7 @@ def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
         ("numpy:linear:eager", "aa"),
     ]
     assert len({row.identity for row in rows}) == 9
-    keras = plan(
+    keras = rows_of(
         BenchOptions(
             cases=("vit-b16-224",),
             implementations=("keras-torch",),
@@ -144,7 +144,7 @@ def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
         "numpy:peak-float32",
         "numpy:copy",
     }, "Keras's products are torch's"
-    narrow = plan(
+    narrow = rows_of(
         BenchOptions(
             cases=("vit-b16-224",),
             implementations=("onnxruntime:conv2d",),
@@ -155,13 +155,13 @@ def test_the_plan_holds_the_reference_its_copy_and_a_gemm_for_each_backend():
     assert {
         row.skip for row in narrow if row.backend == "onnxruntime" and row.role == "implementation"
     } == {get_backend("onnxruntime").missing() or "onnxruntime:conv2d:graph has no float64"}
-    assert not any("compile" in row.implementation for row in plan(BenchOptions(preset="quick")))
-    assert any("compile" in row.implementation for row in plan(BenchOptions(preset="full")))
-    assert {row.threads for row in plan(BenchOptions())} == {usable_cores()}
+    assert not any("compile" in row.implementation for row in rows_of(BenchOptions(preset="quick")))
+    assert any("compile" in row.implementation for row in rows_of(BenchOptions(preset="full")))
+    assert {row.threads for row in rows_of(BenchOptions())} == {usable_cores()}
 
 
 def test_full_measures_what_it_promises_and_each_row_once():
-    rows = plan(BenchOptions(preset="full"))
+    rows = rows_of(BenchOptions(preset="full"))
     assert len({row.identity for row in rows}) == len(rows)
     cores = usable_cores()
     main = {row.threads for row in rows if row.case == "vit-b16-224-b8" and row.dtype == "float32"}
@@ -203,8 +203,8 @@ def test_a_case_that_does_not_fit_into_memory_is_said_beforehand_with_its_bytes(
         PatchParityError,
         match=r"vit-b16-224-b4096 would take about 1\d\d GiB of memory, and 2 GiB are free: choose",
     ):
-        plan(BenchOptions(cases=("vit-b16-224-b4096",), implementations=("numpy:linear",)))
-    rows = plan(BenchOptions(preset="full", implementations=("numpy:linear",)))
+        rows_of(BenchOptions(cases=("vit-b16-224-b4096",), implementations=("numpy:linear",)))
+    rows = rows_of(BenchOptions(preset="full", implementations=("numpy:linear",)))
     skipped = {row.case for row in rows if "of memory, and 2 GiB are free" in row.skip}
     assert "vit-b16-224-b128" in skipped
     assert "vit-b16-224-b1" not in skipped, "a preset's other cases are measured"
@@ -212,7 +212,7 @@ def test_a_case_that_does_not_fit_into_memory_is_said_beforehand_with_its_bytes(
 
 @pytest.mark.parametrize("precisions", [("tf32",), ("ieee", "tf32")])
 def test_precisions_are_rows_of_their_own_beside_the_reference_as_it_is(precisions):
-    rows = plan(
+    rows = rows_of(
         BenchOptions(cases=("vit-ti32-224-b1",), backends=("torch", "numpy"), precisions=precisions)
     )
     assert len({row.identity for row in rows}) == len(rows)
@@ -230,12 +230,12 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
     monkeypatch.setattr(
         module, "machine_of", lambda host: Machine({**machine.environment, "gpus": ["a GPU"]})
     )
-    rows = plan(
+    rows = rows_of(
         BenchOptions(cases=("vit-ti32-224-b1",), pythons=("jax=python",), backends=("numpy", "jax"))
     )
     copies = [(row.implementation, row.device, row.worker.copy) for row in rows if row.role == "aa"]
     assert copies == [("numpy:linear:eager", "cpu", 1), ("jax:conv2d:jit", "cuda", 1)]
-    own_clock = plan(
+    own_clock = rows_of(
         BenchOptions(
             cases=("vit-ti32-224-b1",),
             pythons=("jax=python", "torch=python"),
@@ -246,7 +246,7 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
         row.implementation for row in own_clock if row.role == "aa" and row.device == "cuda"
     ] == ["torch:conv2d:eager"]
     assert len({row.identity for row in rows}) == len(rows)
-    full = plan(BenchOptions(preset="full", pythons=("jax=python",), backends=("numpy", "jax")))
+    full = rows_of(BenchOptions(preset="full", pythons=("jax=python",), backends=("numpy", "jax")))
     assert {row.precision for row in full if row.device == "cuda" and row.dtype == "float32"} == {
         "ieee",
         "tf32",
@@ -257,7 +257,7 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
     assert {row.precision for row in full if row.device == "cpu"} == {"ieee"}
     squares = {row.operation for row in full if row.device == "cuda" and row.role == "ceiling"}
     assert squares == {"gemm", "peak-4096"}, "products of small cases are all launch"
-    named = plan(
+    named = rows_of(
         BenchOptions(
             preset="full", cases=("vit-ti32-224-b1",), backends=("jax",), pythons=("jax=python",)
         )
@@ -269,7 +269,7 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
     assert {row.threads for row in full if row.device == "cuda"} == {machine.cores}, (
         "once, not for every number of CPU threads"
     )
-    both = plan(
+    both = rows_of(
         BenchOptions(
             cases=("vit-ti32-224-b1",), threads=(1, 2), backends=("jax",), pythons=("jax=python",)
         )

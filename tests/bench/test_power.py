@@ -23,6 +23,7 @@ from patchparity.bench.intervals import (
     paired_ratios,
     resampled_medians,
 )
+from patchparity.bench.timing.plan import plan
 from patchparity.bench.timing.session import BenchSession
 
 from ..fake_backends import install
@@ -54,7 +55,7 @@ def test_false_alarms_and_power(installed, capsys):
     words = {"steady": [], "sluggish": []}
     noises, ratios = [], {"steady": [], "sluggish": []}
     for repeat in range(REPEATS):
-        session = BenchSession(BenchOptions(**OPTIONS, seed=repeat))
+        session = BenchSession(plan(BenchOptions(**OPTIONS, seed=repeat)))
         rows = {row.key: row for row in session.rows}
         assert {
             session.outcome(row).status
@@ -137,12 +138,14 @@ def test_the_spread_of_the_a_a_ratio_beside_sequential_pytest_benchmark(neighbor
     try:
         for repeat in range(repeats):
             session = BenchSession(
-                BenchOptions(
-                    cases=(case,),
-                    implementations=("numpy:linear",),
-                    threads=(1,),
-                    rounds=128,
-                    seed=repeat,
+                plan(
+                    BenchOptions(
+                        cases=(case,),
+                        implementations=("numpy:linear",),
+                        threads=(1,),
+                        rounds=128,
+                        seed=repeat,
+                    )
                 )
             )
             copy = next(row for row in session.rows if row.role == "aa")

@@ -22,7 +22,7 @@ from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.cases import named_case
 from patchparity.bench.record.rows import row_work
 from patchparity.bench.timing.benchmark import load_bench
-from patchparity.bench.timing.plan import plan
+from patchparity.bench.timing.plan import plan, rows_of
 from patchparity.bench.timing.session import BenchSession
 from patchparity.bench.worker.client import Worker
 
@@ -432,7 +432,7 @@ def test_each_operation_has_an_a_a_row_of_its_own(tmp_path):
 def test_ctrl_c_while_a_framework_is_imported_ends_at_once_and_leaves_no_process(
     monkeypatch, request
 ):
-    session = BenchSession(BenchOptions(**SMALL))
+    session = BenchSession(plan(BenchOptions(**SMALL)))
     # As at a terminal: a shell starts background jobs with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
@@ -472,7 +472,7 @@ def test_a_backend_may_have_an_interpreter_of_its_own(tmp_path):
         f'#!/bin/sh\nexec env PATCHPARITY_ELSEWHERE=1 {shlex.quote(sys.executable)} "$@"\n'
     )
     elsewhere.chmod(0o755)
-    session = BenchSession(BenchOptions(**SMALL, pythons=(f"numpy={elsewhere}",)))
+    session = BenchSession(plan(BenchOptions(**SMALL, pythons=(f"numpy={elsewhere}",))))
     key = session.rows[0].worker
     assert not session._start([key])[key].failure
     environment = Path(f"/proc/{session._workers[key].start()['pid']}/environ").read_bytes()
@@ -483,8 +483,8 @@ def test_a_backend_may_have_an_interpreter_of_its_own(tmp_path):
 def test_what_is_missing_in_another_interpreter_is_told_by_its_worker(monkeypatch):
     numpy = type(get_backend("numpy"))
     monkeypatch.setattr(numpy, "missing", lambda self: "numpy is not installed")
-    assert all(row.skip for row in plan(BenchOptions(**SMALL)) if row.role != "aa")
-    assert not any(row.skip for row in plan(BenchOptions(**SMALL, pythons=("numpy=python",))))
+    assert all(row.skip for row in rows_of(BenchOptions(**SMALL)) if row.role != "aa")
+    assert not any(row.skip for row in rows_of(BenchOptions(**SMALL, pythons=("numpy=python",))))
 
 
 def test_warm_and_cold_are_blocks_of_their_own(tmp_path):

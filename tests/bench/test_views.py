@@ -12,6 +12,7 @@ from patchparity.bench.cases import named_case
 from patchparity.bench.record.figures import figures_of
 from patchparity.bench.record.rows import blank_outcome, row_work
 from patchparity.bench.record.words import rate_text, ratio_text
+from patchparity.bench.timing.plan import plan
 from patchparity.bench.timing.session import BenchSession
 from patchparity.bench.timing.too_fast import faster_than_the_machine
 from patchparity.bench.worker.operations import timing_probe
@@ -25,7 +26,7 @@ SMALL = dict(
 
 
 def test_what_is_faster_than_the_machine_is_told_by_its_fastest_product():
-    rows = BenchSession(BenchOptions(**SMALL)).rows
+    rows = BenchSession(plan(BenchOptions(**SMALL))).rows
     case = named_case("vit-ti32-224-b2")
     by_key = {row.key: row for row in rows}
     linear, gemm, peak = (
@@ -60,7 +61,7 @@ def test_what_is_faster_than_the_machine_is_told_by_its_fastest_product():
 def test_a_row_of_16_bits_is_held_against_a_product_in_float32_too():
     """NumPy computes float16 in float32, at 30 times the rate of the only float16 product there is
     (torch's, on a CPU without the type)."""
-    rows = BenchSession(BenchOptions(**SMALL, dtypes=("float16",))).rows
+    rows = BenchSession(plan(BenchOptions(**SMALL, dtypes=("float16",)))).rows
     case = named_case("vit-ti32-224-b2")
     by_key = {row.key: row for row in rows}
     linear, peak = by_key["numpy:linear:eager"], by_key["numpy:peak-float32"]
@@ -77,9 +78,11 @@ def test_the_roof_of_16_bits_is_no_lower_than_that_of_float32():
     """A CPU without 16-bit arithmetic computes in float32 what its libraries' 16-bit products do at
     a fiftieth of the rate."""
     session = BenchSession(
-        BenchOptions(
-            **{**SMALL, "implementations": ("numpy:linear", "torch:linear:eager")},
-            dtypes=("float16",),
+        plan(
+            BenchOptions(
+                **{**SMALL, "implementations": ("numpy:linear", "torch:linear:eager")},
+                dtypes=("float16",),
+            )
         )
     )
     case = session.cases["vit-ti32-224-b2"]
@@ -102,7 +105,7 @@ def test_the_roof_of_16_bits_is_no_lower_than_that_of_float32():
 
 
 def test_the_roof_is_the_longest_of_three_times():
-    session = BenchSession(BenchOptions(**SMALL))
+    session = BenchSession(plan(BenchOptions(**SMALL)))
     case = session.cases["vit-ti32-224-b2"]
     outcomes = [blank_outcome(row) for row in session.rows]
     by_key = {row.key: row.identity for row in session.rows}
@@ -174,7 +177,7 @@ def test_operations_are_counted_as_xla_counts_them(name):
 
 
 def test_fractions_and_ratios_are_paired_by_round():
-    session = BenchSession(BenchOptions(**SMALL))
+    session = BenchSession(plan(BenchOptions(**SMALL)))
     keys = {row.key: row.identity for row in session.rows}
     names = ("numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm", "numpy:linear:eager#aa")
     linear, conv, gemm, copy = (keys[name] for name in names)
@@ -198,7 +201,7 @@ def test_fractions_and_ratios_are_paired_by_round():
 
 
 def test_a_train_step_is_held_against_two_products_and_the_references_own():
-    session = BenchSession(BenchOptions(**{**SMALL, "operations": ("train-step",)}))
+    session = BenchSession(plan(BenchOptions(**{**SMALL, "operations": ("train-step",)})))
     keys = {row.key: row.identity for row in session.rows}
     drift = [1.0, 3.0, 2.0, 5.0]
     factors = {
