@@ -104,6 +104,7 @@ def caller(
         spec: its sizes, by which a grid of tokens that nobody flattened is told.
     """
     to_framework, from_framework = _conversions(subject, kind)
+    width_axis: list[int] = []  # once it was seen where the width stands, it stands there
 
     def place(images: NDArray[Any]) -> Any:
         return to_framework(
@@ -144,7 +145,12 @@ def caller(
         if is_layer and output.ndim > 3:
             axes = -1 if layout == NHWC else 1
         elif spec is not None and output.ndim == spec.spatial_axes + 2:
-            axes = _width_axis(output.shape, spec.embed_dim, layout)
+            if not width_axis and (seen := _shown_axis(output.shape, spec)) is not None:
+                width_axis.append(seen)
+            axes = next(
+                (axis for axis in width_axis if output.shape[axis] == spec.embed_dim),
+                _width_axis(output.shape, spec.embed_dim, layout),
+            )
         if axes is not None:
             grid = np.moveaxis(output, axes, -1)
             output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
@@ -159,6 +165,14 @@ def caller(
         functools.partial(_evaluating, subject),
         functools.partial(run, recorded=True),
     )
+
+
+def _shown_axis(shape: tuple[int, ...], spec: PatchEmbedSpec) -> int | None:
+    """Where a grid of tokens of an image of the spec's size has its width; None where its shape
+    allows both, or neither."""
+    last = shape[1:] == (*spec.grid, spec.embed_dim)
+    first = shape[1:] == (spec.embed_dim, *spec.grid)
+    return None if first == last else -1 if last else 1
 
 
 def _width_axis(shape: tuple[int, ...], width: int, layout: str) -> int | None:
@@ -231,6 +245,8 @@ def _conversions(
 TOKEN_NAMES = (
     "last_hidden_state",
     "tokens",
+    "patch_tokens",
+    "patch_embeddings",
     "x_norm_patchtokens",
     "embeddings",
     "hidden_states",
@@ -259,7 +275,9 @@ def _main_output(output: Any) -> Any:
                 f"one called {TOKEN_NAMES[0]!r}"
             )
         return next(iter(output.values()))
-    return output[0] if isinstance(output, (tuple, list)) else output
+    if isinstance(output, (tuple, list)):  # a grid's sizes may stand before the tokens
+        return next((each for each in output if getattr(each, "ndim", 0) > 1), output[0])
+    return output
 
 
 def forms_in_memory(placed: Any) -> dict[str, Any]:

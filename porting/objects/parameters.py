@@ -30,7 +30,12 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
         from ...backends.torch.adapter import as_array
 
         modules = dict(subject.named_modules())
+        computed = _parametrized(modules)
+        for name, values in computed.items():
+            yield name, as_array(values), modules[name.rpartition(".")[0]]
         for name, parameter in subject.named_parameters():
+            if any(name.startswith(f"{part}.") for part in _parametrizations(computed)):
+                continue
             if parameter.is_meta or type(parameter).__name__.startswith("Uninitialized"):
                 raise PatchParityError(
                     f"parameter {name} has no values yet: call the module once, or load its "
@@ -55,6 +60,22 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
                 )
     elif kind == "flax":
         yield from _flax_parameters(subject)
+
+
+def _parametrized(modules: dict[str, Any]) -> dict[str, Any]:
+    """Weights that torch computes of others at every call (weight norm, spectral norm), by name."""
+    found = {}
+    for name, module in modules.items():
+        for tensor in getattr(module, "parametrizations", {}):
+            before = f"{name}." if name else ""
+            found[f"{before}{tensor}"] = getattr(module, tensor).detach()
+    return found
+
+
+def _parametrizations(computed: dict[str, Any]) -> list[str]:
+    """What stands before the names of the tensors that weights are computed of."""
+    parts = (name.rpartition(".") for name in computed)
+    return [f"{module}{dot}parametrizations.{tensor}" for module, dot, tensor in parts]
 
 
 def parameters_of(subject: Any, framework: str, name: str) -> dict[str, Slot]:

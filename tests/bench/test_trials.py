@@ -185,3 +185,48 @@ def test_what_was_not_tried_is_a_skip_that_says_so():
     assert report.ok
     skips = [each.probe for each in report.results if each.verdict == "skip"]
     assert skips == ["batch-17", "batch-32", "batch-64", "batch-196"]
+
+
+class Grid(torch.nn.Module):
+    """Tokens as a grid with the width last, as many wide as it has rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.proj = torch.nn.Conv2d(3, 5, P, P)
+
+    def forward(self, x):
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+def test_a_grid_as_tall_as_it_is_wide_is_read_as_the_first_one_was():
+    torch.manual_seed(0)
+    report = check(Grid(), image_size=(12, 16))
+    assert report.ok, [(each.probe, each.message) for each in report.results if each.message]
+
+
+def test_sizes_may_stand_before_the_tokens():
+    torch.manual_seed(0)
+    module = module_of(
+        lambda self, x: ((x.shape[2] // P, x.shape[3] // P), tokens(self, x)),
+        proj=torch.nn.Conv2d(3, D, P, P),
+    )
+    assert check(module, image_size=(12, 16)).ok
+
+
+def test_a_batch_that_is_refused_is_no_failure():
+    torch.manual_seed(0)
+
+    def forward(self, x):
+        if len(x) != 2:
+            raise ValueError("made for a batch of two")
+        return tokens(self, x)
+
+    report = check(module_of(forward, proj=torch.nn.Conv2d(3, D, P, P)), image_size=(12, 16))
+    assert report.ok, [(each.probe, each.message) for each in report.results if each.message]
+
+
+def test_a_kernel_that_torch_computes_of_others_is_read():
+    torch.manual_seed(0)
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, D, P, P))
+    assert check(module_of(tokens, proj=layer), image_size=(12, 16)).ok
+    assert check(layer, image_size=(12, 16)).ok
