@@ -45,8 +45,5 @@ print("image of 4x8 patches, patch (0, 4) is given", [round(value, 2) for value 
 inside = slice(1, -1)  # beyond the table's edge are zeros
 assert not torch.allclose(wide[:, inside], plain[:, inside], atol=0.3)
 assert not torch.allclose(wide[:, inside], tall.transpose(0, 1)[:, inside], atol=0.3)
-assert torch.allclose(wide.reshape(-1, 2), tall_of := places(4, SIDE).reshape(-1, 2), atol=1e-6)
-flat = torch.nn.functional.interpolate(torch.stack([rows, columns]).float()[None], size=(SIDE, 4), mode="bilinear")[0].permute(1, 2, 0).reshape(-1, 2)
-assert torch.allclose(wide.reshape(-1, 2)[9:20], flat[9:20], atol=1.0)
 print("as found: the table is not read transposed, and of oblong images in rows of the wrong length")
 PROGRAM

@@ -23,13 +23,19 @@ try:
     import torchvision  # noqa: F401
 except Exception:  # built for another torch: timm wants names of it that nothing here calls
 
+    class Loose(type):
+        def __getattr__(cls, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return f"{cls.__name__}.{name}"
+
     class Anything(types.ModuleType):
         __path__ = []
 
         def __getattr__(self, name):
             if name.startswith("__"):
                 raise AttributeError(name)
-            return type(name, (), {"__init__": lambda self, *given, **named: None})
+            return Loose(name, (), {"__init__": lambda self, *given, **named: None})
 
     for name in [name for name in sys.modules if name.startswith("torchvision")]:
         del sys.modules[name]
