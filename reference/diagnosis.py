@@ -211,8 +211,9 @@ def _told(found: list[Explanation], evidence: dict[str, Any]) -> Diagnosis:
     )
 
 
-SURELY_ALONG = 0.9
-"""Correlation with the errors of the very rounding that was done: 1 but for float32's own."""
+LEFT_OF_CUT = 0.5
+"""What the errors of the rounding that was done may leave of those that were observed: float32's
+own, a thousandth of TF32's, and those of an order of summation."""
 
 DROPPED_BITS = {"precision-tf32": 13, "precision-bf16": 16}
 """Bits of a float32 that a precision of inputs does not have."""
@@ -469,10 +470,11 @@ class _Search:
 
     def _goes_along(self, candidate: Pipeline) -> bool:
         """Whether the errors of a candidate, which can be told but for their last bits, are those
-        that were observed."""
-        made, seen = candidate.run(np.float64) - self.correct, self.observed - self.correct
-        sizes = math.sqrt(float(np.mean(made**2)) * float(np.mean(seen**2)))
-        return bool(sizes) and float(np.mean(made * seen)) / sizes >= SURELY_ALONG
+        that were observed: what is cut off makes every output smaller, as a factor does."""
+        made = candidate.run(np.float64) - self.correct
+        left = self.observed - self.correct - made
+        size = math.sqrt(float(np.mean(made**2)))
+        return bool(size) and math.sqrt(float(np.mean(left**2))) <= LEFT_OF_CUT * size
 
     def _in_halves(self) -> bool:
         """Whether the products, without the bias, are numbers of float16, as sums that were kept in

@@ -138,12 +138,13 @@ def test_a_process_that_cannot_even_begin_says_why(installed):
 
 def test_a_process_that_does_not_start_is_a_result(installed, monkeypatch):
     installed("steady")
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
-    lost = [
-        each
-        for each in checked("numpy:linear", "steady").results
-        if each.verdict == "error" and each.backend == "steady"
-    ]
+
+    def refuses(launch, source):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(processes, "Process", refuses)
+    results = checked("numpy:linear", "steady").results
+    lost = [each for each in results if each.verdict == "error" and each.backend == "steady"]
     assert [each.message.startswith("its process did not start: ") for each in lost] == [True]
 
 
