@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ...reference.errors import PatchParityError
 from ..files.checkpoint import Checkpoint
+from ..files.own_format import FORMAT as OWN_FORMAT
 from ..files.tree import IN_MEMORY
 from .catalogue import list_dialects
 from .dialect import Dialect
@@ -28,6 +29,11 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
     """
     if told := why_not(checkpoint, candidates):
         raise PatchParityError(told)
+    if not candidates and checkpoint.metadata.get("format") == OWN_FORMAT:
+        raise PatchParityError(
+            f"{checkpoint.path} holds weights as patchparity keeps them: load_weights reads them, "
+            "and check and diagnose take them as --weights"
+        )
     if not candidates:
         kernels = [
             f"{name} {info.shape}"
@@ -73,7 +79,12 @@ def plain_ones(checkpoint: Checkpoint) -> str:
         if each.plain and checkpoint.format in (*each.formats, IN_MEMORY)
     ]
     flat = {each.id for each in plain if "(" in each.entries["kernel"].layout}
-    found = [(each.id, own) for each in plain for own in prefixes_of(checkpoint, each)]
+    found = [
+        (each.id, own)
+        for each in plain
+        for own in prefixes_of(checkpoint, each)
+        if find_candidates(checkpoint, {each.id: each}, own, gridless=True)
+    ]
     layers = [
         (name, own)
         for name, own in found

@@ -8,12 +8,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from patchparity import (
+    PatchEmbedSpec,
     PatchParityError,
     Sizes,
     embed,
     from_module,
+    initialize_weights,
     inspect_checkpoint,
     port,
+    save_weights,
     verify,
 )
 from patchparity.porting.dialects import evidence
@@ -571,3 +574,18 @@ def test_the_stride_of_the_configuration_is_asked_of_a_layer_alone(tmp_path):
     told = inspect_checkpoint(folder, from_="oihw")
     assert "config.json tells stride 10×10, and the kernel is 16×16" in told["asks"][0]
     assert not inspect_checkpoint(folder, from_="oihw", sizes=Sizes.told(stride=16))["asks"]
+
+
+def test_a_hint_names_only_what_would_read_it(tmp_path):
+    random = np.random.default_rng(1).standard_normal
+    np.savez(tmp_path / "w.npz", kernel=random((48, 3, 8, 8)), bias=random(48))
+    with pytest.raises(PatchParityError, match="in no dialect that is known") as raised:
+        embed(tmp_path / "w.npz", rows(1, 3, 16, 16))
+    assert "flax-conv" not in str(raised.value)
+
+
+def test_weights_of_our_own_format_are_called_so(tmp_path):
+    spec = PatchEmbedSpec((16, 24), 8, 3, 10)
+    save_weights(tmp_path / "w.safetensors", initialize_weights(spec, seed=0), spec)
+    with pytest.raises(PatchParityError, match="holds weights as patchparity keeps them"):
+        embed(tmp_path / "w.safetensors", rows(1, 3, 16, 24))
