@@ -22,6 +22,7 @@ from ..machine.hosts import LOCAL
 from ..record.bench_json import rows_missing
 from ..record.noise import Floors, noise_floors, noise_of
 from ..record.rows import Block, row_block
+from ..record.words import block_title, disturbed_blocks
 from ..timing.benchmark import load_bench
 from .compare_report import ComparedRow, CompareReport
 
@@ -106,6 +107,12 @@ def compare(
                 f"the {which} record is partial: {missing} of {content['planned']} rows are missing"
                 for which, content in zip(("old", "new"), contents, strict=True)
                 if (missing := rows_missing(content))
+            ),
+            *(
+                f"the {which} record was disturbed in {block_title(block)}: {told}; measure it "
+                "again before a difference is believed"
+                for which, content in zip(("old", "new"), contents, strict=True)
+                for block, told in disturbed_blocks(content["benchmarks"]).items()
             ),
             *(
                 told

@@ -30,13 +30,14 @@ LINEAR, CONV, GEMM = "numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm"
 NOISE = np.random.default_rng(0).lognormal(0, 0.002, 12)
 
 
-def written(record, folder, factors=None, aa=(0.995, 1.004), **environment):
+def written(record, folder, factors=None, aa=(0.995, 1.004), disturbance=None, **environment):
     """The record with quiet samples, some rows slower by a factor, in a folder of its own."""
     content = copy.deepcopy(record)
     for entry in content["benchmarks"]:
         info = entry["extra_info"]
         data = list((factors or {}).get(info["implementation"], 1.0) * 0.01 * NOISE)
         entry["stats"].update(data=data, median=float(np.median(data)))
+        info.update(disturbance=disturbance, disturbed_rounds=12 if disturbance else 0)
         if info["role"] == "aa":
             info["ratio_interval"] = list(aa)
     content["environment"].update(environment)
@@ -207,6 +208,15 @@ def test_a_partial_record_is_told(record, tmp_path):
         f"the new record is partial: 4 of {content['planned'] + 4} rows are missing"
         in compare(old, new).differences
     )
+
+
+def test_a_record_that_was_disturbed_is_told(record, tmp_path):
+    old = written(record, tmp_path / "old")
+    new = written(record, tmp_path / "new", disturbance=1.0)
+    told = [each for each in compare(old, new).differences if "disturbed" in each]
+    assert len(told) == 1
+    assert told[0].startswith("the new record was disturbed in vit-ti32-224-b1")
+    assert not [each for each in compare(old, old).differences if "disturbed" in each]
 
 
 def test_a_record_against_itself_is_told_as_that(record, tmp_path):
