@@ -74,9 +74,18 @@ class Choice:
                 f"{self.implementation} is the fastest; nothing was measured that people call "
                 f"on {self.framework} today"
             )
+        gain = (
+            ""
+            if nearest is None
+            else (f"{_factor(nearest)} times as fast as {nearest.implementation}")
+        )
         if nearest is None or (self.customary and nearest.speedup <= 1):
+            if nearest is not None and nearest.comparison.word == "UNSURE":
+                return (
+                    f"{self.implementation} is {called}, and nothing was found to be faster here: "
+                    f"{self.fastest} is {gain}, {_doubt(nearest)}"
+                )
             return f"{self.implementation} is {called}, and nothing is faster here"
-        gain = f"{_factor(nearest)} times as fast as {nearest.implementation}"
         if self.sure:
             return f"{self.implementation} is surely faster than {called}: {gain}"
         if self.customary:

@@ -324,3 +324,14 @@ def test_only_what_failed_at_what_was_asked_for_is_told():
         "jax:linear:jit failed, and is left out: not timed, for it is wrong: 38 of 768"
     )
     assert recommend_from(record, **asked, backends=("torch",)).notes == []
+
+
+def test_where_people_call_the_fastest_and_that_is_not_sure_it_says_so(record):
+    found = recommend_from(
+        with_times(record, {"linear": 1.002, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2"
+    )
+    (choice,) = found.choices
+    told = choice.sentence()
+    assert told.startswith("numpy:naive:eager is what people call on numpy today, and nothing ")
+    word = choice.nearest.comparison.word if choice.nearest else ""
+    assert ("was found to be faster here" in told) == (word == "UNSURE"), (told, word)
