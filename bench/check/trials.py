@@ -45,8 +45,9 @@ CALLS = 50
 MORE_CALLS = 256
 """The same of a small one."""
 
-KEPT = 4
-"""Results that are kept at a time: an object may go round two or three buffers of its own."""
+SHARES = (1.0, -1.0, 0.5, -0.5)
+"""What images are multiplied by, one call after another, whose results are all kept: an object may
+go round two or three buffers of its own."""
 
 MOST_OPERATIONS = 2 * 10**9
 """Operations of a trial on a larger image than the object's own: above it, seconds on one core."""
@@ -388,7 +389,7 @@ class _Trials:
         same memory: a buffer that is written again, a result that is found by a sum or a place."""
         images = self._draw(self.live.spec, 2)
         kept, before = [], []
-        for share in (1.0, -1.0, 0.5, -0.5)[:KEPT]:
+        for share in SHARES:
             others = (share * images).astype(images.dtype)
             kept.append(self._run(self.live.call.place(others)))
             before.append(np.array(self.live.call.fetch(kept[-1])))

@@ -47,8 +47,8 @@ def fit(
     """
     if dialect.read_only:
         raise PatchParityError(
-            f"{dialect.id} is read and not written: its positions are a sum of tables, or have "
-            "rows that belong to no token"
+            f"{dialect.id} is read and not written: more than one tensor makes its kernel or its "
+            "positions, or some of their rows belong to no token"
         )
     plan = Plan()
     required = {*dialect.required, *held}

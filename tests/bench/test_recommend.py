@@ -326,12 +326,17 @@ def test_only_what_failed_at_what_was_asked_for_is_told():
     assert recommend_from(record, **asked, backends=("torch",)).notes == []
 
 
-def test_where_people_call_the_fastest_and_that_is_not_sure_it_says_so(record):
-    found = recommend_from(
-        with_times(record, {"linear": 1.002, "naive": 1.0, "conv2d": 3.0}), "vit-ti32-224-b2"
-    )
-    (choice,) = found.choices
-    told = choice.sentence()
-    assert told.startswith("numpy:naive:eager is what people call on numpy today, and nothing ")
-    word = choice.nearest.comparison.word if choice.nearest else ""
-    assert ("was found to be faster here" in told) == (word == "UNSURE"), (told, word)
+@pytest.mark.parametrize(
+    ("factor", "jump", "word", "told"),
+    [
+        (0.5, 1.0, "SLOWER", "and nothing is faster here"),
+        (0.999, 1.2, "UNSURE", "and nothing was found to be faster here: torch:linear:eager is "),
+    ],
+)
+def test_where_people_call_the_fastest_it_says_how_sure_that_is(record, factor, jump, word, told):
+    rows = {**TORCH, "transformers:vit:eager": ("peer", factor, jump)}
+    found = recommend_from(with_rows(record, rows), "vit-ti32-224-b2")
+    choice = next(each for each in found.choices if each.framework == "torch")
+    assert choice.nearest.comparison.word == word
+    assert choice.implementation == "transformers:vit:eager"
+    assert told in choice.sentence()

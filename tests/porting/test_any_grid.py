@@ -1,8 +1,6 @@
 """Positions that are made for the grid of the image: read at any size as the library's own model
 has them."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -10,12 +8,9 @@ from patchparity.porting.embed import embed
 from patchparity.porting.files.safetensors_files import write_safetensors
 from patchparity.porting.inspection import inspect_checkpoint
 from patchparity.porting.port import port
-from patchparity.porting.verify import verify
 from patchparity.reference.errors import PatchParityError
 
-
-def images(height, width, channels=3):
-    return np.random.default_rng(2).standard_normal((2, channels, height, width)).astype(np.float32)
+from .pictures import images
 
 
 def entering(model, block, pictures):
@@ -74,7 +69,8 @@ def test_any_size_is_read_as_the_library_does(tmp_path, build, size):
     model.save_pretrained(tmp_path)
     pictures = images(*size)
     found, wanted = embed(tmp_path, pictures), entering(model, block, pictures)
-    np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+    # Float32 products of K = 192 terms: 16·√K·2⁻²⁴ of their size, as the library's proof allows.
+    np.testing.assert_allclose(found, wanted, atol=16 * 192**0.5 * 2.0**-24 * np.abs(wanted).max())
 
 
 def of_sam2(window, **more):
@@ -124,103 +120,6 @@ def test_pixels_that_are_divided_by_nothing_are_refused(tmp_path):
         embed(tmp_path / "a.safetensors", images(12, 8))
 
 
-def with_stem(seed=1, activation=True):
-    """VOLO's names: three convolutions with batch norms, then patches of 4."""
-    random = np.random.default_rng(seed)
-    held = {"network.0.0.norm1.weight": random.standard_normal(10)}
-    channels = 3
-    for place, (side, width) in enumerate([(7, 4), (3, 4), (3, 4)]):
-        at = 3 * place
-        held[f"patch_embed.conv.{at}.weight"] = random.standard_normal(
-            (width, channels, side, side)
-        )
-        for part in ("weight", "bias", "running_mean"):
-            held[f"patch_embed.conv.{at + 1}.{part}"] = random.standard_normal(width)
-        held[f"patch_embed.conv.{at + 1}.running_var"] = random.uniform(0.5, 2, width)
-        held[f"patch_embed.conv.{at + 1}.num_batches_tracked"] = np.array(7)
-        channels = width
-    held["patch_embed.proj.weight"] = random.standard_normal((10, 4, 4, 4))
-    held["patch_embed.proj.bias"] = random.standard_normal(10)
-    return held
-
-
-def test_a_stem_is_run_before_the_projection(tmp_path):
-    torch = pytest.importorskip("torch")
-    held = with_stem()
-    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
-    modules, channels = [], 3
-    for side, stride in ((7, 2), (3, 1), (3, 1)):
-        convolution = torch.nn.Conv2d(channels, 4, side, stride, side // 2, bias=False)
-        modules += [convolution, torch.nn.BatchNorm2d(4), torch.nn.ReLU()]
-        channels = 4
-    model = torch.nn.ModuleDict(
-        {"conv": torch.nn.Sequential(*modules), "proj": torch.nn.Conv2d(4, 10, 4, 4)}
-    ).double()
-    named = {
-        name.removeprefix("patch_embed."): torch.tensor(value)
-        for name, value in held.items()
-        if "patch" in name
-    }
-    model.load_state_dict(named)
-    model.eval()
-    pictures = images(40, 26)
-    expected = (
-        model["proj"](model["conv"](torch.from_numpy(pictures).double()))
-        .flatten(2)
-        .transpose(1, 2)
-        .detach()
-        .numpy()
-    )
-    np.testing.assert_allclose(
-        embed(tmp_path / "a.safetensors", pictures), expected, atol=1e-9 * np.abs(expected).max()
-    )
-    told = inspect_checkpoint(tmp_path / "a.safetensors")
-    assert (told["dialect"], told["spec"]["in_channels"], len(told["spec"]["stem"])) == (
-        "timm-volo",
-        3,
-        3,
-    )
-
-
-def test_a_stem_is_not_left_behind(tmp_path):
-    write_safetensors(tmp_path / "a.safetensors", with_stem(), {"format": "pt"})
-    with pytest.raises(
-        PatchParityError,
-        match=r"3 convolutions in front of its projection.*--from oihw --prefix "
-        r"'patch_embed.proj.'",
-    ):
-        port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "timm-vit")
-    assert not (tmp_path / "b.safetensors").exists()
-
-
-def test_stems_are_compared(tmp_path):
-    held = with_stem()
-    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
-    write_safetensors(tmp_path / "b.safetensors", held, {"format": "pt"})
-    assert verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors").same
-    held["patch_embed.conv.4.running_var"] *= 1.01
-    write_safetensors(tmp_path / "b.safetensors", held, {"format": "pt"})
-    found = verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
-    assert not found.same
-    assert "convolution 2 in front of the projection differs" in found.explanation
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("patch_embed.conv.3.weight", (4, 5, 3, 3)),
-        ("patch_embed.conv.4.bias", (3,)),
-        ("patch_embed.conv.6.weight", (4, 4, 3, 2)),
-        ("patch_embed.conv.0.weight", (4, 3)),
-    ],
-)
-def test_a_stem_whose_parts_do_not_fit_is_refused(tmp_path, name, shape):
-    held = {**with_stem(), name: np.ones(shape)}
-    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
-    with pytest.raises(PatchParityError):
-        embed(tmp_path / "a.safetensors", images(40, 26))
-
-
 def test_positions_for_any_grid_are_ported_for_one_and_that_is_said(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.RadioConfig(
@@ -234,47 +133,6 @@ def test_positions_for_any_grid_are_ported_for_one_and_that_is_said(tmp_path):
     randomize(transformers.RadioModel(config)).save_pretrained(tmp_path)
     report = port(tmp_path, tmp_path / "b.safetensors", "timm-vit", allow_loss=True)
     assert any("for this grid alone" in step for step in report.steps)
-
-
-def test_a_batch_norm_behind_the_projection_is_ported_in_kernel_and_bias(tmp_path):
-    torch = pytest.importorskip("torch")
-    random = np.random.default_rng(4)
-    held = {
-        f"patch_embed.norm.{part}": random.standard_normal(10)
-        for part in ("weight", "bias", "running_mean")
-    }
-    held |= {
-        "patch_embed.norm.running_var": random.uniform(0.5, 2, 10),
-        "patch_embed.norm.num_batches_tracked": np.array(3),
-    }
-    held |= {
-        "patch_embed.proj.weight": random.standard_normal((10, 3, 4, 4)),
-        "stages.0.blocks.0.mlp.fc1.weight": np.ones((4, 4)),
-    }
-    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
-    report = port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "oihw")
-    assert report.ok
-    assert report.source == "timm-fasternet"
-    pictures = images(12, 20)
-    convolved = torch.nn.functional.conv2d(
-        torch.from_numpy(pictures).double(),
-        torch.from_numpy(held["patch_embed.proj.weight"]),
-        None,
-        4,
-    )
-    parts = [
-        torch.from_numpy(held[f"patch_embed.norm.{part}"])
-        for part in ("running_mean", "running_var", "weight", "bias")
-    ]
-    expected = (
-        torch.nn.functional.batch_norm(convolved, *parts, eps=1e-5)
-        .flatten(2)
-        .transpose(1, 2)
-        .numpy()
-    )
-    for name in ("a", "b"):
-        found = embed(tmp_path / f"{name}.safetensors", pictures, to="tokens")
-        np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
 
 
 def of_keras_hub(file, rows, own_rows, stale=False):
@@ -309,86 +167,6 @@ def test_a_copy_with_other_values_is_told(tmp_path, stale):
     assert [("vars/2 holds other positions than" in note) for note in told["notes"]] == [
         True
     ] * stale
-
-
-def of_timm(folder, tensors, architecture, **arguments):
-    folder.mkdir(exist_ok=True)
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    config = {"architecture": architecture, "model_args": arguments}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def levit(width=128):
-    """LeViT's names: four convolutions, each with a batch norm."""
-    random = np.random.default_rng(5)
-    held, channels = {}, 3
-    for place, share in enumerate((8, 4, 2, 1), 1):
-        own = width // share
-        held[f"stem.conv{place}.linear.weight"] = random.standard_normal((own, channels, 3, 3))
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            held[f"stem.conv{place}.bn.{part}"] = random.uniform(0.5, 2, own)
-        channels = own
-    return held
-
-
-@pytest.mark.parametrize(
-    ("architecture", "arguments", "told"),
-    [
-        ("levit_128s", {"act_layer": "relu"}, "act_layer is 'relu', and timm-levit has hard_swish"),
-        ("levit_512", {"act_layer": "hard_swish"}, "and timm-levit-silu has silu"),
-        ("levit_512", {}, "calls the architecture 'levit_512', and the kernel is 128 wide"),
-        ("levit_128s", {"act_layer": "hard_swish"}, ""),
-    ],
-)
-def test_what_timm_is_told_of_activation_and_width_must_agree(
-    tmp_path, architecture, arguments, told
-):
-    found = inspect_checkpoint(of_timm(tmp_path, levit(), architecture, **arguments))["refused"]
-    assert told in found
-    assert bool(found) == bool(told)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ({"norm_layer": "groupnorm1"}, "norm_layer is 'groupnorm1'"),
-        ({"norm_eps": 1e-3}, "tells norm_eps 0.001"),
-        ({"norm_layer": "layernorm2d", "norm_eps": 1e-6}, ""),
-    ],
-)
-def test_a_norm_of_another_kind_that_timm_is_told_of_is_refused(tmp_path, arguments, told):
-    random = np.random.default_rng(6).standard_normal
-    held = {"stem.0.weight": random((8, 3, 4, 4)), "stem.0.bias": random(8)}
-    held |= {"stem.1.weight": random(8), "stem.1.bias": random(8)}
-    found = inspect_checkpoint(of_timm(tmp_path, held, "convnext_atto", **arguments))["refused"]
-    assert told in found
-    assert bool(found) == bool(told)
-
-
-def test_a_norm_that_no_name_tells_is_asked(tmp_path):
-    random = np.random.default_rng(6).standard_normal
-    held = {"stem.0.weight": random((8, 3, 4, 4)), "stem.0.bias": random(8)}
-    held["stem.1.weight"] = random(8)
-    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
-    for path in (tmp_path / "a.safetensors", of_timm(tmp_path / "b", held, "convnext_zepto_rms")):
-        told = inspect_checkpoint(path)
-        assert told["asks"] or told["refused"] or not told["dialect"]
-
-
-def test_images_that_the_library_would_resize_first_are_refused(tmp_path):
-    random = np.random.default_rng(7).standard_normal
-    held = {}
-    for branch, (patch, rows) in enumerate(((12, 17), (16, 10))):
-        held[f"patch_embed.{branch}.proj.weight"] = random((8, 3, patch, patch))
-        held[f"patch_embed.{branch}.proj.bias"] = random(8)
-        held[f"cls_token_{branch}"] = random((1, 1, 8))
-        held[f"pos_embed_{branch}"] = random((1, rows, 8))
-    write_safetensors(tmp_path / "a.safetensors", held, {"format": "pt"})
-    told = dict(from_="timm-crossvit-small")
-    assert embed(tmp_path / "a.safetensors", images(48, 48), **told).shape == (2, 17, 8)
-    with pytest.raises(PatchParityError, match="expected images of 48×48, for its library resizes"):
-        embed(tmp_path / "a.safetensors", images(49, 48), **told)
 
 
 def test_positions_of_rows_and_columns_are_cut_to_the_image(tmp_path):
