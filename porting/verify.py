@@ -95,36 +95,9 @@ def verify(
             stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)
     one, other = stages
     labels = one.candidate.label, other.candidate.label
-    for name, word in (
-        ("patch_size", "patch"),
-        ("in_channels", "channels"),
-        ("embed_dim", "width"),
-        ("stride", "stride"),
-    ):
-        if getattr(one.spec, name) != getattr(other.spec, name):
-            why = (
-                f"the first has {word} {getattr(one.spec, name)}, the second "
-                f"{getattr(other.spec, name)}"
-            )
-            return Difference(False, *labels, why, [])
-    if why := _stems_differ(one, other):
+    if why := _not_comparable(one, other):
         return Difference(False, *labels, why, [])
-    layouts = [each.weights.layout for each in stages]
-    orders = [
-        each.token_order + (f" in windows of {each.window} patches" if each.window else "")
-        for each in layouts
-    ]
-    if orders[0] != orders[1]:
-        return Difference(
-            False,
-            *labels,
-            f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second",
-            [],
-        )
     spec = one.spec if one.size_known else other.spec
-    if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
-        why = f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
-        return Difference(False, *labels, why, [])
     compared_fields = [
         compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)
     ]
@@ -176,6 +149,33 @@ def verify(
     ]
     found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
     return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
+
+
+def _not_comparable(one: Stage, other: Stage) -> str:
+    """Why the values of two stages say nothing of each other: other patches, another order of
+    tokens, another grid; empty where they do."""
+    for name, word in (
+        ("patch_size", "patch"),
+        ("in_channels", "channels"),
+        ("embed_dim", "width"),
+        ("stride", "stride"),
+        ("padding", "padding"),
+    ):
+        first, second = getattr(one.spec, name), getattr(other.spec, name)
+        if first != second:
+            return f"the first has {word} {first}, the second {second}"
+    if why := _stems_differ(one, other):
+        return why
+    layouts = [each.weights.layout for each in (one, other)]
+    orders = [
+        each.token_order + (f" in windows of {each.window} patches" if each.window else "")
+        for each in layouts
+    ]
+    if orders[0] != orders[1]:
+        return f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second"
+    if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
+        return f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
+    return ""
 
 
 def _stems_differ(one: Stage, other: Stage) -> str:

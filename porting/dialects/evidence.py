@@ -160,7 +160,8 @@ def conflicts_of(
         and registers is not None
         and registers != sizes.get("R", 0)
     ):
-        kind = keys[0].removeprefix("num_").replace("_", " ") if keys else "register tokens"
+        parts = keys[0].split("+") if keys else ["num_register_tokens"]
+        kind = " and ".join(part.removeprefix("num_").replace("_", " ") for part in parts)
         found.append(f"{file} tells {registers} {kind}, and the file holds {sizes.get('R', 0)}")
     found += _of_another_kind(dialect, names, sizes, config, file)
     found += [
@@ -169,34 +170,37 @@ def conflicts_of(
         if (unmet := _unmet(each, config))
     ]
     keras = built.startswith(KERAS_HUB) and not dialect.plain
-    width = next(
-        (
-            config.table[name]
-            for name in ("hidden_dim", "hidden_size", "embed_dim")
-            if name in config.table
-        ),
-        None,
-    )
-    if keras and isinstance(width, int) and width != sizes["D"]:
+    if keras:
+        found += _against_keras_hub(checkpoint, names, sizes, config)
+    if config.class_token is False and "class_token" in names and not keras:
         found.append(
-            f"{file} tells width {width}, and {names['kernel']} "
-            f"{checkpoint.tensors[names['kernel']].shape} has {sizes['D']}"
+            f"{file} tells that there is no class token, and the file holds {names['class_token']}"
         )
+    return found
+
+
+def _against_keras_hub(
+    checkpoint: Checkpoint, names: Mapping[str, str], sizes: Mapping[str, int], config: Sizes
+) -> list[str]:
+    """What the arguments of KerasHub's model say against the tensors: its width, and which
+    optional ones it has."""
+    found, file = [], checkpoint.config_name
+    keys = ("hidden_dim", "hidden_size", "embed_dim")
+    width = next((config.table[name] for name in keys if name in config.table), None)
+    if isinstance(width, int) and width != sizes["D"]:
+        kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
+        found.append(f"{file} tells width {width}, and {kernel} has {sizes['D']}")
     for key, name in (
         ("use_class_token", "class_token"),
         ("use_patch_bias", "bias"),
         ("use_mask_token", "mask_token"),
     ):
-        if keras and config.table.get(key) is (name not in names):
+        if config.table.get(key) is (name not in names):
             word = name.replace("_", " ").replace("bias", "bias of patches")
             found.append(
                 f"{file} says that {key} is {json.dumps(config.table[key])}, and "
                 f"{'no' if name not in names else 'a'} {word} is in the file"
             )
-    if config.class_token is False and "class_token" in names and not keras:
-        found.append(
-            f"{file} tells that there is no class token, and the file holds {names['class_token']}"
-        )
     return found
 
 

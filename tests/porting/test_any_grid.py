@@ -1,6 +1,8 @@
 """Positions that are made for the grid of the image: read at any size as the library's own model
 has them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from patchparity.porting.embed import embed
 from patchparity.porting.files.safetensors_files import write_safetensors
 from patchparity.porting.inspection import inspect_checkpoint
 from patchparity.porting.port import port
+from patchparity.porting.verify import verify
 from patchparity.reference.errors import PatchParityError
 
 from .pictures import images
@@ -185,3 +188,29 @@ def test_positions_of_rows_and_columns_are_cut_to_the_image(tmp_path):
     whole, part = images(16, 20), images(16, 20)[..., :8, :12]
     of_whole, of_part = (embed(tmp_path / "a.safetensors", each) for each in (whole, part))
     np.testing.assert_allclose(of_part.reshape(2, 2, 3, 8), of_whole.reshape(2, 4, 5, 8)[:, :2, :3])
+
+
+def test_the_same_tensors_with_another_padding_are_no_same_stage(tmp_path):
+    pytest.importorskip("transformers")
+    model, _ = sam2()
+    for name, padding in (("a", 3), ("b", 2)):
+        model.save_pretrained(tmp_path / name)
+        file = tmp_path / name / "config.json"
+        file.write_text(
+            json.dumps({**json.loads(file.read_text()), "patch_padding": [padding] * 2})
+        )
+    assert verify(tmp_path / "a", tmp_path / "a", prove=False).same
+    found = verify(tmp_path / "a", tmp_path / "b", prove=False)
+    assert not found.same
+    assert (
+        "the first has padding ((3, 3), (3, 3)), the second ((2, 2), (2, 2))" in found.explanation
+    )
+
+
+def test_registers_and_class_tokens_together_are_held_against_the_configuration(tmp_path):
+    model, _ = radio()
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_registers": 4}))
+    told = inspect_checkpoint(tmp_path)["refused"]
+    assert "tells 7 cls tokens and registers, and the file holds 10" in told
