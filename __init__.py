@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .backends.registry import list_implementations as list_implementations
     from .bench.answers.compare import compare as compare
     from .bench.answers.recommend import recommend as recommend
-    from .bench.check.objects import diagnose_object as diagnose_object
-    from .bench.check.suite import check as check
+    from .bench.check.check import check as check
+    from .bench.check.object_diagnosis import diagnose_object as diagnose_object
     from .bench.main_job import run as run
     from .bench.report.render import render_report as render_report
     from .bench.timing.benchmark import benchmark as benchmark
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .porting.port import port as port
     from .porting.verify import verify as verify
     from .reference.controls import negative_controls as negative_controls
-    from .reference.diagnosis import diagnose as diagnose
+    from .reference.diagnosis.diagnose import diagnose as diagnose
     from .reference.embed import patch_embed as patch_embed
     from .reference.embed import patch_embed_gradients as patch_embed_gradients
     from .reference.errors import PatchParityError as PatchParityError
@@ -62,8 +62,8 @@ _PUBLIC = {
     "unpatchify": "patchparity.reference.patches",
     "patch_embed": "patchparity.reference.embed",
     "patch_embed_gradients": "patchparity.reference.embed",
-    "diagnose": "patchparity.reference.diagnosis",
-    "diagnose_object": "patchparity.bench.check.objects",
+    "diagnose": "patchparity.reference.diagnosis.diagnose",
+    "diagnose_object": "patchparity.bench.check.object_diagnosis",
     "negative_controls": "patchparity.reference.controls",
     "Backend": "patchparity.backends.base",
     "Implementation": "patchparity.backends.base",
@@ -80,7 +80,7 @@ _PUBLIC = {
     "to_module": "patchparity.porting.objects.build",
     "from_module": "patchparity.porting.objects.transfer",
     "transfer": "patchparity.porting.objects.transfer",
-    "check": "patchparity.bench.check.suite",
+    "check": "patchparity.bench.check.check",
     "BenchOptions": "patchparity.bench.timing.options",
     "benchmark": "patchparity.bench.timing.benchmark",
     "compare": "patchparity.bench.answers.compare",

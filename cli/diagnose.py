@@ -53,11 +53,11 @@ def diagnose_command(
 ) -> None:
     """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it;
     exit 1 if it is wrong."""
-    from ..bench.check.objects import diagnose_object
+    from ..bench.check.object_diagnosis import diagnose_object
     from ..porting.files.arrays import read_array, read_problem
     from ..porting.files.atomic import require_writable, write_json
     from ..porting.objects.read import read_live
-    from ..reference.diagnosis import diagnose
+    from ..reference.diagnosis.diagnose import diagnose
     from ..reference.mistakes import CATALOGUE
 
     if json:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..reference.diagnosis import diagnose
+from ..reference.diagnosis.diagnose import diagnose
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError
 from ..reference.probes import random_normal

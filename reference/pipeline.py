@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .patches import patchify
-from .sequence import assemble_sequence
+from .sequence import assemble_sequence, layer_norm
 from .spec import PatchEmbedSpec
 from .weights import PatchEmbedWeights
 
@@ -54,6 +54,14 @@ class Pipeline:
         """Return the pipeline with one more thing done to its tokens."""
         return dataclasses.replace(self, token_steps=(*self.token_steps, step))
 
+    def patches(self, dtype: DTypeLike) -> Array:
+        """The flattened patches `(B·N, K)`, normalized where a sequence's are."""
+        cut = patchify(self.images, self.spec).reshape(-1, self.spec.patch_values).astype(dtype)
+        norm = self.weights.patch_norm
+        if norm is None or not self.to_sequence:
+            return cut
+        return layer_norm(cut, norm, self.weights.layout.norm_epsilon)
+
     def run(self, dtype: DTypeLike = np.float64) -> Array:
         """Compute the output: tokens `(B, N, D)`, the sequence, or what a mistake makes of them.
 
@@ -64,7 +72,7 @@ class Pipeline:
         kind = np.dtype(dtype)
         work = kind if kind in (np.float32, np.float64) else np.dtype(np.float32)
         weights, spec = self.weights.astype(work), self.spec
-        patches = patchify(self.images, spec).reshape(-1, spec.patch_values).astype(work)
+        patches = self.patches(work)
         matrix = weights.kernel.reshape(weights.kernel.shape[0], -1)
         if self.round_inputs is not None:
             patches, matrix = (

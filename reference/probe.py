@@ -5,14 +5,15 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .embed import patch_embed, patch_embed_gradients
+from .embed import patch_embed_gradients
 from .error import Gate
 from .exact import rounded_token_values, sample_indices
+from .patches import patchify
 from .sequence import assemble_sequence
 from .spec import PatchEmbedSpec
 from .weights import PatchEmbedWeights
@@ -31,7 +32,8 @@ class Expectation:
         value: float64, canonical shape of the direction: tokens `(B, N, D)`, image, kernel or bias.
         gauge: same shape, the sum of the absolute values of the terms.
         terms: how many terms one output adds up.
-        scale: same shape, the root of the sum of the terms' squares.
+        scale: same shape, the root of the sum of the terms' squares; only of a fingerprint, whose
+            effective bits are told by it.
         largest_input: largest magnitude among the factors.
         partial: same shape, the size of the result before its bias is added, or None where nothing
             is added to it.
@@ -43,7 +45,7 @@ class Expectation:
     value: NDArray[np.float64]
     gauge: NDArray[np.float64]
     terms: int
-    scale: NDArray[np.float64]
+    scale: NDArray[np.float64] | None
     largest_input: float
     partial: NDArray[np.float64] | None = None
     exact: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
@@ -135,34 +137,38 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
     def magnitude(*arrays: NDArray[np.float64]) -> float:
         return max((float(np.abs(array).max(initial=0)) for array in arrays), default=0.0)
 
-    def derived(
-        change: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    ) -> NDArray[np.float64]:
-        tokens = patch_embed(change(images), PatchEmbedWeights(change(kernel), change(bias)), spec)
-        return (
-            assemble_sequence(tokens, probe.weights.astype(wide).map(change), spec)
-            if probe.to_sequence
-            else tokens
-        )
+    patches = patchify(images, spec).reshape(-1, spec.patch_values)
+    matrix = kernel.reshape(spec.embed_dim, spec.patch_values)
+
+    def products(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:
+        found = change(patches) @ change(matrix).T
+        return found.reshape(images.shape[0], spec.num_patches, spec.embed_dim)
+
+    def result(tokens: NDArray[np.float64], change: Callable[..., Any]) -> NDArray[np.float64]:
+        if not probe.to_sequence:
+            return tokens
+        return assemble_sequence(tokens, probe.weights.astype(wide).map(change), spec)
+
+    product = products(np.positive)
 
     def rounded_before() -> NDArray[np.float64]:
         """What is rounded on the way to the result: the product, and for a sequence the token (or
         prefix token) before its position."""
-        product = np.abs(patch_embed(images, PatchEmbedWeights(kernel), spec))
         if not probe.to_sequence:
-            return product
+            return np.abs(product)
         plain = probe.weights.astype(wide).map(np.abs)
-        tokens = product + np.abs(patch_embed(images, PatchEmbedWeights(kernel, bias), spec))
+        tokens = np.abs(product) + np.abs(product + bias)
         positions = None if plain.positions is None else np.zeros_like(plain.positions)
         return assemble_sequence(tokens, dataclasses.replace(plain, positions=positions), spec)
 
-    value = derived(np.positive)
     found: dict[Direction, Expectation] = {
         "forward": Expectation(
-            value=value,
-            gauge=derived(np.abs),
+            value=result(product + bias, np.positive),
+            gauge=result(products(np.abs) + np.abs(bias), np.abs),
             terms=spec.patch_values + 1 + probe.to_sequence,
-            scale=np.sqrt(derived(np.square)),
+            scale=np.sqrt(result(products(np.square) + bias**2, np.square))
+            if probe.fingerprint
+            else None,
             largest_input=magnitude(images, kernel),
             partial=rounded_before(),
             exact=_exact_sample(probe)
@@ -176,7 +182,6 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
         gauges = patch_embed_gradients(
             np.abs(images), PatchEmbedWeights(np.abs(kernel)), spec, np.abs(gradient)
         )
-        squares = patch_embed_gradients(images**2, PatchEmbedWeights(kernel**2), spec, gradient**2)
         sharing = math.prod(
             math.ceil(patch / step)
             for patch, step in zip(spec.patch_size, spec.stride, strict=True)
@@ -193,7 +198,7 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
                 value=getattr(values, name),
                 gauge=getattr(gauges, name),
                 terms=lengths[name],
-                scale=np.sqrt(getattr(squares, name)),
+                scale=None,
                 largest_input=magnitude(*factors[name]),
             )
     return {direction: found[direction] for direction in probe.directions}

@@ -110,7 +110,8 @@ def judge(
         # The reference's own error is as large as the one it judges: what it covers on both sides
         # is judged at samples without it.
         places, truth = expectation.exact
-        values_there, scale = values.ravel()[places], expectation.scale.ravel()[places]
+        values_there = values.ravel()[places]
+        scale = None if scale is None else scale.ravel()[places]
         sampled = _exact_bound(expectation, places, truth, model, gate)
         exact_ratio, where = bound_ratio(values_there, truth, sampled)
         if exact_ratio > 1 >= ratio:
@@ -121,7 +122,7 @@ def judge(
             )
             return Verdict("fail", exact_ratio, message=message)
         ratio = max(ratio, exact_ratio)
-    if probe.fingerprint and direction == "forward":
+    if scale is not None:
         bits = effective_bits(values if expectation.exact is None else values_there, truth, scale)
         floor = effective_bits_floor(expectation.terms, model)
         if model.output and is_cut_off(observed, expectation.value):

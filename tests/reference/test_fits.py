@@ -1,11 +1,15 @@
 """Mistakes with numbers in them are named, and what rounding does not explain is never called
 correct."""
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, diagnose, patch_embed
+from patchparity.reference.sequence import embed_sequence
+from patchparity.reference.weights import LayerNorm
 
 SPEC = PatchEmbedSpec((48, 64), 16, 3, 40)
 GENERATOR = np.random.default_rng(8)
@@ -170,3 +174,151 @@ def test_a_signal_that_is_lost_beside_the_bias_is_not_called_ignored(reverse):
     found = diagnose(images, WEIGHTS, tokens[:, ::-1] if reverse else tokens, SPEC)
     assert "not read at all" not in found.explanation
     assert "integers" not in found.explanation
+
+
+def of_norms(**changes):
+    """Weights with norms, images, and the right output in float32."""
+    generator = np.random.default_rng(12)
+    spec = PatchEmbedSpec((24, 40), 8, 3, 32)
+    kernel = (generator.standard_normal(spec.kernel_shape) / 14).astype(np.float32)
+
+    def norm(width):
+        scale = (1 + 0.2 * generator.standard_normal(width)).astype(np.float32)
+        return LayerNorm(scale, (0.2 * generator.standard_normal(width)).astype(np.float32))
+
+    weights = PatchEmbedWeights(
+        kernel,
+        generator.standard_normal(32).astype(np.float32),
+        **{name: norm(192 if name == "patch_norm" else 32) for name in changes},
+    )
+    images = generator.standard_normal(spec.images_shape(3)).astype(np.float32)
+    return images, weights, spec
+
+
+NORMS = ["patch_norm", "token_norm", "sequence_norm"]
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_of_the_weights_is_part_of_the_output(name):
+    images, weights, spec = of_norms(**{name: True})
+    right = embed_sequence(images, weights, spec, np.float32)
+    assert diagnose(images, weights, right, spec).correct
+    left_out = dataclasses.replace(weights, **{name: None})
+    found = diagnose(images, weights, embed_sequence(images, left_out, spec, np.float32), spec)
+    assert found.mistakes == (f"{name}-missing",)
+    bare = dataclasses.replace(getattr(weights, name), scale=np.ones_like(weights.bias))
+    if name != "patch_norm":
+        bare = dataclasses.replace(bare, shift=None)
+        other = dataclasses.replace(weights, **{name: bare})
+        found = diagnose(images, weights, embed_sequence(images, other, spec, np.float32), spec)
+        assert found.mistakes == (f"{name}-bare",)
+    layout = dataclasses.replace(weights.layout, norm_epsilon=1e-3)
+    other = dataclasses.replace(weights, layout=layout)
+    found = diagnose(images, weights, embed_sequence(images, other, spec, np.float32), spec)
+    assert found.mistakes == ("norm-epsilon",)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+def test_a_norm_hides_no_lower_precision(name, narrow):
+    images, weights, spec = of_norms(**{name: True})
+    kind = np.float16 if narrow == "float16" else ml_dtypes.bfloat16
+    rounded = dataclasses.replace(weights, kernel=weights.kernel.astype(kind).astype(np.float32))
+    tokens = embed_sequence(images.astype(kind).astype(np.float32), rounded, spec, np.float32)
+    assert not diagnose(images, weights, tokens, spec).correct
+
+
+def last_of(images, what):
+    """An output that is wrong in its last image, or its last channel, alone."""
+    generator = np.random.default_rng(2)
+    weights = PatchEmbedWeights(WEIGHTS.kernel, WEIGHTS.bias)
+    right = patch_embed(images, weights, SPEC, np.float32)
+    if what == "image of noise":
+        right[-1] = generator.standard_normal(right[-1].shape)
+    elif what == "image of zeros":
+        right[-1] = 0
+    else:
+        right[..., -1] *= 0 if what == "channel of zeros" else 2
+    return right
+
+
+@pytest.mark.parametrize(
+    "what", ["image of noise", "image of zeros", "channel of zeros", "channel twice"]
+)
+def test_what_is_wrong_at_the_end_alone_is_no_two_mistakes_that_undo_each_other(what):
+    """Two mistakes are looked for in a few images and channels, and believed of all alone."""
+    images = np.random.default_rng(4).uniform(0, 1, SPEC.images_shape(5)).astype(np.float32)
+    found = diagnose(images, WEIGHTS, last_of(images, what), SPEC)
+    assert found.status == "unknown", found.explanation
+    only = "only images [4]" if "image" in what else "only channels [39]"
+    assert only in found.explanation
+
+
+def raw():
+    return 255 * IMAGES
+
+
+NAMED = {
+    "left at 0..255 before ImageNet": (raw() - MEAN) / DEVIATION,
+    "divided by 255 once too often before ImageNet": (IMAGES / 255 - MEAN) / DEVIATION,
+    "not normalized.*left at 0..255": raw(),
+    "normalized by mean 0.5 and deviation 0.5, where ImageNet": (IMAGES - 0.5) / 0.5,
+    "turned upside down": ((IMAGES - MEAN) / DEVIATION)[:, :, ::-1],
+    "shifted by one row": np.roll((IMAGES - MEAN) / DEVIATION, 1, 2),
+}
+
+
+@pytest.mark.parametrize("words", NAMED)
+def test_what_was_done_to_normalized_pixels_is_named(words):
+    import re
+
+    images = ((IMAGES - MEAN) / DEVIATION).astype(np.float32)
+    tokens = patch_embed(NAMED[words].astype(np.float32), WEIGHTS, SPEC, np.float32)
+    found = diagnose(images, WEIGHTS, tokens, SPEC)
+    assert re.search(words, found.explanation), found.explanation
+    assert len(found.mistakes) == 1
+
+
+CHANGED = {
+    "an ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "a leaky ReLU": lambda x: np.where(x > 0, x, 0.01 * x),
+    "its epsilon 1e-5": lambda x: (
+        (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    ),
+    "a softmax over the width": lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
+    "an instance norm": lambda x: (
+        (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    ),
+    "each output channel": lambda x: x * np.linspace(0.5, 2, 40) + np.linspace(-1, 1, 40),
+    "0.7 times.*same vector": lambda x: 0.7 * x + np.linspace(-1, 1, 40),
+    "first token is missing": lambda x: x[:, 1:],
+    "rolled by 1": lambda x: np.roll(x, 1, 1),
+}
+
+
+@pytest.mark.parametrize("words", CHANGED)
+def test_what_was_done_to_tokens_is_named(words):
+    import re
+
+    tokens = CHANGED[words](RIGHT.astype(np.float64)).astype(np.float32)
+    found = diagnose(IMAGES, WEIGHTS, tokens, SPEC)
+    assert re.search(words, found.explanation), found.explanation
+    assert len(found.mistakes) == 1
+
+
+def test_float32_products_of_a_float64_output_are_named():
+    images, weights = IMAGES.astype(np.float64), WEIGHTS.astype(np.float64)
+    generator = np.random.default_rng(3)
+    images = images + 1e-9 * generator.standard_normal(images.shape)
+    tokens = patch_embed(images.astype(np.float32), weights.astype(np.float32), SPEC, np.float32)
+    found = diagnose(images, weights, tokens.astype(np.float64), SPEC)
+    assert found.mistakes == ("precision-float32",)
+
+
+@pytest.mark.parametrize("which", ["kernel", "images"])
+def test_the_one_input_that_was_rounded_is_named(which):
+    kernel = cut(WEIGHTS.kernel) if which == "kernel" else WEIGHTS.kernel
+    images = cut(IMAGES - 0.5) if which == "images" else IMAGES - np.float32(0.5)
+    tokens = tokens_of(images, PatchEmbedWeights(kernel, WEIGHTS.bias))
+    found = diagnose(IMAGES - np.float32(0.5), WEIGHTS, tokens, SPEC)
+    assert found.mistakes == ("precision-tf32",), found.explanation

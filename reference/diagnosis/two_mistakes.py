@@ -12,77 +12,80 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .fits import (
-    STATISTICS,
-    Fit,
-    added_fits,
-    function_fits,
-    matching,
-    mixed_fits,
-    order_fits,
-    product_fits,
-    rms,
-)
-from .forms import Form, functions_of, kernel_forms, pixel_forms
-from .mistakes import CATALOGUE
-from .pipeline import Array, Pipeline
-from .spec import PatchEmbedSpec
-from .weights import PatchEmbedWeights
+from ..mistakes import CATALOGUE
+from ..pipeline import Array, Pipeline
+from ..spec import PatchEmbedSpec
+from ..weights import PatchEmbedWeights
+from .channel_fits import FACTORS, STATISTICS, mixed_fits
+from .fit import Cause, Fit, cause_of, matching, rms
+from .forms import FUNCTIONS, Form, other_images, other_sizes
+from .image_fits import other_kernels
+from .order_fits import order_fits
+from .value_fits import added_fits, function_fits, product_fits, scaled_fits
 
 MOST_IMAGES = 3
 """Images that are looked at: two tell a table that is the same for every image from the images
 themselves, the third a batch that was exchanged."""
 
 
-def two_mistakes(
-    pipeline: Pipeline, observed: Array, allowed: Callable[[Pipeline, Array, float], float]
-) -> Iterator[tuple[tuple[str, str], str, str]]:
-    """Explanations of an output by two mistakes: ids, explanation and remedy.
+Allowed = Callable[[Pipeline, Array, float], float]
+"""Rms that rounding may leave, of a program, its output, and what its products are multiplied
+by."""
+
+
+def two_mistakes(pipeline: Pipeline, observed: Array, allowed: Allowed) -> Iterator[Cause]:
+    """Explanations of an output by two mistakes.
+
+    They are found on a few images and output channels, and believed where they explain the whole.
 
     Args:
         pipeline: the right program.
         observed: what came out instead, float64, finite.
-        allowed: rms that rounding may leave, of a program, its output, and what its products are
-            multiplied by.
+        allowed: rms that rounding may leave.
     """
-    count = len(pipeline.images)
-    if len(observed) == count > MOST_IMAGES:
-        pipeline, observed = (
-            dataclasses.replace(pipeline, images=pipeline.images[:MOST_IMAGES]),
-            observed[:MOST_IMAGES],
-        )
-    for first, made in _made(pipeline):
-        if not np.ptp(made.images):  # of images without a difference everything is explained
+    few, seen = pipeline, observed
+    if len(observed) == len(pipeline.images) > MOST_IMAGES:
+        few = dataclasses.replace(pipeline, images=pipeline.images[:MOST_IMAGES])
+        seen = observed[:MOST_IMAGES]
+    width = len(pipeline.weights.kernel)
+    whole = few is pipeline and width <= SHOWN
+    for first, made in _made(few):
+        for cause in _explanations(first, made, seen, allowed, SHOWN):
+            if whole or any(
+                cause.mistakes == again.mistakes
+                for form, program in _made(pipeline)
+                if (form and form[:2]) == (first and first[:2])
+                for again in _explanations(first, program, observed, allowed, width)
+            ):
+                yield cause
+
+
+def _explanations(
+    first: Form | None, made: Pipeline, observed: Array, allowed: Allowed, shown: int
+) -> Iterator[Cause]:
+    """What explains an output of a program in which one mistake was made, or none."""
+    if not np.ptp(made.images):  # of images without a difference everything is explained
+        return
+    # Of images that are all the same a table explains any output that is the same for all.
+    alike = len(made.images) > 1 and not np.ptp(made.images, axis=0).any()
+    correct = made.run(np.float64)
+    if first:
+        yield from _other_channels(first, made, observed, allowed, shown)
+    for second, program, right, found in _undone(made, correct, observed):
+        if right.shape != found.shape:
             continue
-        # Of images that are all the same a table explains any output that is the same for all.
-        alike = count > 1 and not np.ptp(made.images, axis=0).any()
-        correct = made.run(np.float64)
-        if (first and made.weights is pipeline.weights) or (
-            first and first[0].startswith("kernel")
-        ):
-            yield from _other_channels(first, made, observed, allowed)
-        for second, program, right, found in _undone(made, correct, observed):
-            if right.shape != found.shape:
+        exact = [Fit("", "", "", rms(found - right))] if second else []
+        fitted = not (second and first) and not alike
+        for fit in exact + (list(_fitted(program, right, found)) if fitted else []):
+            if not fit.left <= 1e-2 * rms(found):
                 continue
-            exact = [Fit("", "", "", rms(found - right))] if second else []
-            fitted = not (second and first) and not alike
-            fits = exact + (list(_fitted(program, right, found)) if fitted else [])
-            for fit in fits:
-                if not fit.left <= 1e-2 * rms(found):
-                    continue
-                told = [
-                    each
-                    for each in (first, second, (fit.id, fit.explanation, fit.mend))
-                    if each and each[0]
-                ]
-                if len(told) == 2 and _is_left(
-                    fit, allowed(program, right, fit.factor), right, found
-                ):
-                    yield (
-                        (told[0][0], told[1][0]),
-                        "; and ".join(each[1] for each in told),
-                        "; then ".join(each[2] for each in told),
-                    )
+            forms = [
+                form
+                for form in (first, second, (fit.id, fit.explanation, fit.mend))
+                if form and form[0]
+            ]
+            if len(forms) == 2 and _is_left(fit, allowed(program, right, fit.factor), right, found):
+                yield cause_of(*forms)
 
 
 SHOWN = 8
@@ -99,56 +102,51 @@ def _is_left(fit: Fit, allowed: float, right: Array, found: Array) -> bool:
 
 
 def _other_channels(
-    first: Form, made: Pipeline, observed: Array, allowed: Callable[[Pipeline, Array, float], float]
-) -> Iterator[tuple[tuple[str, str], str, str]]:
+    first: Form, made: Pipeline, observed: Array, allowed: Allowed, shown: int
+) -> Iterator[Cause]:
     """A mistake, and beside it other means, scales or orders of the images' channels."""
     weights = made.weights
-    few = dataclasses.replace(
-        made,
-        weights=PatchEmbedWeights(
-            weights.kernel[:SHOWN], None if weights.bias is None else weights.bias[:SHOWN]
-        ),
-    )
     if made.to_sequence or made.token_steps or observed.shape[-1] != len(weights.kernel):
         return
+    bias = None if weights.bias is None else weights.bias[:shown]
+    few = dataclasses.replace(made, weights=PatchEmbedWeights(weights.kernel[:shown], bias))
     few = dataclasses.replace(few, spec=made.spec.replace(embed_dim=len(few.weights.kernel)))
     right = few.run(np.float64)
-    found = observed[..., :SHOWN]
+    found = observed[..., :shown]
     if right.shape != found.shape:
         return
     for fit in mixed_fits(few, right, found):
-        if fit.left <= 1e-2 * rms(found) and _is_left(
-            fit, allowed(few, right, fit.factor), right, found
-        ):
-            yield (
-                (first[0], fit.id),
-                f"{first[1]}; and {fit.explanation}",
-                f"{first[2]}; then {fit.mend}",
-            )
+        left = _is_left(fit, allowed(few, right, fit.factor), right, found)
+        if fit.left <= 1e-2 * rms(found) and left:
+            yield cause_of(first, (fit.id, fit.explanation, fit.mend))
 
 
 def _fitted(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
-    for search in (function_fits, added_fits, product_fits, order_fits):
-        yield from search(p, correct, observed)
+    for search in (function_fits, added_fits, product_fits, order_fits, scaled_fits):
+        for fit in search(p, correct, observed):
+            if fit.id != "channels-scaled":  # so many numbers explain what a mistake left out
+                yield fit
 
 
 def _made(p: Pipeline) -> Iterator[tuple[Form | None, Pipeline]]:
     """Programs with one mistake, and the right one."""
     yield None, p
+    yield from other_images(p)
     if p.spec.spatial_axes == 2:
-        for form, images in {**pixel_forms(p.images), **_normalized(p.images)}.items():
+        for form, images in _normalized(p.images):
             yield form, dataclasses.replace(p, images=np.ascontiguousarray(images))
-        for form, kernel in kernel_forms(p.weights.kernel):
-            if kernel.shape == p.weights.kernel.shape and not np.array_equal(
-                kernel, p.weights.kernel
-            ):
-                yield form, p.with_kernel(np.ascontiguousarray(kernel))
+        yield from other_kernels(p)
     if (bias := p.weights.bias) is not None:
-        for told, value in (("not added", None), ("added twice", 2 * bias), ("taken away", -bias)):
-            yield (
-                ("bias-scaled", f"the bias was {told}", "add the bias once"),
-                p.with_weights(bias=value),
-            )
+        for words, value in (("not added", None), ("added twice", 2 * bias), ("taken away", -bias)):
+            form = ("bias-scaled", f"the bias was {words}", "add the bias once")
+            yield form, p.with_weights(bias=value)
+    for factor in (2.0, 0.5):
+        words = f"the kernel, but not the bias, is {factor:g} times what it should be"
+        form = ("product-scaled", words, "look for a factor before the projection")
+        yield form, p.with_kernel(p.weights.kernel * p.weights.kernel.dtype.type(factor))
+    for form, spec in other_sizes(p.spec):
+        if spec.num_patches == p.spec.num_patches:
+            yield form, dataclasses.replace(p, spec=spec)
     for form, step in _steps(p.spec):
         yield form, p.then(step)
     for mistake in CATALOGUE.values():
@@ -156,51 +154,46 @@ def _made(p: Pipeline) -> Iterator[tuple[Form | None, Pipeline]]:
             yield (mistake.id, mistake.explanation, mistake.mend), changed
 
 
-def _normalized(images: Array) -> dict[Form, Array]:
+def _normalized(images: Array) -> Iterator[tuple[Form, Array]]:
     """Images with statistics taken out once too often, or not; scaled; without one of their
     channels."""
-    found: dict[Form, Array] = {}
     channels = images.shape[1]
     if channels == 3:
-        for told, held in STATISTICS.items():
+        for words, held in STATISTICS.items():
             mean, deviation = (np.array(each)[:, None, None] for each in held)
-            found[
-                "normalization-twice",
-                f"{told} were taken out of pixels that were normalized already",
-                "normalize once",
-            ] = (images - mean) / deviation
-            found[
-                "normalization-missing",
-                f"the pixels were not normalized: {told} were not taken out",
-                "normalize them",
-            ] = images * deviation + mean
-    found["input-scaled", "the pixels were left at 0..255", "divide them by 255"] = images * 255.0
-    found["input-scaled", "the pixels were divided by 255 once too often", "divide them once"] = (
-        images / 255.0
-    )
-    found[
-        "channels-reversed",
-        "the channels were read in reverse, BGR for RGB",
-        "reverse them: images[:, ::-1]",
-    ] = images[:, ::-1]
+            twice = f"{words} were taken out of pixels that were normalized already"
+            missing = f"the pixels were not normalized: {words} were not taken out"
+            raw = images * deviation + mean
+            yield ("normalization-twice", twice, "normalize once"), (images - mean) / deviation
+            yield ("normalization-missing", missing, "normalize them"), raw
+            mend = "divide them by 255, then normalize them"
+            left = f"{missing}, and they were left at 0..255"
+            yield ("normalization-missing", left, mend), 255 * raw
+            for factor, how in FACTORS.items():
+                if how:
+                    scaled = f"the pixels were {how} before {words} were taken out"
+                    form = ("input-scaled", scaled, "divide by 255 once, then normalize")
+                    yield form, (factor * raw - mean) / deviation
+    mend = "divide them by 255"
+    yield ("input-scaled", "the pixels were left at 0..255", mend), images * 255.0
+    words = "the pixels were divided by 255 once too often"
+    yield ("input-scaled", words, "divide them once"), images / 255.0
+    words = "the channels were read in reverse, BGR for RGB"
+    yield ("channels-reversed", words, "reverse them: images[:, ::-1]"), images[:, ::-1]
     for channel in range(channels if 1 < channels <= 4 else 0):
         alone = images.copy()
         alone[:, channel] = 0
-        found[
-            "channel-zero",
-            f"channel {channel} of the images was not read",
-            "look for a channel that is lost",
-        ] = alone
-    return found
+        words = f"channel {channel} of the images was not read"
+        yield ("channel-zero", words, "look for a channel that is lost"), alone
 
 
 def _function(name: str) -> Callable[[Array, PatchEmbedSpec], Array]:
-    return lambda tokens, _: functions_of(tokens)[name]
+    return lambda tokens, _: FUNCTIONS[name](tokens)
 
 
 def _steps(spec: PatchEmbedSpec) -> Iterator[tuple[Form, Callable[[Array, PatchEmbedSpec], Array]]]:
     """What may be done to tokens: functions, and other orders of the grid."""
-    for name in functions_of(np.zeros((1, 1, 2))):
+    for name in FUNCTIONS:
         told = f"{name} was applied to the tokens"
         mend = "no function stands behind a patch embedding: remove it"
         yield ("activation-behind", told, mend), _function(name)
@@ -311,6 +304,12 @@ def _unpermuted(
         )
     if batch > 1:
         images = matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
+        if images is None or (images == np.arange(batch)).all():
+            # whatever the order of their tokens
+            images = matching(
+                np.sort(correct, axis=1).reshape(batch, -1),
+                np.sort(observed, axis=1).reshape(batch, -1),
+            )
         if images is not None and (images != np.arange(batch)).any():
             told = "the images of the batch were exchanged"
             yield (

@@ -1,0 +1,190 @@
+"""Each channel of the images replaced by an affine mix of all: other means and deviations, other
+scales, other orders."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..pipeline import Array, Pipeline
+from .fit import CLOSE, Fit, rms
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+STATISTICS = {
+    "ImageNet's mean and standard deviation": IMAGENET,
+    "CLIP's mean and standard deviation": CLIP,
+    "mean 0.5 and deviation 0.5": HALVES,
+}
+"""Normalizations that checkpoints are trained with (torchvision; OpenAI CLIP; google's ViT)."""
+
+
+IDENTICAL = 2e-4
+"""How near to one and zero a fitted scale and offset are nothing: a tenth of a thousandth is
+told."""
+
+
+UNCHANGED = "images-unchanged"
+"""Id of a mix that changes nothing, and explains nothing."""
+
+MOST_MIXED = 4
+"""Channels up to which a mix of them is solved for: the square of them are computed."""
+
+
+UNREAD = 1e-6
+"""Factor of the images below which they were not read: what is solved from float32's rounding alone
+is a tenth of it, 1/255² fifteen times it."""
+
+
+def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """Each channel of the image replaced by an affine mix of all: other means and deviations, other
+    scales, other orders."""
+    channels = p.spec.in_channels
+    if channels > MOST_MIXED or p.to_sequence or p.token_steps:
+        return
+    kernel = p.weights.kernel.astype(np.float64)
+    images = p.images.astype(np.float64)
+    plain = p.with_weights(bias=None)
+    columns = []
+    for of_kernel in range(channels):
+        alone = np.zeros_like(kernel)
+        alone[..., of_kernel] = kernel[..., of_kernel]
+        for of_image in range(channels):
+            shown = np.zeros_like(images)
+            shown[:, of_kernel] = images[:, of_image]
+            columns.append(_of_images(plain.with_kernel(alone), shown))
+    for of_kernel in range(channels):
+        alone = np.zeros_like(kernel)
+        alone[..., of_kernel] = kernel[..., of_kernel]
+        columns.append(_of_images(plain.with_kernel(alone), np.ones_like(images)))
+    if columns[0].shape != observed.shape:
+        return
+    bias = 0.0 if p.weights.bias is None else p.weights.bias.astype(np.float64)
+    terms = np.stack([column.ravel() for column in columns], axis=1)
+    solved = np.linalg.lstsq(terms, (observed - bias).ravel(), rcond=None)[0]
+    left = rms((observed - bias).ravel() - terms @ solved)
+    mix, offsets = solved[: channels**2].reshape(channels, channels), solved[channels**2 :]
+    name, told, mend = _named_mix(mix, offsets)
+    if name == UNCHANGED:
+        return
+    yield Fit(name, told, mend, left, float(np.abs(mix).max()))
+
+
+def _of_images(p: Pipeline, images: Array) -> Array:
+    return dataclasses.replace(p, images=np.ascontiguousarray(images)).run(np.float64)
+
+
+def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
+    """What a mix of channels is, in words: kernel channel i saw Σ mix[i, j]·channel j +
+    offsets[i]."""
+    channels = len(mix)
+    size = max(float(np.abs(mix).max()), 1e-30)
+    rows = np.abs(mix).argmax(axis=1)
+    single = np.abs(mix).sum(axis=1) - np.abs(mix).max(axis=1) < CLOSE * size
+    scales = mix[np.arange(channels), rows]
+    if not single.all():
+        gray = np.abs(mix - mix[:1]).max() < CLOSE * size
+        told = (
+            "the images were made gray"
+            if gray
+            else f"the channels were mixed: {np.round(mix, 4).tolist()}"
+        )
+        return (
+            ("image-gray" if gray else "channels-mixed"),
+            told,
+            "give each channel of the kernel its own channel of the image",
+        )
+    parts = []
+    order = rows.tolist()
+    if order != list(range(channels)):
+        parts.append(
+            "the channels were read in reverse, BGR for RGB"
+            if order == list(range(channels))[::-1]
+            else f"the channels were read in the order {order}"
+        )
+    scaled, name = _named_scales(scales, offsets, rows)
+    if scaled:
+        parts.append(scaled)
+    if not parts:
+        return UNCHANGED, "the images are what they should be", ""
+    return (
+        "channels-reversed" if not scaled else name,
+        "; and ".join(parts),
+        "preprocess the images as the checkpoint was trained: "
+        + (scaled or "in its order of channels"),
+    )
+
+
+def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]:
+    """What was done to the pixels of each channel, in words, and its id; empty where nothing
+    was."""
+    if np.abs(scales - 1).max() < IDENTICAL and np.abs(offsets).max() < IDENTICAL:
+        return "", "channels-reversed"
+    if np.abs(scales).max() < UNREAD:
+        return "the images were not read at all", "image-ignored"
+    if len(scales) == 3 and (named := _statistics(scales, offsets, rows)) is not None:
+        return named
+    even = np.ptp(scales) < CLOSE * np.abs(scales).max()
+    for factor, told in (
+        (255.0, "the pixels were left at 0..255"),
+        (1 / 255.0, "the pixels were divided by 255 once too often"),
+        (1 / 255.0**2, "the pixels were divided by 255 twice too often"),
+        (2.0, "the pixels were doubled"),
+    ):
+        if (
+            even
+            and abs(float(scales.mean()) / factor - 1) < CLOSE
+            and np.abs(offsets).max() < CLOSE * factor
+        ):
+            return told, "input-scaled"
+    if even and np.abs(offsets).max() < IDENTICAL:
+        return (
+            f"the products, but not the bias, are {float(scales.mean()):.6g} times what they "
+            "should be: the images or the kernel are scaled",
+            "product-scaled",
+        )
+    if (np.abs(scales) < CLOSE * np.abs(scales).max()).any():
+        return f"channel {int(np.abs(scales).argmin())} of the images was not read", "channel-zero"
+    return (
+        f"the pixels of each channel were multiplied by {np.round(scales, 5).tolist()}, and "
+        f"{np.round(offsets, 5).tolist()} was added",
+        "pixels-scaled",
+    )
+
+
+FACTORS = {1.0: "", 255.0: "left at 0..255", 1 / 255.0: "divided by 255 once too often"}
+"""What pixels are multiplied by, and how that is called."""
+
+
+def _statistics(scales: Array, offsets: Array, rows: Array) -> tuple[str, str] | None:
+    """What was done to pixels whose scales and offsets follow from the statistics of a
+    normalization: left out, done twice, done with others, or done to pixels of another range."""
+
+    def fitting(factors: Array, summands: Array) -> bool:
+        slack = CLOSE * max(1.0, float(np.abs(summands).max()))
+        return np.allclose(scales, factors, rtol=CLOSE) and np.allclose(
+            offsets, summands, rtol=10 * CLOSE, atol=slack
+        )
+
+    held = {
+        words: (np.array(mean)[rows], np.array(deviation)[rows])
+        for words, (mean, deviation) in STATISTICS.items()
+    }
+    for words, (mean, deviation) in held.items():
+        for factor, how in FACTORS.items():
+            told = f"{words} were taken out of pixels that were normalized already"
+            for summands in (-mean / deviation, -factor * mean / deviation):
+                if fitting(factor / deviation, summands):
+                    return told + (f", and {how}" if how else ""), "normalization-twice"
+            told = f"the pixels were not normalized: {words} were not taken out"
+            for summands in (mean, factor * mean):
+                if fitting(factor * deviation, summands):
+                    return told + (f", and they were {how}" if how else ""), "normalization-missing"
+            if how and fitting(np.full(3, factor), (factor - 1) * mean / deviation):
+                return f"the pixels were {how} before {words} were taken out", "input-scaled"
+        for others, (mean_2, deviation_2) in held.items():
+            if others != words and fitting(deviation / deviation_2, (mean - mean_2) / deviation_2):
+                told = f"the pixels were normalized by {others}, where {words} belong"
+                return told, "normalization-differs"
+    return None

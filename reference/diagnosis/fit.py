@@ -1,0 +1,71 @@
+"""What explains an output: a cause in words, and a fit, which has a number in it and leaves some of
+the output unexplained."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..pipeline import Array
+
+CLOSE = 2e-3
+"""How near a fitted number must be to a known one: float32 outputs give four digits and more,
+16-bit ones three."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What explains an output.
+
+    Args:
+        id: stable name.
+        explanation, mend: as in a mistake.
+        left: rms of what it leaves unexplained.
+        factor: what it says the products were multiplied by, where that is a number: their rounding
+            is as much smaller.
+    """
+
+    id: str
+    explanation: str
+    mend: str
+    left: float
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What explains an output: one mistake, or two in the order in which they act.
+
+    Args:
+        mistakes: their ids.
+        explanation, mend: in words.
+    """
+
+    mistakes: tuple[str, ...]
+    explanation: str
+    mend: str
+
+
+def cause_of(*forms: tuple[str, str, str]) -> Cause:
+    """The cause of which these are the parts: ids, explanations and remedies."""
+    ids, explanations, mends = zip(*forms, strict=True)
+    return Cause(ids, "; and ".join(explanations), "; then ".join(mends))
+
+
+def rms(values: Array) -> float:
+    """Root of the mean square; 0 of nothing."""
+    return math.sqrt(float(np.mean(np.square(values)))) if values.size else 0.0
+
+
+MOST_ROWS = 2048
+"""Rows that are matched with one another; the table of distances has their square."""
+
+
+def matching(right: Array, found: Array) -> Array | None:
+    """For each row of `found` `(rows, width)` the row of `right` that is nearest; None where that
+    is no permutation."""
+    if not 1 < len(right) <= MOST_ROWS:
+        return None
+    distances = (found * found).sum(1)[:, None] + (right * right).sum(1)[None] - 2 * found @ right.T
+    order = np.asarray(distances.argmin(axis=1))
+    return order if len(set(order.tolist())) == len(order) else None

@@ -1,0 +1,355 @@
+"""What was done to the right values, token by token or value by value: a function, a factor, a
+sum."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..pipeline import Array, Pipeline
+from .fit import CLOSE, Fit, matching, rms
+from .forms import FUNCTIONS, SLOW
+
+LEAST_ROWS = 8
+"""Tokens that each channel must have where two numbers are solved for it."""
+
+EXPLAINED = 1e-2
+"""Share of what differs from token to token that a fit of factors and summands may leave: the
+summands alone leave all of it."""
+
+MOST_OF_THEM = 0.9
+"""Share of channels that must have changed where all are said to have."""
+
+LEAST_KEPT = 0.95
+"""Share of zeros from which on what is left says nothing of a dropout."""
+
+
+UNCLAMPED = 0.05
+"""Least share of values that a clamp leaves alone, where it is believed: clamped altogether, any
+output is."""
+
+
+def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """A function of each right value, or of each right token."""
+    square = float((correct * correct).sum())
+    scale = float((correct * observed).sum()) / square if square else 1.0
+    if scale != 1.0:
+        known = {
+            255.0: ": pixels at 0..255 that should have been divided by 255",
+            1 / 255: ": pixels that were divided by 255 once too often",
+        }
+        why = (
+            next((told for factor, told in known.items() if abs(scale / factor - 1) < CLOSE), "")
+            if p.weights.bias is None
+            else ""
+        )
+        told = f"the output is {scale:.6g} times what it should be{why}"
+        yield Fit(
+            "output-scaled",
+            told,
+            f"look for a factor of {scale:.4g} before or behind the projection",
+            rms(observed - scale * correct),
+            abs(scale),
+        )
+    zero = observed == 0
+    if 2 <= int(zero.sum()) < LEAST_KEPT * zero.size and (correct[zero] != 0).all():
+        kept = ~zero
+        factor = float((correct[kept] * observed[kept]).sum()) / float(
+            (correct[kept] ** 2).sum() or 1.0
+        )
+        share = float(zero.mean())
+        told = (
+            f"{share:.3g} of the values are zero, and the others {factor:.6g} times what they "
+            "should be: dropout in train mode"
+        )
+        if factor > 1 + CLOSE:  # else it is a ReLU, or something that sets values to zero
+            yield Fit(
+                "dropout",
+                told,
+                "call .eval(), or set the rate to 0",
+                rms(observed - np.where(zero, 0, factor * correct)),
+            )
+    yield from _functions(correct, observed)
+    lowest, highest = float(observed.min()), float(observed.max())
+    inside = float(np.mean((observed > lowest) & (observed < highest)))
+    if inside > UNCLAMPED:
+        yield Fit(
+            "output-clamped",
+            f"the output was clamped to [{lowest:.4g}, {highest:.4g}]",
+            "remove the clamp",
+            rms(observed - correct.clip(lowest, highest)),
+        )
+    for digits in range(1, 7):
+        if np.abs(np.rint(observed * 10**digits) - observed * 10**digits).max() < 1e-2:
+            yield Fit(
+                "output-decimals",
+                f"the output was rounded to {digits} decimals",
+                "save it in binary",
+                max(0.0, rms(observed - correct) - 0.3 * 10.0**-digits),
+            )
+            break
+
+
+def _functions(correct: Array, observed: Array) -> Iterator[Fit]:
+    mend = "no function stands behind a patch embedding: remove it"
+    left: dict[str, float] = {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, function in FUNCTIONS.items():
+            if name in SLOW and left[SLOW[name]] > 0.02 * rms(observed):
+                continue
+            left[name] = rms(observed - function(correct))
+    for name in sorted(left, key=left.__getitem__):  # two forms of one may both come near
+        yield Fit("activation-behind", f"{name} was applied to the tokens", mend, left[name])
+    if correct[..., 0].size >= LEAST_ROWS:
+        plain = FUNCTIONS["a layer norm"](correct)
+        words = "a layer norm, with a scale and a shift of its own, was applied to the tokens"
+        factors, summands = _by_channel(plain, observed)
+        left_over = rms(observed - factors * plain - summands)
+        if left_over < EXPLAINED * rms(observed - observed.mean(axis=(0, 1))):
+            yield Fit("activation-behind", words, mend, left_over)
+
+
+def _by_channel(given: Array, observed: Array) -> tuple[Array, Array]:
+    """The factor and the summand of each channel that bring a given output nearest to another."""
+    axes = tuple(range(given.ndim - 1))
+    means, wanted = given.mean(axes), observed.mean(axes)
+    centered = given - means
+    squares = (centered**2).sum(axes)
+    factors = (centered * (observed - wanted)).sum(axes) / np.where(squares > 0, squares, 1.0)
+    return factors, wanted - factors * means
+
+
+def scaled_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """Each output channel, or all alike, times a number, and a number of each added."""
+    axes = tuple(range(correct.ndim - 1))
+    centered = correct - correct.mean(axes)
+    wanted = observed - observed.mean(axes)
+    factor = float((centered * wanted).sum()) / (float((centered**2).sum()) or 1.0)
+    words = (
+        f"the output is {factor:.6g} times what it should be, and the same vector was added to "
+        "every token"
+    )
+    mend = "look for a factor, and for a second bias"
+    left = rms(wanted - factor * centered)
+    if left < EXPLAINED * rms(wanted):
+        yield Fit("output-scaled", words, mend, left, abs(factor))
+    if correct[..., 0].size < LEAST_ROWS:
+        return
+    factors, summands = _by_channel(correct, observed)
+    changed = (np.abs(factors - 1) > CLOSE) | (np.abs(summands) > CLOSE * rms(correct))
+    left = rms(observed - factors * correct - summands)
+    # Else the numbers that are added explain it alone, or a few channels are wrong.
+    if left < EXPLAINED * rms(wanted) and changed.mean() >= MOST_OF_THEM:
+        words = (
+            "each output channel is multiplied by a number of its own, and another is added: a "
+            "batch norm, a layer scale, or kernel and bias scaled by row"
+        )
+        yield Fit("channels-scaled", words, "look for what scales each channel", left)
+
+
+def norm_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """Norms of the weights that were left out, or computed with another epsilon."""
+    if not p.to_sequence:
+        return
+    weights = p.weights
+    held = {name: getattr(weights, name) for name in ("patch_norm", "token_norm", "sequence_norm")}
+    for name, norm in held.items():
+        if norm is None:
+            continue
+        words = name.replace("_norm", "s' norm").replace("sequences'", "sequence's")
+        plain = dataclasses.replace(norm, scale=np.ones_like(norm.scale), shift=None)
+        for form, change in (
+            ((f"{name}-missing", f"the {words} was left out", "apply it"), {name: None}),
+            (
+                (f"{name}-bare", f"the {words} has no scale and shift", "load both"),
+                {name: plain},
+            ),
+        ):
+            found = p.with_weights(**change).run(np.float64)
+            yield Fit(*form, rms(observed - found))
+    if any(norm is not None for norm in held.values()):
+        for epsilon in (1e-3, 1e-5, 1e-6, 1e-8, 1e-12):
+            if epsilon != weights.layout.norm_epsilon:
+                layout = dataclasses.replace(weights.layout, norm_epsilon=epsilon)
+                words = (
+                    f"the norm's epsilon is {epsilon:g}, where the weights have "
+                    f"{weights.layout.norm_epsilon:g}"
+                )
+                found = p.with_weights(layout=layout).run(np.float64)
+                left = rms(observed - found)
+                yield Fit("norm-epsilon", words, "set the epsilon", left)
+
+
+def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """What is added to the right tokens: the same to every token, or the same to every image."""
+    residual = observed - correct
+    constant = residual.mean(axis=(0, 1))
+    left = rms(residual - constant)
+    bias = p.weights.bias
+    if bias is not None and bias.any():
+        held = bias.astype(np.float64)
+        factor = 1 + float((constant * held).sum() / (held * held).sum())
+        told = (
+            f"the bias was added {factor:.6g} times"
+            if abs(factor) > CLOSE
+            else "the bias was not added"
+        )
+        yield Fit("bias-scaled", told, "add the bias once", rms(residual - (factor - 1) * held))
+        total = constant + held
+        moved = rms(total - held) > CLOSE * rms(held)
+        if moved and np.allclose(
+            np.sort(total), np.sort(held), atol=1e-3 * float(np.abs(held).max())
+        ):
+            yield Fit(
+                "bias-permuted",
+                "the bias was added in another order",
+                "bias and rows of the kernel have one order",
+                left,
+            )
+    yield Fit(
+        "constant-added",
+        "the same vector was added to every token of every image",
+        "look for a second bias, or a token that is added to all",
+        left,
+    )
+    if len(observed) > 1:
+        table = residual.mean(axis=0)
+        left = rms(residual - table)
+        yield from _of_sequence(p, table, left)
+        positions = p.weights.positions
+        if not p.to_sequence and positions is not None and _is_own_table(p, table):
+            words = "the weights' positions were added, and the prefix tokens are missing"
+            mend = "concatenate class, distillation and register tokens"
+            yield Fit("prefix-missing", words, mend, left)
+        elif p.to_sequence and positions is not None:
+            words = (
+                "what is added to the tokens is the same for every image, and not the weights' "
+                "positions: other ones, other rows of them, or another bias or class token"
+            )
+            yield Fit("positions-differ", words, "load the positions that belong to them", left)
+        else:
+            words = (
+                "a table that is the same for every image was added to the tokens: fixed "
+                "positions, that the weights do not hold"
+            )
+            mend = (
+                "compare the tokens before positions, or give the weights their positions: "
+                "PatchEmbedWeights(kernel, bias, positions=table)"
+            )
+            yield Fit("positions-added", words, mend, left)
+
+
+def _is_own_table(p: Pipeline, table: Array) -> bool:
+    """Whether what is added to the patches are the weights' own positions."""
+    assert p.weights.positions is not None
+    own = p.weights.positions[p.weights.num_positions_ahead :][: len(table)]
+    return own.shape == table.shape and rms(table - own) <= CLOSE * rms(table)
+
+
+def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """The products, but not the bias, times a number, whatever was done to the order of the tokens
+    behind."""
+    if p.to_sequence:
+        yield from _scaled_tokens(p, correct, observed)
+        return
+    if p.weights.bias is None:
+        return
+    bias = p.weights.bias.astype(np.float64)
+    plain = correct - bias
+    factor = float((plain * (observed - bias)).sum()) / float((plain * plain).sum() or 1.0)
+    told = (
+        f"the products, but not the bias, are {factor:.6g} times what they should be: the "
+        "images or the kernel are scaled"
+    )
+    left = rms(observed - bias - factor * plain)
+    yield Fit("product-scaled", told, "look for a factor before the projection", left, abs(factor))
+
+
+def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """The tokens, but not what makes a sequence of them, times a number."""
+    if (
+        p.weights.positions is None
+        or p.weights.sequence_norm is not None
+        or p.weights.layout.token_order != "raster"
+    ):
+        return
+    start = p.weights.num_tokens_ahead
+    patches = slice(start, start + p.spec.num_patches)
+    row = p.weights.num_positions_ahead
+    positions = p.weights.positions[row : row + p.spec.num_patches].astype(np.float64)
+    plain, seen = correct[:, patches] - positions, observed[:, patches] - positions
+    factor = float((plain * seen).sum()) / float((plain * plain).sum() or 1.0)
+    fitted = correct.copy()
+    fitted[:, patches] = factor * plain + positions
+    told = f"the tokens, but not the positions, are {factor:.6g} times what they should be"
+    yield Fit(
+        "tokens-scaled",
+        told,
+        "look for a factor between projection and positions",
+        rms(observed - fitted),
+    )
+
+
+def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
+    """What differs in a sequence, the same way in every image: its prefix tokens, or its
+    positions."""
+    weights = p.weights
+    rows = weights.num_prefix_tokens if p.to_sequence else 0
+    if not p.to_sequence:
+        return
+    patches = slice(weights.num_tokens_ahead, weights.num_tokens_ahead + len(table) - rows)
+    of_prefix, of_patches = np.delete(table, patches, axis=0), table[patches]
+    if rows and rms(of_patches) <= 1e-3 * rms(of_prefix):
+        told = (
+            "the prefix tokens are other ones: class, distillation or register tokens are "
+            "zero, "
+            "missing or from elsewhere"
+        )
+        yield Fit(
+            "prefix-differs", told, "load the prefix tokens, and their rows of positions", left
+        )
+    constant = of_patches.mean(axis=0)
+    if rms(of_patches - constant) <= 1e-3 * rms(of_patches):
+        words = "the same vector was added to the patches"
+        for name in ("class_token", "distillation_token", "bias", "mask_token"):
+            vector = getattr(weights, name)
+            if vector is not None and rms(constant - vector) <= 1e-2 * rms(constant):
+                words += f": the {name.replace('_', ' ')}"
+            if vector is not None and rms(constant + vector) <= 1e-2 * rms(constant):
+                words = f"the {name.replace('_', ' ')} was not added to the patches"
+        yield Fit("constant-added", words, "look for what is added to all patches", left)
+    if weights.positions is None:
+        return
+    positions = weights.positions.astype(np.float64)
+    held = positions[weights.num_positions_ahead :][: len(of_patches)]
+    factor = 1 + float((of_patches * held).sum() / max(float((held * held).sum()), 1e-300))
+    if rms(of_patches - (factor - 1) * held) <= 1e-2 * rms(of_patches):
+        told = (
+            "the positions were not added"
+            if abs(factor) < CLOSE
+            else f"the positions were added {factor:.6g} times"
+        )
+        yield Fit("positions-scaled", told, "add the positions once", left)
+    found = of_patches + held
+    if (
+        weights.num_positions_ahead
+        and held.shape == found.shape
+        and len(held) < len(positions)
+        and rms(found - positions[: len(found)]) <= 1e-2 * rms(held)
+    ):
+        yield Fit(
+            "positions-from-the-first-row",
+            "the patches were given the rows of positions from the first one on, which is the "
+            "prefix token's",
+            "the first rows belong to the prefix tokens: add positions after these are put in "
+            "front, or begin behind their rows",
+            left,
+        )
+    order = matching(held, found)
+    if order is not None and rms(found - held[order]) <= 1e-2 * rms(held):
+        yield Fit(
+            "positions-permuted",
+            "the positions were added in another order",
+            "order positions as the patches: by row, then column",
+            left,
+        )
