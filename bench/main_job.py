@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .check.check import check
 from .check.results import CheckReport
-from .check.suite import check, check_controls
+from .check.suite import check_controls
 from .record.folder import locked, output_folder, set_aside
 from .report.render import render_report
 from .timing.benchmark import BenchReport, measure_into, require_modules

@@ -30,8 +30,8 @@ class Parity:
             PatchParityError: it cannot be read or called.
         """
         __tracebackhide__ = True
+        from .check.check import check
         from .check.objects import require_parity
-        from .check.suite import check
 
         report = check(implementation, **options)
         require_parity(

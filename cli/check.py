@@ -1,6 +1,6 @@
 """patchparity check."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,9 +25,6 @@ from .options import (
     TargetArgument,
     WeightsOption,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_command(
@@ -82,8 +79,7 @@ def check_command(
 ) -> None:
     """Check every implementation, or the one that MODULE:ATTRIBUTE names, against the NumPy
     reference; exit 1 if one is wrong."""
-    from ..bench.check.suite import check, check_controls
-    from ..bench.progress import progress_bar
+    from ..bench.check.check import check
     from ..bench.report.terminal import print_check, print_controls
     from ..porting.files.atomic import require_writable
 
@@ -96,6 +92,9 @@ def check_command(
             ("controls", "json"),
             "--negative-controls is about the verdicts themselves, on NumPy alone",
         )
+        from ..bench.check.suite import check_controls
+        from ..bench.progress import progress_bar
+
         with progress_bar("negative controls") as progress:
             controlled = check_controls(progress=progress)
         if json:
@@ -115,6 +114,8 @@ def check_command(
             ("json", *SUITE),
             "it is about somebody's implementation: name it as MODULE:ATTRIBUTE",
         )
+        from ..bench.progress import progress_bar
+
         with progress_bar("check") as progress:
             report = check(
                 backends=backend,

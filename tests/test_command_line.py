@@ -266,7 +266,7 @@ def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
 
     command_line = importlib.import_module("patchparity.__main__")
     monkeypatch.setattr(
-        "patchparity.bench.check.suite.check", lambda **_: pytest.fail("worked first")
+        "patchparity.bench.check.check.check", lambda **_: pytest.fail("worked first")
     )
     monkeypatch.setattr(
         "patchparity.bench.timing.benchmark.benchmark", lambda _: pytest.fail("worked first")

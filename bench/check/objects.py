@@ -1,24 +1,23 @@
-"""Anyone's implementation: a live object with the weights it has, against the reference; and which
-mistake it makes."""
+"""Anyone's implementation: a live object with the weights it has, against the reference."""
 
 import dataclasses
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...porting.objects.call import LiveEmbedding
-from ...porting.objects.read import read_live
-from ...reference.diagnosis import Diagnosis, diagnose
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
 from ...reference.probes import SCALES, one_hot_images, random_normal
-from ...reference.verdict import judge
+from ...reference.verdict import Verdict, judge
 from ..machine.environment import describe_environment
 from .results import CheckReport, CheckResult
-from .trials import fingerprint_scale, largest_scale, trials
+from .trials import MIXED, bitwise, containment, fingerprint_scale, largest_scale, trials
+
+if TYPE_CHECKING:
+    from ...reference.diagnosis.diagnose import Diagnosis
 
 BATCH = 2
 BATCHES = (1, 3)
@@ -37,11 +36,9 @@ def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
     probabilistic bound and the effective bits hold. One-hot images, on which sums have one term and
     a bias, are judged by the deterministic bound.
     """
-    spec, weights = live.spec, live.weights
+    spec, weights = live.spec, live.weights_used
     base = random_normal(spec, BATCH, live.dtype, seed)
-    random = dataclasses.replace(
-        base, weights=_copied(weights), gradients=(), to_sequence=live.to_sequence
-    )
+    random = dataclasses.replace(base, weights=weights, gradients=(), to_sequence=live.to_sequence)
 
     largest = largest_scale(live)
 
@@ -61,7 +58,8 @@ def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
             random, name=f"batch-{batch}", images=drawn.images, grad_tokens=drawn.grad_tokens
         )
 
-    probes = [random, *map(scaled, SCALES), *map(batch_of, BATCHES)]
+    batches = () if live.call.batch else BATCHES
+    probes = [random, *map(scaled, SCALES), *map(batch_of, batches)]
     if (scale := fingerprint_scale(live)) is not None:
         probes.append(scaled(scale, "random-fingerprint", fingerprint=True))
     one_hot = one_hot_images(spec, BATCH, live.dtype, seed + 2).images
@@ -69,10 +67,6 @@ def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
         *probes,
         dataclasses.replace(random, name="one-hot-images", images=one_hot, gate="deterministic"),
     ]
-
-
-def _copied(weights: Any) -> Any:
-    return weights.map(lambda array: np.array(array))
 
 
 def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
@@ -90,7 +84,7 @@ def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
     Raises:
         PatchParityError: an object that fails on images it should take.
     """
-    if seed < 0:
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise PatchParityError(f"seed={seed}: expected an integer of at least 0")
     for name, array in vars(live.weights).items():
         if isinstance(array, np.ndarray) and (
@@ -100,73 +94,113 @@ def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
                 f"{live.name}: {name} of shape {array.shape} holds {wrong} NaN or infinite values: "
                 "no output of it can be judged"
             )
-    # Nobody declared how often a 16-bit result is rounded: twice, the bias after the product, is
-    # common and not wrong.
-    model = ArithmeticModel.of(live.dtype, live.flush_to_zero, output_roundings=2)
-    place = dict(
-        device="cpu", dtype=live.dtype, precision="default", case=_case(live), direction="forward"
-    )
-    results: list[CheckResult] = []
-    diagnosis: Diagnosis | None = None
+    return _ObjectCheck(live, seed).report()
 
-    def add(probe: str, **fields: Any) -> None:
-        results.append(
-            CheckResult(
-                live.name,
-                live.framework,
-                None,
-                None,
-                **place,  # type: ignore[arg-type]
-                probe=probe,
-                declared=model.name,
-                **fields,
-            )
+
+class _ObjectCheck:
+    """The check of one object: probes, then, of one that is right on random images, trials."""
+
+    def __init__(self, live: LiveEmbedding, seed: int) -> None:
+        self.live, self.seed = live, seed
+        # Nobody declared how often a 16-bit result is rounded: twice, the bias after the product,
+        # is common and not wrong.
+        self.model = ArithmeticModel.of(live.dtype, live.flush_to_zero, output_roundings=2)
+        self.results: list[CheckResult] = []
+        self.diagnosis: Diagnosis | None = None
+        self.mixes = False
+
+    def report(self) -> CheckReport:
+        """Everything that was found."""
+        right = False
+        for probe in live_probes(self.live, self.seed):
+            judged = self._probe(probe)
+            right = right or (probe.name == "random" and judged == "pass")
+        self._first_call()
+        if right:  # of an object that is wrong on random images more trials say nothing
+            for name, outcome in trials(self.live, self.live.weights_used, self.model, self.seed):
+                self._add(name, **outcome)
+        named = []
+        if self.diagnosis is not None and self.diagnosis.mistakes:
+            named = [f"diagnosis: {self.diagnosis.explanation}; mend: {self.diagnosis.mend}"]
+        notes = [*self.live.notes, *_not_shown(self.live), *named]
+        return CheckReport(self.results, describe_environment([]), notes)
+
+    def _first_call(self) -> None:
+        """Judge what the object gave when it was read, before it was called in earnest."""
+        if self.live.first_call is None:
+            return
+        images, output = self.live.first_call
+        if output.dtype != images.dtype:  # what it computes in was found out by this very call
+            return
+        base = random_normal(self.live.spec, len(images), self.live.dtype, self.seed)
+        probe = dataclasses.replace(
+            base,
+            name="first-call",
+            images=images.astype(self.live.dtype),
+            weights=self.live.weights_used,
+            gradients=(),
+            to_sequence=self.live.to_sequence,
         )
+        found = judge(probe, "forward", output.astype(self.live.dtype), self.model)
+        first = {"verdict": found.verdict, "bound_ratio": found.bound_ratio}
+        self._add("first-call", **first, message=found.message)
 
-    right = False
-    for probe in live_probes(live, seed):
+    def _probe(self, probe: Probe) -> str:
+        """Judge the object on one probe; the verdict."""
+        if self.mixes and probe.gate == "deterministic":
+            why = "not judged: errors of an object that mixes all pixels are no sum's of few terms"
+            self._add(probe.name, verdict="skip", message=why)
+            return "skip"
         _ = probe.expectations
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                outputs = [live.call(np.array(probe.images)) for _ in range(2)]
+                first, second = (self.live.call(np.array(probe.images)) for _ in range(2))
         except PatchParityError as error:
             if not probe.name.startswith("batch-"):
                 raise
-            told = str(error).splitlines()[0][:200]  # a batch that it refuses is no wrong number
-            add(probe.name, verdict="pass", message=f"refused: {told}")
-            continue
-        judged = judge(probe, "forward", outputs[0], model)
-        if judged.verdict == "fail" and diagnosis is None:
-            small = live.spec.flops(BATCH) <= LARGEST_FOR_PAIRS
-            diagnosis = (
-                diagnose(probe.images, live.weights, outputs[0], live.spec, pairs=small)
-                if outputs[0].size
-                else None
-            )
-            if diagnosis is not None and diagnosis.mistakes:
-                told = (
-                    f"{judged.message}; diagnosis: {diagnosis.explanation} (mend: {diagnosis.mend})"
-                )
-                judged = dataclasses.replace(judged, message=told)
-        add(probe.name, **dataclasses.asdict(judged))
+            refusal = str(error).splitlines()[0][:200]  # of a batch, which is no wrong number
+            self._add(probe.name, verdict="pass", message=f"refused: {refusal}")
+            return "pass"
+        judged = judge(probe, "forward", first, self.model)
+        if judged.verdict == "fail" and self.diagnosis is None and first.size:
+            judged = self._diagnosed(probe, first, judged)
+        self._add(probe.name, **dataclasses.asdict(judged))
         if probe.name == "random":
-            same = _bitwise(*outputs)
-            add(
-                "repeatability",
-                verdict="pass" if same else "fail",
-                message="" if same else "two calls on the same images differ",
+            same = bitwise(first, second)
+            message = "" if same else "two calls on the same images differ"
+            self._add("repeatability", verdict="pass" if same else "fail", message=message)
+            contained = containment(self.live, probe, first)
+            self.mixes = contained["message"].startswith(MIXED)
+            self._add("nan-containment", **contained)
+        return judged.verdict
+
+    def _diagnosed(self, probe: Probe, output: NDArray[Any], judged: Verdict) -> Verdict:
+        from ...reference.diagnosis.diagnose import diagnose  # which a right object never needs
+
+        small = self.live.spec.flops(BATCH) <= LARGEST_FOR_PAIRS
+        found = diagnose(probe.images, probe.weights, output, self.live.spec, pairs=small)
+        self.diagnosis = found
+        if not found.mistakes:
+            return judged
+        message = f"{judged.message}; diagnosis: {found.explanation} (mend: {found.mend})"
+        return dataclasses.replace(judged, message=message)
+
+    def _add(self, probe: str, **fields: Any) -> None:
+        live = self.live
+        self.results.append(
+            CheckResult(
+                live.name,
+                live.framework,
+                device="cpu",
+                dtype=live.dtype,
+                precision="default",
+                case=_case(live),
+                direction="forward",
+                probe=probe,
+                declared=self.model.name,
+                **fields,
             )
-            add("nan-containment", **_containment(live, probe, outputs[0]))
-            right = judged.verdict == "pass"
-    if right:  # of an object that is wrong on random images more trials say nothing
-        for name, outcome in trials(live, _copied(live.weights), model, seed):
-            add(name, **outcome)
-    named = (
-        [f"diagnosis: {diagnosis.explanation}; mend: {diagnosis.mend}"]
-        if diagnosis is not None and diagnosis.mistakes
-        else []
-    )
-    return CheckReport(results, describe_environment([]), [*live.notes, *_not_shown(live), *named])
+        )
 
 
 def _not_shown(live: LiveEmbedding) -> list[str]:
@@ -195,121 +229,12 @@ def _not_shown(live: LiveEmbedding) -> list[str]:
     return told
 
 
-MOST_IMAGES = 96
-"""Images that a diagnosis of a live object takes at most: enough for K = 768, 770 unknowns and a
-tenth more, at twelve patches an image."""
-
-
-def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Diagnosis:
-    """Say which mistake a live object makes, from its output on random images; see `diagnose`.
-
-    An output that is right there is not called correct before the object passes `check_object` too:
-    a clamp, a wrong type or a batch that is written into the code shows on other images alone.
-
-    Args:
-        implementation: what `check` takes, or what `read_live` returned.
-        seed: of the images; as many as show whether an output is an affine map of the patches, more
-            than K + 1 patches, if 64 do.
-        options: those of `read_live`.
-
-    Raises:
-        PatchParityError: whatever `read_live` refuses; an object that fails on images that it
-            should take.
-    """
-    live = (
-        implementation
-        if isinstance(implementation, LiveEmbedding)
-        else read_live(implementation, **options)
-    )
-    enough = math.ceil(1.1 * (live.spec.patch_values + 2) / live.spec.num_patches)
-    images = random_normal(live.spec, min(max(BATCH, enough), MOST_IMAGES), live.dtype, seed).images
-    try:
-        first, second = (live.call(np.array(images)) for _ in range(2))
-    except PatchParityError:  # so many images at a time are refused
-        images = images[:BATCH]
-        first, second = (live.call(np.array(images)) for _ in range(2))
-    found = diagnose(images, live.weights, first, live.spec)
-    evidence = {**found.evidence, "notes": list(live.notes), "repeatable": _bitwise(first, second)}
-    if found.correct:
-        failed = [result for result in check_object(live, seed).results if result.verdict == "fail"]
-        if failed:
-            told = (
-                f"the values on random images are right, but check fails on {failed[0].probe}: "
-                f"{failed[0].message}"
-            )
-            return Diagnosis(False, "unknown", explanation=told, evidence=evidence)
-    if not evidence["repeatable"] and not found.correct:
-        told = f"two calls on the same images differ (is dropout or noise on?); {found.explanation}"
-        return dataclasses.replace(found, explanation=told, evidence=evidence)
-    return dataclasses.replace(found, evidence=evidence)
-
-
 def _case(live: LiveEmbedding) -> str:
     spec = live.spec
     sizes = "x".join(map(str, spec.image_size)), "x".join(map(str, spec.patch_size))
     return (
         f"image {sizes[0]}, patch {sizes[1]}, {spec.in_channels} channels, width {spec.embed_dim}"
     )
-
-
-def _bitwise(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    return (
-        first.dtype == second.dtype
-        and first.shape == second.shape
-        and first.tobytes() == second.tobytes()
-    )
-
-
-def _containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict[str, Any]:
-    """Poison one pixel with NaN: the tokens that see it must be NaN, all others stay as they were
-    to the last bit."""
-    spec, expected_shape = live.spec, probe.expectations["forward"].value.shape
-    if clean.shape != expected_shape:
-        return {
-            "verdict": "fail",
-            "message": f"output of shape {clean.shape}, expected {expected_shape}",
-        }
-    images = np.array(probe.images)
-    inside = tuple(size // 2 for size in spec.image_size)
-    images[(1, 0, *inside)] = np.nan
-    seen = np.ones(spec.grid, bool)
-    for axis, at in enumerate(inside):
-        starts = np.arange(spec.grid[axis]) * spec.stride[axis] - spec.effective_padding[axis][0]
-        hit = (starts <= at) & (at < starts + spec.patch_size[axis])
-        seen &= hit.reshape([-1 if other == axis else 1 for other in range(len(inside))])
-    touched = np.zeros(clean.shape[:2], bool)
-    first = live.weights.num_tokens_ahead if clean.shape[1] > spec.num_patches else 0
-    touched[1, first:][: spec.num_patches] = seen.ravel()
-    try:
-        with np.errstate(invalid="ignore"):
-            output = live.call(images)
-    except PatchParityError as error:
-        return {"verdict": "pass", "message": f"refused: {str(error).splitlines()[0][:200]}"}
-    lost = np.isnan(output.astype(np.float64))
-    poisoned, changed = np.asarray(lost.all(axis=-1)), np.asarray(lost.any(axis=-1) & ~touched)
-    if (poisoned[touched]).all() and not changed.any():
-        same = _bitwise(output[~touched], clean[~touched])
-        return {
-            "verdict": "pass",
-            "message": "" if same else "the other tokens differ in their last bits",
-        }
-    if poisoned[touched].all() and not changed[0].any():
-        return {
-            "verdict": "pass",
-            "message": "a NaN in one pixel reaches every token of its image (as through a Fourier "
-            "transform)",
-        }
-    if changed.any():
-        return {
-            "verdict": "fail",
-            "message": "NaN in one pixel of image 1 makes tokens "
-            f"{np.argwhere(changed)[:4].tolist()} NaN",
-        }
-    return {
-        "verdict": "fail",
-        "message": "NaN in one pixel of image 1 is swallowed: token "
-        f"{np.argwhere(touched)[0].tolist()} is not NaN",
-    }
 
 
 def require_parity(report: CheckReport, name: str) -> None:

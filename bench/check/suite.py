@@ -1,8 +1,7 @@
-"""`check`: probes over implementations, each output judged; the results as data and as
-`check.json`."""
+"""The suite's own implementations: which are checked on what, each output judged; and the verdicts
+themselves."""
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
@@ -25,13 +24,11 @@ from ...backends.registry import (
     list_implementations,
     require_installed,
 )
-from ...porting.objects.read import read_live
 from ...reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ...reference.errors import PatchParityError, require_choice
 from ...reference.spec import Remainder
 from ..machine.environment import describe_environment
 from .known_issues import apply_known_issues, load_known_issues
-from .objects import check_object
 from .one_backend import BackendCheck, Begun, Event, Found, Planned, error_text, result_row
 from .photographs import find_picture, picture_case
 from .processes import Lost, process_environment, run_apart
@@ -39,36 +36,6 @@ from .results import CheckReport, CheckResult
 
 Progress = Callable[[int, int, str], None]
 """Called with units done, units in all, and what comes next."""
-
-
-def check(implementation: Any = None, *, seed: int = 0, **options: Any) -> CheckReport:
-    """Check anyone's implementation, or with none the suite's own, against the NumPy reference.
-
-    Args:
-        implementation: an `nn.Module`, a Keras layer, a Flax module, a plain function, or
-            `module:attribute`; its weights are read out of it and stay as they are. None checks the
-            suite's own.
-        seed: of the probes.
-        options: with an implementation, those of `read_live` (weights, patch_size, kernel_layout,
-            ...), for what cannot be read out of it; without one, those of `check_suite` (backends,
-            dtypes, precisions, image, ...).
-
-    Raises:
-        PatchParityError: whatever `read_live` or `check_suite` refuses.
-        TypeError: options of the other kind.
-    """
-    function = check_suite if implementation is None else read_live
-    known = [
-        name for name in inspect.signature(function).parameters if name not in ("target", "seed")
-    ]
-    if strange := [name for name in options if name not in known]:
-        whose = "the suite" if implementation is None else "somebody's implementation"
-        raise TypeError(
-            f"check of {whose} has no option {', '.join(strange)}; it has {', '.join(known)}"
-        )
-    if implementation is None:
-        return check_suite(seed=seed, **options)
-    return check_object(read_live(implementation, **options), seed=seed)
 
 
 def check_suite(

@@ -4,6 +4,8 @@ values, memory, repetition, NaN.
 A trial that the object refuses loudly passes, and is told: an error is no wrong number.
 """
 
+import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -23,20 +25,23 @@ from ...porting.objects.call import (
 from ...reference.error import ArithmeticModel, Gate
 from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
-from ...reference.spec import PatchEmbedSpec
+from ...reference.spec import PatchEmbedSpec, Remainder
 from ...reference.verdict import judge
 
-BATCHES = (4, 5, 8, 17, 32, 64)
-"""Batches beside 1, 2 and 3: even ones, one that vector registers divide, one that they do not, and
-those that people have."""
+BATCHES = (*range(4, 11), 12, 16, 17, 20, 24, 32, 33, 48, 64, 100, 128)
+"""Batches beside 1, 2 and 3: all small ones, powers of two and the numbers beside them, and those
+that people have."""
 
-GRIDS = ((1, 1), (1, 3), (3, 1), (5, 3), (4, 4), (2, 9), (17, 18), (33, 32))
+FEW_BATCHES = (4, 5, 8, 17, 32, 64)
+"""Those of a framework that compiles anew for every shape."""
+
+GRIDS = ((1, 1), (1, 3), (3, 1), (5, 3), (4, 4), (6, 3), (2, 9), (17, 18), (33, 32))
 """Patches of other images: one, one row and one column; taller than wide (an object's own small one
-is wider), square, much wider than tall, and more than 256 and 1024, where kernels begin to cut in
-pieces."""
+is wider), twice as tall, square, much wider than tall, and more than 256 and 1024, where kernels
+begin to cut in pieces."""
 
-LARGE = 224
-"""Rows and columns of the image that people have: where a kernel or a precision is chosen by size,
+LARGE = (224, 384)
+"""Rows and columns of the images that people have: where a kernel or a precision is chosen by size,
 it is chosen here."""
 
 CALLS = 50
@@ -45,9 +50,9 @@ CALLS = 50
 MORE_CALLS = 256
 """The same of a small one."""
 
-SHARES = (1.0, -1.0, 0.5, -0.5)
+SHARES = (1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.25, -0.25, 4.0)
 """What images are multiplied by, one call after another, whose results are all kept: an object may
-go round two or three buffers of its own."""
+go round eight buffers of its own."""
 
 MOST_OPERATIONS = 2 * 10**9
 """Operations of a trial on a larger image than the object's own: above it, seconds on one core."""
@@ -56,6 +61,9 @@ DOMINANCE = 64
 """How many times larger than bias and positions the products are where effective bits are told:
 what is added to them then costs at most log₂(1 + 1/64) = 0.02 of them, and the object's bias need
 not be taken away."""
+
+MIXED = "a NaN in one pixel reaches every token of its image"
+"""What is said of an object whose every token depends on every pixel, by rounding at least."""
 
 Outcome = dict[str, Any]
 
@@ -128,15 +136,13 @@ class _Trials:
     ) -> None:
         self.live, self.weights, self.model, self.generator = live, weights, model, generator
         self.scale = fingerprint_scale(live)
+        self.batch = live.call.batch or 2
 
     def all(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
         """Every trial that says something of this object."""
         spec = self.live.spec
-        for batch in dict.fromkeys((*BATCHES, spec.num_patches)):
-            if batch * spec.flops(1) <= MOST_OPERATIONS or batch < 9:
-                yield f"batch-{batch}", functools.partial(self._random, spec, batch)
-            else:
-                yield f"batch-{batch}", functools.partial(_not_tried, "it takes seconds")
+        if not self.live.call.batch:
+            yield from self._batches()
         for size in self._sizes():
             other = spec.replace(image_size=size)
             yield f"image-{'x'.join(map(str, size))}", functools.partial(self._random, other, 2)
@@ -147,6 +153,7 @@ class _Trials:
             yield name, functools.partial(self._data, draw)
         yield "infinity", self._infinity
         yield "nan-of-each-channel", self._nan_of_each_channel
+        yield "nan-alone", self._nothing_but_nan
         yield "images-left-as-they-were", self._untouched
         yield "result-kept", self._kept
         calls = MORE_CALLS if MORE_CALLS * spec.flops(2) <= MOST_OPERATIONS // 10 else CALLS
@@ -155,6 +162,26 @@ class _Trials:
             yield "memory-layouts", self._memory
         if self.live.call.record is not None:
             yield "with-gradients", self._recorded
+            yield "inference-mode", self._inference
+
+    def _batches(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
+        """Batches of many numbers, all of them the first of one large one, whose answer the
+        reference computes once."""
+        spec = self.live.spec
+        eager = self.live.framework in ("torch", "numpy")
+        numbers = sorted({*(BATCHES if eager else FEW_BATCHES), spec.num_patches})
+        cheap = [n for n in numbers if n * spec.flops(1) <= MOST_OPERATIONS or n < 9]
+        told = self.scale is not None
+        images = (self._draw(spec, cheap[-1]) * (self.scale or 1.0)).astype(self.live.dtype)
+        whole = self._probe(spec, images, "probabilistic", told)
+        for number in cheap:
+            yield f"batch-{number}", functools.partial(self._batch, whole, number)
+        if len(cheap) < len(numbers):
+            name = f"batches-above-{cheap[-1]}"
+            yield name, functools.partial(_not_tried, "they take seconds")
+
+    def _batch(self, whole: Probe, number: int) -> Outcome:
+        return self._judged_on(first_of(whole, number), np.array(whole.images[:number]))
 
     def _draw(self, spec: PatchEmbedSpec, batch: int) -> NDArray[Any]:
         return self.generator.standard_normal(spec.images_shape(batch)).astype(self.live.dtype)
@@ -175,10 +202,15 @@ class _Trials:
                     (count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides
                 )
             )
-        found.append(tuple(LARGE // by * by or by for by in spec.stride[-2:]))
+        found += [tuple(side // by * by or by for by in spec.stride[-2:]) for side in LARGE]
         found.append(tuple(2 * size for size in spec.image_size[-2:]))
+        images = [(*frames, *size) for size in found]
+        if frames:  # as many rows and columns, and more frames: one tubelet, and twice as many
+            own = spec.image_size[-2:]
+            more = (frames[0] + spec.stride[0], 2 * frames[0], spec.patch_size[0])
+            images += [(each, *own) for each in more]
         small = []
-        for image in dict.fromkeys((*frames, *size) for size in found):
+        for image in dict.fromkeys(images):
             try:
                 if (
                     min(image) > 0
@@ -213,14 +245,34 @@ class _Trials:
         output: NDArray[Any] | None = None,
         fingerprint: bool = False,
     ) -> Outcome:
-        with np.errstate(over="ignore", invalid="ignore"):
-            observed = self.live.call(np.array(images)) if output is None else output
-        found = judge(self._probe(spec, images, gate, fingerprint), "forward", observed, self.model)
+        return self._judged_on(self._probe(spec, images, gate, fingerprint), images, output)
+
+    def _judged_on(
+        self, probe: Probe, images: NDArray[Any], output: NDArray[Any] | None = None
+    ) -> Outcome:
+        """Judge an output, or that of a call, which must leave its images as they are."""
+        changed = False
+        if output is None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                output, changed = self._called(images)
+        if changed:
+            return {"verdict": "fail", "message": "it changes the images that it is given"}
+        found = judge(probe, "forward", output, self.model)
         return {
             "verdict": found.verdict,
             "bound_ratio": found.bound_ratio,
             "message": found.message,
         }
+
+    def _called(self, images: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+        """The output of a call, and whether the images were others afterwards."""
+        call = self.live.call
+        if call.batch or self.live.framework not in ("torch", "numpy"):
+            return call(np.array(images)), False
+        placed, before = call.place(np.array(images)), call.place(np.array(images))
+        with call.held():
+            output = np.array(call.fetch(call.run(placed)))
+        return output, bytes_of(placed) != bytes_of(before)
 
     def _random(self, spec: PatchEmbedSpec, batch: int) -> Outcome:
         """Random images, of which the effective bits are told too where they can be."""
@@ -246,7 +298,8 @@ class _Trials:
             ("images-of-zeros", lambda shape: np.zeros(shape)),
             ("flat-images", lambda shape: np.full(shape, 0.5)),
             ("images-0-to-1", lambda shape: draw.uniform(0, 1, shape)),
-            ("images-0-to-255", lambda shape: draw.integers(0, 256, shape).astype(float)),
+            ("images-0-to-255", lambda shape: draw.uniform(0, 255, shape)),
+            ("images-of-bytes", lambda shape: draw.integers(0, 256, shape).astype(float)),
             (
                 "a-few-of-16",
                 lambda shape: np.where(
@@ -274,6 +327,7 @@ class _Trials:
         rows, columns = (max(1, by - 1) for by in spec.stride[-2:])
         found = {
             "not-dividing": (1, 2),
+            "not-dividing-by-half": ((rows + 1) // 2, (columns + 1) // 2),
             "not-dividing-by-most": (rows, columns),
             "not-dividing-in-rows": (rows, 0),
             "not-dividing-in-columns": (0, columns),
@@ -291,23 +345,11 @@ class _Trials:
         )
         output = self.live.call(np.array(images))
         failed: Outcome | None = None
-        for remainder in ("same",) if spec.remainder == "same" else ("floor", "pad-end"):
-            try:
-                other = spec.replace(
-                    image_size=image,
-                    remainder=remainder,
-                    padding=0 if remainder == "same" else spec.padding,
-                )
-            except PatchParityError:
-                continue
-            found = self._judged(other, images, "probabilistic", output)
+        for words, other, seen in _of_remainders(spec, image, images):
+            found = self._judged(other, seen, "probabilistic", output)
             if found["verdict"] == "pass":
-                return {
-                    **found,
-                    "message": ""
-                    if remainder in ("floor", spec.remainder)
-                    else f"images that patches do not divide are padded ({remainder})",
-                }
+                told = f"images that patches do not divide are {words}" if words else ""
+                return {**found, "message": told}
             failed = failed or found
         told = (
             f"images of {'×'.join(map(str, image))}, which patches do not divide: neither cut "
@@ -315,9 +357,11 @@ class _Trials:
         )
         return {**failed, "message": f"{told}; {failed['message']}"} if failed else None
 
-    def _poisoned(self, value: float, image: int, channel: int) -> NDArray[Any]:
+    def _poisoned(self, value: float, image: int, channel: int, share: float = 0.5) -> NDArray[Any]:
+        """Random images with one value of another kind, so far along rows and columns."""
         images = self._draw(self.live.spec, 2)
-        images[(image, channel, *(size // 2 for size in self.live.spec.image_size))] = value
+        sides = [min(int(size * share), size - 1) for size in self.live.spec.image_size]
+        images[(image, channel, *sides)] = value
         return images
 
     def _seen(self) -> bool:
@@ -354,12 +398,17 @@ class _Trials:
     def _nan_of_each_channel(self) -> Outcome | None:
         if not self._seen():
             return None
+        # Patches that tile see every pixel of a size that they divide: the first and last too.
+        spec = self.live.spec
+        whole = spec.tiles and not any(
+            size % by for size, by in zip(spec.image_size, spec.stride, strict=True)
+        )
+        shares = (0.5, 0.0, 1.0, 0.3) if whole else (0.5,)
         for image in (0, 1):
-            for channel in range(min(self.live.spec.in_channels, 8)):
+            for channel in range(min(spec.in_channels, 8)):
+                poisoned = self._poisoned(np.nan, image, channel, shares[channel % len(shares)])
                 with np.errstate(invalid="ignore"):
-                    found = np.isnan(
-                        self.live.call(self._poisoned(np.nan, image, channel)).astype(np.float64)
-                    )
+                    found = np.isnan(self.live.call(poisoned).astype(np.float64))
                 if not found[image].any():
                     return {
                         "verdict": "fail",
@@ -372,12 +421,24 @@ class _Trials:
                     }
         return {"verdict": "pass"}
 
+    def _nothing_but_nan(self) -> Outcome | None:
+        """An image of NaN alone, beside one of numbers."""
+        if not self._seen():
+            return None
+        images = self._draw(self.live.spec, 2)
+        images[1] = np.nan
+        with np.errstate(invalid="ignore"):
+            found = np.isnan(self.live.call(images).astype(np.float64))
+        if found[1].any():
+            return {"verdict": "pass"}
+        return {"verdict": "fail", "message": "an image of NaN alone gives numbers"}
+
     def _run(self, placed: Any) -> Any:
         with self.live.call.held():
             return self.live.call.run(placed)
 
     def _untouched(self) -> Outcome:
-        images = self._draw(self.live.spec, 2)
+        images = self._draw(self.live.spec, self.batch)
         placed, again = (self.live.call.place(np.array(images)) for _ in range(2))
         self._run(placed)
         if bytes_of(placed) != bytes_of(again):
@@ -387,7 +448,7 @@ class _Trials:
     def _kept(self) -> Outcome:
         """The first results after later calls, of images of the other sign and of others in the
         same memory: a buffer that is written again, a result that is found by a sum or a place."""
-        images = self._draw(self.live.spec, 2)
+        images = self._draw(self.live.spec, self.batch)
         kept, before = [], []
         for share in SHARES:
             others = (share * images).astype(images.dtype)
@@ -426,23 +487,36 @@ class _Trials:
 
     def _recorded(self) -> Outcome | None:
         """The same call where gradients are recorded, as in training but for dropout."""
-        images = self._draw(self.live.spec, 2)
+        images = self._draw(self.live.spec, self.batch)
         assert self.live.call.record is not None
         for needed in (False, True):
             placed = self.live.call.place(np.array(images))
             if needed and hasattr(placed, "requires_grad_"):
                 placed.requires_grad_()
-            with self.live.call.held():
-                output = self.live.call.fetch(self.live.call.record(placed))
+            try:
+                with self.live.call.held():
+                    output = self.live.call.fetch(self.live.call.record(placed))
+            except PatchParityError as error:
+                if "a leaf Variable that requires grad" not in str(error):
+                    raise
+                told = "it changes the images that it is given, where gradients are recorded"
+                return {"verdict": "fail", "message": told}
             found = self._judged(self.live.spec, images, "probabilistic", np.array(output))
             if found["verdict"] == "fail":
                 return found
         return found
 
+    def _inference(self) -> Outcome:
+        """The same call in torch's inference mode, as many serve a model."""
+        import torch
+
+        with torch.inference_mode():
+            return self._judged(self.live.spec, self._draw(self.live.spec, 2), "probabilistic")
+
     def _memory(self) -> Outcome | None:
         """The same images, laid out in memory otherwise."""
         spec = self.live.spec
-        images = self._draw(spec, 3)
+        images = self._draw(spec, self.live.call.batch or 3)
         placed = self.live.call.place(np.array(images))
         wrong, worst = [], 0.0
         same = np.repeat(images[:1], len(images), 0)
@@ -470,3 +544,120 @@ class _Trials:
                 "something else",
             }
         return {"verdict": "pass", "bound_ratio": worst}
+
+
+def first_of(probe: Probe, number: int) -> Probe:
+    """The problem of the first so many images of another one, with its answer."""
+    first = dataclasses.replace(probe, images=probe.images[:number])
+    whole = probe.expectations["forward"]
+
+    def cut(array: NDArray[np.float64] | None) -> Any:
+        return None if array is None else array[:number]
+
+    known = dataclasses.replace(
+        whole,
+        value=whole.value[:number],
+        gauge=whole.gauge[:number],
+        scale=cut(whole.scale),
+        partial=cut(whole.partial),
+        exact=None,
+    )
+    first.__dict__["expectations"] = {"forward": known}
+    return first
+
+
+def _of_remainders(
+    spec: PatchEmbedSpec, image: tuple[int, ...], images: NDArray[Any]
+) -> Iterator[tuple[str, PatchEmbedSpec, NDArray[Any]]]:
+    """What implementations make of images that patches do not divide, the usual first: in words
+    (none for the object's own way), the sizes, and the images that are then seen."""
+    kinds: tuple[Remainder, ...] = ("same",) if spec.remainder == "same" else ("floor", "pad-end")
+    for remainder in kinds:
+        padding = 0 if remainder == "same" else spec.padding
+        with contextlib.suppress(PatchParityError):
+            other = spec.replace(image_size=image, remainder=remainder, padding=padding)
+            own = remainder in ("floor", spec.remainder)
+            yield "" if own else f"padded ({remainder})", other, images
+    if spec.remainder == "same" or any(map(any, spec.padding)) or spec.patch_size != spec.stride:
+        return
+    lacking = [-size % by for size, by in zip(image, spec.stride, strict=True)]
+    over = [size % by for size, by in zip(image, spec.stride, strict=True)]
+    both = [(each // 2, each - each // 2) for each in lacking]
+    end = [(0, each) for each in lacking]
+    ahead = [(0, 0), (0, 0)]
+    for pads, where in ((both, "on both sides"), (end, "at their end")):
+        for mode, how in (("constant", "zeros"), ("reflect", "mirrored"), ("edge", "repeated")):
+            if mode == "reflect" and any(
+                max(p) >= size for p, size in zip(pads, image, strict=True)
+            ):
+                continue
+            seen = np.pad(images, [*ahead, *pads], mode=mode)  # type: ignore[call-overload]
+            yield f"padded {where} ({how})", spec.replace(image_size=seen.shape[2:]), seen
+    for name, starts in (("middle", [each // 2 for each in over]), ("end", over)):
+        kept = [
+            slice(start, start + size - more)
+            for start, size, more in zip(starts, image, over, strict=True)
+        ]
+        seen = images[(slice(None), slice(None), *kept)]
+        if min(seen.shape) > 0:
+            yield f"cut to their {name}", spec.replace(image_size=seen.shape[2:]), seen
+
+
+def bitwise(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two arrays are the same to the last bit, type and shape among them."""
+    return (
+        first.dtype == second.dtype
+        and first.shape == second.shape
+        and first.tobytes() == second.tobytes()
+    )
+
+
+def containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> Outcome:
+    """Poison one pixel with NaN: the tokens that see it must be NaN, all others stay as they were
+    to the last bit."""
+    spec, expected_shape = live.spec, probe.expectations["forward"].value.shape
+    if clean.shape != expected_shape:
+        return {
+            "verdict": "fail",
+            "message": f"output of shape {clean.shape}, expected {expected_shape}",
+        }
+    images = np.array(probe.images)
+    inside = tuple(size // 2 for size in spec.image_size)
+    images[(1, 0, *inside)] = np.nan
+    seen = np.ones(spec.grid, bool)
+    for axis, at in enumerate(inside):
+        starts = np.arange(spec.grid[axis]) * spec.stride[axis] - spec.effective_padding[axis][0]
+        hit = (starts <= at) & (at < starts + spec.patch_size[axis])
+        seen &= hit.reshape([-1 if other == axis else 1 for other in range(len(inside))])
+    touched = np.zeros(clean.shape[:2], bool)
+    first = live.weights.num_tokens_ahead if clean.shape[1] > spec.num_patches else 0
+    touched[1, first:][: spec.num_patches] = seen.ravel()
+    try:
+        with np.errstate(invalid="ignore"):
+            output = live.call(images)
+    except PatchParityError as error:
+        return {"verdict": "pass", "message": f"refused: {str(error).splitlines()[0][:200]}"}
+    lost = np.isnan(output.astype(np.float64))
+    poisoned, changed = np.asarray(lost.all(axis=-1)), np.asarray(lost.any(axis=-1) & ~touched)
+    if (poisoned[touched]).all() and not changed.any():
+        same = bitwise(output[~touched], clean[~touched])
+        return {
+            "verdict": "pass",
+            "message": "" if same else "the other tokens differ in their last bits",
+        }
+    if poisoned[touched].all() and not changed[0].any():
+        return {
+            "verdict": "pass",
+            "message": f"{MIXED} (as through a Fourier transform)",
+        }
+    if changed.any():
+        return {
+            "verdict": "fail",
+            "message": "NaN in one pixel of image 1 makes tokens "
+            f"{np.argwhere(changed)[:4].tolist()} NaN",
+        }
+    return {
+        "verdict": "fail",
+        "message": "NaN in one pixel of image 1 is swallowed: token "
+        f"{np.argwhere(touched)[0].tolist()} is not NaN",
+    }

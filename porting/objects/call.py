@@ -2,6 +2,7 @@
 output fetched."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class LiveCall:
         fetch: what it returned, as a NumPy array `(B, N, D)`.
         held: entered around a call of the whole.
         record: as `run`, where gradients are recorded; None where that is no other call.
+        batch: how many images it takes at a time, where it refuses others; None where it does not.
     """
 
     place: Callable[[NDArray[Any]], Any]
@@ -37,9 +39,21 @@ class LiveCall:
     fetch: Callable[[Any], NDArray[Any]]
     held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     record: Callable[[Any], Any] | None = None
+    batch: int | None = None
 
     def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Place, run and fetch."""
+        """Place, run and fetch; in parts where it takes so many images alone, the last part filled
+        up with images again."""
+        if self.batch is None:
+            return self._once(images)
+        starts = range(0, len(images), self.batch)
+        parts = [
+            self._once(np.take(images, range(start, start + self.batch), axis=0, mode="wrap"))
+            for start in starts
+        ]
+        return np.concatenate(parts)[: len(images)]
+
+    def _once(self, images: NDArray[Any]) -> NDArray[Any]:
         placed = self.place(images)
         with self.held():
             return self.fetch(self.run(placed))
@@ -57,7 +71,7 @@ class LiveEmbedding:
         framework: what it is called with.
         spec: the sizes; image and grid are the object's own where it has some.
         weights: canonical, in the object's dtype.
-        dtype: name of the dtype of weights and output.
+        dtype: name of the dtype in which it computes, that of its output.
         to_sequence: whether it returns the sequence (prefix tokens or positions were found in it),
             or the tokens.
         call: images `(B, C, H, W)` in `dtype` to the output, as a NumPy array of whatever shape the
@@ -65,6 +79,7 @@ class LiveEmbedding:
         kernel_layout: the einops pattern in which the object keeps its kernel; empty where the
             weights were given.
         notes: what was found out by probe or chosen, in sentences.
+        first_call: images, and what the object gave of them when it was called for the first time.
     """
 
     name: str
@@ -76,6 +91,12 @@ class LiveEmbedding:
     call: LiveCall
     notes: tuple[str, ...] = ()
     kernel_layout: str = ""
+    first_call: tuple[NDArray[Any], NDArray[Any]] | None = None
+
+    @property
+    def weights_used(self) -> PatchEmbedWeights:
+        """The weights in the dtype in which it computes, copied: nothing can change them."""
+        return self.weights.map(lambda array: np.array(array).astype(self.dtype))
 
     @property
     def flush_to_zero(self) -> bool:
@@ -156,6 +177,8 @@ def caller(
             output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
         return output
 
+    if kind == "flax":
+        return LiveCall(place, run, fetch, functools.partial(_deterministic, subject))
     if kind != "torch":
         return LiveCall(place, run, fetch)
     return LiveCall(
@@ -185,7 +208,8 @@ def _width_axis(shape: tuple[int, ...], width: int, layout: str) -> int | None:
 @contextlib.contextmanager
 def _evaluating(subject: Any) -> Iterator[None]:
     """Hold a torch module in evaluation mode."""
-    modules = list(subject.modules()) if hasattr(subject, "modules") else []
+    inside = subject.modules() if hasattr(subject, "modules") else ()
+    modules = [module for module in inside if hasattr(module, "training")]
     training = [module.training for module in modules]
     try:
         for module in modules:
@@ -196,10 +220,29 @@ def _evaluating(subject: Any) -> Iterator[None]:
             module.training = flag
 
 
+@contextlib.contextmanager
+def _deterministic(subject: Any) -> Iterator[None]:
+    """Hold the dropouts of an nnx module off, as `eval()` does; of linen a call says it."""
+    from flax import nnx
+
+    held = []
+    if isinstance(subject, nnx.Module):
+        held = [each for _, each in nnx.iter_modules(subject) if hasattr(each, "deterministic")]
+    before = [each.deterministic for each in held]
+    try:
+        for each in held:
+            each.deterministic = True
+        yield
+    finally:
+        for each, flag in zip(held, before, strict=True):
+            each.deterministic = flag
+
+
 def _run_torch(subject: Any, images: Any, recorded: bool) -> Any:
     import torch
 
-    with torch.enable_grad() if recorded else torch.inference_mode():
+    # not inference mode: what an object writes into its own tensors there cannot be written again
+    with torch.enable_grad() if recorded else torch.no_grad():
         return subject(images)
 
 
@@ -247,6 +290,8 @@ TOKEN_NAMES = (
     "tokens",
     "patch_tokens",
     "patch_embeddings",
+    "patch_embeds",
+    "patch_embed",
     "x_norm_patchtokens",
     "embeddings",
     "hidden_states",
@@ -265,6 +310,8 @@ def _main_output(output: Any) -> Any:
     """
     if hasattr(output, "last_hidden_state"):
         return output.last_hidden_state
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        output = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     if isinstance(output, Mapping):
         for name in TOKEN_NAMES:
             if name in output:
@@ -305,7 +352,18 @@ def forms_in_memory(placed: Any) -> dict[str, Any]:
         "rows and columns exchanged in memory": turned,
         "a part of a larger batch": torch.cat([placed[:1] * 0 + 7, placed])[1:],
         "every second value of a wider tensor": torch.repeat_interleave(placed, 2, -1)[..., ::2],
+        "all channels but the last of more": torch.cat([placed, placed[:, :1]], 1)[:, :-1],
+        "a start that is odd in memory": _at_odd_place(placed),
     }
+
+
+def _at_odd_place(placed: Any) -> Any:
+    import torch
+
+    room = torch.empty(placed.numel() + 1, dtype=placed.dtype, device=placed.device)
+    moved = room[1:].view(placed.shape)
+    moved.copy_(placed)
+    return moved
 
 
 def forms_of_one(placed: Any) -> dict[str, Any]:

@@ -31,10 +31,13 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
 
         modules = dict(subject.named_modules())
         computed = _parametrized(modules)
-        for name, values in computed.items():
+        hooked = _computed_before_calls(modules)
+        for name, values in (computed | hooked).items():
             yield name, as_array(values), modules[name.rpartition(".")[0]]
         for name, parameter in subject.named_parameters():
             if any(name.startswith(f"{part}.") for part in _parametrizations(computed)):
+                continue
+            if any(name.startswith(f"{weight}_") for weight in hooked):
                 continue
             if parameter.is_meta or type(parameter).__name__.startswith("Uninitialized"):
                 raise PatchParityError(
@@ -43,7 +46,8 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
                 )
             yield name, as_array(parameter), modules.get(name.rpartition(".")[0])
         for name, buffer in subject.named_buffers():
-            yield name, as_array(buffer), None
+            if not any(name.startswith(f"{weight}_") for weight in hooked):
+                yield name, as_array(buffer), None
     elif kind == "keras":
         layers = list(subject._flatten_layers())
         for variable in subject.weights:
@@ -60,6 +64,9 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
                 )
     elif kind == "flax":
         yield from _flax_parameters(subject)
+    elif kind == "tensorflow":
+        for variable in getattr(subject, "variables", ()):
+            yield variable.name.partition(":")[0], np.asarray(variable.numpy()), None
 
 
 def _parametrized(modules: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +76,29 @@ def _parametrized(modules: dict[str, Any]) -> dict[str, Any]:
         for tensor in getattr(module, "parametrizations", {}):
             before = f"{name}." if name else ""
             found[f"{before}{tensor}"] = getattr(module, tensor).detach()
+    return found
+
+
+COMPUTED = ("_orig", "_v")
+"""How tensors are called of which torch's older hooks compute a weight before each call: pruning
+and spectral norm, weight norm."""
+
+
+def _computed_before_calls(modules: dict[str, Any]) -> dict[str, Any]:
+    """Weights that hooks compute of others before a call, by name."""
+    found = {}
+    for name, module in modules.items():
+        before = f"{name}." if name else ""
+        held = getattr(module, "_parameters", {})
+        for tensor in held if isinstance(held, dict) else ():  # a script's are none, and no hooks'
+            weight = next((tensor.removesuffix(e) for e in COMPUTED if tensor.endswith(e)), "")
+            value: Any = getattr(module, "__dict__", {}).get(weight)
+            if not weight or not hasattr(value, "detach"):
+                continue
+            mask = getattr(module, f"{weight}_mask", None)
+            # A mask's product is told by the parts themselves, and is not that of the last call.
+            value = value if mask is None else getattr(module, tensor) * mask
+            found[f"{before}{weight}"] = value.detach()
     return found
 
 

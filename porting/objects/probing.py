@@ -1,50 +1,228 @@
-"""What only an object's output shows: on which side its prefix tokens stand, and positions that it
-keeps where no parameter is."""
+"""What only an object's output shows: the flatten order of a linear layer, on which side prefix
+tokens stand, and positions that are kept where no parameter is, or computed."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...backends.layouts import KERNEL_LAYOUTS
 from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError
-from ...reference.sequence import embed_sequence
+from ...reference.sequence import embed_sequence, sincos_positions
+from ...reference.spec import PatchEmbedSpec
+from ..dialects.positions import sinusoid_table
 from .call import LiveEmbedding
+from .found import FoundWeights
 
 UNLIKE = 2.0**-5
 """Distance of an object's output from that of its weights, relative to the latter's norm, beyond
 which it computes something else: eight times what inputs rounded to bfloat16 (2⁻⁸) can do, while a
 mask, an activation or a norm that was overlooked changes a tenth and more."""
 
+SAME_TABLE = 2.0**-12
+"""The same of a table that is computed, in float32: an angle of a few hundred, rounded, moves its
+sine by 2⁻¹⁶, and no two tables that libraries compute are as near to one another."""
+
 SAME = 2.0**-7
 """Relative distance of a residual from a table, or from itself in another image, up to which they
 are the same: twice the roundoff of bfloat16."""
 
 
-def with_found_parts(live: LiveEmbedding, subject: Any) -> LiveEmbedding:
-    """The same object, with prefix tokens on the side where they are, and with fixed positions that
-    lie in a buffer or an attribute.
+def with_flatten_order(live: LiveEmbedding, found: FoundWeights) -> LiveEmbedding:
+    """The same object, with the flatten order of its linear layer whose result lies nearest to the
+    object's own, on random images.
+
+    Args:
+        live: as it was read, in the first of the orders.
+        found: its weights, and the orders.
+    """
+    if live.spec.in_channels == 1:
+        return live
+    images = np.random.default_rng(0).standard_normal(live.spec.images_shape(2)).astype(live.dtype)
+    observed = live.call(images)
+    distances = {}
+    for order in found.orders:
+        weights = found.to_canonical(live.spec, order)
+        expected = _expected(dataclasses.replace(live, weights=weights), images)
+        if expected.shape != observed.shape:
+            return live
+        distances[order] = float(np.mean((observed.astype(np.float64) - expected) ** 2))
+    best = min(distances, key=distances.__getitem__)
+    words = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}[best[-3:]]
+    if not distances[best] < UNLIKE**2 * float(np.mean(observed.astype(np.float64) ** 2)):
+        note = (
+            f"no flatten order of the linear layer explains its output; {words} comes nearest "
+            f"(--kernel-layout {best})"
+        )
+    else:
+        note = (
+            f"the linear layer's flatten order was found by probe: {words} (--kernel-layout {best})"
+        )
+    return dataclasses.replace(
+        live,
+        weights=found.to_canonical(live.spec, best),
+        notes=(*live.notes, note),
+        kernel_layout=KERNEL_LAYOUTS[best],
+    )
+
+
+NARROW = ("bfloat16", "float16")
+"""Types of 16 bits."""
+
+OTHER_BATCHES = (1, 4, 8, 16, 32)
+"""What an object is called with that refuses two images: one at a time, or as many as it was
+exported for."""
+
+
+def with_own_batch(live: LiveEmbedding) -> LiveEmbedding:
+    """The same object; one that takes so many images alone is called with so many at a time."""
+    for batch in (2, *OTHER_BATCHES):
+        first = _given(live, batch)
+        if first is None:
+            turned = _with_frames_first(live)
+            first = None if turned is None else _given(turned, batch)
+            if turned is None or first is None:
+                continue
+            live = turned
+        live = dataclasses.replace(live, first_call=first)
+        if batch == 2:
+            return live
+        count = "one image" if batch == 1 else f"{batch} images"
+        note = f"it takes {count} at a time and refuses others: more were given in parts"
+        call = dataclasses.replace(live.call, batch=batch)
+        return dataclasses.replace(live, call=call, notes=(*live.notes, note))
+    return live
+
+
+def _given(live: LiveEmbedding, batch: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """So many random images, and what an object gives of them; None where it refuses."""
+    images = np.random.default_rng(1).standard_normal(live.spec.images_shape(batch))
+    images = images.astype(live.dtype)
+    try:
+        return images, np.array(live.call(np.array(images)))
+    except PatchParityError:
+        return None
+
+
+def _with_frames_first(live: LiveEmbedding) -> LiveEmbedding | None:
+    """The same object, given videos as `(B, T, C, H, W)`; None of one that takes images."""
+    if live.spec.spatial_axes != 3 or live.framework in ("keras", "flax", "jax", "tensorflow"):
+        return None
+    place = live.call.place
+    call = dataclasses.replace(live.call, place=lambda images: place(images.swapaxes(1, 2)))
+    note = "it takes videos as (B, T, C, H, W), the frames before the channels: found by probe"
+    return dataclasses.replace(live, call=call, notes=(*live.notes, note))
+
+
+def with_computing_dtype(live: LiveEmbedding, owner: Any) -> LiveEmbedding:
+    """The same object, judged in the dtype that its layer says it computes in, and does; of 16-bit
+    weights whose result is widened in theirs."""
+    if live.first_call is None:
+        return live
+    given = live.first_call[1].dtype.name
+    if given == live.dtype:
+        return live
+    if live.dtype in NARROW and given == "float32":
+        note = f"it gives float32 of weights in {live.dtype}: it is judged as {live.dtype}"
+        fetch, dtype = live.call.fetch, live.dtype
+        call = dataclasses.replace(live.call, fetch=lambda output: fetch(output).astype(dtype))
+        return dataclasses.replace(live, call=call, notes=(*live.notes, note))
+    declared = getattr(owner, "compute_dtype", getattr(owner, "dtype", None))
+    if given not in NARROW or getattr(declared, "__name__", str(declared)) != given:
+        return live
+    note = f"its layer computes in {given}, of weights in {live.dtype}: it is judged as {given}"
+    return dataclasses.replace(live, dtype=given, notes=(*live.notes, note))
+
+
+def with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> LiveEmbedding:
+    """The same object, with prefix tokens on the side where they are, with parameters whose names
+    say nothing where they belong, and with fixed positions that lie in a buffer or an attribute, or
+    are computed.
 
     An object that gives what its weights do, or that fails, is left as it was read.
+
+    Raises:
+        PatchParityError: parameters that are nowhere in what it gives.
     """
-    images = np.random.default_rng(1).standard_normal(live.spec.images_shape(2)).astype(live.dtype)
+    placed = _with_found_parts(live, subject, found)
+    if found.refusal and not _explains(placed):
+        raise PatchParityError(found.refusal)
+    return placed
+
+
+def _with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> LiveEmbedding:
+    images = _random(live)
     try:
         observed = live.call(np.array(images)).astype(np.float64)
     except PatchParityError:
         return live
     if not np.isfinite(observed).all() or _apart(observed, _expected(live, images)) < UNLIKE:
-        return live
-    if live.weights.num_prefix_tokens:
-        layout = dataclasses.replace(live.weights.layout, prefix_side="last")
-        turned = dataclasses.replace(live, weights=dataclasses.replace(live.weights, layout=layout))
-        if _apart(observed, _expected(turned, images)) < UNLIKE:
-            return dataclasses.replace(
-                turned,
-                notes=(*live.notes, "its prefix tokens stand behind the patches: found by probe"),
+        return _with_forgotten_tables(live, subject) if observed.ndim == 3 else live
+    for candidate in (live, *_with_vectors(live, found)):
+        expected = _expected(candidate, images)
+        if _apart(observed, expected) < UNLIKE:
+            return candidate
+        if candidate.weights.num_prefix_tokens:
+            layout = dataclasses.replace(candidate.weights.layout, prefix_side="last")
+            weights = dataclasses.replace(candidate.weights, layout=layout)
+            turned = dataclasses.replace(candidate, weights=weights)
+            if _apart(observed, _expected(turned, images)) < UNLIKE:
+                note = "its prefix tokens stand behind the patches: found by probe"
+                return dataclasses.replace(turned, notes=(*candidate.notes, note))
+        with_positions = _with_positions(candidate, subject, found, observed, expected)
+        if with_positions is not candidate:
+            return with_positions
+    return live
+
+
+def _random(live: LiveEmbedding) -> NDArray[Any]:
+    generator = np.random.default_rng(1)
+    return generator.standard_normal(live.spec.images_shape(2)).astype(live.dtype)
+
+
+def _explains(live: LiveEmbedding) -> bool:
+    images = _random(live)
+    try:
+        observed = live.call(np.array(images)).astype(np.float64)
+    except PatchParityError:
+        return False
+    return _apart(observed, _expected(live, images)) < UNLIKE
+
+
+def _with_vectors(live: LiveEmbedding, found: FoundWeights) -> Iterator[LiveEmbedding]:
+    """The same object with a vector, of a name that says nothing, as its bias or class token."""
+    for name, value in found.unplaced.items():
+        vector = value.reshape(-1)
+        if vector.size != live.spec.embed_dim:
+            continue
+        for role in ("bias", "class_token"):
+            if getattr(live.weights, role) is not None:
+                continue
+            weights = dataclasses.replace(live.weights, **{role: vector})  # type: ignore[arg-type]
+            note = f"{name} {value.shape} is its {role.replace('_', ' ')}: found by probe"
+            to_sequence = live.to_sequence or role == "class_token"
+            yield dataclasses.replace(
+                live, weights=weights, to_sequence=to_sequence, notes=(*live.notes, note)
             )
-    return _with_positions(live, subject, observed, _expected(live, images))
+
+
+def _with_forgotten_tables(live: LiveEmbedding, subject: Any) -> LiveEmbedding:
+    """The same object, with a word about tables of the size of positions that are not added."""
+    spec = live.spec
+    if live.weights.positions is not None:
+        return live
+    counts = (spec.num_patches, spec.num_patches + live.weights.num_prefix_tokens)
+    shapes = {(count, spec.embed_dim) for count in counts}
+    notes = [
+        f"its {name} {array.shape}, as large as positions, is added to nothing"
+        for name, array in _tensors(subject)
+        if array.shape in shapes | {(1, *shape) for shape in shapes}
+    ]
+    return dataclasses.replace(live, notes=(*live.notes, *notes)) if notes else live
 
 
 def _expected(live: LiveEmbedding, images: NDArray[Any]) -> NDArray[Any]:
@@ -60,46 +238,112 @@ def _apart(observed: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.linalg.norm(observed - expected)) / float(np.linalg.norm(expected) + 1e-300)
 
 
+def _near(one: NDArray[Any], other: NDArray[Any], tolerance: float) -> bool:
+    return one.shape == other.shape and float(np.linalg.norm(one - other)) <= tolerance * float(
+        np.linalg.norm(other)
+    )
+
+
 def _with_positions(
-    live: LiveEmbedding, subject: Any, observed: NDArray[Any], expected: NDArray[Any]
+    live: LiveEmbedding,
+    subject: Any,
+    found: FoundWeights,
+    observed: NDArray[Any],
+    expected: NDArray[Any],
 ) -> LiveEmbedding:
     """Positions that are the same for every image, and lie in a tensor of the object that is no
-    parameter."""
+    parameter, or are a table that libraries compute."""
     if live.weights.positions is not None or observed.shape != expected.shape:
         return live
     residual = observed - expected
     table = residual.mean(axis=0)
     if not float(np.linalg.norm(residual - table)) <= SAME * float(np.linalg.norm(observed)):
         return live
-    for name, array in _tensors(subject):
-        rows = array.reshape(-1, array.shape[-1]) if array.ndim >= 2 else array
-        if rows.shape == table.shape and float(np.linalg.norm(rows - table)) <= SAME * float(
-            np.linalg.norm(table)
-        ):
-            positions = rows.astype(live.weights.kernel.dtype)
-            weights = dataclasses.replace(
-                live.weights,
-                positions=positions,
-                layout=dataclasses.replace(
-                    live.weights.layout, positioned=live.weights.layout.prefix
-                ),
-            )
-            note = (
-                f"it adds {name} {array.shape}, which is no parameter, as positions: found by probe"
-            )
-            return dataclasses.replace(
-                live, weights=weights, to_sequence=True, notes=(*live.notes, note)
-            )
+    spec, first = live.spec, live.weights.num_tokens_ahead
+    patches = slice(first, first + spec.num_patches)
+    prefix = np.delete(table, patches, axis=0)
+    # Of the patches alone, where the prefix tokens are what they are by themselves.
+    alone = prefix.size > 0 and float(np.abs(prefix).max()) <= SAME * float(np.abs(table).max())
+    wanted = table[patches] if alone else table
+
+    def placed(positions: NDArray[Any], note: str) -> LiveEmbedding:
+        layout = dataclasses.replace(
+            live.weights.layout, positioned=() if alone else live.weights.layout.prefix
+        )
+        held = positions.astype(live.weights.kernel.dtype)
+        weights = dataclasses.replace(live.weights, positions=held, layout=layout)
+        notes = (*live.notes, f"{note}: found by probe")
+        return dataclasses.replace(live, weights=weights, to_sequence=True, notes=notes)
+
+    parameters = ((name, value.astype(np.float64)) for name, value in found.unplaced.items())
+    for name, array in itertools.chain(parameters, _tensors(subject)):
+        for held in _as_rows(array, spec.embed_dim):
+            # Of a table with rows for the prefix tokens too those of the patches: others are wrong.
+            start = first if alone and len(held) == len(wanted) + len(prefix) else 0
+            rows = held[start : start + len(wanted)]
+            if _near(rows, wanted, SAME):
+                part = "" if len(rows) == len(held) else f"{len(rows)} rows of "
+                kind = "" if name in found.unplaced else ", which is no parameter,"
+                return placed(rows, f"it adds {part}{name} {array.shape}{kind} as positions")
+    for name, computed in _computed_tables(spec, len(wanted)):
+        if _near(wanted, computed, SAME_TABLE if live.dtype in ("float32", "float64") else SAME):
+            # Its own sines, to the last bit: what it gives for black images, less its bias.
+            exact = _of_black_images(live)[patches if alone else slice(None)]
+            return placed(exact, f"it adds positions that it computes, {name}")
     return live
+
+
+def _as_rows(array: NDArray[Any], width: int) -> list[NDArray[Any]]:
+    """A tensor as rows of positions: its width behind, or in front of a map of the grid."""
+    found = []
+    if array.ndim >= 2 and array.shape[-1] == width:
+        found.append(array.reshape(-1, width))
+    if array.ndim >= 3 and array.shape[-3] == width:
+        found.append(np.moveaxis(array, -3, -1).reshape(-1, width))
+    return found
+
+
+def _of_black_images(live: LiveEmbedding) -> NDArray[np.float64]:
+    black = np.zeros(live.spec.images_shape(2), live.dtype)
+    found: NDArray[np.float64] = live.call(black).astype(np.float64) - _expected(live, black)
+    return found[0]
+
+
+def _computed_tables(spec: PatchEmbedSpec, count: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Tables of positions that libraries compute, of so many rows, with their names."""
+    width = spec.embed_dim
+    if width % 2 == 0:
+        yield "the sine-cosine table of Vaswani et al.", sinusoid_table(count, width)
+        halves = np.arange(count)[:, None] * 10000.0 ** (-np.arange(width // 2) / (width // 2))
+        both = np.concatenate([np.sin(halves), np.cos(halves)], axis=1)
+        yield "a sine-cosine table with the sines in front", both
+    if width % 4 or width < 8 or spec.spatial_axes != 2 or count != spec.num_patches:
+        return
+    sides: tuple[Literal["column", "row"], ...] = ("column", "row")
+    for half, last in itertools.product(sides, (False, True)):
+        table = sincos_positions(spec.grid, width, first_half=half, last_frequency=last)
+        told = f"the 2-D sine-cosine table with {half}s in its first half"
+        yield told + (", its last frequency 1/10000" if last else ""), table
+        rows, columns = np.divmod(np.arange(count), spec.grid[1])
+        parts = [sinusoid_table(max(spec.grid), width // 2)[at] for at in (columns, rows)]
+        if not last:
+            mixed = np.concatenate(parts if half == "column" else parts[::-1], axis=1)
+            yield f"a 2-D sine-cosine table, sines and cosines in turn, {half}s in front", mixed
 
 
 def _tensors(subject: Any) -> Iterator[tuple[str, NDArray[Any]]]:
     """Arrays among the attributes and buffers of an object and of what is inside it."""
-    parts = subject.named_modules() if hasattr(subject, "named_modules") else [("", subject)]
+    parts = [("", subject)]
+    if hasattr(subject, "named_modules"):
+        parts = list(subject.named_modules())
+    elif hasattr(subject, "_flatten_layers"):
+        parts = [(layer.name, layer) for layer in subject._flatten_layers()]
     for prefix, part in parts:
         held = {**getattr(part, "_buffers", {}), **getattr(part, "__dict__", {})}
         for name, value in held.items():
             if hasattr(value, "detach"):
                 value = value.detach().cpu().float().numpy()
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            elif hasattr(value, "shape") and hasattr(value, "__array__"):
+                value = np.asarray(value)
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fV":
                 yield f"{prefix}.{name}".lstrip("."), value.astype(np.float64)

@@ -26,9 +26,10 @@ from ..dialects.sizes import Sizes
 from ..dialects.stage import read_stage, require_no_stem
 from ..files.tree import TreeCheckpoint
 from .call import LiveCall, LiveEmbedding
+from .found import SeveralKernelsError
 from .parameters import count_positions, parameters_of
 from .probing import UNLIKE
-from .read import SeveralKernelsError, read_live
+from .read import read_live
 
 
 def from_module(
@@ -129,8 +130,8 @@ def _from_tree(
     checkpoint = TreeCheckpoint(tree)
     stage = read_stage(checkpoint, from_, prefix, list_dialects(dialects), sizes, ignore)
     require_no_stem(checkpoint, stage)
-    if stage.candidate.assumed:
-        warnings.warn(stage.candidate.assumed, UserWarning, stacklevel=3)
+    for assumption in stage.assumptions:
+        warnings.warn(assumption, UserWarning, stacklevel=3)
     spec = stage.spec
     if image_size is not None and stage.weights.positions is None:
         spec = spec.replace(image_size=spec.image_size[: spec.spatial_axes - 2] + sizes.image_size)
@@ -281,14 +282,14 @@ def _same_output(one: LiveEmbedding, other: LiveEmbedding) -> tuple[float, bool]
     dtype = other.dtype
     probe = dataclasses.replace(
         random_normal(one.spec, 2, dtype, 0),
-        weights=other.weights,
+        weights=other.weights_used,
         gradients=(),
         gate="deterministic",
         to_sequence=other.to_sequence,
     )
     images = np.array(probe.images)
     outputs = one.call(images.astype(one.dtype)), other.call(images)
-    source = dataclasses.replace(probe, images=images.astype(one.dtype), weights=one.weights)
+    source = dataclasses.replace(probe, images=images.astype(one.dtype), weights=one.weights_used)
     source_model = ArithmeticModel.of(np.dtype(one.dtype), one.flush_to_zero, output_roundings=2)
     source_judged = judge(source, "forward", outputs[0], source_model)
     if source_judged.verdict == "fail":

@@ -19,9 +19,10 @@ from patchparity import (
     patch_embed,
     save_weights,
 )
-from patchparity.bench.check.objects import diagnose_object
 from patchparity.porting.objects.load import load_object
 from patchparity.porting.objects.read import read_live
+
+from .modules import torch_module
 
 SPEC = PatchEmbedSpec((24, 40), 8, 3, 20)
 WEIGHTS = initialize_weights(SPEC, seed=3, class_token=False, positions="none")
@@ -362,14 +363,6 @@ def test_classes_and_factories_are_called_first():
         )
 
 
-def test_diagnosis_of_an_object():
-    assert diagnose_object(read_live(right, weights=WEIGHTS)).correct
-    found = diagnose_object(
-        read_live(lambda images: right(images).transpose(0, 2, 1), weights=WEIGHTS)
-    )
-    assert found.mistakes == ("tokens-not-transposed",)
-
-
 def test_our_sequence_through_a_real_encoder_gives_the_models_own_output():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -511,21 +504,6 @@ def test_options_of_the_other_kind_are_refused_on_the_command_line():
         assert message in str(result.exception)
 
 
-def _torch_module(forward, **parts):
-    torch = pytest.importorskip("torch")
-
-    class Module(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            for name, part in parts.items():
-                setattr(self, name, part)
-
-        def forward(self, x):
-            return forward(self, x)
-
-    return Module()
-
-
 def test_a_batch_that_is_squeezed_or_written_into_the_code_is_seen():
     torch = pytest.importorskip("torch")
     projection = torch.nn.Conv2d(3, 8, 4, 4)
@@ -533,7 +511,7 @@ def test_a_batch_that_is_squeezed_or_written_into_the_code_is_seen():
         lambda self, x: self.proj(x).flatten(2).transpose(1, 2).squeeze(0),
         lambda self, x: self.proj(x).flatten(2).transpose(1, 2)[: 2 if len(x) > 2 else None],
     ):
-        report = check(_torch_module(forward, proj=projection))
+        report = check(torch_module(forward, proj=projection))
         assert {result.probe for result in report.results if result.verdict == "fail"} & {
             "batch-1",
             "batch-3",
@@ -566,25 +544,9 @@ def test_sixteen_bit_sums_are_seen_where_positions_are_added_too():
         return self.proj(patches) + self.pos_embed
 
     options = dict(patch_size=16, image_size=(48, 64))
-    good = check(_torch_module(wide, proj=linear, pos_embed=positions), **options)
+    good = check(torch_module(wide, proj=linear, pos_embed=positions), **options)
     assert good.ok, [result.message for result in good.results]
-    assert not check(_torch_module(narrow, proj=linear, pos_embed=positions), **options).ok
-
-
-def test_positions_in_a_buffer_are_read_and_other_buffers_are_named():
-    torch = pytest.importorskip("torch")
-    module = _torch_module(
-        lambda self, x: self.proj(x).flatten(2).transpose(1, 2) + self.pos_embed,
-        proj=torch.nn.Conv2d(3, 8, 4, 4),
-    )
-    module.register_buffer("pos_embed", torch.randn(1, 9, 8))
-    module.register_buffer("pixel_mean", torch.zeros(3))
-    report = check(module)
-    assert report.ok, [result.message for result in report.results]
-    assert report.notes == [
-        "buffer pixel_mean (3,) was not read",
-        "its positions are for images of 12×12: what it does at others was not tried",
-    ]
+    assert not check(torch_module(narrow, proj=linear, pos_embed=positions), **options).ok
 
 
 def test_layers_that_are_no_plain_convolution_are_refused():
@@ -688,11 +650,11 @@ def test_objects_of_other_numbers_or_none_yet():
         (torch.nn.LazyConv2d(8, 4, 4), "parameter weight has no values yet"),
         (torch.nn.Conv2d(3, 8, 4, 4, device="meta"), "parameter weight has no values yet"),
         (
-            _torch_module(lambda self, x: self.proj(x).long(), proj=torch.nn.Conv2d(3, 8, 4, 4)),
+            torch_module(lambda self, x: self.proj(x).long(), proj=torch.nn.Conv2d(3, 8, 4, 4)),
             "and dtype int64: expected tokens",
         ),
         (
-            _torch_module(
+            torch_module(
                 lambda self, x: x,
                 proj=torch.nn.Conv2d(3, 8, 4, 4),
                 cls_token=torch.nn.Parameter(torch.zeros(1, 2, 8)),
@@ -718,91 +680,9 @@ def test_a_class_is_built_first():
 
 def test_a_nan_that_is_swallowed_is_called_so():
     torch = pytest.importorskip("torch")
-    module = _torch_module(
+    module = torch_module(
         lambda self, x: torch.nan_to_num(self.proj(x)).flatten(2).transpose(1, 2),
         proj=torch.nn.Conv2d(3, 8, 4, 4),
     )
     wrong, *_ = [result for result in check(module).results if result.verdict == "fail"]
     assert wrong.message.startswith("NaN in one pixel of image 1 is swallowed: token [1, ")
-
-
-def test_a_diagnosis_of_an_object_tells_affine_maps_and_restless_ones():
-    torch = pytest.importorskip("torch")
-    projection = torch.nn.Conv2d(3, 20, 4, 4)
-
-    def scaled(self, x):
-        return 1.5 * self.proj(x).flatten(2).transpose(1, 2)
-
-    def restless(self, x):
-        return torch.nn.functional.dropout(self.proj(x).flatten(2).transpose(1, 2), 0.1)
-
-    found = diagnose_object(_torch_module(scaled, proj=projection))
-    assert found.mistakes == ("output-scaled",)
-    assert "1.5 times what it should be" in found.explanation
-    found = diagnose_object(_torch_module(restless, proj=projection))
-    assert found.explanation.startswith(
-        "two calls on the same images differ (is dropout or noise on?)"
-    )
-    assert diagnose_object(projection).correct
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (
-            lambda tokens: tokens.double(),
-            "check fails on random: output of dtype float64, expected float32",
-        ),
-        (lambda tokens: tokens.clamp(-500, 500), "check fails on random-1000: "),
-        (
-            lambda tokens: tokens.nan_to_num(),
-            "check fails on nan-containment: NaN in one pixel of image 1 is swallowed",
-        ),
-        (lambda tokens: tokens if len(tokens) > 1 else tokens[0], "check fails on batch-1: "),
-    ],
-    ids=["type", "clamp", "nan", "squeeze"],
-)
-def test_what_is_right_on_one_problem_alone_is_not_called_correct(change, told):
-    torch = pytest.importorskip("torch")
-    projection = torch.nn.Conv2d(3, 20, 4, 4)
-    found = diagnose_object(
-        _torch_module(
-            lambda self, x: change(self.proj(x).flatten(2).transpose(1, 2)), proj=projection
-        )
-    )
-    assert not found.correct
-    assert found.explanation.startswith(f"the values on random images are right, but {told}")
-
-
-@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
-@pytest.mark.parametrize("widened", [True, False])
-def test_lower_precision_is_told_from_where_it_was(narrow, widened):
-    torch = pytest.importorskip("torch")
-    projection = torch.nn.Conv2d(3, 20, 4, 4)
-
-    def rounded(self, x):
-        return self.proj(x).to(getattr(torch, narrow)).float().flatten(2).transpose(1, 2)
-
-    def autocast(self, x):
-        with torch.autocast("cpu", getattr(torch, narrow)):
-            tokens = self.proj(x).flatten(2).transpose(1, 2)
-        return tokens.float() if widened else tokens
-
-    short = {"bfloat16": "bf16", "float16": "fp16"}[narrow]
-    assert diagnose_object(_torch_module(rounded, proj=projection)).mistakes == (f"output-{short}",)
-    found = diagnose_object(_torch_module(autocast, proj=projection))
-    assert found.mistakes == (f"precision-{short}",) or (f"precision-{short}",) in found.also
-
-
-def test_the_diagnosis_is_the_first_thing_said_of_a_wrong_object():
-    torch = pytest.importorskip("torch")
-    report = check(
-        _torch_module(
-            lambda self, x: self.proj(x.flip(1)).flatten(2).transpose(1, 2),
-            proj=torch.nn.Conv2d(3, 8, 4, 4),
-        )
-    )
-    assert report.notes == [
-        "diagnosis: the channels were read in reverse, BGR for RGB; mend: "
-        + report.notes[0].split("mend: ")[1]
-    ]

@@ -1,0 +1,63 @@
+"""Which mistake anyone's implementation makes."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from ...porting.objects.call import LiveEmbedding
+from ...porting.objects.read import read_live
+from ...reference.diagnosis.diagnose import Diagnosis, diagnose
+from ...reference.errors import PatchParityError
+from ...reference.probes import random_normal
+from .objects import BATCH, check_object
+from .trials import bitwise
+
+MOST_IMAGES = 96
+"""Images that a diagnosis of a live object takes at most: enough for K = 768, 770 unknowns and a
+tenth more, at twelve patches an image."""
+
+
+def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Diagnosis:
+    """Say which mistake a live object makes, from its output on random images; see `diagnose`.
+
+    An output that is right there is not called correct before the object passes `check_object` too:
+    a clamp, a wrong type or a batch that is written into the code shows on other images alone.
+
+    Args:
+        implementation: what `check` takes, or what `read_live` returned.
+        seed: of the images; as many as show whether an output is an affine map of the patches, more
+            than K + 1 patches, if 64 do.
+        options: those of `read_live`.
+
+    Raises:
+        PatchParityError: whatever `read_live` refuses; an object that fails on images that it
+            should take.
+    """
+    live = (
+        implementation
+        if isinstance(implementation, LiveEmbedding)
+        else read_live(implementation, **options)
+    )
+    enough = math.ceil(1.1 * (live.spec.patch_values + 2) / live.spec.num_patches)
+    images = random_normal(live.spec, min(max(BATCH, enough), MOST_IMAGES), live.dtype, seed).images
+    try:
+        first, second = (live.call(np.array(images)) for _ in range(2))
+    except PatchParityError:  # so many images at a time are refused
+        images = images[:BATCH]
+        first, second = (live.call(np.array(images)) for _ in range(2))
+    found = diagnose(images, live.weights_used, first, live.spec)
+    evidence = {**found.evidence, "notes": list(live.notes), "repeatable": bitwise(first, second)}
+    if found.correct:
+        failed = [result for result in check_object(live, seed).results if result.verdict == "fail"]
+        if failed:
+            told = (
+                f"the values on random images are right, but check fails on {failed[0].probe}: "
+                f"{failed[0].message}"
+            )
+            return Diagnosis(False, "unknown", explanation=told, evidence=evidence)
+    if not evidence["repeatable"] and not found.correct:
+        told = f"two calls on the same images differ (is dropout or noise on?); {found.explanation}"
+        return dataclasses.replace(found, explanation=told, evidence=evidence)
+    return dataclasses.replace(found, evidence=evidence)

@@ -1,0 +1,312 @@
+"""What an object's output alone shows: positions that no parameter holds, how many images it takes,
+in which dtype it computes."""
+
+import numpy as np
+import pytest
+
+from patchparity import (
+    PatchParityError,
+    check,
+    diagnose_object,
+    from_module,
+    sincos_positions,
+)
+
+from .modules import torch_module
+
+GRID = (6, 10)
+WIDTH = 12
+
+
+def right(report):
+    """The results that are no pass."""
+    return [f"{each.probe}: {each.message}" for each in report.results if each.verdict != "pass"]
+
+
+def tokens(self, x):
+    return self.proj(x).flatten(2).transpose(1, 2)
+
+
+def module(forward, **parts):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(5)
+    return torch_module(forward, proj=torch.nn.Conv2d(3, WIDTH, 4, 4), **parts)
+
+
+def test_positions_in_a_buffer_are_read_and_other_buffers_are_named():
+    torch = pytest.importorskip("torch")
+    module = torch_module(
+        lambda self, x: self.proj(x).flatten(2).transpose(1, 2) + self.pos_embed,
+        proj=torch.nn.Conv2d(3, 8, 4, 4),
+    )
+    module.register_buffer("pos_embed", torch.randn(1, 9, 8))
+    module.register_buffer("pixel_mean", torch.zeros(3))
+    report = check(module)
+    assert report.ok, [result.message for result in report.results]
+    assert report.notes == [
+        "buffer pixel_mean (3,) was not read",
+        "its positions are for images of 12×12: what it does at others was not tried",
+    ]
+
+
+def one_alone(self, x):
+    assert len(x) == 1, "one at a time"
+    return tokens(self, x)
+
+
+def four_alone(self, x):
+    return tokens(self, x.reshape(4, 3, *x.shape[2:]))
+
+
+@pytest.mark.parametrize(
+    ("forward", "told"), [(one_alone, "one image at a time"), (four_alone, "4 images at a time")]
+)
+def test_an_object_of_one_batch_alone_is_judged_at_that(forward, told):
+    report = check(module(forward))
+    assert right(report) == []
+    assert report.notes[0] == f"it takes {told} and refuses others: more were given in parts"
+    assert {"batch-1", "batch-3", "batch-8"}.isdisjoint(each.probe for each in report.results)
+
+
+@pytest.mark.parametrize("forward", [one_alone, four_alone])
+def test_a_mistake_of_an_object_of_one_batch_alone_is_seen(forward):
+    assert not check(module(lambda self, x: forward(self, x.flip(1)))).ok
+    assert diagnose_object(module(lambda self, x: forward(self, x.flip(1)))).mistakes == (
+        "channels-reversed",
+    )
+
+
+def table_of(kind, rows, columns):
+    """Tables that libraries compute, each by its own code."""
+    torch = pytest.importorskip("torch")
+    quarter = WIDTH // 4
+    if kind == "vaswani":
+        at = torch.arange(rows * columns)[:, None]
+        angles = at * 10000.0 ** (-torch.arange(0, WIDTH, 2) / WIDTH)
+        return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    last = quarter - 1 if kind == "lucidrains" else quarter
+    omega = 10000.0 ** -(torch.arange(quarter) / last)
+    y, x = y.flatten()[:, None] * omega, x.flatten()[:, None] * omega
+    sides = (y, x) if kind == "rows first" else (x, y)
+    return torch.cat([each for side in sides for each in (side.sin(), side.cos())], 1)
+
+
+@pytest.mark.parametrize("prefix", [False, True], ids=["patches alone", "class token"])
+@pytest.mark.parametrize("kind", ["lucidrains", "columns first", "rows first", "vaswani"])
+def test_positions_that_are_computed_are_found(kind, prefix):
+    torch = pytest.importorskip("torch")
+
+    def forward(self, x):
+        x = self.proj(x)
+        rows, columns = x.shape[2:]
+        x = x.flatten(2).transpose(1, 2) + table_of(kind, rows, columns)
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) if prefix else x
+
+    parts = {"cls_token": torch.nn.Parameter(torch.randn(1, 1, WIDTH))} if prefix else {}
+    whole = module(forward, **parts)
+    report = check(whole, image_size=(24, 40))
+    assert right(report) == []
+    assert "it adds positions that it computes" in report.notes[0]
+    weights, _ = from_module(whole, image_size=(24, 40))
+    np.testing.assert_allclose(weights.positions, table_of(kind, *GRID), atol=1e-5)
+
+
+def test_positions_of_a_grid_that_is_turned_are_no_positions():
+    def forward(self, x):
+        rows, columns = x.shape[2] // 4, x.shape[3] // 4
+        return tokens(self, x) + table_of("rows first", columns, rows)
+
+    report = check(module(forward), image_size=(24, 40))
+    assert not report.ok
+    assert "the same for every image" in report.notes[0]
+
+
+@pytest.mark.parametrize("kept", ["buffer", "attribute"])
+@pytest.mark.parametrize("more", [0, 30])
+def test_positions_of_the_patches_alone_beside_a_class_token(kept, more):
+    torch = pytest.importorskip("torch")
+
+    def forward(self, x):
+        x = tokens(self, x)
+        x = x + self.places[:, : x.shape[1]]
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+
+    table = torch.randn(1, 60 + more, WIDTH)
+    whole = module(forward, cls_token=torch.nn.Parameter(torch.randn(1, 1, WIDTH)))
+    if kept == "buffer":
+        whole.register_buffer("places", table)
+    else:
+        whole.places = table
+    report = check(whole, image_size=(24, 40))
+    assert right(report) == []
+    weights, _ = from_module(whole, image_size=(24, 40))
+    assert weights.layout.positioned == ()
+    np.testing.assert_array_equal(weights.positions, table[0, :60])
+
+
+def test_positions_that_are_off_by_the_class_tokens_row_are_a_mistake():
+    torch = pytest.importorskip("torch")
+
+    def forward(self, x):
+        x = tokens(self, x) + self.places[:, :60]
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+
+    whole = module(forward, cls_token=torch.nn.Parameter(torch.randn(1, 1, WIDTH)))
+    whole.register_buffer("places", torch.randn(1, 61, WIDTH))
+    assert not check(whole, image_size=(24, 40)).ok
+
+
+def test_a_layer_that_says_that_it_computes_in_sixteen_bits_is_judged_so():
+    nnx = pytest.importorskip("flax.nnx")
+    import jax.numpy as jnp
+
+    layer = nnx.Conv(
+        3, WIDTH, (4, 4), strides=4, padding="VALID", dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
+    )
+    report = check(layer)
+    assert right(report) == []
+    assert {each.dtype for each in report.results} == {"bfloat16"}
+    assert "its layer computes in bfloat16, of weights in float32" in report.notes[0]
+    weights, _ = from_module(layer)
+    assert weights.kernel.dtype == np.float32
+
+
+def test_the_tables_are_those_of_the_reference():
+    np.testing.assert_allclose(
+        table_of("columns first", *GRID), sincos_positions(GRID, WIDTH), atol=1e-5
+    )
+
+
+def of(torch, name, **more):
+    """Modules whose parameters lie where no name tells it."""
+    from torch.nn.utils import prune
+    from torch.nn.utils.parametrizations import weight_norm
+
+    def vector(*shape):
+        return torch.nn.Parameter(torch.randn(*shape))
+
+    made = {
+        "a map of the grid": lambda: module(
+            lambda self, x: (self.proj(x) + self.pos_embed).flatten(2).transpose(1, 2),
+            pos_embed=vector(1, WIDTH, *GRID),
+        ),
+        "a long table": lambda: module(
+            lambda self, x: (t := tokens(self, x)) + self.pos_embed[:, : t.shape[1]],
+            pos_embed=vector(1, 100, WIDTH),
+        ),
+        "an embedding": lambda: module(
+            lambda self, x: tokens(self, x) + self.places.weight,
+            places=torch.nn.Embedding(60, WIDTH),
+        ),
+        "a bias of its own": lambda: module(
+            lambda self, x: (
+                torch.nn.functional.conv2d(x, self.proj.weight, self.shift, 4)
+                .flatten(2)
+                .transpose(1, 2)
+            ),
+            shift=vector(WIDTH),
+        ),
+        "pruned": lambda: module(
+            lambda self, x: self.layer(x).flatten(2).transpose(1, 2),
+            layer=prune.l1_unstructured(torch.nn.Conv2d(3, WIDTH, 4, 4), "weight", 0.3),
+        ),
+        "weight norm": lambda: module(
+            lambda self, x: self.layer(x).flatten(2).transpose(1, 2),
+            layer=weight_norm(torch.nn.Conv2d(3, WIDTH, 4, 4)),
+        ),
+    }
+    whole = made[name]()
+    if name in ("pruned", "weight norm"):
+        del whole.proj
+    if name == "a bias of its own":
+        whole.proj = torch.nn.Conv2d(3, WIDTH, 4, 4, bias=False)
+    return whole
+
+
+PLACES = (
+    "a map of the grid",
+    "a long table",
+    "an embedding",
+    "a bias of its own",
+    "pruned",
+    "weight norm",
+)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_parameters_are_found_where_no_name_tells_them(name):
+    torch = pytest.importorskip("torch")
+    report = check(of(torch, name), image_size=(24, 40))
+    assert right(report) == []
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_and_their_mistakes_are_seen(name):
+    torch = pytest.importorskip("torch")
+    whole = of(torch, name)
+
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = whole
+
+        def forward(self, x):
+            return self.inner(x.flip(1))
+
+    told = ""
+    try:
+        wrong = not check(Turned(), image_size=(24, 40)).ok
+    except PatchParityError as error:
+        wrong, told = True, str(error)
+    assert wrong
+    assert not told or "name the projection alone" in told or "positions of shape" in told
+
+
+def test_a_map_of_the_grid_that_is_read_as_rows_is_a_mistake():
+    torch = pytest.importorskip("torch")
+    whole = module(
+        lambda self, x: tokens(self, x) + self.pos_embed.reshape(1, 60, WIDTH),
+        pos_embed=torch.nn.Parameter(torch.randn(1, WIDTH, *GRID)),
+    )
+    assert not check(whole, image_size=(24, 40)).ok
+
+
+def test_a_table_that_is_added_to_nothing_is_told():
+    torch = pytest.importorskip("torch")
+    whole = module(tokens)
+    whole.places = torch.randn(1, 60, WIDTH)
+    report = check(whole, image_size=(24, 40))
+    assert report.ok
+    assert "its places (1, 60, 12), as large as positions, is added to nothing" in report.notes
+
+
+def test_videos_may_have_their_frames_before_the_channels():
+    torch = pytest.importorskip("torch")
+    whole = torch_module(
+        lambda self, x: self.proj(x.permute(0, 2, 1, 3, 4)).flatten(2).transpose(1, 2),
+        proj=torch.nn.Conv3d(3, WIDTH, (2, 4, 4), (2, 4, 4)),
+    )
+    report = check(whole)
+    assert right(report) == []
+    assert report.notes[0].startswith("it takes videos as (B, T, C, H, W)")
+
+
+def test_a_matrix_of_a_module_that_takes_images_is_no_linear_layer_alone():
+    torch = pytest.importorskip("torch")
+    for turned in (False, True):
+
+        def forward(self, x, turned=turned):
+            cut = torch.nn.functional.unfold(x, 4, stride=4).transpose(1, 2)
+            return cut @ (self.weight if turned else self.weight.T)
+
+        shape = (48, WIDTH) if turned else (WIDTH, 48)
+        whole = torch_module(forward, weight=torch.nn.Parameter(torch.randn(*shape)))
+        assert right(check(whole, patch_size=4)) == []
+
+
+def test_sixteen_bit_weights_may_give_a_wide_result():
+    whole = module(lambda self, x: tokens(self, x).float()).bfloat16()
+    report = check(whole)
+    assert right(report) == []
+    assert "it gives float32 of weights in bfloat16" in report.notes[0]
