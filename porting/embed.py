@@ -1,7 +1,9 @@
 """`embed`: the reference, run on the embedding stage of any checkpoint."""
 
+import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,9 +47,13 @@ def embed(
 
     Raises:
         PatchParityError: whatever `read_stage` refuses; images that do not fit.
+
+    Warns:
+        UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms.
     """
     require_choice("to", to, ("tokens", "sequence"))
     with opened(checkpoint) as file:
+        config = read_config(file.config_folder)
         told = Sizes(
             image_size=tuple(images.shape[-2:]),
             frames=images.shape[2] if images.ndim == 5 else None,
@@ -55,18 +61,14 @@ def embed(
         if sizes is not None and sizes.asked and sizes.image_size not in ((), told.image_size):
             asked, given = ("×".join(map(str, each.image_size)) for each in (sizes, told))
             raise PatchParityError(f"images of {given} pixels, and {asked} was told")
-        said = bool(
-            (sizes is not None and sizes.asked and sizes.image_size)
-            or read_config(file.config_folder).image_size
-        )
-        stage = read_stage(
-            file,
-            from_,
-            prefix,
-            list_dialects(dialects),
-            told if sizes is None else sizes.over(told),
-            ignore,
-        )
+        said = bool((sizes is not None and sizes.asked and sizes.image_size) or config.image_size)
+        known, wanted = list_dialects(dialects), told if sizes is None else sizes.over(told)
+        stage = read_stage(file, from_, prefix, known, wanted, ignore)
+        if stage.candidate.assumed_patch and images.ndim == stage.spec.spatial_axes + 2:
+            # Behind a matrix the patch follows from the channels, which the images show.
+            told = dataclasses.replace(told, channels=images.shape[1])
+            wanted = told if sizes is None else sizes.over(told)
+            stage = read_stage(file, from_, prefix, known, wanted, ignore)
         if stage.dialect.any_grid and images.ndim == stage.spec.spatial_axes + 2:
             spec = stage.spec.replace(image_size=features_of(images.shape[2:], stage.stem))
             if (
@@ -74,9 +76,11 @@ def embed(
             ):  # positions of this grid, as the library makes them at run time
                 whole = Sizes.told(image_size=images.shape[2:])
                 whole = whole if sizes is None else whole.over(sizes)
-                stage = read_stage(file, from_, prefix, list_dialects(dialects), whole, ignore)
+                stage = read_stage(file, from_, prefix, known, whole, ignore)
+    for assumption in stage.assumptions:
+        warnings.warn(assumption, UserWarning, stacklevel=2)
     _require_images(images, stage)
-    _require_images_of_steps(images, stage)
+    _require_images_of_steps(images, stage, config)
     features = apply_stem(images, stage.stem) if stage.stem else images
     size = features.shape[2:]
     spec = stage.spec if size == stage.spec.image_size else stage.spec.replace(image_size=size)
@@ -109,7 +113,7 @@ def _require_images(images: NDArray[Any], stage: Stage) -> None:
         raise PatchParityError(f"images of shape {images.shape}: expected {kinds[axes]}{still}")
 
 
-def _require_images_of_steps(images: NDArray[Any], stage: Stage) -> None:
+def _require_images_of_steps(images: NDArray[Any], stage: Stage, config: Sizes) -> None:
     """Raise PatchParityError for images that the library itself would pad or resize."""
     steps = [
         math.prod([by, *(layer.stride for layer in stage.stem)]) for by in stage.spec.stride[-2:]
@@ -122,7 +126,11 @@ def _require_images_of_steps(images: NDArray[Any], stage: Stage) -> None:
             "resizes all "
             "others to these first"
         )
-    if stage.dialect.images == "multiple" and any(a % b for a, b in zip(size, steps, strict=True)):
+    if stage.dialect.images == "multiple-of-patch_size":
+        steps = list(config.patch_size[-2:] or steps)
+    if stage.dialect.images.startswith("multiple") and any(
+        a % b for a, b in zip(size, steps, strict=True)
+    ):
         raise PatchParityError(
             f"images of {given}: expected multiples of {'×'.join(map(str, steps))}, for its "
             "library pads all "

@@ -65,6 +65,6 @@ def inspect_checkpoint(
         told["proof"], told["notes"] = None, []
         if prove and told["dialect"] and not told["asks"]:
             stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
-            told["notes"] = list(stage.notes)
+            told["notes"] = [*stage.notes, *stage.assumptions]
             told["proof"] = dataclasses.asdict(prove_by_library(checkpoint, stage))
         return told

@@ -61,6 +61,8 @@ _LISTS = (
     "formats",
     "model_types",
     "architectures",
+    "epsilon_names",
+    "epsilon_arguments",
     "beside",
     "elsewhere",
     "rms",
@@ -76,7 +78,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "computed": ("", "sinusoid-1d", "sincos-2d", "fourier"),
     "resize": ("", *RECIPES),
     "resize_to": ("grid", "square", "swapped"),
-    "images": ("any", "multiple", "grid"),
+    "images": ("any", "multiple", "multiple-of-patch_size", "grid"),
 }
 """Values of a dialect's table by kind; what must be one of a few."""
 
@@ -145,6 +147,9 @@ def _dialect(
         patterns += (sets or {})[pattern[1:]] if pattern.startswith("@") else [pattern]
     if strange := [each for each in plain.get("require", ()) if not REQUIRED.fullmatch(each)]:
         raise wrong(f"require has {strange[0]!r}, expected a comparison such as 'num_windows == 1'")
+    conditions = [each for held in plain.get("architectures_if", {}).values() for each in held]
+    if strange := [each for each in conditions if not REQUIRED.fullmatch(each)]:
+        raise wrong(f"architectures_if has {strange[0]!r}, expected such as 'pre_norm == true'")
     if "width_of_name" in plain and not _tells_a_number(plain["width_of_name"]):
         raise wrong(
             f"width_of_name = {plain['width_of_name']!r} is no pattern with digits as its group"
@@ -158,7 +163,7 @@ def _dialect(
         if plain.get("padding", 0) != 0:  # its zeros are put around images that were normalized
             raise wrong("pixels that are normalized have no padding around them")
         plain["pixels"] = {name: tuple(values) for name, values in plain["pixels"].items()}
-    for key in ("copies", "config"):
+    for key in ("copies", "config", "architectures_if"):
         if key in plain:
             plain[key] = {
                 name: (held,) if isinstance(held, str) else tuple(held)
@@ -220,7 +225,7 @@ def _of_its_kind(key: str, value: Any) -> bool:
         return isinstance(value, tuple) and all(
             isinstance(each, list) and all(isinstance(name, str) for name in each) for each in value
         )
-    if key in ("copies", "config"):
+    if key in ("copies", "config", "architectures_if"):
         return isinstance(value, dict) and all(
             isinstance(each, str)
             or (isinstance(each, list) and all(isinstance(name, str) for name in each))

@@ -35,6 +35,7 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
             "and check and diagnose take them as --weights"
         )
     if not candidates:
+        require_no_parts(checkpoint)
         kernels = [
             f"{name} {info.shape}"
             for name, info in checkpoint.tensors.items()
@@ -52,8 +53,8 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
             f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals
         )
         raise PatchParityError(
-            f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. {remedy(rivals)} "
-            "would"
+            f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. "
+            f"{remedy(checkpoint, rivals)} would"
         )
     if candidates[0].dialect.plain and (
         place := re.search(r"-\d{5}-of-(\d{5})\.\w+$", checkpoint.path.name)
@@ -68,6 +69,25 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
             f"{'; '.join(candidates[0].asks)}"
         )
     return candidates[0]
+
+
+PARTS = re.compile(
+    r"(.*(?:patch|proj|conv|embed)\w*)\."
+    r"(weight_[gv]|weight_orig|weight_mask|parametrizations\.weight\.original\d?)"
+)
+"""Tensors of a layer whose weight is computed of several: weight norm in its old and new form,
+pruning."""
+
+
+def require_no_parts(checkpoint: Checkpoint) -> None:
+    """Raise PatchParityError where a layer's weight is in the file in parts alone."""
+    for name in checkpoint.tensors:
+        if (match := PARTS.fullmatch(name)) and f"{match[1]}.weight" not in checkpoint.tensors:
+            raise PatchParityError(
+                f"{checkpoint.path}: {name} is a part of {match[1]}.weight, which is computed of "
+                "several (weight norm, pruning): fold it first (remove_parametrizations, "
+                "remove_weight_norm, prune.remove)"
+            )
 
 
 def plain_ones(checkpoint: Checkpoint) -> str:
@@ -154,11 +174,13 @@ def if_told(checkpoint: Checkpoint) -> str:
     return f" (where it is one of these, --from says so: {', '.join(found)})" if found else ""
 
 
-def remedy(rivals: list[Candidate]) -> str:
+def remedy(checkpoint: Checkpoint, rivals: list[Candidate]) -> str:
     """What would tell rivals apart."""
     named = ["--prefix"] if len({each.prefix for each in rivals}) > 1 else []
     named += ["--from with a dialect"] if len({each.dialect.id for each in rivals}) > 1 else []
-    named += ["a config.json beside it"] if any(each.dialect.model_types for each in rivals) else []
+    has_config = bool(read_config(checkpoint.config_folder).table)
+    if not has_config and any(each.dialect.model_types for each in rivals):
+        named.append("a config.json beside it")
     return " or ".join(named or ["a config.json with the image size"])
 
 

@@ -32,7 +32,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         ],
         "ambiguous": len(rivals) > 1,
         "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
-        "remedy": remedy(rivals)
+        "remedy": remedy(checkpoint, rivals)
         if len(rivals) > 1
         else ""
         if candidates

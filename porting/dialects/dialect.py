@@ -232,6 +232,11 @@ class Dialect:
             of the kernel, or `config` where no tensor and no dialect tells it.
         model_types: what transformers' `config.json` calls its models.
         architectures: patterns of what timm's `config.json` calls them.
+        architectures_if: patterns of more of these names, each with what of the model's arguments
+            makes it one of the dialect's, `key == value`: any of them does.
+        epsilon_names: patterns of timm's names whose norms have `norm_epsilon`; models of all other
+            names, and those made with an argument of `epsilon_arguments`, have timm's own 1e-6.
+        epsilon_arguments: arguments that bring a norm with timm's own epsilon.
         config: under which keys of `config.json` stride, padding, patch_size, image_size, window
             and registers are kept, where not under the usual ones.
         require: what `config.json` must say, as far as it says it, for this reading to hold: `key <
@@ -263,7 +268,8 @@ class Dialect:
         square: model types that take their positions as those of a square, and resize them at run
             time to any other grid; `*` for all.
         images: which images its library takes: `any`; `multiple` of its steps, to which it pads
-            others; `grid`, those of the positions' grid alone, to which it resizes others.
+            others; `multiple-of-patch_size`, of what config.json calls so; `grid`, those of the
+            positions' grid alone, to which it resizes others.
         width_of_name: a pattern of timm's names of its models, whose group is the width.
         cut: whether positions of rows and of columns are cut to the grid of the image.
         stem: convolutions in front of the projection, which then takes a map of features; their
@@ -300,6 +306,9 @@ class Dialect:
     remainder: str = "floor"
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
+    architectures_if: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    epsilon_names: tuple[str, ...] = ()
+    epsilon_arguments: tuple[str, ...] = ()
     config: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     require: tuple[str, ...] = ()
     checked: tuple[str, ...] = ("patch_size", "image_size", "channels")
@@ -319,7 +328,7 @@ class Dialect:
     beside: tuple[str, ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     computed: str = ""
-    images: Literal["any", "multiple", "grid"] = "any"
+    images: Literal["any", "multiple", "multiple-of-patch_size", "grid"] = "any"
     width_of_name: str = ""
     cut: bool = False
     stem: tuple[StemStep, ...] = ()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..files.checkpoint import Checkpoint
+from .arguments import against_arguments, patch_of_stages
 from .dialect import REQUIRED, Dialect
 from .grids import channels_of
 from .sizes import KERAS_HUB, Sizes, numbers_at, read_config
@@ -67,11 +68,24 @@ def _keras_classes() -> frozenset[str]:
     )
 
 
-def is_architecture(dialect: Dialect, architecture: str) -> bool:
-    """Whether timm's or KerasHub's name of a model is one of a dialect's."""
-    return bool(architecture) and any(
-        re.fullmatch(pattern, architecture) for pattern in dialect.architectures
+def is_architecture(dialect: Dialect, config: Sizes) -> bool:
+    """Whether timm's or KerasHub's name of a model is one of a dialect's, by itself or with the
+    arguments that the model was made with."""
+    name = config.architecture
+    if not name:
+        return False
+    if any(re.fullmatch(pattern, name) for pattern in dialect.architectures):
+        return True
+    return any(
+        re.fullmatch(pattern, name) and any(_is_met(each, config) for each in arguments)
+        for pattern, arguments in dialect.architectures_if.items()
     )
+
+
+def _is_met(requirement: str, config: Sizes) -> bool:
+    """Whether config.json says what a requirement asks for."""
+    key = REQUIRED.fullmatch(requirement)[1]  # type: ignore[index]  # as it was read
+    return key in config.table and not _unmet(requirement, config)
 
 
 def conflicts_of(
@@ -111,7 +125,7 @@ def conflicts_of(
         built
         and not dialect.plain
         and not alone
-        and not is_architecture(dialect, built)
+        and not is_architecture(dialect, config)
         and is_known
     ):
         found.append(f"{file} calls the architecture {built!r}, which is none of {dialect.id}")
@@ -133,7 +147,7 @@ def conflicts_of(
         (
             "patch_size",
             "patch",
-            told_patch(dialect, config),
+            patch_of_stages(dialect, config) or told_patch(dialect, config),
             tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes),
         ),
         (
@@ -144,7 +158,9 @@ def conflicts_of(
         ),
     ]
     for role, word, told, own in held:
-        if told and role in dialect.checked and (role == "channels" or not dialect.plain):
+        listed = role == "patch_size" and patch_of_stages(dialect, config)
+        checked = role in dialect.checked or listed
+        if told and checked and (role == "channels" or not dialect.plain):
             axes = min(len(told), len(own))
             if tuple(told[-axes:]) != own[-axes:]:
                 theirs, ours = "×".join(map(str, told)), "×".join(map(str, own))
@@ -163,15 +179,13 @@ def conflicts_of(
         parts = keys[0].split("+") if keys else ["num_register_tokens"]
         kind = " and ".join(part.removeprefix("num_").replace("_", " ") for part in parts)
         found.append(f"{file} tells {registers} {kind}, and the file holds {sizes.get('R', 0)}")
-    found += _of_another_kind(dialect, names, sizes, config, file)
+    found += against_arguments(checkpoint, dialect, names, sizes, config)
     found += [
         f"{file} says that {unmet}, and {dialect.id} needs {each}"
         for each in dialect.require
         if (unmet := _unmet(each, config))
     ]
     keras = built.startswith(KERAS_HUB) and not dialect.plain
-    if keras:
-        found += _against_keras_hub(checkpoint, names, sizes, config)
     if config.class_token is False and "class_token" in names and not keras:
         found.append(
             f"{file} tells that there is no class token, and the file holds {names['class_token']}"
@@ -179,80 +193,10 @@ def conflicts_of(
     return found
 
 
-def _against_keras_hub(
-    checkpoint: Checkpoint, names: Mapping[str, str], sizes: Mapping[str, int], config: Sizes
-) -> list[str]:
-    """What the arguments of KerasHub's model say against the tensors: its width, and which
-    optional ones it has."""
-    found, file = [], checkpoint.config_name
-    keys = ("hidden_dim", "hidden_size", "embed_dim")
-    width = next((config.table[name] for name in keys if name in config.table), None)
-    if isinstance(width, int) and width != sizes["D"]:
-        kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
-        found.append(f"{file} tells width {width}, and {kernel} has {sizes['D']}")
-    for key, name in (
-        ("use_class_token", "class_token"),
-        ("use_patch_bias", "bias"),
-        ("use_mask_token", "mask_token"),
-    ):
-        if config.table.get(key) is (name not in names):
-            word = name.replace("_", " ").replace("bias", "bias of patches")
-            found.append(
-                f"{file} says that {key} is {json.dumps(config.table[key])}, and "
-                f"{'no' if name not in names else 'a'} {word} is in the file"
-            )
-    return found
-
-
 def _sum_of(table: Mapping[str, Any], keys: str) -> int | None:
     """The sum of what a config keeps under keys with `+` between; None where one is missing."""
     found = [numbers_at(table, [key], 1) for key in keys.split("+")]
     return sum(each[0] for each in found) if all(found) else None
-
-
-ACTIVATIONS_OF_TIMM = {
-    "relu": ("relu",),
-    "gelu": ("gelu",),
-    "hard-swish": ("hard_swish", "hardswish"),
-    "silu": ("silu", "swish"),
-}
-"""How timm calls the activations of a stem."""
-
-
-def _of_another_kind(
-    dialect: Dialect,
-    names: Mapping[str, str],
-    sizes: Mapping[str, int],
-    config: Sizes,
-    file: str,
-) -> list[str]:
-    """Arguments of timm's constructors that change norms, activations or the width, where they are
-    others than the dialect has; none tells these of a model made without them."""
-    if not config.architecture or config.architecture.startswith(KERAS_HUB) or dialect.plain:
-        return []
-    found = []
-    norm = any(name.startswith(("patch_norm", "token_norm", "sequence_norm")) for name in names)
-    kind, epsilon = config.table.get("norm_layer"), config.table.get("norm_eps")
-    own = ("rmsnorm", "rmsnorm2d") if dialect.rms else ("layernorm", "layernorm2d")
-    if norm and kind is not None and kind not in own:
-        found.append(f"{file} says that norm_layer is {kind!r}, and {dialect.id} has {own[0]}")
-    if norm and epsilon is not None and epsilon != dialect.norm_epsilon:
-        found.append(f"{file} tells norm_eps {epsilon}, and {dialect.id} {dialect.norm_epsilon:g}")
-    activation = config.table.get("act_layer")
-    for step in dialect.stem:
-        known = ACTIVATIONS_OF_TIMM.get(step.activation, ())
-        if activation is not None and known and activation not in known:
-            found.append(
-                f"{file} says that act_layer is {activation!r}, and {dialect.id} has {known[0]}"
-            )
-            break
-    named = re.fullmatch(dialect.width_of_name, config.architecture)
-    if named and int(named[1]) != sizes["D"]:
-        found.append(
-            f"{file} calls the architecture {config.architecture!r}, and the kernel is "
-            f"{sizes['D']} wide"
-        )
-    return found
 
 
 def _unmet(requirement: str, config: Sizes) -> str:

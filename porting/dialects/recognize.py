@@ -40,6 +40,7 @@ class Candidate:
         evidence: what speaks for it, in words.
         assumed: what was assumed of the grid although another is as possible; empty where nothing
             was.
+        assumed_patch: the same of the patch behind a matrix.
         weight: how much does; of two readings the one with more is taken.
         conflicts: evidence that contradicts the tensors, or the dialect, in sentences: with one it
             cannot be.
@@ -58,6 +59,7 @@ class Candidate:
     window: int
     evidence: tuple[str, ...]
     assumed: str
+    assumed_patch: str
     weight: tuple[int, ...]
     conflicts: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
@@ -197,7 +199,7 @@ class _Place:
     def typed(self) -> bool:
         """Whether config.json calls the model one of the dialect's."""
         return self.known.model_type in self.dialect.model_types or is_architecture(
-            self.dialect, self.known.architecture
+            self.dialect, self.known
         )
 
 
@@ -226,8 +228,9 @@ def _candidates(
     for of_patch, told_of_patch in _patches(place):
         sizes = _sizes_of(place, of_patch)
         if sizes is not None:
+            guess = "" if known.patch_size else "; ".join(told_of_patch)
             told = (*evidence, *told_of_patch)
-            found += _readings(place, sizes, told, gridless, entries)
+            found += _readings(place, sizes, told, guess, gridless, entries)
     return found
 
 
@@ -327,6 +330,7 @@ def _readings(
     place: _Place,
     sizes: Mapping[str, int],
     told: tuple[str, ...],
+    assumed_patch: str,
     gridless: bool,
     entries: tuple[LedgerEntry, ...],
 ) -> list[Candidate]:
@@ -355,7 +359,7 @@ def _readings(
     weight = (
         int(place.typed),
         int(not dialect.plain),
-        _likelihood(sizes),
+        _likelihood(sizes, known),
         len(names) + beside,
         -len(place.prefix),
     )
@@ -372,8 +376,14 @@ def _readings(
             window=window,
             evidence=(*told, *([assumed] if assumed else [])),
             assumed=assumed,
+            assumed_patch=assumed_patch,
             weight=weight,
-            conflicts=(*conflicts, *more_conflicts, *_resized(dialect, names, known, grid)),
+            conflicts=(
+                *conflicts,
+                *more_conflicts,
+                *_resized(dialect, names, known, grid),
+                *_other_rows(dialect, names, place.config, positioned),
+            ),
             asks=(*asks, *more_asks),
             ledger=entries,
         )
@@ -446,8 +456,9 @@ def _of_any_grid(
             f"{cells} patches have more rows or columns than the {sizes['rows']} of "
             f"{names['position_tables']}"
         ]
-    if dialect.resize and "rows" in sizes and math.isqrt(sizes["rows"]) ** 2 != sizes["rows"]:
-        return [], [f"{names['positions']} has {sizes['rows']} rows, which are no square grid"]
+    rows = sizes.get("rows", 0) - dialect.spare_rows - dialect.spare_last
+    if dialect.resize and "rows" in sizes and math.isqrt(rows) ** 2 != rows:
+        return [], [f"{names['positions']} has {rows} rows, which are no square grid"]
     if "position_window" in names and (grid[-2] % sizes["Th"] or grid[-1] % sizes["Tw"]):
         shape = checkpoint.tensors[names["position_window"]].shape
         return [], [
@@ -474,6 +485,23 @@ def _resized(
     return [f"{told}: only images of a square grid are read"]
 
 
+def _other_rows(
+    dialect: Dialect, names: Mapping[str, str], config: Sizes, positioned: tuple[PrefixToken, ...]
+) -> list[str]:
+    """What is told where timm's `no_embed_class` says otherwise than the rows of positions."""
+    said = config.table.get("no_embed_class") if config.architecture else None
+    tokens = [name for name in dialect.prefix if name in names]
+    if "positions" not in names or not tokens or not isinstance(said, bool):
+        return []
+    if said != bool(positioned):
+        return []
+    rows = "rows for prefix tokens" if positioned else "no rows for prefix tokens"
+    return [
+        f"config.json says that no_embed_class is {str(said).lower()}, and {names['positions']} "
+        f"has {rows}"
+    ]
+
+
 def _with_stem(
     checkpoint: Checkpoint, dialect: Dialect, names: Mapping[str, str], sizes: dict[str, int]
 ) -> dict[str, int] | None:
@@ -497,12 +525,13 @@ def _with_stem(
     return found if channels == sizes["C"] else None
 
 
-def _likelihood(sizes: Mapping[str, int]) -> int:
-    """How much a kernel's sizes look like those of patches: square ones, of few channels."""
+def _likelihood(sizes: Mapping[str, int], known: Sizes) -> int:
+    """How much a kernel's sizes look like those of patches: square ones, of few channels, or of as
+    many as are known."""
     channels = channels_of(sizes)
     return (
         2 * int(sizes["Ph"] == sizes["Pw"])
-        + int(channels in (1, 3))
+        + int(channels in ((known.channels,) if known.channels else (1, 3)))
         - int(channels > MOST_CHANNELS)
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,7 @@ class Stage:
         stem: convolutions in front of the projection: `spec` is of the map of features that they
             make.
         notes: what else is to be told of it, in sentences.
+        epsilon_assumed: whether nothing tells ε of its norms, which its library lets users choose.
         real_names: under which names its tensors are in the file, by the names without wrappers;
             empty where they have none.
     """
@@ -69,6 +71,7 @@ class Stage:
     stem: tuple[StemLayer, ...] = ()
     notes: tuple[str, ...] = ()
     real_names: Mapping[str, str] = field(default_factory=dict)
+    epsilon_assumed: bool = False
 
     def real_name(self, name: str) -> str:
         """Under which name a tensor is in the file."""
@@ -78,6 +81,28 @@ class Stage:
     def dialect(self) -> Dialect:
         """Its dialect."""
         return self.candidate.dialect
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What was taken for what it mostly is, for nothing tells it, in sentences."""
+        candidate = self.candidate
+        found = [candidate.assumed] if candidate.assumed else []
+        if candidate.assumed_patch:
+            found.append(f"{candidate.assumed_patch} (--patch-size, or sizes, tells another)")
+        for name in self.dialect.copies:
+            own = candidate.prefix + self.dialect.entries[name].name
+            if candidate.names.get(name, own) != own:
+                found.append(
+                    f"{candidate.names[name]} is read, the {name} made for its images; its library "
+                    f"makes them anew of {own} when it loads the file, which may be others"
+                )
+        normed = any(getattr(self.weights, norm) is not None for norm in NORMS)
+        if normed and self.epsilon_assumed:
+            found.append(
+                f"ε of its norms is taken for {self.weights.layout.norm_epsilon:g}, the usual one "
+                "of its library: no config.json tells it"
+            )
+        return tuple(found)
 
     @property
     def in_channels(self) -> int:
@@ -186,7 +211,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         dialect.prefix_side,
         candidate.positioned,
         dialect.token_order,
-        (config.norm_epsilon if dialect.epsilon_of_config else None) or dialect.norm_epsilon,
+        epsilon_of(dialect, config),
         candidate.window,
         dialect.suffix,
     )
@@ -202,7 +227,24 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         stem,
         _notes(checkpoint, candidate),
         checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {},
+        dialect.epsilon_of_config and not config.model_type,
     )
+
+
+TIMM_EPSILON = 1e-6
+"""ε of timm's own norm layers, which a model has that says nothing else."""
+
+
+def epsilon_of(dialect: Dialect, config: Sizes) -> float:
+    """ε of the norms of a stage: that of config.json, of timm's model of that name, or of the
+    dialect."""
+    if dialect.epsilon_of_config and config.norm_epsilon:
+        return config.norm_epsilon
+    if dialect.epsilon_names and config.architecture:
+        given = any(config.table.get(name) is not None for name in dialect.epsilon_arguments)
+        named = any(re.fullmatch(each, config.architecture) for each in dialect.epsilon_names)
+        return dialect.norm_epsilon if named and not given else TIMM_EPSILON
+    return dialect.norm_epsilon
 
 
 def _arrays(checkpoint: Checkpoint, candidate: Candidate) -> dict[str, NDArray[Any]]:

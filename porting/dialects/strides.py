@@ -95,7 +95,7 @@ def _stride_of_config(known: Sizes, axes: int) -> tuple[int, ...]:
         each.config["stride"]
         for each in list_dialects().values()
         if "stride" in each.config
-        and (known.model_type in each.model_types or is_architecture(each, known.architecture))
+        and (known.model_type in each.model_types or is_architecture(each, known))
     }
     return next((told for each in keys if (told := numbers_at(known.table, each, axes))), ())
 

@@ -85,6 +85,6 @@ def require_no_adapter(checkpoint: Checkpoint, names: Mapping[str, str]) -> None
     for tensor in checkpoint.tensors:
         if (match := LORA.match(tensor)) and match[1] in layers:
             raise PatchParityError(
-                f"{checkpoint.path}: {tensor} is an adapter on {match[1]}, whose weight is not in "
-                "the file: merge it first (merge_and_unload)"
+                f"{checkpoint.path}: {tensor} is an adapter on {match[1]}, which its weight alone "
+                "does not hold: merge it first (merge_and_unload)"
             )

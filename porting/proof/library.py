@@ -179,9 +179,10 @@ def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[tuple[tuple[int, ...], 
     if stage.weights.positions is not None or stage.dialect.video:
         return [(size, own)]
     rows = 4 if stage.dialect.token_order == "merge-2x2" else 1
-    larger = tuple(
-        size + rows * step for size, step in zip(own.image_size, own.stride, strict=True)
-    )
+    by = tuple(rows * step for step in own.stride)
+    if stage.dialect.images == "multiple-of-patch_size" and config.patch_size:
+        by = config.patch_size[-2:]
+    larger = tuple(size + more for size, more in zip(own.image_size, by, strict=True))
     return [(size, own), (larger, own.replace(image_size=larger))]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.sequence import merge_block_order
+from ...reference.stem import features_of
 from ..dialects.stage import Stage
 from ..files.checkpoint import first_line
 from ..files.safetensors_files import write_safetensors
@@ -213,8 +214,8 @@ def _caught(
         if values is None:
             failed = "does not reach the first of its blocks"
             continue
-        if values.ndim == 4 and values.shape[1] == width and values.shape[-1] != width:
-            values = np.moveaxis(values, 1, -1)
+        if values.ndim == 4 and values.shape[1] == width:
+            values = _channels_last(values, images, stage)
         if values.ndim == 3 and values.shape[0] != len(images) and values.shape[1] == len(images):
             # the sequence first, as torch's own attention has it
             values = np.moveaxis(values, 1, 0)
@@ -224,6 +225,20 @@ def _caught(
             f"has a first block that takes {values.shape}, which is no sequence of width {width}"
         )
     raise UnprovedError(f"{type(model).__name__} {failed}")
+
+
+def _channels_last(values: NDArray[Any], images: NDArray[Any], stage: Stage) -> NDArray[Any]:
+    """A map `(B, D, rows, columns)` with its width behind; where the grid is as large as the width
+    both readings are possible, and the nearer one to ours is right, or neither."""
+    moved = np.moveaxis(values, 1, -1)
+    if values.shape[-1] != values.shape[1]:
+        return moved
+    spec = stage.spec.replace(image_size=features_of(images.shape[2:], stage.stem))
+    ours = stage.sequence(images, spec)
+    if ours.size != values.size:
+        return moved
+    apart = [float(np.linalg.norm(each.reshape(ours.shape) - ours)) for each in (moved, values)]
+    return moved if apart[0] <= apart[1] else values
 
 
 def _entering_first(model: Any, images: NDArray[Any], stage: Stage) -> NDArray[Any]:

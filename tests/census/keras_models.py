@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from patchparity import PatchParityError, embed
+from patchparity import PatchParityError
 from patchparity.porting.dialects.sizes import Sizes
 
-from .outcome import Outcome, outcome_of
+from .outcome import Outcome, embedded, outcome_of
 
 _SMALL = dict(num_layers=1, num_heads=2, hidden_dim=48, intermediate_dim=32)
 _VIT = dict(
@@ -146,13 +146,13 @@ def outcome(name: str) -> Outcome:
         observed = observed.reshape(observed.shape[0], -1, observed.shape[-1])
         told: dict[str, Any] = {}
         try:
-            found = embed(file, images)
+            found = embedded(file, images)
         except PatchParityError as error:
             told = TOLD.get(name, {})
             if not told:
                 return Outcome("refused", "", str(error).replace(f"{folder}/", ""))
             sizes = {key: value for key, value in told.items() if key != "from_"}
-            found = embed(
+            found = embedded(
                 file, images, from_=told.get("from_"), sizes=Sizes.told(**sizes) if sizes else None
             )
         whole = _of_the_archive(model, folder)

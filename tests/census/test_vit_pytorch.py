@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from patchparity import Sizes, embed
+from patchparity import Sizes
 
 from . import vit_pytorch_models
 from .demands import needs, require_none_wrong
+from .outcome import embedded
 from .stand_in import import_library
 
 
@@ -38,7 +39,7 @@ def test_tubelets_of_vit_pytorch(tmp_path):
         {name: tensor.clone() for name, tensor in model.state_dict().items()},
         tmp_path / "model.safetensors",
     )
-    found = embed(
+    found = embedded(
         tmp_path / "model.safetensors",
         video.numpy(),
         from_="lucidrains-3d",

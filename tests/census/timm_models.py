@@ -74,15 +74,58 @@ def architectures() -> list[str]:
     return found
 
 
+SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 32, "patch_size": 8}
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("vit_tiny_patch16_224", {**SMALL, **more})
+    for more in (
+        {"pre_norm": True},
+        {"pre_norm": True, "norm_layer": "layernorm"},
+        {"pre_norm": True, "norm_layer": "rmsnorm"},
+        {"embed_norm_layer": "layernorm"},
+        {"embed_norm_layer": "rmsnorm"},
+        {"class_token": False, "global_pool": "avg"},
+        {"no_embed_class": True},
+        {"reg_tokens": 4},
+        {"reg_tokens": 4, "no_embed_class": True},
+        {"pos_embed": "none"},
+        {"in_chans": 4},
+        {"in_chans": 1, "img_size": [32, 48]},
+        {"img_size": [32, 48]},
+    )
+]
+VARIANTS += [
+    ("vit_base_patch16_clip_224", {**SMALL, "pre_norm": False}),
+    ("vit_base_patch16_clip_224", {**SMALL, "norm_layer": "layernorm"}),
+    ("vit_base_patch16_xp_224", {**SMALL, "norm_layer": "layernorm"}),
+    ("aimv2_large_patch14_224", {**SMALL, "embed_norm_layer": "layernorm"}),
+    ("vit_small_patch16_rope_224", {**SMALL, "use_pre_transformer_norm": True}),
+    ("eva02_tiny_patch14_224", {**SMALL, "use_pre_transformer_norm": True}),
+    ("swin_tiny_patch4_window7_224", {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2]}),
+    ("convnext_tiny", {"dims": [96, 96, 96, 96], "depths": [1, 1, 1, 1]}),
+    ("naflexvit_base_patch16_gap", {**SMALL}),
+    ("samvit_base_patch16", {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 64}),
+]
+"""Models made with other arguments than the name's own: norms, tokens, positions, channels,
+sizes."""
+
+
 @functools.cache
-def outcome(architecture: str) -> Outcome:
-    """Build, save and read a model."""
+def variant(place: int) -> Outcome:
+    """Build, save and read the model of this place among `VARIANTS`."""
+    architecture, arguments = VARIANTS[place]
+    return outcome(architecture, json.dumps(arguments))
+
+
+@functools.cache
+def outcome(architecture: str, arguments: str = "") -> Outcome:
+    """Build, save and read a model, made with arguments where some are given as JSON."""
     import torch
     from safetensors.torch import save_file
 
     timm = import_library("timm")
     model, given = None, {}
-    for given in ({}, {}) if architecture.startswith(OF_SEVERAL_DEPTHS) else ({"depth": 1}, {}):
+    tried = ({}, {}) if architecture.startswith(OF_SEVERAL_DEPTHS) else ({"depth": 1}, {})
+    for given in (json.loads(arguments),) if arguments else tried:
         try:
             with torch.device("meta"):
                 size = sum(
@@ -109,6 +152,10 @@ def outcome(architecture: str) -> Outcome:
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     size = model.pretrained_cfg.get("input_size", (3, 224, 224))
+    if arguments:
+        told_size = given.get("img_size", size[1:])
+        sides = told_size if isinstance(told_size, list) else [told_size] * 2
+        size = (given.get("in_chans", 3), *(sides if "img_size" in given else size[1:]))
     with tempfile.TemporaryDirectory() as folder:
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         save_file(state, f"{folder}/model.safetensors", {"format": "pt"})

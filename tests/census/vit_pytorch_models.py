@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from patchparity import PatchParityError, embed
+from patchparity import PatchParityError
 from patchparity.porting.dialects.sizes import Sizes
 
-from .outcome import Outcome
+from .outcome import Outcome, embedded
 from .stand_in import import_library
 
 IMAGE, PATCH, CHANNELS, WIDTH = 32, 8, 3, 48
@@ -163,7 +163,7 @@ def outcome(name: str) -> Outcome:
             if "from_" in told and dialect not in reason:
                 continue
             try:
-                found = embed(file, images.numpy(), **told)
+                found = embedded(file, images.numpy(), **told)
             except PatchParityError as error:
                 reason = str(error).replace(f"{folder}/", "")
                 continue

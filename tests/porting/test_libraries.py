@@ -310,6 +310,8 @@ def test_the_reference_gives_what_the_library_gives(saved):
     assert np.abs(found - expected).max() < BOUND * max(1.0, np.abs(expected).max())
 
 
+@pytest.mark.filterwarnings("ignore:the patch is assumed to be square")
+@pytest.mark.filterwarnings("ignore:ε of its norms is taken")
 def test_and_after_a_port(saved, tmp_path):
     name, folder, images, expected = saved
     for target, suffix in TARGETS.get(name, []):

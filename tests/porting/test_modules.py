@@ -179,7 +179,8 @@ def test_a_tree_that_may_be_read_in_two_ways_is_refused():
     kernel = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
     with pytest.raises(PatchParityError, match="the dict is ambiguous"):
         from_module({"weight": kernel})
-    weights, _ = from_module({"weight": kernel}, from_="linear-ppc")
+    with pytest.warns(UserWarning, match="the patch is assumed to be square, 8×8 of 3 channels"):
+        weights, _ = from_module({"weight": kernel}, from_="linear-ppc")
     assert (weights.kernel.reshape(192, 192) == kernel).all()
     weights, spec = from_module(
         {"weight": kernel}, from_="linear-ppc", patch_size=(4, 16), image_size=(8, 32)
