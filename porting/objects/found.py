@@ -211,6 +211,10 @@ def read_weights(
     )
 
 
+EMBEDDING = re.compile(r"embedding[^./]*[./]embeddings$")
+"""How Keras calls the table of an embedding layer, which is no matrix of a product."""
+
+
 def _kernel_of(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str | None:
     """The name of the one parameter that can be a kernel: the only one of four axes and more beside
     tables of its width, or the only one of two; None where there is none, or several."""
@@ -218,7 +222,10 @@ def _kernel_of(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str | None
     if len(matrices) == 1:
         return next(iter(matrices))
     layers = [name for name, value in matrices.items() if value.ndim >= 4 and value.shape[0] != 1]
-    if len(layers) != 1:
+    if not layers:
+        plain = [name for name in matrices if not EMBEDDING.search(name)]
+        return plain[0] if len(plain) == 1 and len(matrices) == 2 else None
+    if len(layers) > 1:
         return None
     ends = (matrices[layers[0]].shape[0], matrices[layers[0]].shape[-1])
     tables = [value for name, value in matrices.items() if name != layers[0]]

@@ -65,8 +65,8 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
     elif kind == "flax":
         yield from _flax_parameters(subject)
     elif kind == "tensorflow":
-        for variable in getattr(subject, "variables", ()):
-            yield variable.name.partition(":")[0], np.asarray(variable.numpy()), None
+        for place, variable in enumerate(getattr(subject, "variables", ())):  # often of one name
+            yield f"{variable.name.partition(':')[0]}.{place}", np.asarray(variable.numpy()), None
 
 
 def _parametrized(modules: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What only an object's output shows: the flatten order of a linear layer, on which side prefix
 tokens stand, and positions that are kept where no parameter is, or computed."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def _with_frames_first(live: LiveEmbedding) -> LiveEmbedding | None:
     return dataclasses.replace(live, call=call, notes=(*live.notes, note))
 
 
-def with_computing_dtype(live: LiveEmbedding, owner: Any) -> LiveEmbedding:
+def with_computing_dtype(live: LiveEmbedding, *layers: Any) -> LiveEmbedding:
     """The same object, judged in the dtype that its layer says it computes in, and does; of 16-bit
     weights whose result is widened in theirs."""
     if live.first_call is None:
@@ -131,8 +132,8 @@ def with_computing_dtype(live: LiveEmbedding, owner: Any) -> LiveEmbedding:
         fetch, dtype = live.call.fetch, live.dtype
         call = dataclasses.replace(live.call, fetch=lambda output: fetch(output).astype(dtype))
         return dataclasses.replace(live, call=call, notes=(*live.notes, note))
-    declared = getattr(owner, "compute_dtype", getattr(owner, "dtype", None))
-    if given not in NARROW or getattr(declared, "__name__", str(declared)) != given:
+    declared = [getattr(each, "compute_dtype", getattr(each, "dtype", None)) for each in layers]
+    if given not in NARROW or given not in [getattr(d, "__name__", str(d)) for d in declared]:
         return live
     note = f"its layer computes in {given}, of weights in {live.dtype}: it is judged as {given}"
     return dataclasses.replace(live, dtype=given, notes=(*live.notes, note))
@@ -344,6 +345,7 @@ def _tensors(subject: Any) -> Iterator[tuple[str, NDArray[Any]]]:
             if hasattr(value, "detach"):
                 value = value.detach().cpu().float().numpy()
             elif hasattr(value, "shape") and hasattr(value, "__array__"):
-                value = np.asarray(value)
+                with contextlib.suppress(Exception):  # a symbol, or what is not there any more
+                    value = np.asarray(value)
             if isinstance(value, np.ndarray) and value.dtype.kind in "fV":
                 yield f"{prefix}.{name}".lstrip("."), value.astype(np.float64)

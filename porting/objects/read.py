@@ -138,7 +138,7 @@ def read_live(
         live = with_flatten_order(live, found)
     if weights is not None:
         return live
-    return with_found_parts(with_computing_dtype(live, found.owner), subject, found)
+    return with_found_parts(with_computing_dtype(live, found.owner, subject), subject, found)
 
 
 def _fitted(
