@@ -123,8 +123,7 @@ def _require_images_of_steps(images: NDArray[Any], stage: Stage, config: Sizes) 
     if stage.dialect.images == "grid" and size != own:
         raise PatchParityError(
             f"images of {given}: expected images of {'×'.join(map(str, own))}, for its library "
-            "resizes all "
-            "others to these first"
+            "resizes all others, or its positions, first"
         )
     if stage.dialect.images == "multiple-of-patch_size":
         steps = list(config.patch_size[-2:] or steps)

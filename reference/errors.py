@@ -1,8 +1,10 @@
 """The one exception a user's own mistake raises; the command line turns it into one sentence and
 exit status 2."""
 
+import numbers
 import re
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST_MESSAGE = 4000
 """Characters of a message: fifty lines; a file may hold names of any length."""
@@ -35,3 +37,20 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
         raise PatchParityError(f"{name} {value!r} is unknown; expected one of {', '.join(known)}")
+
+
+def require_sizes(
+    option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3), least: int = 1
+) -> None:
+    """Raise PatchParityError for a size that is no integer of at least `least`, nor so many of
+    these."""
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    if value is not None and not (
+        all(
+            isinstance(part, numbers.Integral) and not isinstance(part, bool) and int(part) >= least
+            for part in parts
+        )
+        and len(parts) in counts
+    ):
+        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise PatchParityError(f"{option}={value!r}: expected {kind}, or one for each axis")

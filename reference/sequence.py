@@ -68,6 +68,18 @@ def sincos_positions(
     return np.concatenate(halves if first_half == "column" else halves[::-1], axis=1)
 
 
+def sinusoid_table(count: int, width: int) -> NDArray[np.float64]:
+    """The fixed positions of VideoMAE, `(count, width)`: sines on even channels, cosines on odd
+    ones.
+
+    Source: Tong et al., "VideoMAE" (2022), `modeling_finetune.py:get_sinusoid_encoding_table`; as
+    in Vaswani et al. (2017).
+    """
+    channels = np.arange(width)
+    angles = np.arange(count)[:, None] / 10000.0 ** (2 * (channels // 2) / width)
+    return np.where(channels % 2, np.cos(angles), np.sin(angles))
+
+
 def layer_norm(values: NDArray[Any], norm: LayerNorm, epsilon: float) -> NDArray[Any]:
     """Normalize over the last axis: (x − mean)/√(var + ε)·scale + shift, with the biased variance;
     shape unchanged.

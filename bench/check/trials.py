@@ -145,7 +145,8 @@ class _Trials:
             yield from self._batches()
         for size in self._sizes():
             other = spec.replace(image_size=size)
-            yield f"image-{'x'.join(map(str, size))}", functools.partial(self._random, other, 2)
+            count = 1 if min(size[-2:]) > LARGE[0] else 2  # a size is what is tried, and costs
+            yield f"image-{'x'.join(map(str, size))}", functools.partial(self._random, other, count)
         if self.weights.positions is None:
             for name, more in self._remainders().items():
                 yield name, functools.partial(self._not_dividing, more)

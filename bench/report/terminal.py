@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import rich.box
 from rich.table import Table
 
-from ...porting.objects.implementation import OBJECT_MODE
 from .console import escape, out
 
 if TYPE_CHECKING:
@@ -103,6 +102,7 @@ def print_bench(report: "BenchReport") -> None:
 
 def _print_objects(entries: list[dict[str, Any]]) -> None:
     """A line for each of somebody's own implementations that was timed."""
+    from ...porting.objects.implementation import OBJECT_MODE
     from ..record.rows import row_block
     from ..record.words import OPERATION_NOTES, block_title
 

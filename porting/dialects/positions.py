@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...reference.errors import PatchParityError
 from ...reference.resample import resize_grid
-from ...reference.sequence import sincos_positions
+from ...reference.sequence import sincos_positions, sinusoid_table
 from ...reference.spec import PatchEmbedSpec
 from ...reference.stem import fold_batch_norm
 from ..files.checkpoint import Checkpoint
@@ -178,15 +178,3 @@ def fourier_table(grid: tuple[int, ...], width: int) -> NDArray[np.float64]:
     shape = (*grid, half)
     both = [np.broadcast_to(rows[:, None], shape), np.broadcast_to(columns[None], shape)]
     return np.concatenate(both, axis=-1).reshape(-1, width)
-
-
-def sinusoid_table(count: int, width: int) -> NDArray[np.float64]:
-    """The fixed positions of VideoMAE, `(count, width)`: sines on even channels, cosines on odd
-    ones.
-
-    Source: Tong et al., "VideoMAE" (2022), `modeling_finetune.py:get_sinusoid_encoding_table`; as
-    in Vaswani et al. (2017).
-    """
-    channels = np.arange(width)
-    angles = np.arange(count)[:, None] / 10000.0 ** (2 * (channels // 2) / width)
-    return np.where(channels % 2, np.cos(angles), np.sin(angles))

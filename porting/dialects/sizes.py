@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...reference.errors import PatchParityError
+from ...reference.errors import PatchParityError, require_sizes
 from ...reference.spec import PatchEmbedSpec
 
 LARGEST_CONFIG = 2**22
@@ -21,23 +21,6 @@ LARGEST_SIZE = 2**31
 DEEPEST_CONFIG = 5
 """Tables within one another that are looked into: thinker_config, vision_config, backbone_config,
 ... of today's models are three."""
-
-
-def require_sizes(
-    option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3), least: int = 1
-) -> None:
-    """Raise PatchParityError for a size that is no integer of at least `least`, nor so many of
-    these."""
-    parts = value if isinstance(value, (tuple, list)) else (value,)
-    if value is not None and not (
-        all(
-            isinstance(part, (int, np.integer)) and not isinstance(part, bool) and part >= least
-            for part in parts
-        )
-        and len(parts) in counts
-    ):
-        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
-        raise PatchParityError(f"{option}={value!r}: expected {kind}, or one for each axis")
 
 
 @dataclass(frozen=True)

@@ -209,15 +209,14 @@ def _width_axis(shape: tuple[int, ...], width: int, layout: str) -> int | None:
 def _evaluating(subject: Any) -> Iterator[None]:
     """Hold a torch module in evaluation mode."""
     inside = subject.modules() if hasattr(subject, "modules") else ()
-    modules = [module for module in inside if hasattr(module, "training")]
-    training = [module.training for module in modules]
+    modules = [module for module in inside if getattr(module, "training", False)]
     try:
         for module in modules:
             module.training = False
         yield
     finally:
-        for module, flag in zip(modules, training, strict=True):
-            module.training = flag
+        for module in modules:
+            module.training = True
 
 
 @contextlib.contextmanager

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from ...backends.layouts import KERNEL_LAYOUTS
 from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError
-from ...reference.sequence import embed_sequence, sincos_positions
+from ...reference.sequence import embed_sequence, sincos_positions, sinusoid_table
 from ...reference.spec import PatchEmbedSpec
-from ..dialects.positions import sinusoid_table
 from .call import LiveEmbedding
 from .found import FoundWeights
 

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from ...backends.base import DTYPES
 from ...backends.layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_to_layout
-from ...reference.errors import PatchParityError, require_choice
+from ...reference.errors import PatchParityError, require_choice, require_sizes
 from ...reference.patches import patchify
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..dialects.sizes import require_sizes
 from ..files.arrays import IMAGE_LAYOUTS
 from ..files.checkpoint import first_line
 from .call import LiveEmbedding, caller
