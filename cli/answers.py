@@ -116,16 +116,15 @@ def report_command(
     folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
 ) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
-    from ..bench.record.bench_json import rows_missing
     from ..bench.report.render import render_bench
     from ..bench.timing.benchmark import load_bench
 
-    content = load_bench(folder)
-    for file in render_bench(folder, content):
+    bench = load_bench(folder)
+    for file in render_bench(folder, bench):
         out.print(str(file))
-    if missing := rows_missing(content):
+    if bench.missing:
         out.print(
-            f"[yellow]partial[/] {missing} of {content['planned']} rows are missing: bench "
+            f"[yellow]partial[/] {bench.missing} of {bench.planned} rows are missing: bench "
             "--resume goes on",
             soft_wrap=True,
         )

@@ -128,7 +128,7 @@ def run_command(
         out.print(str(file))
     checks = [each for each in (report.check, report.controls, report.seeds) if each is not None]
     wrong = sum(each.summary[verdict] for each in checks for verdict in ("fail", "error"))
-    wrong += len(report.bench.content["failures"])
+    wrong += len(report.bench.bench.failures)
     out.print(
         "[green]fine: nothing failed[/]"
         if report.ok

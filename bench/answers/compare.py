@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ...reference.errors import PatchParityError
@@ -17,11 +18,11 @@ from ..intervals import (
     resampled_medians,
     unpaired_chance,
 )
-from ..machine.environment import MACHINE
+from ..machine.environment import MACHINE, UNAVAILABLE
 from ..machine.hosts import LOCAL
-from ..record.bench_json import rows_missing
 from ..record.noise import Floors, noise_floors, noise_of
-from ..record.rows import Block, row_block
+from ..record.rows import Block
+from ..record.schema import Bench, Measured
 from ..record.words import block_title, disturbed_blocks
 from ..timing.benchmark import load_bench
 from .compare_report import ComparedRow, CompareReport
@@ -53,25 +54,22 @@ def compare(
         raise PatchParityError(
             f"fail_over={fail_over}: expected a fraction of at least 0, such as 0.05"
         )
-    contents = [load_bench(Path(folder)) for folder in (old, new)]
+    benches = [load_bench(Path(folder)) for folder in (old, new)]
     tables = [
-        {_name(entry): entry for entry in content["benchmarks"] if _is_told(entry)}
-        for content in contents
+        {_name(entry): entry for entry in bench.benchmarks if _is_told(entry)} for bench in benches
     ]
-    floors = [noise_floors(content["benchmarks"]) for content in contents]
-    shifts = _machine_shifts(*(content["benchmarks"] for content in contents))
+    floors = [noise_floors(bench.benchmarks) for bench in benches]
+    shifts = _machine_shifts(*(bench.benchmarks for bench in benches))
     common = [name for name in tables[1] if name in tables[0]]
     failed = {
-        outcome["row"]: " ".join(outcome["message"].split())
-        for outcome in contents[1]["failures"]
-        if outcome["row"] in tables[0]
+        outcome.row: " ".join(outcome.message.split())
+        for outcome in benches[1].failures
+        if outcome.row in tables[0]
     }
     if not common and not failed:
         raise PatchParityError(f"{old} and {new} have no row in common: nothing can be compared")
-    labels = dict.fromkeys(tables[1][name]["extra_info"]["host"] for name in common)
-    environments = {
-        label: [_environment(content, label) for content in contents] for label in labels
-    }
+    labels = dict.fromkeys(tables[1][name].extra_info.host for name in common)
+    environments = {label: [_environment(bench, label) for bench in benches] for label in labels}
     machine = [
         told
         for label, pair in environments.items()
@@ -85,7 +83,7 @@ def compare(
     ratios = [_ratio(tables[0][name], tables[1][name], floors, shifts) for name in common]
     rows = []
     for name, judged in zip(common, compare_ratios(ratios), strict=True):
-        before, after = (float(table[name]["stats"]["median"]) for table in tables)
+        before, after = (table[name].stats.median for table in tables)
         regression = judged.word == "SLOWER" and judged.ratio > 1 + fail_over
         rows.append(ComparedRow(name, before, after, judged, regression))
     logs = [np.log(row.comparison.ratio) for row in rows]
@@ -100,19 +98,19 @@ def compare(
                     "old and new are one and the same record; UNSURE is what another run could "
                     "differ by"
                 ]
-                if contents[0] == contents[1]
+                if benches[0] == benches[1]
                 else []
             ),
             *(
-                f"the {which} record is partial: {missing} of {content['planned']} rows are missing"
-                for which, content in zip(("old", "new"), contents, strict=True)
-                if (missing := rows_missing(content))
+                f"the {which} record is partial: {missing} of {bench.planned} rows are missing"
+                for which, bench in zip(("old", "new"), benches, strict=True)
+                if (missing := bench.missing)
             ),
             *(
                 f"the {which} record was disturbed in {block_title(block)}: {told}; measure it "
                 "again before a difference is believed"
-                for which, content in zip(("old", "new"), contents, strict=True)
-                for block, told in disturbed_blocks(content["benchmarks"]).items()
+                for which, bench in zip(("old", "new"), benches, strict=True)
+                for block, told in disturbed_blocks(bench.benchmarks).items()
             ),
             *(
                 told
@@ -125,46 +123,44 @@ def compare(
     )
 
 
-def _environment(content: dict[str, Any], label: str) -> dict[str, Any]:
-    here: dict[str, Any] = content["environment"]
-    return here if label == LOCAL else here.get("hosts", {}).get(label, {})
+def _environment(bench: Bench, label: str) -> dict[str, Any]:
+    """The environment of a host as plain data; what a system does not tell, or an older record does
+    not hold, is left out."""
+    here = bench.environment if label == LOCAL else bench.environment.hosts.get(label)
+    told = {} if here is None else msgspec.to_builtins(here)
+    return {name: value for name, value in told.items() if value != UNAVAILABLE}
 
 
-def _machine_shifts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[Block, float]:
+def _machine_shifts(old: list[Measured], new: list[Measured]) -> dict[Block, float]:
     """How far the machine moved between two records: of each block the median over frameworks of
     its matrix product's ratio, less 1."""
-    before = {_name(entry): entry for entry in old if entry["extra_info"]["operation"] == "gemm"}
+    before = {_name(entry): entry for entry in old if entry.extra_info.operation == "gemm"}
     shifts: dict[Block, list[float]] = {}
     for entry in new:
-        if entry["extra_info"]["operation"] == "gemm" and (other := before.get(_name(entry))):
-            ratio = entry["stats"]["median"] / other["stats"]["median"]
-            shifts.setdefault(row_block(entry["extra_info"]), []).append(ratio)
+        if entry.extra_info.operation == "gemm" and (other := before.get(_name(entry))):
+            ratio = entry.stats.median / other.stats.median
+            shifts.setdefault(entry.extra_info.block, []).append(ratio)
     return {block: abs(float(np.median(ratios)) - 1) for block, ratios in shifts.items()}
 
 
-def _is_told(entry: dict[str, Any]) -> bool:
+def _is_told(entry: Measured) -> bool:
     """The A/A copy is the reference again, and the ceilings are yardsticks: neither can regress."""
-    return entry["extra_info"]["role"] in ("implementation", "peer")
+    return entry.extra_info.role in ("implementation", "peer")
 
 
-def _name(entry: dict[str, Any]) -> str:
-    return str(entry["params"]["identity"])
+def _name(entry: Measured) -> str:
+    return str(entry.params.identity)
 
 
-def _ratio(
-    old: dict[str, Any], new: dict[str, Any], floors: list[Floors], shifts: dict[Block, float]
-) -> Ratio:
-    median = new["stats"]["median"] / old["stats"]["median"]
-    groups = [
-        by_generation(each["stats"]["data"], each["extra_info"]["generations"])
-        for each in (new, old)
-    ]
+def _ratio(old: Measured, new: Measured, floors: list[Floors], shifts: dict[Block, float]) -> Ratio:
+    median = new.stats.median / old.stats.median
+    groups = [by_generation(each.stats.data, each.extra_info.generations) for each in (new, old)]
     if not all(map(enough, groups)):
         return Ratio(median, None)
     # The sessions share no rounds, so each is resampled by itself, with draws of its own.
     above, below = (resampled_medians(group, seed) for seed, group in enumerate(groups))
-    block = row_block(new["extra_info"])
-    told = [noise for floor in floors if (noise := noise_of(floor, new["extra_info"])) is not None]
+    block = new.extra_info.block
+    told = [noise for floor in floors if (noise := noise_of(floor, new.extra_info)) is not None]
     if len(told) < len(floors):
         return Ratio(
             median, None, unknown="no A/A row of both records tells of the noise on this device"

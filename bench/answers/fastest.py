@@ -2,30 +2,29 @@
 
 from typing import Any
 
-from ..record.rows import OPERATIONS, row_block
+from ..record.rows import OPERATIONS
+from ..record.schema import Measured
 
 
-def fastest(benchmarks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+def fastest(benchmarks: list[Measured]) -> dict[tuple[Any, ...], Measured]:
     """The fastest implementation of each backend, by (block, operation, device, precision,
     backend): block by block, operation by operation."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    told = [entry for entry in benchmarks if entry["extra_info"]["role"] == "implementation"]
-    blocks = list(dict.fromkeys(row_block(entry["extra_info"]) for entry in told))
+    best: dict[tuple[Any, ...], Measured] = {}
+    told = [entry for entry in benchmarks if entry.extra_info.role == "implementation"]
+    blocks = list(dict.fromkeys(entry.extra_info.block for entry in told))
 
-    def place(entry: dict[str, Any]) -> tuple[int, int]:
-        return blocks.index(row_block(entry["extra_info"])), OPERATIONS.index(
-            entry["extra_info"]["operation"]
-        )
+    def place(entry: Measured) -> tuple[int, int]:
+        return blocks.index(entry.extra_info.block), OPERATIONS.index(entry.extra_info.operation)
 
     for entry in sorted(told, key=place):
-        info = entry["extra_info"]
+        info = entry.extra_info
         key = (
-            row_block(info),
-            info["operation"],
-            info["device"],
-            info["precision"],
-            info["backend"],
+            info.block,
+            info.operation,
+            info.device,
+            info.precision,
+            info.backend,
         )
-        if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
+        if key not in best or entry.stats.median < best[key].stats.median:
             best[key] = entry
     return best

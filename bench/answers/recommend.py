@@ -12,9 +12,15 @@ from ...backends.registry import get_backend, list_backends
 from ...porting.objects.implementation import OBJECT_MODE, find_implementation, target_of
 from ...reference.errors import PatchParityError
 from ..cases import Case, named_case
-from ..record.comparisons import best_against_today, best_overall, framework_of, is_called_today
+from ..record.comparisons import (
+    Pair,
+    best_against_today,
+    best_overall,
+    framework_of,
+    is_called_today,
+)
 from ..record.noise import noise_floors, noise_of
-from ..record.rows import row_block
+from ..record.schema import Bench, Measured
 from ..record.words import place_text
 from ..timing.benchmark import benchmark, load_bench
 from ..timing.options import BenchOptions
@@ -100,14 +106,12 @@ def recommend(
             time_budget=OWN_SECONDS,
             out=folder,
         )
-        content = benchmark(options).content
-    return recommend_from(
-        content, wanted.name, device, dtype, threads, backends, "a run of its own"
-    )
+        bench = benchmark(options).bench
+    return recommend_from(bench, wanted.name, device, dtype, threads, backends, "a run of its own")
 
 
 def recommend_from(
-    content: dict[str, Any],
+    bench: Bench,
     case: str,
     device: str = "cpu",
     dtype: str = "float32",
@@ -120,69 +124,50 @@ def recommend_from(
     Raises:
         PatchParityError: a shape, device, dtype or thread count that it does not hold.
     """
-    entries = [entry for entry in content["benchmarks"] if entry["extra_info"]["cache"] == "warm"]
-    told = [
-        entry
-        for entry in entries
-        if entry["extra_info"]["role"] in ("implementation", "peer", "aa")
-    ]
-    told = [entry for entry in told if entry["extra_info"]["operation"] == "tokens"]
+    entries = [entry for entry in bench.benchmarks if entry.extra_info.cache == "warm"]
+    told = [entry for entry in entries if entry.extra_info.role in ("implementation", "peer", "aa")]
+    told = [entry for entry in told if entry.extra_info.operation == "tokens"]
     of_case = _holding(told, "case", case, source)
     if device != "cpu":
         _holding(of_case, "device", device, f"{source}, of {case},")
     here = _holding(of_case, "dtype", dtype, f"{source}, of {case},")
-    most = max(entry["extra_info"]["threads_requested"] for entry in here)
+    most = max(entry.extra_info.threads_requested for entry in here)
     here = _holding(here, "threads_requested", threads or most, f"{source}, of {case} in {dtype},")
-    host = here[0]["extra_info"]["host"]
+    host = here[0].extra_info.host
     here = [
         entry
         for entry in here
-        if entry["extra_info"]["host"] == host
-        and (entry["extra_info"]["device"] == device or entry["extra_info"]["role"] == "aa")
-        and entry["extra_info"]["precision"] == "ieee"
+        if entry.extra_info.host == host
+        and (entry.extra_info.device == device or entry.extra_info.role == "aa")
+        and entry.extra_info.precision == "ieee"
     ]
     asked = {get_backend(name).yardstick for name in backends}
-    timed = [entry for entry in here if entry["extra_info"]["role"] != "aa"]
-    timed = [entry for entry in timed if not asked or framework_of(entry["extra_info"]) in asked]
+    timed = [entry for entry in here if entry.extra_info.role != "aa"]
+    timed = [entry for entry in timed if not asked or framework_of(entry.extra_info) in asked]
     if not timed:
         raise PatchParityError(
             f"{source} holds no row of {case} on {device} by {', '.join(backends) or 'any backend'}"
         )
-    info = timed[0]["extra_info"]
+    info = timed[0].extra_info
     # Judged is the whole interleave, whatever was asked for: one pair has one verdict, here and in
     # the report.
-    interleave = [
-        entry
-        for entry in content["benchmarks"]
-        if row_block(entry["extra_info"]) == row_block(info)
-    ]
+    interleave = [entry for entry in bench.benchmarks if entry.extra_info.block == info.block]
     rivals = [
         rival
         for rival in best_against_today(interleave)
-        if all(rival[name] == info[name] for name in ("device", "precision", "operation"))
+        if (rival.info.device, rival.info.precision, rival.info.operation)
+        == (info.device, info.precision, info.operation)
     ]
-    frameworks = list(dict.fromkeys(framework_of(entry["extra_info"]) for entry in timed))
+    frameworks = list(dict.fromkeys(framework_of(entry.extra_info) for entry in timed))
     choices = [_choice(framework, timed, rivals) for framework in frameworks]
     choices.sort(key=lambda choice: choice.seconds)
     overall = best_overall(here, frameworks)
-    about = {
-        name: info[name]
-        for name in (
-            "case",
-            "device",
-            "dtype",
-            "threads_requested",
-            "operation",
-            "precision",
-            "cache",
-            "host",
-        )
-    }
+    about = (*info.block, info.device, info.operation, info.precision)
     failed = [
         outcome
-        for outcome in content["failures"]
-        if all(outcome[name] == value for name, value in about.items())
-        and outcome["role"] in ("implementation", "peer")
+        for outcome in bench.failures
+        if (*outcome.block, outcome.device, outcome.operation, outcome.precision) == about
+        and outcome.role in ("implementation", "peer")
         and (not asked or framework_of(outcome) in asked)
     ]
     notes = [
@@ -191,15 +176,14 @@ def recommend_from(
         if (framework := get_backend(name).yardstick) != name
     ]
     notes += [
-        f"{outcome['implementation']} failed, and is left out: {outcome['message']}"
-        for outcome in failed
+        f"{outcome.implementation} failed, and is left out: {outcome.message}" for outcome in failed
     ]
-    measured = f"{source}, {content['datetime'][:16].replace('T', ' ')} UTC"
+    measured = f"{source}, {bench.datetime[:16].replace('T', ' ')} UTC"
     return Recommendation(
         case,
         device,
         dtype,
-        info["threads_requested"],
+        info.threads_requested,
         measured,
         noise_of(noise_floors(interleave), info),
         choices,
@@ -208,44 +192,40 @@ def recommend_from(
     )
 
 
-def _holding(
-    entries: list[dict[str, Any]], field: str, value: Any, source: str
-) -> list[dict[str, Any]]:
-    found = [entry for entry in entries if entry["extra_info"][field] == value]
+def _holding(entries: list[Measured], field: str, value: Any, source: str) -> list[Measured]:
+    found = [entry for entry in entries if getattr(entry.extra_info, field) == value]
     if not found:
-        held = (
-            ", ".join(map(str, dict.fromkeys(entry["extra_info"][field] for entry in entries)))
-            or "nothing"
-        )
+        values = dict.fromkeys(getattr(entry.extra_info, field) for entry in entries)
+        held = ", ".join(map(str, values)) or "nothing"
         name = field.removesuffix("_requested")
         raise PatchParityError(f"{source} holds no {name} {value}; it holds {held}")
     return found
 
 
-def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> Choice:
-    own = [entry for entry in timed if framework_of(entry["extra_info"]) == framework]
-    medians = {entry["extra_info"]["implementation"]: entry["stats"]["median"] for entry in own}
+def _choice(framework: str, timed: list[Measured], rivals: list[Pair]) -> Choice:
+    own = [entry for entry in timed if framework_of(entry.extra_info) == framework]
+    medians = {entry.extra_info.implementation: entry.stats.median for entry in own}
     today = [
         Rival(
-            info["partner"]["implementation"],
-            medians[info["partner"]["implementation"]],
-            1 / info["ratio_of_pair"],
+            pair.partner.implementation,
+            medians[pair.partner.implementation],
+            1 / pair.comparison.ratio,
             None
-            if (interval := info["comparison"].interval) is None
+            if (interval := pair.comparison.interval) is None
             else (1 / interval[1], 1 / interval[0]),
-            info["comparison"],
-            info["noise"],
+            pair.comparison,
+            pair.noise,
         )
-        for info in rivals
-        if framework_of(info) == framework
+        for pair in rivals
+        if framework_of(pair.info) == framework
     ]
-    ours = [entry for entry in own if entry["extra_info"]["role"] == "implementation"]
-    called = [entry for entry in own if is_called_today(entry["extra_info"])]
-    fastest = min(ours or called, key=lambda entry: entry["stats"]["median"])
+    ours = [entry for entry in own if entry.extra_info.role == "implementation"]
+    called = [entry for entry in own if is_called_today(entry.extra_info)]
+    fastest = min(ours or called, key=lambda entry: entry.stats.median)
     # Of what people call, a framework's own before another library within 1% of it: one package
     # less.
     usual = min(called, key=_with_packages, default=None)
-    against = None if usual is None else usual["extra_info"]["implementation"]
+    against = None if usual is None else usual.extra_info.implementation
     words = {rival.implementation: rival.comparison.word for rival in today}
     chosen = fastest if usual is None or words.get(str(against)) == "FASTER" else usual
     sure = (
@@ -254,18 +234,18 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
         and bool(today)
         and set(words.values()) == {"FASTER"}
     )
-    info = chosen["extra_info"]
-    backend = get_backend(info["backend"])
-    implementation = find_implementation(info["implementation"])
-    case = named_case(info["case"])
+    info = chosen.extra_info
+    backend = get_backend(info.backend)
+    implementation = find_implementation(info.implementation)
+    case = named_case(info.case)
     return Choice(
         framework,
-        info["implementation"],
-        chosen["stats"]["median"],
-        info["gemm_fraction"],
+        info.implementation,
+        chosen.stats.median,
+        info.gemm_fraction,
         sure,
         chosen in called,
-        fastest["extra_info"]["implementation"],
+        fastest.extra_info.implementation,
         against,
         today,
         usage_of(implementation, backend, case),
@@ -277,11 +257,9 @@ def _choice(framework: str, timed: list[dict[str, Any]], rivals: list[dict[str, 
     )
 
 
-def _with_packages(entry: dict[str, Any]) -> float:
+def _with_packages(entry: Measured) -> float:
     """Seconds, those of a peer 1% longer."""
-    return float(
-        entry["stats"]["median"] * (1.01 if entry["extra_info"]["role"] == "peer" else 1.0)
-    )
+    return float(entry.stats.median * (1.01 if entry.extra_info.role == "peer" else 1.0))
 
 
 def usage_of(implementation: Implementation, backend: Backend, case: Case) -> str:

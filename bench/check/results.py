@@ -95,16 +95,7 @@ class CheckReport:
         write_json(Path(path), self.to_dict())
 
 
-@dataclass(frozen=True)
-class CheckFile:
-    """What must be in a `check.json`."""
-
-    results: list[CheckResult]
-    summary: dict[str, int]
-    environment: dict[str, Any]
-
-
-def load_check(path: Path) -> dict[str, Any]:
+def load_check(path: Path) -> CheckReport:
     """Read `check.json`.
 
     Raises:
@@ -116,7 +107,6 @@ def load_check(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise PatchParityError(f"{path} is no {SCHEMA} file")
     try:
-        msgspec.convert(content, CheckFile)
+        return msgspec.convert(content, CheckReport)
     except msgspec.ValidationError as error:
         raise PatchParityError(f"{path} is damaged: {error}") from None
-    return content

@@ -2,7 +2,6 @@
 file, byte for byte."""
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ...porting.files.atomic import plain, write_json
 from ...reference.errors import PatchParityError
 from .comparisons import comparisons
 from .rows import Row
-from .schema import BenchFile, Figures
+from .schema import Bench, Figures, Measured
 
 SCHEMA = "patchparity.bench/2"
 """What `bench.json` calls itself; beside it stands pytest-benchmark's own version."""
@@ -86,21 +85,16 @@ def write_bench(
         **{
             name: value for name, value in about.items() if name not in ("machine_info", "datetime")
         },
-        "comparisons": comparisons(entries) if last else [],
+        "comparisons": comparisons([msgspec.convert(each, Measured) for each in entries])
+        if last
+        else [],
     }
     held: dict[str, Any] = plain(content)
     write_json(path, held)
     return held
 
 
-def rows_missing(content: dict[str, Any]) -> int:
-    """Rows that a `bench.json` was to hold and does not."""
-    return int(content["planned"]) - sum(
-        len(content[kind]) for kind in ("benchmarks", "failures", "skipped")
-    )
-
-
-def read_bench(folder: Path) -> dict[str, Any]:
+def read_bench(folder: Path) -> Bench:
     """Read a folder's `bench.json`.
 
     Raises:
@@ -109,37 +103,48 @@ def read_bench(folder: Path) -> dict[str, Any]:
     """
     path = folder / "bench.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        held = path.read_bytes()
     except OSError as error:
         raise PatchParityError(
             f"cannot read {path}: {error.strerror or error}; patchparity bench --out {folder} "
             "makes it (with --resume where a run was interrupted)"
         ) from None
-    except (ValueError, RecursionError):
-        raise PatchParityError(f"{path} is no JSON: the file is damaged") from None
-    if not isinstance(content, dict) or not {
-        "benchmarks",
-        "environment",
-        "failures",
-        "skipped",
-        "options",
-        "planned",
-    } <= set(content):
-        raise PatchParityError(f"{path} was not written by patchparity bench")
-    if content.get("schema") != SCHEMA:
-        told = content.get("schema", "a record without a schema")
-        raise PatchParityError(
-            f"{path} is {told}, and this version reads {SCHEMA}: measure again, or use the version "
-            "that wrote it"
-        )
-    require_bench(content, path)
-    return content
-
-
-def require_bench(content: dict[str, Any], path: Path) -> None:
-    """Raise PatchParityError where the content of a `bench.json` is not of its types, with the path
-    of the field."""
     try:
-        msgspec.convert(content, BenchFile)
+        version = msgspec.json.decode(held, type=_Version)
+    except msgspec.ValidationError:
+        raise PatchParityError(f"{path} was not written by patchparity bench") from None
+    except (msgspec.DecodeError, RecursionError):
+        raise PatchParityError(f"{path} is no JSON: the file is damaged") from None
+    if version.schema != SCHEMA:
+        raise PatchParityError(
+            f"{path} is {version.schema}, and this version reads {SCHEMA}: measure again, or use "
+            "the version that wrote it"
+        )
+    try:
+        return msgspec.json.decode(held, type=Bench)
+    except msgspec.ValidationError as error:
+        raise PatchParityError(f"{path} is damaged: {error}") from None
+
+
+class _Version(msgspec.Struct):
+    """What every `bench.json` of patchparity has, whatever its version."""
+
+    benchmarks: msgspec.Raw
+    environment: msgspec.Raw
+    failures: msgspec.Raw
+    skipped: msgspec.Raw
+    options: msgspec.Raw
+    planned: msgspec.Raw
+    schema: str = "a record without a schema"
+
+
+def bench_of(content: dict[str, Any], path: Path) -> Bench:
+    """The content of a `bench.json` by its types.
+
+    Raises:
+        PatchParityError: content that is not of them, with the path of the field.
+    """
+    try:
+        return msgspec.convert(content, Bench)
     except msgspec.ValidationError as error:
         raise PatchParityError(f"{path} is damaged: {error}") from None

@@ -22,98 +22,116 @@ from ..intervals import (
     resampled_medians,
 )
 from .noise import Floors, noise_floors, noise_of
-from .rows import row_block
+from .schema import Figures, Measured, Unmeasured
 
 
-def comparisons(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Pair:
+    """A row held against another one of its interleave.
+
+    Args:
+        info, partner: the figures of both.
+        row, against: their identities.
+        noise: of their interleave; None where no A/A row tells it.
+        comparison: of the first's time over the second's.
+    """
+
+    info: Figures
+    partner: Figures
+    row: str
+    against: str
+    noise: float | None
+    comparison: Comparison
+
+
+def comparisons(entries: list[Measured]) -> list[dict[str, Any]]:
     """All pairs as plain data: which rows, the ratio of their times with its interval, the noise,
     and the verdict."""
-    told = []
-    for info in (
+    pairs = (
         *conv_against_linear(entries),
         *best_against_today(entries),
         *best_against_others(entries),
-    ):
-        judged = info["comparison"]
-        named = {
-            "row": info["row"],
-            "against": info["against"],
-            "ratio": judged.ratio,
-            "interval": judged.interval,
+    )
+    return [
+        {
+            "row": pair.row,
+            "against": pair.against,
+            "ratio": pair.comparison.ratio,
+            "interval": pair.comparison.interval,
+            "noise": pair.noise,
+            "verdict": pair.comparison.word,
+            "reason": pair.comparison.reason,
         }
-        told.append(
-            {**named, "noise": info["noise"], "verdict": judged.word, "reason": judged.reason}
-        )
-    return told
+        for pair in pairs
+    ]
 
 
-def conv_against_linear(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def conv_against_linear(entries: list[Measured]) -> list[Pair]:
     """Paired time ratio of every convolution to the linear formulation of the same backend, mode
     and block, on images of the same layout where there is one; above 1: linear wins."""
-    own = [entry for entry in entries if entry["extra_info"]["role"] == "implementation"]
+    own = [entry for entry in entries if entry.extra_info.role == "implementation"]
     linear = {
         (_pair_key(info), layout): entry
         for entry in own
         for layout in ("", "_nchw")
-        if (info := entry["extra_info"])["formulation"] == f"linear{layout}"
+        if (info := entry.extra_info).formulation == f"linear{layout}"
     }
     pairs = []
     for entry in own:
-        name, convolves, layout = (info := entry["extra_info"])["formulation"].partition("conv2d")
+        name, convolves, layout = (info := entry.extra_info).formulation.partition("conv2d")
         partner = linear.get((_pair_key(info), layout)) or linear.get((_pair_key(info), ""))
         if convolves and name in ("", "keras_") and partner is not None:
             pairs.append((entry, partner, 1))
     return _judged(pairs, noise_floors(entries))
 
 
-def best_against_today(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def best_against_today(entries: list[Measured]) -> list[Pair]:
     """Paired time ratio of our fastest implementation on a framework to what its users call today:
     every peer, and what is customary on it by itself; below 1: ours is faster. Where the fastest is
     customary itself there is nothing to compare it with but the others."""
     return _best_against(is_called_today, entries)
 
 
-def best_against_others(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def best_against_others(entries: list[Measured]) -> list[Pair]:
     """Paired time ratio of our fastest implementation on a framework to every other of ours on
     it."""
     return _best_against(
-        lambda info: info["role"] == "implementation" and not is_called_today(info), entries
+        lambda info: info.role == "implementation" and not is_called_today(info), entries
     )
 
 
 def best_overall(
-    entries: list[dict[str, Any]], frameworks: Collection[str]
+    entries: list[Measured], frameworks: Collection[str]
 ) -> tuple[str, str, float, bool] | None:
     """The fastest row of these frameworks against the fastest of any other of them, of one
     interleave: both, how many times as fast the first is, and whether that is sure; None where
     there is one framework alone."""
-    told = [entry for entry in entries if entry["extra_info"]["role"] in ("implementation", "peer")]
-    told.sort(key=lambda entry: entry["stats"]["median"])
-    first, *others = [entry for entry in told if framework_of(entry["extra_info"]) in frameworks]
-    framework = framework_of(first["extra_info"])
-    other = next(
-        (entry for entry in others if framework_of(entry["extra_info"]) != framework), None
-    )
+    told = [entry for entry in entries if entry.extra_info.role in ("implementation", "peer")]
+    told.sort(key=lambda entry: entry.stats.median)
+    first, *others = [entry for entry in told if framework_of(entry.extra_info) in frameworks]
+    framework = framework_of(first.extra_info)
+    other = next((entry for entry in others if framework_of(entry.extra_info) != framework), None)
     if other is None:
         return None
     found = _judged([(first, other, len(told))], noise_floors(entries))
     if not found:
         return None
-    names = (first["extra_info"]["implementation"], other["extra_info"]["implementation"])
-    return *names, 1 / found[0]["ratio_of_pair"], found[0]["comparison"].word == "FASTER"
+    names = (first.extra_info.implementation, other.extra_info.implementation)
+    comparison = found[0].comparison
+    return *names, 1 / comparison.ratio, comparison.word == "FASTER"
 
 
-def framework_of(info: dict[str, Any]) -> str:
+def framework_of(info: Figures | Unmeasured) -> str:
     """The framework that a row runs on, told by whose matrix products are its own: transformers' is
     torch."""
-    return get_backend(info["backend"]).yardstick
+    return get_backend(info.implementation.split(":")[0]).yardstick
 
 
-def is_called_today(info: dict[str, Any]) -> bool:
+def is_called_today(info: Figures) -> bool:
     """Whether a row is what users of its framework call today."""
-    if info["role"] != "implementation":
-        return bool(info["role"] == "peer")
-    return find_implementation(info["implementation"]).customary
+    if info.role != "implementation":
+        return bool(info.role == "peer")
+    return find_implementation(info.implementation).customary
 
 
 @dataclass(frozen=True)
@@ -139,16 +157,16 @@ class Gain:
         return float(np.exp(np.mean(np.log(self.ratios))))
 
 
-def gains(entries: list[dict[str, Any]], against_today: list[dict[str, Any]]) -> list[Gain]:
+def gains(entries: list[Measured], against_today: list[Pair]) -> list[Gain]:
     """The gain of each framework and operation, in the order of the record; `against_today` as
     `best_against_today` gives it."""
     found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
-    for info in against_today:
-        key = framework_of(info), info["operation"]
-        found[key].append((1 / info["ratio_of_pair"], info["comparison"].word == "SLOWER"))
+    for pair in against_today:
+        key = framework_of(pair.info), pair.info.operation
+        found[key].append((1 / pair.comparison.ratio, pair.comparison.word == "SLOWER"))
     for entry in _best_of(entries)[0].values():
-        if is_called_today(info := entry["extra_info"]):
-            found[framework_of(info), info["operation"]].append((1.0, False))
+        if is_called_today(info := entry.extra_info):
+            found[framework_of(info), info.operation].append((1.0, False))
     return [
         Gain(framework, operation, [ratio for ratio, _ in told], sum(slower for _, slower in told))
         for (framework, operation), told in found.items()
@@ -156,27 +174,25 @@ def gains(entries: list[dict[str, Any]], against_today: list[dict[str, Any]]) ->
 
 
 def _best_of(
-    entries: list[dict[str, Any]],
-) -> tuple[dict[tuple[Any, ...], dict[str, Any]], Counter[tuple[Any, ...]]]:
+    entries: list[Measured],
+) -> tuple[dict[tuple[Any, ...], Measured], Counter[tuple[Any, ...]]]:
     """Our fastest on each framework in each interleave, and among how many it was chosen."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    best: dict[tuple[Any, ...], Measured] = {}
     candidates: Counter[tuple[Any, ...]] = Counter()
     for entry in entries:
-        info = entry["extra_info"]
-        if info["role"] == "implementation":
+        info = entry.extra_info
+        if info.role == "implementation":
             key = _framework_key(info)
             candidates[key] += 1
-            if key not in best or entry["stats"]["median"] < best[key]["stats"]["median"]:
+            if key not in best or entry.stats.median < best[key].stats.median:
                 best[key] = entry
     return best, candidates
 
 
-def _best_against(
-    wanted: Callable[[dict[str, Any]], bool], entries: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _best_against(wanted: Callable[[Figures], bool], entries: list[Measured]) -> list[Pair]:
     best, candidates = _best_of(entries)
-    others = [entry for entry in entries if wanted(entry["extra_info"])]
-    keys = [_framework_key(entry["extra_info"]) for entry in others]
+    others = [entry for entry in entries if wanted(entry.extra_info)]
+    keys = [_framework_key(entry.extra_info) for entry in others]
     found = [
         (key, entry)
         for key, entry in zip(keys, others, strict=True)
@@ -186,37 +202,33 @@ def _best_against(
     return _judged(pairs, noise_floors(entries))
 
 
-def _judged(
-    pairs: list[tuple[dict[str, Any], dict[str, Any], int]], floors: Floors
-) -> list[dict[str, Any]]:
-    """Judge pairs of rows, the first chosen from so many; those of one interleave are a family.
-
-    Returns:
-        Of the first of each pair its `extra_info`, and beside it `row`, `against`, `partner`,
-        `ratio_of_pair`, `noise` and `comparison`.
-    """
-    found: list[dict[str, Any]] = []
+def _judged(pairs: list[tuple[Measured, Measured, int]], floors: Floors) -> list[Pair]:
+    """Judge pairs of rows, the first chosen from so many; those of one interleave are a family."""
+    kept = [
+        (entry, partner, chosen_from)
+        for entry, partner, chosen_from in pairs
+        if len(entry.stats.data) == len(partner.stats.data)
+    ]
     families = defaultdict(list)
-    for entry, partner, chosen_from in pairs:
-        info = entry["extra_info"]
-        if len(entry["stats"]["data"]) != len(partner["stats"]["data"]):
-            continue
-        noise = noise_of(floors, info)
-        own, other = (
-            by_generation(each["stats"]["data"], info["generations"]) for each in (entry, partner)
-        )
-        families[row_block(info)].append(
-            (len(found), _ratio(paired_ratios(own, other), noise, chosen_from))
-        )
-        names = {"row": entry["params"]["identity"], "against": partner["params"]["identity"]}
-        found.append({**info, **names, "partner": partner["extra_info"], "noise": noise})
+    for place, (entry, partner, chosen_from) in enumerate(kept):
+        info = entry.extra_info
+        own, other = (by_generation(each.stats.data, info.generations) for each in (entry, partner))
+        ratio = _ratio(paired_ratios(own, other), noise_of(floors, info), chosen_from)
+        families[info.block].append((place, ratio))
     judged: dict[int, Comparison] = {}
     for family in families.values():
         places, ratios = zip(*family, strict=True)
         judged.update(zip(places, compare_ratios(ratios), strict=True))
     return [
-        {**info, "ratio_of_pair": judged[place].ratio, "comparison": judged[place]}
-        for place, info in enumerate(found)
+        Pair(
+            entry.extra_info,
+            partner.extra_info,
+            entry.params.identity,
+            partner.params.identity,
+            noise_of(floors, entry.extra_info),
+            judged[place],
+        )
+        for place, (entry, partner, _) in enumerate(kept)
     ]
 
 
@@ -235,11 +247,9 @@ def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: i
     )
 
 
-def _framework_key(info: dict[str, Any]) -> tuple[Any, ...]:
-    return row_block(info), info["device"], info["precision"], info["operation"], framework_of(info)
+def _framework_key(info: Figures) -> tuple[Any, ...]:
+    return info.block, info.device, info.precision, info.operation, framework_of(info)
 
 
-def _pair_key(info: dict[str, Any]) -> tuple[Any, ...]:
-    return row_block(info), *(
-        info[name] for name in ("backend", "mode", "device", "precision", "operation")
-    )
+def _pair_key(info: Figures) -> tuple[Any, ...]:
+    return info.block, info.backend, info.mode, info.device, info.precision, info.operation

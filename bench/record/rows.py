@@ -1,7 +1,6 @@
 """The lines of a benchmark before they are measured: what, where, and how much work that is."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..cases import Case
 from ..machine.hosts import LOCAL
@@ -228,8 +227,3 @@ def blank_outcome(row: Row) -> Outcome:
         versions={},
         planned_skip=False,
     )
-
-
-def row_block(info: dict[str, Any]) -> Block:
-    """What was measured in one interleave with a row."""
-    return info["case"], info["dtype"], info["threads_requested"], info["cache"], info["host"]

@@ -187,6 +187,11 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     steal: float | None
     clock_mhz: float | None
 
+    @property
+    def block(self) -> "tuple[str, str, int, str, str]":
+        """What it was measured in one interleave with."""
+        return self.case, self.dtype, self.threads_requested, self.cache, self.host
+
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of pytest-benchmark's own statistics of a benchmark."""
@@ -228,6 +233,11 @@ class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
     cache: str
     status: Status
     message: str
+
+    @property
+    def block(self) -> "tuple[str, str, int, str, str]":
+        """What it was to be measured in one interleave with."""
+        return self.case, self.dtype, self.threads_requested, self.cache, self.host
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,8 +281,8 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     call: Call | None = None
 
 
-class BenchFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What must be in a `bench.json`; `schema` tells its version."""
+class Bench(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a `bench.json`; `schema` tells its version."""
 
     benchmarks: list[Measured]
     failures: list[Unmeasured]
@@ -282,6 +292,11 @@ class BenchFile(msgspec.Struct, frozen=True, kw_only=True):
     planned: Count
     datetime: str
     measured_anew: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """Rows that it was to hold and does not."""
+        return self.planned - len(self.benchmarks) - len(self.failures) - len(self.skipped)
 
 
 COPIED = tuple(name for name in Figures.__struct_fields__ if name in Outcome.__struct_fields__)

@@ -1,40 +1,40 @@
 """Rows, blocks and ratios in words, the same in every table."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from ..machine.disturbance import DISTURBED_CORES
 from ..machine.hosts import LOCAL
-from .rows import Block, row_block
+from .rows import Block
+from .schema import Figures, Measured, Unmeasured
 
 
-def disturbed_blocks(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
+def disturbed_blocks(benchmarks: list[Measured]) -> dict[Block, str]:
     """Interleaves that a neighbor disturbed in the median round: how many cores it kept busy, and
     in how many rounds, in words."""
     found: dict[Block, tuple[float, str]] = {}
     for entry in benchmarks:
-        info = entry["extra_info"]
-        cores = info["disturbance"] or 0.0
-        if cores > max(DISTURBED_CORES, found.get(row_block(info), (0.0, ""))[0]):
+        info = entry.extra_info
+        cores = info.disturbance or 0.0
+        if cores > max(DISTURBED_CORES, found.get(info.block, (0.0, ""))[0]):
             told = (
-                f"others kept {cores:.1f} cores busy, {info['disturbed_rounds']} of "
-                f"{entry['stats']['rounds']} rounds were disturbed"
+                f"others kept {cores:.1f} cores busy, {info.disturbed_rounds} of "
+                f"{entry.stats.rounds} rounds were disturbed"
             )
-            found[row_block(info)] = cores, told
+            found[info.block] = cores, told
     return {block: told for block, (_, told) in found.items()}
 
 
-def missed_goals(benchmarks: list[dict[str, Any]]) -> dict[Block, str]:
+def missed_goals(benchmarks: list[Measured]) -> dict[Block, str]:
     """Interleaves that ended before their precision goal was reached, and how far they came, in
     words."""
     found: dict[Block, str] = {}
     for entry in benchmarks:
-        info = entry["extra_info"]
-        goal, widest = info["precision_goal"], info["widest_interval"]
+        info = entry.extra_info
+        goal, widest = info.precision_goal, info.widest_interval
         if goal is not None and (widest is None or widest > goal):
             reached = "not known yet" if widest is None else f"known to ±{100 * widest:.2g}%"
-            found[row_block(info)] = (
-                f"after {entry['stats']['rounds']} rounds the ratios to the reference are "
+            found[info.block] = (
+                f"after {entry.stats.rounds} rounds the ratios to the reference are "
                 f"{reached}, and ±{100 * goal:g}% was the goal"
             )
     return found
@@ -53,9 +53,9 @@ def block_title(block: Block) -> str:
     )
 
 
-def place_text(info: dict[str, Any]) -> str:
+def place_text(info: Figures | Unmeasured) -> str:
     """The device, and the precision where it is not what float32 is by itself."""
-    return str(info["device"]) + ("" if info["precision"] == "ieee" else f" {info['precision']}")
+    return str(info.device) + ("" if info.precision == "ieee" else f" {info.precision}")
 
 
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:

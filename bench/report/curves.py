@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..cases import named_case
-from ..record.rows import row_block, row_work
+from ..record.rows import row_work
+from ..record.schema import Measured
 from ..record.words import block_title, place_text
 
 LIMIT = "limit"
@@ -44,17 +45,17 @@ class Figure:
     curves: list[Curve]
 
 
-def scaling_figures(entries: list[dict[str, Any]]) -> list[Figure]:
+def scaling_figures(entries: list[Measured]) -> list[Figure]:
     """Figures of every family of cases that varies in one thing alone: batch, image size, or
     threads."""
-    families: dict[tuple[Any, ...], dict[int, list[dict[str, Any]]]] = defaultdict(
+    families: dict[tuple[Any, ...], dict[int, list[Measured]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for entry in entries:
-        info = entry["extra_info"]
-        if info["operation"] not in ("tokens", "gemm", "peak-float32", "copy"):
+        info = entry.extra_info
+        if info.operation not in ("tokens", "gemm", "peak-float32", "copy"):
             continue
-        case, dtype, threads, cache, host = row_block(info)
+        case, dtype, threads, cache, host = info.block
         sizes, model = named_case(case), case.rsplit("-b", 1)[0]
         place = dtype, threads, cache, host
         families["batch", (model, *place)][sizes.batch].append(entry)
@@ -77,7 +78,7 @@ def _title(variable: str, family: tuple[Any, ...]) -> str:
     return block_title((f"{case}: over threads", dtype, 1, cache, host)).replace(", 1 thread", "")
 
 
-def _curves(points: dict[int, list[dict[str, Any]]]) -> list[Curve]:
+def _curves(points: dict[int, list[Measured]]) -> list[Curve]:
     """The implementations' curves, the fastest of a framework anywhere shown at once; then the
     limit of each device."""
     seconds: dict[str, dict[int, float]] = defaultdict(dict)
@@ -87,18 +88,16 @@ def _curves(points: dict[int, list[dict[str, Any]]]) -> list[Curve]:
     for x in sorted(points):
         best: dict[str, tuple[float, str]] = {}
         for entry in points[x]:
-            info = entry["extra_info"]
-            if info["role"] not in ("implementation", "peer") or info["operation"] != "tokens":
+            info = entry.extra_info
+            if info.role not in ("implementation", "peer") or info.operation != "tokens":
                 continue
-            case = named_case(info["case"])
+            case = named_case(info.case)
             work[x] = case.spec.flops(case.batch)
             place = place_text(info)
-            name = info["implementation"] + ("" if place == "cpu" else f" {place}")
-            seconds[name][x] = entry["stats"]["median"]
+            name = info.implementation + ("" if place == "cpu" else f" {place}")
+            seconds[name][x] = entry.stats.median
             rival = (seconds[name][x], name)
-            best[f"{info['backend']} {place}"] = min(
-                rival, best.get(f"{info['backend']} {place}", rival)
-            )
+            best[f"{info.backend} {place}"] = min(rival, best.get(f"{info.backend} {place}", rival))
         fastest |= {name for _, name in best.values()}
         for place, limit in _limits(points[x]).items():
             limits[LIMIT if place == "cpu" else f"{LIMIT} {place}"][x] = limit
@@ -120,24 +119,24 @@ def _curves(points: dict[int, list[dict[str, Any]]]) -> list[Curve]:
     return [*drawn, *roofs] if drawn else []
 
 
-def _limits(entries: list[dict[str, Any]]) -> dict[str, float]:
+def _limits(entries: list[Measured]) -> dict[str, float]:
     """Seconds that nothing can undercut, by device and precision: the fastest matrix product of the
     shape, or moving the least bytes at the rate of the fastest copy, whichever takes longer. What a
     call costs by itself is no limit of the machine, and is left out."""
     products: dict[str, float] = {}
     copies: dict[str, float] = {}
     for entry in entries:
-        info, median = entry["extra_info"], statistics.median(entry["stats"]["data"])
-        case, itemsize = named_case(info["case"]), np.dtype(info["dtype"]).itemsize
+        info, median = entry.extra_info, statistics.median(entry.stats.data)
+        case, itemsize = named_case(info.case), np.dtype(info.dtype).itemsize
         least, place = row_work("tokens", case, itemsize)[1], place_text(info)
-        if info["operation"] in ("gemm", "peak-float32"):
+        if info.operation in ("gemm", "peak-float32"):
             scale = (
-                row_work("gemm", case, itemsize)[0] / row_work(info["operation"], case, itemsize)[0]
+                row_work("gemm", case, itemsize)[0] / row_work(info.operation, case, itemsize)[0]
             )
             products[place] = min(products.get(place, scale * median), scale * median)
-        elif info["operation"] == "copy":
+        elif info.operation == "copy":
             share = least / row_work("copy", case, itemsize)[1]
-            copies[info["device"]] = min(copies.get(info["device"], share * median), share * median)
+            copies[info.device] = min(copies.get(info.device, share * median), share * median)
     return {
         place: max(product, copies.get(place.split()[0], 0.0))
         for place, product in products.items()

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ...porting.files.atomic import write_json, write_text
 from ...reference.errors import PatchParityError
 from ..record.packed import PACKED, pack
@@ -80,7 +82,7 @@ def keep_record(folder: str | os.PathLike[str], target: str | os.PathLike[str]) 
         raise PatchParityError(f"cannot write {target}: {error.strerror or error}") from None
     for name, text in files.items():
         write_text(place / name, text)
-    write_json(place / "environment.json", bench["environment"])
+    write_json(place / "environment.json", msgspec.to_builtins(bench.environment))
     return [place / name for name in (*files, "environment.json", PACKED)]
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from ...porting.files.atomic import write_text
 from ...reference.errors import PatchParityError
 from ..check.results import load_check
+from ..record.columns import CSV_FIELDS
+from ..record.schema import Bench
 from ..timing.benchmark import load_bench
-from .content import CSV_FIELDS, Content, build_content
+from .content import Content, build_content
 from .curves import LIMIT, Figure
 from .table import Table
 
@@ -32,7 +34,7 @@ def render_report(folder: str | os.PathLike[str]) -> list[Path]:
     return render_bench(Path(folder), load_bench(Path(folder)))
 
 
-def render_bench(source: Path, bench: dict[str, Any]) -> list[Path]:
+def render_bench(source: Path, bench: Bench) -> list[Path]:
     """The same, of what `bench.json` holds."""
     names = ("check.json", "controls.json", "seeds.json")
     checks = [load_check(source / name) if (source / name).exists() else None for name in names]

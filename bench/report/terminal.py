@@ -2,7 +2,7 @@
 surprised or was skipped."""
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich.box
 from rich.table import Table
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..answers.compare_report import CompareReport
     from ..answers.recommendation import Recommendation
     from ..check.results import CheckReport, CheckResult
+    from ..record.schema import Measured
     from ..timing.benchmark import BenchReport
 
 MOST_LINES = 20
@@ -46,11 +47,11 @@ def print_bench(report: "BenchReport") -> None:
         ("implementation",),
         ("ms", "GFLOP/s", "of GEMM", "of reference [95%]"),
     )
-    best = fastest(report.content["benchmarks"])
+    best = fastest(report.bench.benchmarks)
     titles: dict[int, str] = {}
     last = None
     for (block, operation, *_), entry in best.items():
-        info = entry["extra_info"]
+        info = entry.extra_info
         # The type unless it is said.
         name = block_title(block).replace(", float32", "") + OPERATION_NOTES.get(operation, "")
         if name != last:
@@ -58,65 +59,62 @@ def print_bench(report: "BenchReport") -> None:
             table.add_row()
         table.add_row(
             "  "
-            + info["implementation"]
+            + info.implementation
             + ("" if (place := place_text(info)) == "cpu" else f" {place}"),
-            f"{1e3 * entry['stats']['median']:.3g}",
-            rate_text(info["gflops"]),
-            "" if info["gemm_fraction"] is None else f"{100 * info['gemm_fraction']:.0f}%",
-            ""
-            if info["ratio"] is None
-            else escape(ratio_text(info["ratio"], info["ratio_interval"])),
+            f"{1e3 * entry.stats.median:.3g}",
+            "" if info.gflops is None else rate_text(info.gflops),
+            "" if info.gemm_fraction is None else f"{100 * info.gemm_fraction:.0f}%",
+            "" if info.ratio is None else escape(ratio_text(info.ratio, info.ratio_interval)),
         )
         last = name
     if best:
         _print_with_titles(table, titles)
-    for title in report.content["measured_anew"]:
+    for title in report.bench.measured_anew:
         out.print(
             f"measured anew: {escape(title)}; its rows, rounds or seed were not those of the "
             "record, or it was not finished",
             soft_wrap=True,
         )
-    for block, told in disturbed_blocks(report.content["benchmarks"]).items():
+    for block, told in disturbed_blocks(report.bench.benchmarks).items():
         out.print(
             f"[yellow]disturbed[/] {escape(block_title(block))}: {told}; measure again",
             soft_wrap=True,
         )
-    for block, told in missed_goals(report.content["benchmarks"]).items():
+    for block, told in missed_goals(report.bench.benchmarks).items():
         out.print(
             f"[yellow]goal missed[/] {escape(block_title(block))}: {told} (more --rounds or "
             "--time-budget, or a quieter machine)",
             soft_wrap=True,
         )
-    for outcome in report.content["failures"]:
+    for outcome in report.bench.failures:
         what = {"tokens": "", "one-patch": ", one patch"}.get(
-            outcome["operation"], f", {outcome['operation']}"
+            outcome.operation, f", {outcome.operation}"
         )
         out.print(
-            f"[{STYLES['fail']}]{outcome['status']}[/] {outcome['implementation']} "
-            f"{outcome['case']}{what}: {escape(outcome['message'])}"
+            f"[{STYLES['fail']}]{outcome.status}[/] {outcome.implementation} "
+            f"{outcome.case}{what}: {escape(outcome.message)}"
         )
-    _print_objects(report.content["benchmarks"])
-    for message in dict.fromkeys(outcome["message"] for outcome in report.content["skipped"]):
+    _print_objects(report.bench.benchmarks)
+    for message in dict.fromkeys(outcome.message for outcome in report.bench.skipped):
         out.print(f"[{STYLES['skip']}]skip[/] {escape(message)}")
 
 
-def _print_objects(entries: list[dict[str, Any]]) -> None:
+def _print_objects(entries: "list[Measured]") -> None:
     """A line for each of somebody's own implementations that was timed."""
     from ...porting.objects.implementation import OBJECT_MODE
-    from ..record.rows import row_block
     from ..record.words import OPERATION_NOTES, block_title
 
     for entry in entries:
-        info = entry["extra_info"]
-        if info["mode"] == OBJECT_MODE and info["role"] == "peer":
-            where = block_title(row_block(info)).replace(", float32", "") + OPERATION_NOTES.get(
-                info["operation"], ""
+        info = entry.extra_info
+        if info.mode == OBJECT_MODE and info.role == "peer":
+            where = block_title(info.block).replace(", float32", "") + OPERATION_NOTES.get(
+                info.operation, ""
             )
             told = (
-                f"{1e3 * entry['stats']['median']:.3g} ms, {info['verdict']}, "
-                f"{info['bound_ratio']:.2g} of its bound"
+                f"{1e3 * entry.stats.median:.3g} ms, {info.verdict}, "
+                f"{info.bound_ratio:.2g} of its bound"
             )
-            out.print(f"peer {escape(info['implementation'])} {escape(where)}: {told}")
+            out.print(f"peer {escape(info.implementation)} {escape(where)}: {told}")
 
 
 def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
@@ -200,7 +198,7 @@ def print_controls(report: "CheckReport") -> None:
 
     dtypes = list(dict.fromkeys(result.dtype or "" for result in report.results))
     table = _table("Kill table: rejected of made", ("mistake",), tuple(dtypes))
-    for mistake, counts, worst, _ in kill_table([vars(result) for result in report.results]):
+    for mistake, counts, worst, _ in kill_table(report.results):
         cells = []
         for dtype in dtypes:
             killed, made = counts.get(dtype, (0, 0))
@@ -294,7 +292,7 @@ def print_check(report: "CheckReport") -> None:
     for message, names in skips.items():
         listed = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         out.print(f"[{STYLES['skip']}]skip[/] {listed}: {escape(message)}")
-    if alarms := false_alarms([vars(result) for result in report.results]):
+    if alarms := false_alarms(report.results):
         out.print(alarms, soft_wrap=True)
     out.print(", ".join(f"{count} {verdict}" for verdict, count in report.summary.items()))
 
@@ -303,7 +301,7 @@ def _print_behaviors(report: "CheckReport") -> None:
     """Print what was found where implementations differ, or surprise; one line for each finding."""
     from ..check.tables import behavior_findings
 
-    found = behavior_findings([vars(result) for result in report.results])
+    found = behavior_findings(report.results)
     if not found:
         return
     table = _table("Behavior, where it differs or surprises", ("behavior", "found", "of"), ())

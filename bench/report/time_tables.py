@@ -1,13 +1,14 @@
 """Tables of times, from `bench.json`."""
 
 from collections import defaultdict
-from typing import Any
 
 from ..answers.fastest import fastest
 from ..cases import named_case
+from ..intervals import Comparison
 from ..machine.hosts import LOCAL
-from ..record.comparisons import conv_against_linear, gains
-from ..record.rows import OPERATIONS, Block, row_block
+from ..record.comparisons import Pair, conv_against_linear, gains
+from ..record.rows import OPERATIONS, Block
+from ..record.schema import Figures, Measured
 from ..record.words import OPERATION_NOTES, block_title, place_text, rate_text, ratio_text
 from .table import Table, milliseconds, number, percent
 
@@ -22,12 +23,12 @@ _ROLE_NOTES = {
 }
 
 
-def fastest_table(entries: list[dict[str, Any]]) -> Table:
+def fastest_table(entries: list[Measured]) -> Table:
     """The fastest formulation of each framework in each case."""
     rows = []
     for ((case, dtype, threads, cache, host), operation, *_), entry in fastest(entries).items():
-        info = entry["extra_info"]
-        ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
+        info = entry.extra_info
+        ratio = "" if info.ratio is None else ratio_text(info.ratio, info.ratio_interval)
         named = (
             case
             + ("" if host == LOCAL else f" on {host}")
@@ -38,13 +39,13 @@ def fastest_table(entries: list[dict[str, Any]]) -> Table:
             str(threads),
             dtype,
             place_text(info),
-            info["implementation"] + OPERATION_NOTES.get(operation, ""),
+            info.implementation + OPERATION_NOTES.get(operation, ""),
         )
         median, rate = (
-            milliseconds(entry["stats"]["median"]),
-            "" if info["gflops"] is None else rate_text(info["gflops"]),
+            milliseconds(entry.stats.median),
+            "" if info.gflops is None else rate_text(info.gflops),
         )
-        rows.append((*place, median, rate, percent(info["gemm_fraction"]), ratio))
+        rows.append((*place, median, rate, percent(info.gemm_fraction), ratio))
     return Table(
         "Who is fastest?",
         "The fastest formulation of each framework, with its fraction of the machine's fastest "
@@ -67,18 +68,18 @@ def fastest_table(entries: list[dict[str, Any]]) -> Table:
     )
 
 
-def time_tables(entries: list[dict[str, Any]]) -> list[Table]:
+def time_tables(entries: list[Measured]) -> list[Table]:
     """A table for each interleave, every row of it."""
-    blocks: dict[Block, list[dict[str, Any]]] = defaultdict(list)
+    blocks: dict[Block, list[Measured]] = defaultdict(list)
     for entry in entries:
-        info = entry["extra_info"]
-        blocks[row_block(info)].append(entry)
+        info = entry.extra_info
+        blocks[info.block].append(entry)
     tables = []
     for block, members in blocks.items():
         case = named_case(block[0])
         spec = case.spec
         members.sort(key=_order)
-        disturbed = max(entry["extra_info"]["disturbed_rounds"] for entry in members)
+        disturbed = max(entry.extra_info.disturbed_rounds for entry in members)
         tables.append(
             Table(
                 block_title(block),
@@ -88,7 +89,7 @@ def time_tables(entries: list[dict[str, Any]]) -> list[Table]:
                 f"{spec.embed_dim}, "
                 f"{spec.flops(case.batch) / 1e9:.2f} GFLOP."
                 + (
-                    f" A neighbor disturbed {disturbed} of {members[0]['stats']['rounds']} rounds."
+                    f" A neighbor disturbed {disturbed} of {members[0].stats.rounds} rounds."
                     if disturbed
                     else ""
                 ),
@@ -111,89 +112,88 @@ def time_tables(entries: list[dict[str, Any]]) -> list[Table]:
                 ),
                 [_time_row(entry) for entry in members],
                 frozenset(range(2, 15)),
-                [entry["extra_info"]["role"] for entry in members],
+                [entry.extra_info.role for entry in members],
             )
         )
     return tables
 
 
-def _order(entry: dict[str, Any]) -> tuple[int, int, float]:
+def _order(entry: Measured) -> tuple[int, int, float]:
     """Implementations first, those of one operation together, the fastest of them first."""
-    info = entry["extra_info"]
-    operation = OPERATIONS.index(info["operation"]) if info["operation"] in OPERATIONS else 0
-    return _ROLES.index(info["role"]), operation, entry["stats"]["median"]
+    info = entry.extra_info
+    operation = OPERATIONS.index(info.operation) if info.operation in OPERATIONS else 0
+    return _ROLES.index(info.role), operation, entry.stats.median
 
 
-def _first_call(info: dict[str, Any]) -> str:
+def _first_call(info: Figures) -> str:
     """Milliseconds of the first call, and what of it tracing and compiling took, where that is
     known."""
-    if info["first_call_seconds"] is None:
+    if info.first_call_seconds is None:
         return ""
+    stages = {"trace": info.trace_seconds, "compile": info.compile_seconds}
     parts = [
-        f"{name} {milliseconds(info[f'{name}_seconds'])}"
-        for name in ("trace", "compile")
-        if info.get(f"{name}_seconds") is not None
+        f"{name} {milliseconds(seconds)}" for name, seconds in stages.items() if seconds is not None
     ]
-    return milliseconds(info["first_call_seconds"]) + (f" ({', '.join(parts)})" if parts else "")
+    return milliseconds(info.first_call_seconds) + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _time_row(entry: dict[str, Any]) -> tuple[str, ...]:
-    info, stats = entry["extra_info"], entry["stats"]
-    ratio = "" if info["ratio"] is None else ratio_text(info["ratio"], info["ratio_interval"])
-    asked, seen = info["threads_requested"], info["threads_observed"]
+def _time_row(entry: Measured) -> tuple[str, ...]:
+    info, stats = entry.extra_info, entry.stats
+    ratio = "" if info.ratio is None else ratio_text(info.ratio, info.ratio_interval)
+    asked, seen = info.threads_requested, info.threads_observed
     return (
-        info["implementation"]
-        + _ROLE_NOTES.get(info["role"], "")
-        + OPERATION_NOTES.get(info["operation"], ""),
+        info.implementation
+        + _ROLE_NOTES.get(info.role, "")
+        + OPERATION_NOTES.get(info.operation, ""),
         place_text(info),
-        milliseconds(stats["median"]),
-        f"{milliseconds(stats['q1'])} to {milliseconds(stats['q3'])}",
-        "" if info["gflops"] is None else rate_text(info["gflops"]),
-        f"{info['gigabytes_per_second']:.2f}",
-        percent(info["gemm_fraction"]),
-        percent(info["own_gemm_fraction"]),
-        "" if info["roof"] is None else f"{percent(info['roof_fraction'])} {info['roof']}",
+        milliseconds(stats.median),
+        f"{milliseconds(stats.q1)} to {milliseconds(stats.q3)}",
+        "" if info.gflops is None else rate_text(info.gflops),
+        f"{info.gigabytes_per_second:.2f}",
+        percent(info.gemm_fraction),
+        percent(info.own_gemm_fraction),
+        "" if info.roof is None else f"{percent(info.roof_fraction)} {info.roof}",
         ratio,
         str(seen) if seen == asked else f"{seen} of {asked}",
-        number(info["bound_ratio"]),
-        number(info["effective_bits"], ".1f"),
+        number(info.bound_ratio),
+        number(info.effective_bits, ".1f"),
         _first_call(info),
-        "" if info["peak_memory_bytes"] is None else f"{info['peak_memory_bytes'] / 1e6:.1f}",
+        "" if info.peak_memory_bytes is None else f"{info.peak_memory_bytes / 1e6:.1f}",
     )
 
 
-def conv_table(entries: list[dict[str, Any]]) -> Table:
+def _place(info: Figures) -> tuple[str, str, str, str]:
+    """Case, device, dtype and threads, as tables of pairs have them."""
+    return info.case, place_text(info), info.dtype, str(info.threads_requested)
+
+
+def _ratio_and_noise(pair: Pair) -> tuple[str, str]:
+    noise = "" if pair.noise is None else f"{100 * pair.noise:.1f}%"
+    return ratio_text(pair.comparison.ratio, pair.comparison.interval), noise
+
+
+def _in_words(judged: Comparison, first: str, second: str) -> str:
+    """The verdict on a pair, where the first or the second of it is faster."""
+    unsure = f"UNSURE: {judged.reason}"
+    return {"FASTER": first, "SLOWER": second, "SAME": "SAME", "UNSURE": unsure}[judged.word]
+
+
+def _mark(judged: Comparison) -> str:
+    return "unsure" if judged.word in ("SAME", "UNSURE") else ""
+
+
+def conv_table(entries: list[Measured]) -> Table:
     """Convolution against linear, in words."""
     rows, marks = [], []
-    for info in conv_against_linear(entries):
-        judged = info["comparison"]
-        says = {
-            "FASTER": "convolution is FASTER",
-            "SLOWER": "linear is FASTER",
-            "SAME": "SAME",
-            "UNSURE": f"UNSURE: {judged.reason}",
-        }
-        marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
+    for pair in conv_against_linear(entries):
+        info, judged = pair.info, pair.comparison
         name = (
-            f"{info['backend']} {info['formulation']} against "
-            f"{info['partner']['formulation']}, "
-            f"{info['mode']}"
+            f"{info.backend} {info.formulation} against {pair.partner.formulation}, {info.mode}"
+            + OPERATION_NOTES.get(info.operation, "")
         )
-        name += OPERATION_NOTES.get(info["operation"], "")
-        interval = ratio_text(info["ratio_of_pair"], judged.interval)
-        noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
-        rows.append(
-            (
-                info["case"],
-                place_text(info),
-                info["dtype"],
-                str(info["threads_requested"]),
-                name,
-                interval,
-                noise,
-                says[judged.word],
-            )
-        )
+        marks.append(_mark(judged))
+        verdict = _in_words(judged, "convolution is FASTER", "linear is FASTER")
+        rows.append((*_place(info), name, *_ratio_and_noise(pair), verdict))
     return Table(
         "Convolution or linear?",
         "The same arithmetic in two formulations: time of the convolution over time of reshape + "
@@ -218,23 +218,16 @@ def conv_table(entries: list[dict[str, Any]]) -> Table:
     )
 
 
-def peers_table(against_today: list[dict[str, Any]]) -> Table:
+def peers_table(against_today: list[Pair]) -> Table:
     """Our fastest on each framework against the modules that people call, in words."""
     rows, marks = [], []
-    for info in against_today:
-        judged = info["comparison"]
-        says = {
-            "FASTER": "the fastest is FASTER",
-            "SLOWER": "what is called today is FASTER",
-            "SAME": "SAME",
-            "UNSURE": f"UNSURE: {judged.reason}",
-        }
-        marks.append("unsure" if judged.word in ("SAME", "UNSURE") else "")
-        peer = info["partner"]["implementation"] + OPERATION_NOTES.get(info["operation"], "")
-        interval = ratio_text(info["ratio_of_pair"], judged.interval)
-        noise = "" if info["noise"] is None else f"{100 * info['noise']:.1f}%"
-        place = (info["case"], place_text(info), info["dtype"], str(info["threads_requested"]))
-        rows.append((*place, peer, info["implementation"], interval, noise, says[judged.word]))
+    for pair in against_today:
+        info, judged = pair.info, pair.comparison
+        peer = pair.partner.implementation + OPERATION_NOTES.get(info.operation, "")
+        marks.append(_mark(judged))
+        verdict = _in_words(judged, "the fastest is FASTER", "what is called today is FASTER")
+        row = (*_place(info), peer, info.implementation, *_ratio_and_noise(pair), verdict)
+        rows.append(row)
     return Table(
         "What people call today",
         "Other libraries' own modules, called as their users call them, and what is customary on a "
@@ -258,7 +251,7 @@ def peers_table(against_today: list[dict[str, Any]]) -> Table:
     )
 
 
-def gains_table(entries: list[dict[str, Any]], against_today: list[dict[str, Any]]) -> Table:
+def gains_table(entries: list[Measured], against_today: list[Pair]) -> Table:
     """What the fastest formulation gains over what people call today, framework by framework."""
     rows = []
     for gain in gains(entries, against_today):

@@ -1,45 +1,43 @@
 """Tables of what is right and wrong, from `check.json` and `controls.json`."""
 
 from collections import defaultdict
-from typing import Any
 
+from ..check.results import CheckReport, CheckResult
 from ..check.tables import behavior_findings, kill_table
 from .table import Table, number
 
 
-def check_tables(check: dict[str, Any]) -> list[Table]:
+def check_tables(check: CheckReport) -> list[Table]:
     """Is it right, what is known or wrong, how do they behave, and what was not checked."""
-    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for result in check["results"]:
-        if result["dtype"] and result["verdict"] != "skip" and result.get("behavior") is None:
-            groups[
-                result["implementation"],
-                result["device"],
-                result["dtype"],
-                result["declared"] or "",
-            ].append(result)
+    return [
+        _is_it_right(check.results),
+        _known_faults(check.results),
+        _what_is_wrong(check.results),
+        _behaviors(check.results),
+        _not_checked(check.results),
+    ]
+
+
+def _is_it_right(results: list[CheckResult]) -> Table:
+    """A line for each implementation, device, dtype and declared arithmetic."""
+    groups: dict[tuple[str, str, str, str], list[CheckResult]] = defaultdict(list)
+    for result in results:
+        if result.dtype and result.verdict != "skip" and result.behavior is None:
+            place = (result.device or "", result.dtype, result.declared or "")
+            groups[result.implementation, *place].append(result)
     rows, marks = [], []
-    for key, results in groups.items():
-        verdicts = {result["verdict"] for result in results}
+    for key, members in groups.items():
+        verdicts = {result.verdict for result in members}
         verdict = (
             "fail" if verdicts & {"fail", "error"} else "known" if "known" in verdicts else "pass"
         )
         marks.append({"known": "skip"}.get(verdict, verdict))
-        passed = sum(result["verdict"] == "pass" for result in results)
-        delivered = ", ".join(
-            dict.fromkeys(result["delivered"] for result in results if result["delivered"])
-        )
-        rows.append(
-            (
-                *key,
-                delivered,
-                verdict,
-                f"{passed} of {len(results)}",
-                _worst(results),
-                _fewest_bits(results),
-            )
-        )
-    table = Table(
+        passed = sum(result.verdict == "pass" for result in members)
+        delivered = dict.fromkeys(result.delivered for result in members if result.delivered)
+        counts = f"{passed} of {len(members)}"
+        figures = (_worst(members), _fewest_bits(members))
+        rows.append((*key, ", ".join(delivered), verdict, counts, *figures))
+    return Table(
         "Is it right?",
         "Every implementation against the NumPy reference: exact probes, random ones, a "
         "photograph; forward and gradients. Declared is the "
@@ -60,58 +58,46 @@ def check_tables(check: dict[str, Any]) -> list[Table]:
         frozenset({6, 7, 8}),
         marks,
     )
-    told = [result for result in check["results"] if result["verdict"] in ("fail", "error")]
-    behaviors = behavior_findings(check["results"])
-    places = [
-        " ".join(
-            filter(None, (result["dtype"], result["case"], result["probe"], result["direction"]))
-        )
-        for result in told
-    ]
-    wrong_rows = [
-        (r["implementation"], place, r["verdict"], r["message"])
-        for r, place in zip(told, places, strict=True)
-    ]
-    skipped = {
-        (result["implementation"], result["message"])
-        for result in check["results"]
-        if result["verdict"] == "skip"
-    }
-    return [
-        table,
-        _known_faults(check["results"]),
-        Table(
-            "What is wrong",
-            "",
-            ("implementation", "where", "verdict", "message"),
-            wrong_rows,
-            marks=["fail"] * len(wrong_rows),
-        ),
-        Table(
-            "How do they behave?",
-            "What no bound covers, as found: only behaviors on which implementations differ, or "
-            "that surprise. A surprise is a known issue, with "
-            "its reason, or a failure.",
-            ("behavior", "found", "of", "verdict", "why"),
-            behaviors,
-            marks=["fail" if verdict == "fail" else "" for *_, verdict, _ in behaviors],
-        ),
-        Table(
-            "Not checked",
-            "",
-            ("implementation", "why"),
-            sorted(skipped),
-            marks=["skip"] * len(skipped),
-        ),
-    ]
 
 
-def _known_faults(results: list[dict[str, Any]]) -> Table:
+def _what_is_wrong(results: list[CheckResult]) -> Table:
+    rows = []
+    for result in results:
+        if result.verdict in ("fail", "error"):
+            parts = (result.dtype, result.case, result.probe, result.direction)
+            where = " ".join(part for part in parts if part)
+            rows.append((result.implementation, where, result.verdict, result.message))
+    columns = ("implementation", "where", "verdict", "message")
+    return Table("What is wrong", "", columns, rows, marks=["fail"] * len(rows))
+
+
+def _behaviors(results: list[CheckResult]) -> Table:
+    found = behavior_findings(results)
+    return Table(
+        "How do they behave?",
+        "What no bound covers, as found: only behaviors on which implementations differ, or "
+        "that surprise. A surprise is a known issue, with "
+        "its reason, or a failure.",
+        ("behavior", "found", "of", "verdict", "why"),
+        found,
+        marks=["fail" if verdict == "fail" else "" for *_, verdict, _ in found],
+    )
+
+
+def _not_checked(results: list[CheckResult]) -> Table:
+    skipped = sorted(
+        {(result.implementation, result.message) for result in results if result.verdict == "skip"}
+    )
+    marks = ["skip"] * len(skipped)
+    return Table("Not checked", "", ("implementation", "why"), skipped, marks=marks)
+
+
+def _known_faults(results: list[CheckResult]) -> Table:
     """Verdicts that a known issue explains; of behavior the next table tells."""
     named: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
     for result in results:
-        if result["verdict"] == "known" and result.get("behavior") is None:
-            named[result["message"]][result["implementation"], result["dtype"]] = None
+        if result.verdict == "known" and result.behavior is None:
+            named[result.message][result.implementation, result.dtype or ""] = None
     rows = [
         (", ".join(f"{name} in {dtype}" for name, dtype in places), message)
         for message, places in named.items()
@@ -126,14 +112,14 @@ def _known_faults(results: list[dict[str, Any]]) -> Table:
     )
 
 
-def controls_table(controls: dict[str, Any]) -> Table:
+def controls_table(controls: CheckReport) -> Table:
     """The kill table, with the reason where a mistake may survive."""
-    results = controls["results"]
-    dtypes = list(dict.fromkeys(result["dtype"] for result in results))
+    results = controls.results
+    dtypes = list(dict.fromkeys(result.dtype or "" for result in results))
     reasons: dict[str, dict[str, None]] = defaultdict(dict)
     for result in results:
-        if result["message"]:
-            reasons[result["mistake"]][f"{result['dtype']}: {result['message']}"] = None
+        if result.message:
+            reasons[result.mistake or ""][f"{result.dtype}: {result.message}"] = None
     lines = kill_table(results)
     rows = [
         (
@@ -156,31 +142,30 @@ def controls_table(controls: dict[str, Any]) -> Table:
     )
 
 
-def _worst(results: list[dict[str, Any]]) -> str:
+def _worst(results: list[CheckResult]) -> str:
     """Largest error over bound. A failure without one broke an exact probe, or a shape: no fraction
     of a bound says how far."""
     if any(
-        result["verdict"] in ("fail", "known") and result["bound_ratio"] is None
-        for result in results
+        result.verdict in ("fail", "known") and result.bound_ratio is None for result in results
     ):
         return "∞"
     return number(
         max(
-            (result["bound_ratio"] for result in results if result["bound_ratio"] is not None),
+            (result.bound_ratio for result in results if result.bound_ratio is not None),
             default=None,
         )
     )
 
 
-def _fewest_bits(results: list[dict[str, Any]]) -> str:
+def _fewest_bits(results: list[CheckResult]) -> str:
     """Fewest effective bits; `exact` where the fingerprint probe showed no error at all, which JSON
     cannot write as a number."""
     probes = [
         result
         for result in results
-        if result["probe"] == "random-zero-bias" and result["direction"] == "forward"
+        if result.probe == "random-zero-bias" and result.direction == "forward"
     ]
-    bits = [result["effective_bits"] for result in probes if result["effective_bits"] is not None]
+    bits = [result.effective_bits for result in probes if result.effective_bits is not None]
     if bits or not probes:
         return number(min(bits, default=None), ".1f")
-    return "exact" if all(result["verdict"] == "pass" for result in probes) else ""
+    return "exact" if all(result.verdict == "pass" for result in probes) else ""

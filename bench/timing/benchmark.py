@@ -1,5 +1,6 @@
 """`benchmark`: a session measured block by block into a folder, and what it wrote, read again."""
 
+import functools
 import importlib.util
 import os
 import tempfile
@@ -13,16 +14,16 @@ from typing import Any
 from ...reference.errors import PatchParityError
 from ..progress import progress_bar
 from ..record.bench_json import (
+    bench_of,
     entry_of,
     machine_info,
     read_bench,
-    require_bench,
-    rows_missing,
     write_bench,
 )
 from ..record.folder import REPORTS, locked, output_folder, set_aside
 from ..record.packed import PACKED, unpack
 from ..record.rows import Block, Row
+from ..record.schema import Bench
 from .options import BenchOptions
 from .plan import Plan, plan
 from .session import BenchSession
@@ -30,20 +31,25 @@ from .session import BenchSession
 
 @dataclass(frozen=True)
 class BenchReport:
-    """The folder of a record, and what is in it."""
+    """The folder of a record, and what is in it: plain data, as its `bench.json`."""
 
     folder: Path
     content: dict[str, Any]
 
+    @functools.cached_property
+    def bench(self) -> Bench:
+        """The same by its types."""
+        return bench_of(self.content, self.folder)
+
     @property
     def missing(self) -> int:
         """Rows that were planned and are not there: the run was interrupted."""
-        return rows_missing(self.content)
+        return self.bench.missing
 
     @property
     def ok(self) -> bool:
         """Whether every row that could run was measured and is right."""
-        return not self.content["failures"]
+        return not self.bench.failures
 
 
 def benchmark(options: BenchOptions) -> BenchReport:
@@ -129,7 +135,7 @@ def require_modules(extra: str, names: tuple[str, ...]) -> None:
             raise PatchParityError(f"{name} is not installed: pip install 'patchparity[{extra}]'")
 
 
-def load_bench(folder: Path) -> dict[str, Any]:
+def load_bench(folder: Path) -> Bench:
     """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples
     and rows of the record, or from a kept one.
 
@@ -147,7 +153,7 @@ def load_bench(folder: Path) -> dict[str, Any]:
         raise
 
 
-def _made_of(kept: Path) -> dict[str, Any]:
+def _made_of(kept: Path) -> Bench:
     with tempfile.TemporaryDirectory(prefix="patchparity-") as unpacked:
         unpack(kept, Path(unpacked))
         try:
@@ -159,12 +165,11 @@ def _made_of(kept: Path) -> dict[str, Any]:
             ) from None
 
 
-def _made_again(folder: Path) -> dict[str, Any]:
+def _made_again(folder: Path) -> Bench:
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     try:
         with locked(folder):
-            content = measure_into(plan(BenchOptions(replay=True)), folder).content
-        require_bench(content, folder)
+            return measure_into(plan(BenchOptions(replay=True)), folder).bench
     except PatchParityError:
         raise
     except (
@@ -177,4 +182,3 @@ def _made_again(folder: Path) -> dict[str, Any]:
         raise PatchParityError(
             f"the record of {folder} is damaged ({type(error).__name__}: {str(error)[:160]})"
         ) from None
-    return content

@@ -23,4 +23,4 @@ def test_no_seed_raises_a_false_alarm(backend, capsys):
     assert {result.seeds for result in judged} == {SEEDS}
     assert {result.dtype for result in judged} <= set(DTYPES)
     with capsys.disabled():
-        print(f"\n{backend}: {false_alarms([vars(result) for result in report.results])}")
+        print(f"\n{backend}: {false_alarms(report.results)}")

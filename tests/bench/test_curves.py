@@ -5,6 +5,8 @@ import pytest
 from patchparity.bench.cases import named_case
 from patchparity.bench.report.curves import LIMIT, scaling_figures
 
+from .records import figures, rows_of
+
 
 def entry(
     case,
@@ -31,7 +33,12 @@ def entry(
         host="local",
         precision="ieee",
     )
-    return {"extra_info": info, "stats": {"median": seconds, "data": [seconds] * 3}}
+    samples = {"median": seconds, "q1": seconds, "q3": seconds, "rounds": 3}
+    return {
+        "extra_info": figures(**info),
+        "stats": {**samples, "data": [seconds] * 3},
+        "params": {"identity": f"{case}/{implementation}"},
+    }
 
 
 def case_entries(case, scale, **options):
@@ -54,7 +61,7 @@ def test_batch_image_size_and_threads_are_swept_each_by_itself():
         *case_entries("vit-b16-224-b8", 16e-3, threads=1),
         *case_entries("swin-t4-224-b4", 1e-3),
     ]
-    figures = {figure.title: figure for figure in scaling_figures(entries)}
+    figures = {figure.title: figure for figure in scaling_figures(rows_of(entries))}
     assert {title: figure.curves[0].x for title, figure in figures.items()} == {
         "vit-b16-224: over batch, float32, 2 threads": [1, 8],
         "vit-b16, batch 1: over image size, float32, 2 threads": [224, 384],
@@ -79,20 +86,20 @@ def test_where_moving_takes_longer_than_computing_that_is_the_limit():
     for each in entries:
         if each["extra_info"]["operation"] == "copy":
             each["stats"].update(data=[5 * each["stats"]["median"] * 4] * 3)
-    (figure,) = scaling_figures(entries)
+    (figure,) = scaling_figures(rows_of(entries))
     (limit,) = [curve for curve in figure.curves if curve.name == LIMIT]
     assert limit.seconds == pytest.approx([5e-3, 10e-3], rel=1e-3)
 
 
 def test_each_device_has_its_limit_and_what_stands_alone_has_no_figure():
-    assert scaling_figures(case_entries("vit-b16-224-b1", 1e-3)) == []
+    assert scaling_figures(rows_of(case_entries("vit-b16-224-b1", 1e-3))) == []
     entries = [
         each
         for n in (1, 8)
         for device in ("cpu", "cuda")
         for each in case_entries(f"vit-b16-224-b{n}", 1e-3 * n, device=device)
     ]
-    (figure,) = scaling_figures(entries)
+    (figure,) = scaling_figures(rows_of(entries))
     assert [curve.name for curve in figure.curves if curve.name.startswith(LIMIT)] == [
         LIMIT,
         f"{LIMIT} cuda",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from patchparity import PatchParityError, compare, recommend, render_report
-from patchparity.bench.timing.benchmark import load_bench
+
+from .records import loaded
 
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
@@ -33,7 +34,7 @@ def places(content, path=()):
 
 @pytest.mark.parametrize("seed", range(24))
 def test_a_damaged_record_ends_in_no_traceback(tmp_path, seed):
-    chance, content = random.Random(seed), load_bench(RECORD)
+    chance, content = random.Random(seed), loaded(RECORD)
     *outer, last = chance.choice(list(places(content)))
     inner = content
     for key in outer:

@@ -12,13 +12,12 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, benchmark
-from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.timing.effort import LEAST_ROUNDS
 from patchparity.bench.timing.plan import plan
 from patchparity.bench.timing.session import BenchSession
 from patchparity.bench.worker.client import Worker
 
-from .records import SMALL, data_of
+from .records import SMALL, data_of, loaded
 
 
 def test_a_first_round_after_loading_is_not_counted(monkeypatch):
@@ -100,7 +99,7 @@ def test_measuring_ends_at_a_look_where_the_goal_is_reached_or_the_time_is_spent
     short = dataclasses.replace(hard, time_budget=1e-3, out=str(tmp_path / "short"))
     content = benchmark(short).content
     assert {len(data) for data in data_of(content).values()} == {16}
-    assert data_of(load_bench(tmp_path / "short")) == data_of(content)
+    assert data_of(loaded(tmp_path / "short")) == data_of(content)
     kept = benchmark(dataclasses.replace(short, resume=True))
     assert data_of(kept.content) == data_of(content), "a case that ended early is whole"
 

@@ -15,10 +15,11 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.bench.machine.hosts import LOCAL, Host, parse_hosts
 from patchparity.bench.record.rows import WorkerKey
-from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.worker import client as workers
 from patchparity.bench.worker import process
 from patchparity.bench.worker.client import Worker, WorkerError, WorkerLostError
+
+from .records import loaded
 
 # execnet leaves the pipes of an interpreter that did not start to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -88,7 +89,7 @@ def test_two_machines_take_part_in_one_run_each_with_its_own_reference(ssh, tmp_
             "each machine tells of itself"
         )
     (tmp_path / "o" / "bench.json").unlink()
-    replayed = load_bench(tmp_path / "o")["environment"]
+    replayed = loaded(tmp_path / "o")["environment"]
     told = report.content["environment"]
     assert (replayed["hosts"], replayed["processor"]) == (told["hosts"], told["processor"]), (
         "a record knows its machines by itself"

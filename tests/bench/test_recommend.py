@@ -14,11 +14,17 @@ from typer.testing import CliRunner
 
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.__main__ import app
-from patchparity.bench.answers.recommend import recommend, recommend_from
+from patchparity.bench.answers import recommend as answers
+from patchparity.bench.answers.recommend import recommend
 from patchparity.bench.answers.shape_names import case_of_text
-from patchparity.bench.timing.benchmark import load_bench
+
+from .records import loaded, typed
 
 DRIFT = [1.0, 1.3, 0.9, 1.1, 1.6, 1.0, 1.2, 0.8, 1.1, 1.4, 1.0, 0.9]
+
+
+def recommend_from(content, *arguments, **options):
+    return answers.recommend_from(typed(content), *arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +314,7 @@ def test_a_run_of_its_own_measures_every_formulation_of_a_framework():
 
 def test_only_what_failed_at_what_was_asked_for_is_told():
     """The record of an H200, where JAX's product of one patch failed, and nothing else."""
-    record = load_bench(Path(__file__).parents[2] / "bench" / "records" / "h200")
+    record = loaded(Path(__file__).parents[2] / "bench" / "records" / "h200")
     asked = dict(case="vit-b16-224-b256", device="cuda", dtype="bfloat16")
     assert [each["operation"] for each in record["failures"]] == ["one-patch"] * 3
     found = recommend_from(record, **asked)

@@ -18,6 +18,8 @@ from patchparity.bench.record.comparisons import (
 )
 from patchparity.bench.report.content import build_content
 
+from .records import checked, rows_of, typed
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
@@ -58,17 +60,17 @@ def test_convolution_against_linear_is_judged_by_the_noise(record, factor, says)
         ("numpy:linear:eager", "implementation"): DRIFT,
         ("numpy:conv2d:eager", "implementation"): [factor * d for d in DRIFT],
     }
-    (found,) = conv_against_linear(with_seconds(record, seconds)["benchmarks"])
-    assert found["ratio_of_pair"] == pytest.approx(factor)
-    assert found["noise"] == pytest.approx(0.02)
-    assert found["comparison"].word == says
-    plain, *_ = comparisons(with_seconds(record, seconds)["benchmarks"])
+    (found,) = conv_against_linear(rows_of(with_seconds(record, seconds)["benchmarks"]))
+    assert found.comparison.ratio == pytest.approx(factor)
+    assert found.noise == pytest.approx(0.02)
+    assert found.comparison.word == says
+    plain, *_ = comparisons(rows_of(with_seconds(record, seconds)["benchmarks"]))
     assert plain["row"].endswith("/numpy:conv2d:eager")
     assert plain["against"].endswith("/numpy:linear:eager")
     assert (plain["verdict"], plain["ratio"], plain["reason"]) == (
         says,
-        found["ratio_of_pair"],
-        found["comparison"].reason,
+        found.comparison.ratio,
+        found.comparison.reason,
     )
 
 
@@ -83,7 +85,10 @@ def test_a_pair_is_of_one_machine(record):
     there = with_seconds(record, seconds)["benchmarks"]
     for entry in there:
         entry["extra_info"]["host"] = "host1"
-    assert [found["ratio_of_pair"] for found in conv_against_linear(here + there)] == [2.0, 0.5]
+    assert [found.comparison.ratio for found in conv_against_linear(rows_of(here + there))] == [
+        2.0,
+        0.5,
+    ]
 
 
 def test_a_convolution_is_held_against_the_linear_formulation_of_its_layout(record):
@@ -106,7 +111,10 @@ def test_a_convolution_is_held_against_the_linear_formulation_of_its_layout(reco
         entries.append(copy.deepcopy(row))
         entries[-1]["extra_info"].update(implementation=f"numpy:{name}:eager", formulation=name)
         entries[-1]["stats"]["data"] = [factor * d for d in DRIFT]
-    found = {info["formulation"]: info["ratio_of_pair"] for info in conv_against_linear(entries)}
+    found = {
+        pair.info.formulation: pair.comparison.ratio
+        for pair in conv_against_linear(rows_of(entries))
+    }
     assert found == {
         "conv2d": 3.0,
         "conv2d_nchw": 2.0,
@@ -126,21 +134,21 @@ def test_the_fastest_of_a_framework_is_held_against_its_other_formulations_and_w
         record, {**seconds, ("numpy:naive:eager", "implementation"): [4 * d for d in DRIFT]}
     )["benchmarks"]
     others, today = (
-        {each["partner"]["implementation"]: each for each in told(changed)}
+        {each.partner.implementation: each for each in told(rows_of(changed))}
         for told in (best_against_others, best_against_today)
     )
-    assert {name: each["ratio_of_pair"] for name, each in others.items()} == {
+    assert {name: each.comparison.ratio for name, each in others.items()} == {
         "numpy:conv2d:eager": 0.5
     }
-    assert {name: each["ratio_of_pair"] for name, each in today.items()} == {
+    assert {name: each.comparison.ratio for name, each in today.items()} == {
         "numpy:naive:eager": 0.25
     }
-    assert {each["implementation"] for each in (*others.values(), *today.values())} == {
+    assert {each.info.implementation for each in (*others.values(), *today.values())} == {
         "numpy:linear:eager"
     }, "and not against itself"
     told = {
         each["against"].split("/")[-1]
-        for each in comparisons(changed)
+        for each in comparisons(rows_of(changed))
         if each["row"].endswith("/numpy:linear:eager")
     }
     assert told == {"numpy:naive:eager", "numpy:conv2d:eager"}
@@ -166,18 +174,18 @@ def test_the_fastest_on_a_framework_is_held_against_its_peers_and_the_gain_is_to
     peer["stats"]["data"] = [1.25 * d for d in DRIFT]
     changed["benchmarks"].append(peer)
     found = {
-        each["partner"]["implementation"]: each
-        for each in best_against_today(changed["benchmarks"])
+        each.partner.implementation: each
+        for each in best_against_today(rows_of(changed["benchmarks"]))
     }
-    assert {name: each["ratio_of_pair"] for name, each in found.items()} == {
+    assert {name: each.comparison.ratio for name, each in found.items()} == {
         "numpy:naive:eager": 0.2,
         "numpy:somebody:eager": 0.8,
     }
     assert all(
-        (each["implementation"], each["comparison"].word) == ("numpy:linear:eager", "FASTER")
+        (each.info.implementation, each.comparison.word) == ("numpy:linear:eager", "FASTER")
         for each in found.values()
     )
-    tables = {table.title: table for table in build_content(changed, None).tables}
+    tables = {table.title: table for table in build_content(typed(changed), None).tables}
     called = tables["What people call today"].rows
     assert [(row[4], row[5], row[-1]) for row in called] == [
         ("numpy:naive:eager", "numpy:linear:eager", "the fastest is FASTER"),
@@ -195,7 +203,8 @@ def test_where_people_call_the_fastest_nothing_is_to_be_gained(record):
     }
     seconds[("numpy:conv2d:eager", "implementation")] = [3 * d for d in DRIFT]
     entries = with_seconds(record, seconds)["benchmarks"]
-    (gain,) = gains(entries, best_against_today(entries))
+    rows = rows_of(entries)
+    (gain,) = gains(rows, best_against_today(rows))
     assert (gain.framework, gain.ratios, gain.mean, gain.slower) == ("numpy", [1.0], 1.0, 0)
 
 
@@ -205,14 +214,14 @@ def test_the_noise_of_the_cpu_says_nothing_of_a_gpu(record):
         ("numpy:conv2d:eager", "implementation"): [2 * d for d in DRIFT],
     }
     changed = with_seconds(record, seconds, device="cuda")["benchmarks"]
-    (found,) = conv_against_linear(changed)
-    assert (found["noise"], found["comparison"].word) == (None, "UNSURE")
-    assert found["comparison"].reason == "no A/A row tells of the noise on this device"
+    (found,) = conv_against_linear(rows_of(changed))
+    assert (found.noise, found.comparison.word) == (None, "UNSURE")
+    assert found.comparison.reason == "no A/A row tells of the noise on this device"
     for entry in changed:  # and an A/A copy of its own does
         if entry["extra_info"]["role"] == "aa":
             entry["extra_info"]["device"] = "cuda"
-    (found,) = conv_against_linear(changed)
-    assert (found["noise"], found["comparison"].word) == (pytest.approx(0.02), "SLOWER")
+    (found,) = conv_against_linear(rows_of(changed))
+    assert (found.noise, found.comparison.word) == (pytest.approx(0.02), "SLOWER")
 
 
 def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
@@ -221,6 +230,8 @@ def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
         entry["extra_info"]["disturbance"] = 0.9
     changed["failures"] = [
         dict(
+            row="x",
+            role="implementation",
             implementation="x:y:z",
             case="c",
             host="local",
@@ -248,7 +259,7 @@ def test_disturbed_cases_failures_and_infinite_errors_are_told(record):
         {**result, "verdict": "fail", "bound_ratio": None, "effective_bits": None, "message": "m"},
         {**result, "verdict": "pass", "bound_ratio": 0.1, "effective_bits": None, "message": ""},
     ]
-    content = build_content(changed, {"summary": {"pass": 1, "fail": 1}, "results": rows})
+    content = build_content(typed(changed), checked(rows))
     told = dict(content.summary)
     assert "vit-ti32-224-b1, float32, 1 thread: others kept 0.9 cores busy, " in told["Disturbed"]
     tables = {table.title: table.rows for table in content.tables}
@@ -304,7 +315,7 @@ def test_what_is_declared_delivered_and_known_is_told(record):
             "message": "an-issue: why",
         },
     ]
-    content = build_content(record, {"summary": {"pass": 2, "known": 1}, "results": rows})
+    content = build_content(typed(record), checked(rows))
     tables = {table.title: table for table in content.tables}
     told = [row[2:7] for row in tables["Is it right?"].rows]
     assert told == [
@@ -326,24 +337,24 @@ def test_the_kill_table_is_told(record):
     ]
     (table,) = [
         t
-        for t in build_content(record, None, {"results": rows}).tables
+        for t in build_content(typed(record), None, checked(rows)).tables
         if t.title == "Can the verdicts fail?"
     ]
     assert table.columns == ("mistake", "float32", "float16", "rejected by")
     assert table.rows == [("m", "2 of 2", "0 of 1", "p, q. May survive in float16: no difference")]
     assert table.marks == [""]
     survived = build_content(
-        record, None, {"results": [*rows, row("float64", [], "fail", "went unnoticed")]}
+        typed(record), None, checked([*rows, row("float64", [], "fail", "went unnoticed")])
     )
     assert [t.marks for t in survived.tables if t.title == "Can the verdicts fail?"] == [["fail"]]
 
 
 def test_a_noise_that_reads_the_same_is_told_once_and_a_partial_record_says_so(record):
     changed = with_seconds(record, {})
-    assert dict(build_content(changed, None).summary)["Noise"].startswith("2.0% (A/A rows")
-    assert "Partial" not in dict(build_content(changed, None).summary)
+    assert dict(build_content(typed(changed), None).summary)["Noise"].startswith("2.0% (A/A rows")
+    assert "Partial" not in dict(build_content(typed(changed), None).summary)
     changed["planned"] += 8
-    assert build_content(changed, None).summary[0] == (
+    assert build_content(typed(changed), None).summary[0] == (
         "Partial", f"8 of {changed['planned']} rows are missing: the run was interrupted, and "
                    "--resume goes on"
     )  # fmt: skip
@@ -351,7 +362,7 @@ def test_a_noise_that_reads_the_same_is_told_once_and_a_partial_record_says_so(r
 
 def test_a_missed_goal_is_told(record):
     changed = copy.deepcopy(record)
-    assert "Goal missed" not in dict(build_content(changed, None).summary)
+    assert "Goal missed" not in dict(build_content(typed(changed), None).summary)
     for widest, told in (
         (0.009, None),
         (0.018, "known to ±1.8%, and ±1% was the goal"),
@@ -359,7 +370,7 @@ def test_a_missed_goal_is_told(record):
     ):
         for entry in changed["benchmarks"]:
             entry["extra_info"].update(precision_goal=0.01, widest_interval=widest)
-        found = dict(build_content(changed, None).summary).get("Goal missed")
+        found = dict(build_content(typed(changed), None).summary).get("Goal missed")
         assert found is None if told is None else told in found
 
 
@@ -367,4 +378,4 @@ def test_a_quiet_record_says_nothing_of_disturbance(record):
     changed = copy.deepcopy(record)
     for entry in changed["benchmarks"]:
         entry["extra_info"]["disturbance"] = 0.1
-    assert "Disturbed" not in dict(build_content(changed, None).summary)
+    assert "Disturbed" not in dict(build_content(typed(changed), None).summary)

@@ -15,13 +15,11 @@ pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, compare
 from patchparity import __version__ as patchparity_version
-from patchparity.bench.record.bench_json import rows_missing
 from patchparity.bench.record.folder import locked
 from patchparity.bench.record.record import Record
-from patchparity.bench.timing.benchmark import load_bench
 
 from ..fake_backends import running_below
-from .records import SMALL, copied_record, data_of
+from .records import SMALL, copied_record, data_of, loaded, typed
 
 
 def test_resume_measures_only_what_is_missing(report, tmp_path):
@@ -84,7 +82,7 @@ def test_a_block_that_lost_a_row_is_not_told_as_if_it_were_whole(report, tmp_pat
     with pytest.raises(
         PatchParityError, match="holds no case that was finished: bench with --resume goes on"
     ):
-        load_bench(tmp_path)
+        loaded(tmp_path)
 
 
 def test_a_stray_row_of_an_attempt_that_did_not_end_hides_nothing(report, tmp_path):
@@ -92,12 +90,12 @@ def test_a_stray_row_of_an_attempt_that_did_not_end_hides_nothing(report, tmp_pa
     first = (tmp_path / "rows.jsonl").read_text().splitlines()[0]
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write(json.dumps({**json.loads(first), "attempt": "later"}) + "\n")
-    assert data_of(load_bench(tmp_path)) == data_of(report.content)
+    assert data_of(loaded(tmp_path)) == data_of(report.content)
 
 
 def test_a_record_made_again_knows_its_machine_its_options_and_what_is_missing(report, tmp_path):
     copied_record(report, tmp_path)
-    again = load_bench(tmp_path)
+    again = loaded(tmp_path)
     assert (again["environment"]["processor"], again["options"]["preset"]) == (
         "unknown",
         "unknown",
@@ -109,11 +107,11 @@ def test_a_record_made_again_knows_its_machine_its_options_and_what_is_missing(r
     noted = json.loads((tmp_path / "plan.json").read_text())
     (tmp_path / "plan.json").write_text(json.dumps({**noted, "planned": 20}))
     (tmp_path / "bench.json").unlink()
-    again = load_bench(tmp_path)
+    again = loaded(tmp_path)
     assert again["environment"]["processor"] == report.content["environment"]["processor"]
     assert again["environment"]["versions"] == report.content["environment"]["versions"]
     assert (again["options"], again["planned"]) == (report.content["options"], 20)
-    assert rows_missing(again) == 12
+    assert typed(again).missing == 12
 
 
 def test_a_record_made_again_is_the_same_file_byte_for_byte(tmp_path):
@@ -121,7 +119,7 @@ def test_a_record_made_again_is_the_same_file_byte_for_byte(tmp_path):
     first = (tmp_path / "bench.json").read_bytes()
     for _ in range(2):
         (tmp_path / "bench.json").unlink()
-        load_bench(tmp_path)
+        loaded(tmp_path)
         assert (tmp_path / "bench.json").read_bytes() == first
 
 
@@ -132,14 +130,14 @@ def test_a_record_made_again_elsewhere_says_when_and_on_what_it_was_measured(tmp
     plan["call"]["machine_info"]["cpu"] = {"brand_raw": "another"}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     (tmp_path / "bench.json").unlink()
-    again = load_bench(tmp_path)
+    again = loaded(tmp_path)
     assert again["machine_info"] == {**first["machine_info"], "cpu": {"brand_raw": "another"}}
     assert (again["datetime"], again["spent"]) == (first["datetime"], first["spent"])
     (tmp_path / "bench.json").unlink()
     del plan["call"]  # as an earlier version left it
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     os.utime(tmp_path / "rows.jsonl", (1e9, 1e9))
-    again = load_bench(tmp_path)
+    again = loaded(tmp_path)
     assert again["datetime"].startswith("2001-09-09T01:46:40")
     assert (again["machine_info"], again["spent"]) == ({"node": ""}, None)
 
@@ -183,9 +181,9 @@ def test_a_new_run_sets_the_old_record_aside(report, tmp_path):
 
 def test_bench_json_is_made_again_from_the_record(report, tmp_path):
     copied_record(report, tmp_path)
-    assert data_of(load_bench(tmp_path)) == data_of(report.content)
+    assert data_of(loaded(tmp_path)) == data_of(report.content)
     (tmp_path / "bench.json").write_text("{")
-    assert data_of(load_bench(tmp_path)) == data_of(report.content)
+    assert data_of(loaded(tmp_path)) == data_of(report.content)
 
 
 def test_a_record_made_again_tells_of_errors_and_leaves_out_what_is_incomplete(report, tmp_path):
@@ -193,13 +191,13 @@ def test_a_record_made_again_tells_of_errors_and_leaves_out_what_is_incomplete(r
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     rows[1].update(status="error", message="it died")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    content = load_bench(tmp_path)
+    content = loaded(tmp_path)
     assert len(content["benchmarks"]) == 7
     assert [row["message"] for row in content["failures"]] == ["it died"]
     (tmp_path / "bench.json").unlink()
     (tmp_path / "samples.jsonl").unlink()
     with pytest.raises(PatchParityError, match="holds no case that was finished"):
-        load_bench(tmp_path)
+        loaded(tmp_path)
 
 
 def test_a_kill_in_the_middle_leaves_a_record_to_resume_from_and_no_process(tmp_path):
@@ -225,7 +223,7 @@ def test_a_kill_in_the_middle_leaves_a_record_to_resume_from_and_no_process(tmp_
             break
         time.sleep(0.2)
     assert not running_below(tmp_path), "children end with their parent"
-    first = load_bench(tmp_path)
+    first = loaded(tmp_path)
     assert {entry["extra_info"]["case"] for entry in first["benchmarks"]} == {"vit-ti32-224-b1"}
     resumed = benchmark(dataclasses.replace(options, resume=True))
     lengths = {
@@ -315,10 +313,10 @@ def test_damaged_or_foreign_records_are_named(tmp_path):
     with pytest.raises(
         PatchParityError, match=r"cannot read .*bench.json: No such file.*patchparity bench --out"
     ):
-        load_bench(tmp_path)
+        loaded(tmp_path)
     (tmp_path / "bench.json").write_text("{")
     with pytest.raises(PatchParityError, match="is no JSON"):
-        load_bench(tmp_path)
+        loaded(tmp_path)
     (tmp_path / "bench.json").write_text("{}")
     with pytest.raises(PatchParityError, match="was not written by patchparity bench"):
-        load_bench(tmp_path)
+        loaded(tmp_path)

@@ -21,13 +21,12 @@ pytest.importorskip("execnet")
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
 from patchparity.bench.cases import named_case
 from patchparity.bench.record.rows import row_work
-from patchparity.bench.timing.benchmark import load_bench
 from patchparity.bench.timing.plan import plan, rows_of
 from patchparity.bench.timing.session import BenchSession
 from patchparity.bench.worker.client import Worker
 
 from ..fake_backends import install
-from .records import SMALL, data_of
+from .records import SMALL, data_of, loaded
 
 EXTRA_INFO = {
     "implementation",
@@ -215,7 +214,7 @@ def test_fragile_implementations_cost_their_own_rows(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert done.stdout.strip() == "False", done.stderr
-    content = load_bench(tmp_path / "out")
+    content = loaded(tmp_path / "out")
     measured = {entry["extra_info"]["implementation"] for entry in content["benchmarks"]}
     assert {"numpy:linear:eager", "numpy:conv2d:eager", "numpy:gemm"} <= measured
     assert not measured & {
@@ -254,9 +253,7 @@ def test_a_dtype_that_this_machine_lacks_is_rows_that_say_so(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert done.stdout.strip() == "True", done.stderr
-    skipped = {
-        row["implementation"]: row["message"] for row in load_bench(tmp_path / "o")["skipped"]
-    }
+    skipped = {row["implementation"]: row["message"] for row in loaded(tmp_path / "o")["skipped"]}
     assert skipped["aged:linear:eager"] == "aged:linear:eager has no bfloat16 on this CPU"
 
 
@@ -277,7 +274,7 @@ def test_a_missing_framework_is_rows_that_say_how_to_get_it(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.strip() == "True", "what is not installed is no failure"
-    content = load_bench(tmp_path / "o")
+    content = loaded(tmp_path / "o")
     skipped = {row["implementation"]: row["message"] for row in content["skipped"]}
     assert set(skipped) == {
         "absent:conv2d:eager",
@@ -319,7 +316,7 @@ def test_a_missing_synchronization_is_an_error_and_no_time(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert done.stdout.strip() == "False", done.stderr
-    content = load_bench(tmp_path / "o")
+    content = loaded(tmp_path / "o")
     failed = {failure["row"].split("/")[-1]: failure["message"] for failure in content["failures"]}
     assert (
         "the adapter does not wait for it (its synchronize is missing or wrong)"
@@ -399,7 +396,7 @@ def test_a_train_step_or_sequence_that_is_wrong_is_not_timed(tmp_path):
     assert done.stdout.strip() == "False", done.stderr
     failed = {
         failure["row"].split("/")[-1]: failure["message"]
-        for failure in load_bench(tmp_path / "o")["failures"]
+        for failure in loaded(tmp_path / "o")["failures"]
     }
     assert set(failed) == {"careless:linear:eager#sequence", "careless:linear:eager#train-step"}
     assert all(message.startswith("not timed, for it is wrong: ") for message in failed.values())

@@ -123,19 +123,21 @@ def outcome(architecture: str, arguments: str = "") -> Outcome:
     from safetensors.torch import save_file
 
     timm = import_library("timm")
-    model, given = None, {}
+    model: Any = None
+    given: dict[str, Any] = {}
+    tried: tuple[dict[str, Any], ...]
     tried = ({}, {}) if architecture.startswith(OF_SEVERAL_DEPTHS) else ({"depth": 1}, {})
     for given in (json.loads(arguments),) if arguments else tried:
         try:
             with torch.device("meta"):
-                size = sum(
+                parameters = sum(
                     parameter.numel()
                     for parameter in timm.create_model(
                         architecture, pretrained=False, **given
                     ).parameters()
                 )
-            if size > LARGEST:
-                return Outcome("unbuilt", "", f"{size} parameters")
+            if parameters > LARGEST:
+                return Outcome("unbuilt", "", f"{parameters} parameters")
             model = timm.create_model(architecture, pretrained=False, **given)
             break
         except Exception as error:  # most modules take no depth
@@ -151,7 +153,7 @@ def outcome(architecture: str, arguments: str = "") -> Outcome:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    size = model.pretrained_cfg.get("input_size", (3, 224, 224))
+    size = tuple(model.pretrained_cfg.get("input_size", (3, 224, 224)))
     if arguments:
         told_size = given.get("img_size", size[1:])
         sides = told_size if isinstance(told_size, list) else [told_size] * 2
