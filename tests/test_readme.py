@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .readme_figures import made_anew
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -77,3 +79,8 @@ def test_every_field_of_the_contract_is_documented():
     session = pytest.importorskip("patchparity.bench.timing.plan")
     for name in session.BenchOptions.__dataclass_fields__:
         assert re.search(rf"\b{name}\b", README), name
+
+
+def test_the_tables_of_times_are_those_of_the_record():
+    """`python -m tests.readme_figures` makes them anew."""
+    assert made_anew(README) == README
