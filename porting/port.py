@@ -28,6 +28,7 @@ from .dialects.fit import (
     tensors_of,
     underflown,
 )
+from .dialects.plan import Plan
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem, without
 from .files.opening import opened
@@ -132,6 +133,53 @@ def port(
             "beside it)"
         )
     place = None if into is None else _place(into, to, known, stage)
+    if place is None and wanted.framework == "keras":
+        raise PatchParityError(
+            f"{to} has no names of its own: --into names a file that Keras wrote"
+        )
+    held, plan = _fitted(stage, wanted, place, allow_loss)
+    written = _cast(held, place, dtype, allow_loss)
+    under = place.candidate.prefix if place else ""
+    tensors = tensors_of(written, stage.spec, wanted, under)
+    named = {(place.real_name(name) if place else name): array for name, array in tensors.items()}
+    _require_no_loss_of(target, into, named)
+    kernel = tensors[under + wanted.entries["kernel"].name]
+    checks = [*proofs, *_prove(stage, raw, held, written, kernel, wanted, bool(plan.losses))]
+
+    def read_back(draft: Path) -> None:
+        checks.append(_read_back(draft, to, written, stage.spec, place, known))
+        if prove and place is not None:
+            proved = _proved_target(draft, into, to, place, known, stage.spec)
+            checks.append(_named(proved, "target"))
+        if wrong := next((check for check in checks if check.verdict == "fail"), None):
+            raise PatchParityError(
+                f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
+            )
+
+    added = [] if into is None else _added(into, named)
+    if into is None:
+        metadata = {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None
+        write_checkpoint(target, named, metadata, read_back)
+    else:
+        with opened(into) as existing:
+            replace_tensors(existing, target, named, read_back)
+    steps = _steps(stage, plan, held, written, dtype)
+    if wanted.loads and into is None:
+        steps.append(f"names: {wanted.loads}")
+    steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
+    return PortReport(
+        stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks
+    )
+
+
+def _fitted(
+    stage: Stage, wanted: Dialect, place: Stage | None, allow_loss: bool
+) -> tuple[PatchEmbedWeights, Plan]:
+    """The weights as a dialect has them, and what was done to them.
+
+    Raises:
+        PatchParityError: what it cannot hold, unless that may be left out.
+    """
     held, plan = fit(
         stage.weights,
         stage.spec,
@@ -147,57 +195,29 @@ def port(
         plan.steps.append("computed-positions")
     if plan.losses and not allow_loss:
         raise PatchParityError(
-            f"{to} cannot hold all of {stage.candidate.label}: {'; '.join(losses_in_words(plan))} "
-            "(--allow-loss leaves it out)"
+            f"{wanted.id} cannot hold all of {stage.candidate.label}: "
+            f"{'; '.join(losses_in_words(plan))} (--allow-loss leaves it out)"
         )
-    written = _cast(held, place, dtype, allow_loss)
-    tensors = tensors_of(written, stage.spec, wanted, place.candidate.prefix if place else "")
-    named = {(place.real_name(name) if place else name): array for name, array in tensors.items()}
-    if place is None and wanted.framework == "keras":
-        raise PatchParityError(
-            f"{to} has no names of its own: --into names a file that Keras wrote"
-        )
-    kernel = tensors[(place.candidate.prefix if place else "") + wanted.entries["kernel"].name]
-    _require_no_loss_of(target, into, named)
-    added = [] if into is None else _added(into, named)
-    checks = [*proofs, *_prove(stage, raw, held, written, kernel, wanted, bool(plan.losses))]
+    return held, plan
 
-    def read_back(draft: Path) -> None:
-        checks.append(_read_back(draft, to, written, stage.spec, place, known))
-        if prove and place is not None:
-            checks.append(
-                _named(_proved_target(draft, into, to, place, known, stage.spec), "target")
-            )
-        if wrong := next((check for check in checks if check.verdict == "fail"), None):
-            raise PatchParityError(
-                f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
-            )
 
-    if into is None:
-        write_checkpoint(
-            target,
-            named,
-            {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None,
-            read_back,
-        )
-    else:
-        with opened(into) as existing:
-            replace_tensors(existing, target, named, read_back)
+def _steps(
+    stage: Stage,
+    plan: Plan,
+    held: PatchEmbedWeights,
+    written: PatchEmbedWeights,
+    dtype: str | None,
+) -> list[str]:
+    """What was done on the way, and what was assumed of the source, in words."""
     steps = steps_in_words(plan)
     if stage.dialect.pixels:
         steps.insert(0, f"{stage.dialect.pixels_told}, and here kernel and bias hold that")
-    if dtype is None and (
-        changed := [name for name in same_bits(held, written) if getattr(held, name) is not None]
-    ):
+    changed = [name for name in same_bits(held, written) if getattr(held, name) is not None]
+    if dtype is None and changed:
         steps.append(
             f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has"
         )
-    if wanted.loads and into is None:
-        steps.append(f"names: {wanted.loads}")
-    steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
-    return PortReport(
-        stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks
-    )
+    return [*steps, *(f"assumed: {assumption}" for assumption in stage.assumptions)]
 
 
 def _place(

@@ -66,24 +66,9 @@ def judge(
         probe's gate, or fewer effective bits than the declared arithmetic gives.
     """
     expectation = probe.expectations[direction]
-    if observed.shape != expectation.value.shape:
-        return Verdict(
-            "fail", message=_shape_message(observed.shape, expectation.value.shape, direction)
-        )
-    if observed.dtype != probe.images.dtype:
-        return Verdict(
-            "fail",
-            message=f"output of dtype {observed.dtype}, expected {probe.images.dtype}, that of the "
-            "images",
-        )
+    if told := _unfit(observed, expectation, probe, direction):
+        return told
     values = observed.astype(np.float64)
-    if not np.isfinite(values).all():
-        return Verdict(
-            "fail",
-            math.inf,
-            message=f"{int((~np.isfinite(values)).sum())} of {values.size} values are NaN or "
-            "infinite",
-        )
     # Where the implementation declares that it rounds its inputs, an exact probe whose data do not
     # survive that has a bound.
     gate = (
@@ -104,77 +89,140 @@ def judge(
         expected, *sums, model, gate, expectation.largest_input, expectation.partial
     )
     ratio, worst = bound_ratio(values, expected, bound)
-    bits = delivered = None
-    truth, scale = expectation.value, expectation.scale
     if expectation.exact is not None:
-        # The reference's own error is as large as the one it judges: what it covers on both sides
-        # is judged at samples without it.
-        places, truth = expectation.exact
-        values_there = values.ravel()[places]
-        scale = None if scale is None else scale.ravel()[places]
-        sampled = _exact_bound(expectation, places, truth, model, gate)
-        exact_ratio, where = bound_ratio(values_there, truth, sampled)
-        if exact_ratio > 1 >= ratio:
-            at = ", ".join(map(str, np.unravel_index(places[where], values.shape)))
-            message = (
-                f"the value at ({at}) is {values_there[where]:.17g}, exactly "
-                f"{truth[where]:.17g} ± {sampled[where]:.3g}"
-            )
-            return Verdict("fail", exact_ratio, message=message)
-        ratio = max(ratio, exact_ratio)
-    if scale is not None:
-        bits = effective_bits(values if expectation.exact is None else values_there, truth, scale)
-        floor = effective_bits_floor(expectation.terms, model)
-        if model.output and is_cut_off(observed, expectation.value):
-            delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF}"
-            message = (
-                f"declared {model.name}, delivered {delivered}: results have their lower "
-                "bits dropped, where rounding to nearest lowers half of them"
-            )
+        ratio, told = _at_samples(values, expectation, model, gate, ratio)
+        if told:
+            return told
+    bits = delivered = None
+    if expectation.scale is not None:
+        bits, delivered, message = _of_fingerprint(observed, values, expectation, model)
+        if message:
             return Verdict("fail", ratio, bits, message, delivered)
-        if not model.output:
-            delivered = delivered_arithmetic(bits, expectation.terms, observed.dtype.name)
-        if bits < floor:
-            message = (
-                f"declared {model.name}, delivered {delivered or 'lower precision'}: "
-                f"{bits:.1f} effective bits, expected at least {floor:.1f}"
-            )
-            return Verdict("fail", ratio, bits, message, delivered)
-    if (
-        probe.name == "random"
-        and direction == "forward"
-        and model.output
-        and probe.weights.bias is not None
-    ):
-        fraction = correctly_rounded_fraction(observed, expectation.value)
-        once = fraction >= ONE_ROUNDING_FRACTION
-        bias = probe.weights.bias.astype(np.float64)
-        cut = not once and is_cut_off(observed, expectation.value - bias, bias)
-        delivered = (
-            f"{TYPE_NAMES.get(model.output, observed.dtype.name)} "
-            f"{CUT_OFF if cut else ROUNDED[1 if once else 2]}"
-        )
-        if model.output_roundings == 1 and not once:
-            message = (
-                f"declared {model.name}, delivered {delivered}: {100 * fraction:.0f}% of "
-                "the "
-                "results are correctly rounded, expected 90%"
-            )
+    rounded = model.output and probe.weights.bias is not None
+    if probe.name == "random" and direction == "forward" and rounded:
+        delivered, message = _of_roundings(observed, expectation, probe, model)
+        if message:
             return Verdict("fail", ratio, None, message, delivered)
     if ratio <= 1:
         return Verdict("pass", ratio, bits, delivered=delivered)
-    wrong = int((np.abs(values - expected) > bound).sum())
-    place = ", ".join(map(str, worst))
-    message = (
-        f"{wrong} of {values.size} values are outside the "
-        f"{'exact result' if gate == 'exact' else gate + ' bound'}; "
-        f"the worst, at ({place}), is {values[worst]:.9g}, expected {expected[worst]:.9g}"
-    )
-    if gate != "exact":
-        message += f" ± {bound[worst]:.3g}"
+    message = _of_worst(values, expected, bound, worst, gate)
     if probe.explain is not None and direction == "forward":
         message += f"; {probe.explain(values)}"
     return Verdict("fail", ratio, bits, message, delivered)
+
+
+def _unfit(
+    observed: NDArray[Any], expectation: Expectation, probe: Probe, direction: Direction
+) -> Verdict | None:
+    """The verdict on an output of another shape or type, or with values that are not finite."""
+    expected = expectation.value.shape
+    if observed.shape != expected:
+        return Verdict("fail", message=_shape_message(observed.shape, expected, direction))
+    if observed.dtype != probe.images.dtype:
+        message = (
+            f"output of dtype {observed.dtype}, expected {probe.images.dtype}, that of the images"
+        )
+        return Verdict("fail", message=message)
+    finite = np.isfinite(observed.astype(np.float64))
+    if not finite.all():
+        message = f"{int((~finite).sum())} of {finite.size} values are NaN or infinite"
+        return Verdict("fail", math.inf, message=message)
+    return None
+
+
+def _at_samples(
+    values: NDArray[np.float64],
+    expectation: Expectation,
+    model: ArithmeticModel,
+    gate: Gate,
+    ratio: float,
+) -> tuple[float, Verdict | None]:
+    """The larger of an error over its bound and that at samples against exact results, and the
+    verdict where those alone are outside: the reference's own error is as large as the one that it
+    judges, and what it covers on both sides is judged without it."""
+    assert expectation.exact is not None
+    places, truth = expectation.exact
+    there = values.ravel()[places]
+    sampled = _exact_bound(expectation, places, truth, model, gate)
+    exact_ratio, where = bound_ratio(there, truth, sampled)
+    if not exact_ratio > 1 >= ratio:
+        return max(ratio, exact_ratio), None
+    at = ", ".join(map(str, np.unravel_index(places[where], values.shape)))
+    message = (
+        f"the value at ({at}) is {there[where]:.17g}, exactly {truth[where]:.17g} ± "
+        f"{sampled[where]:.3g}"
+    )
+    return exact_ratio, Verdict("fail", exact_ratio, message=message)
+
+
+def _of_fingerprint(
+    observed: NDArray[Any],
+    values: NDArray[np.float64],
+    expectation: Expectation,
+    model: ArithmeticModel,
+) -> tuple[float, str | None, str]:
+    """Effective bits, the arithmetic that they show, and what is wrong with it, empty for
+    nothing."""
+    assert expectation.scale is not None
+    truth, scale = expectation.value, expectation.scale
+    if expectation.exact is not None:
+        places, truth = expectation.exact
+        values, scale = values.ravel()[places], scale.ravel()[places]
+    bits = effective_bits(values, truth, scale)
+    floor = effective_bits_floor(expectation.terms, model)
+    delivered = None
+    if model.output and is_cut_off(observed, expectation.value):
+        delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF}"
+        message = (
+            f"declared {model.name}, delivered {delivered}: results have their lower bits dropped, "
+            "where rounding to nearest lowers half of them"
+        )
+        return bits, delivered, message
+    if not model.output:
+        delivered = delivered_arithmetic(bits, expectation.terms, observed.dtype.name)
+    message = (
+        f"declared {model.name}, delivered {delivered or 'lower precision'}: {bits:.1f} effective "
+        f"bits, expected at least {floor:.1f}"
+    )
+    return bits, delivered, message if bits < floor else ""
+
+
+def _of_roundings(
+    observed: NDArray[Any], expectation: Expectation, probe: Probe, model: ArithmeticModel
+) -> tuple[str, str]:
+    """How often 16-bit results were rounded, and what is wrong with it, empty for nothing."""
+    assert probe.weights.bias is not None
+    fraction = correctly_rounded_fraction(observed, expectation.value)
+    once = fraction >= ONE_ROUNDING_FRACTION
+    bias = probe.weights.bias.astype(np.float64)
+    cut = not once and is_cut_off(observed, expectation.value - bias, bias)
+    delivered = (
+        f"{TYPE_NAMES.get(model.output, observed.dtype.name)} "
+        f"{CUT_OFF if cut else ROUNDED[1 if once else 2]}"
+    )
+    message = (
+        f"declared {model.name}, delivered {delivered}: {100 * fraction:.0f}% of the results are "
+        "correctly rounded, expected 90%"
+    )
+    return delivered, message if model.output_roundings == 1 and not once else ""
+
+
+def _of_worst(
+    values: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    bound: NDArray[np.float64],
+    worst: tuple[int, ...],
+    gate: Gate,
+) -> str:
+    """How many values are outside their bound, and the worst of them."""
+    wrong = int((np.abs(values - expected) > bound).sum())
+    place = ", ".join(map(str, worst))
+    allowed = "" if gate == "exact" else f" ± {bound[worst]:.3g}"
+    return (
+        f"{wrong} of {values.size} values are outside the "
+        f"{'exact result' if gate == 'exact' else gate + ' bound'}; the worst, at ({place}), is "
+        f"{values[worst]:.9g}, expected {expected[worst]:.9g}{allowed}"
+    )
 
 
 def _exact_bound(

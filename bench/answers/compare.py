@@ -71,9 +71,9 @@ def compare(
     labels = dict.fromkeys(tables[1][name].extra_info.host for name in common)
     environments = {label: [_environment(bench, label) for bench in benches] for label in labels}
     machine = [
-        told
+        difference
         for label, pair in environments.items()
-        for told in _differences(pair[0], pair[1], label, MACHINE, ())
+        for difference in _differences(pair[0], pair[1], label, MACHINE, ())
     ]
     if machine and not force:
         raise PatchParityError(
@@ -92,35 +92,41 @@ def compare(
         [name for name in tables[0] if name not in tables[1] and name not in failed],
         [name for name in tables[1] if name not in tables[0]],
         float(np.exp(np.mean(logs))) if logs else None,
-        [
-            *(
-                [
-                    "old and new are one and the same record; UNSURE is what another run could "
-                    "differ by"
-                ]
-                if benches[0] == benches[1]
-                else []
-            ),
-            *(
-                f"the {which} record is partial: {missing} of {bench.planned} rows are missing"
-                for which, bench in zip(("old", "new"), benches, strict=True)
-                if (missing := bench.missing)
-            ),
-            *(
-                f"the {which} record was disturbed in {block_title(block)}: {told}; measure it "
-                "again before a difference is believed"
-                for which, bench in zip(("old", "new"), benches, strict=True)
-                for block, told in disturbed_blocks(bench.benchmarks).items()
-            ),
-            *(
-                told
-                for label, pair in environments.items()
-                for told in _differences(pair[0], pair[1], label)
-            ),
-        ],
+        [*_of_records(benches), *_of_environments(environments)],
         fail_over,
         failed,
     )
+
+
+def _of_records(benches: list[Bench]) -> list[str]:
+    """What should be known of two records before their differences are believed."""
+    sentences = []
+    if benches[0] == benches[1]:
+        sentences.append(
+            "old and new are one and the same record; UNSURE is what another run could differ by"
+        )
+    named = dict(zip(("old", "new"), benches, strict=True))
+    sentences += [
+        f"the {which} record is partial: {bench.missing} of {bench.planned} rows are missing"
+        for which, bench in named.items()
+        if bench.missing
+    ]
+    sentences += [
+        f"the {which} record was disturbed in {block_title(block)}: {disturbance}; measure it "
+        "again before a difference is believed"
+        for which, bench in named.items()
+        for block, disturbance in disturbed_blocks(bench.benchmarks).items()
+    ]
+    return sentences
+
+
+def _of_environments(environments: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What differs between the environments of two records, machine by machine."""
+    return [
+        difference
+        for label, pair in environments.items()
+        for difference in _differences(pair[0], pair[1], label)
+    ]
 
 
 def _environment(bench: Bench, label: str) -> dict[str, Any]:

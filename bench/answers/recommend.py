@@ -20,7 +20,7 @@ from ..record.comparisons import (
     is_called_today,
 )
 from ..record.noise import noise_floors, noise_of
-from ..record.schema import Bench, Measured
+from ..record.schema import Bench, Figures, Measured
 from ..record.words import place_text
 from ..timing.benchmark import benchmark, load_bench
 from ..timing.options import BenchOptions
@@ -124,24 +124,8 @@ def recommend_from(
     Raises:
         PatchParityError: a shape, device, dtype or thread count that it does not hold.
     """
-    entries = [entry for entry in bench.benchmarks if entry.extra_info.cache == "warm"]
-    told = [entry for entry in entries if entry.extra_info.role in ("implementation", "peer", "aa")]
-    told = [entry for entry in told if entry.extra_info.operation == "tokens"]
-    of_case = _holding(told, "case", case, source)
-    if device != "cpu":
-        _holding(of_case, "device", device, f"{source}, of {case},")
-    here = _holding(of_case, "dtype", dtype, f"{source}, of {case},")
-    most = max(entry.extra_info.threads_requested for entry in here)
-    here = _holding(here, "threads_requested", threads or most, f"{source}, of {case} in {dtype},")
-    host = here[0].extra_info.host
-    here = [
-        entry
-        for entry in here
-        if entry.extra_info.host == host
-        and (entry.extra_info.device == device or entry.extra_info.role == "aa")
-        and entry.extra_info.precision == "ieee"
-    ]
     asked = {get_backend(name).yardstick for name in backends}
+    here = _asked_for(bench, case, device, dtype, threads, source)
     timed = [entry for entry in here if entry.extra_info.role != "aa"]
     timed = [entry for entry in timed if not asked or framework_of(entry.extra_info) in asked]
     if not timed:
@@ -162,34 +146,66 @@ def recommend_from(
     choices = [_choice(framework, timed, rivals) for framework in frameworks]
     choices.sort(key=lambda choice: choice.seconds)
     overall = best_overall(here, frameworks)
-    about = (*info.block, info.device, info.operation, info.precision)
-    failed = [
-        outcome
-        for outcome in bench.failures
-        if (*outcome.block, outcome.device, outcome.operation, outcome.precision) == about
-        and outcome.role in ("implementation", "peer")
-        and (not asked or framework_of(outcome) in asked)
+    return Recommendation(
+        case,
+        device,
+        dtype,
+        info.threads_requested,
+        f"{source}, {bench.datetime[:16].replace('T', ' ')} UTC",
+        noise_of(noise_floors(interleave), info),
+        choices,
+        None if overall is None else RunnerUp(*overall),
+        _notes(bench, info, backends, asked),
+    )
+
+
+def _asked_for(
+    bench: Bench, case: str, device: str, dtype: str, threads: int | None, source: str
+) -> list[Measured]:
+    """The rows of one shape, device, dtype and thread count, and the A/A rows beside them.
+
+    Raises:
+        PatchParityError: what a record does not hold.
+    """
+    told = [
+        entry
+        for entry in bench.benchmarks
+        if entry.extra_info.cache == "warm"
+        and entry.extra_info.role in ("implementation", "peer", "aa")
+        and entry.extra_info.operation == "tokens"
     ]
+    of_case = _holding(told, "case", case, source)
+    if device != "cpu":
+        _holding(of_case, "device", device, f"{source}, of {case},")
+    here = _holding(of_case, "dtype", dtype, f"{source}, of {case},")
+    most = max(entry.extra_info.threads_requested for entry in here)
+    here = _holding(here, "threads_requested", threads or most, f"{source}, of {case} in {dtype},")
+    host = here[0].extra_info.host
+    return [
+        entry
+        for entry in here
+        if entry.extra_info.host == host
+        and (entry.extra_info.device == device or entry.extra_info.role == "aa")
+        and entry.extra_info.precision == "ieee"
+    ]
+
+
+def _notes(bench: Bench, info: Figures, backends: tuple[str, ...], asked: set[str]) -> list[str]:
+    """What should be known of an answer: backends that share a framework, and rows that failed."""
+    about = (*info.block, info.device, info.operation, info.precision)
     notes = [
         f"{name} computes with {framework}: the answer is for all that was measured on it"
         for name in backends
         if (framework := get_backend(name).yardstick) != name
     ]
     notes += [
-        f"{outcome.implementation} failed, and is left out: {outcome.message}" for outcome in failed
+        f"{outcome.implementation} failed, and is left out: {outcome.message}"
+        for outcome in bench.failures
+        if (*outcome.block, outcome.device, outcome.operation, outcome.precision) == about
+        and outcome.role in ("implementation", "peer")
+        and (not asked or framework_of(outcome) in asked)
     ]
-    measured = f"{source}, {bench.datetime[:16].replace('T', ' ')} UTC"
-    return Recommendation(
-        case,
-        device,
-        dtype,
-        info.threads_requested,
-        measured,
-        noise_of(noise_floors(interleave), info),
-        choices,
-        None if overall is None else RunnerUp(*overall),
-        notes,
-    )
+    return notes
 
 
 def _holding(entries: list[Measured], field: str, value: Any, source: str) -> list[Measured]:

@@ -184,93 +184,70 @@ class BackendCheck:
         """Lay out what runs on the devices that are present, and give a skip with its reason for
         what cannot."""
         units: list[_Unit] = []
-        skipped = []
+        skipped: list[CheckResult] = []
         for implementation in implementations:
             for device in self.devices or present:
-                usable = [name for name in present if name in implementation.devices]
-                if device not in usable:
-                    message = (
-                        f"{implementation.name} has no device {device!r} here, only "
-                        f"{', '.join(usable)}"
-                    )
-                    if not usable:
-                        message = (
-                            f"{implementation.name} runs on "
-                            f"{', '.join(implementation.devices)} alone, which "
-                            f"{backend.name} does not see here"
-                        )
-                    skipped.append(
-                        result_row(implementation, device=device, verdict="skip", message=message)
-                    )
+                if absent := _has_no_device(backend, implementation, device, present):
+                    skipped.append(_skip(implementation, device, absent))
                     continue
-                if lacking := [
-                    dtype for dtype in self.dtypes_asked if dtype not in implementation.dtypes
-                ]:
-                    message = (
-                        f"{implementation.name} has no {', '.join(lacking)}, only "
-                        f"{', '.join(implementation.dtypes)}"
-                    )
-                    skipped.append(
-                        result_row(implementation, device=device, verdict="skip", message=message)
-                    )
-                able = [
-                    problem
-                    for problem in problems
-                    if not backend.refuses(implementation, problem.case.spec)
-                ]
-                if len(able) < len(problems):
-                    refused = next(
-                        filter(
-                            None,
-                            (
-                                backend.refuses(implementation, problem.case.spec)
-                                for problem in problems
-                            ),
-                        )
-                    )
-                    skipped.append(
-                        result_row(implementation, device=device, verdict="skip", message=refused)
-                    )
-                few = implementation.minor and not self.every_case
-                own = able[:1] if few else able
-                if len(own) < len(able):
-                    why = (
-                        "takes seconds to compile for each shape"
-                        if implementation.costly_compile
-                        else "is no formulation of its own"
-                    )
-                    message = f"{why}, so only {own[0].case.name} is checked: --every-case for all"
-                    skipped.append(
-                        result_row(implementation, device=device, verdict="skip", message=message)
-                    )
+                own, reasons = self._problems_of(backend, implementation, problems)
+                skipped += [_skip(implementation, device, reason) for reason in reasons]
                 for precision in self.precisions or get_args(Precision):
                     if self.precisions is None and precision not in ("ieee", "default"):
                         continue
                     if reason := backend.lacks(precision, device):
-                        row = result_row(
-                            implementation,
-                            device=device,
-                            precision=precision,
-                            verdict="skip",
-                            message=reason,
-                        )
-                        skipped.append(row)
+                        row = dict(device=device, precision=precision, verdict="skip")
+                        skipped.append(result_row(implementation, **row, message=reason))
                         continue
-                    units += [
-                        _Unit(implementation, device, problem, dtype, precision)
-                        for problem in own
-                        for dtype in self.dtypes
-                        if dtype in implementation.dtypes
-                        and self._tells_something_new(
-                            problem.case.name, dtype, precision, device, problem is own[0]
-                        )
-                        and (
-                            self._asked(dtype)
-                            or dtype not in implementation.slow_dtypes
-                            or problem.case.name in SMALL_CASES
-                        )
-                    ]
+                    units += self._units_of(implementation, device, precision, own)
         return units, skipped
+
+    def _problems_of(
+        self, backend: Backend, implementation: Implementation, problems: list["_Problem"]
+    ) -> tuple[list["_Problem"], list[str]]:
+        """The problems that an implementation is checked on, and why it is not on others."""
+        reasons = []
+        lacking = [dtype for dtype in self.dtypes_asked if dtype not in implementation.dtypes]
+        if lacking:
+            reasons.append(
+                f"{implementation.name} has no {', '.join(lacking)}, only "
+                f"{', '.join(implementation.dtypes)}"
+            )
+        refusals = [backend.refuses(implementation, each.case.spec) for each in problems]
+        able = [each for each, refusal in zip(problems, refusals, strict=True) if not refusal]
+        reasons += [refusal for refusal in refusals if refusal][:1]
+        own = able[:1] if implementation.minor and not self.every_case else able
+        if len(own) < len(able):
+            why = (
+                "takes seconds to compile for each shape"
+                if implementation.costly_compile
+                else "is no formulation of its own"
+            )
+            reasons.append(f"{why}, so only {own[0].case.name} is checked: --every-case for all")
+        return own, reasons
+
+    def _units_of(
+        self,
+        implementation: Implementation,
+        device: str,
+        precision: Precision,
+        problems: list["_Problem"],
+    ) -> list["_Unit"]:
+        """What is run of an implementation on a device at a precision."""
+        return [
+            _Unit(implementation, device, problem, dtype, precision)
+            for problem in problems
+            for dtype in self.dtypes
+            if dtype in implementation.dtypes
+            and self._tells_something_new(
+                problem.case.name, dtype, precision, device, problem is problems[0]
+            )
+            and (
+                self._asked(dtype)
+                or dtype not in implementation.slow_dtypes
+                or problem.case.name in SMALL_CASES
+            )
+        ]
 
     def _asked(self, dtype: str) -> bool:
         """Whether a dtype is wanted on every shape."""
@@ -297,6 +274,25 @@ class BackendCheck:
         return dtype == "float32" and (
             self.precisions is not None or device != "cpu" or self.every_case or first
         )
+
+
+def _has_no_device(
+    backend: Backend, implementation: Implementation, device: str, present: tuple[str, ...]
+) -> str:
+    """Why an implementation cannot run on a device here; empty where it can."""
+    usable = [name for name in present if name in implementation.devices]
+    if device in usable:
+        return ""
+    if usable:
+        return f"{implementation.name} has no device {device!r} here, only {', '.join(usable)}"
+    return (
+        f"{implementation.name} runs on {', '.join(implementation.devices)} alone, which "
+        f"{backend.name} does not see here"
+    )
+
+
+def _skip(implementation: Implementation, device: str, why: str) -> CheckResult:
+    return result_row(implementation, device=device, verdict="skip", message=why)
 
 
 class _Problem:

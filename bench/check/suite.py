@@ -93,19 +93,14 @@ def check_suite(
     require_choice("remainder", remainder, get_args(Remainder))
     if seeds < 1 or seed < 0:
         raise PatchParityError(f"seed={seed}, seeds={seeds}: expected at least 0 and 1")
-    selection: dict[Backend, list[Implementation]] = {}
-    for backend, implementation in list_implementations(backends, implementations):
-        beside = implementation.peer or (implementation.variant and seeds > 1)
-        if beside and not (backends or implementations or every_case):
-            continue
-        selection.setdefault(backend, []).append(implementation)
+    aside = bool(backends or implementations or every_case)
+    selection = _selected(backends, implementations, aside, seeds)
     found_picture, no_picture = find_picture(image) if seeds == 1 else (None, "")
     picture = (
         None
         if found_picture is None
         else (picture_case(*found_picture, remainder), found_picture[0])
     )
-
     results: dict[str, list[CheckResult]] = {
         broken.name: [_broken(broken)] for broken in list_broken_backends() if not backends
     }
@@ -134,19 +129,10 @@ def check_suite(
                 )
             )
     here = _runs_here(work)
-    _follow(
-        run_here(work[0]) if here else run_apart(_longest_first(work)),
-        work,
-        devices or [],
-        results,
-        progress,
-    )
+    events = run_here(work[0]) if here else run_apart(_longest_first(work))
+    _follow(events, work, devices or [], results, progress)
     if no_picture:
-        for rows in results.values():
-            checked = {
-                row.implementation: row for row in rows if row.case not in (None, "behavior")
-            }
-            rows += [_no_picture(row, no_picture) for row in checked.values()]
+        _tell_of_no_picture(results, no_picture)
     judged = apply_known_issues(
         [row for rows in results.values() for row in rows], load_known_issues(), list_backends()
     )
@@ -156,6 +142,26 @@ def check_suite(
             each.backend: process_environment(get_backend(each.backend)) for each in work
         }
     return CheckReport(judged, environment)
+
+
+def _selected(
+    backends: list[str] | None, implementations: list[str] | None, aside: bool, seeds: int
+) -> dict[Backend, list[Implementation]]:
+    """The implementations that are checked, by backend; peers, and over seeds variants, only where
+    something was named."""
+    selection: dict[Backend, list[Implementation]] = {}
+    for backend, implementation in list_implementations(backends, implementations):
+        beside = implementation.peer or (implementation.variant and seeds > 1)
+        if aside or not beside:
+            selection.setdefault(backend, []).append(implementation)
+    return selection
+
+
+def _tell_of_no_picture(results: dict[str, list[CheckResult]], why: str) -> None:
+    """A skip for each implementation that a picture would have been given to."""
+    for rows in results.values():
+        checked = {row.implementation: row for row in rows if row.case not in (None, "behavior")}
+        rows += [_no_picture(row, why) for row in checked.values()]
 
 
 def _broken(backend: BrokenBackend) -> CheckResult:
