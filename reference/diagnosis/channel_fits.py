@@ -43,23 +43,21 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     channels = p.spec.in_channels
     if channels > MOST_MIXED or p.to_sequence or p.token_steps:
         return
-    kernel = p.weights.kernel.astype(np.float64)
-    images = p.images.astype(np.float64)
-    plain = p.with_weights(bias=None)
-    columns = []
-    for of_kernel in range(channels):
-        alone = np.zeros_like(kernel)
-        alone[..., of_kernel] = kernel[..., of_kernel]
-        for of_image in range(channels):
-            shown = np.zeros_like(images)
-            shown[:, of_kernel] = images[:, of_image]
-            columns.append(_of_images(plain.with_kernel(alone), shown))
-    for of_kernel in range(channels):
-        alone = np.zeros_like(kernel)
-        alone[..., of_kernel] = kernel[..., of_kernel]
-        columns.append(_of_images(plain.with_kernel(alone), np.ones_like(images)))
-    if columns[0].shape != observed.shape:
+    spec = p.spec
+    if observed.shape != (len(p.images), spec.num_patches, spec.embed_dim):
         return
+    lit = dataclasses.replace(p, images=np.ones_like(p.images, np.float64))  # zeros around it stay
+    cut, ones = (
+        each.patches(np.float64).reshape(len(p.images) * spec.num_patches, -1, channels)
+        for each in (p, lit)
+    )
+    kernel = p.weights.kernel.astype(np.float64).reshape(spec.embed_dim, -1, channels)
+    columns = [
+        cut[:, :, of_image] @ kernel[:, :, of_kernel].T
+        for of_kernel in range(channels)
+        for of_image in range(channels)
+    ]
+    columns += [ones[:, :, each] @ kernel[:, :, each].T for each in range(channels)]
     bias = 0.0 if p.weights.bias is None else p.weights.bias.astype(np.float64)
     terms = np.stack([column.ravel() for column in columns], axis=1)
     solved = np.linalg.lstsq(terms, (observed - bias).ravel(), rcond=None)[0]
@@ -69,10 +67,6 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     if name == UNCHANGED:
         return
     yield Fit(name, told, mend, left, float(np.abs(mix).max()))
-
-
-def _of_images(p: Pipeline, images: Array) -> Array:
-    return dataclasses.replace(p, images=np.ascontiguousarray(images)).run(np.float64)
 
 
 def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:

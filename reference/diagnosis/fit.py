@@ -61,11 +61,21 @@ MOST_ROWS = 2048
 """Rows that are matched with one another; the table of distances has their square."""
 
 
+UNRELATED = 0.8
+"""Squared distance of a row to the nearest of others, as a share of its own square, from which on
+they have nothing to do with it: of independent rows it is above 1, of a rectified one a half."""
+
+
 def matching(right: Array, found: Array) -> Array | None:
     """For each row of `found` `(rows, width)` the row of `right` that is nearest; None where that
     is no permutation."""
     if not 1 < len(right) <= MOST_ROWS:
         return None
-    distances = (found * found).sum(1)[:, None] + (right * right).sum(1)[None] - 2 * found @ right.T
+    sizes = (right * right).sum(1)
+    few = found[:: max(1, len(found) // 4)]
+    nearest = ((few * few).sum(1)[:, None] + sizes[None] - 2 * few @ right.T).min(axis=1)
+    if (nearest > UNRELATED * (few * few).sum(1)).any():
+        return None
+    distances = (found * found).sum(1)[:, None] + sizes[None] - 2 * found @ right.T
     order = np.asarray(distances.argmin(axis=1))
     return order if len(set(order.tolist())) == len(order) else None

@@ -61,6 +61,10 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 """What stands behind many layers, of tokens `(B, N, D)`, by name."""
 
+OVER_WIDTH = ("a softmax over the width", "a layer norm", "an RMS norm", "an L2 norm")
+OVER_TOKENS = ("a softmax over the tokens", "an instance norm", "a batch norm")
+"""Beginnings of the names of functions that take a whole token, or a whole channel."""
+
 SLOW = {"a GELU": "a GELU (its tanh form)"}
 """Functions that take their time, and the one that they are within a hundredth of."""
 
