@@ -1,5 +1,6 @@
 """patchparity inspect, verify and embed."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from .checkpoint_options import (
     StrideOption,
     sizes_of_options,
 )
-from .exit import FAILED, FINE
+from .exit import FAILED, FINE, err
 from .options import JsonOption
 
 
@@ -273,6 +274,10 @@ def embed_command(
     asked: dict[str, Any] = dict(
         from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ()
     )
-    tokens = embed(checkpoint, read_images(images), to=to, **asked)
+    with warnings.catch_warnings(record=True) as assumptions:
+        warnings.simplefilter("always", UserWarning)
+        tokens = embed(checkpoint, read_images(images), to=to, **asked)
+    for assumption in assumptions:
+        err.print(f"[yellow]assumed[/] {escape(str(assumption.message))}", soft_wrap=True)
     write_array(target, tokens)
     out.print(f"{escape(str(target))}: {to} {tokens.shape}, float64", soft_wrap=True)

@@ -21,7 +21,7 @@ from ..record.comparisons import (
 )
 from ..record.noise import noise_floors, noise_of
 from ..record.schema import Bench, Figures, Measured
-from ..record.words import place_text
+from ..record.words import disturbed_blocks, place_text
 from ..timing.benchmark import benchmark, load_bench
 from ..timing.options import BenchOptions
 from .recommendation import Choice, Recommendation, Rival, RunnerUp
@@ -204,6 +204,11 @@ def _notes(bench: Bench, info: Figures, backends: tuple[str, ...], asked: set[st
         if (*outcome.block, outcome.device, outcome.operation, outcome.precision) == about
         and outcome.role in ("implementation", "peer")
         and (not asked or framework_of(outcome) in asked)
+    ]
+    notes += [
+        f"it was disturbed: {disturbance}; measure it again before it is believed"
+        for block, disturbance in disturbed_blocks(bench.benchmarks).items()
+        if block == info.block
     ]
     return notes
 

@@ -53,7 +53,7 @@ def against_arguments(
         return []
     if config.architecture.startswith(KERAS_HUB):
         return _of_keras_hub(checkpoint, names, sizes, config)
-    found = _of_positions(checkpoint, names, config)
+    found = _of_positions(checkpoint, dialect, names, config)
     if config.architecture or config.model_type in dialect.model_types:
         found += _of_width(checkpoint, dialect, names, sizes, config)
     if config.architecture:
@@ -74,10 +74,18 @@ def patch_of_stages(dialect: Dialect, config: Sizes) -> tuple[int, ...]:
     return numbers_at(config.table, [f"patch_sizes.{stage_of(dialect)}"], 2)
 
 
-def _of_positions(checkpoint: Checkpoint, names: Mapping[str, str], config: Sizes) -> list[str]:
-    """Positions that are switched off and in the file: its library leaves them out."""
+def _of_positions(
+    checkpoint: Checkpoint, dialect: Dialect, names: Mapping[str, str], config: Sizes
+) -> list[str]:
+    """Positions that are switched off and in the file, or on and not there."""
     if "positions" not in names:
-        return []
+        on = [key for key in POSITIONS if config.table.get(key) is True]
+        missing = on if "positions" in dialect.entries else []
+        return [
+            f"{checkpoint.config_name} says that {key} is true, and the file holds no "
+            f"{dialect.entries['positions'].name}"
+            for key in missing
+        ]
     off = [key for key in POSITIONS if config.table.get(key) is False]
     off += ["pos_embed"] if config.table.get("pos_embed") == "none" else []
     table = f"{names['positions']} {checkpoint.tensors[names['positions']].shape}"

@@ -14,7 +14,7 @@ from ..files.checkpoint import Checkpoint
 from .arguments import against_arguments, patch_of_stages
 from .dialect import REQUIRED, Dialect
 from .grids import channels_of
-from .sizes import KERAS_HUB, Sizes, numbers_at, read_config
+from .sizes import KERAS_HUB, MOST_COLORS, Sizes, numbers_at, read_config
 
 
 def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
@@ -99,6 +99,13 @@ def conflicts_of(
 ) -> list[str]:
     """Evidence against a reading, in sentences that name both sides; of sizes that a user said
     `require_asked` tells."""
+    shape = checkpoint.tensors[names["kernel"]].shape
+    if dialect.mlx and not alone and _is_of_torch(shape):
+        told = (
+            f"{names['kernel']} {shape} is laid out as torch has it, its channels in front, and "
+            f"{dialect.id} as MLX has it (--from {dialect.id} says that it is)"
+        )
+        return [told]
     # of no library that writes a config.json: one beside it is another file's
     if checkpoint.format == "npz":
         return []
@@ -191,6 +198,12 @@ def conflicts_of(
             f"{file} tells that there is no class token, and the file holds {names['class_token']}"
         )
     return found
+
+
+def _is_of_torch(shape: tuple[int, ...]) -> bool:
+    """Whether a kernel of four axes looks like torch's, square patches of few channels, and not
+    like MLX's: patches of so few rows, of as many channels as they have columns."""
+    return len(shape) == 4 and shape[2] == shape[3] != shape[1] <= MOST_COLORS
 
 
 def _sum_of(table: Mapping[str, Any], keys: str) -> int | None:

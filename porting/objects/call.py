@@ -79,6 +79,7 @@ class LiveEmbedding:
         kernel_layout: the einops pattern in which the object keeps its kernel; empty where the
             weights were given.
         notes: what was found out by probe or chosen, in sentences.
+        placed: parameters whose place its output showed, by name.
         first_call: images, and what the object gave of them when it was called for the first time.
     """
 
@@ -91,6 +92,7 @@ class LiveEmbedding:
     call: LiveCall
     notes: tuple[str, ...] = ()
     kernel_layout: str = ""
+    placed: tuple[str, ...] = ()
     first_call: tuple[NDArray[Any], NDArray[Any]] | None = None
 
     @property

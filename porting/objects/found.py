@@ -236,7 +236,7 @@ def _kernel_of(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str | None
 def _may_be_added(value: NDArray[Any], width: int) -> bool:
     """Whether a parameter may be what is added to tokens: a vector of the width, a table, or a map
     of the grid."""
-    return value.size > 0 and (
+    return value.size > 1 and (
         value.shape[-1] == width or (value.ndim == 4 and value.shape[:2] == (1, width))
     )
 
@@ -354,13 +354,21 @@ def given_weights(
     arrays = {
         key: np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
         for key, value in weights.items()
+        if value is not None
     }
+    if strange := [key for key in arrays if key not in ("kernel", "bias")]:
+        raise PatchParityError(
+            f"the weights given for {name} hold {', '.join(strange)}: expected 'kernel' and maybe "
+            "'bias' (PatchEmbedWeights has tokens and positions too)"
+        )
     if "kernel" not in arrays:
         raise PatchParityError(
             f"the weights given for {name} hold {', '.join(sorted(arrays)) or 'nothing'}: expected "
             "'kernel'"
         )
     order, kernel = kernel_layout or "oihw", arrays["kernel"]
+    if not kernel.size:
+        raise PatchParityError(f"the kernel given for {name} has shape {kernel.shape}: no values")
     embed_dim, sides = kernel_sizes(kernel, KERNEL_LAYOUTS[order], patch_size)
     patch_sides = (sides, sides) if isinstance(sides, int) else tuple(sides)
     channels = kernel.size // (embed_dim * math.prod(patch_sides))

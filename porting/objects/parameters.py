@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
+from ..files.checkpoint import first_line
 
 ROLES = {
     "class_token": r"(cls|class)_?(token|embedding|tok)?$",
@@ -44,7 +45,13 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
                     f"parameter {name} has no values yet: call the module once, or load its "
                     "weights, before it is checked"
                 )
-            yield name, as_array(parameter), modules.get(name.rpartition(".")[0])
+            try:
+                values = as_array(parameter)
+            except (TypeError, RuntimeError) as error:
+                raise PatchParityError(
+                    f"parameter {name} of {parameter.dtype} cannot be read: {first_line(error)}"
+                ) from None
+            yield name, values, modules.get(name.rpartition(".")[0])
         for name, buffer in subject.named_buffers():
             if not any(name.startswith(f"{weight}_") for weight in hooked):
                 yield name, as_array(buffer), None

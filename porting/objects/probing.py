@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,14 @@ UNLIKE = 2.0**-5
 """Distance of an object's output from that of its weights, relative to the latter's norm, beyond
 which it computes something else: eight times what inputs rounded to bfloat16 (2⁻⁸) can do, while a
 mask, an activation or a norm that was overlooked changes a tenth and more."""
+
+SAME_SUM = 2.0**-18
+"""Relative distance of what an object gives of black images from its bias, tokens and positions:
+sixty-four times float32's own rounding of a sum."""
+
+MOST_SPARE = 3
+"""Rows in front of the patches' own that a table has for prefix tokens or for none (OPT's two): a
+longer one is cut behind."""
 
 SAME_TABLE = 2.0**-12
 """The same of a table that is computed, in float32: an angle of a few hundred, rounded, moves its
@@ -149,34 +158,73 @@ def with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> 
         PatchParityError: parameters that are nowhere in what it gives.
     """
     placed = _with_found_parts(live, subject, found)
-    if found.refusal and not _explains(placed):
+    if found.refusal and not (set(found.unplaced) <= set(placed.placed) and explains(placed)):
         raise PatchParityError(found.refusal)
     return placed
 
 
 def _with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> LiveEmbedding:
-    images = _random(live)
-    try:
-        observed = live.call(np.array(images)).astype(np.float64)
-    except PatchParityError:
+    seen = _seen(live)
+    if seen is None:
         return live
-    if not np.isfinite(observed).all() or _apart(observed, _expected(live, images)) < UNLIKE:
-        return _with_forgotten_tables(live, subject) if observed.ndim == 3 else live
+    if _is_explained(live, seen):
+        return _with_forgotten_tables(live, subject) if seen.observed.ndim == 3 else live
     for candidate in (live, *_with_vectors(live, found)):
-        expected = _expected(candidate, images)
-        if _apart(observed, expected) < UNLIKE:
+        if _is_explained(candidate, seen):
             return candidate
         if candidate.weights.num_prefix_tokens:
             layout = dataclasses.replace(candidate.weights.layout, prefix_side="last")
             weights = dataclasses.replace(candidate.weights, layout=layout)
             turned = dataclasses.replace(candidate, weights=weights)
-            if _apart(observed, _expected(turned, images)) < UNLIKE:
+            if _is_explained(turned, seen):
                 note = "its prefix tokens stand behind the patches: found by probe"
                 return dataclasses.replace(turned, notes=(*candidate.notes, note))
-        with_positions = _with_positions(candidate, subject, found, observed, expected)
+        with_positions = _with_positions(candidate, subject, found, seen)
         if with_positions is not candidate:
             return with_positions
     return live
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What an object gives of random images, and of black ones, which show what it adds."""
+
+    images: NDArray[Any]
+    observed: NDArray[np.float64]
+    black: NDArray[np.float64]
+
+
+def _seen(live: LiveEmbedding) -> _Seen | None:
+    """The same; None of one that fails, or gives what is not finite."""
+    images = _random(live)
+    try:
+        observed = live.call(np.array(images)).astype(np.float64)
+        black = live.call(np.zeros_like(images)).astype(np.float64)
+    except PatchParityError:
+        return None
+    if not (np.isfinite(observed).all() and np.isfinite(black).all()):
+        return None
+    return _Seen(images, observed, black)
+
+
+def explains(live: LiveEmbedding) -> bool:
+    """Whether what an object gives is what its weights do: of random images roughly, of black ones,
+    which show what is added, closely."""
+    seen = _seen(live)
+    return seen is not None and _is_explained(live, seen)
+
+
+def _is_explained(live: LiveEmbedding, seen: _Seen) -> bool:
+    if not _apart(seen.observed, _expected(live, seen.images)) < UNLIKE:
+        return False
+    expected = _expected(live, np.zeros_like(seen.images))
+    size = max(float(np.linalg.norm(expected)), float(np.linalg.norm(seen.black)))
+    return float(np.linalg.norm(seen.black - expected)) <= _closely(live) * size
+
+
+def _closely(live: LiveEmbedding) -> float:
+    """Relative distance up to which what is added is the same, in the dtype of an object."""
+    return SAME_SUM if live.dtype in ("float32", "float64") else SAME
 
 
 def _random(live: LiveEmbedding) -> NDArray[Any]:
@@ -184,29 +232,19 @@ def _random(live: LiveEmbedding) -> NDArray[Any]:
     return generator.standard_normal(live.spec.images_shape(2)).astype(live.dtype)
 
 
-def _explains(live: LiveEmbedding) -> bool:
-    images = _random(live)
-    try:
-        observed = live.call(np.array(images)).astype(np.float64)
-    except PatchParityError:
-        return False
-    return _apart(observed, _expected(live, images)) < UNLIKE
-
-
 def _with_vectors(live: LiveEmbedding, found: FoundWeights) -> Iterator[LiveEmbedding]:
     """The same object with a vector, of a name that says nothing, as its bias or class token."""
     for name, value in found.unplaced.items():
-        vector = value.reshape(-1)
-        if vector.size != live.spec.embed_dim:
-            continue
-        for role in ("bias", "class_token"):
-            if getattr(live.weights, role) is not None:
-                continue
+        vector, role = value.reshape(-1), "bias" if value.ndim == 1 else "class_token"
+        if vector.size == live.spec.embed_dim and getattr(live.weights, role) is None:
             weights = dataclasses.replace(live.weights, **{role: vector})  # type: ignore[arg-type]
             note = f"{name} {value.shape} is its {role.replace('_', ' ')}: found by probe"
-            to_sequence = live.to_sequence or role == "class_token"
             yield dataclasses.replace(
-                live, weights=weights, to_sequence=to_sequence, notes=(*live.notes, note)
+                live,
+                weights=weights,
+                to_sequence=live.to_sequence or role == "class_token",
+                notes=(*live.notes, note),
+                placed=(*live.placed, name),
             )
 
 
@@ -245,19 +283,17 @@ def _near(one: NDArray[Any], other: NDArray[Any], tolerance: float) -> bool:
 
 
 def _with_positions(
-    live: LiveEmbedding,
-    subject: Any,
-    found: FoundWeights,
-    observed: NDArray[Any],
-    expected: NDArray[Any],
+    live: LiveEmbedding, subject: Any, found: FoundWeights, seen: _Seen
 ) -> LiveEmbedding:
     """Positions that are the same for every image, and lie in a tensor of the object that is no
-    parameter, or are a table that libraries compute."""
-    if live.weights.positions is not None or observed.shape != expected.shape:
+    parameter, or in one of a name that says nothing, or are a table that libraries compute."""
+    expected = _expected(live, seen.images)
+    if live.weights.positions is not None or seen.observed.shape != expected.shape:
         return live
-    residual = observed - expected
-    table = residual.mean(axis=0)
-    if not float(np.linalg.norm(residual - table)) <= SAME * float(np.linalg.norm(observed)):
+    added = seen.black - _expected(live, np.zeros_like(seen.images))
+    table = added[0]
+    alike = float(np.abs(added - table).max()) <= SAME * float(np.abs(table).max())
+    if not alike or not _apart(seen.observed, expected + table) < UNLIKE:
         return live
     spec, first = live.spec, live.weights.num_tokens_ahead
     patches = slice(first, first + spec.num_patches)
@@ -266,30 +302,38 @@ def _with_positions(
     alone = prefix.size > 0 and float(np.abs(prefix).max()) <= SAME * float(np.abs(table).max())
     wanted = table[patches] if alone else table
 
-    def placed(positions: NDArray[Any], note: str) -> LiveEmbedding:
+    def placed(positions: NDArray[Any], note: str, name: str = "") -> LiveEmbedding:
         layout = dataclasses.replace(
             live.weights.layout, positioned=() if alone else live.weights.layout.prefix
         )
         held = positions.astype(live.weights.kernel.dtype)
         weights = dataclasses.replace(live.weights, positions=held, layout=layout)
         notes = (*live.notes, f"{note}: found by probe")
-        return dataclasses.replace(live, weights=weights, to_sequence=True, notes=notes)
+        return dataclasses.replace(
+            live,
+            weights=weights,
+            to_sequence=True,
+            notes=notes,
+            placed=(*live.placed, name) if name in found.unplaced else live.placed,
+        )
 
     parameters = ((name, value.astype(np.float64)) for name, value in found.unplaced.items())
     for name, array in itertools.chain(parameters, _tensors(subject)):
         for held in _as_rows(array, spec.embed_dim):
-            # Of a table with rows for the prefix tokens too those of the patches: others are wrong.
-            start = first if alone and len(held) == len(wanted) + len(prefix) else 0
+            # Of a table with rows for prefix tokens too, or a few spare ones, those behind them:
+            # others are wrong. Of a longer one the first.
+            spare = len(held) - len(wanted)
+            start = spare if 0 < spare <= MOST_SPARE else 0
             rows = held[start : start + len(wanted)]
             if _near(rows, wanted, SAME):
                 part = "" if len(rows) == len(held) else f"{len(rows)} rows of "
                 kind = "" if name in found.unplaced else ", which is no parameter,"
-                return placed(rows, f"it adds {part}{name} {array.shape}{kind} as positions")
+                told = f"it adds {part}{name} {array.shape}{kind} as positions"
+                return placed(rows, told, name)
     for name, computed in _computed_tables(spec, len(wanted)):
         if _near(wanted, computed, SAME_TABLE if live.dtype in ("float32", "float64") else SAME):
             # Its own sines, to the last bit: what it gives for black images, less its bias.
-            exact = _of_black_images(live)[patches if alone else slice(None)]
-            return placed(exact, f"it adds positions that it computes, {name}")
+            return placed(wanted, f"it adds positions that it computes, {name}")
     return live
 
 
@@ -301,12 +345,6 @@ def _as_rows(array: NDArray[Any], width: int) -> list[NDArray[Any]]:
     if array.ndim >= 3 and array.shape[-3] == width:
         found.append(np.moveaxis(array, -3, -1).reshape(-1, width))
     return found
-
-
-def _of_black_images(live: LiveEmbedding) -> NDArray[np.float64]:
-    black = np.zeros(live.spec.images_shape(2), live.dtype)
-    found: NDArray[np.float64] = live.call(black).astype(np.float64) - _expected(live, black)
-    return found[0]
 
 
 def _computed_tables(spec: PatchEmbedSpec, count: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
@@ -341,10 +379,10 @@ def _tensors(subject: Any) -> Iterator[tuple[str, NDArray[Any]]]:
     for prefix, part in parts:
         held = {**getattr(part, "_buffers", {}), **getattr(part, "__dict__", {})}
         for name, value in held.items():
-            if hasattr(value, "detach"):
-                value = value.detach().cpu().float().numpy()
-            elif hasattr(value, "shape") and hasattr(value, "__array__"):
-                with contextlib.suppress(Exception):  # a symbol, or what is not there any more
+            with contextlib.suppress(Exception):  # a symbol, sparse, of no values or quantized
+                if hasattr(value, "detach") and not value.is_complex():
+                    value = value.detach().cpu().float().numpy()
+                elif hasattr(value, "shape") and hasattr(value, "__array__"):
                     value = np.asarray(value)
             if isinstance(value, np.ndarray) and value.dtype.kind in "fV":
                 yield f"{prefix}.{name}".lstrip("."), value.astype(np.float64)

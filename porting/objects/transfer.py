@@ -28,7 +28,7 @@ from ..files.tree import TreeCheckpoint
 from .call import LiveCall, LiveEmbedding
 from .found import SeveralKernelsError
 from .parameters import count_positions, parameters_of
-from .probing import UNLIKE
+from .probing import UNLIKE, explains
 from .read import read_live
 
 
@@ -106,6 +106,11 @@ def _require_own_output(live: LiveEmbedding) -> None:
     apart = min(float(np.linalg.norm(each - expected)) for each in shapes) / float(
         np.linalg.norm(expected) + 1e-300
     )
+    if apart < UNLIKE and not explains(live) and observed.ndim == 3:
+        raise PatchParityError(
+            f"{live.name} adds something else than its weights do: its output of black images is "
+            f"not their bias, tokens and positions: {advice}"
+        )
     if not apart < UNLIKE:
         raise PatchParityError(
             f"{live.name} gives something else than its weights do ({apart:.0%} of it is "

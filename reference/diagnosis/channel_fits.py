@@ -41,7 +41,10 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """Each channel of the image replaced by an affine mix of all: other means and deviations, other
     scales, other orders."""
     channels = p.spec.in_channels
-    if channels > MOST_MIXED or p.to_sequence or p.token_steps:
+    if channels > MOST_MIXED or p.token_steps:
+        return
+    if p.to_sequence:
+        yield from _mixed_of_patches(p, correct, observed)
         return
     spec = p.spec
     if observed.shape != (len(p.images), spec.num_patches, spec.embed_dim):
@@ -67,6 +70,24 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     if name == UNCHANGED:
         return
     yield Fit(name, told, mend, left, float(np.abs(mix).max()))
+
+
+def _mixed_of_patches(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    """The same of a sequence: of its patches, less what is added to them, where its prefix tokens
+    are right."""
+    weights = p.weights
+    norms = (weights.patch_norm, weights.token_norm, weights.sequence_norm)
+    ordered = weights.layout.token_order == "raster" and observed.shape == correct.shape
+    if not ordered or any(norm is not None for norm in norms):
+        return
+    patches = slice(weights.num_tokens_ahead, weights.num_tokens_ahead + p.spec.num_patches)
+    prefix = np.delete(observed - correct, patches, axis=1)
+    if rms(prefix) > CLOSE * rms(correct):
+        return
+    plain = dataclasses.replace(p, to_sequence=False)
+    tokens = plain.run(np.float64)
+    added = correct[:, patches] - tokens
+    yield from mixed_fits(plain, tokens, observed[:, patches] - added)
 
 
 def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:

@@ -111,6 +111,8 @@ def diagnose(
     if is_cut(search):
         return _explained([cut_off(tokens.dtype)], evidence)
     if search.explains(search.pipeline, search.correct):
+        if causes := search.other_epsilon():
+            return _explained(causes, evidence)
         words = "the output is correct"
         if extended and not to_sequence:
             words += ": the tokens, to which prefix tokens and positions are not added"
@@ -172,6 +174,13 @@ def _explained(causes: list[Cause], evidence: dict[str, Any]) -> Diagnosis:
     )
 
 
+def _some(places: list[int]) -> str:
+    """The first of some numbers, and how many there are."""
+    if len(places) <= 8:
+        return str(places)
+    return f"[{', '.join(map(str, places[:8]))}, …] ({len(places)} of them)"
+
+
 def _unknown(evidence: dict[str, Any]) -> str:
     if evidence["shape"] != evidence["expected_shape"]:
         return (
@@ -182,7 +191,7 @@ def _unknown(evidence: dict[str, Any]) -> str:
     if not evidence["finite"]:
         return "no known mistake explains it; the output holds NaN or infinite values"
     places = [
-        f"{name} {evidence[f'wrong_{name}'][:8]}"
+        f"{name} {_some(evidence[f'wrong_{name}'])}"
         for name in ("images", "tokens", "channels")
         if evidence[f"wrong_{name}"] != "all"
     ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..error import is_cut_off
+from ..error import ONE_ROUNDING_FRACTION, correctly_rounded_fraction, is_cut_off
 from ..mistakes import CATALOGUE, Mistake
 from ..pipeline import Array, Pipeline
 from .fit import Cause, cause_of
@@ -102,6 +102,8 @@ def is_cut(search: "Search") -> bool:
     bias = search.pipeline.weights.bias
     if is_cut_off(observed, search.correct):
         return True
+    if correctly_rounded_fraction(observed, search.correct) >= ONE_ROUNDING_FRACTION:
+        return False  # beside a bias that is much larger a product's own rounding is not seen
     return bias is not None and is_cut_off(
         observed, search.correct - bias.astype(np.float64), bias.astype(np.float64)
     )

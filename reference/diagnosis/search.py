@@ -17,6 +17,7 @@ from .fit import Cause, cause_of, rms
 from .fits import fits
 from .forms import other_images
 from .two_mistakes import two_mistakes
+from .value_fits import norm_fits
 
 NEAR = 0.05
 """Relative rms distance from which a candidate is looked at closely. bfloat16 inputs move an output
@@ -179,6 +180,16 @@ class Search:
         with np.errstate(over="ignore"):
             shorter = Search(self.pipeline, self.observed.astype(np.float32))
         return shorter.finite and shorter.explains(self.pipeline, self.correct)
+
+    def other_epsilon(self) -> list[Cause]:
+        """An ε of the norms that leaves much less than the weights' own, which bounds allow."""
+        if not has_norms(self.pipeline) or not self.finite:
+            return []
+        left = rms(self.observed - self.correct)
+        fits_of_norms = norm_fits(self.pipeline, self.correct, self.observed)
+        nearer = [fit for fit in fits_of_norms if fit.id == "norm-epsilon" and fit.left < left / 4]
+        best = sorted(nearer, key=lambda fit: fit.left)[:1]
+        return [cause_of((fit.id, fit.explanation, fit.mend)) for fit in best]
 
     def pairs(self) -> list[Cause]:
         """All pairs of mistakes that explain the output, in the order in which they act; both

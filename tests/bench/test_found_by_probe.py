@@ -310,3 +310,86 @@ def test_sixteen_bit_weights_may_give_a_wide_result():
     report = check(whole)
     assert right(report) == []
     assert "it gives float32 of weights in bfloat16" in report.notes[0]
+
+
+FORGOTTEN = {
+    "a bias": (WIDTH,),
+    "a table": (1, 60, WIDTH),
+    "a map of the grid": (1, WIDTH, *GRID),
+    "a token": (1, 1, WIDTH),
+    "tokens": (1, 4, WIDTH),
+    "a number": (),
+}
+
+
+@pytest.mark.parametrize("what", FORGOTTEN)
+def test_parameters_that_are_in_nothing_that_it_gives_are_no_pass(what):
+    torch = pytest.importorskip("torch")
+    whole = module(tokens, something=torch.nn.Parameter(torch.randn(FORGOTTEN[what])))
+    with pytest.raises(
+        PatchParityError, match=r"holds .*something .* beside its kernel|one kernel"
+    ):
+        check(whole, image_size=(24, 40))
+
+
+@pytest.mark.parametrize("spare", [1, 2, 3])
+@pytest.mark.parametrize("kept", ["parameter", "embedding", "buffer"])
+def test_of_a_table_with_spare_rows_those_behind_are_the_patches(spare, kept):
+    torch = pytest.importorskip("torch")
+    table = torch.randn(60 + spare, WIDTH)
+
+    def whole(start):
+        def forward(self, x):
+            held = self.places.weight if kept == "embedding" else self.places
+            return tokens(self, x) + held[start : start + 60]
+
+        made = module(forward)
+        if kept == "embedding":
+            made.places = torch.nn.Embedding(60 + spare, WIDTH)
+        elif kept == "parameter":
+            made.places = torch.nn.Parameter(table)
+        else:
+            made.register_buffer("places", table)
+        return made
+
+    assert right(check(whole(spare), image_size=(24, 40))) == []
+    try:
+        wrong = not check(whole(0), image_size=(24, 40)).ok
+    except PatchParityError:
+        wrong = True
+    assert wrong
+
+
+@pytest.mark.parametrize("size", [0.1, 0.02, 1e-3])
+@pytest.mark.parametrize("kept", ["pos_emb", "buffer"])
+def test_small_positions_are_found_too(size, kept):
+    torch = pytest.importorskip("torch")
+    table = size * torch.randn(1, 60, WIDTH)
+    whole = module(lambda self, x: tokens(self, x) + self.pos_emb)
+    if kept == "buffer":
+        whole.register_buffer("pos_emb", table)
+    else:
+        whole.pos_emb = torch.nn.Parameter(table)
+    report = check(whole, image_size=(24, 40))
+    assert right(report) == []
+    assert not any("added to nothing" in note for note in report.notes)
+    weights, _ = from_module(whole, image_size=(24, 40))
+    np.testing.assert_array_equal(weights.positions, table[0].detach().numpy())
+
+
+def test_small_positions_that_nothing_shows_are_not_left_out_in_silence():
+    torch = pytest.importorskip("torch")
+    table = [0.01 * torch.randn(1, 60, WIDTH)]
+    whole = module(lambda self, x: tokens(self, x) + table[0])
+    with pytest.raises(PatchParityError, match="adds something else than its weights do"):
+        from_module(whole, image_size=(24, 40))
+    assert not check(whole, image_size=(24, 40)).ok
+
+
+def test_tensors_that_are_no_numbers_are_passed_over():
+    torch = pytest.importorskip("torch")
+    whole = module(tokens)
+    whole.sparse = torch.eye(WIDTH).to_sparse()
+    whole.empty = torch.empty(1, 60, WIDTH, device="meta")
+    whole.complex = torch.ones(1, 60, WIDTH) * 1j
+    assert right(check(whole, image_size=(24, 40))) == []

@@ -589,3 +589,19 @@ def test_weights_of_our_own_format_are_called_so(tmp_path):
     save_weights(tmp_path / "w.safetensors", initialize_weights(spec, seed=0), spec)
     with pytest.raises(PatchParityError, match="holds weights as patchparity keeps them"):
         embed(tmp_path / "w.safetensors", rows(1, 3, 16, 24))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_npz_of_torch_s_layout_is_not_taken_for_mlx(channels, tmp_path):
+    tensors = {
+        "patch_embed.proj.weight": rows(64, channels, 16, 16),
+        "patch_embed.proj.bias": rows(64),
+        "cls_token": rows(1, 1, 64),
+        "pos_embed": rows(1, 197, 64),
+    }
+    np.savez(tmp_path / "a.npz", **tensors)
+    found = inspect_checkpoint(tmp_path / "a.npz")
+    assert "is laid out as torch has it, its channels in front" in found["refused"]
+    mlx = {**tensors, "patch_embed.proj.weight": rows(64, 16, 16, channels)}
+    np.savez(tmp_path / "b.npz", **mlx)
+    assert inspect_checkpoint(tmp_path / "b.npz")["dialect"] == "timm-vit-mlx"

@@ -322,3 +322,52 @@ def test_the_one_input_that_was_rounded_is_named(which):
     tokens = tokens_of(images, PatchEmbedWeights(kernel, WEIGHTS.bias))
     found = diagnose(IMAGES - np.float32(0.5), WEIGHTS, tokens, SPEC)
     assert found.mistakes == ("precision-tf32",), found.explanation
+
+
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+def test_a_product_that_is_small_beside_its_bias_is_not_called_cut(narrow):
+    torch = pytest.importorskip("torch")
+    kind = getattr(torch, narrow)
+    generator = torch.Generator().manual_seed(1)
+    spec = PatchEmbedSpec((16, 16), 4, 3, 32)
+    images = (0.01 * torch.randn(2, 3, 16, 16, generator=generator)).to(kind)
+    kernel = (torch.randn(32, 3, 4, 4, generator=generator) / 7).to(kind)
+    bias = torch.randn(32, generator=generator).to(kind)
+    tokens = torch.nn.functional.conv2d(images.float(), kernel.float(), bias.float(), 4).to(kind)
+    numpy_kind = np.float16 if narrow == "float16" else ml_dtypes.bfloat16
+
+    def array(tensor):
+        return tensor.float().numpy().astype(numpy_kind)
+
+    weights = PatchEmbedWeights(array(kernel.permute(0, 2, 3, 1)), array(bias))
+    observed = array(tokens.flatten(2).transpose(1, 2))
+    assert diagnose(array(images), weights, observed, spec).correct
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(1 / 255, "divided by 255 once too often"), (0.5, "0.5 times"), (2.0, "doubled")],
+)
+def test_pixels_that_are_scaled_before_a_sequence_are_named(factor, words):
+    generator = np.random.default_rng(6)
+    spec = PatchEmbedSpec((24, 40), 8, 3, 32)
+    images = generator.standard_normal(spec.images_shape(2)).astype(np.float32)
+    kernel, bias, token, positions = (
+        generator.standard_normal(shape).astype(np.float32)
+        for shape in (spec.kernel_shape, 32, 32, (16, 32))
+    )
+    weights = PatchEmbedWeights(kernel / 14, bias, class_token=token, positions=positions)
+    tokens = embed_sequence((images * factor).astype(np.float32), weights, spec, np.float32)
+    found = diagnose(images, weights, tokens, spec)
+    assert words in found.explanation
+    assert len(found.mistakes) == 1
+
+
+def test_an_epsilon_that_bounds_allow_is_named():
+    images, weights, spec = of_norms(token_norm=True)
+    layout = dataclasses.replace(weights.layout, norm_epsilon=1e-5)
+    other = dataclasses.replace(weights, layout=layout)
+    tokens = embed_sequence(images, other, spec, np.float32)
+    assert diagnose(images, weights, tokens, spec).mistakes == ("norm-epsilon",)
+    right = embed_sequence(images, weights, spec, np.float32)
+    assert diagnose(images, weights, right, spec).correct
