@@ -99,18 +99,26 @@ FOREIGN_STARTS = {
     "save its tensors as safetensors",
     b"\x93NUMPY": "one NumPy array, or a dictionary that was pickled, and no checkpoint: save the "
     "arrays by name with numpy.savez",
+    b"version https://": "a pointer of git-lfs, and not the file itself: git lfs pull fetches that",
 }
 """Files of kinds that are known and not read, by how they begin; and what to do."""
 
 
 def _foreign(source: Path, start: bytes) -> str:
     """What a file is that is no checkpoint, in words; empty where that is not known."""
+    if not start:
+        return "empty: no download, or no writing, that came to its end"
     for begin, told in FOREIGN_STARTS.items():
         if start.startswith(begin):
             return told
     if source.suffix == ".onnx":
         return (
             "a graph of ONNX, which is not read: its weights are onnx.load(FILE).graph.initializer"
+        )
+    if source.suffix == ".index" and source.with_suffix(".data-00000-of-00001").exists():
+        return (
+            "the index of a checkpoint of TensorFlow, which is not read: its values are "
+            "tf.train.load_checkpoint(PREFIX).get_tensor(NAME)"
         )
     if source.suffix == ".distcp":
         return "a part of a checkpoint of torch.distributed: name its folder"

@@ -325,3 +325,18 @@ def test_a_pickle_that_claims_more_than_its_file_takes_no_memory(tmp_path):
     told, grown = found.stdout.strip().splitlines()
     assert "damaged or hostile" in told
     assert int(grown) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1", "a pointer of git-lfs"),
+        ("a.safetensors", b"", "is empty"),
+        ("a.index", b"\x00\x00\x08", "the index of a checkpoint of TensorFlow"),
+    ],
+)
+def test_files_that_are_no_checkpoint_yet_are_called_what_they_are(name, content, told, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "a.data-00000-of-00001").write_bytes(b"")
+    with pytest.raises(PatchParityError, match=told):
+        inspect_checkpoint(tmp_path / name)
