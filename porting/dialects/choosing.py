@@ -35,7 +35,6 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
             "and check and diagnose take them as --weights"
         )
     if not candidates:
-        require_no_parts(checkpoint)
         kernels = [
             f"{name} {info.shape}"
             for name, info in checkpoint.tensors.items()
@@ -56,13 +55,6 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
             f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. "
             f"{remedy(checkpoint, rivals)} would"
         )
-    if candidates[0].dialect.plain and (
-        place := re.search(r"-\d{5}-of-(\d{5})\.\w+$", checkpoint.path.name)
-    ):
-        raise PatchParityError(
-            f"{checkpoint.path} is one of {int(place[1])} shards, and what else belongs to the "
-            "stage may be in another: give the folder, or the index"
-        )
     if candidates[0].asks:
         raise PatchParityError(
             f"{checkpoint.path} is read as {candidates[0].label}, but "
@@ -79,15 +71,56 @@ PARTS = re.compile(
 pruning."""
 
 
-def require_no_parts(checkpoint: Checkpoint) -> None:
-    """Raise PatchParityError where a layer's weight is in the file in parts alone."""
+SHARD = re.compile(r".*(-\d{5}-of-(?!00001\.)\d{5}\.\w+|_\d{5}\.weights\.h5)")
+"""Names of one file of several: of transformers and accelerate, of Keras."""
+
+
+def of_shards(checkpoint: Checkpoint, candidate: Candidate | None) -> str:
+    """Why one file of several is not read by itself; empty where all that a stage may hold is in
+    it."""
+    if not SHARD.fullmatch(checkpoint.path.name):
+        return ""
+    absent = (
+        [
+            name
+            for name in candidate.dialect.entries
+            if name not in candidate.names and name != "mask_token"
+        ]
+        if candidate and not candidate.dialect.plain
+        else []
+    )
+    if candidate and not candidate.dialect.plain and not absent:
+        return ""
+    what = ", ".join(absent) or "what else belongs to the stage"
+    return (
+        f"{checkpoint.path} is one of several shards, and {what} may be in another: give the "
+        "folder, or the index"
+    )
+
+
+def in_parts(checkpoint: Checkpoint) -> str:
+    """Which layer's weight is in the file in parts alone, in words; empty where none is."""
     for name in checkpoint.tensors:
         if (match := PARTS.fullmatch(name)) and f"{match[1]}.weight" not in checkpoint.tensors:
-            raise PatchParityError(
+            return (
                 f"{checkpoint.path}: {name} is a part of {match[1]}.weight, which is computed of "
                 "several (weight norm, pruning): fold it first (remove_parametrizations, "
                 "remove_weight_norm, prune.remove)"
             )
+    return ""
+
+
+def of_old_keras(checkpoint: Checkpoint) -> str:
+    """That a file is one of Keras before 3, whose variables' names end in `:0`, in words; empty
+    where it is not (keras/src/legacy/saving/legacy_h5_format.py)."""
+    if checkpoint.format != "h5" or not any(name.endswith(":0") for name in checkpoint.tensors):
+        return ""
+    return (
+        f"{checkpoint.path} is an HDF5 file as Keras wrote it before 3, or transformers its "
+        "tf_model.h5, which is not read: load it into its model with tf_keras (in transformers "
+        "before 5 from_pretrained(..., from_tf=True)), and save its weights as .weights.h5 or "
+        "safetensors"
+    )
 
 
 def plain_ones(checkpoint: Checkpoint) -> str:
@@ -127,11 +160,11 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     """Why none of the candidates can be, told of the one that comes nearest; empty where one
     can."""
     if candidates and not candidates[0].refusals:
-        return ""
+        return of_shards(checkpoint, candidates[0])
     if reason := known_reason(read_config(checkpoint.config_folder)):
         return f"{checkpoint.path} is read by no dialect: {reason}{layers_alone(checkpoint)}"
     if not candidates:
-        return ""
+        return in_parts(checkpoint) or of_old_keras(checkpoint) or of_shards(checkpoint, None)
     nearest = min(
         candidates,
         key=lambda each: (

@@ -6,19 +6,15 @@ from collections import Counter
 from typing import Any
 
 from ..files.checkpoint import Checkpoint
-from .choosing import (
-    ambiguous,
-    plain_ones,
-    remedy,
-    why_not,
-)
+from .choosing import ambiguous, plain_ones, remedy, why_not
 from .grids import channels_of
 from .recognize import Candidate
 
 
 def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, Any]:
     """What `inspect` tells of a checkpoint, as plain data."""
-    rivals = ambiguous(candidates)
+    refused = why_not(checkpoint, candidates)
+    rivals = [] if refused else ambiguous(candidates)
     used = set(candidates[0].names.values()) if candidates else set()
     told: dict[str, Any] = {
         "schema": "patchparity.inspect/1",
@@ -37,7 +33,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         else ""
         if candidates
         else plain_ones(checkpoint).removeprefix(": "),
-        "refused": why_not(checkpoint, candidates),
+        "refused": refused,
         "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
         "ledger": ledger_told(candidates),
         "unbuilt": list(checkpoint.unbuilt),

@@ -101,11 +101,11 @@ def conflicts_of(
     `require_asked` tells."""
     shape = checkpoint.tensors[names["kernel"]].shape
     if dialect.mlx and not alone and _is_of_torch(shape):
-        told = (
+        of_torch = (
             f"{names['kernel']} {shape} is laid out as torch has it, its channels in front, and "
             f"{dialect.id} as MLX has it (--from {dialect.id} says that it is)"
         )
-        return [told]
+        return [of_torch]
     # of no library that writes a config.json: one beside it is another file's
     if checkpoint.format == "npz":
         return []
@@ -136,14 +136,14 @@ def conflicts_of(
         and is_known
     ):
         found.append(f"{file} calls the architecture {built!r}, which is none of {dialect.id}")
-    layout = checkpoint.metadata.get("format", "")
-    if dialect.mlx and layout in ("pt", "tf", "flax"):
+    written_for = checkpoint.metadata.get("format", "")
+    if dialect.mlx and written_for in ("pt", "tf", "flax"):
         found.append(
-            f"the file's metadata say that its tensors are laid out as {layout!r} has them, not as "
-            "MLX"
+            f"the file's metadata say that its tensors are laid out as {written_for!r} has them, "
+            "not as MLX"
         )
     if (
-        layout == "mlx"
+        written_for == "mlx"
         and dialect.framework == "torch"
         and "(" not in dialect.entries["kernel"].layout
     ):

@@ -260,7 +260,7 @@ def safetensors_bytes(header, content=b""):
         (safetensors_bytes(b'{"a": 1, "a": 2}'), "stands there twice"),
         (safetensors_bytes(b"{nonsense"), "is no JSON"),
         (safetensors_bytes(b"[" * 10_000), "does not begin as|is no JSON"),
-        (b"", "does not begin as a safetensors file does"),
+        (b"", "is empty: no download"),
         (b"\x10", "does not begin as a safetensors file does"),
     ],
 )

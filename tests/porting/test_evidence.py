@@ -431,8 +431,50 @@ def test_one_shard_of_several_is_no_layer_alone(tmp_path):
     save_file({"patch.weight": rows(D, C, P, P)}, path)
     with pytest.raises(
         PatchParityError,
-        match="one of 3 shards, and what else belongs to the stage may be in another",
+        match="one of several shards, and what else belongs to the stage may be in another",
     ):
+        embed(path, rows(1, C, 2 * P, 2 * P))
+    told = inspect_checkpoint(path)
+    assert told["dialect"] is None
+    assert "one of several shards" in told["refused"]
+
+
+@pytest.mark.parametrize(
+    ("absent", "expected"),
+    [
+        ("embeddings.register_tokens", "register_tokens may be in another"),
+        ("embeddings.patch_embeddings.projection.bias", "bias may be in another"),
+        ("embeddings.cls_token", "may be in another"),
+        ("embeddings.mask_token", None),
+    ],
+)
+def test_one_shard_of_several_is_read_only_where_it_holds_the_whole_stage(
+    absent, expected, tmp_path
+):
+    """What a shard does not hold another may: a file without register tokens would be read as a
+    model without them."""
+    held = vit(**{"embeddings.register_tokens": rows(1, 2, D), absent: None})
+    path = folder_of(tmp_path, held, {"model_type": "dinov2_with_registers"})
+    shard = path / "model-00001-of-00002.safetensors"
+    next(path.glob("*.safetensors")).rename(shard)
+    told = inspect_checkpoint(shard)
+    if expected is None:
+        assert told["dialect"] == "hf-dinov2"
+        assert not told["refused"]
+        return
+    assert expected in told["refused"]
+    with pytest.raises(PatchParityError, match="one of several shards"):
+        embed(shard, rows(1, C, 4 * P, 4 * P))
+
+
+def test_a_file_of_keras_before_3_is_called_that(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "tf_model.h5"
+    with h5py.File(path, "w") as file:
+        layer = file.create_group("vit/tf_vit_model/vit/embeddings/patch_embeddings/projection")
+        layer["kernel:0"], layer["bias:0"] = rows(P, P, C, D), rows(D)
+    assert "as Keras wrote it before 3" in inspect_checkpoint(path)["refused"]
+    with pytest.raises(PatchParityError, match="as Keras wrote it before 3"):
         embed(path, rows(1, C, 2 * P, 2 * P))
 
 
