@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ...porting.objects.implementation import OBJECT_MODE
 from ..intervals import Comparison
 from ..record.words import ratio_text
 
@@ -40,7 +41,7 @@ class Choice:
         seconds: median.
         gemm_fraction: of the machine's fastest matrix product of the same shape.
         sure: whether it is surely faster than all that people call on this framework today.
-        customary: whether it is what people call today.
+        customary: whether it is what people call today, or a user's own.
         fastest: our fastest formulation by its median, which all that people call is held against.
         against: of what people call the one that decided; None where nothing was measured.
         today: what people call.
@@ -65,9 +66,17 @@ class Choice:
         """What the gain is told by: the one of today's that decided."""
         return next((rival for rival in self.today if rival.implementation == self.against), None)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own, timed with `--peer`."""
+        return _is_own(self.implementation)
+
     def sentence(self) -> str:
         """Say it in one sentence."""
-        called = f"what people call on {self.framework} today"
+        people = f"what people call on {self.framework} today"
+        names = [self.implementation, *(rival.implementation for rival in self.today)]
+        called = f"{people}, and your own" if any(map(_is_own, names)) else people
+        what = "your own" if self.is_own else people
         nearest = self.nearest
         if self.against is None:
             return (
@@ -82,10 +91,10 @@ class Choice:
         if nearest is None or (self.customary and nearest.speedup <= 1):
             if nearest is not None and nearest.comparison.word == "UNSURE":
                 return (
-                    f"{self.implementation} is {called}, and nothing was found to be faster here: "
+                    f"{self.implementation} is {what}, and nothing was found to be faster here: "
                     f"{self.fastest} is {gain}, {_doubt(nearest)}"
                 )
-            return f"{self.implementation} is {called}, and nothing is faster here"
+            return f"{self.implementation} is {what}, and nothing is faster here"
         if self.sure:
             return f"{self.implementation} is surely faster than {called}: {gain}"
         if self.customary:
@@ -102,6 +111,10 @@ class Choice:
             f"{self.implementation} is surely faster than the fastest of {called}: {gain}; not "
             f"surely than {', '.join(others)}"
         )
+
+
+def _is_own(implementation: str) -> bool:
+    return implementation.endswith(f":{OBJECT_MODE}")
 
 
 def _factor(rival: Rival) -> str:

@@ -330,7 +330,9 @@ def print_recommendation(found: "Recommendation") -> None:
             if nearest is None or choice.customary
             else ratio_text(nearest.speedup, nearest.interval)
         )
-        word = "today's" if choice.customary else "sure" if choice.sure else ""
+        word = "sure" if choice.sure else ""
+        if choice.customary:
+            word = "yours" if choice.is_own else "today's"
         fraction = "" if choice.gemm_fraction is None else f"{100 * choice.gemm_fraction:.0f}%"
         table.add_row(choice.implementation, f"{1e3 * choice.seconds:.3g}", fraction, gain, word)
     out.print(table)

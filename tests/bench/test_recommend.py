@@ -215,6 +215,33 @@ def test_the_sentence_names_what_is_recommended(record):
     )
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (
+            0.9,
+            "torch:PatchEmbed@mymodel:object is your own, and nothing is faster here",
+        ),
+        (
+            1.3,
+            "torch:linear:eager is surely faster than what people call on torch today, and your "
+            "own: 1.30 [1.30, 1.30] times as fast as torch:PatchEmbed@mymodel:object",
+        ),
+    ],
+)
+def test_a_peer_of_a_user_is_called_their_own(record, seconds, expected):
+    """Nobody else calls it today."""
+    rows = {
+        "torch:linear:eager": ("implementation", 1.0, 1.0),
+        "torch:conv2d:eager": ("implementation", 2.0, 1.0),
+        "torch:PatchEmbed@mymodel:object": ("peer", seconds, 1.0),
+    }
+    (choice,) = recommend_from(
+        with_rows(record, rows), "vit-ti32-224-b2", backends=("torch",)
+    ).choices
+    assert choice.sentence() == expected
+
+
 def test_frameworks_that_are_not_told_apart_are_not_called_fastest_and_slower(record):
     """By its median the first is faster, by the ratios of the rounds the second."""
     changed = with_rows(record, TORCH)
