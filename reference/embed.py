@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .errors import PatchParityError
+from .errors import PatchParityError, require_array
 from .patches import fold, patchify
 from .spec import PatchEmbedSpec
 from .weights import PatchEmbedWeights
@@ -82,6 +82,8 @@ def patch_embed_gradients(
         PatchParityError: shapes that do not fit the spec.
     """
     weights.check_spec(spec)
+    spec.check_images(images)
+    require_array("grad_tokens", grad_tokens)
     expected = spec.tokens_shape(images.shape[0])
     if grad_tokens.shape != expected:
         raise PatchParityError(

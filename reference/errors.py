@@ -39,6 +39,30 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise PatchParityError(f"{name} {value!r} is unknown; expected one of {', '.join(known)}")
 
 
+def require_array(name: str, value: object) -> None:
+    """Raise PatchParityError for what is no array of numbers as NumPy has them: a tensor of torch
+    or TensorFlow, a list, complex numbers or texts."""
+    # arrays of JAX have all that is called of them here; tensors have no `astype`
+    if not (hasattr(value, "astype") and hasattr(value, "shape")):
+        kind = type(value)
+        module = kind.__module__.partition(".")[0]
+        told = {
+            "torch": " (.detach().cpu().numpy() gives one)",
+            "tensorflow": " (.numpy() gives one)",
+            "builtins": " (numpy.asarray gives one)" if isinstance(value, list | tuple) else "",
+        }.get(module, "")
+        raise PatchParityError(f"{name}: {_called(kind)}, expected a NumPy array{told}")
+    if getattr(getattr(value, "dtype", None), "kind", "f") in "cSUMm":
+        raise PatchParityError(
+            f"{name} of dtype {getattr(value, 'dtype', '')}: expected real numbers"
+        )
+
+
+def _called(kind: type) -> str:
+    module = kind.__module__.partition(".")[0]
+    return kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
+
+
 def require_sizes(
     option: str, value: Any, counts: tuple[int, ...] = (1, 2, 3), least: int = 1
 ) -> None:

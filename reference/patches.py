@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import PatchParityError
+from .errors import PatchParityError, require_array
 from .spec import PatchEmbedSpec
 
 
@@ -77,6 +77,7 @@ def fold(patches: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
     Raises:
         PatchParityError: patches of another shape.
     """
+    require_array("patches", patches)
     if patches.ndim != 3 or patches.shape[1:] != (spec.num_patches, spec.patch_values):
         raise PatchParityError(
             f"patches of shape {patches.shape}: expected (B, {spec.num_patches}, "

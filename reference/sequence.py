@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .embed import patch_embed
-from .errors import PatchParityError
+from .errors import PatchParityError, require_array
 from .patches import patchify
 from .spec import PatchEmbedSpec
 from .weights import LayerNorm, PatchEmbedWeights, SequenceLayout
@@ -228,6 +228,7 @@ def assemble_sequence(
     DINOv2, big_vision, CLIP, Qwen2-VL.
     """
     weights.check_spec(spec)
+    require_array("tokens", tokens)
     if tokens.ndim != 3 or tokens.shape[1:] != (spec.num_patches, spec.embed_dim):
         raise PatchParityError(
             f"tokens of shape {tokens.shape}: expected (B, {spec.num_patches}, {spec.embed_dim})"

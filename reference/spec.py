@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, SupportsIndex, get_args
 
-from .errors import PatchParityError, require_choice
+from .errors import PatchParityError, require_array, require_choice
 
 Remainder = Literal["error", "floor", "pad-end", "same"]
 """What happens when the windows do not cover the image exactly.
@@ -284,8 +284,9 @@ class PatchEmbedSpec:
         return type(self)(**{**fields, **changes})
 
     def check_images(self, images: Any) -> None:
-        """Raise PatchParityError unless `images` has shape `(B, C, H, W)` with this spec's C, H and
-        W."""
+        """Raise PatchParityError unless `images` is an array of shape `(B, C, H, W)` with this
+        spec's C, H and W."""
+        require_array("images", images)
         expected = (self.in_channels, *self.image_size)
         if images.ndim != len(expected) + 1:
             raise PatchParityError(

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import PatchParityError, require_choice
+from .errors import PatchParityError, require_array, require_choice
 from .spec import PatchEmbedSpec
 
 PrefixToken = Literal["class_token", "distillation_token", "register_tokens"]
@@ -151,6 +151,11 @@ class PatchEmbedWeights:
     layout: SequenceLayout = field(default_factory=SequenceLayout)
 
     def __post_init__(self) -> None:
+        require_array("kernel", self.kernel)
+        for entry in fields(self):
+            array = getattr(self, entry.name)
+            if array is not None and not isinstance(array, LayerNorm | SequenceLayout):
+                require_array(entry.name, array)
         if self.kernel.ndim not in (4, 5):
             raise PatchParityError(
                 f"kernel of shape {self.kernel.shape}: expected (D, P_h, P_w, C), or (D, T, P_h, "

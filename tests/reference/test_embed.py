@@ -10,9 +10,11 @@ from patchparity import (
     PatchEmbedSpec,
     PatchEmbedWeights,
     PatchParityError,
+    assemble_sequence,
     patch_embed,
     patch_embed_gradients,
     patchify,
+    unpatchify,
 )
 from patchparity.reference.error import gamma
 from patchparity.reference.exact import exact_token_value, integer_tokens, sample_indices
@@ -174,3 +176,36 @@ def test_the_fast_exact_oracle_is_the_fraction_rounded_once():
     values = rounded_token_values(images, kernel, bias, (3, 3), (3, 2), indices)
     exact = [exact_token_value(images, kernel, bias, (3, 3), (3, 2), index) for index in indices]
     assert [float(value) for value in exact] == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("convert", "expected"),
+    [
+        (np.ndarray.tolist, "list, expected a NumPy array .numpy.asarray gives one"),
+        (lambda array: None, "NoneType, expected a NumPy array"),
+        (lambda array: array + 0j, "of dtype complex128: expected real numbers"),
+        (lambda array: array.astype(str), "expected real numbers"),
+        (
+            lambda array: pytest.importorskip("torch").tensor(array),
+            "torch.Tensor, expected a NumPy array ..detach",
+        ),
+        (
+            lambda array: pytest.importorskip("tensorflow").constant(array),
+            "tensorflow.EagerTensor, expected a NumPy array ..numpy..",
+        ),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_told(convert, expected):
+    """A torch tensor's `transpose` is another function, and raised a bare TypeError."""
+    spec = PatchEmbedSpec((6, 4), (2, 2), 3, 5)
+    images, weights, _ = random_problem(spec)
+    tokens = patch_embed(images, weights, spec)
+    for name, call in {
+        "images": lambda: patch_embed(convert(images), weights, spec),
+        "grad_tokens": lambda: patch_embed_gradients(images, weights, spec, convert(tokens)),
+        "patches": lambda: unpatchify(convert(patchify(images, spec)), spec),
+        "tokens": lambda: assemble_sequence(convert(tokens), weights, spec),
+        "kernel": lambda: PatchEmbedWeights(convert(weights.kernel)),
+    }.items():
+        with pytest.raises(PatchParityError, match=f"^{name}.*{expected}"):
+            call()
