@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from patchparity.porting.dialects.sizes import sizes_of_config
+from patchparity.porting.dialects.catalogue import list_dialects
+from patchparity.porting.dialects.evidence import is_architecture
+from patchparity.porting.dialects.sizes import Sizes, sizes_of_config
 from patchparity.porting.embed import embed
 from patchparity.porting.files.safetensors_files import write_safetensors
 from patchparity.porting.inspection import inspect_checkpoint
@@ -50,6 +52,28 @@ def test_what_timm_is_told_of_activation_and_width_must_agree(
     found = inspect_checkpoint(of_timm(tmp_path, levit(), architecture, **arguments))["refused"]
     assert told in found
     assert bool(found) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dialect"),
+    [
+        ("test_vit", "timm-vit"),
+        ("test_vit3", "timm-vit"),
+        ("vit_base_patch16_224", "timm-vit"),
+        ("vit_base_patch16_clip_224", "timm-clip"),
+        ("vit_base_r50_s16_224", None),
+        ("vitamin_base_224", None),
+    ],
+)
+def test_timm_s_names_are_of_one_dialect(architecture, dialect):
+    """`test_vit` has nothing behind its family."""
+    sizes = Sizes(table={"architecture": architecture}, architecture=architecture)
+    found = [
+        each.id
+        for each in list_dialects().values()
+        if not each.mlx and is_architecture(each, sizes)
+    ]
+    assert found == ([] if dialect is None else [dialect])
 
 
 @pytest.mark.parametrize(
