@@ -15,6 +15,7 @@ from .grids import channels_of, known_grid
 from .ledger import unexplained
 from .recognize import Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, read_config
+from .unreadable import in_parts, of_old_keras, of_shards
 
 QUANTIZED = ("int4", "uint4", "int8", "uint8", "float8_e4m3fn", "float8_e5m2", "F8_E4M3", "F8_E5M2")
 """Types of weights that mean nothing without their scales."""
@@ -61,66 +62,6 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
             f"{'; '.join(candidates[0].asks)}"
         )
     return candidates[0]
-
-
-PARTS = re.compile(
-    r"(.*(?:patch|proj|conv|embed)\w*)\."
-    r"(weight_[gv]|weight_orig|weight_mask|parametrizations\.weight\.original\d?)"
-)
-"""Tensors of a layer whose weight is computed of several: weight norm in its old and new form,
-pruning."""
-
-
-SHARD = re.compile(r".*(-\d{5}-of-(?!00001\.)\d{5}\.\w+|_\d{5}\.weights\.h5)")
-"""Names of one file of several: of transformers and accelerate, of Keras."""
-
-
-def of_shards(checkpoint: Checkpoint, candidate: Candidate | None) -> str:
-    """Why one file of several is not read by itself; empty where all that a stage may hold is in
-    it."""
-    if not SHARD.fullmatch(checkpoint.path.name):
-        return ""
-    absent = (
-        [
-            name
-            for name in candidate.dialect.entries
-            if name not in candidate.names and name != "mask_token"
-        ]
-        if candidate and not candidate.dialect.plain
-        else []
-    )
-    if candidate and not candidate.dialect.plain and not absent:
-        return ""
-    what = ", ".join(absent) or "what else belongs to the stage"
-    return (
-        f"{checkpoint.path} is one of several shards, and {what} may be in another: give the "
-        "folder, or the index"
-    )
-
-
-def in_parts(checkpoint: Checkpoint) -> str:
-    """Which layer's weight is in the file in parts alone, in words; empty where none is."""
-    for name in checkpoint.tensors:
-        if (match := PARTS.fullmatch(name)) and f"{match[1]}.weight" not in checkpoint.tensors:
-            return (
-                f"{checkpoint.path}: {name} is a part of {match[1]}.weight, which is computed of "
-                "several (weight norm, pruning): fold it first (remove_parametrizations, "
-                "remove_weight_norm, prune.remove)"
-            )
-    return ""
-
-
-def of_old_keras(checkpoint: Checkpoint) -> str:
-    """That a file is one of Keras before 3, whose variables' names end in `:0`, in words; empty
-    where it is not (keras/src/legacy/saving/legacy_h5_format.py)."""
-    if checkpoint.format != "h5" or not any(name.endswith(":0") for name in checkpoint.tensors):
-        return ""
-    return (
-        f"{checkpoint.path} is an HDF5 file as Keras wrote it before 3, or transformers its "
-        "tf_model.h5, which is not read: load it into its model with tf_keras (in transformers "
-        "before 5 from_pretrained(..., from_tf=True)), and save its weights as .weights.h5 or "
-        "safetensors"
-    )
 
 
 def plain_ones(checkpoint: Checkpoint) -> str:
