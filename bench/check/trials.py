@@ -509,9 +509,7 @@ class _Trials:
 
     def _inference(self) -> Outcome:
         """The same call in torch's inference mode, as many serve a model."""
-        import torch
-
-        with torch.inference_mode():
+        with self.live.call.serving():
             return self._judged(self.live.spec, self._draw(self.live.spec, 2), "probabilistic")
 
     def _memory(self) -> Outcome | None:

@@ -31,6 +31,7 @@ class LiveCall:
         fetch: what it returned, as a NumPy array `(B, N, D)`.
         held: entered around a call of the whole.
         record: as `run`, where gradients are recorded; None where that is no other call.
+        serving: entered around a call as those do who serve a model (torch's inference mode).
         batch: how many images it takes at a time, where it refuses others; None where it does not.
     """
 
@@ -39,6 +40,7 @@ class LiveCall:
     fetch: Callable[[Any], NDArray[Any]]
     held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     record: Callable[[Any], Any] | None = None
+    serving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     batch: int | None = None
 
     def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
@@ -189,6 +191,7 @@ def caller(
         fetch,
         functools.partial(_evaluating, subject),
         functools.partial(run, recorded=True),
+        _inference_mode,
     )
 
 
@@ -219,6 +222,14 @@ def _evaluating(subject: Any) -> Iterator[None]:
     finally:
         for module in modules:
             module.training = True
+
+
+@contextlib.contextmanager
+def _inference_mode() -> Iterator[None]:
+    import torch
+
+    with torch.inference_mode():
+        yield
 
 
 @contextlib.contextmanager

@@ -645,7 +645,7 @@ def test_objects_of_other_numbers_or_none_yet():
     for module, message in (
         (
             torch.nn.Conv2d(3, 8, 4, 4, dtype=torch.complex64),
-            "kernel of dtype complex64: expected one of float32",
+            "kernel of dtype complex64: expected real numbers",
         ),
         (torch.nn.LazyConv2d(8, 4, 4), "parameter weight has no values yet"),
         (torch.nn.Conv2d(3, 8, 4, 4, device="meta"), "parameter weight has no values yet"),

@@ -271,13 +271,11 @@ def test_values_that_cannot_be_diagnosed_are_refused():
         ((images, weights, tokens.astype(int)), "tokens of dtype int64: expected one of float16"),
         ((images, weights, tokens.astype(complex)), "tokens of dtype complex128"),
         ((images[:0], weights, tokens), "images of shape .*: there is nothing to diagnose"),
-        (
-            (images, weights.map(lambda w: w.astype(np.complex64)), tokens),
-            "kernel of dtype complex64: expected real numbers",
-        ),
     ):
         with pytest.raises(PatchParityError, match=message):
             diagnose(*changed, spec)
+    with pytest.raises(PatchParityError, match="kernel of dtype complex64: expected real numbers"):
+        weights.map(lambda w: w.astype(np.complex64))
 
 
 def test_plain_data():
