@@ -79,6 +79,9 @@ def check_command(
 ) -> None:
     """Check every implementation, or the one that MODULE:ATTRIBUTE names, against the NumPy
     reference; exit 1 if one is wrong."""
+    from ..bench.machine.pools import without_spinning
+
+    without_spinning()  # before NumPy or a framework is loaded
     from ..bench.check.check import check
     from ..bench.report.terminal import print_check, print_controls
     from ..porting.files.atomic import require_writable

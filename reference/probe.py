@@ -137,7 +137,7 @@ def expectations(probe: Probe) -> dict[Direction, Expectation]:
     def magnitude(*arrays: NDArray[np.float64]) -> float:
         return max((float(np.abs(array).max(initial=0)) for array in arrays), default=0.0)
 
-    patches = patchify(images, spec).reshape(-1, spec.patch_values)
+    patches = patchify(probe.images, spec).reshape(-1, spec.patch_values).astype(wide)
     matrix = kernel.reshape(spec.embed_dim, spec.patch_values)
 
     def products(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...porting.objects.call import (
     LiveEmbedding,
-    bytes_of,
+    bits_of,
     forms_in_memory,
     forms_of_one,
     refilled,
@@ -42,7 +42,7 @@ begin to cut in pieces."""
 
 LARGE = (224, 384)
 """Rows and columns of the images that people have: where a kernel or a precision is chosen by size,
-it is chosen here."""
+it is chosen here. The largest is tried only where no other image has as many pixels."""
 
 CALLS = 50
 """Calls of the same images: an object that counts them, or warms up, shows it within these."""
@@ -137,6 +137,7 @@ class _Trials:
         self.live, self.weights, self.model, self.generator = live, weights, model, generator
         self.scale = fingerprint_scale(live)
         self.batch = live.call.batch or 2
+        self._drawn: Probe | None = None
 
     def all(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
         """Every trial that says something of this object."""
@@ -185,7 +186,10 @@ class _Trials:
         return self._judged_on(first_of(whole, number), np.array(whole.images[:number]))
 
     def _draw(self, spec: PatchEmbedSpec, batch: int) -> NDArray[Any]:
-        return self.generator.standard_normal(spec.images_shape(batch)).astype(self.live.dtype)
+        shape = spec.images_shape(batch)
+        if self.live.dtype == "float64":
+            return self.generator.standard_normal(shape)
+        return self.generator.standard_normal(shape, np.float32).astype(self.live.dtype, copy=False)
 
     def _sizes(self) -> list[tuple[int, ...]]:
         """Other images, where no table of positions fixes their size; of video, of as many
@@ -203,8 +207,12 @@ class _Trials:
                     (count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides
                 )
             )
-        found += [tuple(side // by * by or by for by in spec.stride[-2:]) for side in LARGE]
         found.append(tuple(2 * size for size in spec.image_size[-2:]))
+        usual = [tuple(side // by * by or by for by in spec.stride[-2:]) for side in LARGE]
+        found += [
+            usual[0],
+            *(size for size in usual[1:] if math.prod(size) > max(map(math.prod, found))),
+        ]
         images = [(*frames, *size) for size in found]
         if frames:  # as many rows and columns, and more frames: one tubelet, and twice as many
             own = spec.image_size[-2:]
@@ -273,7 +281,7 @@ class _Trials:
         placed, before = call.place(np.array(images)), call.place(np.array(images))
         with call.held():
             output = np.array(call.fetch(call.run(placed)))
-        return output, bytes_of(placed) != bytes_of(before)
+        return output, not np.array_equal(bits_of(placed), bits_of(before))
 
     def _random(self, spec: PatchEmbedSpec, batch: int) -> Outcome:
         """Random images, of which the effective bits are told too where they can be."""
@@ -283,7 +291,8 @@ class _Trials:
         return self._judged(spec, scaled, "probabilistic", fingerprint=told)
 
     def _data(self, draw: Callable[[tuple[int, ...]], NDArray[Any]]) -> Outcome:
-        images = draw(self.live.spec.images_shape(2)).astype(self.live.dtype)
+        count = 2 if self.live.spec.flops(2) <= MOST_OPERATIONS // 10 else 1
+        images = draw(self.live.spec.images_shape(count)).astype(self.live.dtype)
         return self._judged(self.live.spec, images, "deterministic")
 
     def _values(self) -> list[tuple[str, Callable[[tuple[int, ...]], NDArray[Any]]]]:
@@ -442,7 +451,7 @@ class _Trials:
         images = self._draw(self.live.spec, self.batch)
         placed, again = (self.live.call.place(np.array(images)) for _ in range(2))
         self._run(placed)
-        if bytes_of(placed) != bytes_of(again):
+        if not np.array_equal(bits_of(placed), bits_of(again)):
             return {"verdict": "fail", "message": "it changes the images that it is given"}
         return {"verdict": "pass"}
 
@@ -464,14 +473,13 @@ class _Trials:
             }
         placed = self.live.call.place(np.array(images))
         self._run(placed)
+        negative = self._probe(self.live.spec, -images, "probabilistic", False)
         if refilled(placed, self.live.call.place(-images)):
             again = np.array(self.live.call.fetch(self._run(placed)))
-            if (found := self._judged(self.live.spec, -images, "probabilistic", again))[
-                "verdict"
-            ] == "fail":
+            if (found := self._judged_on(negative, -images, again))["verdict"] == "fail":
                 told = "images that are written into the memory of earlier ones give another result"
                 return {**found, "message": f"{told}; {found['message']}"}
-        return self._judged(self.live.spec, -images, "probabilistic", before[1])
+        return self._judged_on(negative, -images, before[1])
 
     def _repeated(self, calls: int) -> Outcome | None:
         images = self._draw(self.live.spec, 2)
@@ -486,12 +494,20 @@ class _Trials:
                 }
         return {"verdict": "pass"}
 
+    def _own(self) -> Probe:
+        """Random images of the object's own size, drawn once for the trials in which something
+        else is tried than the images; the reference answers once."""
+        if self._drawn is None:
+            images = self._draw(self.live.spec, self.live.call.batch or 3)
+            self._drawn = self._probe(self.live.spec, images, "probabilistic", False)
+        return self._drawn
+
     def _recorded(self) -> Outcome | None:
         """The same call where gradients are recorded, as in training but for dropout."""
-        images = self._draw(self.live.spec, self.batch)
+        probe = self._own()
         assert self.live.call.record is not None
         for needed in (False, True):
-            placed = self.live.call.place(np.array(images))
+            placed = self.live.call.place(np.array(probe.images))
             if needed and hasattr(placed, "requires_grad_"):
                 placed.requires_grad_()
             try:
@@ -502,37 +518,37 @@ class _Trials:
                     raise
                 told = "it changes the images that it is given, where gradients are recorded"
                 return {"verdict": "fail", "message": told}
-            found = self._judged(self.live.spec, images, "probabilistic", np.array(output))
+            found = self._judged_on(probe, probe.images, np.array(output))
             if found["verdict"] == "fail":
                 return found
         return found
 
     def _inference(self) -> Outcome:
         """The same call in torch's inference mode, as many serve a model."""
+        probe = self._own()
         with self.live.call.serving():
-            return self._judged(self.live.spec, self._draw(self.live.spec, 2), "probabilistic")
+            return self._judged_on(probe, np.array(probe.images))
 
     def _memory(self) -> Outcome | None:
         """The same images, laid out in memory otherwise."""
-        spec = self.live.spec
-        images = self._draw(spec, self.live.call.batch or 3)
-        placed = self.live.call.place(np.array(images))
+        probe = self._own()
+        placed = self.live.call.place(np.array(probe.images))
+        same = repeated_first(probe)
         wrong, worst = [], 0.0
-        same = np.repeat(images[:1], len(images), 0)
-        forms = [(name, form, images) for name, form in forms_in_memory(placed).items()]
+        forms = [(name, form, probe) for name, form in forms_in_memory(placed).items()]
         forms += [(name, form, same) for name, form in forms_of_one(placed).items()]
-        for name, form, values in forms:
-            before = bytes_of(form)
+        for name, form, shown in forms:
+            before = bits_of(form).copy()
             try:
                 output = self.live.call.fetch(self._run(form))
             except PatchParityError:
                 continue  # a view that it refuses
-            if bytes_of(form) != before:
+            if not np.array_equal(bits_of(form), before):
                 return {
                     "verdict": "fail",
                     "message": f"it changes the images that it is given ({name})",
                 }
-            found = self._judged(spec, values, "probabilistic", np.array(output))
+            found = self._judged_on(shown, shown.images, np.array(output))
             worst = max(worst, found["bound_ratio"] or 0.0)
             if found["verdict"] == "fail":
                 wrong.append(name)
@@ -547,22 +563,31 @@ class _Trials:
 
 def first_of(probe: Probe, number: int) -> Probe:
     """The problem of the first so many images of another one, with its answer."""
-    first = dataclasses.replace(probe, images=probe.images[:number])
+    return _taken(probe, slice(number))
+
+
+def repeated_first(probe: Probe) -> Probe:
+    """The problem of the first image of another one in the place of all, with its answer."""
+    return _taken(probe, np.zeros(len(probe.images), int))
+
+
+def _taken(probe: Probe, numbers: slice | NDArray[Any]) -> Probe:
+    taken = dataclasses.replace(probe, images=probe.images[numbers])
     whole = probe.expectations["forward"]
 
     def cut(array: NDArray[np.float64] | None) -> Any:
-        return None if array is None else array[:number]
+        return None if array is None else array[numbers]
 
     known = dataclasses.replace(
         whole,
-        value=whole.value[:number],
-        gauge=whole.gauge[:number],
+        value=whole.value[numbers],
+        gauge=whole.gauge[numbers],
         scale=cut(whole.scale),
         partial=cut(whole.partial),
         exact=None,
     )
-    first.__dict__["expectations"] = {"forward": known}
-    return first
+    taken.__dict__["expectations"] = {"forward": known}
+    return taken
 
 
 def _of_remainders(

@@ -398,8 +398,10 @@ def refilled(placed: Any, other: Any) -> bool:
     return False
 
 
-def bytes_of(placed: Any) -> bytes:
-    """The values of placed images, to see whether a call changed them."""
+def bits_of(placed: Any) -> NDArray[np.uint8]:
+    """The bits of placed images, to see whether a call changed them; where they lie closely, these
+    are no copy."""
     if hasattr(placed, "detach"):
-        placed = placed.detach().cpu().float().numpy()
-    return np.ascontiguousarray(np.asarray(placed)).tobytes()
+        plain = placed.detach().cpu()
+        placed = (plain.float() if plain.dtype.itemsize == 2 else plain).numpy()
+    return np.ascontiguousarray(np.asarray(placed)).reshape(-1).view(np.uint8)

@@ -14,6 +14,7 @@ import pytest
 from patchparity import check, get_backend
 from patchparity.backends import registry
 from patchparity.bench.check import processes
+from patchparity.bench.machine.pools import without_spinning
 
 from ..fake_backends import install
 
@@ -159,6 +160,15 @@ def test_switches_stand_in_the_process_and_the_users_own_variables_too(installed
         "alone, and still in a process of its own"
     )
     assert "PATCHPARITY_FAKE_SWITCH" not in os.environ
+
+
+def test_idle_pools_sleep_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("KMP_BLOCKTIME", "7")
+    monkeypatch.delenv("KMP_BLOCKTIME")
+    without_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ["KMP_BLOCKTIME"] == "0"
 
 
 def test_progress_comes_from_every_process():

@@ -210,6 +210,19 @@ def test_weights_that_change_at_the_first_call_are_those_from_before():
     assert not report.ok
 
 
+def test_images_of_float64_are_changed_in_their_last_bits_alone():
+    torch.manual_seed(0)
+
+    def forward(self, x):
+        found = tokens(self, x)
+        x.mul_(1 + 2.0**-50)
+        return found
+
+    module = module_of(forward, proj=torch.nn.Conv2d(3, D, P, P, dtype=torch.float64))
+    report = check(module, image_size=(12, 16))
+    assert "it changes the images that it is given" in {each.message for each in report.results}
+
+
 @pytest.mark.parametrize("form", ["reversed", "fortran"])
 def test_arrays_that_are_read_by_their_memory_are_rejected(form):
     weight = np.random.default_rng(0).standard_normal((D, 3 * P * P)).astype(np.float32)
