@@ -46,6 +46,7 @@ class FoundWeights:
         notes: what was left out, in sentences.
         unplaced: parameters beside these, of which the object's output must show what they are.
         refusal: what is said where it does not.
+        several: whether there are more matrices than one beside the kernel, as whole models have.
     """
 
     kernel: NDArray[Any]
@@ -62,6 +63,7 @@ class FoundWeights:
     notes: list[str] = field(default_factory=list)
     unplaced: dict[str, NDArray[Any]] = field(default_factory=dict)
     refusal: str = ""
+    several: bool = False
 
     def copied(self) -> "FoundWeights":
         """The same with arrays of its own: an object may change the ones that it has."""
@@ -154,6 +156,7 @@ def read_weights(
         PatchParityError: no kernel, several, or parameters that no patch embedding has.
     """
     parts: dict[str, NDArray[Any]] = {}
+    named: dict[str, str] = {}
     notes: list[str] = []
     position_ids = None
     rest: dict[str, tuple[NDArray[Any], Any]] = {}
@@ -168,12 +171,15 @@ def read_weights(
                 position_ids = value.reshape(-1)
             else:
                 notes.append(f"{parameter} {value.shape} holds integers, and was not read")
-        elif role is not None:
+        elif role is not None and role not in named:
+            named[role] = parameter
             parts[role] = value
         elif parameter in buffers:
             notes.append(f"buffer {parameter} {value.shape} was not read")
         else:
             rest[parameter] = (value, owner)
+            if role == "positions" and role in parts:  # one of several tables, as this one
+                rest[named[role]] = (parts.pop(role), None)
     kernel_name = _kernel_of(rest)
     if kernel_name is None:
         several = any(value.ndim >= 2 for value, _ in rest.values())
@@ -208,6 +214,7 @@ def read_weights(
         notes=notes,
         unplaced=unplaced,
         refusal=refusal if unplaced else "",
+        several=sum(value.ndim >= 2 for value in unplaced.values()) > 1,
     )
 
 
@@ -229,15 +236,24 @@ def _kernel_of(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str | None
         return None
     ends = (matrices[layers[0]].shape[0], matrices[layers[0]].shape[-1])
     tables = [value for name, value in matrices.items() if name != layers[0]]
-    fit = all(value.shape[-1] in ends or value.shape[:1] == (1,) for value in tables)
-    return layers[0] if fit and len(tables) == 1 else None
+    if len(tables) == 1:
+        fit = tables[0].shape[-1] in ends or tables[0].shape[:1] == (1,)
+    else:  # of rows and of columns, and of half the width
+        parts = {size // share for size in ends for share in (1, 2)}
+        fit = all(value.ndim <= 3 and value.shape[-1] in parts for value in tables)
+    return layers[0] if fit and len(tables) <= MOST_TABLES else None
+
+
+MOST_TABLES = 3
+"""Tables beside a kernel: of frames, rows and columns. A whole model has more."""
 
 
 def _may_be_added(value: NDArray[Any], width: int) -> bool:
-    """Whether a parameter may be what is added to tokens: a vector of the width, a table, or a map
-    of the grid."""
+    """Whether a parameter may be what is added to tokens: a vector of the width, a table, one of
+    half the width, or a map of the grid."""
+    half = value.ndim > 1 and 2 * value.shape[-1] == width
     return value.size > 1 and (
-        value.shape[-1] == width or (value.ndim == 4 and value.shape[:2] == (1, width))
+        value.shape[-1] == width or half or (value.ndim == 4 and value.shape[:2] == (1, width))
     )
 
 

@@ -4,7 +4,7 @@ tokens stand, and positions that are kept where no parameter is, or computed."""
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from ...reference.errors import PatchParityError
 from ...reference.sequence import embed_sequence, sincos_positions, sinusoid_table
 from ...reference.spec import PatchEmbedSpec
 from .call import LiveEmbedding
-from .found import FoundWeights
+from .found import FoundWeights, SeveralKernelsError
 
 UNLIKE = 2.0**-5
 """Distance of an object's output from that of its weights, relative to the latter's norm, beyond
@@ -159,7 +159,7 @@ def with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> 
     """
     placed = _with_found_parts(live, subject, found)
     if found.refusal and not (set(found.unplaced) <= set(placed.placed) and explains(placed)):
-        raise PatchParityError(found.refusal)
+        raise (SeveralKernelsError if found.several else PatchParityError)(found.refusal)
     return placed
 
 
@@ -169,7 +169,7 @@ def _with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) ->
         return live
     if _is_explained(live, seen):
         return _with_forgotten_tables(live, subject) if seen.observed.ndim == 3 else live
-    for candidate in (live, *_with_vectors(live, found)):
+    for candidate in (live, *_with_vectors(live, found), *_with_rows(live, found, seen)):
         if _is_explained(candidate, seen):
             return candidate
         if candidate.weights.num_prefix_tokens:
@@ -248,6 +248,42 @@ def _with_vectors(live: LiveEmbedding, found: FoundWeights) -> Iterator[LiveEmbe
             )
 
 
+def _with_rows(live: LiveEmbedding, found: FoundWeights, seen: _Seen) -> Iterator[LiveEmbedding]:
+    """The same object with several vectors, of names that say nothing, as the rows that it gives of
+    black images before the patches, or behind them."""
+    count, width = seen.black.shape[-2] - live.spec.num_patches, live.spec.embed_dim
+    if seen.black.ndim != 3 or count < 2 or live.weights.num_prefix_tokens:
+        return
+    held = {name: v.reshape(-1, width) for name, v in found.unplaced.items() if not v.size % width}
+    sides: tuple[Literal["first", "last"], ...] = ("first", "last")
+    for side in sides:
+        rows = seen.black[0, :count] if side == "first" else seen.black[0, -count:]
+        names: list[str] = []
+        at = 0
+        while at < count:
+            fitting = (
+                name
+                for name, value in held.items()
+                if name not in names and _near(value, rows[at : at + len(value)], _closely(live))
+            )
+            if (name := next(fitting, None)) is None:
+                break
+            names.append(name)
+            at += len(held[name])
+        if at == count:
+            tokens = np.concatenate([held[name] for name in names])
+            layout = dataclasses.replace(live.weights.layout, prefix_side=side)
+            yield dataclasses.replace(
+                live,
+                weights=dataclasses.replace(
+                    live.weights, class_token=tokens[0], register_tokens=tokens[1:], layout=layout
+                ),
+                to_sequence=True,
+                notes=(*live.notes, f"{', '.join(names)} are its prefix tokens: found by probe"),
+                placed=(*live.placed, *names),
+            )
+
+
 def _with_forgotten_tables(live: LiveEmbedding, subject: Any) -> LiveEmbedding:
     """The same object, with a word about tables of the size of positions that are not added."""
     spec = live.spec
@@ -302,7 +338,7 @@ def _with_positions(
     alone = prefix.size > 0 and float(np.abs(prefix).max()) <= SAME * float(np.abs(table).max())
     wanted = table[patches] if alone else table
 
-    def placed(positions: NDArray[Any], note: str, name: str = "") -> LiveEmbedding:
+    def placed(positions: NDArray[Any], note: str, *names: str) -> LiveEmbedding:
         layout = dataclasses.replace(
             live.weights.layout, positioned=() if alone else live.weights.layout.prefix
         )
@@ -314,7 +350,7 @@ def _with_positions(
             weights=weights,
             to_sequence=True,
             notes=notes,
-            placed=(*live.placed, name) if name in found.unplaced else live.placed,
+            placed=(*live.placed, *(name for name in names if name in found.unplaced)),
         )
 
     parameters = ((name, value.astype(np.float64)) for name, value in found.unplaced.items())
@@ -330,11 +366,44 @@ def _with_positions(
                 kind = "" if name in found.unplaced else ", which is no parameter,"
                 told = f"it adds {part}{name} {array.shape}{kind} as positions"
                 return placed(rows, told, name)
+    for names, how, summed in _tables_of_two(found.unplaced, spec, len(wanted)):
+        if _near(wanted, summed, SAME):
+            return placed(summed, f"it adds {' and '.join(names)}, {how}, as positions", *names)
     for name, computed in _computed_tables(spec, len(wanted)):
         if _near(wanted, computed, SAME_TABLE if live.dtype in ("float32", "float64") else SAME):
             # Its own sines, to the last bit: what it gives for black images, less its bias.
             return placed(wanted, f"it adds positions that it computes, {name}")
     return live
+
+
+def _tables_of_two(
+    parameters: Mapping[str, NDArray[Any]], spec: PatchEmbedSpec, count: int
+) -> Iterator[tuple[tuple[str, str], str, NDArray[np.float64]]]:
+    """Positions of so many rows that two parameters make together: their names, how, and the
+    table."""
+    width, rows = spec.embed_dim, {}
+    for name, value in parameters.items():
+        if value.shape[-1] in (width, width // 2):
+            rows[name] = value.reshape(-1, value.shape[-1]).astype(np.float64)
+    for (one, first), (two, second) in itertools.permutations(rows.items(), 2):
+        if first.shape[1] != second.shape[1]:
+            continue
+        if first.shape[1] == width and one < two and min(len(first), len(second)) >= count:
+            yield (one, two), "added up", first[:count] + second[:count]
+        if spec.spatial_axes != 2 or count != spec.num_patches:
+            continue
+        grid = spec.grid
+        if len(first) < grid[0] or len(second) < grid[1]:
+            continue
+        down = np.broadcast_to(first[: grid[0], None], (*grid, first.shape[1]))
+        along = np.broadcast_to(second[None, : grid[1]], (*grid, second.shape[1]))
+        told = "of rows and of columns"
+        if first.shape[1] == width:
+            yield (one, two), f"{told}, added up", (down + along).reshape(count, width)
+        elif 2 * first.shape[1] == width:
+            for parts, order in (((down, along), "rows"), ((along, down), "columns")):
+                both = np.concatenate(parts, axis=-1).reshape(count, width)
+                yield (one, two), f"{told}, those of {order} in front", both
 
 
 def _as_rows(array: NDArray[Any], width: int) -> list[NDArray[Any]]:

@@ -181,6 +181,15 @@ def test_the_tables_are_those_of_the_reference():
     )
 
 
+def beside(columns, rows):
+    """Positions of the grid: a table of its columns and one of its rows, one beside the other."""
+    import torch
+
+    along = columns[None, : GRID[1]].expand(*GRID, -1)
+    down = rows[: GRID[0], None].expand(*GRID, -1)
+    return torch.cat([along, down], -1).reshape(-1, WIDTH)
+
+
 def of(torch, name, **more):
     """Modules whose parameters lie where no name tells it."""
     from torch.nn.utils import prune
@@ -201,6 +210,33 @@ def of(torch, name, **more):
         "an embedding": lambda: module(
             lambda self, x: tokens(self, x) + self.places.weight,
             places=torch.nn.Embedding(60, WIDTH),
+        ),
+        "rows and columns added up": lambda: module(
+            lambda self, x: tokens(self, x) + (self.down + self.along).reshape(-1, WIDTH),
+            down=vector(GRID[0], 1, WIDTH),
+            along=vector(GRID[1], WIDTH),
+        ),
+        "columns before rows": lambda: module(
+            lambda self, x: tokens(self, x) + beside(self.along.weight, self.down.weight),
+            down=torch.nn.Embedding(50, WIDTH // 2),
+            along=torch.nn.Embedding(50, WIDTH // 2),
+        ),
+        "two tables": lambda: module(
+            lambda self, x: tokens(self, x) + self.one + self.other,
+            one=vector(GRID[0] * GRID[1], WIDTH),
+            other=vector(1, GRID[0] * GRID[1], WIDTH),
+        ),
+        "two vectors and a table": lambda: module(
+            lambda self, x: torch.cat(
+                [
+                    *(each.expand(len(x), 1, WIDTH) for each in (self.first, self.second)),
+                    tokens(self, x) + self.table,
+                ],
+                1,
+            ),
+            first=vector(WIDTH),
+            table=vector(GRID[0] * GRID[1], WIDTH),
+            second=vector(1, 1, WIDTH),
         ),
         "a bias of its own": lambda: module(
             lambda self, x: (
@@ -228,6 +264,10 @@ def of(torch, name, **more):
 
 
 PLACES = (
+    "rows and columns added up",
+    "columns before rows",
+    "two tables",
+    "two vectors and a table",
     "a map of the grid",
     "a long table",
     "an embedding",
