@@ -90,7 +90,8 @@ def fingerprint_scale(live: LiveEmbedding) -> float | None:
     sizes = [
         np.abs(array.astype(np.float64)).max(initial=0) for array in added if array is not None
     ]
-    product = float(np.median(np.sqrt((weights.matrix.astype(np.float64) ** 2).sum(axis=1))))
+    norms = np.sort(np.sqrt((weights.matrix.astype(np.float64) ** 2).sum(axis=1)))
+    product = float(norms[len(norms) // 2])  # the median: NumPy's own would load np.ma, 15 ms
     if live.dtype != "float32" or not product:
         return None
     share = DOMINANCE * float(max(sizes, default=0.0)) / product
