@@ -116,16 +116,18 @@ def report_command(
     folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
 ) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
-    from ..bench.report.render import render_bench
+    from ..bench.report.render import content_of, write_pages
     from ..bench.timing.benchmark import load_bench
 
     bench = load_bench(folder)
-    for file in render_bench(folder, bench):
+    missing, planned = bench.missing, bench.planned
+    content = content_of(folder, bench)
+    del bench  # half of the memory; the pages need what is made of it
+    for file in write_pages(folder, content):
         out.print(str(file))
-    if bench.missing:
+    if missing:
         out.print(
-            f"[yellow]partial[/] {bench.missing} of {bench.planned} rows are missing: bench "
-            "--resume goes on",
+            f"[yellow]partial[/] {missing} of {planned} rows are missing: bench --resume goes on",
             soft_wrap=True,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ...porting.files.atomic import plain, write_json
+from ...porting.files.atomic import plain, write_text
 from ...reference.errors import PatchParityError
 from .comparisons import comparisons
 from .rows import Row
@@ -41,16 +41,19 @@ def entry_of(row: Row, figures: Figures, seconds: Sequence[float]) -> dict[str, 
     for each in seconds:
         stats.update(each)
     name = f"{TEST}[{row.identity}]"
-    return {
-        "group": "/".join(map(str, row.block)),
-        "name": name,
-        "fullname": f"{TEST}.py::{name}",
-        "params": {"identity": row.identity},
-        "param": row.identity,
-        "extra_info": msgspec.structs.asdict(figures),
-        "options": OPTIONS,
-        "stats": {**stats.as_dict(), "data": list(seconds), "iterations": 1},
-    }
+    entry: dict[str, Any] = plain(
+        {
+            "group": "/".join(map(str, row.block)),
+            "name": name,
+            "fullname": f"{TEST}.py::{name}",
+            "params": {"identity": row.identity},
+            "param": row.identity,
+            "extra_info": msgspec.structs.asdict(figures),
+            "options": OPTIONS,
+            "stats": {**stats.as_dict(), "data": list(seconds), "iterations": 1},
+        }
+    )
+    return entry
 
 
 @functools.cache
@@ -75,23 +78,22 @@ def write_bench(
     """
     from pytest_benchmark import __version__
 
+    compared = comparisons([msgspec.convert(each, Measured) for each in entries]) if last else []
+    rest = {
+        name: value for name, value in about.items() if name not in ("machine_info", "datetime")
+    }
     content: dict[str, Any] = {
-        "machine_info": about["machine_info"],
+        "machine_info": plain(about["machine_info"]),
         "commit_info": {},
         "benchmarks": entries,
         "datetime": about["datetime"],
         "version": __version__,
         "schema": SCHEMA,
-        **{
-            name: value for name, value in about.items() if name not in ("machine_info", "datetime")
-        },
-        "comparisons": comparisons([msgspec.convert(each, Measured) for each in entries])
-        if last
-        else [],
+        **plain(rest),
+        "comparisons": plain(compared),
     }
-    held: dict[str, Any] = plain(content)
-    write_json(path, held)
-    return held
+    write_text(path, msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
+    return content
 
 
 def read_bench(folder: Path) -> Bench:

@@ -210,14 +210,11 @@ def _judged(pairs: list[tuple[Measured, Measured, int]], floors: Floors) -> list
         if len(entry.stats.data) == len(partner.stats.data)
     ]
     families = defaultdict(list)
-    for place, (entry, partner, chosen_from) in enumerate(kept):
-        info = entry.extra_info
-        own, other = (by_generation(each.stats.data, info.generations) for each in (entry, partner))
-        ratio = _ratio(paired_ratios(own, other), noise_of(floors, info), chosen_from)
-        families[info.block].append((place, ratio))
+    for place, (entry, _, _) in enumerate(kept):
+        families[entry.extra_info.block].append(place)
     judged: dict[int, Comparison] = {}
-    for family in families.values():
-        places, ratios = zip(*family, strict=True)
+    for places in families.values():  # one after another: a ratio holds 80 kB of resamples
+        ratios = [_ratio_of(*kept[place], floors) for place in places]
         judged.update(zip(places, compare_ratios(ratios), strict=True))
     return [
         Pair(
@@ -230,6 +227,14 @@ def _judged(pairs: list[tuple[Measured, Measured, int]], floors: Floors) -> list
         )
         for place, (entry, partner, _) in enumerate(kept)
     ]
+
+
+def _ratio_of(entry: Measured, partner: Measured, chosen_from: int, floors: Floors) -> Ratio:
+    info = entry.extra_info
+    seconds, against = (
+        by_generation(each.stats.data, info.generations) for each in (entry, partner)
+    )
+    return _ratio(paired_ratios(seconds, against), noise_of(floors, info), chosen_from)
 
 
 def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: int) -> Ratio:

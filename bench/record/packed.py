@@ -5,6 +5,7 @@ import io
 import json
 import lzma
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,12 @@ def unpack(path: Path, folder: Path) -> None:
                 if part is None:
                     raise ValueError(f"{entry.name} is no part of a record")
                 parts[entry.name] = part.read()
+        del content
         samples = _samples(parts)
+        for name in _KEPT:
+            if name in parts:
+                (folder / name).write_bytes(parts[name])
+        Record(folder).append_samples(samples)
     except (
         OSError,
         lzma.LZMAError,
@@ -118,13 +124,10 @@ def unpack(path: Path, folder: Path) -> None:
     ) as error:
         told = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise PatchParityError(f"{path} is damaged, or holds no record ({told})") from None
-    for name in _KEPT:
-        if name in parts:
-            (folder / name).write_bytes(parts[name])
-    Record(folder).append_samples(samples)
 
 
-def _samples(parts: dict[str, bytes]) -> list[Sample]:
+def _samples(parts: dict[str, bytes]) -> Iterator[Sample]:
+    """The samples, in the order in which they were measured."""
     told: dict[str, Any] = json.loads(parts["samples.json"])
     count = int(told["count"])
 
@@ -134,28 +137,17 @@ def _samples(parts: dict[str, bytes]) -> list[Sample]:
             raise ValueError(f"{name} has {len(values)} values, expected {count}")
         return values
 
-    columns: dict[str, list[Any]] = {
-        name: column(name, kind).tolist() for name, kind in _COUNTS.items()
-    }
+    columns = {name: column(name, kind) for name, kind in _COUNTS.items()}
     for name in _FIGURES:
         planes = np.frombuffer(parts[name], np.uint8).reshape(8, count)
-        values = np.ascontiguousarray(planes.T).view("<f8").ravel().tolist()
-        columns[name] = [None if value != value else value for value in values]
-    columns["disturbed"] = [bool(value) for value in columns["disturbed"]]
-    columns["clock_mhz"] = [None if value < 0 else value for value in columns["clock_mhz"]]
-    places = column("name", np.uint32).tolist()
-    attempts = column("attempt", np.uint32).tolist()
-    order = sorted(
-        range(count), key=lambda at: (attempts[at], columns["round"][at], columns["order"][at])
-    )  # as they were measured
-    return [
-        msgspec.convert(
-            {
-                **dict(zip(_NAMES, told["names"][places[at]], strict=True)),
-                **{name: values[at] for name, values in columns.items()},
-                "attempt": told["attempts"][attempts[at]],
-            },
-            Sample,
-        )
-        for at in order
-    ]
+        columns[name] = np.ascontiguousarray(planes.T).view("<f8").ravel()
+    places, attempts = column("name", np.uint32), column("attempt", np.uint32)
+    for at in np.lexsort((columns["order"], columns["round"], attempts)):
+        values = {name: values[at].item() for name, values in columns.items()}
+        for name in _FIGURES:
+            values[name] = None if values[name] != values[name] else values[name]
+        values["disturbed"] = bool(values["disturbed"])
+        values["clock_mhz"] = None if values["clock_mhz"] < 0 else values["clock_mhz"]
+        names = dict(zip(_NAMES, told["names"][places[at]], strict=True))
+        attempt = told["attempts"][attempts[at]]
+        yield msgspec.convert({**names, **values, "attempt": attempt}, Sample)

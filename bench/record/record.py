@@ -1,9 +1,10 @@
 """The record: append-only samples and rows, and JSON written in one step."""
 
 import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ import msgspec
 from ...porting.files.atomic import write_json
 from ...reference.errors import PatchParityError
 from .schema import Environment, Outcome, PlanFile, Sample, line_of, read_lines
+
+LINES_AT_ONCE = 2048
+"""Samples that are written in one go: half a megabyte."""
+
+SHARED = ("case", "row", "implementation", "role", "cache", "device", "attempt")
+"""Texts of a sample, which some thousand samples share."""
 
 
 def with_versions_of(earlier: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
@@ -35,10 +42,12 @@ class Record:
         self.machines_path = folder / "machines.json"
         self.plan_path = folder / "plan.json"
 
-    def append_samples(self, samples: list[Sample]) -> None:
+    def append_samples(self, samples: Iterable[Sample]) -> None:
         """Append samples; on return they are with the operating system, so that a killed process
         loses none."""
-        self._append(self.samples_path, [line_of(sample) for sample in samples])
+        waiting = iter(samples)
+        while some := list(itertools.islice(waiting, LINES_AT_ONCE)):
+            self._append(self.samples_path, [line_of(sample) for sample in some])
 
     def keep_machines(self, environments: dict[str, dict[str, Any]]) -> None:
         """Note the environments of machines that take part, by fingerprint."""
@@ -94,8 +103,14 @@ class Record:
         return list(read_lines(self.rows_path, Outcome))
 
     def samples(self) -> Iterator[Sample]:
-        """Go through all samples, those of interrupted attempts among them."""
-        return read_lines(self.samples_path, Sample)
+        """Go through all samples, those of interrupted attempts among them; names that many have
+        are held once."""
+        held: dict[str, str] = {}
+        for sample in read_lines(self.samples_path, Sample):
+            for name in SHARED:
+                value = getattr(sample, name)
+                msgspec.structs.force_setattr(sample, name, held.setdefault(value, value))
+            yield sample
 
 
 def _checked(path: Path, kind: Any) -> dict[str, Any]:

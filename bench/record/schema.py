@@ -6,7 +6,7 @@ pytest-benchmark's own schema with `Figures` as the
 damaged record is one sentence with the field's path.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -320,9 +320,15 @@ def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
     if not path.exists():
         return
     decoder = msgspec.json.Decoder(kind)
-    lines = path.read_bytes().split(b"\n")
+    with path.open("rb") as lines:
+        yield from _decoded(path, lines, decoder)
+
+
+def _decoded(
+    path: Path, lines: Iterable[bytes], decoder: msgspec.json.Decoder[Line]
+) -> Iterator[Line]:
     for number, line in enumerate(lines, 1):
-        if not line:
+        if line == b"\n":
             continue
         try:
             yield decoder.decode(line)
@@ -334,7 +340,7 @@ def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
                 ) from None
             raise PatchParityError(f"{path}, line {number}, is damaged: {error}") from None
         except (msgspec.DecodeError, RecursionError) as error:
-            if number < len(lines):
+            if line.endswith(b"\n"):
                 raise PatchParityError(
                     f"{path}, line {number}, is no JSON object: the record is damaged there "
                     f"({error})"

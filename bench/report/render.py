@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,31 @@ def render_report(folder: str | os.PathLike[str]) -> list[Path]:
         PatchParityError: no record in the folder, a damaged one, a folder that cannot be written,
             plotly or jinja2 missing.
     """
-    return render_bench(Path(folder), load_bench(Path(folder)))
+    source = Path(folder)
+    return write_pages(source, content_of(source, load_bench(source)))
 
 
-def render_bench(source: Path, bench: Bench) -> list[Path]:
-    """The same, of what `bench.json` holds."""
+def content_of(source: Path, bench: Bench) -> Content:
+    """What the pages say of a record, and of the checks beside it."""
     names = ("check.json", "controls.json", "seeds.json")
     checks = [load_check(source / name) if (source / name).exists() else None for name in names]
-    content = build_content(bench, *checks)
-    pages = {
-        "report.html": to_html(content),
-        "report.md": to_markdown(content),
-        "report.csv": to_csv(content),
+    return build_content(bench, *checks)
+
+
+def write_pages(source: Path, content: Content) -> list[Path]:
+    """Write the three files; each is megabytes, and made after the one before."""
+    pages: dict[str, Callable[[Content], str | Iterable[str]]] = {
+        "report.html": html_pieces,
+        "report.md": to_markdown,
+        "report.csv": to_csv,
     }
-    for name, text in pages.items():
-        write_text(source / name, text)
+    for name, page in pages.items():
+        write_text(source / name, page(content))
     return [source / name for name in pages]
 
 
-def to_html(content: Content) -> str:
-    """Render the page through `template.html`."""
+def html_pieces(content: Content) -> Iterator[str]:
+    """Render the page through `template.html`, piece by piece."""
     try:
         import jinja2
         import plotly.io
@@ -67,13 +73,14 @@ def to_html(content: Content) -> str:
         "full_html": False,
         "config": {"displaylogo": False, "responsive": True},
     }
-    figures = [
+    figures = (
         plotly.io.to_html(
             _figure(figure), include_plotlyjs=number == 0, default_height="460px", **options
         )
         for number, figure in enumerate(content.figures)
-    ]
-    return environment.get_template("template.html").render(content=content, figures=figures)
+    )
+    template = environment.get_template("template.html")
+    yield from template.generate(content=content, figures=figures)
 
 
 def _figure(figure: Figure) -> Any:

@@ -105,6 +105,8 @@ def measure_into(laid_out: Plan, folder: Path) -> BenchReport:
                     entry_of(row, session.figures(row), session.seconds(row.identity))
                     for row in measured
                 ]
+                if options.replay:
+                    session.forget(rows)
                 last = number == len(blocks)
                 _require_same(folder, place)
                 if last or not options.replay:
@@ -169,7 +171,8 @@ def _made_again(folder: Path) -> Bench:
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     try:
         with locked(folder):
-            return measure_into(plan(BenchOptions(replay=True)), folder).bench
+            measure_into(plan(BenchOptions(replay=True)), folder)
+        return read_bench(folder)
     except PatchParityError:
         raise
     except (

@@ -160,6 +160,11 @@ class BenchSession:
             for sample in sorted(self.samples[row_identity], key=lambda sample: sample.round)
         ]
 
+    def forget(self, rows: list[Row]) -> None:
+        """Let the samples of rows go whose figures are made."""
+        for row in rows:
+            self.samples.pop(row.identity, None)
+
     def figures(self, row: Row) -> Figures:
         """What follows from the samples of a measured row."""
         block = [other.identity for other in self.block_rows(row)]

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(plain(content), indent=1))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step; a link is followed, and what is no regular file (a pipe,
-    /dev/null) is written to as it is.
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text, or its pieces one after another, as a file, in one step; a link is followed,
+    and what is no regular file (a pipe, /dev/null) is written to as it is.
 
     Raises:
         PatchParityError: a file that cannot be written.
@@ -43,21 +44,23 @@ def write_text(path: Path, text: str) -> None:
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+            with target.open("w", encoding="utf-8") as pipe:
+                pipe.writelines([text] if isinstance(text, str) else text)
             return
         with tempfile.NamedTemporaryFile(
             "w", dir=target.parent, prefix=f".{target.name}-", delete=False, encoding="utf-8"
         ) as file:
             draft = file.name
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
         os.chmod(draft, usual_mode())
         os.replace(draft, target)
     except (OSError, RuntimeError, UnicodeError) as error:
-        if draft and os.path.exists(draft):
-            os.unlink(draft)
         raise PatchParityError(
             f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
         ) from None
+    finally:  # of whatever the making of a piece raised too
+        if draft and os.path.exists(draft):
+            os.unlink(draft)
 
 
 def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:

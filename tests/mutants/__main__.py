@@ -1,0 +1,165 @@
+"""`python -m tests.mutants [FILE ...]`: change one thing of the code at a time (mutmut), and tell
+which changes no test notices.
+
+The work is done on a copy of the tree. A survivor whose kind changes nothing (`SAME`), or that
+`argued.toml` gives a reason for, is counted; any other is printed, and the exit code is 1.
+"""
+
+import argparse
+import ast
+import difflib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+QUICK = ("embed", "error", "patches", "probes_and_verdict", "resample", "spec", "stem")
+TESTS = {
+    "reference/diagnosis/": ["tests/reference/test_diagnosis.py", "tests/reference/test_fits.py"],
+    "reference/": [
+        *(f"tests/reference/test_{name}.py" for name in QUICK),
+        "tests/reference/test_weights_and_sequence.py",
+    ],
+    "porting/dialects/": ["tests/porting/test_dialects.py", "tests/porting/test_evidence.py"],
+}
+"""Which tests are asked about a file, by the folder that it lies in, the first that fits."""
+
+FILES = (
+    "reference/patches.py",
+    "reference/embed.py",
+    "reference/sequence.py",
+    "reference/weights.py",
+    "reference/spec.py",
+    "reference/resample.py",
+    "reference/stem.py",
+    "reference/exact.py",
+    "reference/error.py",
+    "reference/verdict.py",
+    "porting/dialects/positions.py",
+    "porting/dialects/strides.py",
+)
+"""What is mutated unless files are named: what decides a verdict or a reading."""
+
+SAME = {
+    "strict of zip": r", strict=(True|False|None)|, (?=\))",
+    "copy of astype": r"(, )?copy=(True|False|None)|, (?=\))",
+    "-1 of reshape": r"reshape\(-[12]",
+}
+"""Kinds that change nothing, with what is left out of both lines: lengths come from one spec; a
+copy has the same values; NumPy takes any negative length for the one that is left."""
+
+CONFIG = """
+[tool.mutmut]
+source_paths = ["patchparity"]
+only_mutate = {files}
+also_copy = ["patchparity", "tests"]
+pytest_add_cli_args = ["-q", "-x", "-p", "no:cacheprovider", "--import-mode=importlib"]
+pytest_add_cli_args_test_selection = {tests}
+use_git_change_detection = false
+
+[tool.pytest.ini_options]
+markers = ["full: takes minutes", "install: installs the package"]
+"""
+
+
+def copied_tree(target: Path, files: list[str]) -> None:
+    """Lay the package and its tests side by side, with a configuration for mutmut."""
+    ignored = shutil.ignore_patterns(".*", "report*", "build", "dist", "__pycache__", "tests")
+    shutil.copytree(ROOT, target / "patchparity", ignore=ignored)
+    shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    tests = sorted({test for file in files for test in tests_of(file)})
+    config = CONFIG.format(
+        files=json.dumps([f"patchparity/{file}" for file in files]), tests=json.dumps(tests)
+    )
+    (target / "pyproject.toml").write_text(config, encoding="utf-8")
+
+
+def tests_of(file: str) -> list[str]:
+    """The tests that are asked about a file."""
+    return next(tests for folder, tests in TESTS.items() if file.startswith(folder))
+
+
+def changes(target: Path, file: str) -> Iterator[tuple[int | None, str, str]]:
+    """The exit code, the line before and the line after of each mutant of a file."""
+    mutated = target / "mutants" / "patchparity" / file
+    codes = json.loads(mutated.with_name(f"{mutated.name}.meta").read_text())["exit_code_by_key"]
+    functions = {
+        node.name: ast.unparse(node).splitlines()[1:]
+        for node in ast.walk(ast.parse(mutated.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    for key, code in codes.items():
+        name = key.rpartition(".")[2]
+        before = functions[f"{name.rpartition('__mutmut_')[0]}__mutmut_orig"]
+        lines = [
+            line for line in difflib.ndiff(before, functions[name]) if line.startswith(("- ", "+ "))
+        ]
+        removed = " ".join(line[2:].strip() for line in lines if line[0] == "-")
+        added = " ".join(line[2:].strip() for line in lines if line[0] == "+")
+        yield code, removed, added
+
+
+def kind_of(before: str, after: str) -> str | None:
+    """The kind of a change that changes nothing; None for any other."""
+    for kind, pattern in SAME.items():
+        if re.sub(pattern, "", before) == re.sub(pattern, "", after):
+            return kind
+    text = r"'[^']*'|\"[^\"]*\""
+    told = "PatchParityError(" in before or before.startswith(("message", "return f'", "told"))
+    if told and re.sub(text, "", before) == re.sub(text, "", after):
+        return "words of a message"
+    return None
+
+
+def main() -> None:
+    """Parse the command line, mutate, and print a table and the survivors."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", default=FILES)
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    argued = tomllib.loads((Path(__file__).parent / "argued.toml").read_text(encoding="utf-8"))
+    unexplained = 0
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        copied_tree(target, list(given.files))
+        run = [sys.executable, "-m", "mutmut", "run", "--max-children", str(given.processes)]
+        with (target / "log").open("w") as log:
+            done = subprocess.run(run, cwd=target, stdout=log, stderr=log)
+        if done.returncode:
+            sys.exit((target / "log").read_text()[-4000:])
+        heads = ("file", "mutants", "noticed", "change nothing", "argued", "not noticed")
+        print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+        survivors = []
+        for file in given.files:
+            counts: Counter[str] = Counter()
+            for code, before, after in changes(target, file):
+                entry = {"file": file, "before": before, "after": after}
+                if code != 0:
+                    counts["noticed"] += 1
+                elif kind_of(before, after):
+                    counts["same"] += 1
+                elif any(each.items() >= entry.items() for each in argued.get("mutant", [])):
+                    counts["argued"] += 1
+                else:
+                    counts["left"] += 1
+                    survivors.append(entry)
+            columns = ("noticed", "same", "argued", "left")
+            row = [counts.total(), *(counts[each] for each in columns)]
+            print(f"| {file} | {' | '.join(map(str, row))} |", flush=True)
+        for entry in survivors:
+            print(f"\n[[mutant]]\nfile = {json.dumps(entry['file'])}")
+            print(f"before = {json.dumps(entry['before'])}\nafter = {json.dumps(entry['after'])}")
+        unexplained = len(survivors)
+    sys.exit(bool(unexplained))
+
+
+if __name__ == "__main__":
+    main()
