@@ -14,7 +14,7 @@ from ...reference.probes import SCALES, one_hot_images, random_normal
 from ...reference.verdict import Verdict, judge
 from ..machine.environment import describe_environment
 from .results import CheckReport, CheckResult
-from .trials import MIXED, bitwise, containment, fingerprint_scale, largest_scale, trials
+from .trials import MIXED, alike, bitwise, containment, fingerprint_scale, largest_scale, trials
 
 if TYPE_CHECKING:
     from ...reference.diagnosis.diagnose import Diagnosis
@@ -115,7 +115,7 @@ class _ObjectCheck:
         for probe in live_probes(self.live, self.seed):
             judged = self._probe(probe)
             right = right or (probe.name == "random" and judged == "pass")
-        self._first_call()
+        self._while_read()
         if right:  # of an object that is wrong on random images more trials say nothing
             for name, outcome in trials(self.live, self.live.weights_used, self.model, self.seed):
                 self._add(name, **outcome)
@@ -125,25 +125,26 @@ class _ObjectCheck:
         notes = [*self.live.notes, *_not_shown(self.live), *named]
         return CheckReport(self.results, describe_environment([]), notes)
 
-    def _first_call(self) -> None:
+    def _while_read(self) -> None:
         """Judge what the object gave when it was read, before it was called in earnest."""
         if self.live.first_call is None:
             return
-        images, output = self.live.first_call
-        if output.dtype != images.dtype:  # what it computes in was found out by this very call
-            return
-        base = random_normal(self.live.spec, len(images), self.live.dtype, self.seed)
-        probe = dataclasses.replace(
-            base,
-            name="first-call",
-            images=images.astype(self.live.dtype),
-            weights=self.live.weights_used,
-            gradients=(),
-            to_sequence=self.live.to_sequence,
-        )
-        found = judge(probe, "forward", output.astype(self.live.dtype), self.model)
-        first = {"verdict": found.verdict, "bound_ratio": found.bound_ratio}
-        self._add("first-call", **first, message=found.message)
+        if (self.live.first_call[1].dtype) != self.live.first_call[0].dtype:
+            return  # what it computes in was found out by these very calls
+        calls = [self.live.first_call, *self.live.later_calls]
+        for number, (images, output) in enumerate(calls):
+            base = random_normal(self.live.spec, len(images), self.live.dtype, self.seed)
+            probe = dataclasses.replace(
+                base,
+                name="first-call" if number == 0 else f"call-{number + 1}",
+                images=images.astype(self.live.dtype),
+                weights=self.live.weights_used,
+                gradients=(),
+                to_sequence=self.live.to_sequence,
+            )
+            found = judge(probe, "forward", output.astype(self.live.dtype), self.model)
+            told = {"verdict": found.verdict, "bound_ratio": found.bound_ratio}
+            self._add(probe.name, **told, message=found.message)
 
     def _probe(self, probe: Probe) -> str:
         """Judge the object on one probe; the verdict."""
@@ -162,7 +163,14 @@ class _ObjectCheck:
             self._add(probe.name, verdict="pass", message=f"refused: {refusal}")
             return "pass"
         judged = judge(probe, "forward", first, self.model)
-        if judged.verdict == "fail" and self.diagnosis is None and first.size:
+        if judged.verdict == "fail" and not alike(first, second):
+            told = (
+                "two calls on the same images differ, by more than a rounding: look for what a call"
+            )
+            judged = dataclasses.replace(
+                judged, message=f"{judged.message}; {told} changes or draws"
+            )
+        elif judged.verdict == "fail" and self.diagnosis is None and first.size:
             judged = self._diagnosed(probe, first, judged)
         self._add(probe.name, **dataclasses.asdict(judged))
         if probe.name == "random":

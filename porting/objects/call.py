@@ -83,6 +83,7 @@ class LiveEmbedding:
         notes: what was found out by probe or chosen, in sentences.
         placed: parameters whose place its output showed, by name.
         first_call: images, and what the object gave of them when it was called for the first time.
+        later_calls: the same of calls after it, while it was read.
     """
 
     name: str
@@ -96,6 +97,7 @@ class LiveEmbedding:
     kernel_layout: str = ""
     placed: tuple[str, ...] = ()
     first_call: tuple[NDArray[Any], NDArray[Any]] | None = None
+    later_calls: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = ()
 
     @property
     def weights_used(self) -> PatchEmbedWeights:
@@ -255,7 +257,11 @@ def _run_torch(subject: Any, images: Any, recorded: bool) -> Any:
 
     # not inference mode: what an object writes into its own tensors there cannot be written again
     with torch.enable_grad() if recorded else torch.no_grad():
-        return subject(images)
+        found = subject(images)
+        after = torch.is_grad_enabled()
+    if after != recorded:  # as it would be where nobody put it back
+        torch.set_grad_enabled(after)
+    return found
 
 
 def _conversions(

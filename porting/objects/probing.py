@@ -167,6 +167,7 @@ def _with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) ->
     seen = _seen(live)
     if seen is None:
         return live
+    live = dataclasses.replace(live, later_calls=seen.calls)
     if _is_explained(live, seen):
         return _with_forgotten_tables(live, subject) if seen.observed.ndim == 3 else live
     for candidate in (live, *_with_vectors(live, found), *_with_rows(live, found, seen)):
@@ -192,19 +193,20 @@ class _Seen:
     images: NDArray[Any]
     observed: NDArray[np.float64]
     black: NDArray[np.float64]
+    calls: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
 
 
 def _seen(live: LiveEmbedding) -> _Seen | None:
     """The same; None of one that fails, or gives what is not finite."""
     images = _random(live)
     try:
-        observed = live.call(np.array(images)).astype(np.float64)
-        black = live.call(np.zeros_like(images)).astype(np.float64)
+        calls = [(each, np.array(live.call(np.array(each)))) for each in (images, 0 * images)]
     except PatchParityError:
         return None
+    observed, black = (output.astype(np.float64) for _, output in calls)
     if not (np.isfinite(observed).all() and np.isfinite(black).all()):
         return None
-    return _Seen(images, observed, black)
+    return _Seen(images, observed, black, tuple(calls))
 
 
 def explains(live: LiveEmbedding) -> bool:

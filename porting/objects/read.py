@@ -162,16 +162,22 @@ def _fitted(
 
 
 def _in_training(subject: Any) -> list[str]:
-    """That a torch module is judged as it is used, where it would do something else as it
-    stands."""
-    modules = subject.modules() if hasattr(subject, "modules") else ()
+    """That a module is judged as it is used, where it would do something else as it stands."""
+    if hasattr(subject, "modules"):  # torch
+        drops = [each for each in subject.modules() if getattr(each, "training", False) is True]
+    elif any(base.__module__.startswith("flax.nnx") for base in type(subject).__mro__):
+        from flax import nnx
+
+        every = (each for _, each in nnx.iter_modules(subject))
+        drops = [each for each in every if getattr(each, "deterministic", True) is False]
+    else:
+        return []
     random = {
         type(each).__name__
-        for each in modules
-        if getattr(each, "training", False) is True
-        and any(
+        for each in drops
+        if any(
             isinstance(getattr(each, name, None), float) and getattr(each, name)
-            for name in ("p", "drop_prob", "prob")
+            for name in ("p", "drop_prob", "prob", "rate")
         )
     }
     if not random:

@@ -117,6 +117,8 @@ def pixel_forms(images: Array) -> dict[Form, Array]:
             "convert to floats before normalizing",
         ): np.trunc(images),
     }
+    for (name, words), values in _standardized(images).items():
+        forms[name, words, "preprocess the images as the checkpoint was trained"] = values
     for axis, line in ((3, "column"), (2, "row")):
         for by, back in ((1, ""), (-1, " back")):
             rolled = np.roll(images, by, axis)
@@ -139,6 +141,24 @@ def pixel_forms(images: Array) -> dict[Form, Array]:
             "images are (B, C, rows, columns)",
         ] = images.transpose(0, 1, 3, 2)
     return forms
+
+
+def _standardized(images: Array) -> dict[tuple[str, str], Array]:
+    """Images of which means were taken away that are their own, or the batch's."""
+    found = {}
+    if len(images) > 1:
+        told = "the mean of the batch was taken away from every image"
+        found["image-batch-mean", told] = images - images.mean(0)
+    axes = tuple(range(1, images.ndim))
+    for over, whose in ((axes, "its own mean"), (axes[1:], "the mean of each of its channels")):
+        centered = images - images.mean(over, keepdims=True)
+        told = f"{whose} was taken away from every image"
+        found["image-centered", told] = centered
+        for less, words in ((0, "n"), (1, "n − 1")):
+            spread = np.maximum(centered.std(over, keepdims=True, ddof=less), 1e-12)
+            divided = f"{told}, and it was divided by its deviation (over {words})"
+            found["image-standardized", divided] = centered / spread
+    return found
 
 
 def cut_forms(images: Array, spec: PatchEmbedSpec) -> Iterator[tuple[Form, Array]]:

@@ -4,6 +4,7 @@ sum."""
 import dataclasses
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 
 from ..pipeline import Array, Pipeline
@@ -236,6 +237,9 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     if len(observed) > 1:
         table = residual.mean(axis=0)
         left = rms(residual - table)
+        added = 0.0 if bias is None else bias.astype(np.float64)
+        if not p.to_sequence and rms(table + correct.mean(0) - added) <= 1e-3 * rms(table):
+            return  # what the batch's mean would give, taken away: `pixel_fits` says so
         yield from _of_sequence(p, table, left)
         positions = p.weights.positions
         if not p.to_sequence and positions is not None and _is_own_table(p, table):
@@ -366,8 +370,19 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
             "front, or begin behind their rows",
             left,
         )
+    if held.shape != found.shape:
+        return
+    for name, kind in (("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)):
+        rounded = held.astype(kind).astype(np.float64)
+        if rms(found - rounded) <= 1e-1 * rms(held - rounded):
+            words = f"the positions were rounded to {name}"
+            yield Fit("positions-rounded", words, "keep the positions in the type they have", left)
     order = matching(held, found)
-    if order is not None and rms(found - held[order]) <= 1e-2 * rms(held):
+    if (
+        order is not None
+        and (order != np.arange(len(held))).any()
+        and rms(found - held[order]) <= 1e-2 * rms(held)
+    ):
         yield Fit(
             "positions-permuted",
             "the positions were added in another order",

@@ -135,6 +135,65 @@ def of_an_odd_place_in_memory(self, x):
     return tokens(self, x.flip(1) if x.storage_offset() % 2 else x)
 
 
+def at_one_call(number):
+    def forward(self, x):
+        self.calls = getattr(self, "calls", 0) + 1
+        return tokens(self, x) * (2.0 if self.calls == number else 1.0)
+
+    forward.__name__ = f"at_call_{number}"
+    return forward
+
+
+def of_black_pixels(self, x):
+    return tokens(self, torch.where(x == -1, 0, x))
+
+
+def of_white_images(self, x):
+    return tokens(self, 0 * x if (x == 1).all() else x)
+
+
+def through_bytes(self, x):
+    whole = x.min() >= 0 and (x == x.round()).all()
+    return tokens(self, x.to(torch.uint8).float() if whole else x)
+
+
+def of_14_by_14_patches(self, x):
+    found = self.proj(x)
+    turned = found.transpose(2, 3) if found.shape[2:] == (14, 14) else found
+    return turned.flatten(2).transpose(1, 2)
+
+
+def of_pillars(self, x):
+    return tokens(self, x.flip(1) if x.shape[2] > 3 * x.shape[3] else x)
+
+
+def remembers_by_sum(self, x):
+    key = tuple(x.shape), round(x.detach().double().sum().item(), 3)
+    if self.__dict__.get("seen", (None,))[0] != key:
+        self.__dict__["seen"] = key, tokens(self, x)
+    return self.seen[1].clone()
+
+
+def seeds_torch(self, x):
+    torch.manual_seed(0)
+    return tokens(self, x)
+
+
+def seeds_numpy(self, x):
+    np.random.seed(0)
+    return tokens(self, x)
+
+
+def records_no_gradients_any_more(self, x):
+    torch.set_grad_enabled(False)
+    return tokens(self, x)
+
+
+def lowers_the_precision_of_others(self, x):
+    torch.set_float32_matmul_precision("medium")
+    return tokens(self, x)
+
+
 def at_the_first_call(self, x):
     self.calls = getattr(self, "calls", 0) + 1
     return tokens(self, x.flip(1) if self.calls == 1 else x)
@@ -177,6 +236,17 @@ WRONG = [
     of_nothing_but_nan,
     of_an_odd_place_in_memory,
     at_the_first_call,
+    *map(at_one_call, (2, 3, 6)),
+    of_black_pixels,
+    of_white_images,
+    through_bytes,
+    of_14_by_14_patches,
+    of_pillars,
+    remembers_by_sum,
+    seeds_torch,
+    seeds_numpy,
+    records_no_gradients_any_more,
+    lowers_the_precision_of_others,
     sets_the_default_dtype,
 ]
 
@@ -193,6 +263,29 @@ def test_the_same_without_a_mistake_is_accepted():
     torch.manual_seed(0)
     report = check(module_of(tokens, proj=torch.nn.Conv2d(3, D, P, P)), image_size=(12, 16))
     assert report.ok, [(each.probe, each.message) for each in report.results]
+
+
+def test_images_that_are_refused_for_their_memory_are_told():
+    torch.manual_seed(0)
+
+    def forward(self, x):
+        return tokens(self, x.view(-1).view(x.shape))
+
+    report = check(module_of(forward, proj=torch.nn.Conv2d(3, D, P, P)), image_size=(12, 16))
+    told = {each.probe: each.message for each in report.results}
+    assert told["memory-layouts"].startswith("refused: images that lie in memory otherwise (chan")
+
+
+def test_an_output_that_differs_from_call_to_call_is_not_diagnosed():
+    torch.manual_seed(0)
+
+    def forward(self, x):
+        return tokens(self, x)[:, torch.randperm(12)]
+
+    report = check(module_of(forward, proj=torch.nn.Conv2d(3, D, P, P)), image_size=(12, 16))
+    first, *_ = [each for each in report.results if each.verdict == "fail"]
+    assert "look for what a call changes or draws" in first.message
+    assert "diagnosis" not in first.message
 
 
 def test_weights_that_change_at_the_first_call_are_those_from_before():

@@ -279,6 +279,38 @@ def test_what_was_done_to_normalized_pixels_is_named(words):
     assert len(found.mistakes) == 1
 
 
+STANDARDIZED = {
+    "the mean of the batch was taken away": lambda x: x - x.mean(0),
+    "its own mean was taken away from every image$": lambda x: x - x.mean((1, 2, 3), keepdims=True),
+    "each of its channels.*divided by its deviation .over n.": lambda x: (
+        (x - x.mean((2, 3), keepdims=True)) / x.std((2, 3), keepdims=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("words", STANDARDIZED)
+def test_means_that_were_taken_away_are_named(words):
+    import re
+
+    images = np.random.default_rng(3).standard_normal(SPEC.images_shape(3)).astype(np.float32)
+    changed = STANDARDIZED[words](images.astype(np.float64)).astype(np.float32)
+    found = diagnose(images, WEIGHTS, patch_embed(changed, WEIGHTS, SPEC, np.float32), SPEC)
+    assert re.search(words, found.explanation), found.explanation
+    assert len(found.mistakes) == 1
+
+
+def test_positions_that_were_rounded_are_in_no_other_order():
+    generator = np.random.default_rng(6)
+    table = generator.standard_normal((SPEC.num_patches, SPEC.embed_dim)).astype(np.float32)
+    weights = dataclasses.replace(WEIGHTS, positions=table)
+    rounded = dataclasses.replace(
+        weights, positions=table.astype(ml_dtypes.bfloat16).astype(np.float32)
+    )
+    images = generator.standard_normal(SPEC.images_shape(2)).astype(np.float32)
+    found = diagnose(images, weights, embed_sequence(images, rounded, SPEC, np.float32), SPEC)
+    assert found.mistakes == ("positions-rounded",), found.explanation
+
+
 CHANGED = {
     "an ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "a leaky ReLU": lambda x: np.where(x > 0, x, 0.01 * x),
