@@ -310,6 +310,9 @@ class _Trials:
         def huge(shape: tuple[int, ...]) -> NDArray[Any]:
             return 2.0**15 * draw.standard_normal(shape)
 
+        def deep(shape: tuple[int, ...]) -> NDArray[Any]:
+            return draw.integers(0, 2**16, shape).astype(float)
+
         return [
             ("images-of-zeros", lambda shape: np.zeros(shape)),
             ("flat-images", lambda shape: np.full(shape, 0.5)),
@@ -322,7 +325,6 @@ class _Trials:
                     draw.uniform(size=shape) < 0.02, 16.0, draw.standard_normal(shape)
                 ),
             ),
-            ("images-of-16-bits", lambda shape: draw.integers(0, 2**16, shape).astype(float)),
             ("black-images", lambda shape: np.full(shape, -1.0)),
             ("white-images", lambda shape: np.ones(shape)),
             (
@@ -341,7 +343,7 @@ class _Trials:
             *(
                 []
                 if self.live.dtype == "float16"
-                else [("tiny-values", tiny), ("huge-values", huge)]
+                else [("tiny-values", tiny), ("huge-values", huge), ("images-of-16-bits", deep)]
             ),
         ]
 

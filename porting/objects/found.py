@@ -201,7 +201,15 @@ def read_weights(
         f"{name} holds {_listed(rest)} beside its kernel, which no linear patch embedding has: "
         "name the projection alone, or give the weights"
     )
-    sizes = _kernel_sizes(kernel, kind, name, kernel_layout, patch_size, in_channels)
+    sizes = _kernel_sizes(
+        kernel,
+        kind,
+        name,
+        kernel_layout,
+        patch_size,
+        in_channels,
+        None if _is_of_a_product(kernel, owner) else {value.size for value, _ in rest.values()},
+    )
     unplaced = {parameter: value for parameter, (value, _) in rest.items()}
     if any(not _may_be_added(value, sizes[0]) for value in unplaced.values()):
         raise PatchParityError(refusal)
@@ -231,8 +239,10 @@ def _kernel_of(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str | None
     layers = [name for name, value in matrices.items() if value.ndim >= 4 and value.shape[0] != 1]
     if not layers:
         plain = [name for name in matrices if not EMBEDDING.search(name)]
-        return plain[0] if len(plain) == 1 and len(matrices) == 2 else None
-    if len(layers) > 1:
+        if len(plain) == 1 and len(matrices) == 2:
+            return plain[0]
+        layers = [name for name in matrices if _is_of_a_product(*parameters[name])]
+    if len(layers) != 1:
         return None
     ends = (matrices[layers[0]].shape[0], matrices[layers[0]].shape[-1])
     tables = [value for name, value in matrices.items() if name != layers[0]]
@@ -242,6 +252,14 @@ def _kernel_of(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str | None
         parts = {size // share for size in ends for share in (1, 2)}
         fit = all(value.ndim <= 3 and value.shape[-1] in parts for value in tables)
     return layers[0] if fit and len(tables) <= MOST_TABLES else None
+
+
+PRODUCTS = ("Linear", "Dense", "EinsumDense", "LinearGeneral", "DenseGeneral")
+"""Layers that are a matrix product and nothing more."""
+
+
+def _is_of_a_product(value: NDArray[Any], owner: Any) -> bool:
+    return value.ndim == 2 and any(base.__name__ in PRODUCTS for base in type(owner).__mro__)
 
 
 MOST_TABLES = 3
@@ -264,15 +282,21 @@ def _kernel_sizes(
     kernel_layout: str | None,
     patch_size: int | tuple[int, ...] | None,
     in_channels: int | None,
+    beside: set[int] | None,
 ) -> tuple[int, tuple[int, ...], int, list[str]]:
-    """Width, patch and channels, and the orders that come into question."""
+    """Width, patch and channels, and the orders that come into question; `beside` are the sizes of
+    the parameters beside a matrix that is no layer's, which may lie either way round."""
     if kernel.ndim == 2:
         orders = ["linear-chw", "linear-hwc"] if kind == "torch" else ["dense-hwc", "dense-chw"]
         if kernel_layout is not None:
             orders = [kernel_layout]
-        elif patch_size is not None and _is_turned(kernel, kind, patch_size):
+        elif patch_size is not None and _is_turned(kernel, kind, patch_size, beside or set()):
             turned = {"linear": "dense", "dense": "linear"}
             orders = [f"{turned[name]}-{order}" for name, order in (e.split("-") for e in orders)]
+        elif kernel.shape[0] == kernel.shape[1] and beside is not None:
+            orders += (
+                ["dense-chw", "dense-hwc"] if kind == "torch" else ["linear-chw", "linear-hwc"]
+            )
         if patch_size is None:
             raise PatchParityError(
                 f"{name} holds a matrix {kernel.shape}, which does not show the patch size: give "
@@ -284,12 +308,16 @@ def _kernel_sizes(
     return embed_dim, tuple(patch), kernel.size // (embed_dim * math.prod(patch)), [order]
 
 
-def _is_turned(kernel: NDArray[Any], kind: str, patch_size: int | tuple[int, ...]) -> bool:
+def _is_turned(
+    kernel: NDArray[Any], kind: str, patch_size: int | tuple[int, ...], beside: set[int]
+) -> bool:
     """Whether a matrix lies the other way round than its framework's layers keep it: the values of
-    a patch are then on the other axis alone."""
+    a patch are then on the other axis alone, or a bias is as long as that of the first."""
     sides = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
     values, others = kernel.shape[::-1] if kind == "torch" else kernel.shape
-    return bool(values % math.prod(sides) and not others % math.prod(sides))
+    if others % math.prod(sides):
+        return False
+    return bool(values % math.prod(sides)) or (values in beside and others not in beside)
 
 
 def _listed(parameters: Mapping[str, tuple[NDArray[Any], Any]]) -> str:

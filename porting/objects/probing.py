@@ -53,16 +53,23 @@ def with_flatten_order(live: LiveEmbedding, found: FoundWeights) -> LiveEmbeddin
         return live
     images = np.random.default_rng(0).standard_normal(live.spec.images_shape(2)).astype(live.dtype)
     observed = live.call(images)
+    apart = observed[0].astype(np.float64) - observed[1]
     distances = {}
     for order in found.orders:
         weights = found.to_canonical(live.spec, order)
         expected = _expected(dataclasses.replace(live, weights=weights), images)
-        if expected.shape != observed.shape:
+        if apart.shape[1:] != expected.shape[2:] or len(apart) < len(expected[0]):
             return live
-        distances[order] = float(np.mean((observed.astype(np.float64) - expected) ** 2))
+        # One image against the other: what is added to both is not known yet, nor on which side
+        # there are prefix tokens.
+        wanted = expected[0] - expected[1]
+        distances[order] = min(
+            float(np.mean((side - wanted) ** 2))
+            for side in (apart[: len(wanted)], apart[-len(wanted) :])
+        )
     best = min(distances, key=distances.__getitem__)
     words = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}[best[-3:]]
-    if not distances[best] < UNLIKE**2 * float(np.mean(observed.astype(np.float64) ** 2)):
+    if not distances[best] < UNLIKE**2 * float(np.mean(apart**2)):
         note = (
             f"no flatten order of the linear layer explains its output; {words} comes nearest "
             f"(--kernel-layout {best})"
@@ -237,8 +244,12 @@ def _random(live: LiveEmbedding) -> NDArray[Any]:
 def _with_vectors(live: LiveEmbedding, found: FoundWeights) -> Iterator[LiveEmbedding]:
     """The same object with a vector, of a name that says nothing, as its bias or class token."""
     for name, value in found.unplaced.items():
-        vector, role = value.reshape(-1), "bias" if value.ndim == 1 else "class_token"
-        if vector.size == live.spec.embed_dim and getattr(live.weights, role) is None:
+        vector = value.reshape(-1)
+        if vector.size != live.spec.embed_dim:
+            continue
+        for role in ("bias", "class_token") if value.ndim == 1 else ("class_token",):
+            if getattr(live.weights, role) is not None:
+                continue
             weights = dataclasses.replace(live.weights, **{role: vector})  # type: ignore[arg-type]
             note = f"{name} {value.shape} is its {role.replace('_', ' ')}: found by probe"
             yield dataclasses.replace(

@@ -8,6 +8,7 @@ linear layer's flatten order is found by probe, and told.
 
 import functools
 import inspect
+import itertools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from ...reference.weights import PatchEmbedWeights
 from ..files.arrays import IMAGE_LAYOUTS
 from ..files.checkpoint import first_line
 from .call import LiveEmbedding, caller
-from .found import FoundWeights, LongPositionsError, given_weights, read_weights
+from .found import PRODUCTS, FoundWeights, LongPositionsError, given_weights, read_weights
 from .layer_sizes import own_sizes, spec_of
 from .load import build, load_object
 from .probing import (
@@ -227,12 +228,15 @@ def _kind(subject: Any, framework: str | None, name: str) -> str:
     return own or framework or "numpy"
 
 
-LINEAR = ("Linear", "Dense", "EinsumDense", "LinearGeneral", "DenseGeneral")
-"""Layers that are a matrix product and nothing more; another module with a matrix takes images."""
-
-
 def _is_linear(subject: Any) -> bool:
-    return any(base.__name__ in LINEAR for base in type(subject).__mro__)
+    """Whether an object is such a layer; another module with a matrix takes images, one that is
+    derived of it and has a forward of its own among them."""
+    return type(subject).__name__ in PRODUCTS or not any(
+        "forward" in vars(base) or "call" in vars(base) or "__call__" in vars(base)
+        for base in itertools.takewhile(
+            lambda base: base.__name__ not in PRODUCTS, type(subject).__mro__
+        )
+    )
 
 
 def _only_order(orders: list[str], spec: PatchEmbedSpec, name: str) -> list[str]:

@@ -436,3 +436,53 @@ def test_tensors_that_are_no_numbers_are_passed_over():
     whole.empty = torch.empty(1, 60, WIDTH, device="meta")
     whole.complex = torch.ones(1, 60, WIDTH) * 1j
     assert right(check(whole, image_size=(24, 40))) == []
+
+
+def in_patches(x, order):
+    B, C, H, W = x.shape
+    cut = x.reshape(B, C, H // 4, 4, W // 4, 4)
+    axes = (0, 2, 4, 1, 3, 5) if order == "chw" else (0, 2, 4, 3, 5, 1)
+    return cut.permute(*axes).reshape(B, -1, 16 * C)
+
+
+def multiplied(torch, what, order):
+    """A matrix product with parameters of names that say nothing, or whose shape says little."""
+    torch.manual_seed(3)
+    parameter = torch.nn.Parameter
+    if what == "a linear layer and a table":
+        return torch_module(
+            lambda self, x: (
+                torch.cat([self.first.expand(len(x), 1, WIDTH), self.proj(in_patches(x, order))], 1)
+                + self.table
+            ),
+            proj=torch.nn.Linear(48, WIDTH),
+            first=parameter(torch.randn(WIDTH)),
+            table=parameter(torch.randn(1, 61, WIDTH)),
+        )
+    width = 48 if what == "a square matrix" else 16
+    return torch_module(
+        lambda self, x: in_patches(x, order) @ self.W + self.b,
+        W=parameter(torch.randn(48, width)),
+        b=parameter(torch.randn(width)),
+    )
+
+
+@pytest.mark.parametrize("order", ["chw", "hwc"])
+@pytest.mark.parametrize(
+    "what", ["a linear layer and a table", "a square matrix", "a matrix that is turned"]
+)
+def test_a_matrix_and_what_is_added_are_found(what, order):
+    torch = pytest.importorskip("torch")
+    report = check(multiplied(torch, what, order), image_size=(24, 40), patch_size=4)
+    assert right(report) == []
+    assert not any("explains" in note for note in report.notes)
+
+
+def test_a_layer_that_is_derived_of_a_linear_one_may_take_images():
+    torch = pytest.importorskip("torch")
+
+    class Cuts(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(in_patches(x, "hwc"))
+
+    assert right(check(Cuts(48, WIDTH), image_size=(24, 40), patch_size=4)) == []
