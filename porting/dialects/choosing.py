@@ -15,7 +15,7 @@ from .grids import channels_of, known_grid
 from .ledger import unexplained
 from .recognize import Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, read_config
-from .unreadable import in_parts, of_old_keras, of_shards
+from .unreadable import in_parts, of_arrays, of_old_keras, of_shards
 
 QUANTIZED = ("int4", "uint4", "int8", "uint8", "float8_e4m3fn", "float8_e5m2", "F8_E4M3", "F8_E5M2")
 """Types of weights that mean nothing without their scales."""
@@ -105,7 +105,12 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     if reason := known_reason(read_config(checkpoint.config_folder)):
         return f"{checkpoint.path} is read by no dialect: {reason}{layers_alone(checkpoint)}"
     if not candidates:
-        return in_parts(checkpoint) or of_old_keras(checkpoint) or of_shards(checkpoint, None)
+        return (
+            in_parts(checkpoint)
+            or of_old_keras(checkpoint)
+            or of_arrays(checkpoint)
+            or of_shards(checkpoint, None)
+        )
     nearest = min(
         candidates,
         key=lambda each: (
@@ -223,9 +228,11 @@ def require_no_other_stage(
     }
     if chosen.dialect.plain or places <= {chosen.prefix}:
         return
-    for each in find_candidates(checkpoint, dialects, None, sizes, True, ignore):
+    candidates = find_candidates(checkpoint, dialects, None, sizes, True, ignore)
+    fitting = {each.prefix for each in candidates if each.grid and not each.refusals}
+    for each in candidates:
         other = (
-            each.prefix != chosen.prefix
+            each.prefix not in fitting | {chosen.prefix}
             and not each.refusals
             and each.weight[:3] == chosen.weight[:3]
         )

@@ -3,7 +3,7 @@ unexplained. What is unexplained may change the sequence."""
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +60,7 @@ def ledger_of(
         for place in (dialect.entries[field].name, *places)
     }
     width = checkpoint.tensors[names["kernel"]].shape if "kernel" in names else ()
+    inside = _modules_elsewhere(checkpoint, dialect, prefix, used)
     found = []
     for name, info in checkpoint.tensors.items():
         status: Status
@@ -73,11 +74,8 @@ def ledger_of(
         elif 0 in info.shape:
             status = "elsewhere"  # it holds no value
         elif name.startswith(prefix):
-            status = (
-                "elsewhere"
-                if dialect.plain or dialect.is_elsewhere(name.removeprefix(prefix))
-                else "unexplained"
-            )
+            known = dialect.plain or dialect.is_elsewhere(name.removeprefix(prefix))
+            status = "elsewhere" if known or inside & set(_modules_of(name)) else "unexplained"
         else:
             beside = (
                 _is_beside(name, prefix)
@@ -93,6 +91,26 @@ def ledger_of(
             status = "unexplained" if beside and not known else "outside"
         found.append(LedgerEntry(name, info.shape, status, role))
     return found
+
+
+def _modules_of(name: str) -> list[str]:
+    """The modules that a tensor is in, by their paths, the innermost first."""
+    ends = [place.start() for place in re.finditer(r"[./]", name)]
+    return [name[:end] for end in reversed(ends)]
+
+
+def _modules_elsewhere(
+    checkpoint: Checkpoint, dialect: Dialect, prefix: str, used: Collection[str]
+) -> set[str]:
+    """Modules of the encoder or the head, as the dialect's patterns say of a tensor of their own:
+    what else is inside them is theirs too, such as the adapter of a layer."""
+    elsewhere = {
+        modules[0]
+        for name in checkpoint.tensors
+        if name.startswith(prefix) and dialect.is_elsewhere(name.removeprefix(prefix))
+        if len(modules := _modules_of(name)) > len(_modules_of(prefix))
+    }
+    return elsewhere - {module for name in used for module in _modules_of(name)}
 
 
 def _is_beside(name: str, prefix: str) -> bool:

@@ -8,7 +8,7 @@ from .recognize import Candidate
 
 PARTS = re.compile(
     r"(.*(?:patch|proj|conv|embed)\w*)\."
-    r"(weight_[gv]|weight_orig|weight_mask|parametrizations\.weight\.original\d?)"
+    r"(weight_[gv]|weight_orig|weight_mask|(?:parametrizations\.)?weight\.original\d?)"
 )
 """Tensors of a layer whose weight is computed of several: weight norm in its old and new form,
 pruning."""
@@ -49,13 +49,27 @@ def in_parts(checkpoint: Checkpoint) -> str:
 
 
 def of_old_keras(checkpoint: Checkpoint) -> str:
-    """That a file is one of Keras before 3, whose variables' names end in `:0`, in words; empty
-    where it is not (keras/src/legacy/saving/legacy_h5_format.py)."""
-    if checkpoint.format != "h5" or not any(name.endswith(":0") for name in checkpoint.tensors):
+    """That a file is one of Keras before 3, whose variables' names end in `:0`, or a whole model as
+    Keras wrote it then, in words; empty where it is not
+    (keras/src/legacy/saving/legacy_h5_format.py)."""
+    if checkpoint.format != "h5" or not any(
+        name.endswith(":0") or "model_weights/" in name for name in checkpoint.tensors
+    ):
         return ""
     return (
         f"{checkpoint.path} is an HDF5 file as Keras wrote it before 3, or transformers its "
         "tf_model.h5, which is not read: load it into its model with tf_keras (in transformers "
         "before 5 from_pretrained(..., from_tf=True)), and save its weights as .weights.h5 or "
         "safetensors"
+    )
+
+
+def of_arrays(checkpoint: Checkpoint) -> str:
+    """That a torch file holds NumPy arrays in the place of tensors, in words; empty where it does
+    not."""
+    if checkpoint.tensors or not any(name.startswith("numpy.") for name in checkpoint.unbuilt):
+        return ""
+    return (
+        f"{checkpoint.path} holds NumPy arrays, of which nothing is built: torch.save tensors "
+        "(torch.from_numpy), or numpy.savez the arrays"
     )

@@ -388,6 +388,8 @@ class Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Name what stands for a global; nothing is imported."""
+        if (module, name) == ("numpy", "ndarray"):
+            self.unbuilt["numpy.ndarray"] = None
         if (module, name) in _BUILT:
             return _BUILT[module, name]
         if module in ("torch", "torch.storage", "torch.cuda") and name in STORAGE_TYPES:
@@ -415,8 +417,11 @@ class Unpickler(pickle.Unpickler):
                     f"{self.path} holds a tensor of a type that is not read (float8, or another "
                     "new one): save it in bfloat16"
                 )
+            whole = " (of a whole module: torch.save its state_dict())"
+            told = whole if module.startswith("torch.nn.modules") else ""
             raise PatchParityError(
-                f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was run"
+                f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was "
+                f"run{told}"
             )
         self.unbuilt[f"{module}.{name}"] = None
         return Inert

@@ -20,7 +20,7 @@ from ...reference.stem import features_of, image_of
 from ..dialects.evidence import known_of
 from ..dialects.sizes import KERAS_HUB, keras_table, numbers_at, read_config
 from ..dialects.stage import Stage
-from ..files.checkpoint import Checkpoint, first_line
+from ..files.checkpoint import Checkpoint
 from .compare import Check
 from .keras_models import keras_hub_model
 from .own_model import OwnModel, UnprovedError, inner_table, require_modest
@@ -105,8 +105,14 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
         raise
     except Exception as error:  # whatever a library makes of a configuration
         raise UnprovedError(
-            f"{library} does not build it ({type(error).__name__}: {first_line(error)[:160]})"
+            f"{library} does not build it ({type(error).__name__}: {_cause_of(error)[:240]})"
         ) from None
+
+
+def _cause_of(error: BaseException) -> str:
+    """The first line of an error, and the next where the first only announces it."""
+    first, *rest = [line.strip() for line in str(error).strip().splitlines()] or ["no message"]
+    return f"{first} {rest[0]}" if first.endswith(":") and rest else first
 
 
 TESTED = {

@@ -1,0 +1,84 @@
+"""What a file that is not read is told: a reason that is true, and what would help."""
+
+import numpy as np
+import pytest
+
+from patchparity import embed, inspect_checkpoint
+
+from .test_evidence import IMAGES, C, D, P, folder_of, rows
+
+
+def vit():
+    """A small ViT as timm saves it."""
+    return {
+        "cls_token": rows(1, 1, D),
+        "pos_embed": rows(1, 17, D),
+        "patch_embed.proj.weight": rows(D, C, P, P),
+        "patch_embed.proj.bias": rows(D),
+        "blocks.0.norm1.weight": rows(D),
+        "blocks.0.attn.qkv.weight": rows(3 * D, D),
+        "blocks.0.mlp.fc1.weight": rows(4 * D, D),
+        "norm.weight": rows(D),
+    }
+
+
+def saved(tmp_path, held, arrays=False):
+    torch = pytest.importorskip("torch")
+    named = {
+        name: value
+        if arrays
+        else {k: torch.from_numpy(v) for k, v in value.items()}
+        if isinstance(value, dict)
+        else torch.from_numpy(value)
+        for name, value in held.items()
+    }
+    torch.save(named, tmp_path / "file.pth")
+    return tmp_path / "file.pth"
+
+
+def test_two_stages_of_one_dialect_are_ambiguous_and_no_other_dialect(tmp_path):
+    file = saved(tmp_path, {"state_dict": vit(), "state_dict_ema": vit()})
+    told = inspect_checkpoint(file)
+    assert told["ambiguous"]
+    assert {each.partition(" ")[0] for each in told["rivals"]} == {"timm-vit"}
+
+
+@pytest.mark.parametrize("part", ["lora_A.default.weight", "adapter.down.weight"])
+def test_an_adapter_inside_the_encoder_changes_nothing_before_it(part, tmp_path):
+    held = vit()
+    expected = embed(folder_of(tmp_path / "plain", held), IMAGES)
+    held[f"blocks.0.attn.qkv.{part}"] = np.ones((4, 24), np.float32)
+    assert (embed(saved(tmp_path, held), IMAGES) == expected).all()
+
+
+def test_a_module_of_the_stage_hides_nothing(tmp_path):
+    held = {**vit(), "patch_embed.more.weight": np.ones((4, 24), np.float32)}
+    assert "patch_embed.more.weight" in inspect_checkpoint(saved(tmp_path, held))["refused"]
+
+
+def test_a_kernel_in_parts_says_fold_it(tmp_path):
+    held = vit()
+    kernel = held.pop("patch_embed.proj.weight")
+    for number in (0, 1):
+        held[f"patch_embed.proj.parametrizations.weight.original{number}"] = kernel
+    told = inspect_checkpoint(saved(tmp_path, held))["refused"]
+    assert "fold it first (remove_parametrizations" in told
+
+
+def test_arrays_in_the_place_of_tensors_are_named(tmp_path):
+    told = inspect_checkpoint(saved(tmp_path, vit(), arrays=True))
+    assert "holds NumPy arrays, of which nothing is built: torch.save tensors" in told["refused"]
+
+
+def test_a_whole_module_says_save_its_state(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Conv2d(3, 8, 4, 4), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"of a whole module: torch.save its state_dict\(\)"):
+        inspect_checkpoint(tmp_path / "whole.pth")
+
+
+def test_a_whole_model_of_old_keras_is_called_so(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file["model_weights/patch/patch/kernel"] = np.ones((4, 4, 3, 8), np.float32)
+    assert "as Keras wrote it before 3" in inspect_checkpoint(tmp_path / "model.h5")["refused"]
