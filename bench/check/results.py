@@ -21,7 +21,25 @@ VERDICTS = ("pass", "fail", "known", "skip", "error")
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One verdict; the fields are those of `check.json`, None where one does not apply."""
+    """One verdict; the fields are those of `check.json`, None where one does not apply.
+
+    Args:
+        implementation, backend, formulation, mode: what was checked.
+        device, dtype, precision: where and how.
+        case, probe: on which shape and data.
+        direction: `forward`, `grad_image`, `grad_kernel` or `grad_bias`.
+        verdict: `pass`, `fail`, `known`, `skip` or `error`.
+        bound_ratio: largest error as a fraction of its bound; above 1 fails.
+        effective_bits: on the zero-bias random probe.
+        message: why it failed, was skipped, or ended in an error.
+        declared, delivered: the arithmetic that the implementation declares, and the one that its
+            output shows, where a probe can tell.
+        behavior: of behaviors alone (`case` is `behavior`): what was found.
+        mistake, killed_by: of negative controls alone: which mistake was made, and the probes that
+            rejected it.
+        seeds: of a check over seeds alone: how many were judged; every failure has its own row, and
+            what passed is one row, the worst.
+    """
 
     implementation: str
     backend: str

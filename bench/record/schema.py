@@ -129,18 +129,46 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     benchmark in `bench.json`. None where one does not apply or is not measured.
 
     Args:
-        implementation, case, host, device, dtype, precision, threads_requested, operation, cache,
-            role: which row.
-        backend, formulation, mode, batch: parts of its name and its case.
-        threads_observed to compile_seconds: as in `Outcome`.
-        gflops, gigabytes_per_second: operations, and least possible bytes, over the median.
-        gemm_fraction, own_gemm_fraction: of the machine's fastest same-shape matrix product, and of
-            the same framework's.
-        roof, roof_fraction: which limit decides, and that limit's time over the row's.
-        ratio, ratio_interval: time to that of `numpy:linear:eager`, paired, with its 95% interval.
-        precision_goal: that was asked for.
+        implementation, backend, formulation, mode, case, batch, device, dtype, precision: which
+            row.
+        host: `local`, or `host1`, ... of those behind ssh.
+        operation: `tokens`; `sequence`, a class token in front and positions added; `train-step`,
+            tokens and the gradients of kernel and bias.
+        role: `implementation`, `peer`, `overhead` (one patch), `ceiling` or `aa`.
+        cache: `warm`, or `cold`: twice the last-level cache was written between the warm call and
+            the timed one.
+        threads_requested, threads_observed, cores_busy: CPU threads; observed from CPU time over
+            wall time.
+        timer: `wall`: every call is waited for; `events`: the GPU's own clock; `amortized`: many
+            calls are queued and waited for once.
+        verdict, bound_ratio, effective_bits: of this very configuration.
+        peak_memory_bytes: by how much one call makes the process grow at its peak, weights and
+            inputs not counted (Linux; on a GPU, what the framework's allocator tells). None where
+            that is less than the results' size: then arrays that are kept from call to call, or
+            pages that an allocator holds on to, hide what a call needs.
+        seed: of data and order.
+        load_seconds, transfer_seconds, first_call_seconds: before the steady state: weights into
+            the framework, images onto the device, the first call.
+        trace_seconds, compile_seconds: of the first call, as far as known: JAX tells; a
+            `tf.function` is traced apart; of XLA in TensorFlow and of `torch.compile` it is what a
+            second call does not take.
+        gflops, gigabytes_per_second: operations (2·B·N·K·D for tokens; a sequence an addition for
+            each of its values more; a train step 4·B·N·K·D + B·N·D; the bias is not counted), and
+            least possible bytes, over the median; no `gflops` of a copy.
+        gemm_fraction, own_gemm_fraction: of the machine's fastest same-shape matrix product (a
+            train step: of two), and of the same framework's; the median over rounds of the two
+            times' ratio.
+        roof, roof_fraction: of an implementation: which limit decides (`compute`, `bandwidth`,
+            `dispatch`), and the limit's time over the row's, paired by round.
+        ratio, ratio_interval: time to that of `numpy:linear:eager` (NumPy at its best;
+            `numpy:naive` is the reference's own formulation) at the same operation, paired, with
+            its 95% interval.
+        precision_goal, widest_interval: the half-width that was asked for, and that of the widest
+            interval of the case when it ended; None without a goal.
         generations: how many rounds each life of the worker processes had.
-        disturbed_rounds: how many a neighbor disturbed; `disturbance`, `steal`, `clock_mhz`: in the
+        disturbance, steal, disturbed_rounds: in the median round; and how many rounds a neighbor
+            disturbed: they are marked, none is left out.
+        clock_mhz: of the GPU (`nvidia-smi`), or of the first core where Linux tells it, in the
             median round.
     """
 
@@ -218,7 +246,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `failures` or `skipped` of a `bench.json`; fields as in `Outcome`."""
+    """One row of `failures` or `skipped` of a `bench.json`.
+
+    Args:
+        row: its identity.
+        case, implementation, host, device, dtype, precision, threads_requested, operation, role,
+            cache: which row.
+        status, message: `skip`, `fail` or `error`, and why.
+    """
 
     row: str
     case: str
@@ -242,7 +277,16 @@ class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """The machine and the software; a number is the word `unknown` or `unavailable` where the
-    system does not tell."""
+    system does not tell. No host or user names.
+
+    Args:
+        python, platform, processor, memory_bytes, gpus: of the machine.
+        cores, cores_of_machine: that the process may use, and that there are.
+        blas, blas_kernels: of NumPy, and the kernels that it chose for this CPU.
+        versions: of what is installed.
+        variables: those that change how frameworks compute; paths are blanked.
+        hosts: the same of other machines, by name.
+    """
 
     python: str
     platform: str
