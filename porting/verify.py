@@ -3,7 +3,7 @@ they differ."""
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ from ..reference.diagnosis.diagnose import diagnose
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError
 from ..reference.probes import random_normal
+from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import list_dialects
+from .dialects.dialect import Dialect
 from .dialects.fit import same_bits
 from .dialects.sizes import Sizes
 from .dialects.stage import NORMS, Stage, read_stage
@@ -74,25 +76,9 @@ def verify(
     Raises:
         PatchParityError: whatever `read_stage` refuses.
     """
-    known = list_dialects(dialects)
-    stages: list[Stage] = []
-    proofs: list[Check] = []
-    for path, dialect, prefix in zip((first, second), from_, prefixes, strict=True):
-        with opened(path) as checkpoint:
-            told = stages[0].sizes if stages and stages[0].size_known else sizes
-            stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told, ignore))
-            if prove:
-                side = ("first", "second")[len(stages) - 1]
-                check = prove_by_library(checkpoint, stages[-1])
-                proofs.append(dataclasses.replace(check, name=f"{side}: {check.name}"))
-                if check.verdict == "fail":
-                    raise PatchParityError(f"{path} is not what it was read as: {check.message}")
-    if stages[0].dialect.computed and not stages[0].size_known and stages[1].size_known:
-        # its positions are computed, and the second tells of which size
-        with opened(first) as checkpoint:
-            size = stages[1].sizes
-            size = size if sizes is None else sizes.over(size)
-            stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)
+    stages, proofs = _read_both(
+        (first, second), from_, prefixes, sizes, prove, ignore, list_dialects(dialects)
+    )
     one, other = stages
     labels = one.candidate.label, other.candidate.label
     if why := _not_comparable(one, other):
@@ -111,44 +97,91 @@ def verify(
         return Difference(False, *labels, why, checks)
     checks.append(compare_rows(rows, one, other, spec))
     if all(check.verdict == "pass" for check in checks):
-        checks += proofs
-        compared = [check for check in checks if check not in proofs]
-        exact = (
-            "to the last bit"
-            if all(check.bound_ratio == 0 for check in compared)
-            else "within the rounding of their types"
-        )
-        named = zip(("first", "second"), stages, strict=True)
-        notes = [
-            f"assumed of the {which}: {each.candidate.assumed}"
-            for which, each in named
-            if each.candidate.assumed
-        ]
-        notes += [note for each in stages for note in each.notes]
-        notes += (
-            ["but for the mask token, which plays no part but in pre-training"]
-            if _masks_differ(one, other)
-            else []
-        )
-        return Difference(
-            True, *labels, "; ".join([f"the same embedding stage, {exact}", *notes]), checks
-        )
+        return Difference(True, *labels, _the_same(one, other, checks), checks + proofs)
     if checks[0].verdict == "pass":
         wrong = ", ".join(check.name for check in checks if check.verdict == "fail")
-        return Difference(
-            False,
-            *labels,
-            f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})",
-            checks,
-        )
+        why = f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})"
+    else:
+        why = f"the second against the first: {_of_kernels(one, other, spec)}"
+    return Difference(False, *labels, why, checks)
+
+
+def _read_both(
+    files: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+    from_: tuple[str | None, str | None],
+    prefixes: tuple[str | None, str | None],
+    sizes: Sizes | None,
+    prove: bool,
+    ignore: Sequence[str],
+    known: Mapping[str, Dialect],
+) -> tuple[list[Stage], list[Check]]:
+    """The two stages, and what their libraries say of them."""
+    stages: list[Stage] = []
+    proofs: list[Check] = []
+    for side, path, dialect, prefix in zip(
+        ("first", "second"), files, from_, prefixes, strict=True
+    ):
+        with opened(path) as checkpoint:
+            told = stages[0].sizes if stages and stages[0].size_known else sizes
+            stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told, ignore))
+            if prove:
+                check = prove_by_library(checkpoint, stages[-1])
+                proofs.append(dataclasses.replace(check, name=f"{side}: {check.name}"))
+                if check.verdict == "fail":
+                    raise PatchParityError(f"{path} is not what it was read as: {check.message}")
+    if stages[0].dialect.computed and not stages[0].size_known and stages[1].size_known:
+        # its positions are computed, and the second tells of which size
+        with opened(files[0]) as checkpoint:
+            size = stages[1].sizes
+            size = size if sizes is None else sizes.over(size)
+            stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)
+    return stages, proofs
+
+
+def _the_same(one: Stage, other: Stage, compared: list[Check]) -> str:
+    """That two stages are the same, how closely, and what was assumed of them."""
+    exact = (
+        "to the last bit"
+        if all(check.bound_ratio == 0 for check in compared)
+        else "within the rounding of their types"
+    )
+    notes = [
+        f"assumed of the {which}: {stage.candidate.assumed}"
+        for which, stage in (("first", one), ("second", other))
+        if stage.candidate.assumed
+    ]
+    notes += [*one.notes, *other.notes]
+    if _masks_differ(one, other):
+        notes.append("but for the mask token, which plays no part but in pre-training")
+    return "; ".join([f"the same embedding stage, {exact}", *notes])
+
+
+ROUNDED = 2.0**-7
+"""Largest difference of two kernels, as a part of their largest value, that a type of sixteen bits
+may have made: a rounding of bfloat16, of half of it on either side."""
+
+
+def _of_kernels(one: Stage, other: Stage, spec: PatchEmbedSpec) -> str:
+    """How two kernels that differ do."""
+    kernels = [stage.weights.kernel.astype(np.float64) for stage in (one, other)]
+    size = float(np.abs(kernels[0]).max())
+    apart = float(np.abs(kernels[0] - kernels[1]).max())
+    part = apart / max(size, 1e-300)
+    told = f"the kernels differ by {apart:.3g} at most, {part:.2g} of the largest value"
+    if apart <= ROUNDED * size:
+        return f"{told}: roundings, or another step of one training"
     uneven = not_square(spec)
     images = random_normal(uneven, 2, "float64", 0).images
+    # of about one, whatever theirs: an output of 1e-30 shows nothing beside a rounding of ours
+    scale = 2.0 ** -np.frexp(size)[1]
     plain = [
-        PatchEmbedWeights(each.weights.kernel, each.weights.bias).astype(np.float64)
-        for each in stages
+        PatchEmbedWeights(stage.weights.kernel, stage.weights.bias)
+        .astype(np.float64)
+        .map(lambda array: array * scale)
+        for stage in (one, other)
     ]
     found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
-    return Difference(False, *labels, f"the second against the first: {found.explanation}", checks)
+    return told if found.correct else found.explanation
 
 
 def _not_comparable(one: Stage, other: Stage) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from patchparity import embed, inspect_checkpoint
+from patchparity import embed, inspect_checkpoint, verify
 
 from .test_evidence import IMAGES, C, D, P, folder_of, rows
 
@@ -82,3 +82,17 @@ def test_a_whole_model_of_old_keras_is_called_so(tmp_path):
     with h5py.File(tmp_path / "model.h5", "w") as file:
         file["model_weights/patch/patch/kernel"] = np.ones((4, 4, 3, 8), np.float32)
     assert "as Keras wrote it before 3" in inspect_checkpoint(tmp_path / "model.h5")["refused"]
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1 + 2.0**-20, "roundings"), (3.0, "3 times")])
+@pytest.mark.parametrize("size", [1.0, 1e-30])
+def test_kernels_that_differ_are_told_how(size, factor, told, tmp_path):
+    held = vit()
+    name = "patch_embed.proj.weight"
+    held[name] = held[name] * np.float32(size)
+    held["patch_embed.proj.bias"] = held["patch_embed.proj.bias"] * np.float32(size)
+    first = folder_of(tmp_path / "first", held)
+    second = folder_of(tmp_path / "second", {**held, name: held[name] * np.float32(factor)})
+    found = verify(first, second)
+    assert not found.same
+    assert told in found.explanation
