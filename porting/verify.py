@@ -171,16 +171,18 @@ def _of_kernels(one: Stage, other: Stage, spec: PatchEmbedSpec) -> str:
     if apart <= ROUNDED * size:
         return f"{told}: roundings, or another step of one training"
     uneven = not_square(spec)
-    images = random_normal(uneven, 2, "float64", 0).images
+    # In float32: what a file's type rounded is no mistake.
+    images = random_normal(uneven, 2, "float32", 0).images
     # of about one, whatever theirs: an output of 1e-30 shows nothing beside a rounding of ours
     scale = 2.0 ** -np.frexp(size)[1]
     plain = [
         PatchEmbedWeights(stage.weights.kernel, stage.weights.bias)
         .astype(np.float64)
-        .map(lambda array: array * scale)
+        .map(lambda array: (array * scale).astype(np.float32))
         for stage in (one, other)
     ]
-    found = diagnose(images, plain[0], patch_embed(images, plain[1], uneven), uneven)
+    tokens = patch_embed(images, plain[1], uneven).astype(np.float32)
+    found = diagnose(images, plain[0], tokens, uneven)
     return told if found.correct else found.explanation
 
 
