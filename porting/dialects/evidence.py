@@ -7,7 +7,7 @@ import importlib.resources
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..files.checkpoint import Checkpoint
@@ -109,95 +109,100 @@ def conflicts_of(
     # of no library that writes a config.json: one beside it is another file's
     if checkpoint.format == "npz":
         return []
-    found = []
-    types, words = _known_names()
     file = checkpoint.config_name
-    called = config.model_type
-    if (
-        called
-        and not dialect.plain
-        and called not in dialect.model_types
-        and called in types
-        and not alone
-    ):
+    return [
+        *(() if alone or dialect.plain else _against_name(file, dialect, config)),
+        *_against_metadata(checkpoint.metadata.get("format", ""), dialect),
+        *_against_sizes(checkpoint, dialect, names, sizes, config),
+        *_against_registers(file, dialect, sizes, config),
+        *against_arguments(checkpoint, dialect, names, sizes, config),
+        *(
+            f"{file} says that {unmet}, and {dialect.id} needs {requirement}"
+            for requirement in dialect.require
+            if (unmet := _unmet(requirement, config))
+        ),
+        *_against_class_token(file, dialect, names, config),
+    ]
+
+
+def _against_name(file: str, dialect: Dialect, config: Sizes) -> Iterator[str]:
+    """A model's type, or its architecture, that is known and is another one."""
+    types, words = _known_names()
+    called, built = config.model_type, config.architecture
+    if called and called not in dialect.model_types and called in types:
         whose = (
             f"{dialect.id} is of {', '.join(dialect.model_types)}"
             if dialect.model_types
             else f"{dialect.id} is none of transformers'"
         )
-        found.append(f"{file} calls the model {called!r}, and {whose}")
-    built = config.architecture
+        yield f"{file} calls the model {called!r}, and {whose}"
     is_known = _first_word(built) in words or built in _keras_classes()
-    if (
-        built
-        and not dialect.plain
-        and not alone
-        and not is_architecture(dialect, config)
-        and is_known
-    ):
-        found.append(f"{file} calls the architecture {built!r}, which is none of {dialect.id}")
-    written_for = checkpoint.metadata.get("format", "")
+    if built and is_known and not is_architecture(dialect, config):
+        yield f"{file} calls the architecture {built!r}, which is none of {dialect.id}"
+
+
+def _against_metadata(written_for: str, dialect: Dialect) -> Iterator[str]:
+    """A file whose metadata name another framework's layout."""
     if dialect.mlx and written_for in ("pt", "tf", "flax"):
-        found.append(
+        yield (
             f"the file's metadata say that its tensors are laid out as {written_for!r} has them, "
             "not as MLX"
         )
-    if (
-        written_for == "mlx"
-        and dialect.framework == "torch"
-        and "(" not in dialect.entries["kernel"].layout
-    ):
-        found.append(
-            "the file's metadata say that its tensors are laid out as MLX has them, not as torch"
-        )
+    plain = dialect.framework == "torch" and "(" not in dialect.entries["kernel"].layout
+    if written_for == "mlx" and plain:
+        yield "the file's metadata say that its tensors are laid out as MLX has them, not as torch"
+
+
+def _against_sizes(
+    checkpoint: Checkpoint,
+    dialect: Dialect,
+    names: Mapping[str, str],
+    sizes: Mapping[str, int],
+    config: Sizes,
+) -> Iterator[str]:
+    """A patch or a number of channels that is told otherwise than the kernel has it."""
+    of_stages = patch_of_stages(dialect, config)
+    patch = tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)
+    channels = (config.channels,) if config.channels else ()
     held = [
-        (
-            "patch_size",
-            "patch",
-            patch_of_stages(dialect, config) or told_patch(dialect, config),
-            tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes),
-        ),
-        (
-            "channels",
-            "channels",
-            (config.channels,) if config.channels else (),
-            (channels_of(sizes),),
-        ),
+        ("patch_size", "patch", of_stages or told_patch(dialect, config), patch),
+        ("channels", "channels", channels, (channels_of(sizes),)),
     ]
     for role, word, told, own in held:
-        listed = role == "patch_size" and patch_of_stages(dialect, config)
-        checked = role in dialect.checked or listed
+        checked = role in dialect.checked or (role == "patch_size" and of_stages)
         if told and checked and (role == "channels" or not dialect.plain):
             axes = min(len(told), len(own))
             if tuple(told[-axes:]) != own[-axes:]:
                 theirs, ours = "×".join(map(str, told)), "×".join(map(str, own))
                 kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
-                found.append(
-                    f"{file} tells {word} {theirs}, and {kernel}, read as "
+                yield (
+                    f"{checkpoint.config_name} tells {word} {theirs}, and {kernel}, read as "
                     f"{dialect.entries['kernel'].layout}, has {ours}"
                 )
+
+
+def _against_registers(
+    file: str, dialect: Dialect, sizes: Mapping[str, int], config: Sizes
+) -> Iterator[str]:
+    """Another number of registers, or of what a dialect has in their place."""
     keys = dialect.config.get("registers", ())
     registers = _sum_of(config.table, keys[0]) if keys else config.registers
-    if (
-        "register_tokens" in dialect.entries
-        and registers is not None
-        and registers != sizes.get("R", 0)
-    ):
+    have = sizes.get("R", 0)
+    if "register_tokens" in dialect.entries and registers is not None and registers != have:
         parts = keys[0].split("+") if keys else ["num_register_tokens"]
         kind = " and ".join(part.removeprefix("num_").replace("_", " ") for part in parts)
-        found.append(f"{file} tells {registers} {kind}, and the file holds {sizes.get('R', 0)}")
-    found += against_arguments(checkpoint, dialect, names, sizes, config)
-    found += [
-        f"{file} says that {unmet}, and {dialect.id} needs {each}"
-        for each in dialect.require
-        if (unmet := _unmet(each, config))
-    ]
-    keras = built.startswith(KERAS_HUB) and not dialect.plain
+        yield f"{file} tells {registers} {kind}, and the file holds {have}"
+
+
+def _against_class_token(
+    file: str, dialect: Dialect, names: Mapping[str, str], config: Sizes
+) -> Iterator[str]:
+    """A class token that is there and should not be."""
+    keras = config.architecture.startswith(KERAS_HUB) and not dialect.plain
     if config.class_token is False and "class_token" in names and not keras:
-        found.append(
+        yield (
             f"{file} tells that there is no class token, and the file holds {names['class_token']}"
         )
-    return found
 
 
 def _is_of_torch(shape: tuple[int, ...]) -> bool:
