@@ -1,6 +1,7 @@
 """patchparity check."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +26,9 @@ from .options import (
     TargetArgument,
     WeightsOption,
 )
+
+if TYPE_CHECKING:
+    from ..bench.check.results import CheckReport
 
 
 def check_command(
@@ -83,7 +87,7 @@ def check_command(
 
     without_spinning()  # before NumPy or a framework is loaded
     from ..bench.check.check import check
-    from ..bench.report.terminal import print_check, print_controls
+    from ..bench.report.terminal import print_check
     from ..porting.files.atomic import require_writable
 
     if json:
@@ -95,15 +99,7 @@ def check_command(
             ("controls", "json"),
             "--negative-controls is about the verdicts themselves, on NumPy alone",
         )
-        from ..bench.check.suite import check_controls
-        from ..bench.progress import progress_bar
-
-        with progress_bar("negative controls") as progress:
-            controlled = check_controls(progress=progress)
-        if json:
-            controlled.save(json)
-        print_controls(controlled)
-        raise typer.Exit(FINE if controlled.ok else FAILED)
+        raise typer.Exit(FINE if _controls_hold(json) else FAILED)
     if target is not None:
         refuse_strays(
             typed,
@@ -117,26 +113,49 @@ def check_command(
             ("json", *SUITE),
             "it is about somebody's implementation: name it as MODULE:ATTRIBUTE",
         )
-        from ..bench.progress import progress_bar
-
-        with progress_bar("check") as progress:
-            report = check(
-                backends=backend,
-                implementations=implementation,
-                dtypes=dtype,
-                precisions=precision,
-                devices=device,
-                image=image,
-                remainder=remainder,
-                every_case=every_case,
-                seeds=seeds,
-                progress=progress,
-            )
-        if report.results and not any(
-            report.summary[verdict] for verdict in ("pass", "fail", "known", "error")
-        ):
-            raise PatchParityError(f"nothing was checked: {report.results[0].message}")
+        report = _of_suite(
+            backends=backend,
+            implementations=implementation,
+            dtypes=dtype,
+            precisions=precision,
+            devices=device,
+            image=image,
+            remainder=remainder,
+            every_case=every_case,
+            seeds=seeds,
+        )
     if json:
         report.save(json)
     print_check(report)
     raise typer.Exit(FINE if report.ok else FAILED)
+
+
+def _controls_hold(json: Path | None) -> bool:
+    """Make every known mistake and print what rejected it; whether each was."""
+    from ..bench.check.suite import check_controls
+    from ..bench.progress import progress_bar
+    from ..bench.report.terminal import print_controls
+
+    with progress_bar("negative controls") as progress:
+        controlled = check_controls(progress=progress)
+    if json:
+        controlled.save(json)
+    print_controls(controlled)
+    return controlled.ok
+
+
+def _of_suite(**asked: Any) -> "CheckReport":
+    """Check the suite's own implementations.
+
+    Raises:
+        PatchParityError: where nothing of what was asked for could be checked.
+    """
+    from ..bench.check.check import check
+    from ..bench.progress import progress_bar
+
+    with progress_bar("check") as progress:
+        report = check(**asked, progress=progress)
+    tried = [report.summary[verdict] for verdict in ("pass", "fail", "known", "error")]
+    if report.results and not any(tried):
+        raise PatchParityError(f"nothing was checked: {report.results[0].message}")
+    return report

@@ -21,32 +21,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-QUICK = ("embed", "error", "patches", "probes_and_verdict", "resample", "spec", "stem")
 TESTS = {
-    "reference/diagnosis/": ["tests/reference/test_diagnosis.py", "tests/reference/test_fits.py"],
-    "reference/": [
-        *(f"tests/reference/test_{name}.py" for name in QUICK),
-        "tests/reference/test_weights_and_sequence.py",
-    ],
-    "porting/dialects/": ["tests/porting/test_dialects.py", "tests/porting/test_evidence.py"],
+    "reference/patches.py": ("reference/test_patches.py", "reference/test_embed.py"),
+    "reference/embed.py": ("reference/test_embed.py", "reference/test_patches.py"),
+    "reference/sequence.py": ("reference/test_weights_and_sequence.py",),
+    "reference/weights.py": ("reference/test_weights_and_sequence.py",),
+    "reference/spec.py": ("reference/test_spec.py",),
+    "reference/resample.py": ("reference/test_resample.py",),
+    "reference/stem.py": ("reference/test_stem.py",),
+    "reference/exact.py": ("reference/test_embed.py", "reference/test_error.py"),
+    "reference/error.py": ("reference/test_error.py", "reference/test_probes_and_verdict.py"),
+    "reference/verdict.py": ("reference/test_probes_and_verdict.py", "reference/test_error.py"),
+    "porting/dialects/positions.py": ("porting/test_dialects.py", "porting/test_any_grid.py"),
+    "porting/dialects/strides.py": ("porting/test_dialects.py", "porting/test_evidence.py"),
+    "porting/dialects/ledger.py": ("porting/test_evidence.py", "porting/test_reasons.py"),
+    "porting/dialects/evidence.py": ("porting/test_evidence.py",),
 }
-"""Which tests are asked about a file, by the folder that it lies in, the first that fits."""
-
-FILES = (
-    "reference/patches.py",
-    "reference/embed.py",
-    "reference/sequence.py",
-    "reference/weights.py",
-    "reference/spec.py",
-    "reference/resample.py",
-    "reference/stem.py",
-    "reference/exact.py",
-    "reference/error.py",
-    "reference/verdict.py",
-    "porting/dialects/positions.py",
-    "porting/dialects/strides.py",
-)
-"""What is mutated unless files are named: what decides a verdict or a reading."""
+"""What is mutated unless files are named, for it decides a verdict or a reading, and which tests
+are asked about it."""
 
 SAME = {
     "strict of zip": r", strict=(True|False|None)|, (?=\))",
@@ -70,21 +62,16 @@ markers = ["full: takes minutes", "install: installs the package"]
 """
 
 
-def copied_tree(target: Path, files: list[str]) -> None:
+def copied_tree(target: Path, file: str) -> None:
     """Lay the package and its tests side by side, with a configuration for mutmut."""
     ignored = shutil.ignore_patterns(".*", "report*", "build", "dist", "__pycache__", "tests")
     shutil.copytree(ROOT, target / "patchparity", ignore=ignored)
     shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    tests = sorted({test for file in files for test in tests_of(file)})
     config = CONFIG.format(
-        files=json.dumps([f"patchparity/{file}" for file in files]), tests=json.dumps(tests)
+        files=json.dumps([f"patchparity/{file}"]),
+        tests=json.dumps([f"tests/{test}" for test in TESTS[file]]),
     )
     (target / "pyproject.toml").write_text(config, encoding="utf-8")
-
-
-def tests_of(file: str) -> list[str]:
-    """The tests that are asked about a file."""
-    return next(tests for folder, tests in TESTS.items() if file.startswith(folder))
 
 
 def changes(target: Path, file: str) -> Iterator[tuple[int | None, str, str]]:
@@ -119,46 +106,51 @@ def kind_of(before: str, after: str) -> str | None:
     return None
 
 
-def main() -> None:
-    """Parse the command line, mutate, and print a table and the survivors."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", default=FILES)
-    parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
-    argued = tomllib.loads((Path(__file__).parent / "argued.toml").read_text(encoding="utf-8"))
-    unexplained = 0
+def mutants_of(file: str, processes: int) -> list[tuple[int | None, str, str]]:
+    """Mutate a file and ask its tests: as `changes` gives them."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
-        copied_tree(target, list(given.files))
-        run = [sys.executable, "-m", "mutmut", "run", "--max-children", str(given.processes)]
+        copied_tree(target, file)
+        run = [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes)]
         with (target / "log").open("w") as log:
             done = subprocess.run(run, cwd=target, stdout=log, stderr=log)
         if done.returncode:
             sys.exit((target / "log").read_text()[-4000:])
-        heads = ("file", "mutants", "noticed", "change nothing", "argued", "not noticed")
-        print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-        survivors = []
-        for file in given.files:
-            counts: Counter[str] = Counter()
-            for code, before, after in changes(target, file):
-                entry = {"file": file, "before": before, "after": after}
-                if code != 0:
-                    counts["noticed"] += 1
-                elif kind_of(before, after):
-                    counts["same"] += 1
-                elif any(each.items() >= entry.items() for each in argued.get("mutant", [])):
-                    counts["argued"] += 1
-                else:
-                    counts["left"] += 1
-                    survivors.append(entry)
-            columns = ("noticed", "same", "argued", "left")
-            row = [counts.total(), *(counts[each] for each in columns)]
-            print(f"| {file} | {' | '.join(map(str, row))} |", flush=True)
-        for entry in survivors:
-            print(f"\n[[mutant]]\nfile = {json.dumps(entry['file'])}")
-            print(f"before = {json.dumps(entry['before'])}\nafter = {json.dumps(entry['after'])}")
-        unexplained = len(survivors)
-    sys.exit(bool(unexplained))
+        return list(changes(target, file))
+
+
+HEADS = ("file", "mutants", "noticed", "change nothing", "argued", "not noticed")
+
+
+def main() -> None:
+    """Parse the command line, mutate, and print a table and the survivors."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", default=list(TESTS))
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    argued = tomllib.loads((Path(__file__).parent / "argued.toml").read_text(encoding="utf-8"))
+    print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
+    survivors = []
+    for file in given.files:
+        counts: Counter[str] = Counter()
+        for code, before, after in mutants_of(file, given.processes):
+            entry = {"file": file, "before": before, "after": after}
+            if code != 0:
+                counts["noticed"] += 1
+            elif kind_of(before, after):
+                counts["same"] += 1
+            elif any(each.items() >= entry.items() for each in argued.get("mutant", [])):
+                counts["argued"] += 1
+            else:
+                counts["left"] += 1
+                survivors.append(entry)
+        columns = ("noticed", "same", "argued", "left")
+        row = [counts.total(), *(counts[each] for each in columns)]
+        print(f"| {file} | {' | '.join(map(str, row))} |", flush=True)
+    for entry in survivors:
+        print(f"\n[[mutant]]\nfile = {json.dumps(entry['file'])}")
+        print(f"before = {json.dumps(entry['before'])}\nafter = {json.dumps(entry['after'])}")
+    sys.exit(bool(survivors))
 
 
 if __name__ == "__main__":
