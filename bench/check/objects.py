@@ -213,7 +213,10 @@ class _ObjectCheck:
 
 def _not_shown(live: LiveEmbedding) -> list[str]:
     """What the object's own weights cannot show, in sentences."""
-    told = []
+    told = [
+        f"it gives a grid {shape}, not tokens (B, N, D): to flatten it is left to who calls it"
+        for shape in live.call.grids
+    ]
     for name in ("bias", "class_token", "register_tokens", "positions"):
         array = getattr(live.weights, name)
         if array is not None and not array.any():

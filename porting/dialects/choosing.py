@@ -207,6 +207,11 @@ def require_grid(
             if known.image_size
             else "of no square grid"
         )
+        patches = math.isqrt(max(rows - 1, 0)) ** 2
+        lacking = "class_token" in near[0].dialect.entries and "class_token" not in near[0].names
+        if rows > 1 and patches == rows - 1 and lacking:
+            token = near[0].dialect.entries["class_token"].name
+            told += f" ({patches} and one: is {token} missing?)"
         raise PatchParityError(
             f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are "
             f"{told}: "

@@ -37,7 +37,8 @@ def read_arrays(
         if source.suffix not in (".npy", ".npz"):
             raise PatchParityError(f"{source}: expected a file named .npy, .npz or .safetensors")
         if not source.is_file():
-            raise PatchParityError(f"cannot read arrays from {source}: it is no regular file")
+            why = "it is no regular file" if os.path.exists(source) else "there is no such file"
+            raise PatchParityError(f"cannot read arrays from {source}: {why}")
         loaded = np.load(source, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"array": loaded}
@@ -47,7 +48,7 @@ def read_arrays(
                 for name in loaded.files
                 if only is None or name in only or len(loaded.files) == 1
             ]
-            if only and not wanted:
+            if only and (not wanted or (only[0] not in wanted and len(loaded.files) > 1)):
                 held = ", ".join(sorted(loaded.files)) or "nothing"
                 raise PatchParityError(
                     f"{source} holds {held}: expected one array, or one called {only[0]!r}"

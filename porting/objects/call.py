@@ -33,6 +33,7 @@ class LiveCall:
         record: as `run`, where gradients are recorded; None where that is no other call.
         serving: entered around a call as those do who serve a model (torch's inference mode).
         batch: how many images it takes at a time, where it refuses others; None where it does not.
+        grids: shapes of outputs that were flattened into tokens, the first of them.
     """
 
     place: Callable[[NDArray[Any]], Any]
@@ -42,6 +43,7 @@ class LiveCall:
     record: Callable[[Any], Any] | None = None
     serving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     batch: int | None = None
+    grids: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
 
     def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
         """Place, run and fetch; in parts where it takes so many images alone, the last part filled
@@ -132,6 +134,7 @@ def caller(
     """
     to_framework, from_framework = _conversions(subject, kind)
     width_axis: list[int] = []  # once it was seen where the width stands, it stands there
+    grids: list[tuple[int, ...]] = []
 
     def place(images: NDArray[Any]) -> Any:
         return to_framework(
@@ -179,14 +182,16 @@ def caller(
                 _width_axis(output.shape, spec.embed_dim, layout),
             )
         if axes is not None:
+            grids[:] = grids or [output.shape]
             grid = np.moveaxis(output, axes, -1)
             output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
         return output
 
     if kind == "flax":
-        return LiveCall(place, run, fetch, functools.partial(_deterministic, subject))
+        held = functools.partial(_deterministic, subject)
+        return LiveCall(place, run, fetch, held, grids=grids)
     if kind != "torch":
-        return LiveCall(place, run, fetch)
+        return LiveCall(place, run, fetch, grids=grids)
     return LiveCall(
         place,
         run,
@@ -194,6 +199,7 @@ def caller(
         functools.partial(_evaluating, subject),
         functools.partial(run, recorded=True),
         _inference_mode,
+        grids=grids,
     )
 
 

@@ -486,3 +486,13 @@ def test_a_layer_that_is_derived_of_a_linear_one_may_take_images():
             return super().forward(in_patches(x, "hwc"))
 
     assert right(check(Cuts(48, WIDTH), image_size=(24, 40), patch_size=4)) == []
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_grid_that_is_left_to_its_caller_is_told(last):
+    pytest.importorskip("torch")
+    whole = module(lambda self, x: self.proj(x).permute(0, 2, 3, 1) if last else self.proj(x))
+    report = check(whole, image_size=(24, 40))
+    assert right(report) == []
+    shape = (2, *GRID, WIDTH) if last else (2, WIDTH, *GRID)
+    assert f"it gives a grid {shape}, not tokens (B, N, D)" in " ".join(report.notes)

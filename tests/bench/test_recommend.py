@@ -351,6 +351,8 @@ def test_only_what_failed_at_what_was_asked_for_is_told():
         "jax:linear_nchw:jit",
     ]
     assert found.notes == []
+    of_the_cpu = recommend_from(record, **{**asked, "device": "cpu"})
+    assert of_the_cpu.notes == ["it was measured on cuda too: --device cuda"]
     failed = next(each for each in record["failures"] if each["implementation"] == "jax:linear:jit")
     record["failures"].append({**failed, "operation": "tokens", "role": "implementation"})
     (note,) = recommend_from(record, **asked).notes

@@ -96,3 +96,10 @@ def test_kernels_that_differ_are_told_how(size, factor, told, tmp_path):
     found = verify(first, second)
     assert not found.same
     assert told in found.explanation
+
+
+def test_a_class_token_that_is_missing_is_asked_for(tmp_path):
+    held = vit()
+    del held["cls_token"]
+    with pytest.raises(ValueError, match=r"17 positions .*16 and one: is cls_token missing"):
+        inspect_checkpoint(saved(tmp_path, held))
