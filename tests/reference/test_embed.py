@@ -137,6 +137,21 @@ def test_dtype_is_that_of_the_whole_computation():
     assert patch_embed(images.astype(np.float32), weights, spec).dtype == np.float64
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_are_computed_in_the_dtype_that_is_asked_for(dtype):
+    spec = PatchEmbedSpec((8, 12), 4, 3, 6)
+    images, weights, upstream = random_problem(spec)
+    for given_as in (np.float32, np.float64):
+        found = patch_embed_gradients(
+            images.astype(given_as),
+            weights.astype(given_as),
+            spec,
+            upstream.astype(given_as),
+            dtype,
+        )
+        assert {each.dtype for each in vars(found).values()} == {np.dtype(dtype)}
+
+
 def test_no_bias():
     spec = PatchEmbedSpec((8, 12), 4)
     images, weights, _ = random_problem(spec)

@@ -59,6 +59,13 @@ def test_fold_is_the_adjoint_of_patchify(spec):
     assert (patchify(integers, spec) * patches).sum() == (integers * fold(patches, spec)).sum()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fold_keeps_the_dtype(dtype):
+    spec = PatchEmbedSpec((9, 11), 5, 2, 4, stride=2, padding=1)
+    patches = np.ones((2, spec.num_patches, spec.patch_values), dtype)
+    assert fold(patches, spec).dtype == dtype
+
+
 def test_no_inverse_where_patches_overlap_or_leave_pixels_out():
     for spec in (
         PatchEmbedSpec(11, 5, stride=2),
