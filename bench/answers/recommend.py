@@ -205,11 +205,11 @@ def _notes(bench: Bench, info: Figures, backends: tuple[str, ...], asked: set[st
         and outcome.role in ("implementation", "peer")
         and (not asked or framework_of(outcome) in asked)
     ]
-    block = (info.case, info.dtype, info.host)
+    asked_for = (info.case, info.dtype, info.host)
     others = {
         entry.extra_info.device
         for entry in bench.benchmarks
-        if (entry.extra_info.case, entry.extra_info.dtype, entry.extra_info.host) == block
+        if (entry.extra_info.case, entry.extra_info.dtype, entry.extra_info.host) == asked_for
     } - {info.device, "cpu"}
     notes += [f"it was measured on {device} too: --device {device}" for device in sorted(others)]
     notes += [

@@ -11,8 +11,8 @@ from ...porting.objects.read import read_live
 from ...reference.diagnosis.diagnose import Diagnosis, diagnose
 from ...reference.errors import PatchParityError
 from ...reference.probes import random_normal
+from .containment import bitwise
 from .objects import BATCH, check_object
-from .trials import bitwise
 
 MOST_IMAGES = 96
 """Images that a diagnosis of a live object takes at most: enough for K = 768, 770 unknowns and a

@@ -13,8 +13,9 @@ from ...reference.probe import Probe
 from ...reference.probes import SCALES, one_hot_images, random_normal
 from ...reference.verdict import Verdict, judge
 from ..machine.environment import describe_environment
+from .containment import MIXED, alike, bitwise, containment
 from .results import CheckReport, CheckResult
-from .trials import MIXED, alike, bitwise, containment, fingerprint_scale, largest_scale, trials
+from .trials import fingerprint_scale, largest_scale, trials
 
 if TYPE_CHECKING:
     from ...reference.diagnosis.diagnose import Diagnosis
@@ -129,8 +130,9 @@ class _ObjectCheck:
         """Judge what the object gave when it was read, before it was called in earnest."""
         if self.live.first_call is None:
             return
-        if (self.live.first_call[1].dtype) != self.live.first_call[0].dtype:
-            return  # what it computes in was found out by these very calls
+        images, output = self.live.first_call
+        if output.dtype != images.dtype:  # what it computes in was found out by these very calls
+            return
         calls = [self.live.first_call, *self.live.later_calls]
         for number, (images, output) in enumerate(calls):
             base = random_normal(self.live.spec, len(images), self.live.dtype, self.seed)
@@ -164,12 +166,8 @@ class _ObjectCheck:
             return "pass"
         judged = judge(probe, "forward", first, self.model)
         if judged.verdict == "fail" and not alike(first, second):
-            told = (
-                "two calls on the same images differ, by more than a rounding: look for what a call"
-            )
-            judged = dataclasses.replace(
-                judged, message=f"{judged.message}; {told} changes or draws"
-            )
+            told = "two calls on the same images differ: look for what a call changes or draws"
+            judged = dataclasses.replace(judged, message=f"{judged.message}; {told}")
         elif judged.verdict == "fail" and self.diagnosis is None and first.size:
             judged = self._diagnosed(probe, first, judged)
         self._add(probe.name, **dataclasses.asdict(judged))

@@ -94,7 +94,6 @@ def conflicts_of(
     names: Mapping[str, str],
     sizes: Mapping[str, int],
     config: Sizes,
-    known: Sizes,
     alone: bool,
 ) -> list[str]:
     """Evidence against a reading, in sentences that name both sides; of sizes that a user said

@@ -343,9 +343,7 @@ def _readings(
             f"other models have these very names, and do otherwise: --from {dialect.id} says "
             f"that it is {dialect.title}"
         )
-    conflicts = conflicts_of(
-        place.checkpoint, dialect, names, sizes, place.config, known, place.alone
-    )
+    conflicts = conflicts_of(place.checkpoint, dialect, names, sizes, place.config, place.alone)
     grids = grids_of(dialect, names, sizes, known, stride, padding)
     of_config = known.source == "config.json" and known.image_size
     if not grids and not gridless and of_config and "positions" in names:
