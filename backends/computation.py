@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
-from ..reference.probe import Direction
+from ..reference.expectation import Direction
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .layouts import kernel_from_layout

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..backends.base import DTYPES
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError, require_choice
-from ..reference.probes import random_normal
+from ..reference.probes import random_images
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import get_dialect, list_dialects
@@ -411,7 +411,7 @@ def _prove(
     In float32, for which every framework has functions: narrower weights are exact in it.
     """
     spec = not_square(stage.spec)
-    images = random_normal(spec, 2, "float32", 0).images
+    images = random_images(spec, 2, "float32", 0)
     target_bias = None if written.bias is None else written.bias.astype(np.float32)
     source_bias = None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
     source_images = _normalized(images, stage.dialect, raw)

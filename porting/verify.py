@@ -12,7 +12,7 @@ import numpy as np
 from ..reference.diagnosis.diagnose import diagnose
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError
-from ..reference.probes import random_normal
+from ..reference.probes import random_images
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import list_dialects
@@ -172,7 +172,7 @@ def _of_kernels(one: Stage, other: Stage, spec: PatchEmbedSpec) -> str:
         return f"{told}: roundings, or another step of one training"
     uneven = not_square(spec)
     # In float32: what a file's type rounded is no mistake.
-    images = random_normal(uneven, 2, "float32", 0).images
+    images = random_images(uneven, 2, "float32", 0)
     # of about one, whatever theirs: an output of 1e-30 shows nothing beside a rounding of ours
     scale = 2.0 ** -np.frexp(size)[1]
     plain = [

@@ -61,12 +61,24 @@ def one_hot_images(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int
     """Images in which each patch holds a single 1: tokens must be rows of the kernel to the last
     bit.
 
-    Patches that do not overlap get a random place each, in the order of a permutation, so B·N ≥ K
-    patches read the whole kernel. Overlapping ones get a lattice of the patch's own period at a
-    random offset: every window then sees exactly one 1 (at most one at the border). Exact because
-    each output is one product with 1 and additions of 0.
+    Exact because each output is one product with 1 and additions of 0.
     """
     generator = np.random.default_rng(seed)
+    images = images_of_single_ones(spec, batch, dtype, generator)
+    kernel = generator.standard_normal(spec.kernel_shape).astype(dtype)
+    weights = PatchEmbedWeights(kernel, np.zeros(spec.embed_dim, dtype))
+    return Probe("one-hot-images", spec, images, weights, _no_gradient(spec, batch, dtype), "exact")
+
+
+def images_of_single_ones(
+    spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, generator: np.random.Generator
+) -> NDArray[np.generic]:
+    """Images `(B, C, H, W)` of zeros in which each patch holds a single 1.
+
+    Patches that do not overlap get a random place each, in the order of a permutation, so B·N ≥ K
+    patches read the whole kernel. Overlapping ones get a lattice of the patch's own period at a
+    random offset: every window then sees exactly one 1 (at most one at the border).
+    """
     images = np.zeros(spec.images_shape(batch), dtype)
     if not spec.overlapping:
         rows = batch * spec.num_patches
@@ -87,9 +99,7 @@ def one_hot_images(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int
             cells = image[(slice(None), *lattice)]
             channels = generator.integers(spec.in_channels, size=cells.shape[1:])
             cells[...] = np.arange(spec.in_channels).reshape(-1, *(1,) * channels.ndim) == channels
-    kernel = generator.standard_normal(spec.kernel_shape).astype(dtype)
-    weights = PatchEmbedWeights(kernel, np.zeros(spec.embed_dim, dtype))
-    return Probe("one-hot-images", spec, images, weights, _no_gradient(spec, batch, dtype), "exact")
+    return images
 
 
 def bounded_integers(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe:
@@ -219,6 +229,14 @@ def swamping(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> P
         "exact",
         short=True,
     )
+
+
+def random_images(
+    spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int
+) -> NDArray[np.generic]:
+    """Zero-mean normal images `(B, C, H, W)` of std 1, those of `random_normal`."""
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal(spec.images_shape(batch)).astype(dtype)
 
 
 def random_normal(

@@ -23,7 +23,8 @@ from .error import (
     error_bound,
     is_cut_off,
 )
-from .probe import Direction, Expectation, Probe
+from .expectation import Direction, Expectation
+from .probe import Probe
 
 
 @dataclass(frozen=True)

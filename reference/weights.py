@@ -254,15 +254,18 @@ class PatchEmbedWeights:
         """Return the same weights with every array in `dtype`."""
         return self.map(lambda array: array.astype(dtype))
 
-    def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> "PatchEmbedWeights":
-        """Return the same weights with `change` applied to every array; shapes must stay."""
+    def map(
+        self, change: Callable[[NDArray[Any]], NDArray[Any]], unchanged: tuple[str, ...] = ()
+    ) -> "PatchEmbedWeights":
+        """Return the same weights with `change` applied to every array but those of the fields
+        `unchanged`; shapes must stay."""
         changed: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, LayerNorm):
                 shift = None if value.shift is None else change(value.shift)
                 value = LayerNorm(change(value.scale), shift, value.centered)
-            elif isinstance(value, np.ndarray):
+            elif isinstance(value, np.ndarray) and entry.name not in unchanged:
                 value = change(value)
             changed[entry.name] = value
         return PatchEmbedWeights(**changed)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.embed import PatchEmbedGradients
-from ...reference.probe import Direction
+from ...reference.expectation import Direction
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..base import DEVICES, Backend, Implementation, Precision, check_precision

@@ -10,7 +10,7 @@ from ...porting.objects.call import LiveEmbedding
 from ...porting.objects.read import read_live
 from ...reference.diagnosis.diagnose import Diagnosis, diagnose
 from ...reference.errors import PatchParityError
-from ...reference.probes import random_normal
+from ...reference.probes import random_images
 from .containment import bitwise
 from .objects import BATCH, check_object
 
@@ -41,7 +41,7 @@ def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Di
         else read_live(implementation, **options)
     )
     enough = math.ceil(1.1 * (live.spec.patch_values + 2) / live.spec.num_patches)
-    images = random_normal(live.spec, min(max(BATCH, enough), MOST_IMAGES), live.dtype, seed).images
+    images = random_images(live.spec, min(max(BATCH, enough), MOST_IMAGES), live.dtype, seed)
     try:
         first, second = (live.call(np.array(images)) for _ in range(2))
     except PatchParityError:  # so many images at a time are refused

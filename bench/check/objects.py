@@ -1,6 +1,7 @@
 """Anyone's implementation: a live object with the weights it has, against the reference."""
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from ...porting.objects.call import LiveEmbedding
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
-from ...reference.probes import SCALES, one_hot_images, random_normal
+from ...reference.probes import SCALES, images_of_single_ones, random_images
 from ...reference.verdict import Verdict, judge
 from ..machine.environment import describe_environment
 from .containment import MIXED, alike, bitwise, containment
+from .problems import Problems
 from .results import CheckReport, CheckResult
-from .trials import fingerprint_scale, largest_scale, trials
+from .trials import trials
 
 if TYPE_CHECKING:
     from ...reference.diagnosis.diagnose import Diagnosis
@@ -29,45 +31,33 @@ LARGEST_FOR_PAIRS = 10**9
 diagnosis: twice ViT-B/16's, three seconds; at SAM's size it would be four minutes."""
 
 
-def live_probes(live: LiveEmbedding, seed: int) -> list[Probe]:
-    """Problems with the object's own weights: random images at three scales, a fingerprint, and
-    images of single ones.
+def own_probes(problems: Problems, seed: int) -> list[Probe]:
+    """Problems of the object's own size: random images at three scales, other batches, a
+    fingerprint, and images of single ones.
 
     Images are zero-mean and independent, so that products are too, whatever the weights: the
     probabilistic bound and the effective bits hold. One-hot images, on which sums have one term and
     a bias, are judged by the deterministic bound.
     """
-    spec, weights = live.spec, live.weights_used
-    base = random_normal(spec, BATCH, live.dtype, seed)
-    random = dataclasses.replace(base, weights=weights, gradients=(), to_sequence=live.to_sequence)
-
-    largest = largest_scale(live)
+    live, spec = problems.live, problems.live.spec
+    largest = problems.largest_scale
+    drawn = random_images(spec, BATCH, live.dtype, seed + 1).astype(np.float64)
 
     def scaled(scale: float, name: str = "", fingerprint: bool = False) -> Probe:
-        drawn = random_normal(spec, BATCH, live.dtype, seed + 1).images
-        images = (drawn.astype(np.float64) * min(scale, largest)).astype(live.dtype)
-        return dataclasses.replace(
-            random,
-            name=name or f"random-{min(scale, largest):g}",
-            images=images,
-            fingerprint=fingerprint,
-        )
+        images = (drawn * min(scale, largest)).astype(live.dtype)
+        named = name or f"random-{min(scale, largest):g}"
+        return problems.probe(named, images, fingerprint=fingerprint)
 
-    def batch_of(batch: int) -> Probe:
-        drawn = random_normal(spec, batch, live.dtype, seed + 3)
-        return dataclasses.replace(
-            random, name=f"batch-{batch}", images=drawn.images, grad_tokens=drawn.grad_tokens
-        )
+    def random(name: str, batch: int, seed: int) -> Probe:
+        return problems.probe(name, random_images(spec, batch, live.dtype, seed))
 
     batches = () if live.call.batch else BATCHES
-    probes = [random, *map(scaled, SCALES), *map(batch_of, batches)]
-    if (scale := fingerprint_scale(live)) is not None:
+    probes = [random("random", BATCH, seed), *map(scaled, SCALES)]
+    probes += [random(f"batch-{batch}", batch, seed + 3) for batch in batches]
+    if (scale := problems.fingerprint_scale) is not None:
         probes.append(scaled(scale, "random-fingerprint", fingerprint=True))
-    one_hot = one_hot_images(spec, BATCH, live.dtype, seed + 2).images
-    return [
-        *probes,
-        dataclasses.replace(random, name="one-hot-images", images=one_hot, gate="deterministic"),
-    ]
+    one_hot = images_of_single_ones(spec, BATCH, live.dtype, np.random.default_rng(seed + 2))
+    return [*probes, problems.probe("one-hot-images", one_hot, "deterministic")]
 
 
 def check_object(live: LiveEmbedding, seed: int = 0) -> CheckReport:
@@ -103,6 +93,7 @@ class _ObjectCheck:
 
     def __init__(self, live: LiveEmbedding, seed: int) -> None:
         self.live, self.seed = live, seed
+        self.problems = Problems(live)
         # Nobody declared how often a 16-bit result is rounded: twice, the bias after the product,
         # is common and not wrong.
         self.model = ArithmeticModel.of(live.dtype, live.flush_to_zero, output_roundings=2)
@@ -113,18 +104,19 @@ class _ObjectCheck:
     def report(self) -> CheckReport:
         """Everything that was found."""
         right = False
-        for probe in live_probes(self.live, self.seed):
+        for probe in own_probes(self.problems, self.seed):
             judged = self._probe(probe)
             right = right or (probe.name == "random" and judged == "pass")
         self._while_read()
         if right:  # of an object that is wrong on random images more trials say nothing
-            for name, outcome in trials(self.live, self.live.weights_used, self.model, self.seed):
+            for name, outcome in trials(self.problems, self.model, self.seed):
                 self._add(name, **outcome)
         named = []
         if self.diagnosis is not None and self.diagnosis.mistakes:
             named = [f"diagnosis: {self.diagnosis.explanation}; mend: {self.diagnosis.mend}"]
         notes = [*self.live.notes, *_not_shown(self.live), *named]
-        return CheckReport(self.results, describe_environment([]), notes)
+        describe = functools.partial(describe_environment, [])
+        return CheckReport(self.results, describe, notes, of_object=True)
 
     def _while_read(self) -> None:
         """Judge what the object gave when it was read, before it was called in earnest."""
@@ -135,15 +127,8 @@ class _ObjectCheck:
             return
         calls = [self.live.first_call, *self.live.later_calls]
         for number, (images, output) in enumerate(calls):
-            base = random_normal(self.live.spec, len(images), self.live.dtype, self.seed)
-            probe = dataclasses.replace(
-                base,
-                name="first-call" if number == 0 else f"call-{number + 1}",
-                images=images.astype(self.live.dtype),
-                weights=self.live.weights_used,
-                gradients=(),
-                to_sequence=self.live.to_sequence,
-            )
+            name = "first-call" if number == 0 else f"call-{number + 1}"
+            probe = self.problems.probe(name, images.astype(self.live.dtype))
             found = judge(probe, "forward", output.astype(self.live.dtype), self.model)
             told = {"verdict": found.verdict, "bound_ratio": found.bound_ratio}
             self._add(probe.name, **told, message=found.message)

@@ -14,7 +14,8 @@ from ...backends.computation import LoadedEmbedding
 from ...backends.registry import get_backend
 from ...porting.files.checkpoint import first_line
 from ...reference.error import ArithmeticModel
-from ...reference.probe import DIRECTIONS, Direction, Probe
+from ...reference.expectation import Direction
+from ...reference.probe import DIRECTIONS, Probe
 from ...reference.probes import photograph, standard_probes
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights

@@ -11,12 +11,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ...porting.objects.call import (
-    LiveEmbedding,
     bits_of,
     forms_in_memory,
     forms_of_one,
@@ -27,6 +25,7 @@ from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
 from ...reference.spec import PatchEmbedSpec, Remainder
 from ...reference.verdict import judge
+from .problems import Problems
 from .settings import Generators
 
 BATCHES = (*range(4, 11), 12, 16, 17, 20, 24, 32, 33, 48, 64, 100, 128)
@@ -46,13 +45,20 @@ more than 256 and 1024, where kernels begin to cut in pieces."""
 
 LARGE = (224, 384)
 """Rows and columns of the images that people have: where a kernel or a precision is chosen by size,
-it is chosen here. The largest is tried only where no other image has as many pixels."""
+it is chosen here. The largest is tried only where no other image has a third as many pixels."""
+
+FEW_PATCHES = 100
+"""Patches of an image of which two are tried; of a larger one a single image."""
 
 CALLS = 50
 """Calls of the same images: an object that counts them, or warms up, shows it within these."""
 
-MORE_CALLS = 256
-"""The same of a small one."""
+MORE_CALLS = 128
+"""The same of a small one, of which all trials together make 256."""
+
+POOL = 262147
+"""Random values that images are cut out of, at a random place each. A prime, above 2¹⁸, so that
+images which need more of them are no repetition of one another."""
 
 SHARES = (1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.25, -0.25, 4.0)
 """What images are multiplied by, one call after another, whose results are all kept: an object may
@@ -61,60 +67,18 @@ go round eight buffers of its own."""
 MOST_OPERATIONS = 2 * 10**9
 """Operations of a trial on a larger image than the object's own: above it, seconds on one core."""
 
-DOMINANCE = 64
-"""How many times larger than bias and positions the products are where effective bits are told:
-what is added to them then costs at most log₂(1 + 1/64) = 0.02 of them, and the object's bias need
-not be taken away."""
-
 Outcome = dict[str, Any]
 
 
-def largest_scale(live: LiveEmbedding) -> float:
-    """Largest power of two that images may be scaled by before a sum of products comes within a
-    factor of 16 of overflow.
-
-    A standard normal value stays below 8 but for one in 10¹⁵; a sum of K products stays below
-    8·Σ|w|.
-    """
-    rows = np.abs(live.weights.matrix.astype(np.float64)).sum(axis=1)
-    room = float(ml_dtypes.finfo(live.dtype).max) / 16 / 8 / max(float(rows.max(initial=0.0)), 1.0)
-    return 2.0 ** math.floor(math.log2(room))
-
-
-def fingerprint_scale(live: LiveEmbedding) -> float | None:
-    """What images are scaled by so that the effective bits of outputs are those of the products;
-    None where they cannot be told."""
-    weights = live.weights
-    added = [
-        getattr(weights, name) for name in ("bias", "class_token", "register_tokens", "positions")
-    ]
-    sizes = [
-        np.abs(array.astype(np.float64)).max(initial=0) for array in added if array is not None
-    ]
-    norms = np.sort(np.sqrt((weights.matrix.astype(np.float64) ** 2).sum(axis=1)))
-    product = float(norms[len(norms) // 2])  # the median: NumPy's own would load np.ma, 15 ms
-    if live.dtype != "float32" or not product:
-        return None
-    share = DOMINANCE * float(max(sizes, default=0.0)) / product
-    scale = 2.0 ** max(0, math.ceil(math.log2(max(share, 1.0))))
-    # Weights whose last bits are subnormal have fewer of them, and products that would overflow
-    # tell nothing.
-    normal = float(np.abs(weights.matrix).max()) >= np.finfo(np.float32).tiny * 2**24
-    return scale if scale <= largest_scale(live) and normal else None
-
-
-def trials(
-    live: LiveEmbedding, weights: Any, model: ArithmeticModel, seed: int
-) -> Iterator[tuple[str, Outcome]]:
+def trials(problems: Problems, model: ArithmeticModel, seed: int) -> Iterator[tuple[str, Outcome]]:
     """Name and outcome (`verdict`, `message`, maybe `bound_ratio`) of each trial.
 
     Args:
-        live: the object.
-        weights: its own, copied.
+        problems: of the object.
         model: its arithmetic.
         seed: of the images.
     """
-    tried = _Trials(live, weights, model, np.random.default_rng([seed, 5]))
+    tried = _Trials(problems, model, np.random.default_rng([seed, 5]))
     for name, trial in tried.all():
         try:
             outcome = trial()
@@ -130,15 +94,12 @@ def _not_tried(why: str) -> Outcome:
 
 class _Trials:
     def __init__(
-        self,
-        live: LiveEmbedding,
-        weights: Any,
-        model: ArithmeticModel,
-        generator: np.random.Generator,
+        self, problems: Problems, model: ArithmeticModel, generator: np.random.Generator
     ) -> None:
-        self.live, self.weights, self.model, self.generator = live, weights, model, generator
-        self.scale = fingerprint_scale(live)
-        self.batch = live.call.batch or 2
+        self.problems, self.model, self.generator = problems, model, generator
+        self.live, self.weights = problems.live, problems.weights
+        self.scale = problems.fingerprint_scale
+        self.batch = self.live.call.batch or 2
         self._drawn: Probe | None = None
 
     def all(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
@@ -148,7 +109,7 @@ class _Trials:
             yield from self._batches()
         for size in self._sizes():
             other = spec.replace(image_size=size)
-            count = 1 if min(size[-2:]) > LARGE[0] else 2  # a size is what is tried, and costs
+            count = 2 if other.num_patches <= FEW_PATCHES else 1  # a size is tried, and it costs
             yield f"image-{'x'.join(map(str, size))}", functools.partial(self._random, other, count)
         if self.weights.positions is None:
             for name, more in self._remainders().items():
@@ -161,7 +122,7 @@ class _Trials:
         yield "images-left-as-they-were", self._untouched
         yield "result-kept", self._kept
         yield "generators-left-as-they-were", self._generators
-        calls = MORE_CALLS if MORE_CALLS * spec.flops(2) <= MOST_OPERATIONS // 10 else CALLS
+        calls = MORE_CALLS if MORE_CALLS * self.small.flops(2) <= MOST_OPERATIONS // 10 else CALLS
         yield f"{calls}-calls", functools.partial(self._repeated, calls)
         if self.live.framework in ("torch", "numpy"):
             yield "memory-layouts", self._memory
@@ -172,7 +133,7 @@ class _Trials:
     def _batches(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
         """Batches of many numbers, all of them the first of one large one, whose answer the
         reference computes once."""
-        spec = self.live.spec
+        spec = self.small
         eager = self.live.framework in ("torch", "numpy")
         numbers = sorted({*(BATCHES if eager else FEW_BATCHES), spec.num_patches})
         cheap = [n for n in numbers if n * spec.flops(1) <= MOST_OPERATIONS or n < 9]
@@ -188,11 +149,32 @@ class _Trials:
     def _batch(self, whole: Probe, number: int) -> Outcome:
         return self._judged_on(first_of(whole, number), np.array(whole.images[:number]))
 
+    @functools.cached_property
+    def small(self) -> PatchEmbedSpec:
+        """Images of 2×2 patches where the object takes them, for trials in which their size says
+        nothing; its own otherwise."""
+        spec = self.live.spec
+        if self.weights.positions is not None:
+            return spec
+        try:
+            other = spec.replace(image_size=(*spec.image_size[:-2], *_sides(spec, (2, 2))))
+            self.live.call(self._draw(other, self.batch))
+        except PatchParityError:
+            return spec
+        return other if other.flops(1) < spec.flops(1) else spec
+
     def _draw(self, spec: PatchEmbedSpec, batch: int) -> NDArray[Any]:
+        """Random images, of values drawn once; those of more than there are repeat them."""
         shape = spec.images_shape(batch)
+        start, count = int(self.generator.integers(POOL)), math.prod(shape)
+        pools = [self._pool] * math.ceil((start + count) / POOL)
+        return np.concatenate([pools[0][start:], *pools[1:]])[:count].reshape(shape)
+
+    @functools.cached_property
+    def _pool(self) -> NDArray[Any]:
         if self.live.dtype == "float64":
-            return self.generator.standard_normal(shape)
-        return self.generator.standard_normal(shape, np.float32).astype(self.live.dtype, copy=False)
+            return self.generator.standard_normal(POOL)
+        return self.generator.standard_normal(POOL, np.float32).astype(self.live.dtype)
 
     def _sizes(self) -> list[tuple[int, ...]]:
         """Other images, where no table of positions fixes their size; of video, of as many
@@ -201,20 +183,12 @@ class _Trials:
         if self.weights.positions is not None:
             return []
         frames = spec.image_size[:-2]
-        extents = list(zip(spec.patch_size, spec.stride, spec.effective_padding, strict=True))[-2:]
-        found = []
-        for grid in GRIDS:
-            sides = zip(grid, extents, strict=True)
-            found.append(
-                tuple(
-                    (count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides
-                )
-            )
+        found = [_sides(spec, grid) for grid in GRIDS]
         found.append(tuple(2 * size for size in spec.image_size[-2:]))
         usual = [tuple(side // by * by or by for by in spec.stride[-2:]) for side in LARGE]
         found += [
             usual[0],
-            *(size for size in usual[1:] if math.prod(size) > max(map(math.prod, found))),
+            *(size for size in usual[1:] if math.prod(size) > 3 * max(map(math.prod, found))),
         ]
         images = [(*frames, *size) for size in found]
         if frames:  # as many rows and columns, and more frames: one tubelet, and twice as many
@@ -237,17 +211,7 @@ class _Trials:
     def _probe(
         self, spec: PatchEmbedSpec, images: NDArray[Any], gate: Gate, fingerprint: bool
     ) -> Probe:
-        no_gradient = np.zeros((0, 1, 1), images.dtype)
-        return Probe(
-            "trial",
-            spec,
-            images,
-            self.weights,
-            no_gradient,
-            gate,
-            to_sequence=self.live.to_sequence,
-            fingerprint=fingerprint,
-        )
+        return self.problems.probe("trial", images, gate, spec=spec, fingerprint=fingerprint)
 
     def _judged(
         self,
@@ -513,16 +477,21 @@ class _Trials:
         return {"verdict": "fail" if seeded else "pass", "message": told if seeded else ""}
 
     def _repeated(self, calls: int) -> Outcome | None:
-        images = self._draw(self.live.spec, 2)
-        if calls * self.live.spec.flops(2) > MOST_OPERATIONS * 5:
+        images = self._draw(self.small, 2)
+        if calls * self.small.flops(2) > MOST_OPERATIONS * 5:
             return None
-        first = self.live.call(np.array(images))
-        for number in range(2, calls + 1):
-            if self.live.call(np.array(images)).tobytes() != first.tobytes():
-                return {
-                    "verdict": "fail",
-                    "message": f"call {number} on the same images differs from the first",
-                }
+        call = self.live.call
+        if call.batch:
+            images = images[:1].repeat(call.batch, axis=0)
+        placed = call.place(images)
+        with call.held():
+            first = call.fetch(call.run(placed)).tobytes()
+            for number in range(2, calls + 1):
+                if call.fetch(call.run(placed)).tobytes() != first:
+                    return {
+                        "verdict": "fail",
+                        "message": f"call {number} on the same images differs from the first",
+                    }
         return {"verdict": "pass"}
 
     def _own(self) -> Probe:
@@ -592,6 +561,13 @@ class _Trials:
             }
         told = f"refused: images that lie in memory otherwise ({', '.join(refused)})"
         return {"verdict": "pass", "bound_ratio": worst, "message": told if refused else ""}
+
+
+def _sides(spec: PatchEmbedSpec, grid: tuple[int, int]) -> tuple[int, ...]:
+    """Rows and columns of the smallest images that give so many rows and columns of patches."""
+    extents = list(zip(spec.patch_size, spec.stride, spec.effective_padding, strict=True))[-2:]
+    sides = zip(grid, extents, strict=True)
+    return tuple((count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides)
 
 
 def first_of(probe: Probe, number: int) -> Probe:

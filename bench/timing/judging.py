@@ -7,7 +7,8 @@ from typing import Any
 
 from ...porting.objects.implementation import find_implementation
 from ...reference.error import CUT_OFF, ArithmeticModel
-from ...reference.probe import Direction, Probe
+from ...reference.expectation import Direction
+from ...reference.probe import Probe
 from ...reference.verdict import Verdict, judge
 from ..cases import Case
 from ..record.rows import Row

@@ -9,7 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...backends.computation import LoadedEmbedding, Operation
-from ...reference.probe import Direction, Probe
+from ...reference.expectation import Direction
+from ...reference.probe import Probe
 from ...reference.probes import random_normal, random_sequence, train_step, without_bias
 from ...reference.spec import PatchEmbedSpec
 

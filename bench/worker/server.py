@@ -20,7 +20,7 @@ from ...backends.computation import Computation, FirstCall, LoadedEmbedding, Ope
 from ...backends.registry import get_backend, list_backends
 from ...porting.files.checkpoint import first_line
 from ...porting.objects.implementation import OBJECT_MODE, ObjectEmbedding, find_implementation
-from ...reference.probe import Direction
+from ...reference.expectation import Direction
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..machine.environment import describe_environment

@@ -16,7 +16,7 @@ from ...backends.layouts import OIHW, kernel_to_layout
 from ...reference.embed import patch_embed
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError
-from ...reference.probes import random_normal
+from ...reference.probes import random_images, random_normal
 from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
@@ -90,7 +90,7 @@ def _tree_of(module: Any) -> Mapping[Any, Any] | None:
 
 def _require_own_output(live: LiveEmbedding) -> None:
     """Raise PatchParityError where an object gives something else than its weights do."""
-    images = np.array(random_normal(live.spec, 1, live.dtype, 0).images)
+    images = np.array(random_images(live.spec, 1, live.dtype, 0))
     observed = live.call(images).astype(np.float64)
     compute = embed_sequence if live.to_sequence else patch_embed
     expected = compute(images.astype(np.float64), live.weights.astype(np.float64), live.spec)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.error import ArithmeticModel
-from ...reference.probes import random_normal
+from ...reference.probes import random_images, random_normal
 from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
@@ -131,7 +131,7 @@ def _apart(first: NDArray[Any], second: NDArray[Any]) -> float:
 def compare_sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbedWeights) -> Check:
     """What enters the encoder, before and after, in float64: the same bits; or what its norms are
     given, and the norms themselves, within the roundings of the steps."""
-    images = random_normal(stage.spec, 2, "float64", 0).images
+    images = random_images(stage.spec, 2, "float64", 0)
     source = (
         stage.weights
         if held.positions is not None or not stage.dialect.computed

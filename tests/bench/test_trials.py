@@ -349,8 +349,12 @@ def test_video_that_is_wrong_is_told_and_no_traceback(wrong):
 
 
 def test_what_was_not_tried_is_a_skip_that_says_so():
-    module = module_of(tokens, proj=torch.nn.Conv2d(3, 768, 16, 16))
-    report = check(module, image_size=224)
+    def of_one_size(self, x):
+        if x.shape[-1] != 224:
+            raise ValueError("made for images of 224")
+        return tokens(self, x)
+
+    report = check(module_of(of_one_size, proj=torch.nn.Conv2d(3, 768, 16, 16)), image_size=224)
     assert report.ok
     skips = [each.probe for each in report.results if each.verdict == "skip"]
     assert skips == ["batches-above-8"]
@@ -380,6 +384,21 @@ def test_sizes_may_stand_before_the_tokens():
         proj=torch.nn.Conv2d(3, D, P, P),
     )
     assert check(module, image_size=(12, 16)).ok
+
+
+@pytest.mark.parametrize("wrong_at", [17, 100])
+@pytest.mark.parametrize("size", [None, 32])
+def test_batches_are_tried_on_small_images_where_an_object_takes_them(wrong_at, size):
+    def wrong_batch(self, x):
+        if size and x.shape[-2:] != (size, size):
+            raise ValueError("made for images of one size")
+        return tokens(self, x) * (1.01 if len(x) == wrong_at else 1)
+
+    module = module_of(wrong_batch, proj=torch.nn.Conv2d(3, D, P, P))
+    failed = [
+        each.probe for each in check(module, image_size=size).results if each.verdict != "pass"
+    ]
+    assert failed == [f"batch-{wrong_at}"]
 
 
 def test_a_batch_that_is_refused_is_no_failure():

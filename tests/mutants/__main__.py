@@ -30,6 +30,10 @@ TESTS = {
     "reference/resample.py": ("reference/test_resample.py",),
     "reference/stem.py": ("reference/test_stem.py",),
     "reference/exact.py": ("reference/test_embed.py", "reference/test_error.py"),
+    "reference/expectation.py": (
+        "reference/test_expectation.py",
+        "reference/test_probes_and_verdict.py",
+    ),
     "reference/error.py": ("reference/test_error.py", "reference/test_probes_and_verdict.py"),
     "reference/verdict.py": ("reference/test_probes_and_verdict.py", "reference/test_error.py"),
     "porting/dialects/positions.py": ("porting/test_dialects.py", "porting/test_any_grid.py"),
