@@ -38,9 +38,9 @@ def _said() -> bool:
 
 
 def _run() -> None:
-    from .bench.report.console import escape
-    from .cli.app import app
-    from .cli.exit import MISUSED, err
+    from .bench.report.console import err, escape
+    from .cli.app import command_line
+    from .cli.exit import MISUSED
     from .reference.errors import PatchParityError
 
     for stream in (sys.stdout, sys.stderr):
@@ -49,7 +49,7 @@ def _run() -> None:
                 errors="backslashreplace"
             )  # a terminal of another encoding gets what it has no sign for spelled out
     try:
-        app()
+        command_line(sys.argv[1:])()
     except (PatchParityError, MemoryError, OSError, RuntimeError, UnicodeError) as error:
         if "--traceback" in sys.argv or not _is_told(error):
             raise

@@ -5,9 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 Report = Callable[[float, float, str], None]
 """Called with what is done, what there is in all (in any unit), and what comes next."""
 
@@ -18,10 +15,20 @@ PLAIN_INTERVAL_SECONDS = 10.0
 def progress_bar(title: str, shown: bool = True) -> Iterator[Report | None]:
     """Show progress while inside; yields the function to report to, None where nothing is to be
     shown."""
-    console = Console(stderr=True, highlight=False)
     if not shown:
         yield None
-    elif console.is_terminal:
+        return
+    from rich.console import Console  # 40 ms to load
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
         columns = (
             TextColumn(title),
             BarColumn(),

@@ -1,27 +1,14 @@
 """The command line: thin. Everything it does is a documented function of the package; this folder
 holds options, tables and exit codes."""
 
+import importlib
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..bench.report.console import escape, out
-from .answers import compare_command, keep_command, recommend_command, report_command
-from .bench import bench_command, run_command
-from .check import check_command
-from .checkpoints import embed_command, inspect_command, verify_command
-from .diagnose import diagnose_command
-from .port import port_command
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
 
 def _print_version(asked: bool) -> None:
@@ -32,7 +19,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show the traceback of an error.")
@@ -47,9 +33,10 @@ def _options(
     """Is my patch embedding right, is it fast, and how do I move its weights?"""
 
 
-@app.command("backends")
 def backends_command() -> None:
     """List backends, versions and implementations; imports no framework."""
+    from rich.table import Table
+
     from ..backends.registry import list_backends, list_broken_backends
 
     table = Table("backend", "version", "implementations", "status")
@@ -72,21 +59,49 @@ def backends_command() -> None:
     out.print(table)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "check": check_command,
-    "diagnose": diagnose_command,
-    "bench": bench_command,
-    "compare": compare_command,
-    "recommend": recommend_command,
-    "report": report_command,
-    "keep": keep_command,
-    "run": run_command,
-    "inspect": inspect_command,
-    "port": port_command,
-    "verify": verify_command,
-    "embed": embed_command,
+COMMANDS = {
+    "backends": "app",
+    "check": "check",
+    "diagnose": "diagnose",
+    "bench": "bench",
+    "compare": "answers",
+    "recommend": "answers",
+    "report": "answers",
+    "keep": "answers",
+    "run": "bench",
+    "inspect": "checkpoints",
+    "port": "port",
+    "verify": "checkpoints",
+    "embed": "checkpoints",
 }
-"""In the order in which `--help` lists them."""
+"""In the order in which `--help` lists them: the module of this folder in which `NAME_command` is
+defined."""
 
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+
+def command_line(words: Iterable[str] = ()) -> typer.Typer:
+    """The commands that these words name, or all where they name none.
+
+    Loading the others and laying out their options takes half as long as a small command.
+
+    Args:
+        words: what was typed.
+    """
+    made = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    made.callback()(_options)
+    words = set(words)
+    named = [name for name in COMMANDS if name in words]
+    for name in named or COMMANDS:
+        module = importlib.import_module(f".{COMMANDS[name]}", __package__)
+        made.command(name)(getattr(module, f"{name}_command"))
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return command_line()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,13 @@
 """patchparity check."""
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..bench.report.console import printable
 from ..reference.errors import PatchParityError
 from .exit import FAILED, FINE
 from .given import READING, SUITE, options_typed, reading_of, refuse_strays, source_of
@@ -80,6 +83,9 @@ def check_command(
         ),
     ] = False,
     json: JsonOption = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="A line for each check of MODULE:ATTRIBUTE.")
+    ] = False,
 ) -> None:
     """Check every implementation, or the one that MODULE:ATTRIBUTE names, against the NumPy
     reference; exit 1 if one is wrong."""
@@ -87,7 +93,6 @@ def check_command(
 
     without_spinning()  # before NumPy or a framework is loaded
     from ..bench.check.check import check
-    from ..bench.report.terminal import print_check
     from ..porting.files.atomic import require_writable
 
     if json:
@@ -103,7 +108,7 @@ def check_command(
     if target is not None:
         refuse_strays(
             typed,
-            ("target", "json", *READING),
+            ("target", "json", "verbose", *READING),
             f"it is about the suite's own implementations, and {target} was named",
         )
         report = check(target, **reading_of(context))
@@ -126,8 +131,26 @@ def check_command(
         )
     if json:
         report.save(json)
-    print_check(report)
+    if report.of_object:
+        _print_answer(report, verbose)
+    else:
+        from ..bench.report.terminal import print_check
+
+        print_check(report)
     raise typer.Exit(FINE if report.ok else FAILED)
+
+
+def _print_answer(report: "CheckReport", every: bool) -> None:
+    """Print what the check of an object comes to, without rich, which takes 40 ms to load."""
+    from ..bench.check.object_answer import answer
+
+    colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for line in answer(report, every):
+        word, _, rest = line.partition(":")
+        shown = printable(line)
+        if colored and word in ("right", "wrong"):
+            shown = f"\033[1;{32 if word == 'right' else 31}m{word}\033[0m:{printable(rest)}"
+        print(shown)
 
 
 def _controls_hold(json: Path | None) -> bool:

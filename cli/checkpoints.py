@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..bench.report.console import escape, out
+from ..bench.report.console import err, escape, out
 from ..reference.errors import PatchParityError, printable
 from .checkpoint_options import (
     CheckpointArgument,
@@ -22,7 +22,7 @@ from .checkpoint_options import (
     StrideOption,
     sizes_of_options,
 )
-from .exit import FAILED, FINE, err
+from .exit import FAILED, FINE
 from .options import JsonOption
 
 

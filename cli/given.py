@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 
+from ..bench.report.console import err
 from ..reference.errors import PatchParityError
-from .exit import INTERRUPTED, err
+from .exit import INTERRUPTED
 
 READING = (
     "weights",

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,7 +15,7 @@ import msgspec
 
 from ...porting.files.atomic import write_json
 from ...reference.errors import PatchParityError
-from ...reference.probe import Direction
+from ...reference.expectation import Direction
 
 SCHEMA = "patchparity.check/1"
 VERDICTS = ("pass", "fail", "known", "skip", "error")
@@ -65,12 +67,32 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All verdicts of a check, the environment that they hold for, and what was found out about an
-    object that was checked."""
+    """All verdicts of a check.
+
+    Args:
+        results: one for each thing that was judged.
+        describe: gives the environment; called once, when somebody asks for it.
+        notes: what was found out about an object that was checked.
+        of_object: whether that was somebody's object, and not the suite's own implementations.
+    """
 
     results: list[CheckResult]
-    environment: dict[str, Any] = field(default_factory=dict)
+    describe: Callable[[], dict[str, Any]] = field(default=dict, compare=False, repr=False)
     notes: list[str] = field(default_factory=list)
+    of_object: bool = False
+
+    @functools.cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, processor, threads: what the verdicts hold for."""
+        return self.describe()
+
+    def __str__(self) -> str:
+        """The answer in lines; of the suite's own implementations, the numbers of verdicts."""
+        if self.of_object:
+            from .object_answer import answer
+
+            return "\n".join(answer(self))
+        return ", ".join(f"{count} {verdict}" for verdict, count in self.summary.items())
 
     @property
     def summary(self) -> dict[str, int]:
@@ -113,6 +135,14 @@ class CheckReport:
         write_json(Path(path), self.to_dict())
 
 
+class _Kept(msgspec.Struct):
+    """What `check.json` holds of a report."""
+
+    results: list[CheckResult]
+    environment: dict[str, Any] = {}
+    notes: list[str] = []
+
+
 def load_check(path: Path) -> CheckReport:
     """Read `check.json`.
 
@@ -125,6 +155,7 @@ def load_check(path: Path) -> CheckReport:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise PatchParityError(f"{path} is no {SCHEMA} file")
     try:
-        return msgspec.convert(content, CheckReport)
+        kept = msgspec.convert(content, _Kept)
     except msgspec.ValidationError as error:
         raise PatchParityError(f"{path} is damaged: {error}") from None
+    return CheckReport(kept.results, lambda: kept.environment, kept.notes)

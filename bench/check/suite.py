@@ -2,6 +2,7 @@
 themselves."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
@@ -141,7 +142,7 @@ def check_suite(
         environment["workers"] = {
             each.backend: process_environment(get_backend(each.backend)) for each in work
         }
-    return CheckReport(judged, environment)
+    return CheckReport(judged, lambda: environment)
 
 
 def _selected(
@@ -292,4 +293,4 @@ def check_controls(
                 len(problems),
                 f"{control.case} {control.dtype}",
             )
-    return CheckReport(results, describe_environment([]))
+    return CheckReport(results, functools.partial(describe_environment, []))
