@@ -199,11 +199,11 @@ class Backend(abc.ABC):
 
     def versions(self) -> dict[str, str]:
         """Versions of the backend's distributions, those that are installed."""
-        found = {}
+        versions = {}
         for package in self.packages:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                found[package] = importlib.metadata.version(package)
-        return found
+                versions[package] = importlib.metadata.version(package)
+        return versions
 
     @abc.abstractmethod
     def devices(self) -> tuple[str, ...]:

@@ -188,7 +188,7 @@ class _JaxModel:
 
         def forward(variables: list[Any], images: Any) -> Any:
             return model.stateless_call(
-                variables, [each.value for each in model.non_trainable_variables], images
+                variables, [variable.value for variable in model.non_trainable_variables], images
             )[0]
 
         def pullback(variables: list[Any], images: Any, grad_tokens: Any) -> list[Any]:
@@ -305,8 +305,8 @@ class KerasEmbedding(LoadedEmbedding):
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         """The framework's own differentiation of the model, by images too."""
         with self._scope():
-            found = self.model.pullback(self.place(images), self._tensor(grad_tokens))
-        image, kernel, *bias = map(self.fetch, found[: 1 + len(self.layer.trainable_variables)])
+            gradients = self.model.pullback(self.place(images), self._tensor(grad_tokens))
+        image, kernel, *bias = map(self.fetch, gradients[: 1 + len(self.layer.trainable_variables)])
         return PatchEmbedGradients(
             image=images_from_layout(image, NHWC),
             kernel=kernel_from_layout(kernel, self.kernel_layout, self.spec),
@@ -316,9 +316,9 @@ class KerasEmbedding(LoadedEmbedding):
     def first_call(self, inputs: Any) -> tuple[Any, FirstCall]:
         """As the framework tells it."""
         with self._scope():
-            outputs, told = self.model.first_call(inputs)
+            outputs, first_call = self.model.first_call(inputs)
         self.synchronize(outputs)
-        return outputs, told
+        return outputs, first_call
 
     def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
         """The model, and a layer that puts the class token in front and adds positions."""
@@ -436,8 +436,8 @@ class KerasBackend(Backend):
         import keras
 
         moved = images_to_layout(images, NHWC), kernel.transpose(2, 3, 1, 0)
-        found = keras.ops.conv(*moved, kernel.shape[-1], "valid", "channels_last")
-        return np.asarray(keras.ops.convert_to_numpy(found)).transpose(0, 3, 1, 2)
+        output = keras.ops.conv(*moved, kernel.shape[-1], "valid", "channels_last")
+        return np.asarray(keras.ops.convert_to_numpy(output)).transpose(0, 3, 1, 2)
 
     def lacks(self, precision: Precision, device: str) -> str | None:
         """As the framework."""

@@ -38,8 +38,10 @@ def usable_threads() -> int:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    told = [os.environ[name] for name in BLAS_THREADS if os.environ.get(name, "").isdigit()]
-    return max(1, min([cores, *map(int, told)]))
+    thread_limits = [
+        os.environ[name] for name in BLAS_THREADS if os.environ.get(name, "").isdigit()
+    ]
+    return max(1, min([cores, *map(int, thread_limits)]))
 
 
 BLAS_THREADS = (
@@ -251,13 +253,13 @@ class _Linear(_Naive):
         if threads == 1 or source.nbytes < THREADED_COPY_BYTES or source.shape[axis] < threads:
             np.copyto(target, source)
             return
-        own, *others = zip(
+        first_part, *others = zip(
             np.array_split(target, threads, axis),
             np.array_split(source, threads, axis),
             strict=True,
         )
         given = [self.pool.submit(np.copyto, *part) for part in others]
-        np.copyto(*own)
+        np.copyto(*first_part)
         for done in given:
             done.result()
 
@@ -428,10 +430,10 @@ class _DirectConvolution(_Naive):
             slice(before, before + size)
             for (before, _), size in zip(spec.effective_padding, spec.image_size, strict=True)
         )
-        found = PatchEmbedGradients(
+        gradients = PatchEmbedGradients(
             grad_padded[(slice(None), slice(None), *inner)], grad_kernel, upstream.sum(axis=0)
         )
-        return self._rounded(found)
+        return self._rounded(gradients)
 
     def _rows_of(self, padded: NDArray[Any]) -> list[tuple[tuple[int, ...], NDArray[Any]]]:
         """For each offset of the kernel's leading axes, a writable view `(B, C, *grid[:-1],

@@ -31,14 +31,16 @@ class BrokenBackend:
 def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
     """Backends of this folder (`BACKENDS` of each file, of a folder, or of the files in it), then
     those of the entry-point group; a broken or clashing entry point costs only itself."""
-    found: dict[str, Backend] = {}
+    backends: dict[str, Backend] = {}
     broken = []
     for loaded in _modules(importlib.import_module(__package__)):
-        found.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
+        backends.update({backend.name: backend for backend in getattr(loaded, "BACKENDS", ())})
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             brought = _backends_of(entry.load(), entry.value)
-            if clashing := next((each.name for each in brought if each.name in found), None):
+            if clashing := next(
+                (backend.name for backend in brought if backend.name in backends), None
+            ):
                 raise ValueError(f"a backend named {clashing!r} exists already")
         except Exception as error:  # whatever a stranger's module raises must not stop ours
             broken.append(
@@ -47,8 +49,8 @@ def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
                 )
             )
         else:
-            found.update({backend.name: backend for backend in brought})
-    return found, tuple(broken)
+            backends.update({backend.name: backend for backend in brought})
+    return backends, tuple(broken)
 
 
 def _backends_of(loaded: Any, name: str) -> list[Backend]:

@@ -402,8 +402,8 @@ class _Embedding(LoadedEmbedding):
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         with self.device:
-            found = self.pullback(self.place(images), self._tensor(grad_tokens))
-        image, kernel, *bias = (np.asarray(gradient) for gradient in found)
+            gradients = self.pullback(self.place(images), self._tensor(grad_tokens))
+        image, kernel, *bias = (np.asarray(gradient) for gradient in gradients)
         return PatchEmbedGradients(
             image=images_from_layout(image, self.implementation.image_layout),
             kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),

@@ -57,8 +57,8 @@ def named_case(name: str) -> Case:
     parts = re.fullmatch(r"(.+?)(?:-b([1-9]\d*))?", name)
     model, batch = parts.groups() if parts else ("", None)
     spec = _FIXED.get(model)
-    if spec is None and (found := _VIT.fullmatch(model)):
-        size, patch, image = found.groups()
+    if spec is None and (match := _VIT.fullmatch(model)):
+        size, patch, image = match.groups()
         # SigLIP's So400m/14 reads 384 pixels with the last 6 left out, as a VALID convolution does.
         remainder: Remainder = "floor" if size == "so400m" else "error"
         spec = PatchEmbedSpec(int(image), int(patch), 3, VIT_WIDTHS[size], remainder=remainder)

@@ -76,11 +76,17 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     row, following = _row(item), _row(nextitem)
     ends_block = row is not None and (following is None or following.block != row.block)
     if session is not None and session.options.out and ends_block:
-        done = [each for each in session.rows if each.identity in session.outcomes]
-        measured = [each for each in done if session.outcome(each).status == "measured"]
+        done = [
+            planned_row for planned_row in session.rows if planned_row.identity in session.outcomes
+        ]
+        measured = [
+            planned_row for planned_row in done if session.outcome(planned_row).status == "measured"
+        ]
         entries = [
-            entry_of(each, session.figures(each), session.seconds(each.identity))
-            for each in measured
+            entry_of(
+                planned_row, session.figures(planned_row), session.seconds(planned_row.identity)
+            )
+            for planned_row in measured
         ]
         now = {"datetime": datetime.now(UTC).isoformat(), "machine_info": machine_info()}
         write_bench(

@@ -95,15 +95,15 @@ def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64
     """
     shapes = [[len(group) for group in groups] for groups in (seconds, reference)]
     if shapes[0] != shapes[1] or not any(shapes[0]):
-        told = " and ".join("+".join(map(str, shape)) or "0" for shape in shapes)
+        counts = " and ".join("+".join(map(str, shape)) or "0" for shape in shapes)
         raise ValueError(
-            f"{told} samples: expected as many of one as of the other, and at least one"
+            f"{counts} samples: expected as many of one as of the other, and at least one"
         )
     pairs = zip(seconds, reference, strict=True)
     return [
-        np.asarray(own, np.float64) / np.asarray(other, np.float64)
-        for own, other in pairs
-        if len(own)
+        np.asarray(row_seconds, np.float64) / np.asarray(other, np.float64)
+        for row_seconds, other in pairs
+        if len(row_seconds)
     ]
 
 

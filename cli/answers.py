@@ -97,7 +97,7 @@ def recommend_command(
     if record is not None and peer:
         raise PatchParityError("--peer has no part here: what the record holds is measured already")
     with interruptible("interrupted: nothing was kept"):
-        found = recommend(
+        recommendation = recommend(
             case,
             batch=batch,
             device=device,
@@ -108,8 +108,8 @@ def recommend_command(
             record=record,
         )
     if json:
-        write_json(json, found.to_dict())
-    print_recommendation(found)
+        write_json(json, recommendation.to_dict())
+    print_recommendation(recommendation)
 
 
 def report_command(

@@ -126,8 +126,14 @@ def run_command(
     print_bench(report.bench)
     for file in report.files:
         out.print(str(file))
-    checks = [each for each in (report.check, report.controls, report.seeds) if each is not None]
-    wrong = sum(each.summary[verdict] for each in checks for verdict in ("fail", "error"))
+    checks = [
+        check_report
+        for check_report in (report.check, report.controls, report.seeds)
+        if check_report is not None
+    ]
+    wrong = sum(
+        check_report.summary[verdict] for check_report in checks for verdict in ("fail", "error")
+    )
     wrong += len(report.bench.bench.failures)
     out.print(
         "[green]fine: nothing failed[/]"

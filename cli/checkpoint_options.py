@@ -114,6 +114,6 @@ def sizes_of_options(
             )
         return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
 
-    told = parts("--patch-size", patch_size), parts("--image-size", image_size), in_channels
+    sizes = parts("--patch-size", patch_size), parts("--image-size", image_size), in_channels
     steps = parts("--stride", stride), parts("--padding", padding, least=0)
-    return None if (*told, *steps) == (None,) * 5 else Sizes.told(*told, *steps)
+    return None if (*sizes, *steps) == (None,) * 5 else Sizes.told(*sizes, *steps)

@@ -47,7 +47,7 @@ def inspect_command(
     if json:
         require_writable(json, *files_read(checkpoint), *(dialects or ()))
     sizes = sizes_of_options(image_size, patch_size, in_channels, stride, padding)
-    told = inspect_checkpoint(
+    inspection = inspect_checkpoint(
         checkpoint,
         from_=from_,
         prefix=prefix,
@@ -57,55 +57,68 @@ def inspect_command(
         dialects=dialects or (),
     )
     if json:
-        write_json(json, told)
-    _print_inspection(told)
-    proved = told["proof"] is None or told["proof"]["verdict"] != "fail"
+        write_json(json, inspection)
+    _print_inspection(inspection)
+    proved = inspection["proof"] is None or inspection["proof"]["verdict"] != "fail"
     raise typer.Exit(
-        FINE if told["dialect"] and not told["refused"] and not told["asks"] and proved else FAILED
+        FINE
+        if inspection["dialect"] and not inspection["refused"] and not inspection["asks"] and proved
+        else FAILED
     )
 
 
-def _print_inspection(told: dict[str, Any]) -> None:
+def _print_inspection(inspection: dict[str, Any]) -> None:
     def line(text: str) -> None:
         out.print(escape(printable(text)), soft_wrap=True)
 
-    first = told["candidates"][0] if told["candidates"] else None
-    if told["refused"]:
-        line(f"refused: {told['refused']}")
-    elif told["ambiguous"]:
+    first = inspection["candidates"][0] if inspection["candidates"] else None
+    if inspection["refused"]:
+        line(f"refused: {inspection['refused']}")
+    elif inspection["ambiguous"]:
         line(
-            f"ambiguous: {', '.join(told['rivals'])} fit alike; {told['remedy']} would tell them "
-            "apart"
+            f"ambiguous: {', '.join(inspection['rivals'])} fit alike; {inspection['remedy']} "
+            "would tell them apart"
         )
     elif first is None:
-        line(f"no dialect that is known ({told['format']}, {told['other_tensors']} tensors)")
-        if told["remedy"]:
-            line(f"--from reads {told['remedy']}")
+        line(
+            f"no dialect that is known ({inspection['format']}, "
+            f"{inspection['other_tensors']} tensors)"
+        )
+        if inspection["remedy"]:
+            line(f"--from reads {inspection['remedy']}")
     else:
-        under = f" under {told['prefix']!r}" if told["prefix"] else ""
-        line(f"dialect: {told['dialect']}{under} ({told['format']})")
+        under = f" under {inspection['prefix']!r}" if inspection["prefix"] else ""
+        line(f"dialect: {inspection['dialect']}{under} ({inspection['format']})")
         for evidence in first["evidence"]:
             line(f"  {evidence}")
         others = list(
             dict.fromkeys(
-                each["dialect"]
-                for each in told["candidates"][1:]
-                if each["dialect"] != told["dialect"]
+                candidate["dialect"]
+                for candidate in inspection["candidates"][1:]
+                if candidate["dialect"] != inspection["dialect"]
             )
         )
         if others:
             line(f"  its tensors fit also: {', '.join(others)}")
-        for asked in told["asks"]:
+        for asked in inspection["asks"]:
             line(f"asked: {asked}")
-        _print_stage(told, line)
-    for note in told["notes"]:
+        _print_stage(inspection, line)
+    for note in inspection["notes"]:
         line(f"note: {note}")
-    if told["proof"]:
-        print_checks([(told["proof"]["verdict"], told["proof"]["name"], told["proof"]["message"])])
-    if told["unbuilt"]:
-        line(f"left unbuilt, for they are no tensors: {', '.join(told['unbuilt'])}")
-    counts = told["ledger"].get("counts", {})
-    for entry in told["ledger"].get("tensors", ()):
+    if inspection["proof"]:
+        print_checks(
+            [
+                (
+                    inspection["proof"]["verdict"],
+                    inspection["proof"]["name"],
+                    inspection["proof"]["message"],
+                )
+            ]
+        )
+    if inspection["unbuilt"]:
+        line(f"left unbuilt, for they are no tensors: {', '.join(inspection['unbuilt'])}")
+    counts = inspection["ledger"].get("counts", {})
+    for entry in inspection["ledger"].get("tensors", ()):
         if entry["status"] in ("unexplained", "ignored"):
             line(f"  {entry['status']}: {entry['name']} {tuple(entry['shape'])}")
     kinds = [
@@ -113,11 +126,13 @@ def _print_inspection(told: dict[str, Any]) -> None:
         for kind, count in counts.items()
         if kind != "used"
     ]
-    line(f"{told['other_tensors']} other tensors" + (f": {', '.join(kinds)}" if kinds else ""))
+    line(
+        f"{inspection['other_tensors']} other tensors" + (f": {', '.join(kinds)}" if kinds else "")
+    )
 
 
-def _print_stage(told: dict[str, Any], line: Callable[[str], None]) -> None:
-    spec = told["spec"]
+def _print_stage(inspection: dict[str, Any], line: Callable[[str], None]) -> None:
+    spec = inspection["spec"]
     grid = "×".join(map(str, spec["grid"])) or "not told"
     patch, stride = ("×".join(map(str, spec[name])) for name in ("patch_size", "stride"))
     steps = f" at stride {stride}" if stride and patch != stride else ""
@@ -148,19 +163,20 @@ def _print_stage(told: dict[str, Any], line: Callable[[str], None]) -> None:
             f"token order: {spec['token_order']}"
             + (f" in windows of {spec['window']} patches" if spec["window"] else "")
         )
-    for name, tensor in told["tensors"].items():
+    for name, tensor in inspection["tensors"].items():
         line(
             f"  {name}: {tensor['name']} {tuple(tensor['shape'])} {tensor['dtype']}, "
             f"{tensor['layout']}"
         )
 
 
-def _convolution(told: dict[str, Any]) -> str:
+def _convolution(layer: dict[str, Any]) -> str:
     """One convolution of a stem, in words."""
-    more = ["batch norm"] * told["batch_norm"] + [told["activation"]] * bool(told["activation"])
+    more = ["batch norm"] * layer["batch_norm"] + [layer["activation"]] * bool(layer["activation"])
     behind = f" with {' and '.join(more)}" if more else ""
     return (
-        f"a {'×'.join(map(str, told['kernel'][2:]))} convolution at stride {told['stride']}{behind}"
+        f"a {'×'.join(map(str, layer['kernel'][2:]))} convolution at stride "
+        f"{layer['stride']}{behind}"
     )
 
 
@@ -171,10 +187,10 @@ def print_checks(checks: list[tuple[str, str, str]]) -> None:
         style = styles.get(verdict, "yellow")
         unproved = verdict == "skip" and message.startswith("not proved")
         whose = f"{name.partition(':')[0]}: " if ":" in name else ""
-        told, word = (
+        sentence, word = (
             (f"{whose}{message}", "") if unproved else (f"{name}: {message}", f"{verdict} ")
         )
-        out.print(f"[{style}]{word}[/]{escape(told)}", soft_wrap=True)
+        out.print(f"[{style}]{word}[/]{escape(sentence)}", soft_wrap=True)
 
 
 def verify_command(
@@ -213,7 +229,7 @@ def verify_command(
             )
     named, before = ([*(given or []), None, None] for given in (from_, prefix))
     sizes = sizes_of_options(image_size, patch_size, in_channels, stride, padding)
-    found = verify(
+    difference = verify(
         first,
         second,
         from_=(named[0], named[1]),
@@ -223,10 +239,13 @@ def verify_command(
         dialects=dialects or (),
     )
     if json:
-        write_json(json, found.to_dict())
-    out.print(escape(f"{found.first} and {found.second}: {found.explanation}"), soft_wrap=True)
-    print_checks([(check.verdict, check.name, check.message) for check in found.checks])
-    raise typer.Exit(FINE if found.same else FAILED)
+        write_json(json, difference.to_dict())
+    out.print(
+        escape(f"{difference.first} and {difference.second}: {difference.explanation}"),
+        soft_wrap=True,
+    )
+    print_checks([(check.verdict, check.name, check.message) for check in difference.checks])
+    raise typer.Exit(FINE if difference.same else FAILED)
 
 
 def embed_command(

@@ -69,7 +69,7 @@ def diagnose_command(
             f"{target} is run on images of our own",
         )
         live = read_live(target, **reading_of(context))
-        found = diagnose_object(live)
+        diagnosis = diagnose_object(live)
         for note in live.notes:
             out.print(escape(note), soft_wrap=True)
     else:
@@ -99,13 +99,15 @@ def diagnose_command(
             padding=padding or 0,
             remainder=cast("Remainder", remainder),
         )
-        found = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
+        diagnosis = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
     if json:
-        write_json(json, found.to_dict())
-    out.print(f"{found.status}: {escape(found.explanation)}", soft_wrap=True)
-    if found.mend:
-        out.print(f"mend: {escape(found.mend)}", soft_wrap=True)
-    for other in found.also:
-        told = "; and ".join(CATALOGUE[name].explanation for name in other)
-        out.print(f"also possible ({escape(', '.join(other))}): {escape(told)}", soft_wrap=True)
-    raise typer.Exit(FINE if found.correct else FAILED)
+        write_json(json, diagnosis.to_dict())
+    out.print(f"{diagnosis.status}: {escape(diagnosis.explanation)}", soft_wrap=True)
+    if diagnosis.mend:
+        out.print(f"mend: {escape(diagnosis.mend)}", soft_wrap=True)
+    for other in diagnosis.also:
+        explanation = "; and ".join(CATALOGUE[name].explanation for name in other)
+        out.print(
+            f"also possible ({escape(', '.join(other))}): {escape(explanation)}", soft_wrap=True
+        )
+    raise typer.Exit(FINE if diagnosis.correct else FAILED)

@@ -89,7 +89,7 @@ TOLD_OF_INTERRUPTION = False
 
 @contextmanager
 def interruptible(
-    told: str = "interrupted; finished cases are kept: the same command with --resume goes on",
+    message: str = "interrupted; finished cases are kept: the same command with --resume goes on",
 ) -> Iterator[None]:
     """On Ctrl-C, say what was kept, and how to go on."""
     try:
@@ -97,5 +97,5 @@ def interruptible(
     except KeyboardInterrupt:
         global TOLD_OF_INTERRUPTION
         TOLD_OF_INTERRUPTION = True
-        err.print(told)
+        err.print(message)
         raise typer.Exit(INTERRUPTED) from None

@@ -54,20 +54,29 @@ def embed(
     require_choice("to", to, ("tokens", "sequence"))
     with opened(checkpoint) as file:
         config = read_config(file.config_folder)
-        told = Sizes(
+        image_sizes = Sizes(
             image_size=tuple(images.shape[-2:]),
             frames=images.shape[2] if images.ndim == 5 else None,
         )
-        if sizes is not None and sizes.asked and sizes.image_size not in ((), told.image_size):
-            asked, given = ("×".join(map(str, each.image_size)) for each in (sizes, told))
+        if (
+            sizes is not None
+            and sizes.asked
+            and sizes.image_size not in ((), image_sizes.image_size)
+        ):
+            asked, given = (
+                "×".join(map(str, source.image_size)) for source in (sizes, image_sizes)
+            )
             raise PatchParityError(f"images of {given} pixels, and {asked} was told")
         said = bool((sizes is not None and sizes.asked and sizes.image_size) or config.image_size)
-        known, wanted = list_dialects(dialects), told if sizes is None else sizes.over(told)
+        known, wanted = (
+            list_dialects(dialects),
+            image_sizes if sizes is None else sizes.over(image_sizes),
+        )
         stage = read_stage(file, from_, prefix, known, wanted, ignore)
         if stage.candidate.assumed_patch and images.ndim == stage.spec.spatial_axes + 2:
             # Behind a matrix the patch follows from the channels, which the images show.
-            told = dataclasses.replace(told, channels=images.shape[1])
-            wanted = told if sizes is None else sizes.over(told)
+            image_sizes = dataclasses.replace(image_sizes, channels=images.shape[1])
+            wanted = image_sizes if sizes is None else sizes.over(image_sizes)
             stage = read_stage(file, from_, prefix, known, wanted, ignore)
         if stage.dialect.any_grid and images.ndim == stage.spec.spatial_axes + 2:
             spec = stage.spec.replace(image_size=features_of(images.shape[2:], stage.stem))
@@ -119,11 +128,13 @@ def _require_images_of_steps(images: NDArray[Any], stage: Stage, config: Sizes) 
         math.prod([by, *(layer.stride for layer in stage.stem)]) for by in stage.spec.stride[-2:]
     ]
     size, given = images.shape[-2:], "×".join(map(str, images.shape[2:]))
-    own = tuple(count * step for count, step in zip(stage.spec.grid[-2:], steps, strict=True))
-    if stage.dialect.images == "grid" and size != own:
+    expected_size = tuple(
+        count * step for count, step in zip(stage.spec.grid[-2:], steps, strict=True)
+    )
+    if stage.dialect.images == "grid" and size != expected_size:
         raise PatchParityError(
-            f"images of {given}: expected images of {'×'.join(map(str, own))}, for its library "
-            "resizes all others, or its positions, first"
+            f"images of {given}: expected images of {'×'.join(map(str, expected_size))}, for its "
+            "library resizes all others, or its positions, first"
         )
     if stage.dialect.images == "multiple-of-patch_size":
         steps = list(config.patch_size[-2:] or steps)

@@ -61,10 +61,10 @@ def inspect_checkpoint(
             require_asked(checkpoint, candidate, sizes)
             if prefix is None and not candidate.refusals:
                 require_no_other_stage(checkpoint, chosen, candidate, sizes, ignore)
-        told = describe(checkpoint, candidates)
-        told["proof"], told["notes"] = None, []
-        if prove and told["dialect"] and not told["asks"]:
+        report = describe(checkpoint, candidates)
+        report["proof"], report["notes"] = None, []
+        if prove and report["dialect"] and not report["asks"]:
             stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
-            told["notes"] = [*stage.notes, *stage.assumptions]
-            told["proof"] = dataclasses.asdict(prove_by_library(checkpoint, stage))
-        return told
+            report["notes"] = [*stage.notes, *stage.assumptions]
+            report["proof"] = dataclasses.asdict(prove_by_library(checkpoint, stage))
+        return report

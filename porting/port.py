@@ -288,15 +288,15 @@ def _added(into: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]]) ->
 
 
 def _require_same_shape(stage: Stage, place: Stage) -> None:
-    for name, told in (
+    for name, word in (
         ("patch_size", "patch"),
         ("in_channels", "channels"),
         ("embed_dim", "width"),
     ):
-        own, theirs = getattr(stage.spec, name), getattr(place.spec, name)
-        if own != theirs:
+        size, theirs = getattr(stage.spec, name), getattr(place.spec, name)
+        if size != theirs:
             raise PatchParityError(
-                f"the existing checkpoint has {told} {theirs}, the source {own}: they are not of "
+                f"the existing checkpoint has {word} {theirs}, the source {size}: they are not of "
                 "one model"
             )
     tables = stage.weights.positions, place.weights.positions
@@ -390,10 +390,10 @@ def _batch_normalized(
     scale, shift, mean, variance = (
         raw[f"batch_norm.{part}"].astype(np.float64) for part in BATCH_NORM
     )
-    found = (tokens.astype(np.float64) - mean) / np.sqrt(
+    normalized_tokens = (tokens.astype(np.float64) - mean) / np.sqrt(
         variance + dialect.batch_norm_epsilon
     ) * scale + shift
-    return np.asarray(found.astype(tokens.dtype))
+    return np.asarray(normalized_tokens.astype(tokens.dtype))
 
 
 def _prove(
@@ -436,12 +436,12 @@ def _prove(
         layout = (
             layout if spec.spatial_axes == 2 or "Pt" in layout else layout.replace("Ph", "Pt Ph")
         )
-        found = run(
+        tokens = run(
             framework, layout, np.array(given), np.ascontiguousarray(tensor, np.float32), bias, spec
         )
         where = f"{side} layout ({layout}) in {framework}"
-        if found is None:
-            found = patch_embed(
+        if tokens is None:
+            tokens = patch_embed(
                 images,
                 PatchEmbedWeights(weights.kernel, weights.bias).astype(np.float32),
                 spec,
@@ -453,8 +453,8 @@ def _prove(
                 why = "nothing in it reads this layout" if here else "it is not installed"
                 where += f", not in {framework}: {why}"
         elif side == "source" and stage.dialect.batch_norm:
-            found = _batch_normalized(found, stage.dialect, raw)
-        checks.append(judge_projection(where, spec, weights.astype(np.float32), found))
+            tokens = _batch_normalized(tokens, stage.dialect, raw)
+        checks.append(judge_projection(where, spec, weights.astype(np.float32), tokens))
     if lossy:
         checks.append(Check("steps", "skip", None, "not compared: something of it is left out"))
     else:

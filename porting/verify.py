@@ -88,7 +88,7 @@ def verify(
         compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)
     ]
     checks = [check for check in compared_fields if check is not None]
-    rows = [prefix_and_positions(each.weights, spec) for each in stages]
+    rows = [prefix_and_positions(stage.weights, spec) for stage in stages]
     if rows[0].shape != rows[1].shape:
         why = (
             f"the sequences are of {rows[0].shape[0]} and {rows[1].shape[0]} tokens: the prefix "
@@ -122,8 +122,10 @@ def _read_both(
         ("first", "second"), files, from_, prefixes, strict=True
     ):
         with opened(path) as checkpoint:
-            told = stages[0].sizes if stages and stages[0].size_known else sizes
-            stages.append(read_stage(checkpoint, dialect, prefix, known, sizes or told, ignore))
+            known_sizes = stages[0].sizes if stages and stages[0].size_known else sizes
+            stages.append(
+                read_stage(checkpoint, dialect, prefix, known, sizes or known_sizes, ignore)
+            )
             if prove:
                 check = prove_by_library(checkpoint, stages[-1])
                 proofs.append(dataclasses.replace(check, name=f"{side}: {check.name}"))
@@ -167,9 +169,9 @@ def _of_kernels(one: Stage, other: Stage, spec: PatchEmbedSpec) -> str:
     size = float(np.abs(kernels[0]).max())
     apart = float(np.abs(kernels[0] - kernels[1]).max())
     part = apart / max(size, 1e-300)
-    told = f"the kernels differ by {apart:.3g} at most, {part:.2g} of the largest value"
+    message = f"the kernels differ by {apart:.3g} at most, {part:.2g} of the largest value"
     if apart <= ROUNDED * size:
-        return f"{told}: roundings, or another step of one training"
+        return f"{message}: roundings, or another step of one training"
     uneven = not_square(spec)
     # In float32: what a file's type rounded is no mistake.
     images = random_images(uneven, 2, "float32", 0)
@@ -182,8 +184,8 @@ def _of_kernels(one: Stage, other: Stage, spec: PatchEmbedSpec) -> str:
         for stage in (one, other)
     ]
     tokens = patch_embed(images, plain[1], uneven).astype(np.float32)
-    found = diagnose(images, plain[0], tokens, uneven)
-    return told if found.correct else found.explanation
+    diagnosis = diagnose(images, plain[0], tokens, uneven)
+    return message if diagnosis.correct else diagnosis.explanation
 
 
 def _not_comparable(one: Stage, other: Stage) -> str:
@@ -201,10 +203,10 @@ def _not_comparable(one: Stage, other: Stage) -> str:
             return f"the first has {word} {first}, the second {second}"
     if why := _stems_differ(one, other):
         return why
-    layouts = [each.weights.layout for each in (one, other)]
+    layouts = [stage.weights.layout for stage in (one, other)]
     orders = [
-        each.token_order + (f" in windows of {each.window} patches" if each.window else "")
-        for each in layouts
+        layout.token_order + (f" in windows of {layout.window} patches" if layout.window else "")
+        for layout in layouts
     ]
     if orders[0] != orders[1]:
         return f"tokens are in {orders[0]} order in the first, in {orders[1]} order in the second"
@@ -251,8 +253,8 @@ def _what_differs(one: Stage, other: Stage) -> str:
         for name in same_bits(one.weights, other.weights)
         if name not in ("kernel", "bias", "mask_token")
     ]
-    told = ", ".join(name.replace("_", " ") for name in names)
-    if told:
-        return f"{told} differ"
+    field_names = ", ".join(name.replace("_", " ") for name in names)
+    if field_names:
+        return f"{field_names} differ"
     ours, theirs = one.weights.layout.norm_epsilon, other.weights.layout.norm_epsilon
     return f"ε of their norms is {ours:g} and {theirs:g}" if ours != theirs else "their order does"

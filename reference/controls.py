@@ -126,7 +126,7 @@ def negative_controls(
 def _verdicts(mistake: str, probes: list[Probe], dtype: str) -> list[tuple[str, bool]]:
     """Make a mistake on probes: each probe's name and whether its verdict is `fail`; those on which
     it cannot be made are left out."""
-    return [found for probe in probes if (found := _killed(mistake, probe, dtype)) is not None]
+    return [verdict for probe in probes if (verdict := _killed(mistake, probe, dtype)) is not None]
 
 
 def _killed(mistake: str, probe: Probe, dtype: str) -> tuple[str, bool] | None:

@@ -46,12 +46,12 @@ def require_array(name: str, value: object) -> None:
     if not (hasattr(value, "astype") and hasattr(value, "shape")):
         kind = type(value)
         module = kind.__module__.partition(".")[0]
-        told = {
+        hint = {
             "torch": " (.detach().cpu().numpy() gives one)",
             "tensorflow": " (.numpy() gives one)",
             "builtins": " (numpy.asarray gives one)" if isinstance(value, list | tuple) else "",
         }.get(module, "")
-        raise PatchParityError(f"{name}: {_called(kind)}, expected a NumPy array{told}")
+        raise PatchParityError(f"{name}: {_called(kind)}, expected a NumPy array{hint}")
     if getattr(getattr(value, "dtype", None), "kind", "f") in "cSUMm":
         raise PatchParityError(
             f"{name} of dtype {getattr(value, 'dtype', '')}: expected real numbers"

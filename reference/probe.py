@@ -72,7 +72,7 @@ class Probe:
     def expectations(self) -> dict[Direction, Expectation]:
         """The reference's answer for each direction of this probe, computed once; asked for before
         any implementation is called."""
-        found: dict[Direction, Expectation] = {
+        expectations: dict[Direction, Expectation] = {
             "forward": forward_expectation(
                 self.images,
                 self.weights,
@@ -85,5 +85,7 @@ class Probe:
         }
         if self.gradients:
             sent_back = self.grad_tokens
-            found |= gradient_expectations(self.images, self.weights.kernel, sent_back, self.spec)
-        return {direction: found[direction] for direction in self.directions}
+            expectations |= gradient_expectations(
+                self.images, self.weights.kernel, sent_back, self.spec
+            )
+        return {direction: expectations[direction] for direction in self.directions}

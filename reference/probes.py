@@ -138,7 +138,9 @@ def bounded_integers(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: i
             DIRECTIONS[1:],
             short=True,
         )
-        if all(found.gauge.max(initial=0) <= limit for found in probe.expectations.values()):
+        if all(
+            expectation.gauge.max(initial=0) <= limit for expectation in probe.expectations.values()
+        ):
             return probe
         density /= 2
 
@@ -414,7 +416,9 @@ def _telling(
     pass it."""
     for draw in range(DRAWS):
         probe = make(spec, batch, dtype, _derived(seed, draw))
-        if probe is None or all(found.value.any() for found in probe.expectations.values()):
+        if probe is None or all(
+            expectation.value.any() for expectation in probe.expectations.values()
+        ):
             return probe
     return probe
 
@@ -425,8 +429,8 @@ def random_probes(
     """The two random probes, with a bias and without, images and bias of std `scale`."""
     seeds = [_derived(seed, 1, number) for number in range(2)]
     return [
-        random_normal(spec, batch, dtype, each, scale=scale, zero_bias=bool(zero))
-        for zero, each in enumerate(seeds)
+        random_normal(spec, batch, dtype, probe_seed, scale=scale, zero_bias=bool(zero))
+        for zero, probe_seed in enumerate(seeds)
     ]
 
 
@@ -440,8 +444,8 @@ def standard_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: in
     scales."""
     seeds = [_derived(seed, 2, number) for number in range(len(SCALES))]
     scaled = [
-        random_normal(spec, batch, dtype, each, scale=scale)
-        for each, scale in zip(seeds, SCALES, strict=True)
+        random_normal(spec, batch, dtype, probe_seed, scale=scale)
+        for probe_seed, scale in zip(seeds, SCALES, strict=True)
     ]
     forward = [
         dataclasses.replace(probe, name=f"random-{scale:g}", gradients=())

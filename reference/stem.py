@@ -124,8 +124,8 @@ def features_of(size: tuple[int, ...], stem: Sequence[StemLayer]) -> tuple[int, 
     for layer in stem:
         kernel = layer.kernel.shape[1:3]
         size = tuple(
-            (extent + 2 * layer.padding - own) // layer.stride + 1
-            for extent, own in zip(size, kernel, strict=True)
+            (extent + 2 * layer.padding - kernel_extent) // layer.stride + 1
+            for extent, kernel_extent in zip(size, kernel, strict=True)
         )
         if min(size) < 1:
             raise PatchParityError(
@@ -140,7 +140,7 @@ def image_of(features: tuple[int, ...], stem: Sequence[StemLayer]) -> tuple[int,
     for layer in reversed(stem):
         kernel = layer.kernel.shape[1:3]
         features = tuple(
-            max((count - 1) * layer.stride + own - 2 * layer.padding, 1)
-            for count, own in zip(features, kernel, strict=True)
+            max((count - 1) * layer.stride + kernel_extent - 2 * layer.padding, 1)
+            for count, kernel_extent in zip(features, kernel, strict=True)
         )
     return features

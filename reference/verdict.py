@@ -67,8 +67,8 @@ def judge(
         probe's gate, or fewer effective bits than the declared arithmetic gives.
     """
     expectation = probe.expectations[direction]
-    if told := _unfit(observed, expectation, probe, direction):
-        return told
+    if verdict := _unfit(observed, expectation, probe, direction):
+        return verdict
     values = observed.astype(np.float64)
     # Where the implementation declares that it rounds its inputs, an exact probe whose data do not
     # survive that has a bound.
@@ -91,9 +91,9 @@ def judge(
     )
     ratio, worst = bound_ratio(values, expected, bound)
     if expectation.exact is not None:
-        ratio, told = _at_samples(values, expectation, model, gate, ratio)
-        if told:
-            return told
+        ratio, verdict = _at_samples(values, expectation, model, gate, ratio)
+        if verdict:
+            return verdict
     bits = delivered = None
     if expectation.scale is not None:
         bits, delivered, message = _of_fingerprint(observed, values, expectation, model)

@@ -52,18 +52,18 @@ def first_call_told(call: Callable[[], Any]) -> tuple[Any, FirstCall]:
     """Call a jitted function for the first time, wait, and listen to what JAX tells."""
     import jax
 
-    told: dict[str, float] = {}
+    durations: dict[str, float] = {}
 
     def listen(event: str, seconds: float, **_: Any) -> None:
-        told[event] = told.get(event, 0.0) + seconds
+        durations[event] = durations.get(event, 0.0) + seconds
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         outputs = jax.block_until_ready(call())
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    trace = [told[event] for event in TRACE_EVENTS if event in told]
-    return outputs, FirstCall(sum(trace) if trace else None, told.get(COMPILE_EVENT))
+    trace = [durations[event] for event in TRACE_EVENTS if event in durations]
+    return outputs, FirstCall(sum(trace) if trace else None, durations.get(COMPILE_EVENT))
 
 
 def wide(dtype: np.dtype[Any]) -> contextlib.AbstractContextManager[Any]:
@@ -132,12 +132,12 @@ class _Embedding(LoadedEmbedding):
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
         with wide(self.dtype):
-            found = self.pullback(
+            gradients = self.pullback(
                 self.place(images), self.kernel, self.bias, self._array(grad_tokens)
             )
-        image = np.asarray(found[0])
+        image = np.asarray(gradients[0])
         kernel, bias = (
-            None if gradient is None else np.asarray(gradient) for gradient in found[1:]
+            None if gradient is None else np.asarray(gradient) for gradient in gradients[1:]
         )
         kernel, bias = self.apart(kernel, bias)
         return PatchEmbedGradients(

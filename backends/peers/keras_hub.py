@@ -53,12 +53,12 @@ class _Embedding(KerasEmbedding):
                 model.get_layer("projection"),
                 KerasBackend.engines[self.engine][1](model),
             )
-            for variable, own in zip(
+            for variable, weight in zip(
                 layer.patch_embedding.trainable_variables,
                 self.layer.trainable_variables,
                 strict=True,
             ):
-                variable.assign(own)
+                variable.assign(weight)
             layer.class_token.assign(self._tensor(class_token.reshape(1, 1, -1)))
             layer.position_embedding.embeddings.assign(self._tensor(positions))
 
@@ -80,7 +80,8 @@ class KerasHubBackend(KerasBackend):
         self.name = f"keras-hub-{engine.name}"
         self.packages = ("keras_hub", *self.packages)
         self.implementations = tuple(
-            dataclasses.replace(each, backend=self.name, peer=True) for each in self.implementations
+            dataclasses.replace(implementation, backend=self.name, peer=True)
+            for implementation in self.implementations
         )
 
     @property

@@ -146,10 +146,10 @@ class _Embedding(LoadedEmbedding):
             return super().gradients(images, grad_tokens)
         inputs = self._tensor(images).requires_grad_()
         parameters = list(self.layer.parameters())
-        found = self.torch.autograd.grad(
+        gradients = self.torch.autograd.grad(
             self.forward(inputs), [inputs, *parameters], self._tensor(grad_tokens)
         )
-        image, kernel, *bias = map(as_array, found)
+        image, kernel, *bias = map(as_array, gradients)
         return PatchEmbedGradients(
             image=image,
             kernel=kernel_from_layout(kernel, self.implementation.kernel_layout, self.spec),

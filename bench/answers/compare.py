@@ -133,8 +133,8 @@ def _environment(bench: Bench, label: str) -> dict[str, Any]:
     """The environment of a host as plain data; what a system does not tell, or an older record does
     not hold, is left out."""
     here = bench.environment if label == LOCAL else bench.environment.hosts.get(label)
-    told = {} if here is None else msgspec.to_builtins(here)
-    return {name: value for name, value in told.items() if value != UNAVAILABLE}
+    environment = {} if here is None else msgspec.to_builtins(here)
+    return {name: value for name, value in environment.items() if value != UNAVAILABLE}
 
 
 def _machine_shifts(old: list[Measured], new: list[Measured]) -> dict[Block, float]:
@@ -160,18 +160,18 @@ def _name(entry: Measured) -> str:
 
 def _ratio(old: Measured, new: Measured, floors: list[Floors], shifts: dict[Block, float]) -> Ratio:
     median = new.stats.median / old.stats.median
-    groups = [by_generation(each.stats.data, each.extra_info.generations) for each in (new, old)]
+    groups = [by_generation(entry.stats.data, entry.extra_info.generations) for entry in (new, old)]
     if not all(map(enough, groups)):
         return Ratio(median, None)
     # The sessions share no rounds, so each is resampled by itself, with draws of its own.
     above, below = (resampled_medians(group, seed) for seed, group in enumerate(groups))
     block = new.extra_info.block
-    told = [noise for floor in floors if (noise := noise_of(floor, new.extra_info)) is not None]
-    if len(told) < len(floors):
+    noises = [noise for floor in floors if (noise := noise_of(floor, new.extra_info)) is not None]
+    if len(noises) < len(floors):
         return Ratio(
             median, None, unknown="no A/A row of both records tells of the noise on this device"
         )
-    noise = max(*told, shifts.get(block, SMALLEST_DIFFERENCE))
+    noise = max(*noises, shifts.get(block, SMALLEST_DIFFERENCE))
     return Ratio(median, above / below, noise, least_chance=unpaired_chance(*groups))
 
 

@@ -88,11 +88,11 @@ class CompareReport:
     def to_markdown(self) -> str:
         """Return a table fit for a pull request's comment: what changed first, what did not below a
         fold."""
-        told = [row for row in self.rows if row.comparison.word in ("FASTER", "SLOWER")]
+        changed_rows = [row for row in self.rows if row.comparison.word in ("FASTER", "SLOWER")]
         rest = [row for row in self.rows if row.comparison.word not in ("FASTER", "SLOWER")]
         lines = [f"**patchparity compare:** {self.summary()}", ""]
-        if told:
-            lines += _markdown(sorted(told, key=lambda row: -row.comparison.ratio))
+        if changed_rows:
+            lines += _markdown(sorted(changed_rows, key=lambda row: -row.comparison.ratio))
         if rest:
             lines += [
                 "<details>",
@@ -131,12 +131,12 @@ class CompareReport:
             if self.geometric_mean is None
             else [f"geometric mean of new/old {self.geometric_mean:.3f}"]
         )
-        told = (
+        parts = (
             [f"{len(self.rows)} rows: {counts}", limit, *mean]
             if self.rows
             else ["no row can be compared"]
         )
-        return "; ".join([*told, *beside])
+        return "; ".join([*parts, *beside])
 
 
 def _markdown(rows: list[ComparedRow]) -> list[str]:

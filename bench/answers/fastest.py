@@ -10,13 +10,15 @@ def fastest(benchmarks: list[Measured]) -> dict[tuple[Any, ...], Measured]:
     """The fastest implementation of each backend, by (block, operation, device, precision,
     backend): block by block, operation by operation."""
     best: dict[tuple[Any, ...], Measured] = {}
-    told = [entry for entry in benchmarks if entry.extra_info.role == "implementation"]
-    blocks = list(dict.fromkeys(entry.extra_info.block for entry in told))
+    implementation_entries = [
+        entry for entry in benchmarks if entry.extra_info.role == "implementation"
+    ]
+    blocks = list(dict.fromkeys(entry.extra_info.block for entry in implementation_entries))
 
     def place(entry: Measured) -> tuple[int, int]:
         return blocks.index(entry.extra_info.block), OPERATIONS.index(entry.extra_info.operation)
 
-    for entry in sorted(told, key=place):
+    for entry in sorted(implementation_entries, key=place):
         info = entry.extra_info
         key = (
             info.block,

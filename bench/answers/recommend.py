@@ -82,11 +82,11 @@ def recommend(
     with tempfile.TemporaryDirectory() as folder:
         frameworks = {get_backend(name).yardstick for name in backends}
         names = [
-            each.name
+            implementation.name
             for backend in list_backends()
             if (backend.yardstick in frameworks or not frameworks) and not backend.missing()
-            for each in backend.implementations
-            if device in each.devices and not each.costly_compile
+            for implementation in backend.implementations
+            if device in implementation.devices and not implementation.costly_compile
         ]
         if not names:
             raise PatchParityError(
@@ -167,14 +167,14 @@ def _asked_for(
     Raises:
         PatchParityError: what a record does not hold.
     """
-    told = [
+    entries = [
         entry
         for entry in bench.benchmarks
         if entry.extra_info.cache == "warm"
         and entry.extra_info.role in ("implementation", "peer", "aa")
         and entry.extra_info.operation == "tokens"
     ]
-    of_case = _holding(told, "case", case, source)
+    of_case = _holding(entries, "case", case, source)
     if device != "cpu":
         _holding(of_case, "device", device, f"{source}, of {case},")
     here = _holding(of_case, "dtype", dtype, f"{source}, of {case},")
@@ -221,18 +221,18 @@ def _notes(bench: Bench, info: Figures, backends: tuple[str, ...], asked: set[st
 
 
 def _holding(entries: list[Measured], field: str, value: Any, source: str) -> list[Measured]:
-    found = [entry for entry in entries if getattr(entry.extra_info, field) == value]
-    if not found:
+    matching_entries = [entry for entry in entries if getattr(entry.extra_info, field) == value]
+    if not matching_entries:
         values = dict.fromkeys(getattr(entry.extra_info, field) for entry in entries)
         held = ", ".join(map(str, values)) or "nothing"
         name = field.removesuffix("_requested")
         raise PatchParityError(f"{source} holds no {name} {value}; it holds {held}")
-    return found
+    return matching_entries
 
 
 def _choice(framework: str, timed: list[Measured], rivals: list[Pair]) -> Choice:
-    own = [entry for entry in timed if framework_of(entry.extra_info) == framework]
-    medians = {entry.extra_info.implementation: entry.stats.median for entry in own}
+    framework_entries = [entry for entry in timed if framework_of(entry.extra_info) == framework]
+    medians = {entry.extra_info.implementation: entry.stats.median for entry in framework_entries}
     today = [
         Rival(
             pair.partner.implementation,
@@ -247,8 +247,8 @@ def _choice(framework: str, timed: list[Measured], rivals: list[Pair]) -> Choice
         for pair in rivals
         if framework_of(pair.info) == framework
     ]
-    ours = [entry for entry in own if entry.extra_info.role == "implementation"]
-    called = [entry for entry in own if is_called_today(entry.extra_info)]
+    ours = [entry for entry in framework_entries if entry.extra_info.role == "implementation"]
+    called = [entry for entry in framework_entries if is_called_today(entry.extra_info)]
     fastest = min(ours or called, key=lambda entry: entry.stats.median)
     # Of what people call, a framework's own before another library within 1% of it: one package
     # less.

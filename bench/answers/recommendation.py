@@ -103,9 +103,9 @@ class Choice:
                 f"{_doubt(nearest)}"
             )
         others = [
-            f"{each.implementation} ({_factor(each)}, {each.comparison.word})"
-            for each in self.today
-            if each.comparison.word != "FASTER"
+            f"{rival.implementation} ({_factor(rival)}, {rival.comparison.word})"
+            for rival in self.today
+            if rival.comparison.word != "FASTER"
         ]
         return (
             f"{self.implementation} is surely faster than the fastest of {called}: {gain}; not "

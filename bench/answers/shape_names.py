@@ -45,7 +45,7 @@ def case_of_text(text: str, batch: int | None = None) -> Case:
         model += "-224"
     name = model + (own_batch or "")
     try:
-        found = named_case(name)
+        case = named_case(name)
     except PatchParityError as error:
         raise PatchParityError(str(error).replace(repr(name), repr(text), 1)) from None
-    return found if batch is None else named_case(f"{found.name.rsplit('-b', 1)[0]}-b{batch}")
+    return case if batch is None else named_case(f"{case.name.rsplit('-b', 1)[0]}-b{batch}")

@@ -231,7 +231,7 @@ def _taken(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Backend]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             taken = backend.adopt(array)
-        shown = [each for each in caught if not issubclass(each.category, HIDDEN_WARNINGS)]
+        shown = [warning for warning in caught if not issubclass(warning.category, HIDDEN_WARNINGS)]
         if shown:
             return f"warns {shown[0].category.__name__}"
         if taken.dtype.newbyteorder("=") != array.dtype.newbyteorder("="):
@@ -247,15 +247,15 @@ def _empty(channels: int, width: int) -> Callable[[Backend], str]:
             np.ones((2, channels, 8, 12), np.float32),
             np.ones((width, channels, 4, 4), np.float32),
         )
-        found = backend.convolve(images, kernel)
-        if found is None:
+        output = backend.convolve(images, kernel)
+        if output is None:
             return "has no convolution"
         expected = (2, width, 2, 3)
         return (
-            f"shape {found.shape} for {expected}"
-            if found.shape != expected
+            f"shape {output.shape} for {expected}"
+            if output.shape != expected
             else "changed"
-            if found.any()
+            if output.any()
             else "zeros"
         )
 
@@ -329,18 +329,18 @@ def find(behavior: Behavior, *subject: Any) -> str:
         return f"raises {type(error).__name__}"
 
 
-def is_expected(behavior: Behavior, found: str) -> bool:
+def is_expected(behavior: Behavior, finding: str) -> bool:
     """Whether a finding is no surprise."""
-    return found in behavior.expected or (
-        found.startswith("raises ") and "raises" in behavior.expected
+    return finding in behavior.expected or (
+        finding.startswith("raises ") and "raises" in behavior.expected
     )
 
 
 def ask(behavior: Behavior, *subject: Any) -> dict[str, Any]:
     """Ask and judge: the fields of a result, `fail` where the finding is a surprise that no known
     issue has explained yet."""
-    found = find(behavior, *subject)
-    if is_expected(behavior, found):
-        return {"probe": behavior.name, "behavior": found, "verdict": "pass"}
-    message = f"{behavior.question}: found {found!r}, expected {' or '.join(behavior.expected)}"
-    return {"probe": behavior.name, "behavior": found, "verdict": "fail", "message": message}
+    finding = find(behavior, *subject)
+    if is_expected(behavior, finding):
+        return {"probe": behavior.name, "behavior": finding, "verdict": "pass"}
+    message = f"{behavior.question}: found {finding!r}, expected {' or '.join(behavior.expected)}"
+    return {"probe": behavior.name, "behavior": finding, "verdict": "fail", "message": message}

@@ -64,8 +64,8 @@ def containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict[
     if (poisoned[touched]).all() and not changed.any():
         rest, before = output[~touched], clean[~touched]
         if not alike(rest, before):
-            told = "NaN in one pixel of image 1 changes tokens that do not see it"
-            return {"verdict": "fail", "message": told}
+            message = "NaN in one pixel of image 1 changes tokens that do not see it"
+            return {"verdict": "fail", "message": message}
         same = bitwise(rest, before)
         return {
             "verdict": "pass",

@@ -136,7 +136,10 @@ def apply_known_issues(
     names = {
         name
         for backend in backends
-        for name in (backend.name, *(each.name for each in backend.implementations))
+        for name in (
+            backend.name,
+            *(implementation.name for implementation in backend.implementations),
+        )
     }
     probes = {*BEHAVIORS, FINGERPRINT}
     stale = [
@@ -145,26 +148,26 @@ def apply_known_issues(
         if issue.probe not in probes or not any(map(issue.covers, names))
     ]
     explained: dict[tuple[str | None, ...], KnownIssue] = {}
-    told = []
+    judged_results = []
     for result in results:
-        found = result.delivered if result.probe == FINGERPRINT else result.behavior
+        finding = result.delivered if result.probe == FINGERPRINT else result.behavior
         place = result.implementation, result.device, result.dtype
         current = [
             issue
             for issue in issues
             if issue.probe == result.probe and issue.covers(*place) and issue.applies(versions)
         ]
-        known = next((issue for issue in current if issue.found == found), None)
+        known = next((issue for issue in current if issue.found == finding), None)
         if known and result.verdict == "fail":
             explained[_scope(result)] = known
-        told.append(result)
+        judged_results.append(result)
         if current and not known and result.verdict != "skip":
             message = (
-                f"known issue {current[0].id} no longer reproduces here: found {found!r}, "
+                f"known issue {current[0].id} no longer reproduces here: found {finding!r}, "
                 f"not {current[0].found!r}; close its versions"
             )
             stale.append(dataclasses.replace(result, verdict="fail", message=message))
-    return [_explained(result, explained.get(_scope(result))) for result in told] + stale
+    return [_explained(result, explained.get(_scope(result))) for result in judged_results] + stale
 
 
 def _scope(result: CheckResult) -> tuple[str | None, ...]:

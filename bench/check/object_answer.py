@@ -20,43 +20,45 @@ def answer(report: CheckReport, every: bool = False) -> list[str]:
         report: of one object.
         every: a line for each check, too.
     """
-    judged = [each for each in report.results if each.verdict in ("pass", "fail", "error")]
-    wrong = [each for each in judged if each.verdict != "pass"]
+    judged = [result for result in report.results if result.verdict in ("pass", "fail", "error")]
+    wrong = [result for result in judged if result.verdict != "pass"]
     first = judged[0] if judged else report.results[0]
     lines = [f"{'wrong' if wrong else 'right'}: {_found(first, judged, wrong)}", f"  {first.case}"]
-    diagnoses = [each for each in report.notes if each.startswith("diagnosis: ")]
-    for told in diagnoses:
-        cause, _, mend = told.removeprefix("diagnosis: ").partition("; mend: ")
+    diagnoses = [note for note in report.notes if note.startswith("diagnosis: ")]
+    for diagnosis in diagnoses:
+        cause, _, mend = diagnosis.removeprefix("diagnosis: ").partition("; mend: ")
         lines += [f"  cause: {cause}", *([f"  mend: {mend}"] if mend else [])]
     lines += [f"  note: {note}" for note in report.notes if note not in diagnoses]
     lines += _kinds(wrong, bool(diagnoses))
     lines += _without_verdict(report.results)
     if every:
-        lines += [_line(each) for each in report.results]
+        lines += [_line(result) for result in report.results]
     return lines
 
 
 def _found(first: CheckResult, judged: list[CheckResult], wrong: list[CheckResult]) -> str:
-    ratios = [each.bound_ratio for each in judged if each.bound_ratio is not None]
-    bits = [each.effective_bits for each in judged if each.effective_bits is not None]
-    told = [f"{len(wrong)} of {len(judged)} checks fail" if wrong else f"{len(judged)} checks pass"]
+    ratios = [result.bound_ratio for result in judged if result.bound_ratio is not None]
+    bits = [result.effective_bits for result in judged if result.effective_bits is not None]
+    parts = [
+        f"{len(wrong)} of {len(judged)} checks fail" if wrong else f"{len(judged)} checks pass"
+    ]
     if ratios and not wrong:
-        told.append(f"largest error {max(ratios):.2g} of its bound")
+        parts.append(f"largest error {max(ratios):.2g} of its bound")
     if bits and not wrong:
-        told.append(f"{min(bits):.1f} effective bits")
-    return f"{first.implementation}, {first.dtype}: {', '.join(told)}"
+        parts.append(f"{min(bits):.1f} effective bits")
+    return f"{first.implementation}, {first.dtype}: {', '.join(parts)}"
 
 
 def _kinds(wrong: list[CheckResult], explained: bool) -> list[str]:
     """A line for each kind of failure, of those that a diagnosis explains for the first alone."""
     kinds: dict[str, list[CheckResult]] = defaultdict(list)
-    for each in wrong:
-        told = each.message.partition("; diagnosis: ")[0]
-        kinds[_NUMBER.sub("", told)].append(each)
+    for result in wrong:
+        message = result.message.partition("; diagnosis: ")[0]
+        kinds[_NUMBER.sub("", message)].append(result)
     lines = []
     for failures in list(kinds.values())[: 1 if explained else None]:
-        told = failures[0].message.partition("; diagnosis: ")[0]
-        lines.append(f"  {failures[0].verdict} {failures[0].probe}: {told}")
+        message = failures[0].message.partition("; diagnosis: ")[0]
+        lines.append(f"  {failures[0].verdict} {failures[0].probe}: {message}")
         if len(failures) > 1 and not explained:
             lines.append(f"  the same of {_names(failures[1:])}")
     if explained and len(wrong) > 1:
@@ -67,26 +69,26 @@ def _kinds(wrong: list[CheckResult], explained: bool) -> list[str]:
 def _without_verdict(results: list[CheckResult]) -> list[str]:
     """What was not tried, and what the object refused."""
     reasons: dict[str, list[CheckResult]] = defaultdict(list)
-    for each in results:
-        if each.verdict == "skip":
-            reasons[each.message].append(each)
+    for result in results:
+        if result.verdict == "skip":
+            reasons[result.message].append(result)
     lines = [f"  skip {_names(skipped)}: {reason}" for reason, skipped in reasons.items()]
-    if refused := [each for each in results if each.message.startswith("refused: ")]:
+    if refused := [result for result in results if result.message.startswith("refused: ")]:
         lines.append(f"  refused, which is no wrong number: {_names(refused)}")
     return lines
 
 
 def _names(results: Iterable[CheckResult]) -> str:
-    names = [each.probe or "" for each in results]
+    names = [result.probe or "" for result in results]
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _line(result: CheckResult) -> str:
     """All of one check."""
-    told = [
+    parts = [
         None if result.bound_ratio is None else f"{result.bound_ratio:.2g} of its bound",
         None if result.effective_bits is None else f"{result.effective_bits:.1f} effective bits",
         result.message or None,
     ]
-    return f"  {result.verdict} {result.probe}: {'; '.join(filter(None, told))}".rstrip(": ")
+    return f"  {result.verdict} {result.probe}: {'; '.join(filter(None, parts))}".rstrip(": ")

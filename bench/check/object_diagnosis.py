@@ -47,17 +47,24 @@ def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Di
     except PatchParityError:  # so many images at a time are refused
         images = images[:BATCH]
         first, second = (live.call(np.array(images)) for _ in range(2))
-    found = diagnose(images, live.weights_used, first, live.spec)
-    evidence = {**found.evidence, "notes": list(live.notes), "repeatable": bitwise(first, second)}
-    if found.correct:
+    diagnosis = diagnose(images, live.weights_used, first, live.spec)
+    evidence = {
+        **diagnosis.evidence,
+        "notes": list(live.notes),
+        "repeatable": bitwise(first, second),
+    }
+    if diagnosis.correct:
         failed = [result for result in check_object(live, seed).results if result.verdict == "fail"]
         if failed:
-            told = (
+            explanation = (
                 f"the values on random images are right, but check fails on {failed[0].probe}: "
                 f"{failed[0].message}"
             )
-            return Diagnosis(False, "unknown", explanation=told, evidence=evidence)
-    if not evidence["repeatable"] and not found.correct:
-        told = f"two calls on the same images differ (is dropout or noise on?); {found.explanation}"
-        return dataclasses.replace(found, explanation=told, evidence=evidence)
-    return dataclasses.replace(found, evidence=evidence)
+            return Diagnosis(False, "unknown", explanation=explanation, evidence=evidence)
+    if not evidence["repeatable"] and not diagnosis.correct:
+        explanation = (
+            "two calls on the same images differ (is dropout or noise on?); "
+            f"{diagnosis.explanation}"
+        )
+        return dataclasses.replace(diagnosis, explanation=explanation, evidence=evidence)
+    return dataclasses.replace(diagnosis, evidence=evidence)

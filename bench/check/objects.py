@@ -129,9 +129,9 @@ class _ObjectCheck:
         for number, (images, output) in enumerate(calls):
             name = "first-call" if number == 0 else f"call-{number + 1}"
             probe = self.problems.probe(name, images.astype(self.live.dtype))
-            found = judge(probe, "forward", output.astype(self.live.dtype), self.model)
-            told = {"verdict": found.verdict, "bound_ratio": found.bound_ratio}
-            self._add(probe.name, **told, message=found.message)
+            verdict = judge(probe, "forward", output.astype(self.live.dtype), self.model)
+            fields = {"verdict": verdict.verdict, "bound_ratio": verdict.bound_ratio}
+            self._add(probe.name, **fields, message=verdict.message)
 
     def _probe(self, probe: Probe) -> str:
         """Judge the object on one probe; the verdict."""
@@ -151,8 +151,8 @@ class _ObjectCheck:
             return "pass"
         judged = judge(probe, "forward", first, self.model)
         if judged.verdict == "fail" and not alike(first, second):
-            told = "two calls on the same images differ: look for what a call changes or draws"
-            judged = dataclasses.replace(judged, message=f"{judged.message}; {told}")
+            sentence = "two calls on the same images differ: look for what a call changes or draws"
+            judged = dataclasses.replace(judged, message=f"{judged.message}; {sentence}")
         elif judged.verdict == "fail" and self.diagnosis is None and first.size:
             judged = self._diagnosed(probe, first, judged)
         self._add(probe.name, **dataclasses.asdict(judged))
@@ -169,11 +169,11 @@ class _ObjectCheck:
         from ...reference.diagnosis.diagnose import diagnose  # which a right object never needs
 
         small = self.live.spec.flops(BATCH) <= LARGEST_FOR_PAIRS
-        found = diagnose(probe.images, probe.weights, output, self.live.spec, pairs=small)
-        self.diagnosis = found
-        if not found.mistakes:
+        diagnosis = diagnose(probe.images, probe.weights, output, self.live.spec, pairs=small)
+        self.diagnosis = diagnosis
+        if not diagnosis.mistakes:
             return judged
-        message = f"{judged.message}; diagnosis: {found.explanation} (mend: {found.mend})"
+        message = f"{judged.message}; diagnosis: {diagnosis.explanation} (mend: {diagnosis.mend})"
         return dataclasses.replace(judged, message=message)
 
     def _add(self, probe: str, **fields: Any) -> None:
@@ -196,31 +196,33 @@ class _ObjectCheck:
 
 def _not_shown(live: LiveEmbedding) -> list[str]:
     """What the object's own weights cannot show, in sentences."""
-    told = [
+    sentences = [
         f"it gives a grid {shape}, not tokens (B, N, D): to flatten it is left to who calls it"
         for shape in live.call.grids
     ]
     for name in ("bias", "class_token", "register_tokens", "positions"):
         array = getattr(live.weights, name)
         if array is not None and not array.any():
-            told.append(
+            sentences.append(
                 f"its {name.replace('_', ' ')} is all zero: whether it is added cannot be seen"
             )
     if live.weights.positions is not None:
         size = "×".join(map(str, live.spec.image_size))
-        told.append(f"its positions are for images of {size}: what it does at others was not tried")
+        sentences.append(
+            f"its positions are for images of {size}: what it does at others was not tried"
+        )
     kernel = live.weights.kernel.astype(np.float64)
     if kernel.size > 1 and np.ptp(kernel) == 0:
-        told.append("its kernel is constant: in which order it is read cannot be seen")
+        sentences.append("its kernel is constant: in which order it is read cannot be seen")
     elif (
         kernel.ndim == 4
         and kernel.shape[1] == kernel.shape[2] > 1
         and np.array_equal(kernel, kernel.transpose(0, 2, 1, 3))
     ):
-        told.append(
+        sentences.append(
             "its kernel is the same with rows and columns exchanged: which is which cannot be seen"
         )
-    return told
+    return sentences
 
 
 def _case(live: LiveEmbedding) -> str:

@@ -191,7 +191,7 @@ class BackendCheck:
                 if absent := _has_no_device(backend, implementation, device, present):
                     skipped.append(_skip(implementation, device, absent))
                     continue
-                own, reasons = self._problems_of(backend, implementation, problems)
+                chosen_problems, reasons = self._problems_of(backend, implementation, problems)
                 skipped += [_skip(implementation, device, reason) for reason in reasons]
                 for precision in self.precisions or get_args(Precision):
                     if self.precisions is None and precision not in ("ieee", "default"):
@@ -200,7 +200,7 @@ class BackendCheck:
                         row = dict(device=device, precision=precision, verdict="skip")
                         skipped.append(result_row(implementation, **row, message=reason))
                         continue
-                    units += self._units_of(implementation, device, precision, own)
+                    units += self._units_of(implementation, device, precision, chosen_problems)
         return units, skipped
 
     def _problems_of(
@@ -214,18 +214,20 @@ class BackendCheck:
                 f"{implementation.name} has no {', '.join(lacking)}, only "
                 f"{', '.join(implementation.dtypes)}"
             )
-        refusals = [backend.refuses(implementation, each.case.spec) for each in problems]
-        able = [each for each, refusal in zip(problems, refusals, strict=True) if not refusal]
+        refusals = [backend.refuses(implementation, problem.case.spec) for problem in problems]
+        able = [problem for problem, refusal in zip(problems, refusals, strict=True) if not refusal]
         reasons += [refusal for refusal in refusals if refusal][:1]
-        own = able[:1] if implementation.minor and not self.every_case else able
-        if len(own) < len(able):
+        chosen_problems = able[:1] if implementation.minor and not self.every_case else able
+        if len(chosen_problems) < len(able):
             why = (
                 "takes seconds to compile for each shape"
                 if implementation.costly_compile
                 else "is no formulation of its own"
             )
-            reasons.append(f"{why}, so only {own[0].case.name} is checked: --every-case for all")
-        return own, reasons
+            reasons.append(
+                f"{why}, so only {chosen_problems[0].case.name} is checked: --every-case for all"
+            )
+        return chosen_problems, reasons
 
     def _units_of(
         self,
@@ -351,8 +353,12 @@ def _worse(result: CheckResult, other: CheckResult | None) -> CheckResult:
     """The worse of two that passed, at all seeds so far: the larger error, the fewer bits."""
     if other is None:
         return dataclasses.replace(result, seeds=1)
-    larger = max(result, other, key=lambda each: each.bound_ratio or 0.0)
-    bits = [each.effective_bits for each in (result, other) if each.effective_bits is not None]
+    larger = max(result, other, key=lambda candidate: candidate.bound_ratio or 0.0)
+    bits = [
+        candidate.effective_bits
+        for candidate in (result, other)
+        if candidate.effective_bits is not None
+    ]
     return dataclasses.replace(
         larger, effective_bits=min(bits, default=None), seeds=(other.seeds or 0) + 1
     )
@@ -409,8 +415,10 @@ def _check_unit(
                         judged,
                         key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0),
                     )
-                    told = dict(probe=probe.name, direction=direction, **dataclasses.asdict(worst))
-                    results.append(result_row(implementation, **place, **told))
+                    fields = dict(
+                        probe=probe.name, direction=direction, **dataclasses.asdict(worst)
+                    )
+                    results.append(result_row(implementation, **place, **fields))
             if unit.without_bias:
                 results += _check_without_bias(backend, unit, place, model)
     except Exception as error:
@@ -461,12 +469,12 @@ def observe(
         "forward": [np.array(loaded.fetch(loaded.call(placed))) for _ in range(calls)]
     }
     if probe.gradients and differentiable:
-        found = loaded.gradients(probe.images, probe.grad_tokens)
+        gradients = loaded.gradients(probe.images, probe.grad_tokens)
         outputs.update(
             {
                 name: [array]
                 for name, array in zip(
-                    DIRECTIONS[1:], (found.image, found.kernel, found.bias), strict=True
+                    DIRECTIONS[1:], (gradients.image, gradients.kernel, gradients.bias), strict=True
                 )
             }
         )
@@ -503,13 +511,17 @@ def _behaviors(backend: Backend, units: list[_Unit], seed: int) -> list[CheckRes
                 )
                 continue
             findings = [
-                behavior.ask(each, loaded, question) for each in behavior.IMPLEMENTATION_BEHAVIORS
+                behavior.ask(tested_behavior, loaded, question)
+                for tested_behavior in behavior.IMPLEMENTATION_BEHAVIORS
             ]
         results += [result_row(implementation, **place, **finding) for finding in findings]
     about: dict[str, Any] = dict(
         device="cpu", dtype="float32", case="behavior", direction="forward"
     )
-    found = [behavior.ask(each, backend) for each in behavior.FRAMEWORK_BEHAVIORS]
+    framework_findings = [
+        behavior.ask(tested_behavior, backend) for tested_behavior in behavior.FRAMEWORK_BEHAVIORS
+    ]
     return results + [
-        CheckResult(backend.name, backend.name, **about, **finding) for finding in found
+        CheckResult(backend.name, backend.name, **about, **finding)
+        for finding in framework_findings
     ]

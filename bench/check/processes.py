@@ -72,13 +72,13 @@ def run_apart(checks: list[BackendCheck]) -> Iterator[tuple[BackendCheck, Event 
                     yield waiting[0], Lost(f"its process did not start: {error_text(error)}")
                 del waiting[0]
             with contextlib.suppress(queue.Empty):
-                child, told = news.get(timeout=1.0)
+                child, event = news.get(timeout=1.0)
                 child.heard = time.monotonic()
-                if not isinstance(told, _End):
-                    yield child.check, told
+                if not isinstance(event, _End):
+                    yield child.check, event
                 elif child in running:
                     running.remove(child)
-                    if reason := child.reason(told):
+                    if reason := child.reason(event):
                         yield child.check, Lost(reason)
             for child in running:
                 child.end_if_silent()
@@ -116,7 +116,7 @@ class _Child:
         with contextlib.suppress(LostError):
             self.process.send(sys.path)
             self.process.send(pickle.dumps(check))
-        self.process.listen(lambda told: news.put((self, _loaded(told))), end=b"")
+        self.process.listen(lambda payload: news.put((self, _loaded(payload))), end=b"")
 
     def reason(self, end: _End) -> str | None:
         """Why it ended before its work was done, or None if it was."""
@@ -152,9 +152,9 @@ class _Child:
         self.process.forget()
 
 
-def _loaded(told: bytes) -> Event | _End:
+def _loaded(payload: bytes) -> Event | _End:
     """News as they were sent; of the end of a process that told none, that it died."""
-    return pickle.loads(told) if told else _End(False)
+    return pickle.loads(payload) if payload else _End(False)
 
 
 def serve(channel: Any) -> None:

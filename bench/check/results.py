@@ -117,12 +117,12 @@ class CheckReport:
             }
             for result in self.results
         ]
-        told = {"notes": self.notes} if self.notes else {}
+        optional_fields = {"notes": self.notes} if self.notes else {}
         return {
             "schema": SCHEMA,
             "environment": self.environment,
             "summary": self.summary,
-            **told,
+            **optional_fields,
             "results": rows,
         }
 

@@ -18,12 +18,12 @@ Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 def _settings() -> dict[str, Setting]:
     """The settings of what this process has loaded, by what they are called."""
-    found: dict[str, Setting] = {
+    settings: dict[str, Setting] = {
         "NumPy's error handling": (np.geterr, lambda held: np.seterr(**held))
     }
     if (torch := sys.modules.get("torch")) is not None:
         cudnn = torch.backends.cudnn
-        found |= {
+        settings |= {
             "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
             "whether torch records gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
             "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
@@ -41,11 +41,11 @@ def _settings() -> dict[str, Setting]:
             ),
         }
     if (jax := sys.modules.get("jax")) is not None:
-        found["whether JAX has 64 bits"] = (
+        settings["whether JAX has 64 bits"] = (
             lambda: jax.config.jax_enable_x64,
             lambda held: jax.config.update("jax_enable_x64", held),
         )
-    return found
+    return settings
 
 
 class Settings:

@@ -109,13 +109,15 @@ def check_suite(
     for backend, chosen in selection.items():
         reason = backend.missing()
         results[backend.name] = [
-            result_row(each, verdict="skip", message=reason) for each in chosen if reason
+            result_row(implementation, verdict="skip", message=reason)
+            for implementation in chosen
+            if reason
         ]
         if not reason:
             work.append(
                 BackendCheck(
                     backend.name,
-                    tuple(each.name for each in chosen),
+                    tuple(implementation.name for implementation in chosen),
                     tuple(devices) if devices else None,
                     tuple(dtypes or DTYPES),
                     tuple(precisions) if precisions else None,
@@ -140,7 +142,7 @@ def check_suite(
     environment = describe_environment(list(selection))
     if not here:
         environment["workers"] = {
-            each.backend: process_environment(get_backend(each.backend)) for each in work
+            check.backend: process_environment(get_backend(check.backend)) for check in work
         }
     return CheckReport(judged, lambda: environment)
 
@@ -177,7 +179,7 @@ def _no_picture(row: CheckResult, why: str) -> CheckResult:
 def _runs_here(work: list[BackendCheck]) -> bool:
     """Whether the work is that of one backend alone, and of one that needs neither switches nor a
     framework, whose state a caller may have changed."""
-    backends = [get_backend(each.backend) for each in work]
+    backends = [get_backend(check.backend) for check in work]
     return len(backends) == 1 and backends[0].packages == ("numpy",) and not backends[0].switches
 
 

@@ -46,8 +46,8 @@ def kill_table(
     for mistake, rows in cells.items():
         counts = {}
         for dtype in dict.fromkeys(row.dtype or "" for row in rows):
-            own = [bool(row.killed_by) for row in rows if row.dtype == dtype]
-            counts[dtype] = (sum(own), len(own))
+            kills = [bool(row.killed_by) for row in rows if row.dtype == dtype]
+            counts[dtype] = (sum(kills), len(kills))
         worst = next(
             (
                 verdict
@@ -70,12 +70,14 @@ def behavior_findings(results: list[CheckResult]) -> list[tuple[str, str, str, s
     Args:
         results: of a check.
     """
-    found: dict[str, dict[str, list[CheckResult]]] = {}
+    findings_by_probe: dict[str, dict[str, list[CheckResult]]] = {}
     for result in results:
         if result.behavior is not None:
-            found.setdefault(result.probe or "", {}).setdefault(result.behavior, []).append(result)
+            findings_by_probe.setdefault(result.probe or "", {}).setdefault(
+                result.behavior, []
+            ).append(result)
     lines: list[tuple[str, str, str, str, str]] = []
-    for probe, findings in found.items():
+    for probe, findings in findings_by_probe.items():
         if len(findings) == 1 and all(
             row.verdict == "pass" for rows in findings.values() for row in rows
         ):
@@ -96,7 +98,11 @@ def _grouped(rows: list[CheckResult], members: list[CheckResult]) -> str:
     them."""
     names: dict[str, None] = {}
     for row in rows:
-        own = [other.implementation for other in members if other.backend == row.backend]
-        whole = {other.implementation for other in rows if other.backend == row.backend} == set(own)
+        backend_implementations = [
+            other.implementation for other in members if other.backend == row.backend
+        ]
+        whole = {other.implementation for other in rows if other.backend == row.backend} == set(
+            backend_implementations
+        )
         names[row.backend if whole else row.implementation] = None
     return ", ".join(names)

@@ -137,9 +137,9 @@ class _Trials:
         eager = self.live.framework in ("torch", "numpy")
         numbers = sorted({*(BATCHES if eager else FEW_BATCHES), spec.num_patches})
         cheap = [n for n in numbers if n * spec.flops(1) <= MOST_OPERATIONS or n < 9]
-        told = self.scale is not None
+        fingerprint = self.scale is not None
         images = (self._draw(spec, cheap[-1]) * (self.scale or 1.0)).astype(self.live.dtype)
-        whole = self._probe(spec, images, "probabilistic", told)
+        whole = self._probe(spec, images, "probabilistic", fingerprint)
         for number in cheap:
             yield f"batch-{number}", functools.partial(self._batch, whole, number)
         if len(cheap) < len(numbers):
@@ -183,18 +183,18 @@ class _Trials:
         if self.weights.positions is not None:
             return []
         frames = spec.image_size[:-2]
-        found = [_sides(spec, grid) for grid in GRIDS]
-        found.append(tuple(2 * size for size in spec.image_size[-2:]))
+        sizes = [_sides(spec, grid) for grid in GRIDS]
+        sizes.append(tuple(2 * size for size in spec.image_size[-2:]))
         usual = [tuple(side // by * by or by for by in spec.stride[-2:]) for side in LARGE]
-        found += [
+        sizes += [
             usual[0],
-            *(size for size in usual[1:] if math.prod(size) > 3 * max(map(math.prod, found))),
+            *(size for size in usual[1:] if math.prod(size) > 3 * max(map(math.prod, sizes))),
         ]
-        images = [(*frames, *size) for size in found]
+        images = [(*frames, *size) for size in sizes]
         if frames:  # as many rows and columns, and more frames: one tubelet, and twice as many
-            own = spec.image_size[-2:]
+            frame_size = spec.image_size[-2:]
             more = (frames[0] + spec.stride[0], 2 * frames[0], spec.patch_size[0])
-            images += [(each, *own) for each in more]
+            images += [(frame_count, *frame_size) for frame_count in more]
         small = []
         for image in dict.fromkeys(images):
             try:
@@ -233,11 +233,11 @@ class _Trials:
                 output, changed = self._called(images)
         if changed:
             return {"verdict": "fail", "message": "it changes the images that it is given"}
-        found = judge(probe, "forward", output, self.model)
+        verdict = judge(probe, "forward", output, self.model)
         return {
-            "verdict": found.verdict,
-            "bound_ratio": found.bound_ratio,
-            "message": found.message,
+            "verdict": verdict.verdict,
+            "bound_ratio": verdict.bound_ratio,
+            "message": verdict.message,
         }
 
     def _called(self, images: NDArray[Any]) -> tuple[NDArray[Any], bool]:
@@ -253,9 +253,9 @@ class _Trials:
     def _random(self, spec: PatchEmbedSpec, batch: int) -> Outcome:
         """Random images, of which the effective bits are told too where they can be."""
         images = self._draw(spec, batch)
-        told = self.scale is not None
+        fingerprint = self.scale is not None
         scaled = (images * (self.scale or 1.0)).astype(images.dtype)
-        return self._judged(spec, scaled, "probabilistic", fingerprint=told)
+        return self._judged(spec, scaled, "probabilistic", fingerprint=fingerprint)
 
     def _data(self, draw: Callable[[tuple[int, ...]], NDArray[Any]]) -> Outcome:
         count = 2 if self.live.spec.flops(2) <= MOST_OPERATIONS // 10 else 1
@@ -313,7 +313,7 @@ class _Trials:
         alone."""
         spec = self.live.spec
         rows, columns = (max(1, by - 1) for by in spec.stride[-2:])
-        found = {
+        remainders = {
             "not-dividing": (1, 2),
             "not-dividing-by-half": ((rows + 1) // 2, (columns + 1) // 2),
             "not-dividing-by-most": (rows, columns),
@@ -321,7 +321,7 @@ class _Trials:
             "not-dividing-in-columns": (0, columns),
         }
         ahead = (0,) * (spec.spatial_axes - 2)
-        return {name: (*ahead, *more) for name, more in found.items()}
+        return {name: (*ahead, *more) for name, more in remainders.items()}
 
     def _not_dividing(self, more: tuple[int, ...]) -> Outcome | None:
         """Images that are some rows and columns too large: the rest is left out, or padded at the
@@ -334,16 +334,16 @@ class _Trials:
         output = self.live.call(np.array(images))
         failed: Outcome | None = None
         for words, other, seen in _of_remainders(spec, image, images):
-            found = self._judged(other, seen, "probabilistic", output)
-            if found["verdict"] == "pass":
-                told = f"images that patches do not divide are {words}" if words else ""
-                return {**found, "message": told}
-            failed = failed or found
-        told = (
+            outcome = self._judged(other, seen, "probabilistic", output)
+            if outcome["verdict"] == "pass":
+                message = f"images that patches do not divide are {words}" if words else ""
+                return {**outcome, "message": message}
+            failed = failed or outcome
+        message = (
             f"images of {'×'.join(map(str, image))}, which patches do not divide: neither cut "
             "nor padded at their end, nor refused"
         )
-        return {**failed, "message": f"{told}; {failed['message']}"} if failed else None
+        return {**failed, "message": f"{message}; {failed['message']}"} if failed else None
 
     def _poisoned(self, value: float, image: int, channel: int, share: float = 0.5) -> NDArray[Any]:
         """Random images with one value of another kind, so far along rows and columns."""
@@ -396,13 +396,13 @@ class _Trials:
             for channel in range(min(spec.in_channels, 8)):
                 poisoned = self._poisoned(np.nan, image, channel, shares[channel % len(shares)])
                 with np.errstate(invalid="ignore"):
-                    found = np.isnan(self.live.call(poisoned).astype(np.float64))
-                if not found[image].any():
+                    nan_mask = np.isnan(self.live.call(poisoned).astype(np.float64))
+                if not nan_mask[image].any():
                     return {
                         "verdict": "fail",
                         "message": f"a NaN in channel {channel} of image {image} is swallowed",
                     }
-                if found[1 - image].any():
+                if nan_mask[1 - image].any():
                     return {
                         "verdict": "fail",
                         "message": f"a NaN in image {image} makes values of image {1 - image} NaN",
@@ -416,8 +416,8 @@ class _Trials:
         images = self._draw(self.live.spec, 2)
         images[1] = np.nan
         with np.errstate(invalid="ignore"):
-            found = np.isnan(self.live.call(images).astype(np.float64))
-        if found[1].any():
+            nan_mask = np.isnan(self.live.call(images).astype(np.float64))
+        if nan_mask[1].any():
             return {"verdict": "pass"}
         return {"verdict": "fail", "message": "an image of NaN alone gives numbers"}
 
@@ -442,7 +442,7 @@ class _Trials:
             others = (share * images).astype(images.dtype)
             kept.append(self._run(self.live.call.place(others)))
             before.append(np.array(self.live.call.fetch(kept[-1])))
-        after = [np.array(self.live.call.fetch(each)) for each in kept]
+        after = [np.array(self.live.call.fetch(result)) for result in kept]
         if any(a.tobytes() != b.tobytes() for a, b in zip(before, after, strict=True)):
             return {
                 "verdict": "fail",
@@ -454,14 +454,18 @@ class _Trials:
         negative = self._probe(self.live.spec, -images, "probabilistic", False)
         if refilled(placed, self.live.call.place(-images)):
             again = np.array(self.live.call.fetch(self._run(placed)))
-            if (found := self._judged_on(negative, -images, again))["verdict"] == "fail":
-                told = "images that are written into the memory of earlier ones give another result"
-                return {**found, "message": f"{told}; {found['message']}"}
+            if (outcome := self._judged_on(negative, -images, again))["verdict"] == "fail":
+                message = (
+                    "images that are written into the memory of earlier ones give another result"
+                )
+                return {**outcome, "message": f"{message}; {outcome['message']}"}
         self._run(self.live.call.place(np.array(images)))
         turned = np.ascontiguousarray(images[..., ::-1])  # their sums are those of the images
-        found = self._judged(self.live.spec, turned, "probabilistic")
+        outcome = self._judged(self.live.spec, turned, "probabilistic")
         return (
-            found if found["verdict"] == "fail" else self._judged_on(negative, -images, before[1])
+            outcome
+            if outcome["verdict"] == "fail"
+            else self._judged_on(negative, -images, before[1])
         )
 
     def _generators(self) -> Outcome:
@@ -473,8 +477,8 @@ class _Trials:
                 self.live.call(self._draw(self.live.spec, self.batch))
                 after.append(generators.states())
         seeded = [name for name in after[0] if after[0][name] == after[1][name]]
-        told = f"it seeds {' and '.join(seeded)}, for all that runs in its process"
-        return {"verdict": "fail" if seeded else "pass", "message": told if seeded else ""}
+        message = f"it seeds {' and '.join(seeded)}, for all that runs in its process"
+        return {"verdict": "fail" if seeded else "pass", "message": message if seeded else ""}
 
     def _repeated(self, calls: int) -> Outcome | None:
         images = self._draw(self.small, 2)
@@ -516,12 +520,12 @@ class _Trials:
             except PatchParityError as error:
                 if "a leaf Variable that requires grad" not in str(error):
                     raise
-                told = "it changes the images that it is given, where gradients are recorded"
-                return {"verdict": "fail", "message": told}
-            found = self._judged_on(probe, probe.images, np.array(output))
-            if found["verdict"] == "fail":
-                return found
-        return found
+                message = "it changes the images that it is given, where gradients are recorded"
+                return {"verdict": "fail", "message": message}
+            outcome = self._judged_on(probe, probe.images, np.array(output))
+            if outcome["verdict"] == "fail":
+                return outcome
+        return outcome
 
     def _inference(self) -> Outcome:
         """The same call in torch's inference mode, as many serve a model."""
@@ -549,9 +553,9 @@ class _Trials:
                     "verdict": "fail",
                     "message": f"it changes the images that it is given ({name})",
                 }
-            found = self._judged_on(shown, shown.images, np.array(output))
-            worst = max(worst, found["bound_ratio"] or 0.0)
-            if found["verdict"] == "fail":
+            outcome = self._judged_on(shown, shown.images, np.array(output))
+            worst = max(worst, outcome["bound_ratio"] or 0.0)
+            if outcome["verdict"] == "fail":
                 wrong.append(name)
         if wrong:
             return {
@@ -559,8 +563,8 @@ class _Trials:
                 "message": f"images that lie in memory otherwise ({', '.join(wrong)}) give "
                 "something else",
             }
-        told = f"refused: images that lie in memory otherwise ({', '.join(refused)})"
-        return {"verdict": "pass", "bound_ratio": worst, "message": told if refused else ""}
+        message = f"refused: images that lie in memory otherwise ({', '.join(refused)})"
+        return {"verdict": "pass", "bound_ratio": worst, "message": message if refused else ""}
 
 
 def _sides(spec: PatchEmbedSpec, grid: tuple[int, int]) -> tuple[int, ...]:
@@ -609,14 +613,14 @@ def _of_remainders(
         padding = 0 if remainder == "same" else spec.padding
         with contextlib.suppress(PatchParityError):
             other = spec.replace(image_size=image, remainder=remainder, padding=padding)
-            own = remainder in ("floor", spec.remainder)
-            yield "" if own else f"padded ({remainder})", other, images
+            is_own_way = remainder in ("floor", spec.remainder)
+            yield "" if is_own_way else f"padded ({remainder})", other, images
     if spec.remainder == "same" or any(map(any, spec.padding)) or spec.patch_size != spec.stride:
         return
     lacking = [-size % by for size, by in zip(image, spec.stride, strict=True)]
     over = [size % by for size, by in zip(image, spec.stride, strict=True)]
-    both = [(each // 2, each - each // 2) for each in lacking]
-    end = [(0, each) for each in lacking]
+    both = [(pixels // 2, pixels - pixels // 2) for pixels in lacking]
+    end = [(0, pixels) for pixels in lacking]
     ahead = [(0, 0), (0, 0)]
     for pads, where in ((both, "on both sides"), (end, "at their end")):
         for mode, how in (("constant", "zeros"), ("reflect", "mirrored"), ("edge", "repeated")):
@@ -626,7 +630,7 @@ def _of_remainders(
                 continue
             seen = np.pad(images, [*ahead, *pads], mode=mode)  # type: ignore[call-overload]
             yield f"padded {where} ({how})", spec.replace(image_size=seen.shape[2:]), seen
-    for name, starts in (("middle", [each // 2 for each in over]), ("end", over)):
+    for name, starts in (("middle", [pixels // 2 for pixels in over]), ("end", over)):
         kept = [
             slice(start, start + size - more)
             for start, size, more in zip(starts, image, over, strict=True)

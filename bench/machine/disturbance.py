@@ -33,7 +33,7 @@ class Disturbance:
         state = self._state(clock) or {"busy": None, "clock_mhz": None}
         return state["busy"], state["clock_mhz"]
 
-    def told(self, worker_cpu_seconds: float) -> dict[str, Any]:
+    def sample_fields(self, worker_cpu_seconds: float) -> dict[str, Any]:
         """Fields of the round's samples: `disturbance` and `steal` in cores (None where the system
         does not tell), `disturbed`, `clock_mhz`."""
         seconds = time.perf_counter() - self._started

@@ -64,24 +64,25 @@ def numeric_variables(variables: dict[str, str] | None = None) -> dict[str, str]
     """The environment variables that change how frameworks compute, and nothing else of a user's
     environment."""
     source = os.environ if variables is None else variables
-    told = {
+    kept_variables = {
         name: value
         for name, value in sorted(source.items())
         if name.startswith(_PREFIXES) and not name.startswith(_PRIVATE)
     }
     return {
-        name: re.sub(r"(?<![\w.])[~/][^\s,:;]*", "(path)", value) for name, value in told.items()
+        name: re.sub(r"(?<![\w.])[~/][^\s,:;]*", "(path)", value)
+        for name, value in kept_variables.items()
     }
 
 
 def processor_name() -> str:
     """Model name of the CPU."""
     with contextlib.suppress(OSError):
-        found = re.search(
+        match = re.search(
             r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
         )
-        if found:
-            return found.group(1).strip()
+        if match:
+            return match.group(1).strip()
     return platform.processor() or UNAVAILABLE
 
 
@@ -89,11 +90,11 @@ def processor_features() -> frozenset[str] | None:
     """Names of the CPU's instruction sets as Linux gives them (`avx512f`); None where it cannot be
     told."""
     with contextlib.suppress(OSError):
-        found = re.search(
+        match = re.search(
             r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
         )
-        if found:
-            return frozenset(found.group(1).split())
+        if match:
+            return frozenset(match.group(1).split())
     return None
 
 
@@ -139,12 +140,12 @@ def blas_kernels() -> str:
     with contextlib.suppress(ImportError):
         from threadpoolctl import threadpool_info
 
-        told = [
-            " ".join(filter(None, map(each.get, ("internal_api", "version", "architecture"))))
-            for each in threadpool_info()
-            if each["user_api"] == "blas"
+        libraries = [
+            " ".join(filter(None, map(library.get, ("internal_api", "version", "architecture"))))
+            for library in threadpool_info()
+            if library["user_api"] == "blas"
         ]
-        return ", ".join(dict.fromkeys(told)) or UNAVAILABLE
+        return ", ".join(dict.fromkeys(libraries)) or UNAVAILABLE
     return UNAVAILABLE
 
 
@@ -162,8 +163,8 @@ MACHINE = ("processor", "cores", "cores_of_machine", "memory_bytes", "gpus", "pl
 
 def machine_fingerprint(environment: dict[str, Any]) -> str:
     """The same for every environment of one machine."""
-    told = json.dumps([environment.get(name) for name in MACHINE])
-    return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+    description = json.dumps([environment.get(name) for name in MACHINE])
+    return hashlib.blake2b(description.encode(), digest_size=6).hexdigest()
 
 
 UNKNOWN_ENVIRONMENT: dict[str, Any] = {

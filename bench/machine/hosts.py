@@ -51,12 +51,12 @@ class Host:
                 f"host ssh={self.ssh}: no answer within {2 * CONNECT_SECONDS} s"
             ) from None
         if asked.returncode:
-            told = (
+            reason = (
                 asked.stderr.strip().splitlines()
                 or [f"ssh ended with exit status {asked.returncode}"]
             )[-1]
             raise PatchParityError(
-                f"host ssh={self.ssh}: {told}; expected a machine that ssh reaches without a "
+                f"host ssh={self.ssh}: {reason}; expected a machine that ssh reaches without a "
                 "password"
             )
         if asked.stdout != "patchparity\n":

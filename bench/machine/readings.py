@@ -40,10 +40,10 @@ def available_memory_bytes() -> int | None:
 
     None where nobody tells.
     """
-    found = []
+    memory_sizes = []
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(
+        memory_sizes.append(
             1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
         )
     with contextlib.suppress(OSError, StopIteration, ValueError):
@@ -52,9 +52,11 @@ def available_memory_bytes() -> int | None:
             int((group / name).read_text()) for name in ("memory.max", "memory.current")
         )
         # Pages of files that were read count as current, and are given back when they are needed.
-        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        found.append(limit - current + int(told["inactive_file"]) + int(told["active_file"]))
-    return min(found, default=None)
+        counters = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        memory_sizes.append(
+            limit - current + int(counters["inactive_file"]) + int(counters["active_file"])
+        )
+    return min(memory_sizes, default=None)
 
 
 def busy_seconds() -> tuple[float, float] | None:

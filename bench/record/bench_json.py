@@ -38,8 +38,8 @@ def entry_of(row: Row, figures: Figures, seconds: Sequence[float]) -> dict[str, 
     from pytest_benchmark.stats import Stats
 
     stats = Stats()
-    for each in seconds:
-        stats.update(each)
+    for duration in seconds:
+        stats.update(duration)
     name = f"{TEST}[{row.identity}]"
     entry: dict[str, Any] = plain(
         {
@@ -78,7 +78,7 @@ def write_bench(
     """
     from pytest_benchmark import __version__
 
-    compared = comparisons([msgspec.convert(each, Measured) for each in entries]) if last else []
+    compared = comparisons([msgspec.convert(entry, Measured) for entry in entries]) if last else []
     rest = {
         name: value for name, value in about.items() if name not in ("machine_info", "datetime")
     }

@@ -69,15 +69,17 @@ def comparisons(entries: list[Measured]) -> list[dict[str, Any]]:
 def conv_against_linear(entries: list[Measured]) -> list[Pair]:
     """Paired time ratio of every convolution to the linear formulation of the same backend, mode
     and block, on images of the same layout where there is one; above 1: linear wins."""
-    own = [entry for entry in entries if entry.extra_info.role == "implementation"]
+    implementation_entries = [
+        entry for entry in entries if entry.extra_info.role == "implementation"
+    ]
     linear = {
         (_pair_key(info), layout): entry
-        for entry in own
+        for entry in implementation_entries
         for layout in ("", "_nchw")
         if (info := entry.extra_info).formulation == f"linear{layout}"
     }
     pairs = []
-    for entry in own:
+    for entry in implementation_entries:
         name, convolves, layout = (info := entry.extra_info).formulation.partition("conv2d")
         partner = linear.get((_pair_key(info), layout)) or linear.get((_pair_key(info), ""))
         if convolves and name in ("", "keras_") and partner is not None:
@@ -106,18 +108,18 @@ def best_overall(
     """The fastest row of these frameworks against the fastest of any other of them, of one
     interleave: both, how many times as fast the first is, and whether that is sure; None where
     there is one framework alone."""
-    told = [entry for entry in entries if entry.extra_info.role in ("implementation", "peer")]
-    told.sort(key=lambda entry: entry.stats.median)
-    first, *others = [entry for entry in told if framework_of(entry.extra_info) in frameworks]
+    candidates = [entry for entry in entries if entry.extra_info.role in ("implementation", "peer")]
+    candidates.sort(key=lambda entry: entry.stats.median)
+    first, *others = [entry for entry in candidates if framework_of(entry.extra_info) in frameworks]
     framework = framework_of(first.extra_info)
     other = next((entry for entry in others if framework_of(entry.extra_info) != framework), None)
     if other is None:
         return None
-    found = _judged([(first, other, len(told))], noise_floors(entries))
-    if not found:
+    pairs = _judged([(first, other, len(candidates))], noise_floors(entries))
+    if not pairs:
         return None
     names = (first.extra_info.implementation, other.extra_info.implementation)
-    comparison = found[0].comparison
+    comparison = pairs[0].comparison
     return *names, 1 / comparison.ratio, comparison.word == "FASTER"
 
 
@@ -160,16 +162,21 @@ class Gain:
 def gains(entries: list[Measured], against_today: list[Pair]) -> list[Gain]:
     """The gain of each framework and operation, in the order of the record; `against_today` as
     `best_against_today` gives it."""
-    found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
+    group_ratios: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for pair in against_today:
         key = framework_of(pair.info), pair.info.operation
-        found[key].append((1 / pair.comparison.ratio, pair.comparison.word == "SLOWER"))
+        group_ratios[key].append((1 / pair.comparison.ratio, pair.comparison.word == "SLOWER"))
     for entry in _best_of(entries)[0].values():
         if is_called_today(info := entry.extra_info):
-            found[framework_of(info), info.operation].append((1.0, False))
+            group_ratios[framework_of(info), info.operation].append((1.0, False))
     return [
-        Gain(framework, operation, [ratio for ratio, _ in told], sum(slower for _, slower in told))
-        for (framework, operation), told in found.items()
+        Gain(
+            framework,
+            operation,
+            [ratio for ratio, _ in ratios],
+            sum(slower for _, slower in ratios),
+        )
+        for (framework, operation), ratios in group_ratios.items()
     ]
 
 
@@ -193,12 +200,12 @@ def _best_against(wanted: Callable[[Figures], bool], entries: list[Measured]) ->
     best, candidates = _best_of(entries)
     others = [entry for entry in entries if wanted(entry.extra_info)]
     keys = [_framework_key(entry.extra_info) for entry in others]
-    found = [
+    keyed_entries = [
         (key, entry)
         for key, entry in zip(keys, others, strict=True)
         if key in best and entry is not best[key]
     ]
-    pairs = [(best[key], entry, candidates[key]) for key, entry in found]
+    pairs = [(best[key], entry, candidates[key]) for key, entry in keyed_entries]
     return _judged(pairs, noise_floors(entries))
 
 
@@ -232,7 +239,7 @@ def _judged(pairs: list[tuple[Measured, Measured, int]], floors: Floors) -> list
 def _ratio_of(entry: Measured, partner: Measured, chosen_from: int, floors: Floors) -> Ratio:
     info = entry.extra_info
     seconds, against = (
-        by_generation(each.stats.data, info.generations) for each in (entry, partner)
+        by_generation(measurement.stats.data, info.generations) for measurement in (entry, partner)
     )
     return _ratio(paired_ratios(seconds, against), noise_of(floors, info), chosen_from)
 

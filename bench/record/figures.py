@@ -36,8 +36,8 @@ def figures_of(
         rounds: the row's samples, with what was noted of their rounds.
         generations: how many rounds each generation of workers had.
     """
-    own = seconds[outcome.row]
-    median = statistics.median(own)
+    row_seconds = seconds[outcome.row]
+    median = statistics.median(row_seconds)
     backend, formulation, *rest = outcome.implementation.split(":")
     itemsize = np.dtype(outcome.dtype).itemsize
     operations, least_bytes = row_work(
@@ -54,7 +54,7 @@ def figures_of(
     ratio, interval = (
         _ratio_to_reference(outcome, block, seconds, generations) if comparable else (None, None)
     )
-    roof, roof_fraction = _roof(outcome, here, own, seconds, case)
+    roof, roof_fraction = _roof(outcome, here, row_seconds, seconds, case)
     return Figures(
         **{name: getattr(outcome, name) for name in COPIED},
         formulation=formulation,
@@ -62,18 +62,18 @@ def figures_of(
         batch=case.batch,
         gflops=operations / median / 1e9 if operations else None,
         gigabytes_per_second=least_bytes / median / 1e9,
-        gemm_fraction=_fraction(fastest_gemm, own, seconds, products(outcome.operation)),
-        own_gemm_fraction=_fraction(own_gemm, own, seconds, products(outcome.operation)),
+        gemm_fraction=_fraction(fastest_gemm, row_seconds, seconds, products(outcome.operation)),
+        own_gemm_fraction=_fraction(own_gemm, row_seconds, seconds, products(outcome.operation)),
         roof=roof,
         roof_fraction=roof_fraction,
         ratio=ratio,
         ratio_interval=None if interval is None else list(interval),
         precision_goal=outcome.effort.get("goal"),
         generations=generations,
-        disturbed_rounds=sum(each.disturbed for each in rounds),
-        disturbance=_typical([each.disturbance for each in rounds]),
-        steal=_typical([each.steal for each in rounds]),
-        clock_mhz=_typical([each.clock_mhz for each in rounds]),
+        disturbed_rounds=sum(sample.disturbed for sample in rounds),
+        disturbance=_typical([sample.disturbance for sample in rounds]),
+        steal=_typical([sample.steal for sample in rounds]),
+        clock_mhz=_typical([sample.clock_mhz for sample in rounds]),
     )
 
 
@@ -82,7 +82,7 @@ def _ratio_to_reference(
 ) -> tuple[float | None, tuple[float, float] | None]:
     """A row's time over that of the reference implementation at the same operation (a product's:
     over its tokens), and the interval."""
-    own = seconds[outcome.row]
+    row_seconds = seconds[outcome.row]
     wanted = "tokens" if outcome.operation == "gemm" else outcome.operation
     # An A/A copy is held against its own twin, on a GPU too.
     twins = (
@@ -92,37 +92,37 @@ def _ratio_to_reference(
     )
     names = {(row.implementation, row.device) for row in twins}
     for row in block:
-        found = (row.implementation, row.device) in names and (row.role, row.operation) == (
+        is_reference = (row.implementation, row.device) in names and (row.role, row.operation) == (
             "implementation",
             wanted,
         )
-        if found and len(reference := seconds.get(row.row, [])) == len(own):
+        if is_reference and len(reference := seconds.get(row.row, [])) == len(row_seconds):
             return paired_ratio(
-                by_generation(own, generations), by_generation(reference, generations)
+                by_generation(row_seconds, generations), by_generation(reference, generations)
             )
     return None, None
 
 
 def _typical(values: Sequence[float | None]) -> float | None:
     """Median over the rounds in which something was told."""
-    known = [each for each in values if each is not None]
+    known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 
 
 def _fraction(
-    gemm: Outcome | None, own: list[float], seconds: dict[str, list[float]], count: int
+    gemm: Outcome | None, row_seconds: list[float], seconds: dict[str, list[float]], count: int
 ) -> float | None:
     """Median over rounds of the GEMM's seconds, `count` times, over the row's: 1 where the row is
     as fast as its bare matrix products."""
-    if gemm is None or len(seconds[gemm.row]) != len(own):
+    if gemm is None or len(seconds[gemm.row]) != len(row_seconds):
         return None
-    return float(np.median(count * np.asarray(seconds[gemm.row]) / np.asarray(own)))
+    return float(np.median(count * np.asarray(seconds[gemm.row]) / np.asarray(row_seconds)))
 
 
 def _roof(
     outcome: Outcome,
     here: list[Outcome],
-    own: list[float],
+    row_seconds: list[float],
     seconds: dict[str, list[float]],
     case: Case,
 ) -> tuple[Limit | None, float | None]:
@@ -135,7 +135,7 @@ def _roof(
     """
     if outcome.operation not in OPERATIONS:
         return None, None
-    rounds = len(own)
+    rounds = len(row_seconds)
     gemms = [
         seconds[row.row]
         for row in here
@@ -165,12 +165,14 @@ def _roof(
         if row.operation == "peak-float32" and len(seconds[row.row]) == rounds
     ]
     scale = row_work("gemm", case, itemsize)[0] / row_work("peak-float32", case, itemsize)[0]
-    computing = [np.array(each) for each in gemms] + [scale * np.array(each) for each in wide]
+    computing = [np.array(durations) for durations in gemms] + [
+        scale * np.array(durations) for durations in wide
+    ]
     limits: dict[Limit, NDArray[np.float64]] = {
         "compute": products(outcome.operation) * min(computing, key=np.median),
         "bandwidth": share * np.array(min(copies, key=statistics.median)),
         "dispatch": np.array(calls[0]),
     }
-    name = max(limits, key=lambda each: float(np.median(limits[each])))
+    name = max(limits, key=lambda limit: float(np.median(limits[limit])))
     highest = np.max(list(limits.values()), axis=0)
-    return name, float(np.median(highest / np.array(own)))
+    return name, float(np.median(highest / np.array(row_seconds)))

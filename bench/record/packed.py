@@ -45,18 +45,21 @@ def pack(folder: Path) -> bytes:
     samples = list(Record(folder).samples())
     if not samples:
         raise PatchParityError(f"{folder} holds no samples that could be kept")
-    names = list(dict.fromkeys(tuple(getattr(each, name) for name in _NAMES) for each in samples))
-    attempts = list(dict.fromkeys(each.attempt for each in samples))
+    names = list(
+        dict.fromkeys(tuple(getattr(sample, name) for name in _NAMES) for sample in samples)
+    )
+    attempts = list(dict.fromkeys(sample.attempt for sample in samples))
     of_name, of_attempt = (
-        {each: number for number, each in enumerate(found)} for found in (names, attempts)
+        {value: number for number, value in enumerate(distinct_values)}
+        for distinct_values in (names, attempts)
     )
     places = [
         (
-            of_name[tuple(getattr(each, name) for name in _NAMES)],
-            of_attempt[each.attempt],
-            each.round,
+            of_name[tuple(getattr(sample, name) for name in _NAMES)],
+            of_attempt[sample.attempt],
+            sample.round,
         )
-        for each in samples
+        for sample in samples
     ]
     order = sorted(
         range(len(samples)), key=places.__getitem__
@@ -69,10 +72,10 @@ def pack(folder: Path) -> bytes:
     parts["name"] = np.array([places[number][0] for number in order], np.uint32).tobytes()
     parts["attempt"] = np.array([places[number][1] for number in order], np.uint32).tobytes()
     for name, kind in _COUNTS.items():
-        values = [getattr(each, name) for each in ordered]
+        values = [getattr(sample, name) for sample in ordered]
         parts[name] = np.array([-1 if value is None else value for value in values], kind).tobytes()
     for name in _FIGURES:
-        values = [getattr(each, name) for each in ordered]
+        values = [getattr(sample, name) for sample in ordered]
         column = np.array([np.nan if value is None else value for value in values], "<f8")
         # first bytes together, then the second, ...
         parts[name] = column.view(np.uint8).reshape(-1, 8).T.tobytes()
@@ -122,14 +125,14 @@ def unpack(path: Path, folder: Path) -> None:
         TypeError,
         RecursionError,
     ) as error:
-        told = f"{type(error).__name__}: {first_line(error)[:120]}"
-        raise PatchParityError(f"{path} is damaged, or holds no record ({told})") from None
+        reason = f"{type(error).__name__}: {first_line(error)[:120]}"
+        raise PatchParityError(f"{path} is damaged, or holds no record ({reason})") from None
 
 
 def _samples(parts: dict[str, bytes]) -> Iterator[Sample]:
     """The samples, in the order in which they were measured."""
-    told: dict[str, Any] = json.loads(parts["samples.json"])
-    count = int(told["count"])
+    header: dict[str, Any] = json.loads(parts["samples.json"])
+    count = int(header["count"])
 
     def column(name: str, kind: Any) -> NDArray[Any]:
         values = np.frombuffer(parts[name], kind)
@@ -148,6 +151,6 @@ def _samples(parts: dict[str, bytes]) -> Iterator[Sample]:
             values[name] = None if values[name] != values[name] else values[name]
         values["disturbed"] = bool(values["disturbed"])
         values["clock_mhz"] = None if values["clock_mhz"] < 0 else values["clock_mhz"]
-        names = dict(zip(_NAMES, told["names"][places[at]], strict=True))
-        attempt = told["attempts"][attempts[at]]
+        names = dict(zip(_NAMES, header["names"][places[at]], strict=True))
+        attempt = header["attempts"][attempts[at]]
         yield msgspec.convert({**names, **values, "attempt": attempt}, Sample)

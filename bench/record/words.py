@@ -11,33 +11,33 @@ from .schema import Figures, Measured, Unmeasured
 def disturbed_blocks(benchmarks: list[Measured]) -> dict[Block, str]:
     """Interleaves that a neighbor disturbed in the median round: how many cores it kept busy, and
     in how many rounds, in words."""
-    found: dict[Block, tuple[float, str]] = {}
+    disturbances: dict[Block, tuple[float, str]] = {}
     for entry in benchmarks:
         info = entry.extra_info
         cores = info.disturbance or 0.0
-        if cores > max(DISTURBED_CORES, found.get(info.block, (0.0, ""))[0]):
-            told = (
+        if cores > max(DISTURBED_CORES, disturbances.get(info.block, (0.0, ""))[0]):
+            sentence = (
                 f"others kept {cores:.1f} cores busy, {info.disturbed_rounds} of "
                 f"{entry.stats.rounds} rounds were disturbed"
             )
-            found[info.block] = cores, told
-    return {block: told for block, (_, told) in found.items()}
+            disturbances[info.block] = cores, sentence
+    return {block: sentence for block, (_, sentence) in disturbances.items()}
 
 
 def missed_goals(benchmarks: list[Measured]) -> dict[Block, str]:
     """Interleaves that ended before their precision goal was reached, and how far they came, in
     words."""
-    found: dict[Block, str] = {}
+    sentences: dict[Block, str] = {}
     for entry in benchmarks:
         info = entry.extra_info
         goal, widest = info.precision_goal, info.widest_interval
         if goal is not None and (widest is None or widest > goal):
             reached = "not known yet" if widest is None else f"known to ±{100 * widest:.2g}%"
-            found[info.block] = (
+            sentences[info.block] = (
                 f"after {entry.stats.rounds} rounds the ratios to the reference are "
                 f"{reached}, and ±{100 * goal:g}% was the goal"
             )
-    return found
+    return sentences
 
 
 OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
@@ -61,10 +61,11 @@ def place_text(info: Figures | Unmeasured) -> str:
 def ratio_text(ratio: float, interval: Sequence[float] | None) -> str:
     """A ratio with its interval, as tables show it: two decimals, of a small one (a GPU's to the
     CPU) two digits; no interval where rounds were too few."""
-    told, *ends = (
-        f"{each:.2f}" if each >= 0.1 else f"{each:.2g}" for each in (ratio, *(interval or ()))
+    estimate, *ends = (
+        f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
+        for number in (ratio, *(interval or ()))
     )
-    return f"{told} [{', '.join(ends)}]" if ends else told
+    return f"{estimate} [{', '.join(ends)}]" if ends else estimate
 
 
 def rate_text(gigaflops: float) -> str:

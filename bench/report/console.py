@@ -28,10 +28,10 @@ err = cast("Console", _Later(stderr=True))
 def printable(text: str) -> str:
     """Keep a terminal from obeying what a file's names hold."""
     return "".join(
-        each
-        if each == "\n" or each.isprintable()
-        else each.encode("unicode_escape").decode("ascii")
-        for each in text
+        character
+        if character == "\n" or character.isprintable()
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
     )
 
 

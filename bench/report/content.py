@@ -94,8 +94,12 @@ def _summary(
         why = "(A/A rows: the same code in two processes); smaller differences mean nothing here"
         lines.append(("Noise", f"{range_text} {why}"))
     if disturbed := disturbed_blocks(entries):
-        told = "; ".join(f"{block_title(block)}: {words}" for block, words in disturbed.items())
-        lines.append(("Disturbed", f"measure these again, for others computed meanwhile: {told}"))
+        disturbed_text = "; ".join(
+            f"{block_title(block)}: {words}" for block, words in disturbed.items()
+        )
+        lines.append(
+            ("Disturbed", f"measure these again, for others computed meanwhile: {disturbed_text}")
+        )
     if missed := missed_goals(entries):
         lines.append(
             (

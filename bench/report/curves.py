@@ -111,7 +111,7 @@ def _curves(points: dict[int, list[Measured]]) -> list[Curve]:
     drawn = [
         curve(name, values, name in fastest) for name, values in seconds.items() if len(values) > 1
     ]
-    drawn.sort(key=lambda each: not each.shown)
+    drawn.sort(key=lambda drawn_curve: not drawn_curve.shown)
     roofs = [
         curve(name, {x: value for x, value in values.items() if x in work}, True)
         for name, values in limits.items()

@@ -75,14 +75,14 @@ def print_bench(report: "BenchReport") -> None:
             "record, or it was not finished",
             soft_wrap=True,
         )
-    for block, told in disturbed_blocks(report.bench.benchmarks).items():
+    for block, sentence in disturbed_blocks(report.bench.benchmarks).items():
         out.print(
-            f"[yellow]disturbed[/] {escape(block_title(block))}: {told}; measure again",
+            f"[yellow]disturbed[/] {escape(block_title(block))}: {sentence}; measure again",
             soft_wrap=True,
         )
-    for block, told in missed_goals(report.bench.benchmarks).items():
+    for block, sentence in missed_goals(report.bench.benchmarks).items():
         out.print(
-            f"[yellow]goal missed[/] {escape(block_title(block))}: {told} (more --rounds or "
+            f"[yellow]goal missed[/] {escape(block_title(block))}: {sentence} (more --rounds or "
             "--time-budget, or a quieter machine)",
             soft_wrap=True,
         )
@@ -110,11 +110,11 @@ def _print_objects(entries: "list[Measured]") -> None:
             where = block_title(info.block).replace(", float32", "") + OPERATION_NOTES.get(
                 info.operation, ""
             )
-            told = (
+            summary = (
                 f"{1e3 * entry.stats.median:.3g} ms, {info.verdict}, "
                 f"{info.bound_ratio:.2g} of its bound"
             )
-            out.print(f"peer {escape(info.implementation)} {escape(where)}: {told}")
+            out.print(f"peer {escape(info.implementation)} {escape(where)}: {summary}")
 
 
 def _print_with_titles(table: Table, titles: dict[int, str]) -> None:
@@ -139,10 +139,10 @@ def print_compare(report: "CompareReport") -> None:
     the records."""
     from ..record.words import ratio_text
 
-    told = [row for row in report.rows if row.comparison.word in ("FASTER", "SLOWER")]
+    changed_rows = [row for row in report.rows if row.comparison.word in ("FASTER", "SLOWER")]
     table = _table("Changed", ("",), ("old ms", "new ms", "new/old [95%]"))
     titles: dict[int, str] = {}
-    for row in sorted(told, key=lambda row: -row.comparison.ratio):
+    for row in sorted(changed_rows, key=lambda row: -row.comparison.ratio):
         style = STYLES[
             "fail" if row.regression else "known" if row.comparison.word == "SLOWER" else "pass"
         ]
@@ -150,7 +150,7 @@ def print_compare(report: "CompareReport") -> None:
         titles[table.row_count] = f"[{style}]{row.comparison.word}[/] {escape(row.name)}"
         table.add_row()
         table.add_row("", f"{1e3 * row.old:.4g}", f"{1e3 * row.new:.4g}", escape(interval))
-    if told:
+    if changed_rows:
         _print_with_titles(table, titles)
     unsure = [row for row in report.rows if row.comparison.word == "UNSURE"]
     for row in unsure[:MOST_LINES]:
@@ -275,10 +275,10 @@ def print_check(report: "CheckReport") -> None:
     for note in report.notes:
         out.print(escape(note), soft_wrap=True)
     reported = [result for result in report.results if result.verdict in ("fail", "error")]
-    told = any(note.startswith("diagnosis: ") for note in report.notes)
+    has_diagnosis = any(note.startswith("diagnosis: ") for note in report.notes)
     for result in reported[:MOST_LINES]:
         place = " ".join(filter(None, (result.dtype, result.case, result.probe, result.direction)))
-        message = result.message.partition("; diagnosis: ")[0] if told else result.message
+        message = result.message.partition("; diagnosis: ")[0] if has_diagnosis else result.message
         out.print(
             f"[{STYLES[result.verdict]}]{result.verdict}[/] {result.implementation} "
             f"{escape(place)}: {escape(message)}"
@@ -301,29 +301,29 @@ def _print_behaviors(report: "CheckReport") -> None:
     """Print what was found where implementations differ, or surprise; one line for each finding."""
     from ..check.tables import behavior_findings
 
-    found = behavior_findings(report.results)
-    if not found:
+    findings = behavior_findings(report.results)
+    if not findings:
         return
     table = _table("Behavior, where it differs or surprises", ("behavior", "found", "of"), ())
-    for probe, finding, names, verdict, _ in found:
+    for probe, finding, names, verdict, _ in findings:
         shown = names if len(names) <= 36 else f"{names[:33].rsplit(',', 1)[0]}, ..."
         table.add_row(probe, f"[{STYLES[verdict]}]{escape(finding)}[/]", escape(shown))
     out.print(table)
 
 
-def print_recommendation(found: "Recommendation") -> None:
+def print_recommendation(recommendation: "Recommendation") -> None:
     """Print what to use: overall, on each framework, and the lines of code."""
     from ..record.words import ratio_text
 
-    place = "" if found.device == "cpu" else f" on {found.device}"
+    place = "" if recommendation.device == "cpu" else f" on {recommendation.device}"
     out.print(
-        f"[bold]{found.case}, {found.dtype}{place}, {found.threads} "
-        f"thread{'s' if found.threads > 1 else ''}[/] ({escape(found.measured)})"
+        f"[bold]{recommendation.case}, {recommendation.dtype}{place}, {recommendation.threads} "
+        f"thread{'s' if recommendation.threads > 1 else ''}[/] ({escape(recommendation.measured)})"
     )
-    if found.noise is not None:
-        out.print(f"noise of this measurement: {100 * found.noise:.1f}%")
+    if recommendation.noise is not None:
+        out.print(f"noise of this measurement: {100 * recommendation.noise:.1f}%")
     table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain [95%]", ""))
-    for choice in found.choices:
+    for choice in recommendation.choices:
         nearest = choice.nearest
         gain = (
             ""
@@ -336,12 +336,12 @@ def print_recommendation(found: "Recommendation") -> None:
         fraction = "" if choice.gemm_fraction is None else f"{100 * choice.gemm_fraction:.0f}%"
         table.add_row(choice.implementation, f"{1e3 * choice.seconds:.3g}", fraction, gain, word)
     out.print(table)
-    first = found.choices[0]
-    if found.runner_up is not None:
-        out.print(escape(found.runner_up.sentence()))
-    for choice in found.choices:
+    first = recommendation.choices[0]
+    if recommendation.runner_up is not None:
+        out.print(escape(recommendation.runner_up.sentence()))
+    for choice in recommendation.choices:
         out.print(f"{choice.framework}: {escape(choice.sentence())}")
-    for note in found.notes:
+    for note in recommendation.notes:
         out.print(f"[red]note[/] {escape(note)}", soft_wrap=True)
     layouts = f"images {first.layouts['images']}; kernel {first.layouts['kernel']}"
     out.print(

@@ -72,15 +72,15 @@ def _what_is_wrong(results: list[CheckResult]) -> Table:
 
 
 def _behaviors(results: list[CheckResult]) -> Table:
-    found = behavior_findings(results)
+    findings = behavior_findings(results)
     return Table(
         "How do they behave?",
         "What no bound covers, as found: only behaviors on which implementations differ, or "
         "that surprise. A surprise is a known issue, with "
         "its reason, or a failure.",
         ("behavior", "found", "of", "verdict", "why"),
-        found,
-        marks=["fail" if verdict == "fail" else "" for *_, verdict, _ in found],
+        findings,
+        marks=["fail" if verdict == "fail" else "" for *_, verdict, _ in findings],
     )
 
 

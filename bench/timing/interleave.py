@@ -101,10 +101,10 @@ def measure_block(
 def _loading(report: Report, reached: float | None) -> Report:
     """What tells how far loading is, as a share of the first part; or, later, what was reached."""
 
-    def told(share: float, what: str) -> None:
+    def report_loading(share: float, what: str) -> None:
         report(LOADING_SHARE * share if reached is None else reached, what)
 
-    return told
+    return report_loading
 
 
 def _progress(done: int, total: int) -> float:
@@ -191,10 +191,13 @@ class _Block:
                     )
                 )
                 self.seconds[row.identity][generation].append(answer["seconds"])
-        told = {device: each.told(cpu_seconds) for device, each in watched.items()}
-        self.disturbed += any(each["disturbed"] for each in told.values())
+        sample_fields = {
+            device: disturbance.sample_fields(cpu_seconds)
+            for device, disturbance in watched.items()
+        }
+        self.disturbed += any(fields["disturbed"] for fields in sample_fields.values())
         self.on_samples(
-            [msgspec.structs.replace(sample, **told[sample.device]) for sample in samples]
+            [msgspec.structs.replace(sample, **sample_fields[sample.device]) for sample in samples]
         )
 
     def _asker(self, device: str) -> Callable[[bool], dict[str, Any] | None]:
@@ -273,9 +276,11 @@ class _Block:
         except (WorkerError, WorkerLostError) as error:
             self._note(row.identity, status="error", message=str(error))
             return None
-        told = answer.pop("outcome", {})
-        spent = (self.outcomes[row.identity].visit_seconds or 0.0) + told.pop("visit_seconds", 0.0)
-        self._note(row.identity, **told, visit_seconds=spent)
+        fields = answer.pop("outcome", {})
+        spent = (self.outcomes[row.identity].visit_seconds or 0.0) + fields.pop(
+            "visit_seconds", 0.0
+        )
+        self._note(row.identity, **fields, visit_seconds=spent)
         return answer
 
 
@@ -318,7 +323,7 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     if answer.get("unavailable"):
         return {"outcome": {"status": "skip", "message": answer["unavailable"]}}
     verdict = first_verdict(row, case, seed, answer)
-    told = (
+    field_names = (
         "load_seconds",
         "transfer_seconds",
         "first_call_seconds",
@@ -327,7 +332,7 @@ def _load(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
         "peak_memory_bytes",
         "visit_seconds",
     )
-    return {"outcome": {**{name: answer[name] for name in told}, **verdict}}
+    return {"outcome": {**{name: answer[name] for name in field_names}, **verdict}}
 
 
 def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
@@ -336,7 +341,7 @@ def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     answer = worker.request("finish", row=row.key)
     results, weights = answer.pop("results", None), answer.pop("weights", None)
     judged = [] if results is None else judged_results(row, case, seed, results, weights)
-    if failed := [each for each in judged if each.verdict == "fail"]:
+    if failed := [verdict for verdict in judged if verdict.verdict == "fail"]:
         answer.update(
             status="fail",
             verdict="fail",

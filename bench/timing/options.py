@@ -93,7 +93,7 @@ class BenchOptions:
             PatchParityError: an unknown backend, or an interpreter that is absent or has no
                 patchparity.
         """
-        found = {}
+        interpreters = {}
         for text in self.pythons:
             name, _, path = text.partition("=")
             if not path:
@@ -114,15 +114,15 @@ class BenchOptions:
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise PatchParityError(f"python {text!r} cannot be run: {error}") from None
             if asked.returncode or asked.stdout.strip() != __version__:
-                told = (
+                answer = (
                     asked.stdout.strip() or (asked.stderr.strip().splitlines() or ["no answer"])[-1]
                 )
                 raise PatchParityError(
                     f"python {text!r}: expected an interpreter with patchparity[bench] "
-                    f"{__version__}, found {told}; pip install it there"
+                    f"{__version__}, found {answer}; pip install it there"
                 )
-            found[name] = path
-        return found
+            interpreters[name] = path
+        return interpreters
 
     def effort(self, case: str | None = None, dtype: str | None = None) -> Effort:
         """How long a block is measured; of no case in particular, as one is at least."""

@@ -132,13 +132,15 @@ def rows_of(options: BenchOptions, machines: Mapping[str, Machine] | None = None
     if options.cases:
         first = next(part for part in parts if not part.devices)
         parts = (dataclasses.replace(first, cases=options.cases, compiled=first.every_formulation),)
-    own = {text.partition("=")[0] for text in options.pythons}
+    separate_backends = {text.partition("=")[0] for text in options.pythons}
     rows: list[Row] = []
     for label, machine in machines.items():
         for part in parts:
             selection = _selection(options, part, machine.devices)
             # What is installed elsewhere, a worker there tells.
-            elsewhere = own if label == LOCAL else {backend.name for backend, _ in selection}
+            elsewhere = (
+                separate_backends if label == LOCAL else {backend.name for backend, _ in selection}
+            )
             counts = options.threads or (
                 thread_counts(machine.cores) if part.every_thread_count else (machine.cores,)
             )
@@ -154,7 +156,7 @@ def rows_of(options: BenchOptions, machines: Mapping[str, Machine] | None = None
             objects = [read_facts(target) for target in options.peers]
             operations = {
                 *(options.operations or part.operations),
-                *("sequence" for each in objects if each.to_sequence),
+                *("sequence" for facts in objects if facts.to_sequence),
             }
             for case, threads, cache, device, (dtype, precision) in places:
                 if device == "cpu" and precision not in (options.precisions or ("ieee",)):
@@ -184,14 +186,14 @@ def _that_fit(rows: list[Row], options: BenchOptions) -> list[Row]:
     for row in rows:
         blocks[row.block].append(row)
     free = {host.label: machine_of(host).available_bytes for host in parse_hosts(options.hosts)}
-    told = {
+    reasons = {
         block: refuse_what_does_not_fit(members, named_case(block[0]), free[block[-1]])
         for block, members in blocks.items()
     }
     if options.cases:
-        for reason in told.values():
+        for reason in reasons.values():
             require_fit(reason)
-    return [dataclasses.replace(row, skip=row.skip or told[row.block] or "") for row in rows]
+    return [dataclasses.replace(row, skip=row.skip or reasons[row.block] or "") for row in rows]
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:
@@ -219,25 +221,25 @@ def _selection(
         list(options.backends) or None, list(options.implementations) or None
     )
     selection = [
-        (backend, each)
-        for backend, each in selection
-        if each.name in options.implementations
-        or set(each.devices) & set(options.devices or devices)
+        (backend, implementation)
+        for backend, implementation in selection
+        if implementation.name in options.implementations
+        or set(implementation.devices) & set(options.devices or devices)
     ]
     if not options.implementations:
         selection = [
-            (backend, each)
-            for backend, each in selection
-            if (part.compiled or not each.costly_compile)
-            and (part.every_formulation or not each.variant)
+            (backend, implementation)
+            for backend, implementation in selection
+            if (part.compiled or not implementation.costly_compile)
+            and (part.every_formulation or not implementation.variant)
         ]
     if not (options.implementations or options.backends):  # nobody asked for a peer
         selection = [
-            (backend, each)
-            for backend, each in selection
-            if not each.peer or (part.every_formulation and not backend.missing())
+            (backend, implementation)
+            for backend, implementation in selection
+            if not implementation.peer or (part.every_formulation and not backend.missing())
         ]
-    if REFERENCE_IMPLEMENTATION not in {each.name for _, each in selection}:
+    if REFERENCE_IMPLEMENTATION not in {implementation.name for _, implementation in selection}:
         numpy = get_backend("numpy")
         selection.insert(0, (numpy, numpy.implementation(REFERENCE_IMPLEMENTATION)))
     return selection
@@ -254,7 +256,7 @@ def _place_rows(
     are timed. On a GPU there is another copy, of one of its own implementations, for the noise of
     the CPU says nothing of it."""
     theirs = [
-        get_backend(get_backend(each.implementation.split(":")[0]).yardstick) for each in objects
+        get_backend(get_backend(facts.implementation.split(":")[0]).yardstick) for facts in objects
     ]
     backends = dict.fromkeys([*(backend for backend, _ in selection), *theirs])
     reference = {**place, "device": "cpu", "precision": "ieee"}
@@ -266,7 +268,7 @@ def _place_rows(
                 backend, implementation, place, backend.name in elsewhere, operations
             )
         ),
-        *(row for each in objects for row in _object_rows(each, place)),
+        *(row for facts in objects for row in _object_rows(facts, place)),
         *(
             row
             for backend in backends
@@ -297,15 +299,20 @@ def _twin_on(
     """The implementation of which a GPU's A/A copy is: the first of the selection that runs there
     as it is, of a framework that times by the GPU's own clock if there is one, for others are timed
     with what the CPU does meanwhile; none on the CPU."""
-    found = [
+    candidates = [
         (backend.events(device) is None, number)
-        for number, (backend, each) in enumerate(selection)
-        if device in each.devices
-        and dtype in each.dtypes
-        and not (each.variant or each.peer or each.costly_compile or backend.name == "numpy")
+        for number, (backend, implementation) in enumerate(selection)
+        if device in implementation.devices
+        and dtype in implementation.dtypes
+        and not (
+            implementation.variant
+            or implementation.peer
+            or implementation.costly_compile
+            or backend.name == "numpy"
+        )
         and (backend.name in elsewhere or not backend.missing())
     ]
-    return [selection[min(found)[1]][1]] if found and device != "cpu" else []
+    return [selection[min(candidates)[1]][1]] if candidates and device != "cpu" else []
 
 
 def _implementation_rows(

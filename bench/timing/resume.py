@@ -75,7 +75,7 @@ def recorded_blocks(record: Record) -> dict[Block, RecordedBlock]:
     for sample in record.samples():
         samples[sample.row, sample.attempt][sample.round] = sample
     return {
-        key: _last_ended([_block(found, samples) for found in tried.values()])
+        key: _last_ended([_block(outcomes, samples) for outcomes in tried.values()])
         for key, tried in attempts.items()
     }
 
@@ -86,16 +86,16 @@ def _last_ended(blocks: list[RecordedBlock]) -> RecordedBlock:
 
 
 def _block(
-    found: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, Sample]]
+    outcomes: dict[str, Outcome], samples: dict[tuple[str, str], dict[int, Sample]]
 ) -> RecordedBlock:
     kept, complete = {}, True
-    for name, outcome in found.items():
+    for name, outcome in outcomes.items():
         rounds = samples[name, outcome.attempt]
         if outcome.status == "measured":
             kept[name] = [rounds[number] for number in sorted(rounds)]
             complete = complete and sorted(rounds) == list(range(outcome.rounds))
-        complete = complete and len(found) == outcome.rows_of_block
-    return RecordedBlock([_row(outcome) for outcome in found.values()], found, kept, complete)
+        complete = complete and len(outcomes) == outcome.rows_of_block
+    return RecordedBlock([_row(outcome) for outcome in outcomes.values()], outcomes, kept, complete)
 
 
 def _row(outcome: Outcome) -> Row:

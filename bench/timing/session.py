@@ -226,11 +226,11 @@ class BenchSession:
         about["machine"] = machine_fingerprint(self.environments[rows[0].host])
         skipped = {row.identity for row in rows if row.skip}
         self.visit_seconds += sum(outcome.visit_seconds or 0.0 for outcome in outcomes)
-        told = {row.identity: self._versions.get(row.worker, {}) for row in rows}
+        versions = {row.identity: self._versions.get(row.worker, {}) for row in rows}
         for outcome in outcomes:
             planned_skip = outcome.row in skipped
             self.outcomes[outcome.row] = outcome.but(
-                **about, versions=told[outcome.row], planned_skip=planned_skip
+                **about, versions=versions[outcome.row], planned_skip=planned_skip
             )
         if self.record:
             self.record.keep_machines({about["machine"]: self.environments[rows[0].host]})
@@ -268,10 +268,10 @@ class BenchSession:
 
         One that was lost cost the rows of its own block; the next block gets a new one.
         """
-        told = {key: _Start(skip=self._unavailable.get(key, "")) for key in keys}
+        starts = {key: _Start(skip=self._unavailable.get(key, "")) for key in keys}
         fresh = [
             key
-            for key in told
+            for key in starts
             if key not in self._unavailable
             and (key not in self._workers or self._workers[key].lost)
         ]
@@ -279,24 +279,24 @@ class BenchSession:
             try:
                 self._workers[key] = self._worker(key, turn)
             except WorkerLostError as error:
-                told[key] = _Start(failure=str(error))
-        launched = [key for key in fresh if not told[key].failure]
+                starts[key] = _Start(failure=str(error))
+        launched = [key for key in fresh if not starts[key].failure]
         with ThreadPoolExecutor(usable_cores()) as pool:
             try:
-                told.update(zip(launched, pool.map(self._first_words, launched), strict=True))
+                starts.update(zip(launched, pool.map(self._first_words, launched), strict=True))
             except (
                 BaseException
             ):  # Ctrl-C, while a framework takes its time to be imported: the threads wait for it
                 for key in launched:
                     self._workers[key].lose("it was interrupted")
                 raise
-        return told
+        return starts
 
     def _first_words(self, key: WorkerKey) -> "_Start":
         try:
-            told = self._workers[key].start()
-            reason = told["unavailable"]
-            self._versions[key] = {**told["versions"], "patchparity": __version__}
+            answer = self._workers[key].start()
+            reason = answer["unavailable"]
+            self._versions[key] = {**answer["versions"], "patchparity": __version__}
         except (WorkerLostError, WorkerError) as error:
             return _Start(failure=str(error))
         if reason:
@@ -330,11 +330,11 @@ class BenchSession:
 
     def _environments(self) -> dict[str, dict[str, Any]]:
         """The machines that take part, by label; none in a replay, which measures nothing."""
-        found = {label: each.environment for label, each in self.plan.machines.items()}
-        if LOCAL in found:
+        environments = {label: machine.environment for label, machine in self.plan.machines.items()}
+        if LOCAL in environments:
             names = dict.fromkeys(row.backend for row in self.plan.rows)
-            found[LOCAL] = describe_environment([get_backend(name) for name in names])
-        return found
+            environments[LOCAL] = describe_environment([get_backend(name) for name in names])
+        return environments
 
     def environment(self) -> dict[str, Any]:
         """The environment of the record, of every machine in it, with the variables that each

@@ -37,12 +37,14 @@ def faster_than_the_machine(
         if operations and seconds[row.identity]:
             typical = np.min if row.role == "ceiling" else np.median
             rates[row.identity] = operations / float(typical(seconds[row.identity]))
-    told = {}
+    messages = {}
     for row in rows:
         products = [
-            rates[each.identity]
-            for each in rows
-            if each.role == "ceiling" and each.identity in rates and each.device == row.device
+            rates[ceiling_row.identity]
+            for ceiling_row in rows
+            if ceiling_row.role == "ceiling"
+            and ceiling_row.identity in rates
+            and ceiling_row.device == row.device
         ]
         if row.role == "ceiling" or row.identity not in rates or not products:
             continue
@@ -50,9 +52,9 @@ def faster_than_the_machine(
         rounds = len(seconds[row.identity])
         sure = rounds >= FEWEST_ROUNDS and 2 * disturbed_rounds < rounds
         if rates[row.identity] > (1 + (PEAK_MARGIN if sure else UNCERTAIN_MARGIN)) * peak:
-            told[row.identity] = (
+            messages[row.identity] = (
                 f"{rates[row.identity] / 1e9:.4g} GFLOP/s, where the fastest matrix product here "
                 f"reaches {peak / 1e9:.4g}: no result can be there "
                 "so soon; the adapter does not wait for it (its synchronize is missing or wrong)"
             )
-    return told
+    return messages

@@ -170,11 +170,11 @@ def machine_of(host: Host) -> Machine:
     except (WorkerLostError, WorkerError) as error:
         raise PatchParityError(f"host ssh={host.ssh}: {error}; {expected}") from None
     worker.end()
-    found = environment["versions"]["patchparity"]
-    if found != __version__:
+    version = environment["versions"]["patchparity"]
+    if version != __version__:
         raise PatchParityError(
-            f"host ssh={host.ssh}: {host.python} has patchparity {found}, expected {__version__}; "
-            "pip install it there"
+            f"host ssh={host.ssh}: {host.python} has patchparity {version}, expected "
+            f"{__version__}; pip install it there"
         )
     memory = environment["memory_bytes"]
     return Machine(environment, memory if isinstance(memory, int) else None)

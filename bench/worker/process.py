@@ -50,14 +50,14 @@ class Process:
         """The process as `subprocess` has it; None of one on another machine."""
         return getattr(self._gateway._io, "popen", None)
 
-    def send(self, told: Any) -> None:
+    def send(self, data: Any) -> None:
         """Send plain data.
 
         Raises:
             LostError: the process died.
         """
         try:
-            self._channel.send(told)
+            self._channel.send(data)
         except OSError as error:
             raise LostError(_last_line(error)) from None
 
@@ -122,12 +122,12 @@ def _gateway(launch: str) -> Any:
 
     threading.Thread(target=open_gateway, daemon=True).start()
     try:
-        found = opened.get(timeout=START_SECONDS)
+        gateway_or_error = opened.get(timeout=START_SECONDS)
     except queue.Empty:
         raise TimeoutError(f"its interpreter gave no answer within {START_SECONDS:g} s") from None
-    if isinstance(found, BaseException):
-        raise found
-    return found
+    if isinstance(gateway_or_error, BaseException):
+        raise gateway_or_error
+    return gateway_or_error
 
 
 @contextmanager

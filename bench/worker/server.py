@@ -122,7 +122,7 @@ class Server:
         times = {"load_seconds": time.perf_counter() - started}
         inputs, times["transfer_seconds"] = self.at.place(embedding, unbiased.images)
         placed_at = time.perf_counter()
-        outputs, told = embedding.first_call(inputs)
+        outputs, first_call = embedding.first_call(inputs)
         times["first_call_seconds"] = calls = time.perf_counter() - placed_at
         fingerprint = embedding.fetch(outputs)[:FINGERPRINT_IMAGES]
         embedding.assign(PatchEmbedWeights(probe.weights.kernel, probe.weights.bias))
@@ -133,7 +133,7 @@ class Server:
         called_at = time.perf_counter()
         results = results_of(computation, inputs)
         if operation != "tokens":
-            times["first_call_seconds"], told = time.perf_counter() - called_at, FirstCall()
+            times["first_call_seconds"], first_call = time.perf_counter() - called_at, FirstCall()
         self._keep(row, computation, inputs, cold, results)
         memory = self.at.peak_memory(computation, inputs)
         calls += time.perf_counter() - called_at
@@ -149,8 +149,8 @@ class Server:
             "results": {direction: _packed(array) for direction, array in results.items()},
             "fingerprint": _packed(fingerprint),
             **times,
-            "trace_seconds": told.trace_seconds,
-            "compile_seconds": told.compile_seconds,
+            "trace_seconds": first_call.trace_seconds,
+            "compile_seconds": first_call.compile_seconds,
         }
 
     def load_gemm(
@@ -222,7 +222,7 @@ class Server:
         """
         loaded = self.loaded.pop(row)
         cores = loaded.cpu_seconds / loaded.wall_seconds
-        told = {
+        answer = {
             "cores_busy": cores,
             "threads_observed": max(1, math.ceil(cores - CORE_SLACK)),
             "repeat": loaded.repeat,
@@ -231,21 +231,21 @@ class Server:
         if isinstance(loaded.computation, (LoadedEmbedding, Operation)):
             started = time.perf_counter()
             results = results_of(loaded.computation, loaded.inputs)
-            told["visit_seconds"] = time.perf_counter() - started
+            answer["visit_seconds"] = time.perf_counter() - started
             if {
                 direction: _digest(array) for direction, array in results.items()
             } != loaded.digests:
-                told["results"] = {
+                answer["results"] = {
                     direction: _packed(array) for direction, array in results.items()
                 }
                 whose = getattr(loaded.computation, "embedding", loaded.computation)
-                told["weights"] = (
+                answer["weights"] = (
                     _packed_weights(whose.weights) if isinstance(whose, ObjectEmbedding) else None
                 )
         del loaded
         if not self.loaded:
             forget_problems()
-        return told
+        return answer
 
 
 def _digest(array: NDArray[Any]) -> bytes:

@@ -53,12 +53,12 @@ def against_arguments(
         return []
     if config.architecture.startswith(KERAS_HUB):
         return _of_keras_hub(checkpoint, names, sizes, config)
-    found = _of_positions(checkpoint, dialect, names, config)
+    sentences = _of_positions(checkpoint, dialect, names, config)
     if config.architecture or config.model_type in dialect.model_types:
-        found += _of_width(checkpoint, dialect, names, sizes, config)
+        sentences += _of_width(checkpoint, dialect, names, sizes, config)
     if config.architecture:
-        found += _of_timm(dialect, names, sizes, config, checkpoint.config_name)
-    return found
+        sentences += _of_timm(dialect, names, sizes, config, checkpoint.config_name)
+    return sentences
 
 
 def stage_of(dialect: Dialect) -> int:
@@ -105,16 +105,16 @@ def _of_width(
 ) -> list[str]:
     stage = stage_of(dialect)
     said = {
-        key: numbers_at(config.table, [each], 1)
+        key: numbers_at(config.table, [key_path], 1)
         for key in WIDTHS
-        for each in (key, f"{key}.{stage}")
-        if numbers_at(config.table, [each], 1)
+        for key_path in (key, f"{key}.{stage}")
+        if numbers_at(config.table, [key_path], 1)
     }
     if not said or (sizes["D"],) in said.values():
         return []
-    told = " and ".join(f"{key} {value[0]}" for key, value in said.items())
+    widths = " and ".join(f"{key} {value[0]}" for key, value in said.items())
     kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
-    return [f"{checkpoint.config_name} tells {told}, and {kernel} is {sizes['D']} wide"]
+    return [f"{checkpoint.config_name} tells {widths}, and {kernel} is {sizes['D']} wide"]
 
 
 def _of_keras_hub(
@@ -122,12 +122,12 @@ def _of_keras_hub(
 ) -> list[str]:
     """What the arguments of KerasHub's model say against the tensors: its width, and which
     optional ones it has."""
-    found, file = [], checkpoint.config_name
+    sentences, file = [], checkpoint.config_name
     keys = ("hidden_dim", "hidden_size", "embed_dim")
     width = next((config.table[name] for name in keys if name in config.table), None)
     if isinstance(width, int) and width != sizes["D"]:
         kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
-        found.append(f"{file} tells width {width}, and {kernel} has {sizes['D']}")
+        sentences.append(f"{file} tells width {width}, and {kernel} has {sizes['D']}")
     for key, name in (
         ("use_class_token", "class_token"),
         ("use_patch_bias", "bias"),
@@ -135,11 +135,11 @@ def _of_keras_hub(
     ):
         if config.table.get(key) is (name not in names):
             word = name.replace("_", " ").replace("bias", "bias of patches")
-            found.append(
+            sentences.append(
                 f"{file} says that {key} is {json.dumps(config.table[key])}, and "
                 f"{'no' if name not in names else 'a'} {word} is in the file"
             )
-    return found
+    return sentences
 
 
 ACTIVATIONS_OF_TIMM = {
@@ -160,14 +160,18 @@ def _of_timm(
 ) -> list[str]:
     """Arguments of timm's constructors that change norms, activations or the width, where they are
     others than the dialect has; none tells these of a model made without them."""
-    found = []
+    sentences = []
     norm = any(name.startswith(("patch_norm", "token_norm", "sequence_norm")) for name in names)
     kind, epsilon = config.table.get("norm_layer"), config.table.get("norm_eps")
-    own = ("rmsnorm", "rmsnorm2d") if dialect.rms else ("layernorm", "layernorm2d")
-    if norm and kind is not None and kind not in own:
-        found.append(f"{file} says that norm_layer is {kind!r}, and {dialect.id} has {own[0]}")
+    norm_names = ("rmsnorm", "rmsnorm2d") if dialect.rms else ("layernorm", "layernorm2d")
+    if norm and kind is not None and kind not in norm_names:
+        sentences.append(
+            f"{file} says that norm_layer is {kind!r}, and {dialect.id} has {norm_names[0]}"
+        )
     if norm and epsilon is not None and epsilon != dialect.norm_epsilon:
-        found.append(f"{file} tells norm_eps {epsilon}, and {dialect.id} {dialect.norm_epsilon:g}")
+        sentences.append(
+            f"{file} tells norm_eps {epsilon}, and {dialect.id} {dialect.norm_epsilon:g}"
+        )
     for key, name, words in (
         ("pre_norm", "sequence_norm", "norm before the first block"),
         ("use_pre_transformer_norm", "sequence_norm", "norm before the first block"),
@@ -177,7 +181,7 @@ def _of_timm(
         there = any(field.startswith(name) for field in names)
         if (said is False and there) or (said not in (None, False) and not there):
             held = "holds one" if there else "holds none"
-            found.append(
+            sentences.append(
                 f"{file} says that {key} is {json.dumps(said)}, and the file {held}: no "
                 f"{words} is left out without a word"
             )
@@ -185,14 +189,14 @@ def _of_timm(
     for step in dialect.stem:
         known = ACTIVATIONS_OF_TIMM.get(step.activation, ())
         if activation is not None and known and activation not in known:
-            found.append(
+            sentences.append(
                 f"{file} says that act_layer is {activation!r}, and {dialect.id} has {known[0]}"
             )
             break
     named = re.fullmatch(dialect.width_of_name, config.architecture)
     if named and int(named[1]) != sizes["D"]:
-        found.append(
+        sentences.append(
             f"{file} calls the architecture {config.architecture!r}, and the kernel is "
             f"{sizes['D']} wide"
         )
-    return found
+    return sentences

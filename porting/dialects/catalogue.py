@@ -84,13 +84,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def _dialect(
-    identity: str, told: Any, source: str, sets: Mapping[str, list[str]] | None = None
+    identity: str, table: Any, source: str, sets: Mapping[str, list[str]] | None = None
 ) -> Dialect:
     """Build a dialect from its table.
 
     Args:
         identity: its id.
-        told: its table.
+        table: its table.
         source: the file, for errors.
         sets: named lists of patterns, to which `elsewhere` may refer with `@name`.
 
@@ -101,18 +101,18 @@ def _dialect(
     def wrong(what: str) -> PatchParityError:
         return PatchParityError(f"dialect {identity!r} in {source}: {what}")
 
-    if not isinstance(told, dict):
-        raise wrong(f"expected a table, not {told!r}")
-    fields = {each.name for each in dataclasses.fields(Dialect)} - {"id", "entries"}
-    if unknown := set(told) - fields - {"tensors"}:
+    if not isinstance(table, dict):
+        raise wrong(f"expected a table, not {table!r}")
+    fields = {field.name for field in dataclasses.fields(Dialect)} - {"id", "entries"}
+    if unknown := set(table) - fields - {"tensors"}:
         raise wrong(
             f"unknown {', '.join(sorted(unknown))}; expected "
             f"{', '.join(sorted(fields | {'tensors'}))}"
         )
-    entries = _entries(told.get("tensors"), wrong)
+    entries = _entries(table.get("tensors"), wrong)
     plain: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in told.items()
+        for key, value in table.items()
         if key != "tensors"
     }
     for missing in ("title", "framework", "formats"):
@@ -120,22 +120,22 @@ def _dialect(
             raise wrong(f"{missing} is missing")
     for key, value in plain.items():
         if not _of_its_kind(key, value):
-            raise wrong(f"{key} = {told[key]!r} is of the wrong kind")
+            raise wrong(f"{key} = {table[key]!r} is of the wrong kind")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise wrong(f"{key} = {value!r}: expected one of {', '.join(map(repr, _CHOICES[key]))}")
     if "positioned" in plain:
-        plain["positioned"] = tuple(tuple(alternative) for alternative in told["positioned"])
-    if strange := [each for each in plain["formats"] if each not in FORMATS]:
+        plain["positioned"] = tuple(tuple(alternative) for alternative in table["positioned"])
+    if strange := [format_name for format_name in plain["formats"] if format_name not in FORMATS]:
         raise wrong(f"format {strange[0]!r} is unknown; expected some of {', '.join(FORMATS)}")
     named = [*plain.get("optional", ()), *plain.get("absent", {}), *plain.get("copies", {})]
-    if strange := [each for each in named if each not in entries]:
+    if strange := [name for name in named if name not in entries]:
         raise wrong(f"{strange[0]!r} is none of its tensors: {', '.join(entries)}")
     tokens = [
         *plain.get("prefix", ()),
         *plain.get("suffix", ()),
-        *(token for each in plain.get("positioned", ()) for token in each),
+        *(token for alternative in plain.get("positioned", ()) for token in alternative),
     ]
-    if strange := [each for each in tokens if each not in get_args(PrefixToken)]:
+    if strange := [token for token in tokens if token not in get_args(PrefixToken)]:
         raise wrong(
             f"prefix token {strange[0]!r} is unknown; expected some of "
             f"{', '.join(get_args(PrefixToken))}"
@@ -145,10 +145,16 @@ def _dialect(
         if pattern.startswith("@") and pattern[1:] not in (sets or {}):
             raise wrong(f"elsewhere names {pattern}, which is no list of patterns")
         patterns += (sets or {})[pattern[1:]] if pattern.startswith("@") else [pattern]
-    if strange := [each for each in plain.get("require", ()) if not REQUIRED.fullmatch(each)]:
+    if strange := [
+        requirement
+        for requirement in plain.get("require", ())
+        if not REQUIRED.fullmatch(requirement)
+    ]:
         raise wrong(f"require has {strange[0]!r}, expected a comparison such as 'num_windows == 1'")
-    conditions = [each for held in plain.get("architectures_if", {}).values() for each in held]
-    if strange := [each for each in conditions if not REQUIRED.fullmatch(each)]:
+    conditions = [
+        condition for held in plain.get("architectures_if", {}).values() for condition in held
+    ]
+    if strange := [condition for condition in conditions if not REQUIRED.fullmatch(condition)]:
         raise wrong(f"architectures_if has {strange[0]!r}, expected such as 'pre_norm == true'")
     if "width_of_name" in plain and not _tells_a_number(plain["width_of_name"]):
         raise wrong(
@@ -220,16 +226,17 @@ def _of_its_kind(key: str, value: Any) -> bool:
     if key in _FLAGS:
         return isinstance(value, bool)
     if key in _LISTS:
-        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+        return isinstance(value, tuple) and all(isinstance(element, str) for element in value)
     if key == "positioned":
         return isinstance(value, tuple) and all(
-            isinstance(each, list) and all(isinstance(name, str) for name in each) for each in value
+            isinstance(alternative, list) and all(isinstance(name, str) for name in alternative)
+            for alternative in value
         )
     if key in ("copies", "config", "architectures_if"):
         return isinstance(value, dict) and all(
-            isinstance(each, str)
-            or (isinstance(each, list) and all(isinstance(name, str) for name in each))
-            for each in value.values()
+            isinstance(names, str)
+            or (isinstance(names, list) and all(isinstance(name, str) for name in names))
+            for names in value.values()
         )
     if key == "absent":
         return isinstance(value, dict)
@@ -238,8 +245,10 @@ def _of_its_kind(key: str, value: Any) -> bool:
             isinstance(value, dict)
             and set(value) == {"mean", "std"}
             and all(
-                isinstance(each, list) and each and all(isinstance(one, float) for one in each)
-                for each in value.values()
+                isinstance(values, list)
+                and values
+                and all(isinstance(one, float) for one in values)
+                for values in value.values()
             )
             and len(value["mean"]) == len(value["std"])
             and min(value["std"]) > 0
@@ -262,7 +271,7 @@ def _tells_a_number(pattern: str) -> bool:
 
 def _is_stem_step(value: Any) -> bool:
     """Whether a table tells a step of a stem."""
-    known = {each.name for each in dataclasses.fields(StemStep)}
+    known = {field.name for field in dataclasses.fields(StemStep)}
     if not (
         isinstance(value, dict) and {"convolution", "stride", "padding"} <= set(value) <= known
     ):
@@ -301,7 +310,7 @@ def read_dialects(path: Path) -> dict[str, Dialect]:
         raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
     sets = dict(_own_sets().items())
     return {
-        identity: _dialect(identity, told, str(path), sets) for identity, told in content.items()
+        identity: _dialect(identity, table, str(path), sets) for identity, table in content.items()
     }
 
 
@@ -316,7 +325,7 @@ def _own_sets() -> dict[str, list[str]]:
 
 @functools.cache
 def _own_dialects() -> dict[str, Dialect]:
-    found: dict[str, Dialect] = {}
+    dialects: dict[str, Dialect] = {}
     folder = importlib.resources.files(__package__)
     for name in (
         "timm.toml",
@@ -327,14 +336,20 @@ def _own_dialects() -> dict[str, Dialect]:
         "plain.toml",
     ):
         content = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-        found.update(
+        dialects.update(
             {
-                identity: _dialect(identity, told, name, _own_sets())
-                for identity, told in content.items()
+                identity: _dialect(identity, table, name, _own_sets())
+                for identity, table in content.items()
             }
         )
-    found.update({each.id: each for each in map(_as_mlx, [*found.values()]) if each is not None})
-    return found
+    dialects.update(
+        {
+            dialect.id: dialect
+            for dialect in map(_as_mlx, [*dialects.values()])
+            if dialect is not None
+        }
+    )
+    return dialects
 
 
 MLX_LAYOUTS = {"D C Ph Pw": "D Ph Pw C", "D C Pt Ph Pw": "D Pt Ph Pw C"}
@@ -370,16 +385,16 @@ def _as_mlx(dialect: Dialect) -> Dialect | None:
 
 def list_dialects(more: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Dialect]:
     """Return all dialects by id, those of other files after ours."""
-    found = dict(_own_dialects())
+    dialects = dict(_own_dialects())
     more = [more] if isinstance(more, (str, os.PathLike)) else more
     for path in more:
-        own = read_dialects(Path(path))
-        if twice := next((identity for identity in own if identity in found), None):
+        file_dialects = read_dialects(Path(path))
+        if twice := next((identity for identity in file_dialects if identity in dialects), None):
             raise PatchParityError(
                 f"{path} calls a dialect {twice!r}, and there is one of that name: choose another"
             )
-        found.update(own)
-    return found
+        dialects.update(file_dialects)
+    return dialects
 
 
 def get_dialect(identity: str, dialects: Mapping[str, Dialect] | None = None) -> Dialect:
@@ -392,7 +407,7 @@ def get_dialect(identity: str, dialects: Mapping[str, Dialect] | None = None) ->
     if identity not in known:
         near = (
             difflib.get_close_matches(identity, known, 5, 0.5)
-            or [each for each in known if identity in each][:5]
+            or [name for name in known if identity in name][:5]
         )
         raise PatchParityError(
             f"dialect {identity!r} is unknown{'; near are ' if near else ''}{', '.join(near)} "

@@ -28,8 +28,8 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
         PatchParityError: none; evidence or tensors that speak against all; several that read it
             differently, and what would tell them apart; something that nothing tells.
     """
-    if told := why_not(checkpoint, candidates):
-        raise PatchParityError(told)
+    if details := why_not(checkpoint, candidates):
+        raise PatchParityError(details)
     if not candidates and checkpoint.metadata.get("format") == OWN_FORMAT:
         raise PatchParityError(
             f"{checkpoint.path} holds weights as patchparity keeps them: load_weights reads them, "
@@ -49,11 +49,11 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
         )
     rivals = ambiguous(candidates)
     if len(rivals) > 1:
-        told = "; ".join(
-            f"{each.label} ({each.dialect.entries['kernel'].layout})" for each in rivals
+        details = "; ".join(
+            f"{rival.label} ({rival.dialect.entries['kernel'].layout})" for rival in rivals
         )
         raise PatchParityError(
-            f"{checkpoint.path} is ambiguous, and shapes cannot tell: {told}. "
+            f"{checkpoint.path} is ambiguous, and shapes cannot tell: {details}. "
             f"{remedy(checkpoint, rivals)} would"
         )
     if candidates[0].asks:
@@ -68,33 +68,33 @@ def plain_ones(checkpoint: Checkpoint) -> str:
     """The dialects under any name that would read one layer of a checkpoint, as words; empty where
     none would."""
     plain = [
-        each
-        for each in list_dialects().values()
-        if each.plain and checkpoint.format in (*each.formats, IN_MEMORY)
+        dialect
+        for dialect in list_dialects().values()
+        if dialect.plain and checkpoint.format in (*dialect.formats, IN_MEMORY)
     ]
-    flat = {each.id for each in plain if "(" in each.entries["kernel"].layout}
-    found = [
-        (each.id, own)
-        for each in plain
-        for own in prefixes_of(checkpoint, each)
-        if find_candidates(checkpoint, {each.id: each}, own, gridless=True)
+    flat = {dialect.id for dialect in plain if "(" in dialect.entries["kernel"].layout}
+    readings = [
+        (dialect.id, prefix)
+        for dialect in plain
+        for prefix in prefixes_of(checkpoint, dialect)
+        if find_candidates(checkpoint, {dialect.id: dialect}, prefix, gridless=True)
     ]
     layers = [
-        (name, own)
-        for name, own in found
-        if name not in flat or re.search("patch|pixel|vision_embed", own)
+        (name, prefix)
+        for name, prefix in readings
+        if name not in flat or re.search("patch|pixel|vision_embed", prefix)
     ]
     # a matrix may be any layer of a network
-    likely = [(name, own) for name, own in layers if name not in flat] or layers
-    likely = [(name, own) for name, own in likely if "patch" in own] or likely
-    would = [f"{name} --prefix {own!r}" for name, own in likely]
+    likely = [(name, prefix) for name, prefix in layers if name not in flat] or layers
+    likely = [(name, prefix) for name, prefix in likely if "patch" in prefix] or likely
+    would = [f"{name} --prefix {prefix!r}" for name, prefix in likely]
     return f": the layer alone as {' or '.join(would[:3])}" if would else ""
 
 
 def layers_alone(checkpoint: Checkpoint) -> str:
     """How one of its layers could be read, in words; empty where none could."""
-    told = plain_ones(checkpoint).removeprefix(": ")
-    return f" (--from reads {told})" if told else ""
+    hint = plain_ones(checkpoint).removeprefix(": ")
+    return f" (--from reads {hint})" if hint else ""
 
 
 def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
@@ -113,23 +113,23 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
         )
     nearest = min(
         candidates,
-        key=lambda each: (
-            len(each.conflicts) + len(unexplained(each.ledger)),
-            *(-part for part in each.weight),
+        key=lambda candidate: (
+            len(candidate.conflicts) + len(unexplained(candidate.ledger)),
+            *(-part for part in candidate.weight),
         ),
     )
     if quantized := [
         name for name in nearest.names.values() if checkpoint.tensors[name].dtype in QUANTIZED
     ]:
-        told = f"{quantized[0]} is {checkpoint.tensors[quantized[0]].dtype}"
+        example = f"{quantized[0]} is {checkpoint.tensors[quantized[0]].dtype}"
         return (
-            f"{checkpoint.path} looks like {nearest.label} and is quantized ({told}): "
+            f"{checkpoint.path} looks like {nearest.label} and is quantized ({example}): "
             "dequantize it first"
         )
     others = [
-        each.dialect.id
-        for each in candidates
-        if each.dialect.id != nearest.dialect.id and not each.dialect.mlx
+        candidate.dialect.id
+        for candidate in candidates
+        if candidate.dialect.id != nearest.dialect.id and not candidate.dialect.mlx
     ]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
     return (
@@ -141,7 +141,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
 def if_told(checkpoint: Checkpoint) -> str:
     """Dialects that only a user or a configuration tells, and whose tensors are there, as a hint;
     empty where there are none."""
-    found = []
+    identities = []
     for dialect in list_dialects().values():
         if (
             dialect.typed_only
@@ -149,16 +149,20 @@ def if_told(checkpoint: Checkpoint) -> str:
             and checkpoint.format in (*dialect.formats, IN_MEMORY)
         ):
             near = find_candidates(checkpoint, {dialect.id: dialect}, gridless=True)
-            found += [dialect.id] if near and not near[0].refusals else []
-    return f" (where it is one of these, --from says so: {', '.join(found)})" if found else ""
+            identities += [dialect.id] if near and not near[0].refusals else []
+    return (
+        f" (where it is one of these, --from says so: {', '.join(identities)})"
+        if identities
+        else ""
+    )
 
 
 def remedy(checkpoint: Checkpoint, rivals: list[Candidate]) -> str:
     """What would tell rivals apart."""
-    named = ["--prefix"] if len({each.prefix for each in rivals}) > 1 else []
-    named += ["--from with a dialect"] if len({each.dialect.id for each in rivals}) > 1 else []
+    named = ["--prefix"] if len({rival.prefix for rival in rivals}) > 1 else []
+    named += ["--from with a dialect"] if len({rival.dialect.id for rival in rivals}) > 1 else []
     has_config = bool(read_config(checkpoint.config_folder).table)
-    if not has_config and any(each.dialect.model_types for each in rivals):
+    if not has_config and any(rival.dialect.model_types for rival in rivals):
         named.append("a config.json beside it")
     return " or ".join(named or ["a config.json with the image size"])
 
@@ -170,16 +174,16 @@ def ambiguous(candidates: list[Candidate]) -> list[Candidate]:
     # Of one prefix the reading that explains most tensors; two prefixes are two stages, however
     # many tensors each has.
     best: dict[str, tuple[int, ...]] = {}
-    for each in candidates:
-        best.setdefault(each.prefix, each.weight[:-1])
+    for candidate in candidates:
+        best.setdefault(candidate.prefix, candidate.weight[:-1])
     likely = [
-        each
-        for each in candidates
-        if not each.refusals
-        and each.weight[:-1] == best[each.prefix]
-        and each.weight[:3] == candidates[0].weight[:3]
+        candidate
+        for candidate in candidates
+        if not candidate.refusals
+        and candidate.weight[:-1] == best[candidate.prefix]
+        and candidate.weight[:3] == candidates[0].weight[:3]
     ]
-    return list({each.reading: each for each in reversed(likely)}.values())[::-1]
+    return list({candidate.reading: candidate for candidate in reversed(likely)}.values())[::-1]
 
 
 def require_grid(
@@ -192,9 +196,9 @@ def require_grid(
     """Raise PatchParityError where a checkpoint that nothing reads would be read but for the number
     of its positions, and say so."""
     near = [
-        each
-        for each in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore)
-        if "positions" in each.names
+        candidate
+        for candidate in find_candidates(checkpoint, dialects, prefix, sizes, True, ignore)
+        if "positions" in candidate.names
     ]
     if near and not near[0].refusals:
         rows = near[0].sizes.get("rows") or math.prod(
@@ -202,7 +206,7 @@ def require_grid(
         )
         known = known_of(checkpoint, sizes)
         whose = f" ({checkpoint.config_name} tells it)" if known.source == "config.json" else ""
-        told = (
+        mismatch = (
             f"not of an image of {'×'.join(map(str, known.image_size))}{whose}"
             if known.image_size
             else "of no square grid"
@@ -211,10 +215,10 @@ def require_grid(
         lacking = "class_token" in near[0].dialect.entries and "class_token" not in near[0].names
         if rows > 1 and patches == rows - 1 and lacking:
             token = near[0].dialect.entries["class_token"].name
-            told += f" ({patches} and one: is {token} missing?)"
+            mismatch += f" ({patches} and one: is {token} missing?)"
         raise PatchParityError(
             f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are "
-            f"{told}: "
+            f"{mismatch}: "
             "--image-size tells the right one, and --stride where patches overlap"
         )
 
@@ -229,22 +233,32 @@ def require_no_other_stage(
     """Raise PatchParityError where a checkpoint holds a second stage, as likely as the one that is
     read, whose positions fit no grid."""
     places = {
-        own for each in dialects.values() if not each.plain for own in prefixes_of(checkpoint, each)
+        prefix
+        for dialect in dialects.values()
+        if not dialect.plain
+        for prefix in prefixes_of(checkpoint, dialect)
     }
     if chosen.dialect.plain or places <= {chosen.prefix}:
         return
     candidates = find_candidates(checkpoint, dialects, None, sizes, True, ignore)
-    fitting = {each.prefix for each in candidates if each.grid and not each.refusals}
-    for each in candidates:
+    fitting = {
+        candidate.prefix for candidate in candidates if candidate.grid and not candidate.refusals
+    }
+    for candidate in candidates:
         other = (
-            each.prefix not in fitting | {chosen.prefix}
-            and not each.refusals
-            and each.weight[:3] == chosen.weight[:3]
+            candidate.prefix not in fitting | {chosen.prefix}
+            and not candidate.refusals
+            and candidate.weight[:3] == chosen.weight[:3]
         )
-        if other and not each.grid and "positions" in each.names and not each.dialect.any_grid:
-            rows = each.sizes.get("rows", 0)
+        if (
+            other
+            and not candidate.grid
+            and "positions" in candidate.names
+            and not candidate.dialect.any_grid
+        ):
+            rows = candidate.sizes.get("rows", 0)
             raise PatchParityError(
-                f"{checkpoint.path} holds {chosen.label}, and {each.label} too, whose {rows} "
+                f"{checkpoint.path} holds {chosen.label}, and {candidate.label} too, whose {rows} "
                 "positions are of no square grid: "
                 "--prefix says which is meant, and --image-size of which images"
             )
@@ -254,31 +268,35 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
     """Raise PatchParityError where a user told a size that the checkpoint does not have."""
     if sizes is None or not sizes.asked:
         return
-    own, axes = candidate.sizes, 3 if sizes.frames else 2
+    candidate_sizes, axes = candidate.sizes, 3 if sizes.frames else 2
     if sizes.frames and not candidate.dialect.video:
         raise PatchParityError(
             f"{checkpoint.path} is of images, and a size with {sizes.frames} frames was told"
         )
-    grid = known_grid(candidate.dialect, own, sizes, candidate.stride, candidate.padding)
+    grid = known_grid(
+        candidate.dialect, candidate_sizes, sizes, candidate.stride, candidate.padding
+    )
     if sizes.image_size and not grid:
         raise PatchParityError(
             f"an image of {'×'.join(map(str, sizes.image_size))} was told, which is smaller than a "
             "patch"
         )
     patch = (
-        (own["Ph"], own["Pw"])
+        (candidate_sizes["Ph"], candidate_sizes["Pw"])
         if len(sizes.patch_size) < 3
-        else tuple(own[name] for name in ("Pt", "Ph", "Pw") if name in own)
+        else tuple(candidate_sizes[name] for name in ("Pt", "Ph", "Pw") if name in candidate_sizes)
     )
     pairs = [
         ("patch", patch, sizes.patch_size),
-        ("channels", (channels_of(own),), (sizes.channels,) if sizes.channels else ()),
+        ("channels", (channels_of(candidate_sizes),), (sizes.channels,) if sizes.channels else ()),
         ("grid", candidate.grid[-axes:], grid[-axes:]),
     ]
     for name, have, asked in pairs:
         if asked and have and tuple(have) != tuple(asked):
-            told = f" (of {'×'.join(map(str, sizes.image_size))} pixels)" if name == "grid" else ""
+            image_note = (
+                f" (of {'×'.join(map(str, sizes.image_size))} pixels)" if name == "grid" else ""
+            )
             raise PatchParityError(
                 f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and "
-                f"{'×'.join(map(str, asked))}{told} was told"
+                f"{'×'.join(map(str, asked))}{image_note} was told"
             )

@@ -16,18 +16,22 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
     refused = why_not(checkpoint, candidates)
     rivals = [] if refused else ambiguous(candidates)
     used = set(candidates[0].names.values()) if candidates else set()
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "schema": "patchparity.inspect/1",
         "file": checkpoint.path.name,
         "format": checkpoint.format,
         "dialect": candidates[0].dialect.id if len(rivals) == 1 else None,
         "prefix": candidates[0].prefix if len(rivals) == 1 else None,
         "candidates": [
-            {"dialect": each.dialect.id, "prefix": each.prefix, "evidence": list(each.evidence)}
-            for each in candidates
+            {
+                "dialect": candidate.dialect.id,
+                "prefix": candidate.prefix,
+                "evidence": list(candidate.evidence),
+            }
+            for candidate in candidates
         ],
         "ambiguous": len(rivals) > 1,
-        "rivals": [each.label for each in rivals] if len(rivals) > 1 else [],
+        "rivals": [rival.label for rival in rivals] if len(rivals) > 1 else [],
         "remedy": remedy(checkpoint, rivals)
         if len(rivals) > 1
         else ""
@@ -44,7 +48,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
     if len(rivals) == 1:
         chosen = candidates[0]
         sizes = chosen.sizes
-        told["spec"] = {
+        report["spec"] = {
             "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
             "in_channels": channels_of(sizes),
             "embed_dim": sizes["D"],
@@ -77,7 +81,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
                 for place, step in enumerate(chosen.dialect.stem)
             ],
         }
-        told["tensors"] = {
+        report["tensors"] = {
             name: {
                 "name": tensor,
                 "shape": list(info.shape),
@@ -87,8 +91,8 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
             for name, tensor in chosen.names.items()
             for info in [checkpoint.tensors[tensor]]
         }
-        told["missing"] = [name for name in chosen.dialect.entries if name not in chosen.names]
-    return told
+        report["missing"] = [name for name in chosen.dialect.entries if name not in chosen.names]
+    return report
 
 
 def _has_positions(candidate: Candidate) -> bool:
@@ -103,11 +107,11 @@ def ledger_told(candidates: list[Candidate]) -> dict[str, Any]:
     each of the others."""
     if not candidates:
         return {}
-    entries = min(candidates, key=lambda each: len(each.refusals)).ledger
+    entries = min(candidates, key=lambda candidate: len(candidate.refusals)).ledger
     counts = Counter(entry.status for entry in entries)
-    told = [
+    records = [
         dataclasses.asdict(entry)
         for entry in entries
         if entry.status not in ("elsewhere", "outside")
     ]
-    return {"dialect": candidates[0].dialect.id, "counts": dict(counts), "tensors": told}
+    return {"dialect": candidates[0].dialect.id, "counts": dict(counts), "tensors": records}

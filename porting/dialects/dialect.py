@@ -138,16 +138,16 @@ class StemStep:
 
     def entries(self, place: int) -> "dict[str, Entry]":
         """Its tensors, as those of a dialect's stem at this place."""
-        found = {
+        entries = {
             f"stem.{place}.kernel": Entry(
                 f"stem.{place}.kernel", f"{self.convolution}.weight", "D C Ph Pw"
             )
         }
         if not self.norm:
-            found[f"stem.{place}.bias"] = Entry(
+            entries[f"stem.{place}.bias"] = Entry(
                 f"stem.{place}.bias", f"{self.convolution}.bias", "D"
             )
-        return found | batch_norm_entries(f"stem.{place}", self.norm)
+        return entries | batch_norm_entries(f"stem.{place}", self.norm)
 
 
 def batch_norm_entries(field: str, name: str) -> "dict[str, Entry]":
@@ -179,7 +179,7 @@ class Entry:
         groups = re.findall(r"\(([^)]*)\)|(\S+)", self.layout)
         if len(groups) != len(shape):
             return None
-        found = dict(known)
+        sizes = dict(known)
         for (merged, single), size in zip(groups, shape, strict=True):
             names = merged.split() or [single]
             if single == "1":
@@ -190,22 +190,22 @@ class Entry:
                 return None
             if size == 0 and single != "R":
                 return None
-            unknown = [name for name in names if name not in found]
-            rest = math.prod(found[name] for name in names if name in found)
+            unknown = [name for name in names if name not in sizes]
+            rest = math.prod(sizes[name] for name in names if name in sizes)
             if not unknown:
                 if rest != size:
                     return None
             elif len(unknown) == 1:
                 if not rest or size % rest:
                     return None
-                found[unknown[0]] = size // rest
+                sizes[unknown[0]] = size // rest
             elif (pair := SQUARES.get("+".join(names))) is None:
-                found["+".join(sorted(names))] = size
+                sizes["+".join(sorted(names))] = size
             elif math.isqrt(size) ** 2 == size:
-                found.update(dict.fromkeys(pair, math.isqrt(size)))
+                sizes.update(dict.fromkeys(pair, math.isqrt(size)))
             else:
                 return None
-        return found
+        return sizes
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ class Dialect:
     def pixels_told(self) -> str:
         """What its model does to pixels, in words."""
         mean, std = (
-            " ".join(f"{each:g}" for each in self.pixels[name]) for name in ("mean", "std")
+            " ".join(f"{value:g}" for value in self.pixels[name]) for name in ("mean", "std")
         )
         return f"pixels less {mean}, by {std}: its model normalizes images itself"
 
@@ -400,9 +400,9 @@ class Dialect:
             "pixel_mean": "",
             "pixel_std": "",
         }
-        told = [named.get(name, name.replace("_", " ").split(".")[0]) for name in self.entries]
-        told += ["positions (computed)"] if self.computed else []
-        return ", ".join(dict.fromkeys(filter(None, told))) or "nothing but the kernel"
+        contents = [named.get(name, name.replace("_", " ").split(".")[0]) for name in self.entries]
+        contents += ["positions (computed)"] if self.computed else []
+        return ", ".join(dict.fromkeys(filter(None, contents))) or "nothing but the kernel"
 
 
 REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")

@@ -20,11 +20,11 @@ from .sizes import KERAS_HUB, MOST_COLORS, Sizes, numbers_at, read_config
 def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
     """What is known of the sizes: by a user, by the file's own `config.json`, by another
     checkpoint."""
-    own = read_config(checkpoint.config_folder)
+    config = read_config(checkpoint.config_folder)
     if sizes is None:
-        return own
-    merged = sizes.over(own) if sizes.asked else own.over(sizes)
-    of_config = own.image_size and not (sizes.asked and sizes.image_size)
+        return config
+    merged = sizes.over(config) if sizes.asked else config.over(sizes)
+    of_config = config.image_size and not (sizes.asked and sizes.image_size)
     return dataclasses.replace(merged, source="config.json" if of_config else sizes.source)
 
 
@@ -45,13 +45,15 @@ def known_reason(config: Sizes) -> str:
     """Why no dialect reads the model that a config.json names, in words; empty where nothing is
     known of that."""
     called = config.model_type or config.architecture
-    for each in _known()["reasons"]:
-        named = config.model_type in each.get("model_types", ())
+    for reason in _known()["reasons"]:
+        named = config.model_type in reason.get("model_types", ())
         if named or (
             config.architecture
-            and any(re.fullmatch(one, config.architecture) for one in each.get("architectures", ()))
+            and any(
+                re.fullmatch(one, config.architecture) for one in reason.get("architectures", ())
+            )
         ):
-            return f"config.json calls the model {called!r}, and {each['told']}"
+            return f"config.json calls the model {called!r}, and {reason['told']}"
     return ""
 
 
@@ -77,7 +79,8 @@ def is_architecture(dialect: Dialect, config: Sizes) -> bool:
     if any(re.fullmatch(pattern, name) for pattern in dialect.architectures):
         return True
     return any(
-        re.fullmatch(pattern, name) and any(_is_met(each, config) for each in arguments)
+        re.fullmatch(pattern, name)
+        and any(_is_met(requirement, config) for requirement in arguments)
         for pattern, arguments in dialect.architectures_if.items()
     )
 
@@ -167,12 +170,12 @@ def _against_sizes(
         ("patch_size", "patch", of_stages or told_patch(dialect, config), patch),
         ("channels", "channels", channels, (channels_of(sizes),)),
     ]
-    for role, word, told, own in held:
+    for role, word, config_sizes, kernel_sizes in held:
         checked = role in dialect.checked or (role == "patch_size" and of_stages)
-        if told and checked and (role == "channels" or not dialect.plain):
-            axes = min(len(told), len(own))
-            if tuple(told[-axes:]) != own[-axes:]:
-                theirs, ours = "×".join(map(str, told)), "×".join(map(str, own))
+        if config_sizes and checked and (role == "channels" or not dialect.plain):
+            axes = min(len(config_sizes), len(kernel_sizes))
+            if tuple(config_sizes[-axes:]) != kernel_sizes[-axes:]:
+                theirs, ours = "×".join(map(str, config_sizes)), "×".join(map(str, kernel_sizes))
                 kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
                 yield (
                     f"{checkpoint.config_name} tells {word} {theirs}, and {kernel}, read as "
@@ -212,8 +215,8 @@ def _is_of_torch(shape: tuple[int, ...]) -> bool:
 
 def _sum_of(table: Mapping[str, Any], keys: str) -> int | None:
     """The sum of what a config keeps under keys with `+` between; None where one is missing."""
-    found = [numbers_at(table, [key], 1) for key in keys.split("+")]
-    return sum(each[0] for each in found) if all(found) else None
+    terms = [numbers_at(table, [key], 1) for key in keys.split("+")]
+    return sum(term[0] for term in terms) if all(terms) else None
 
 
 def _unmet(requirement: str, config: Sizes) -> str:
@@ -273,10 +276,11 @@ def misfit(
     """What is told where the positions are not of the image that config.json tells."""
     image, patches = "×".join(map(str, known.image_size)), "×".join(map(str, grid)) or "no"
     table = f"{names['positions']} {checkpoint.tensors[names['positions']].shape}"
-    told = (
+    message = (
         f"{checkpoint.config_name} tells images of {image}, which are {patches} patches of "
         f"{sizes['Ph']}×{sizes['Pw']}"
     )
     return (
-        f"{told}, and {table} has positions for another number (--image-size says of which images)"
+        f"{message}, and {table} has positions for another number (--image-size says of which "
+        "images)"
     )

@@ -81,9 +81,9 @@ def fit(
         owner, _, _ = name.partition(".")
         if getattr(weights, owner) is None:
             whose = dialect.id if name in dialect.required else "the existing checkpoint"
-            told = owner.replace("_", " ")
+            part_name = owner.replace("_", " ")
             raise PatchParityError(
-                f"{whose} has {told}, the source has none, and none can be made up: choose a "
+                f"{whose} has {part_name}, the source has none, and none can be made up: choose a "
                 "target without"
             )
     layout = dataclasses.replace(
@@ -107,22 +107,22 @@ def _require_same_patches(spec: PatchEmbedSpec, dialect: Dialect) -> None:
         raise PatchParityError(
             f"{dialect.id} is of {dialect.channels} channels, the source has {spec.in_channels}"
         )
-    own = []
-    for told, tiles in (
+    dialect_steps = []
+    for setting, tiles in (
         (dialect.stride, spec.patch_size),
         (dialect.padding, (0,) * spec.spatial_axes),
     ):
         half = tuple(size // 2 for size in spec.patch_size)
-        own.append(
+        dialect_steps.append(
             tiles
-            if told is None
+            if setting is None
             else half
-            if told == "half"
+            if setting == "half"
             else None
-            if told == "config"
-            else (told,) * spec.spatial_axes
+            if setting == "config"
+            else (setting,) * spec.spatial_axes
         )
-    step, pads = own
+    step, pads = dialect_steps
     asymmetric = any(before != after for before, after in spec.padding)
     held = spec.stride, tuple(before for before, _ in spec.padding)
     keyed = "stride" in dialect.config
@@ -197,11 +197,11 @@ def _without_norms(
             )
             weights = dataclasses.replace(weights, **{name: dataclasses.replace(held, shift=None)})
         if getattr(weights, name) is not None and weights.layout.norm_epsilon != epsilon:
-            told = (
+            message = (
                 f"the target normalizes with ε = {epsilon:g}, the source with "
                 f"{weights.layout.norm_epsilon:g}"
             )
-            plan.losses.append(Loss(name, told))
+            plan.losses.append(Loss(name, message))
             weights = dataclasses.replace(
                 weights, layout=dataclasses.replace(weights.layout, norm_epsilon=epsilon)
             )
@@ -258,7 +258,8 @@ def _with_positions(
         if name in weights.layout.positioned and weights.prefix_rows(name)
     )
     choices = [
-        tuple(name for name in each if weights.prefix_rows(name)) for each in dialect.positioned
+        tuple(name for name in alternative if weights.prefix_rows(name))
+        for alternative in dialect.positioned
     ]
     if have in choices and have != choices[0] and set(choices[0]) < set(have):
         spare = [name for name in have if name not in choices[0]]
@@ -269,12 +270,12 @@ def _with_positions(
         return dataclasses.replace(
             weights, layout=dataclasses.replace(weights.layout, positioned=have)
         )
-    wider = [each for each in choices if set(have) <= set(each)]
+    wider = [choice for choice in choices if set(have) <= set(choice)]
     if wider:
         plan.steps.append("zero-position-rows")
         return _repositioned(weights, min(wider, key=len))
     plan.steps.append("fold-position-rows")
-    narrower = [each for each in choices if set(each) <= set(have)] or [()]
+    narrower = [choice for choice in choices if set(choice) <= set(have)] or [()]
     return _repositioned(weights, max(narrower, key=len))
 
 
@@ -307,7 +308,7 @@ def _repositioned(weights: PatchEmbedWeights, wanted: tuple[PrefixToken, ...]) -
         if not count:
             continue
         held = name in weights.layout.positioned
-        own = (
+        token_rows = (
             weights.positions[_rows_of(weights, name)]
             if held
             else np.zeros((count, weights.positions.shape[1]), dtype)
@@ -315,10 +316,10 @@ def _repositioned(weights: PatchEmbedWeights, wanted: tuple[PrefixToken, ...]) -
         if held:
             taken[_rows_of(weights, name)] = True
         if name in wanted:
-            rows[name] = own
-        elif held and own.any():
+            rows[name] = token_rows
+        elif held and token_rows.any():
             token = getattr(weights, name)
-            summed = token.astype(np.float64) + own.astype(np.float64).reshape(token.shape)
+            summed = token.astype(np.float64) + token_rows.astype(np.float64).reshape(token.shape)
             changed[name] = summed.astype(token.dtype)
     ahead, behind = (
         [rows[name] for name in side if name in rows]
@@ -343,12 +344,12 @@ def _require_same_order(weights: PatchEmbedWeights, dialect: Dialect) -> None:
             f"the source has {', '.join(present)} in this order, {dialect.id} {', '.join(theirs)}"
         )
     behind = [
-        [name for name in each.behind if name in present] for each in (weights.layout, dialect)
+        [name for name in layout.behind if name in present] for layout in (weights.layout, dialect)
     ]
     if behind[0] != behind[1]:
-        told = [", ".join(names).replace("_", " ") or "no prefix token" for names in behind]
+        tokens = [", ".join(names).replace("_", " ") or "no prefix token" for names in behind]
         raise PatchParityError(
-            f"behind the patches there is {told[0]} in the source, {told[1]} in {dialect.id}: "
+            f"behind the patches there is {tokens[0]} in the source, {tokens[1]} in {dialect.id}: "
             "places are not changed on the way"
         )
     if weights.layout.token_order != dialect.token_order:
@@ -382,13 +383,13 @@ def tensors_of(
         **dict(zip(names, spec.patch_size, strict=True)),
     }
     sizes.update(zip(("Gh", "Gw"), spec.grid[-2:], strict=True))
-    found = {}
+    tensors = {}
     for name, entry in dialect.entries.items():
         array = _field(weights, name)
         if array is not None:
             for place in (entry.name, *dialect.copies.get(name, ())):
-                found[prefix + place] = from_canonical(array, entry, sizes)
-    return found
+                tensors[prefix + place] = from_canonical(array, entry, sizes)
+    return tensors
 
 
 def _field(weights: PatchEmbedWeights, name: str) -> NDArray[Any] | None:
@@ -475,13 +476,13 @@ def cast_as(weights: PatchEmbedWeights, there: PatchEmbedWeights) -> PatchEmbedW
 
 def _narrowed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
-        found = array.astype(dtype)
-    if not np.isfinite(found).all():
+        narrowed_array = array.astype(dtype)
+    if not np.isfinite(narrowed_array).all():
         largest = float(np.abs(array.astype(np.float64)).max())
         raise PatchParityError(
             f"values up to {largest:.3g} are beyond what {dtype.name} reaches to"
         )
-    return found
+    return narrowed_array
 
 
 def underflown(before: PatchEmbedWeights, after: PatchEmbedWeights) -> int:

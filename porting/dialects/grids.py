@@ -18,17 +18,21 @@ def grids_of(
 ) -> list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]]:
     """Grids that the position table allows, for which prefix tokens it then has rows, and what that
     assumes."""
-    told = known_grid(dialect, sizes, known, stride, padding)
+    image_grid = known_grid(dialect, sizes, known, stride, padding)
     if dialect.resize:  # whatever grid the table has
-        return [((), told, "")]
+        return [((), image_grid, "")]
     if "Sh" in sizes:
         sizes = {**sizes, "Gh": sizes["Wh"] * sizes["Sh"], "Gw": sizes["Ww"] * sizes["Sw"]}
     if "Gh" in sizes and "Gw" in sizes:
         grid: tuple[int, ...] = (sizes["Gh"], sizes["Gw"])
         grid = (sizes["Gt"], *grid) if "Gt" in sizes else grid
-        if dialect.cut and told and all(a <= b for a, b in zip(told, grid, strict=True)):
-            return [((), told, "")]
-        if told and "image_size" in dialect.checked and told[-2:] != grid[-2:]:
+        if (
+            dialect.cut
+            and image_grid
+            and all(a <= b for a, b in zip(image_grid, grid, strict=True))
+        ):
+            return [((), image_grid, "")]
+        if image_grid and "image_size" in dialect.checked and image_grid[-2:] != grid[-2:]:
             return []
         return [((), grid, "")]
     # an image size that is no evidence of this dialect's tells nothing of what it takes
@@ -36,38 +40,38 @@ def grids_of(
         evident = (
             known.source != "config.json" or "image_size" in dialect.checked or dialect.any_grid
         )
-        return [((), told if evident else (), "")]
+        return [((), image_grid if evident else (), "")]
     counts = {
         name: sizes.get("R", 0) if name == "register_tokens" else 1
         for name in dialect.prefix
         if name in names
     }
-    found: dict[int, tuple[PrefixToken, ...]] = {}
+    tokens_by_rows: dict[int, tuple[PrefixToken, ...]] = {}
     for alternative in dialect.positioned:
         present = tuple(name for name in alternative if name in counts)
-        found.setdefault(sum(counts[name] for name in present), present)
+        tokens_by_rows.setdefault(sum(counts[name] for name in present), present)
     grids: list[tuple[tuple[PrefixToken, ...], tuple[int, ...], str]] = []
-    for extra, present in found.items():
+    for extra, present in tokens_by_rows.items():
         patches = (
             sizes["rows"] - extra - dialect.spare_rows - dialect.spare_last - dialect.shared_rows
         )
         if (
-            told
+            image_grid
             and dialect.video
             and not known.frames
             and patches > 0
-            and patches % math.prod(told[1:]) == 0
+            and patches % math.prod(image_grid[1:]) == 0
         ):
-            told = (patches // math.prod(told[1:]), *told[1:])
-        if told and math.prod(told) == patches:
-            return [(present, told, "")]
-        if told and known.source == "config.json" and "image_size" in dialect.checked:
+            image_grid = (patches // math.prod(image_grid[1:]), *image_grid[1:])
+        if image_grid and math.prod(image_grid) == patches:
+            return [(present, image_grid, "")]
+        if image_grid and known.source == "config.json" and "image_size" in dialect.checked:
             continue  # what is told is held against the table, not passed over
         side = math.isqrt(max(patches, 0))
         if patches > 0 and side * side == patches and not dialect.video:
             rivals = [
                 count
-                for other in found
+                for other in tokens_by_rows
                 if other != extra and (count := sizes["rows"] - other) and _oblong(count)
             ]
             rows = ", ".join(name.replace("_", " ") for name in present) or "no prefix token"
@@ -139,8 +143,8 @@ def known_grid(
     patch = (sizes["Ph"], sizes["Pw"])
     more = [by - 1 if dialect.remainder == "pad-end" else 0 for by in stride[-2:]]
     grid = tuple(
-        (size + 2 * pad - own + up) // by + 1
-        for size, pad, own, by, up in zip(
+        (size + 2 * pad - side + up) // by + 1
+        for size, pad, side, by, up in zip(
             (height, width), padding[-2:], patch, stride[-2:], more, strict=True
         )
     )

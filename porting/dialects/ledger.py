@@ -61,7 +61,7 @@ def ledger_of(
     }
     width = checkpoint.tensors[names["kernel"]].shape if "kernel" in names else ()
     inside = _modules_elsewhere(checkpoint, dialect, prefix, used)
-    found = []
+    entries = []
     for name, info in checkpoint.tensors.items():
         status: Status
         role = used.get(name, copies.get(name, ""))
@@ -89,8 +89,8 @@ def ledger_of(
                 or dialect.is_elsewhere(re.split(r"[./]", name)[-1])
             )
             status = "unexplained" if beside and not known else "outside"
-        found.append(LedgerEntry(name, info.shape, status, role))
-    return found
+        entries.append(LedgerEntry(name, info.shape, status, role))
+    return entries
 
 
 def _modules_of(name: str) -> list[str]:
@@ -127,5 +127,7 @@ def unexplained(entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
 
 def in_words(entries: Sequence[LedgerEntry], most: int = 4) -> str:
     """The first of them, with their shapes."""
-    told = [f"{entry.name} {entry.shape}" for entry in entries[:most]]
-    return ", ".join([*told, *([f"... ({len(entries)} in all)"] if len(entries) > most else [])])
+    descriptions = [f"{entry.name} {entry.shape}" for entry in entries[:most]]
+    return ", ".join(
+        [*descriptions, *([f"... ({len(entries)} in all)"] if len(entries) > most else [])]
+    )

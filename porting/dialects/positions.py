@@ -122,21 +122,21 @@ def resized_positions(
     """A table of positions, `(rows, D)`, brought to the grid of the image as the library does it at
     run time, and those of a window repeated on it."""
     side = math.isqrt(len(table))
-    own = (sizes["Gh"], sizes["Gw"]) if "Gh" in sizes else (side, side)
+    table_grid = (sizes["Gh"], sizes["Gw"]) if "Gh" in sizes else (side, side)
     height, width = grid[-2:]
     longer = max(height, width)
     to = {"grid": (height, width), "square": (longer, longer), "swapped": (width, height)}[
         dialect.resize_to
     ]
-    found = resize_grid(table.reshape(*own, -1), to, dialect.resize)
+    resized_table = resize_grid(table.reshape(*table_grid, -1), to, dialect.resize)
     if dialect.resize_to == "square":
-        found = found[:height, :width]
+        resized_table = resized_table[:height, :width]
     if window is not None:
-        found = found + np.tile(
+        resized_table = resized_table + np.tile(
             window.astype(np.float64), (height // len(window), width // window.shape[1], 1)
         )
     frames = math.prod(grid[:-2])
-    return np.tile(found.reshape(height * width, -1), (frames, 1)).astype(wide(table.dtype))
+    return np.tile(resized_table.reshape(height * width, -1), (frames, 1)).astype(wide(table.dtype))
 
 
 def fold_pixels(arrays: dict[str, NDArray[Any]], mean: ArrayLike, std: ArrayLike) -> None:

@@ -74,20 +74,20 @@ class Candidate:
     def refusals(self) -> tuple[str, ...]:
         """Why it cannot be read so, in sentences; empty where it can."""
         strange = unexplained(self.ledger)
-        told = (
+        message = (
             f"nothing of {self.dialect.id} explains {in_words(strange)}, which may change what "
             "enters the first block"
         )
         return (
             *self.conflicts,
-            *([f"{told} (--ignore NAME says that it does not)"] if strange else []),
+            *([f"{message} (--ignore NAME says that it does not)"] if strange else []),
         )
 
     @property
     def reading(self) -> tuple[Any, ...]:
         """What follows from it: two candidates of one reading give the same weights."""
         dialect = self.dialect
-        told = {
+        tensors = {
             name: (self.names[name], dialect.entries[name].layout)
             for name in self.names
             if name != "mask_token"
@@ -111,7 +111,7 @@ class Candidate:
             (dialect.resize, dialect.resize_to),
             dialect.stem,
         )
-        return tuple(sorted(told.items())), axes, self.positioned, order, *steps
+        return tuple(sorted(tensors.items())), axes, self.positioned, order, *steps
 
 
 def find_candidates(
@@ -141,32 +141,39 @@ def find_candidates(
                 f"{checkpoint.path} holds no tensor {pattern} that could be ignored (whole names, "
                 "or patterns with *)"
             )
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     known = list_dialects() if dialects is None else dialects
     for dialect in known.values():
         if checkpoint.format not in (*dialect.formats, IN_MEMORY):
             continue
-        for own in prefixes_of(checkpoint, dialect):
-            if prefix is None or own == prefix:
-                found += _candidates(
-                    checkpoint, dialect, own, known_sizes, config, len(known) == 1, gridless, ignore
+        for kernel_prefix in prefixes_of(checkpoint, dialect):
+            if prefix is None or kernel_prefix == prefix:
+                candidates += _candidates(
+                    checkpoint,
+                    dialect,
+                    kernel_prefix,
+                    known_sizes,
+                    config,
+                    len(known) == 1,
+                    gridless,
+                    ignore,
                 )
-    found.sort(key=lambda each: (not each.refusals, *each.weight), reverse=True)
+    candidates.sort(key=lambda candidate: (not candidate.refusals, *candidate.weight), reverse=True)
     # Beside a library's own names a matrix under any other tells nothing.
-    return [each for each in found if not each.dialect.plain] or found
+    return [candidate for candidate in candidates if not candidate.dialect.plain] or candidates
 
 
 def prefixes_of(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
     """What stands before the name of a dialect's kernel, wherever it stands."""
     kernel = dialect.entries["kernel"]
     separators = {dialect.separator, ".", "/"}
-    found = []
+    prefixes = []
     for name, info in checkpoint.tensors.items():
         before = name.removesuffix(kernel.name)
         fits = name.endswith(kernel.name) and (not before or before[-1] in separators)
         if fits and kernel.sizes(info.shape, {}) is not None:
-            found.append(before)
-    return found
+            prefixes.append(before)
+    return prefixes
 
 
 @dataclass(frozen=True)
@@ -224,14 +231,14 @@ def _candidates(
         return []
     evidence = [*_evidence(place, names, resized), *_evidence_of_config(place)]
     entries = tuple(ledger_of(checkpoint, dialect, prefix, place.names, ignore))
-    found = []
+    candidates = []
     for of_patch, told_of_patch in _patches(place):
         sizes = _sizes_of(place, of_patch)
         if sizes is not None:
             guess = "" if known.patch_size else "; ".join(told_of_patch)
-            told = (*evidence, *told_of_patch)
-            found += _readings(place, sizes, told, guess, gridless, entries)
-    return found
+            reading_evidence = (*evidence, *told_of_patch)
+            candidates += _readings(place, sizes, reading_evidence, guess, gridless, entries)
+    return candidates
 
 
 def _names_of(checkpoint: Checkpoint, dialect: Dialect, prefix: str) -> dict[str, str] | None:
@@ -253,56 +260,56 @@ def _evidence(place: _Place, names: Mapping[str, str], resized: Mapping[str, str
     """What of a dialect's tensors is there and what is not, in sentences."""
     dialect, checkpoint = place.dialect, place.checkpoint
     parts = [name for name in names if name.startswith(("stem.", "batch_norm."))]
-    told = ", ".join(tensor for name, tensor in names.items() if name not in parts)
+    tensor_names = ", ".join(tensor for name, tensor in names.items() if name not in parts)
     more = f", and {len(parts)} of convolutions and batch norms" if parts else ""
-    found = [f"{len(names)} of its tensors are there: {told}{more}"]
-    found += [
+    sentences = [f"{len(names)} of its tensors are there: {tensor_names}{more}"]
+    sentences += [
         f"not there: {entry.name}, so {dialect.means(name)}"
         for name, entry in dialect.entries.items()
         if name not in names
     ]
     for name, other in resized.items():
         both = (other, names[name])
-        shapes = " beside ".join(f"{each} {checkpoint.tensors[each].shape}" for each in both)
-        found.append(
+        shapes = " beside ".join(f"{tensor} {checkpoint.tensors[tensor].shape}" for tensor in both)
+        sentences.append(
             f"{shapes}: the {name} that were made for its images are read; its library makes "
             "them anew of the others when it loads the file"
         )
-    return found
+    return sentences
 
 
 def _evidence_of_config(place: _Place) -> list[str]:
     """What config.json tells for it, and what its model does beside the projection."""
     dialect, known, config = place.dialect, place.known, place.config
-    found = []
+    sentences = []
     if place.typed:
-        found.append(f"config.json calls the model {known.model_type or known.architecture}")
+        sentences.append(f"config.json calls the model {known.model_type or known.architecture}")
     elif (called := config.model_type or config.architecture) and not dialect.plain:
-        found.append(
+        sentences.append(
             f"config.json calls the model {called}, which is not known to be of {dialect.id}"
         )
     if dialect.pixels:
-        found.append(f"{dialect.pixels_told}; here kernel and bias hold that")
+        sentences.append(f"{dialect.pixels_told}; here kernel and bias hold that")
     if config.layers and dialect.framework == "keras":
         layers = " and ".join(config.layers)
-        found.append(f"its archive has {layers} in it: images are here what comes out of that")
+        sentences.append(f"its archive has {layers} in it: images are here what comes out of that")
     if dialect.batch_norm:
-        found.append(
+        sentences.append(
             "a batch norm by fixed statistics stands behind the projection; here kernel and "
             "bias hold that"
         )
-    return found
+    return sentences
 
 
 def _patches(place: _Place) -> list[tuple[dict[str, int], list[str]]]:
     """What the patch of a kernel may be, and what tells it."""
     kernel, shape, known = place.dialect.entries["kernel"], place.shape("kernel"), place.known
-    told = known
+    sizes = known
     if known.patch_size == place.config.patch_size:  # no user said another
-        told = dataclasses.replace(known, patch_size=told_patch(place.dialect, known))
-    found = known_patches(kernel, shape, told)
-    if any(kernel.sizes(shape, of_patch) for of_patch, _ in found):
-        return found
+        sizes = dataclasses.replace(known, patch_size=told_patch(place.dialect, known))
+    patches = known_patches(kernel, shape, sizes)
+    if any(kernel.sizes(shape, of_patch) for of_patch, _ in patches):
+        return patches
     # What was told and does not fit is left out of the reading, and held against it.
     return known_patches(kernel, shape, dataclasses.replace(known, patch_size=(), channels=None))
 
@@ -329,7 +336,7 @@ def _sizes_of(place: _Place, of_patch: Mapping[str, int]) -> dict[str, int] | No
 def _readings(
     place: _Place,
     sizes: Mapping[str, int],
-    told: tuple[str, ...],
+    evidence: tuple[str, ...],
     assumed_patch: str,
     gridless: bool,
     entries: tuple[LedgerEntry, ...],
@@ -372,7 +379,7 @@ def _readings(
             stride=stride,
             padding=padding,
             window=window,
-            evidence=(*told, *([assumed] if assumed else [])),
+            evidence=(*evidence, *([assumed] if assumed else [])),
             assumed=assumed,
             assumed_patch=assumed_patch,
             weight=weight,
@@ -410,9 +417,9 @@ def _other_grid(
     theirs = known_grid(dialect, sizes, config, stride, padding)
     for _, grid, _ in grids:
         if theirs and grid and theirs != grid and math.prod(theirs) == math.prod(grid):
-            image, told = ("×".join(map(str, each.image_size)) for each in (config, known))
+            image, pixels = ("×".join(map(str, source.image_size)) for source in (config, known))
             return [
-                f"config.json tells images of {image}, and {told} was told: the positions are of "
+                f"config.json tells images of {image}, and {pixels} was told: the positions are of "
                 "either, in another order"
             ]
     return []
@@ -475,12 +482,12 @@ def _resized(
     if not oblong or not ("*" in dialect.square or known.model_type in dialect.square):
         return []
     whose, cells = known.model_type or dialect.id, "×".join(map(str, grid[-2:]))
-    told = (
+    message = (
         f"{whose} takes {names['positions']} for positions of a square, and resizes them at "
         "run "
         f"time to {cells} patches"
     )
-    return [f"{told}: only images of a square grid are read"]
+    return [f"{message}: only images of a square grid are read"]
 
 
 def _other_rows(
@@ -505,7 +512,7 @@ def _with_stem(
 ) -> dict[str, int] | None:
     """The sizes with those of the stem: the image's channels, and the side of each kernel; None
     where its convolutions do not follow one another."""
-    found, channels = dict(sizes), 0
+    stem_sizes, channels = dict(sizes), 0
     for place, step in enumerate(dialect.stem):
         shape = checkpoint.tensors[names[f"stem.{place}.kernel"]].shape
         beside = [
@@ -515,12 +522,12 @@ def _with_stem(
         ]
         if len(shape) != 4 or shape[2] != shape[3] or 0 in shape or channels not in (0, shape[1]):
             return None
-        if any(each != shape[:1] for each in beside):
+        if any(vector_shape != shape[:1] for vector_shape in beside):
             return None
-        found.setdefault("image channels", shape[1])
-        found[f"stem.{place}"] = shape[2]
+        stem_sizes.setdefault("image channels", shape[1])
+        stem_sizes[f"stem.{place}"] = shape[2]
         channels = shape[0]
-    return found if channels == sizes["C"] else None
+    return stem_sizes if channels == sizes["C"] else None
 
 
 def _likelihood(sizes: Mapping[str, int], known: Sizes) -> int:

@@ -68,13 +68,13 @@ class Sizes:
         """This, and the other where this tells nothing."""
         nothing: tuple[Any, ...] = (None, (), "", {}, False)
         pairs = {
-            each.name: (getattr(self, each.name), getattr(other, each.name))
-            for each in fields(self)
+            size_field.name: (getattr(self, size_field.name), getattr(other, size_field.name))
+            for size_field in fields(self)
         }
         return Sizes(
             **{
-                name: theirs if own in nothing and own is not False else own
-                for name, (own, theirs) in pairs.items()
+                name: theirs if value in nothing and value is not False else value
+                for name, (value, theirs) in pairs.items()
             }
         )
 
@@ -181,31 +181,31 @@ def read_config(folder: Path | None) -> Sizes:
                 f"{file} has {size} bytes, expected at most {LARGEST_CONFIG}: it is no model's "
                 "configuration"
             )
-        told = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise PatchParityError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise PatchParityError(
             f"{file} is no JSON ({str(error).splitlines()[0]}): mend it, or move it away"
         ) from None
-    if not isinstance(told, dict):
+    if not isinstance(settings, dict):
         raise PatchParityError(
-            f"{file} holds a {type(told).__name__}, expected a JSON object: mend it, or move it "
-            "away"
+            f"{file} holds a {type(settings).__name__}, expected a JSON object: mend it, or move "
+            "it away"
         )
-    return sizes_of_config(told)
+    return sizes_of_config(settings)
 
 
-def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
+def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
     """What the table of a `config.json` tells, of transformers' models, timm's and wrappers of
     these."""
-    if keras_table(told)[0]:
-        return _of_keras_hub(told)
-    if isinstance(told.get("architecture"), str) and not isinstance(
-        told.get("vision_config"), dict
+    if keras_table(settings)[0]:
+        return _of_keras_hub(settings)
+    if isinstance(settings.get("architecture"), str) and not isinstance(
+        settings.get("vision_config"), dict
     ):
-        return _of_timm(told)
-    inner = _vision(told)
+        return _of_timm(settings)
+    inner = _vision(settings)
     tubelet = _sizes(inner.get("tubelet_size"))
     patch = _pair(inner.get("patch_size", inner.get("spatial_patch_size")))
     frames = inner.get("temporal_patch_size", inner.get("tubelet_size"))
@@ -214,7 +214,7 @@ def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
     elif isinstance(frames, int) and len(patch) == 2 and _whole(frames):
         patch = (frames, *patch)
     return Sizes(
-        str(inner.get("model_type") or told.get("model_type") or ""),
+        str(inner.get("model_type") or settings.get("model_type") or ""),
         _pair(inner.get("image_size", inner.get("img_size", inner.get("crop_size")))),
         patch,
         _whole(inner.get("num_channels", inner.get("in_channels", inner.get("in_chans")))),
@@ -222,7 +222,7 @@ def sizes_of_config(told: Mapping[str, Any]) -> Sizes:
         _epsilon(inner),
         registers=_count(inner.get("num_register_tokens")),
         source="config.json",
-        table={**inner, "whole_model_type": told.get("model_type")},
+        table={**inner, "whole_model_type": settings.get("model_type")},
     )
 
 
@@ -230,27 +230,27 @@ KERAS_HUB = "keras_hub>"
 """How the names begin under which KerasHub registers its classes."""
 
 
-def keras_table(told: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def keras_table(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The registered name and the arguments of the one model of KerasHub with patches in a
     `config.json` as Keras writes it; empty without one, and where there are several that differ:
     which tensors are whose, no name tells."""
-    found = list(_keras_tables(told, 0))
+    models = list(_keras_tables(settings, 0))
     plain = [
         (name, {key: value for key, value in given.items() if key not in _NAMES})
-        for name, given in found
+        for name, given in models
     ]
-    return found[0] if found and all(each == plain[0] for each in plain) else ("", {})
+    return models[0] if models and all(model == plain[0] for model in plain) else ("", {})
 
 
-def _keras_tables(told: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _keras_tables(node: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if depth > DEEPEST_KERAS:
         return
-    if isinstance(told, list):
-        for each in told:
-            yield from _keras_tables(each, depth + 1)
-    if not isinstance(told, dict):
+    if isinstance(node, list):
+        for child in node:
+            yield from _keras_tables(child, depth + 1)
+    if not isinstance(node, dict):
         return
-    registered, given = told.get("registered_name"), told.get("config")
+    registered, given = node.get("registered_name"), node.get("config")
     ours = isinstance(registered, str) and registered.startswith(KERAS_HUB)
     if (
         isinstance(registered, str)
@@ -260,7 +260,7 @@ def _keras_tables(told: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any
     ):
         yield registered, given
         return
-    for inner in told.values():
+    for inner in node.values():
         yield from _keras_tables(inner, depth + 1)
 
 
@@ -272,8 +272,8 @@ _NAMES = ("name", "dtype", "trainable")
 _PATCHED = ("patch_size", "layerwise_patch_sizes")
 
 
-def _of_keras_hub(told: Mapping[str, Any]) -> Sizes:
-    registered, given = keras_table(told)
+def _of_keras_hub(settings: Mapping[str, Any]) -> Sizes:
+    registered, given = keras_table(settings)
     shape = given.get("image_shape")
     shape = shape if isinstance(shape, list) and len(shape) == 3 else [None, None, None]
     # made with the channels first
@@ -289,7 +289,7 @@ def _of_keras_hub(told: Mapping[str, Any]) -> Sizes:
         else None,
         architecture=registered,
         source="config.json",
-        layers=tuple(dict.fromkeys(_pixel_layers(told, 0))),
+        layers=tuple(dict.fromkeys(_pixel_layers(settings, 0))),
         table=given,
     )
 
@@ -298,39 +298,41 @@ MOST_COLORS = 4
 """Channels of a picture: an image of no more rows is none."""
 
 
-def _pixel_layers(told: Any, depth: int) -> Iterator[str]:
+def _pixel_layers(node: Any, depth: int) -> Iterator[str]:
     """Kinds of layers that change pixels, of a model as Keras writes it; those of KerasHub's
     preprocessors are no part of it."""
     if depth > DEEPEST_KERAS:
         return
-    if isinstance(told, dict) and told.get("class_name") in ("Rescaling", "Normalization"):
-        yield str(told["class_name"])
-    children = told.values() if isinstance(told, dict) else told if isinstance(told, list) else ()
-    for each in children:
-        yield from _pixel_layers(each, depth + 1)
+    if isinstance(node, dict) and node.get("class_name") in ("Rescaling", "Normalization"):
+        yield str(node["class_name"])
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from _pixel_layers(child, depth + 1)
 
 
-def _vision(told: Mapping[str, Any]) -> Mapping[str, Any]:
+def _vision(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part that is about images: under a key that says so, or the whole."""
-    for inner in _inner(told, 0):
+    for inner in _inner(settings, 0):
         return inner
-    return told
+    return settings
 
 
-def _inner(told: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:
+def _inner(settings: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:
     for key in VISION:
-        inner = told.get(key)
+        inner = settings.get(key)
         if isinstance(inner, dict) and depth < DEEPEST_CONFIG:
             yield from _inner(inner, depth + 1)
             if any(name in inner for name in _SIZED) or "model_type" in inner:
-                yield {"model_type": told.get("model_type"), **inner}
+                yield {"model_type": settings.get("model_type"), **inner}
 
 
-def _of_timm(told: Mapping[str, Any]) -> Sizes:
+def _of_timm(settings: Mapping[str, Any]) -> Sizes:
     """What timm writes beside its files: an architecture, arguments of its constructor, and what
     its weights were trained with."""
-    given = told.get("model_args") if isinstance(told.get("model_args"), dict) else {}
-    trained = told.get("pretrained_cfg") if isinstance(told.get("pretrained_cfg"), dict) else {}
+    given = settings.get("model_args") if isinstance(settings.get("model_args"), dict) else {}
+    trained = (
+        settings.get("pretrained_cfg") if isinstance(settings.get("pretrained_cfg"), dict) else {}
+    )
     assert isinstance(given, dict)
     assert isinstance(trained, dict)
     shape = trained.get("input_size")
@@ -348,7 +350,7 @@ def _of_timm(told: Mapping[str, Any]) -> Sizes:
         class_token=given.get("class_token")
         if isinstance(given.get("class_token"), bool)
         else None,
-        architecture=str(told["architecture"]).partition(".")[0],
+        architecture=str(settings["architecture"]).partition(".")[0],
         source="config.json",
         table=given,
     )
@@ -395,7 +397,7 @@ def _pair(value: Any) -> tuple[int, ...]:
 def numbers_at(table: Mapping[str, Any], names: Sequence[str], axes: int) -> tuple[int, ...]:
     """The numbers that a config keeps under these keys, one for each axis; a key may name a place
     in a list, `strides.0`. Empty where one is missing."""
-    found: list[int] = []
+    numbers: list[int] = []
     for name in names:
         value: Any = table
         for part in name.split("."):
@@ -411,5 +413,11 @@ def numbers_at(table: Mapping[str, Any], names: Sequence[str], axes: int) -> tup
             for part in parts
         ):
             return ()
-        found += parts
-    return tuple(found * axes) if len(found) == 1 else tuple(found) if len(found) == axes else ()
+        numbers += parts
+    return (
+        tuple(numbers * axes)
+        if len(numbers) == 1
+        else tuple(numbers)
+        if len(numbers) == axes
+        else ()
+    )

@@ -86,23 +86,23 @@ class Stage:
     def assumptions(self) -> tuple[str, ...]:
         """What was taken for what it mostly is, for nothing tells it, in sentences."""
         candidate = self.candidate
-        found = [candidate.assumed] if candidate.assumed else []
+        sentences = [candidate.assumed] if candidate.assumed else []
         if candidate.assumed_patch:
-            found.append(f"{candidate.assumed_patch} (--patch-size, or sizes, tells another)")
+            sentences.append(f"{candidate.assumed_patch} (--patch-size, or sizes, tells another)")
         for name in self.dialect.copies:
-            own = candidate.prefix + self.dialect.entries[name].name
-            if candidate.names.get(name, own) != own:
-                found.append(
+            tensor_name = candidate.prefix + self.dialect.entries[name].name
+            if candidate.names.get(name, tensor_name) != tensor_name:
+                sentences.append(
                     f"{candidate.names[name]} is read, the {name} made for its images; its library "
-                    f"makes them anew of {own} when it loads the file, which may be others"
+                    f"makes them anew of {tensor_name} when it loads the file, which may be others"
                 )
         normed = any(getattr(self.weights, norm) is not None for norm in NORMS)
         if normed and self.epsilon_assumed:
-            found.append(
+            sentences.append(
                 f"ε of its norms is taken for {self.weights.layout.norm_epsilon:g}, the usual one "
                 "of its library: no config.json tells it"
             )
-        return tuple(found)
+        return tuple(sentences)
 
     @property
     def in_channels(self) -> int:
@@ -158,8 +158,8 @@ def read_stage(
     ):
         others = ", ".join(
             dict.fromkeys(
-                repr(each.prefix)
-                for each in find_candidates(checkpoint, chosen, None, sizes, gridless=True)
+                repr(candidate.prefix)
+                for candidate in find_candidates(checkpoint, chosen, None, sizes, gridless=True)
             )
         )
         raise PatchParityError(
@@ -242,7 +242,7 @@ def epsilon_of(dialect: Dialect, config: Sizes) -> float:
         return config.norm_epsilon
     if dialect.epsilon_names and config.architecture:
         given = any(config.table.get(name) is not None for name in dialect.epsilon_arguments)
-        named = any(re.fullmatch(each, config.architecture) for each in dialect.epsilon_names)
+        named = any(re.fullmatch(pattern, config.architecture) for pattern in dialect.epsilon_names)
         return dialect.norm_epsilon if named and not given else TIMM_EPSILON
     return dialect.norm_epsilon
 
@@ -253,7 +253,7 @@ def _arrays(checkpoint: Checkpoint, candidate: Candidate) -> dict[str, NDArray[A
     Raises:
         PatchParityError: one that is of no type of weights, or holds NaN or infinite values.
     """
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, tensor in candidate.names.items():
         array = checkpoint.read(tensor)
         kind = array.dtype.name
@@ -264,8 +264,8 @@ def _arrays(checkpoint: Checkpoint, candidate: Candidate) -> dict[str, NDArray[A
         if not np.isfinite(array).all():
             raise PatchParityError(f"{checkpoint.path}: {tensor} holds NaN or infinite values")
         sizes = {} if name.startswith("stem.") else candidate.sizes
-        found[name] = to_canonical(array, candidate.dialect.entries[name], sizes)
-    return found
+        arrays[name] = to_canonical(array, candidate.dialect.entries[name], sizes)
+    return arrays
 
 
 def _spec_of(checkpoint: Checkpoint, candidate: Candidate) -> PatchEmbedSpec:
@@ -306,17 +306,17 @@ def _norms_of(arrays: dict[str, NDArray[Any]], dialect: Dialect) -> dict[str, La
 
 def _notes(checkpoint: Checkpoint, candidate: Candidate) -> tuple[str, ...]:
     """Where a copy of a field holds other values than the field."""
-    found = []
+    sentences = []
     for entry in candidate.ledger:
-        own = candidate.names.get(entry.role, "") if entry.status == "copy" else ""
-        if not own or checkpoint.tensors[own].shape != entry.shape:
+        original_name = candidate.names.get(entry.role, "") if entry.status == "copy" else ""
+        if not original_name or checkpoint.tensors[original_name].shape != entry.shape:
             continue
-        if not np.array_equal(checkpoint.read(own), checkpoint.read(entry.name)):
-            found.append(
-                f"{entry.name} holds other {entry.role} than {own}, and its library takes those of "
-                f"{own} when it loads the file"
+        if not np.array_equal(checkpoint.read(original_name), checkpoint.read(entry.name)):
+            sentences.append(
+                f"{entry.name} holds other {entry.role} than {original_name}, and its library "
+                f"takes those of {original_name} when it loads the file"
             )
-    return tuple(found)
+    return tuple(sentences)
 
 
 def _stem_layer(

@@ -17,26 +17,26 @@ def steps_of(
     tells; and what must be asked."""
     patch = tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)
     asks = []
-    found = {}
-    for role, own, tiles in (
+    steps = {}
+    for role, setting, tiles in (
         ("stride", dialect.stride, patch),
         ("padding", dialect.padding, (0,) * len(patch)),
     ):
         said = getattr(known, role)
         if said and known.asked and len(said) in (len(patch), 2):
             step = (*tiles[: len(patch) - len(said)], *said)
-            told = (
+            numbers = (
                 numbers_at(known.table, dialect.config[role], len(patch))
                 if role in dialect.config
                 else ()
             )
-            if told and tuple(told) != tuple(step):
+            if numbers and tuple(numbers) != tuple(step):
                 asks.append(
-                    f"config.json tells {role} {'×'.join(map(str, told))}, and "
+                    f"config.json tells {role} {'×'.join(map(str, numbers))}, and "
                     f"{'×'.join(map(str, said))} was told"
                 )
-            fixed = _always(own, patch)
-            if not told and fixed and fixed != tuple(step):
+            fixed = _always(setting, patch)
+            if not numbers and fixed and fixed != tuple(step):
                 asks.append(
                     f"{dialect.id} has {role} {'×'.join(map(str, fixed))}, and "
                     f"{'×'.join(map(str, said))} was told"
@@ -47,8 +47,8 @@ def steps_of(
             else ()
         ):
             pass
-        elif own == "config" or (
-            role == "stride" and own is None and _may_overlap(dialect, patch, known)
+        elif setting == "config" or (
+            role == "stride" and setting is None and _may_overlap(dialect, patch, known)
         ):
             step = (*tiles[: len(patch) - len(said)], *said) if said else tiles
             if role == "stride" and not said:
@@ -58,16 +58,16 @@ def steps_of(
                     f"({'×'.join(map(str, patch))} and 0 where patches tile)"
                 )
         else:
-            step = _always(own, patch) or tiles
-            told = (
+            step = _always(setting, patch) or tiles
+            numbers = (
                 _stride_of_config(known, len(patch)) if dialect.plain and role == "stride" else ()
             )
-            if told and told != step:
+            if numbers and numbers != step:
                 asks.append(
-                    f"config.json tells stride {'×'.join(map(str, told))}, and the kernel is "
+                    f"config.json tells stride {'×'.join(map(str, numbers))}, and the kernel is "
                     f"{'×'.join(map(str, patch))}: --stride says which one it has"
                 )
-        found[role] = tuple(step)
+        steps[role] = tuple(step)
     if dialect.patch_asked and not known.patch_size:
         asks.append(
             f"its kernel is a matrix, and {dialect.title} has the same names for patches of other "
@@ -75,37 +75,37 @@ def steps_of(
         )
     window = sizes.get("Sh", dialect.window)
     if dialect.windowed:
-        told = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
+        numbers = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
         of_pixels = dialect.token_order == "merge-2x2"
         window = known.window or (
-            0 if not told else told[0] // 2 // sizes["Pw"] * 2 if of_pixels else told[0]
+            0 if not numbers else numbers[0] // 2 // sizes["Pw"] * 2 if of_pixels else numbers[0]
         )
         if not window:
             asks.append(
                 f"{dialect.id} orders its tokens by attention windows, and no tensor tells their "
                 "size: a config.json beside it would"
             )
-    return found["stride"], found["padding"], window, asks
+    return steps["stride"], steps["padding"], window, asks
 
 
 def _stride_of_config(known: Sizes, axes: int) -> tuple[int, ...]:
     """The stride that a config.json tells under the key of any dialect of its model; empty where
     none does."""
     keys = {
-        each.config["stride"]
-        for each in list_dialects().values()
-        if "stride" in each.config
-        and (known.model_type in each.model_types or is_architecture(each, known))
+        dialect.config["stride"]
+        for dialect in list_dialects().values()
+        if "stride" in dialect.config
+        and (known.model_type in dialect.model_types or is_architecture(dialect, known))
     }
-    return next((told for each in keys if (told := numbers_at(known.table, each, axes))), ())
+    return next((stride for names in keys if (stride := numbers_at(known.table, names, axes))), ())
 
 
-def _always(own: int | str | None, patch: tuple[int, ...]) -> tuple[int, ...]:
+def _always(setting: int | str | None, patch: tuple[int, ...]) -> tuple[int, ...]:
     """The stride or padding that a dialect always has; empty where it is that of patches that tile,
     or the configuration's."""
-    if own == "half":
+    if setting == "half":
         return tuple(size // 2 for size in patch)
-    return (own,) * len(patch) if isinstance(own, int) and own else ()
+    return (setting,) * len(patch) if isinstance(setting, int) and setting else ()
 
 
 def _may_overlap(dialect: Dialect, patch: tuple[int, ...], known: Sizes) -> bool:
@@ -113,8 +113,8 @@ def _may_overlap(dialect: Dialect, patch: tuple[int, ...], known: Sizes) -> bool
     9), and nothing tells that it is a patch."""
     sides = patch[-2:]
     odd = all(size % 2 and size <= LARGEST_OVERLAP for size in sides) and max(sides) > 1
-    told = told_patch(dialect, known)
-    return odd and "(" not in dialect.entries["kernel"].layout and tuple(told[-2:]) != sides
+    config_patch = told_patch(dialect, known)
+    return odd and "(" not in dialect.entries["kernel"].layout and tuple(config_patch[-2:]) != sides
 
 
 LARGEST_OVERLAP = 15
@@ -135,12 +135,12 @@ def known_patches(
             return []  # tubelets are told with their frames, patches without
         if "Pt" in kernel.layout and not frames:
             return []
-        told = {"Ph": height, "Pw": width} | (
+        patch_sizes = {"Ph": height, "Pw": width} | (
             {"Pt": frames[0]} if frames and "Pt" in kernel.layout else {}
         )
-        return [(told, [f"the patch is known to be {height}×{width}"])]
+        return [(patch_sizes, [f"the patch is known to be {height}×{width}"])]
     values = shape[1] if kernel.layout.startswith("D") else shape[0]
-    found = []
+    patches = []
     if "Pt" in kernel.layout:
         return []  # frames and sides cannot be told from their product
     for channels in (config.channels,) if config.channels else (3, 1, 4):
@@ -150,7 +150,7 @@ def known_patches(
                 f"the patch is assumed to be square, {side}×{side} of {channels} "
                 f"channel{'s' if channels > 1 else ''}"
             )
-            found.append(({"Ph": side, "Pw": side, "C": channels}, [told_of]))
+            patches.append(({"Ph": side, "Pw": side, "C": channels}, [told_of]))
             if channels == 3:
                 break  # no other fits: 3·s² is no square
-    return found
+    return patches

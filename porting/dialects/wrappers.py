@@ -62,21 +62,21 @@ def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
         PatchParityError: an adapter (LoRA) on a layer of the embedding stage: its weight is not in
             the file.
     """
-    found: dict[str, str] = {}
+    real_names: dict[str, str] = {}
     for name in checkpoint.tensors:
         if ".original_module." in name:
             continue
         plain = WRAPPERS.sub(
             lambda match: match[0] if match.start() == 0 else "", SAVED.sub("", name)
         )
-        if plain in found:
+        if plain in real_names:
             return checkpoint
-        found[plain] = name
-    if all(plain == name for plain, name in found.items()) and len(found) == len(
+        real_names[plain] = name
+    if all(plain == name for plain, name in real_names.items()) and len(real_names) == len(
         checkpoint.tensors
     ):
         return checkpoint
-    return UnwrappedCheckpoint(checkpoint, found)
+    return UnwrappedCheckpoint(checkpoint, real_names)
 
 
 def require_no_adapter(checkpoint: Checkpoint, names: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ def require_whole(archive: zipfile.ZipFile, path: Path) -> None:
     """Raise PatchParityError where an archive's directory leaves out a part of the file: a damaged
     one drops files without a word."""
     at = 0
-    for entry in sorted(archive.infolist(), key=lambda each: each.header_offset):
+    for entry in sorted(archive.infolist(), key=lambda member: member.header_offset):
         if not -1 < entry.header_offset - at <= MOST_SPARE:
             break
         at = data_begin(path, entry) + entry.compress_size
@@ -49,7 +49,7 @@ def data_begin(path: Path, entry: zipfile.ZipInfo) -> int:
 def correct_checksums(path: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
     """Write anew the checksums of files whose content was overwritten in a copy of an archive:
     before it, behind it, and in the directory."""
-    found = {}
+    checksums = {}
     with path.open("r+b") as file:
         for name in names:
             entry = archive.getinfo(name)
@@ -57,21 +57,21 @@ def correct_checksums(path: Path, archive: zipfile.ZipFile, names: list[str]) ->
             left, checksum = entry.file_size, 0
             while left and (content := file.read(min(left, COPIED_BYTES))):
                 checksum, left = zlib.crc32(content, checksum), left - len(content)
-            found[name] = checksum.to_bytes(4, "little")
+            checksums[name] = checksum.to_bytes(4, "little")
             if entry.flag_bits & 8:  # the checksum stands behind the content
                 file.seek(begin + entry.file_size)
                 at = begin + entry.file_size + (4 if file.read(4) == _DESCRIPTOR else 0)
             else:
                 at = entry.header_offset + 14
             file.seek(at)
-            file.write(found[name])
+            file.write(checksums[name])
         at = archive.start_dir
         for entry in archive.infolist():  # in the directory's order
             file.seek(at)
             header = file.read(_CENTRAL)
-            if entry.filename in found:
+            if entry.filename in checksums:
                 file.seek(at + 16)
-                file.write(found[entry.filename])
+                file.write(checksums[entry.filename])
             at += _CENTRAL + sum(
                 int.from_bytes(header[place : place + 2], "little") for place in (28, 30, 32)
             )

@@ -144,8 +144,8 @@ def read_problem(
             f"images of shape {pixels.shape}: expected 4 axes, {IMAGE_LAYOUTS[image_layout]}"
         )
     canonical_images = images_from_layout(pixels, IMAGE_LAYOUTS[image_layout])
-    if own := read_own_weights(weights):
-        loaded, spec = own
+    if saved_weights := read_own_weights(weights):
+        loaded, spec = saved_weights
         return canonical_images, loaded, spec.replace(image_size=canonical_images.shape[2:])
     arrays = read_arrays(weights, ("kernel", "bias"))
     if "kernel" not in arrays:

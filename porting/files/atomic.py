@@ -76,7 +76,7 @@ def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
         raise PatchParityError("cannot write -: expected the name of a file")
     try:
         target = path.resolve()
-        for other in (each for each in read if each is not None and str(each)):
+        for other in (file for file in read if file is not None and str(file)):
             if _is_of(target, Path(other)):
                 raise PatchParityError(
                     f"cannot write {path}: it is {other} itself, or a file of it, which this "
@@ -111,17 +111,17 @@ def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
     under their own names."""
     from .opening import opened
 
-    found: list[Path] = []
-    for path in (each for each in checkpoints if each is not None and str(each)):
+    files: list[Path] = []
+    for path in (file for file in checkpoints if file is not None and str(file)):
         source = Path(path)
         with contextlib.suppress(PatchParityError), opened(source) as checkpoint:
-            found += [
+            files += [
                 *checkpoint.files,
                 *([checkpoint.config_folder / "config.json"] if checkpoint.config_folder else []),
             ]
         if not source.is_dir():
-            found.append(source)
-    return found
+            files.append(source)
+    return files
 
 
 def usual_mode() -> int:

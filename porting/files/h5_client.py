@@ -123,8 +123,8 @@ def h5_names(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         OSError: a file that cannot be opened.
         MemoryError: more memory than there is.
     """
-    found = _SERVER.ask(path, {"do": "walk", "nbytes": 0}, [])[0]["found"]
-    return {name: (tuple(shape), dtype) for name, (shape, dtype) in found.items()}
+    datasets = _SERVER.ask(path, {"do": "walk", "nbytes": 0}, [])[0]["found"]
+    return {name: (tuple(shape), dtype) for name, (shape, dtype) in datasets.items()}
 
 
 def h5_read(path: Path, name: str, nbytes: int) -> NDArray[Any]:
@@ -135,9 +135,11 @@ def h5_read(path: Path, name: str, nbytes: int) -> NDArray[Any]:
 
 def h5_write(path: Path, changes: dict[str, NDArray[Any]]) -> None:
     """Overwrite datasets of a file; raises as `h5_names`."""
-    told = [
+    change_headers = [
         (name, array.shape, "bfloat16" if array.dtype == ml_dtypes.bfloat16 else array.dtype.str)
         for name, array in changes.items()
     ]
     nbytes = sum(array.nbytes for array in changes.values())
-    _SERVER.ask(path, {"do": "write", "changes": told, "nbytes": nbytes}, list(changes.values()))
+    _SERVER.ask(
+        path, {"do": "write", "changes": change_headers, "nbytes": nbytes}, list(changes.values())
+    )

@@ -100,18 +100,18 @@ def _look_into(group: Any, prefix: str, above: tuple[int, ...], walk: _Walk) -> 
         item = group[name]
         if isinstance(item, h5py.Group):
             _look_into(item, f"{prefix}{name}/", (*above, address), walk)
-        elif isinstance(item, h5py.Dataset) and (told := _told(f"{prefix}{name}", item)):
-            walk.found[f"{prefix}{name}"] = told
+        elif isinstance(item, h5py.Dataset) and (shape_and_dtype := _told(f"{prefix}{name}", item)):
+            walk.found[f"{prefix}{name}"] = shape_and_dtype
 
 
 def _told(name: str, dataset: Any) -> tuple[list[int], str] | None:
     """Shape and type of a dataset of numbers."""
     if dataset.is_virtual or dataset.external:
         raise DamagedError(f"{name} keeps its values outside of the file")
-    told = dataset.attrs.get("dtype", "")
-    narrow = (told if isinstance(told, str) else "") == "bfloat16" or dataset.dtype == np.dtype(
-        "V2"
-    )
+    dtype_attribute = dataset.attrs.get("dtype", "")
+    narrow = (
+        dtype_attribute if isinstance(dtype_attribute, str) else ""
+    ) == "bfloat16" or dataset.dtype == np.dtype("V2")
     if dataset.dtype.kind in "fiub" or narrow:
         return list(map(int, dataset.shape)), "bfloat16" if narrow else dataset.dtype.newbyteorder(
             "="

@@ -39,7 +39,10 @@ class H5Checkpoint(Checkpoint):
         super().__init__(path)
         self.source = source
         try:
-            self.tensors = {name: TensorInfo(*told) for name, told in h5_names(source).items()}
+            self.tensors = {
+                name: TensorInfo(*shape_and_dtype)
+                for name, shape_and_dtype in h5_names(source).items()
+            }
         except H5Error as error:
             raise self.damaged(first_line(error)) from None
 
@@ -81,11 +84,12 @@ class KerasCheckpoint(H5Checkpoint):
                 target = Path(self.folder.name) / "model.weights.h5"
                 with archive.open(entry) as packed, target.open("wb") as file:
                     copy_bytes(packed, file, entry.file_size)
-                told = next(
-                    (each for each in archive.infolist() if each.filename == "config.json"), None
+                config_entry = next(
+                    (member for member in archive.infolist() if member.filename == "config.json"),
+                    None,
                 )
-                if told and told.file_size <= LARGEST_CONFIG:
-                    (Path(self.folder.name) / "config.json").write_bytes(archive.read(told))
+                if config_entry and config_entry.file_size <= LARGEST_CONFIG:
+                    (Path(self.folder.name) / "config.json").write_bytes(archive.read(config_entry))
             super().__init__(path, target)
         except BaseException:
             self.folder.cleanup()

@@ -75,11 +75,11 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     width = {(1, 0): 2, (2, 0): 4}.get(version)
     if width is None:
         raise ValueError(f"npy version {version}")
-    told = file.read(width)
-    length = int.from_bytes(told, "little")
+    length_bytes = file.read(width)
+    length = int.from_bytes(length_bytes, "little")
     if length > 2**16:
         raise ValueError(f"a header of {length} bytes")
-    content = io.BytesIO(told + file.read(length))
+    content = io.BytesIO(length_bytes + file.read(length))
     read = (
         np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
     )

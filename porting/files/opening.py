@@ -73,9 +73,9 @@ def _in_folder(folder: Path) -> Path:
         return preferred[0]
     if not indices and len(single) == 1:
         return single[0]
-    for name, told in FOREIGN_FOLDERS.items():
+    for name, description in FOREIGN_FOLDERS.items():
         if (folder / name).exists():
-            raise PatchParityError(f"{folder} is {told}")
+            raise PatchParityError(f"{folder} is {description}")
     raise PatchParityError(f"{folder} holds no checkpoint that can be told: name the file")
 
 
@@ -108,9 +108,9 @@ def _foreign(source: Path, start: bytes) -> str:
     """What a file is that is no checkpoint, in words; empty where that is not known."""
     if not start:
         return "empty: no download, or no writing, that came to its end"
-    for begin, told in FOREIGN_STARTS.items():
+    for begin, description in FOREIGN_STARTS.items():
         if start.startswith(begin):
-            return told
+            return description
     if source.suffix == ".onnx":
         return (
             "a graph of ONNX, which is not read: its weights are onnx.load(FILE).graph.initializer"
@@ -130,8 +130,8 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return KerasShards(source, _shard)
     if source.name.endswith(".index.json"):
         return ShardedCheckpoint(source, _shard)
-    if told := _foreign(source, start):
-        raise PatchParityError(f"{source} is {told}")
+    if description := _foreign(source, start):
+        raise PatchParityError(f"{source} is {description}")
     if start[:8] == b"\x89HDF\r\n\x1a\n":
         return H5Checkpoint(source, source)
     if start[:4] == b"PK\x03\x04":

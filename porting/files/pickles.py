@@ -116,7 +116,10 @@ class Inert:
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Any:
     """In place of `torch._utils._rebuild_tensor_v2`, whose last argument may say that values are to
     be negated or conjugated when they are read."""
-    if any(isinstance(each, Mapping) and (each.get("conj") or each.get("neg")) for each in others):
+    if any(
+        isinstance(argument, Mapping) and (argument.get("conj") or argument.get("neg"))
+        for argument in others
+    ):
         raise PatchParityError(
             "a tensor is negated or conjugated when it is read: save it with "
             ".resolve_neg().resolve_conj()"
@@ -124,24 +127,25 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -
     if not isinstance(storage, Storage):
         return Inert()
     if not all(
-        isinstance(each, (tuple, list)) and len(each) <= MOST_AXES for each in (shape, strides)
+        isinstance(numbers, (tuple, list)) and len(numbers) <= MOST_AXES
+        for numbers in (shape, strides)
     ):
         raise ValueError("a tensor whose shape or strides are no short tuples")
-    found = Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    view = Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
     if (
-        found.offset < 0
-        or min((*found.shape, *found.strides), default=0) < 0
-        or len(found.shape) != len(found.strides)
+        view.offset < 0
+        or min((*view.shape, *view.strides), default=0) < 0
+        or len(view.shape) != len(view.strides)
     ):
         raise ValueError(
-            f"a tensor of shape {found.shape}, strides {found.strides} and offset {found.offset}"
+            f"a tensor of shape {view.shape}, strides {view.strides} and offset {view.offset}"
         )
-    if found.offset + found.extent > storage.values:
+    if view.offset + view.extent > storage.values:
         raise ValueError(
-            f"a tensor of shape {found.shape} reaches beyond its storage of {storage.values} values"
+            f"a tensor of shape {view.shape} reaches beyond its storage of {storage.values} values"
         )
-    storage.views.append(found)
-    return found
+    storage.views.append(view)
+    return view
 
 
 def _first(value: Any = None, *others: Any) -> Any:
@@ -284,7 +288,7 @@ def _require_modest(file: Any, path: Path) -> int:
             weights.append(1 + sum(_above_mark(weights)))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
-            held = [each or 1 for each in weights[-count:]]
+            held = [weight or 1 for weight in weights[-count:]]
             del weights[-count:]
             weights.append(1 + sum(held))
         else:
@@ -320,7 +324,7 @@ def _step(weights: list[Any], operation: Any) -> None:
     else:
         count = len(before)
     del weights[max(len(weights) - count, 0) :]
-    weights += [None if each is pickletools.markobject else 1 for each in after]
+    weights += [None if stack_object is pickletools.markobject else 1 for stack_object in after]
 
 
 class _Bounded:
@@ -346,8 +350,10 @@ def load_pickle(file: Any, path: Path) -> tuple[Any, "Unpickler"]:
     try:
         return unpickler.load(), unpickler
     except PatchParityError as error:
-        told = str(error)
-        raise PatchParityError(told if told.startswith(str(path)) else f"{path}: {told}") from None
+        message = str(error)
+        raise PatchParityError(
+            message if message.startswith(str(path)) else f"{path}: {message}"
+        ) from None
 
 
 _PLAIN_TYPES = frozenset(
@@ -418,10 +424,10 @@ class Unpickler(pickle.Unpickler):
                     "new one): save it in bfloat16"
                 )
             whole = " (of a whole module: torch.save its state_dict())"
-            told = whole if module.startswith("torch.nn.modules") else ""
+            hint = whole if module.startswith("torch.nn.modules") else ""
             raise PatchParityError(
                 f"{self.path} holds {module}.{name}, which is no tensor: nothing of it was "
-                f"run{told}"
+                f"run{hint}"
             )
         self.unbuilt[f"{module}.{name}"] = None
         return Inert
@@ -438,7 +444,7 @@ class Unpickler(pickle.Unpickler):
             and isinstance(key, (str, int))
         ):
             raise ValueError("a reference to something else than a storage")
-        if any(each is not None for each in view):
+        if any(part is not None for part in view):
             raise ValueError(
                 "a storage that is a part of another: save the file again with a newer torch"
             )
@@ -448,7 +454,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def flattened(
-    found: Any,
+    node: Any,
     prefix: str,
     tensors: dict[str, Tensor],
     depth: int,
@@ -457,15 +463,15 @@ def flattened(
 ) -> None:
     """Tensors of nested containers, by the path to each; a container that is there twice is looked
     into once, and noted in `again`."""
-    if isinstance(found, Tensor):
-        tensors[prefix.removesuffix(".")] = found
-    elif id(found) in seen and isinstance(found, (Mapping, list, tuple, Inert)) and found:
-        again.setdefault(seen[id(found)], prefix)
+    if isinstance(node, Tensor):
+        tensors[prefix.removesuffix(".")] = node
+    elif id(node) in seen and isinstance(node, (Mapping, list, tuple, Inert)) and node:
+        again.setdefault(seen[id(node)], prefix)
     elif depth >= DEEPEST:
         again.setdefault("", f"{prefix}..., nested too deep to be looked into.")
-    elif id(found) not in seen:
-        seen[id(found)] = prefix
-        for name, value in _members(found.state if isinstance(found, Inert) else found):
+    elif id(node) not in seen:
+        seen[id(node)] = prefix
+        for name, value in _members(node.state if isinstance(node, Inert) else node):
             flattened(value, f"{prefix}{name}.", tensors, depth + 1, seen, again)
 
 

@@ -40,7 +40,9 @@ class ShardedCheckpoint(Checkpoint):
         except (KeyError, TypeError, AttributeError) as error:
             raise self.damaged(f"it is no index of shards ({first_line(error)})") from None
         try:
-            for shard in dict.fromkeys(each for shards in wanted.values() for each in shards):
+            for shard in dict.fromkeys(
+                shard_name for shards in wanted.values() for shard_name in shards
+            ):
                 self._open(shard, opener)
             self._place(wanted)
         except BaseException:

@@ -42,10 +42,10 @@ class TensorsOfStorages(Checkpoint):
 
     format = "torch"
 
-    def _keep(self, found: Any) -> None:
+    def _keep(self, payload: Any) -> None:
         self.views: dict[str, Tensor] = {}
         self.again: dict[str, str] = {}
-        flattened(found, "", self.views, 0, {}, self.again)
+        flattened(payload, "", self.views, 0, {}, self.again)
         if sum(map(len, self.views)) > LONGEST_NAMES:
             raise self.damaged(f"its names have more than {LONGEST_NAMES} characters together")
         self.tensors = {
@@ -151,7 +151,7 @@ class TorchCheckpoint(TensorsOfStorages):
             names = {entry.filename: entry for entry in self.archive.infolist()}
             entry = min(
                 (entry for name, entry in names.items() if name.endswith("data.pkl")),
-                key=lambda each: len(each.filename),
+                key=lambda member: len(member.filename),
             )
             # torch packs nothing
             if entry.file_size > LARGEST_PICKLE or entry.compress_type != zipfile.ZIP_STORED:
@@ -166,9 +166,9 @@ class TorchCheckpoint(TensorsOfStorages):
                 )
             with self.archive.open(entry) as file:
                 content = file.read(entry.file_size)
-            found, unpickler = load_pickle(io.BytesIO(content), path)
+            payload, unpickler = load_pickle(io.BytesIO(content), path)
             self.unbuilt = list(unpickler.unbuilt)
-            self._keep(found)
+            self._keep(payload)
             for name, view in self.views.items():
                 self._check(name, view, names)
         except BaseException:
@@ -258,9 +258,9 @@ class LegacyTorchCheckpoint(TensorsOfStorages):
                 raise PatchParityError(
                     f"{path} was written on a big-endian machine, which is not read"
                 )
-            found, unpickler = load_pickle(file, path)
+            payload, unpickler = load_pickle(file, path)
             self.unbuilt = list(unpickler.unbuilt)
-            self._keep(found)
+            self._keep(payload)
             for key in map(str, load_pickle(file, path)[0]):
                 values = int.from_bytes(file.read(8), "little")
                 storage = unpickler.storages.get(key)

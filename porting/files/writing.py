@@ -44,10 +44,10 @@ def format_of(path: str | os.PathLike[str]) -> str:
     Raises:
         PatchParityError: a name that tells none.
     """
-    found = "safetensors" if is_index(path) else SUFFIXES.get(Path(path).suffix)
-    if found is None:
+    format_name = "safetensors" if is_index(path) else SUFFIXES.get(Path(path).suffix)
+    if format_name is None:
         raise PatchParityError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
-    return found
+    return format_name
 
 
 def is_index(path: str | os.PathLike[str]) -> bool:

@@ -247,15 +247,17 @@ def _deterministic(subject: Any) -> Iterator[None]:
 
     held = []
     if isinstance(subject, nnx.Module):
-        held = [each for _, each in nnx.iter_modules(subject) if hasattr(each, "deterministic")]
-    before = [each.deterministic for each in held]
+        held = [
+            module for _, module in nnx.iter_modules(subject) if hasattr(module, "deterministic")
+        ]
+    before = [module.deterministic for module in held]
     try:
-        for each in held:
-            each.deterministic = True
+        for module in held:
+            module.deterministic = True
         yield
     finally:
-        for each, flag in zip(held, before, strict=True):
-            each.deterministic = flag
+        for module, flag in zip(held, before, strict=True):
+            module.deterministic = flag
 
 
 def _run_torch(subject: Any, images: Any, recorded: bool) -> Any:
@@ -263,11 +265,11 @@ def _run_torch(subject: Any, images: Any, recorded: bool) -> Any:
 
     # not inference mode: what an object writes into its own tensors there cannot be written again
     with torch.enable_grad() if recorded else torch.no_grad():
-        found = subject(images)
+        output = subject(images)
         after = torch.is_grad_enabled()
     if after != recorded:  # as it would be where nobody put it back
         torch.set_grad_enabled(after)
-    return found
+    return output
 
 
 def _conversions(
@@ -347,7 +349,7 @@ def _main_output(output: Any) -> Any:
             )
         return next(iter(output.values()))
     if isinstance(output, (tuple, list)):  # a grid's sizes may stand before the tokens
-        return next((each for each in output if getattr(each, "ndim", 0) > 1), output[0])
+        return next((value for value in output if getattr(value, "ndim", 0) > 1), output[0])
     return output
 
 

@@ -369,12 +369,12 @@ def given_weights(
     Raises:
         PatchParityError: a file that cannot be read, a mapping without a kernel, another type.
     """
-    told: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     if isinstance(weights, (str, os.PathLike)):
-        if own := read_own_weights(weights):
-            weights, spec = own
+        if saved_weights := read_own_weights(weights):
+            weights, spec = saved_weights
             names = ("stride", "padding", "image_size", "remainder")
-            told = {each: getattr(spec, each) for each in names}
+            sizes = {size_name: getattr(spec, size_name) for size_name in names}
         else:
             weights = read_arrays(weights)
     if isinstance(weights, PatchEmbedWeights):
@@ -388,7 +388,7 @@ def given_weights(
             [""],
             given=True,
             canonical=weights,
-            told=told,
+            told=sizes,
         )
     if not isinstance(weights, Mapping):
         raise PatchParityError(

@@ -54,15 +54,15 @@ class ObjectFacts:
         name = self.implementation.split(":")[1]
         if dtype != self.dtype:
             return f"{name} is of {self.dtype}, not of {dtype}"
-        for field, told in (
+        for field, word in (
             ("in_channels", "channels"),
             ("embed_dim", "width"),
             ("patch_size", "patch"),
             ("stride", "stride"),
         ):
-            own, asked = getattr(self.spec, field), getattr(spec, field)
-            if own != asked:
-                return f"{name} has {told} {_text(own)}, this case {_text(asked)}"
+            size, asked = getattr(self.spec, field), getattr(spec, field)
+            if size != asked:
+                return f"{name} has {word} {_text(size)}, this case {_text(asked)}"
         if self.spec.effective_padding != spec.effective_padding:
             return (
                 f"{name} has padding {self.spec.effective_padding}, this case "
@@ -94,12 +94,12 @@ def read_facts(target: str) -> ObjectFacts:
         f"from {__name__} import tell; import sys; tell(sys.argv[1])",
         target,
     ]
-    found = [path for path in sys.path if path]
+    import_paths = [path for path in sys.path if path]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), here, *found]).strip(
-            os.pathsep
-        ),
+        "PYTHONPATH": os.pathsep.join(
+            [os.environ.get("PYTHONPATH", ""), here, *import_paths]
+        ).strip(os.pathsep),
     }
     try:
         asked = subprocess.run(
@@ -110,15 +110,15 @@ def read_facts(target: str) -> ObjectFacts:
             check=False,
             env=environment,
         )
-        told = json.loads(asked.stdout.splitlines()[-1])
+        answer = json.loads(asked.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         raise PatchParityError(f"{target!r} was not read within {READ_SECONDS:g} s") from None
     except (IndexError, ValueError):
         lines = asked.stderr.strip().splitlines() or [f"exit status {asked.returncode}"]
         raise PatchParityError(f"{target!r} could not be read: {lines[-1]}") from None
-    if "error" in told:
-        raise PatchParityError(told["error"])
-    return ObjectFacts(**{**told, "spec": PatchEmbedSpec.from_dict(told["spec"])})
+    if "error" in answer:
+        raise PatchParityError(answer["error"])
+    return ObjectFacts(**{**answer, "spec": PatchEmbedSpec.from_dict(answer["spec"])})
 
 
 def tell(target: str) -> None:

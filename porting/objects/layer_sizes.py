@@ -79,21 +79,25 @@ def _image_size(subject: Any, kind: str) -> int | tuple[int, ...] | None:
     return None
 
 
-def spec_of(name: str, found: FoundWeights, sizes: Mapping[str, Any]) -> PatchEmbedSpec:
+def spec_of(name: str, found_weights: FoundWeights, sizes: Mapping[str, Any]) -> PatchEmbedSpec:
     """The sizes of an object: those of its kernel, and what it or a user says beside.
 
     Args:
         name: as errors call it.
-        found: its weights.
+        found_weights: its weights.
         sizes: in_channels, stride, padding, image_size, remainder, as far as they are known.
 
     Raises:
         PatchParityError: sizes that cannot belong together, or an image size that nothing tells.
     """
-    patch, channels = found.patch_size, sizes.get("in_channels") or found.in_channels
-    if channels != found.in_channels:
+    patch, channels = (
+        found_weights.patch_size,
+        sizes.get("in_channels") or found_weights.in_channels,
+    )
+    if channels != found_weights.in_channels:
         raise PatchParityError(
-            f"{name}: a kernel of {found.in_channels} channels was found, {channels} were asked for"
+            f"{name}: a kernel of {found_weights.in_channels} channels was found, {channels} were "
+            "asked for"
         )
     step = patch if sizes.get("stride") is None else sizes["stride"]
     steps = (step,) * len(patch) if isinstance(step, int) else step
@@ -104,7 +108,7 @@ def spec_of(name: str, found: FoundWeights, sizes: Mapping[str, Any]) -> PatchEm
         )
     size = sizes.get("image_size")
     if size is None:
-        size = _size_by_positions(name, found, steps)
+        size = _size_by_positions(name, found_weights, steps)
     padding = sizes.get("padding", 0)
     if isinstance(padding, str) and padding not in ("valid", "same"):
         raise PatchParityError(
@@ -112,12 +116,14 @@ def spec_of(name: str, found: FoundWeights, sizes: Mapping[str, Any]) -> PatchEm
         )
     amount = 0 if isinstance(padding, str) else padding
     remainder: Remainder = "same" if padding == "same" else sizes.get("remainder", "floor")
-    return PatchEmbedSpec(size, patch, channels, found.embed_dim, steps, amount, remainder)
+    return PatchEmbedSpec(size, patch, channels, found_weights.embed_dim, steps, amount, remainder)
 
 
-def _size_by_positions(name: str, found: FoundWeights, steps: tuple[int, ...]) -> tuple[int, ...]:
+def _size_by_positions(
+    name: str, found_weights: FoundWeights, steps: tuple[int, ...]
+) -> tuple[int, ...]:
     """An image size that nobody told: of positions the square one, else a small one of our own."""
-    patch, positions = found.patch_size, found.parts.get("positions")
+    patch, positions = found_weights.patch_size, found_weights.parts.get("positions")
     if positions is None:  # not square, so that rows and columns cannot be mistaken for one another
         sides = zip(patch, steps, strict=True)
         return tuple(p + (2 + axis) * s for axis, (p, s) in enumerate(sides))
@@ -126,7 +132,7 @@ def _size_by_positions(name: str, found: FoundWeights, steps: tuple[int, ...]) -
             f"{name} holds positions of a video, and nothing tells its size: give it (image_size, "
             "--image-size)"
         )
-    rows = positions.reshape(-1, found.embed_dim).shape[0]
+    rows = positions.reshape(-1, found_weights.embed_dim).shape[0]
     square = [
         math.isqrt(rows - extra)
         for extra in range(min(3, rows))

@@ -26,40 +26,40 @@ def load_object(target: str) -> Any:
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module_name)
+        subject: Any = importlib.import_module(module_name)
         for part in path.split("."):
-            found = getattr(found, part)
+            subject = getattr(subject, part)
     except (ImportError, AttributeError) as error:
         raise PatchParityError(f"{target!r} cannot be found: {error}") from None
     except Exception as error:  # whatever a stranger's module raises while it is imported
         raise PatchParityError(
             f"{target!r} cannot be imported: {type(error).__name__}: {first_line(error)}"
         ) from None
-    if not callable(found):
+    if not callable(subject):
         raise PatchParityError(
-            f"{target!r} is a {type(found).__name__}: expected a module, a layer, a function or a "
-            "class of these"
+            f"{target!r} is a {type(subject).__name__}: expected a module, a layer, a function or "
+            "a class of these"
         )
-    if inspect.isclass(found) or (inspect.isroutine(found) and _needs_nothing(found)):
-        return build(found, repr(target))
-    return found
+    if inspect.isclass(subject) or (inspect.isroutine(subject) and _needs_nothing(subject)):
+        return build(subject, repr(target))
+    return subject
 
 
 def build(factory: Any, name: str) -> Any:
     """Call a class or a factory without arguments."""
     try:
-        found = factory()
+        subject = factory()
     except Exception as error:
         raise PatchParityError(
             f"{name} cannot be built without arguments ({type(error).__name__}: "
             f"{first_line(error)}): name a function that builds it"
         ) from None
-    if not callable(found):
+    if not callable(subject):
         raise PatchParityError(
-            f"{name} gave a {type(found).__name__} when it was called without arguments: expected "
-            "a callable"
+            f"{name} gave a {type(subject).__name__} when it was called without arguments: "
+            "expected a callable"
         )
-    return found
+    return subject
 
 
 def _needs_nothing(function: Any) -> bool:
@@ -68,5 +68,6 @@ def _needs_nothing(function: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return not any(
-        each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values()
+        parameter.kind is parameter.VAR_POSITIONAL
+        for parameter in inspect.signature(function).parameters.values()
     )

@@ -61,7 +61,7 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
             owners = [
                 layer
                 for layer in layers
-                if any(own is variable for own in layer._trainable_variables)
+                if any(layer_variable is variable for layer_variable in layer._trainable_variables)
             ]
             if "seed" not in variable.path:
                 yield (
@@ -78,12 +78,12 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
 
 def _parametrized(modules: dict[str, Any]) -> dict[str, Any]:
     """Weights that torch computes of others at every call (weight norm, spectral norm), by name."""
-    found = {}
+    weights = {}
     for name, module in modules.items():
         for tensor in getattr(module, "parametrizations", {}):
             before = f"{name}." if name else ""
-            found[f"{before}{tensor}"] = getattr(module, tensor).detach()
-    return found
+            weights[f"{before}{tensor}"] = getattr(module, tensor).detach()
+    return weights
 
 
 COMPUTED = ("_orig", "_v")
@@ -93,7 +93,7 @@ and spectral norm, weight norm."""
 
 def _computed_before_calls(modules: dict[str, Any]) -> dict[str, Any]:
     """Weights that hooks compute of others before a call, by name."""
-    found = {}
+    weights = {}
     for name, module in modules.items():
         before = f"{name}." if name else ""
         held = getattr(module, "_parameters", {})
@@ -105,8 +105,8 @@ def _computed_before_calls(modules: dict[str, Any]) -> dict[str, Any]:
             mask = getattr(module, f"{weight}_mask", None)
             # A mask's product is told by the parts themselves, and is not that of the last call.
             value = value if mask is None else getattr(module, tensor) * mask
-            found[f"{before}{weight}"] = value.detach()
-    return found
+            weights[f"{before}{weight}"] = value.detach()
+    return weights
 
 
 def _parametrizations(computed: dict[str, Any]) -> list[str]:

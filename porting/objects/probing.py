@@ -41,13 +41,13 @@ SAME = 2.0**-7
 are the same: twice the roundoff of bfloat16."""
 
 
-def with_flatten_order(live: LiveEmbedding, found: FoundWeights) -> LiveEmbedding:
+def with_flatten_order(live: LiveEmbedding, found_weights: FoundWeights) -> LiveEmbedding:
     """The same object, with the flatten order of its linear layer whose result lies nearest to the
     object's own, on random images.
 
     Args:
         live: as it was read, in the first of the orders.
-        found: its weights, and the orders.
+        found_weights: its weights, and the orders.
     """
     if live.spec.in_channels == 1:
         return live
@@ -55,8 +55,8 @@ def with_flatten_order(live: LiveEmbedding, found: FoundWeights) -> LiveEmbeddin
     observed = live.call(images)
     apart = observed[0].astype(np.float64) - observed[1]
     distances = {}
-    for order in found.orders:
-        weights = found.to_canonical(live.spec, order)
+    for order in found_weights.orders:
+        weights = found_weights.to_canonical(live.spec, order)
         expected = _expected(dataclasses.replace(live, weights=weights), images)
         if apart.shape[1:] != expected.shape[2:] or len(apart) < len(expected[0]):
             return live
@@ -80,7 +80,7 @@ def with_flatten_order(live: LiveEmbedding, found: FoundWeights) -> LiveEmbeddin
         )
     return dataclasses.replace(
         live,
-        weights=found.to_canonical(live.spec, best),
+        weights=found_weights.to_canonical(live.spec, best),
         notes=(*live.notes, note),
         kernel_layout=KERNEL_LAYOUTS[best],
     )
@@ -147,14 +147,16 @@ def with_computing_dtype(live: LiveEmbedding, *layers: Any) -> LiveEmbedding:
         fetch, dtype = live.call.fetch, live.dtype
         call = dataclasses.replace(live.call, fetch=lambda output: fetch(output).astype(dtype))
         return dataclasses.replace(live, call=call, notes=(*live.notes, note))
-    declared = [getattr(each, "compute_dtype", getattr(each, "dtype", None)) for each in layers]
+    declared = [getattr(layer, "compute_dtype", getattr(layer, "dtype", None)) for layer in layers]
     if given not in NARROW or given not in [getattr(d, "__name__", str(d)) for d in declared]:
         return live
     note = f"its layer computes in {given}, of weights in {live.dtype}: it is judged as {given}"
     return dataclasses.replace(live, dtype=given, notes=(*live.notes, note))
 
 
-def with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> LiveEmbedding:
+def with_found_parts(
+    live: LiveEmbedding, subject: Any, found_weights: FoundWeights
+) -> LiveEmbedding:
     """The same object, with prefix tokens on the side where they are, with parameters whose names
     say nothing where they belong, and with fixed positions that lie in a buffer or an attribute, or
     are computed.
@@ -164,20 +166,30 @@ def with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> 
     Raises:
         PatchParityError: parameters that are nowhere in what it gives.
     """
-    placed = _with_found_parts(live, subject, found)
-    if found.refusal and not (set(found.unplaced) <= set(placed.placed) and explains(placed)):
-        raise (SeveralKernelsError if found.several else PatchParityError)(found.refusal)
+    placed = _with_found_parts(live, subject, found_weights)
+    if found_weights.refusal and not (
+        set(found_weights.unplaced) <= set(placed.placed) and explains(placed)
+    ):
+        raise (SeveralKernelsError if found_weights.several else PatchParityError)(
+            found_weights.refusal
+        )
     return placed
 
 
-def _with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) -> LiveEmbedding:
+def _with_found_parts(
+    live: LiveEmbedding, subject: Any, found_weights: FoundWeights
+) -> LiveEmbedding:
     seen = _seen(live)
     if seen is None:
         return live
     live = dataclasses.replace(live, later_calls=seen.calls)
     if _is_explained(live, seen):
         return _with_forgotten_tables(live, subject) if seen.observed.ndim == 3 else live
-    for candidate in (live, *_with_vectors(live, found), *_with_rows(live, found, seen)):
+    for candidate in (
+        live,
+        *_with_vectors(live, found_weights),
+        *_with_rows(live, found_weights, seen),
+    ):
         if _is_explained(candidate, seen):
             return candidate
         if candidate.weights.num_prefix_tokens:
@@ -187,7 +199,7 @@ def _with_found_parts(live: LiveEmbedding, subject: Any, found: FoundWeights) ->
             if _is_explained(turned, seen):
                 note = "its prefix tokens stand behind the patches: found by probe"
                 return dataclasses.replace(turned, notes=(*candidate.notes, note))
-        with_positions = _with_positions(candidate, subject, found, seen)
+        with_positions = _with_positions(candidate, subject, found_weights, seen)
         if with_positions is not candidate:
             return with_positions
     return live
@@ -207,7 +219,7 @@ def _seen(live: LiveEmbedding) -> _Seen | None:
     """The same; None of one that fails, or gives what is not finite."""
     images = _random(live)
     try:
-        calls = [(each, np.array(live.call(np.array(each)))) for each in (images, 0 * images)]
+        calls = [(batch, np.array(live.call(np.array(batch)))) for batch in (images, 0 * images)]
     except PatchParityError:
         return None
     observed, black = (output.astype(np.float64) for _, output in calls)
@@ -241,9 +253,9 @@ def _random(live: LiveEmbedding) -> NDArray[Any]:
     return generator.standard_normal(live.spec.images_shape(2)).astype(live.dtype)
 
 
-def _with_vectors(live: LiveEmbedding, found: FoundWeights) -> Iterator[LiveEmbedding]:
+def _with_vectors(live: LiveEmbedding, found_weights: FoundWeights) -> Iterator[LiveEmbedding]:
     """The same object with a vector, of a name that says nothing, as its bias or class token."""
-    for name, value in found.unplaced.items():
+    for name, value in found_weights.unplaced.items():
         vector = value.reshape(-1)
         if vector.size != live.spec.embed_dim:
             continue
@@ -261,13 +273,19 @@ def _with_vectors(live: LiveEmbedding, found: FoundWeights) -> Iterator[LiveEmbe
             )
 
 
-def _with_rows(live: LiveEmbedding, found: FoundWeights, seen: _Seen) -> Iterator[LiveEmbedding]:
+def _with_rows(
+    live: LiveEmbedding, found_weights: FoundWeights, seen: _Seen
+) -> Iterator[LiveEmbedding]:
     """The same object with several vectors, of names that say nothing, as the rows that it gives of
     black images before the patches, or behind them."""
     count, width = seen.black.shape[-2] - live.spec.num_patches, live.spec.embed_dim
     if seen.black.ndim != 3 or count < 2 or live.weights.num_prefix_tokens:
         return
-    held = {name: v.reshape(-1, width) for name, v in found.unplaced.items() if not v.size % width}
+    held = {
+        name: v.reshape(-1, width)
+        for name, v in found_weights.unplaced.items()
+        if not v.size % width
+    }
     sides: tuple[Literal["first", "last"], ...] = ("first", "last")
     for side in sides:
         rows = seen.black[0, :count] if side == "first" else seen.black[0, -count:]
@@ -332,7 +350,7 @@ def _near(one: NDArray[Any], other: NDArray[Any], tolerance: float) -> bool:
 
 
 def _with_positions(
-    live: LiveEmbedding, subject: Any, found: FoundWeights, seen: _Seen
+    live: LiveEmbedding, subject: Any, found_weights: FoundWeights, seen: _Seen
 ) -> LiveEmbedding:
     """Positions that are the same for every image, and lie in a tensor of the object that is no
     parameter, or in one of a name that says nothing, or are a table that libraries compute."""
@@ -363,10 +381,12 @@ def _with_positions(
             weights=weights,
             to_sequence=True,
             notes=notes,
-            placed=(*live.placed, *(name for name in names if name in found.unplaced)),
+            placed=(*live.placed, *(name for name in names if name in found_weights.unplaced)),
         )
 
-    parameters = ((name, value.astype(np.float64)) for name, value in found.unplaced.items())
+    parameters = (
+        (name, value.astype(np.float64)) for name, value in found_weights.unplaced.items()
+    )
     for name, array in itertools.chain(parameters, _tensors(subject)):
         for held in _as_rows(array, spec.embed_dim):
             # Of a table with rows for prefix tokens too, or a few spare ones, those behind them:
@@ -376,10 +396,10 @@ def _with_positions(
             rows = held[start : start + len(wanted)]
             if _near(rows, wanted, SAME):
                 part = "" if len(rows) == len(held) else f"{len(rows)} rows of "
-                kind = "" if name in found.unplaced else ", which is no parameter,"
-                told = f"it adds {part}{name} {array.shape}{kind} as positions"
-                return placed(rows, told, name)
-    for names, how, summed in _tables_of_two(found.unplaced, spec, len(wanted)):
+                kind = "" if name in found_weights.unplaced else ", which is no parameter,"
+                sentence = f"it adds {part}{name} {array.shape}{kind} as positions"
+                return placed(rows, sentence, name)
+    for names, how, summed in _tables_of_two(found_weights.unplaced, spec, len(wanted)):
         if _near(wanted, summed, SAME):
             return placed(summed, f"it adds {' and '.join(names)}, {how}, as positions", *names)
     for name, computed in _computed_tables(spec, len(wanted)):
@@ -410,23 +430,23 @@ def _tables_of_two(
             continue
         down = np.broadcast_to(first[: grid[0], None], (*grid, first.shape[1]))
         along = np.broadcast_to(second[None, : grid[1]], (*grid, second.shape[1]))
-        told = "of rows and of columns"
+        arrangement = "of rows and of columns"
         if first.shape[1] == width:
-            yield (one, two), f"{told}, added up", (down + along).reshape(count, width)
+            yield (one, two), f"{arrangement}, added up", (down + along).reshape(count, width)
         elif 2 * first.shape[1] == width:
             for parts, order in (((down, along), "rows"), ((along, down), "columns")):
                 both = np.concatenate(parts, axis=-1).reshape(count, width)
-                yield (one, two), f"{told}, those of {order} in front", both
+                yield (one, two), f"{arrangement}, those of {order} in front", both
 
 
 def _as_rows(array: NDArray[Any], width: int) -> list[NDArray[Any]]:
     """A tensor as rows of positions: its width behind, or in front of a map of the grid."""
-    found = []
+    tables = []
     if array.ndim >= 2 and array.shape[-1] == width:
-        found.append(array.reshape(-1, width))
+        tables.append(array.reshape(-1, width))
     if array.ndim >= 3 and array.shape[-3] == width:
-        found.append(np.moveaxis(array, -3, -1).reshape(-1, width))
-    return found
+        tables.append(np.moveaxis(array, -3, -1).reshape(-1, width))
+    return tables
 
 
 def _computed_tables(spec: PatchEmbedSpec, count: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
@@ -442,8 +462,8 @@ def _computed_tables(spec: PatchEmbedSpec, count: int) -> Iterator[tuple[str, ND
     sides: tuple[Literal["column", "row"], ...] = ("column", "row")
     for half, last in itertools.product(sides, (False, True)):
         table = sincos_positions(spec.grid, width, first_half=half, last_frequency=last)
-        told = f"the 2-D sine-cosine table with {half}s in its first half"
-        yield told + (", its last frequency 1/10000" if last else ""), table
+        table_name = f"the 2-D sine-cosine table with {half}s in its first half"
+        yield table_name + (", its last frequency 1/10000" if last else ""), table
         rows, columns = np.divmod(np.arange(count), spec.grid[1])
         parts = [sinusoid_table(max(spec.grid), width // 2)[at] for at in (columns, rows)]
         if not last:

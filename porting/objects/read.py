@@ -88,9 +88,11 @@ def read_live(
     if kind == "keras" and not getattr(subject, "built", True):
         _build_keras(subject, asked, layout)
     if weights is not None:
-        found = given_weights(weights, name, kernel_layout=kernel_layout, patch_size=patch_size)
+        found_weights = given_weights(
+            weights, name, kernel_layout=kernel_layout, patch_size=patch_size
+        )
     else:
-        found = read_weights(
+        found_weights = read_weights(
             subject,
             kind,
             name,
@@ -98,28 +100,33 @@ def read_live(
             patch_size=patch_size,
             in_channels=in_channels,
         )
-        if kind == "flax" and found.owner is None and found.kernel.ndim > 2 and stride is None:
+        if (
+            kind == "flax"
+            and found_weights.owner is None
+            and found_weights.kernel.ndim > 2
+            and stride is None
+        ):
             raise PatchParityError(
                 f"{name} does not show the stride of the layer inside it: give it (stride, "
                 "--stride), and the padding if there is some"
             )
-    found = found.copied()
-    _require_patch(name, found.patch_size, patch_size)
+    found_weights = found_weights.copied()
+    _require_patch(name, found_weights.patch_size, patch_size)
     try:
-        spec, canonical = _fitted(subject, kind, name, found, asked)
+        spec, canonical = _fitted(subject, kind, name, found_weights, asked)
     except LongPositionsError as error:
-        found = found.with_positions_unplaced(str(error))
-        spec, canonical = _fitted(subject, kind, name, found, asked)
+        found_weights = found_weights.with_positions_unplaced(str(error))
+        spec, canonical = _fitted(subject, kind, name, found_weights, asked)
     dtype = canonical.kernel.dtype.name
     if dtype not in DTYPES:
         raise PatchParityError(
             f"{name} has a kernel of dtype {dtype}: expected one of {', '.join(DTYPES)}"
         )
-    orders, cut = found.orders, None
-    is_layer = found.owner is not None and found.owner is subject
-    if found.kernel.ndim == 2:
+    orders, cut = found_weights.orders, None
+    is_layer = found_weights.owner is not None and found_weights.owner is subject
+    if found_weights.kernel.ndim == 2:
         is_layer = is_layer and _is_linear(subject)
-    if is_layer and found.kernel.ndim == 2:
+    if is_layer and found_weights.kernel.ndim == 2:
         orders = _only_order(orders, spec, name)
         cut = functools.partial(_cut, spec=spec, channels_first=orders[0].endswith("chw"))
     live = LiveEmbedding(
@@ -130,54 +137,59 @@ def read_live(
         dtype,
         canonical.num_prefix_tokens > 0 or canonical.positions is not None,
         caller(subject, kind, layout, name, is_layer, cut, spec),
-        (*found.notes, *_in_training(subject)),
+        (*found_weights.notes, *_in_training(subject)),
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
     live = with_own_batch(live)
     if len(orders) > 1:
-        live = with_flatten_order(live, found)
+        live = with_flatten_order(live, found_weights)
     if weights is not None:
         return live
-    return with_found_parts(with_computing_dtype(live, found.owner, subject), subject, found)
+    return with_found_parts(
+        with_computing_dtype(live, found_weights.owner, subject), subject, found_weights
+    )
 
 
 def _fitted(
-    subject: Any, kind: str, name: str, found: FoundWeights, asked: Mapping[str, Any]
+    subject: Any, kind: str, name: str, found_weights: FoundWeights, asked: Mapping[str, Any]
 ) -> tuple[PatchEmbedSpec, PatchEmbedWeights]:
     """The sizes of an object, and its weights in our layout; what a user asked for overrules what
     the object says."""
     sizes = {
-        **found.told,
-        **own_sizes(subject, kind, found.owner, name, found.kernel.ndim),
+        **found_weights.told,
+        **own_sizes(subject, kind, found_weights.owner, name, found_weights.kernel.ndim),
         **{key: value for key, value in asked.items() if value is not None},
     }
     try:
-        spec = spec_of(name, found, sizes)
-        return spec, found.to_canonical(spec, found.orders[0])
+        spec = spec_of(name, found_weights, sizes)
+        return spec, found_weights.to_canonical(spec, found_weights.orders[0])
     except PatchParityError as error:
-        if not found.given or found.canonical is not None:
+        if not found_weights.given or found_weights.canonical is not None:
             raise
         raise PatchParityError(
-            f"{error} (the kernel was read as {found.orders[0]}: --kernel-layout says otherwise)"
+            f"{error} (the kernel was read as {found_weights.orders[0]}: --kernel-layout says "
+            "otherwise)"
         ) from None
 
 
 def _in_training(subject: Any) -> list[str]:
     """That a module is judged as it is used, where it would do something else as it stands."""
     if hasattr(subject, "modules"):  # torch
-        drops = [each for each in subject.modules() if getattr(each, "training", False) is True]
+        drops = [
+            module for module in subject.modules() if getattr(module, "training", False) is True
+        ]
     elif any(base.__module__.startswith("flax.nnx") for base in type(subject).__mro__):
         from flax import nnx
 
-        every = (each for _, each in nnx.iter_modules(subject))
-        drops = [each for each in every if getattr(each, "deterministic", True) is False]
+        every = (module for _, module in nnx.iter_modules(subject))
+        drops = [module for module in every if getattr(module, "deterministic", True) is False]
     else:
         return []
     random = {
-        type(each).__name__
-        for each in drops
+        type(module).__name__
+        for module in drops
         if any(
-            isinstance(getattr(each, name, None), float) and getattr(each, name)
+            isinstance(getattr(module, name, None), float) and getattr(module, name)
             for name in ("p", "drop_prob", "prob", "rate")
         )
     }
@@ -189,11 +201,11 @@ def _in_training(subject: Any) -> list[str]:
     ]
 
 
-def _require_patch(name: str, found: tuple[int, ...], asked: int | tuple[int, ...] | None) -> None:
-    wanted = (asked,) * len(found) if isinstance(asked, (int, np.integer)) else asked
-    if wanted is not None and tuple(wanted) != tuple(found):
+def _require_patch(name: str, patch: tuple[int, ...], asked: int | tuple[int, ...] | None) -> None:
+    wanted = (asked,) * len(patch) if isinstance(asked, (int, np.integer)) else asked
+    if wanted is not None and tuple(wanted) != tuple(patch):
         raise PatchParityError(
-            f"{name}: a kernel of patch size {tuple(found)} was found, {asked} was asked for"
+            f"{name}: a kernel of patch size {tuple(patch)} was found, {asked} was asked for"
         )
 
 
@@ -220,12 +232,12 @@ def _kind(subject: Any, framework: str | None, name: str) -> str:
     """What an object is called with: its own framework, or of a plain function what was said."""
     if framework is not None:
         require_choice("framework", framework, FRAMEWORKS)
-    own = _framework(subject)
-    if framework is not None and own not in (None, framework):
+    kind = _framework(subject)
+    if framework is not None and kind not in (None, framework):
         raise PatchParityError(
-            f"{name} is an object of {own}: framework={framework!r} is for plain functions"
+            f"{name} is an object of {kind}: framework={framework!r} is for plain functions"
         )
-    return own or framework or "numpy"
+    return kind or framework or "numpy"
 
 
 def _is_linear(subject: Any) -> bool:

@@ -103,7 +103,7 @@ def _require_own_output(live: LiveEmbedding) -> None:
     shapes = [observed.reshape(expected.shape)]
     if observed.ndim > 3:
         shapes.append(np.moveaxis(observed, 1, -1).reshape(expected.shape))
-    apart = min(float(np.linalg.norm(each - expected)) for each in shapes) / float(
+    apart = min(float(np.linalg.norm(array - expected)) for array in shapes) / float(
         np.linalg.norm(expected) + 1e-300
     )
     if apart < UNLIKE and not explains(live) and observed.ndim == 3:
@@ -247,16 +247,16 @@ def _held(weights: PatchEmbedWeights, name: str) -> NDArray[Any] | None:
 
 
 def _require_one_model(one: LiveEmbedding, other: LiveEmbedding) -> None:
-    for name, told in (
+    for name, word in (
         ("patch_size", "patch"),
         ("in_channels", "channels"),
         ("embed_dim", "width"),
         ("stride", "stride"),
     ):
-        own, theirs = getattr(one.spec, name), getattr(other.spec, name)
-        if own != theirs:
+        size, theirs = getattr(one.spec, name), getattr(other.spec, name)
+        if size != theirs:
             raise PatchParityError(
-                f"{one.name} has {told} {own}, {other.name} {theirs}: they are not of one model"
+                f"{one.name} has {word} {size}, {other.name} {theirs}: they are not of one model"
             )
     if one.to_sequence != other.to_sequence:
         kinds = ("tokens", "the sequence")

@@ -68,14 +68,14 @@ def judge_projection(
     # A trained kernel is not zero-mean, so the bound that holds for any data is the one that
     # decides.
     probe = dataclasses.replace(base, weights=plain, gate="deterministic", gradients=())
-    found = judge(
+    judgement = judge(
         probe,
         "forward",
         tokens,
         ArithmeticModel.of(np.dtype(np.float32), flush_to_zero=True, output_roundings=2),
     )
-    ratio = float("inf") if found.bound_ratio is None else found.bound_ratio
-    return Check(name, found.verdict, ratio, found.message or "within the bound of float32")
+    ratio = float("inf") if judgement.bound_ratio is None else judgement.bound_ratio
+    return Check(name, judgement.verdict, ratio, judgement.message or "within the bound of float32")
 
 
 def compare_fields(name: str, first: PatchEmbedWeights, second: PatchEmbedWeights) -> Check | None:
@@ -103,15 +103,17 @@ def compare_fields(name: str, first: PatchEmbedWeights, second: PatchEmbedWeight
             f"ε is {first.layout.norm_epsilon:g} and {second.layout.norm_epsilon:g}",
         )
     ratio = max(ratios)
-    told = "the same" if ratio == 0 else f"{ratio:.3g} of what rounding to the narrower type allows"
+    message = (
+        "the same" if ratio == 0 else f"{ratio:.3g} of what rounding to the narrower type allows"
+    )
     if np.isinf(ratio):
         apart = max(
             float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max())
             for one, other in pairs
             if one is not None and other is not None
         )
-        told = f"up to {apart:.3g} apart, in one type"
-    return Check(name, "pass" if ratio <= 1 else "fail", ratio, told)
+        message = f"up to {apart:.3g} apart, in one type"
+    return Check(name, "pass" if ratio <= 1 else "fail", ratio, message)
 
 
 def _apart(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -124,7 +126,7 @@ def _apart(first: NDArray[Any], second: NDArray[Any]) -> float:
         return 0.0
     if types[0] == types[1]:
         return float("inf")
-    unit, least = max(UNITS[each] for each in types), max(SMALLEST[each] for each in types)
+    unit, least = max(UNITS[dtype] for dtype in types), max(SMALLEST[dtype] for dtype in types)
     return float(np.max(error / (unit * np.maximum(np.abs(one), np.abs(other)) + least + 1e-320)))
 
 
@@ -138,7 +140,8 @@ def compare_sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbed
         else without(stage.weights, "positions")
     )
     before, after = (
-        embed_sequence(images, each.astype(np.float64), stage.spec) for each in (source, written)
+        embed_sequence(images, weights.astype(np.float64), stage.spec)
+        for weights in (source, written)
     )
     if before.shape != after.shape:
         return Check("steps", "fail", float("inf"), f"{after.shape} after, {before.shape} before")
@@ -154,10 +157,10 @@ def compare_sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbed
     ]
     if wrong := next((check for check in norms if check.verdict != "pass"), None):
         return Check("steps", "fail", wrong.bound_ratio, f"{wrong.name}: {wrong.message}")
-    plain = [_without_norms(each).astype(np.float64) for each in (source, written)]
-    error = np.abs(np.subtract(*(embed_sequence(images, each, stage.spec) for each in plain)))
+    plain = [_without_norms(weights).astype(np.float64) for weights in (source, written)]
+    error = np.abs(np.subtract(*(embed_sequence(images, weights, stage.spec) for weights in plain)))
     narrowest, least = (
-        max(table[each.kernel.dtype.name] for each in (held, written))
+        max(table[weights.kernel.dtype.name] for weights in (held, written))
         for table in (UNITS, SMALLEST)
     )
     absolute = plain[1].map(np.abs)
@@ -167,8 +170,8 @@ def compare_sequences(stage: Stage, held: PatchEmbedWeights, written: PatchEmbed
         narrowest * embed_sequence(np.abs(images), absolute, stage.spec) + lost
     )
     ratio = float(np.max(error / (bound + 1e-300)))
-    told = f"at most {error.max():.3g} apart, {ratio:.2g} of what rounding allows"
-    return Check("steps", "pass" if ratio <= 1 else "fail", ratio, told)
+    message = f"at most {error.max():.3g} apart, {ratio:.2g} of what rounding allows"
+    return Check("steps", "pass" if ratio <= 1 else "fail", ratio, message)
 
 
 def _without_norms(weights: PatchEmbedWeights) -> PatchEmbedWeights:
@@ -197,8 +200,8 @@ def compare_rows(
         )
     with np.errstate(over="ignore"):  # where nothing may differ
         ratio = float(np.max(error / (bound + 1e-300)))
-    told = f"up to {error.max():.3g} apart, {ratio:.3g} of what rounding allows"
-    return Check("prefix tokens and positions", "pass" if ratio <= 1 else "fail", ratio, told)
+    message = f"up to {error.max():.3g} apart, {ratio:.3g} of what rounding allows"
+    return Check("prefix tokens and positions", "pass" if ratio <= 1 else "fail", ratio, message)
 
 
 def _allowed(one: Stage, other: Stage, spec: PatchEmbedSpec) -> NDArray[np.float64]:
@@ -210,9 +213,9 @@ def _allowed(one: Stage, other: Stage, spec: PatchEmbedSpec) -> NDArray[np.float
         {
             name: held.dtype.name
             for name in names
-            if (held := getattr(each.weights, name)) is not None
+            if (held := getattr(stage.weights, name)) is not None
         }
-        for each in (one, other)
+        for stage in (one, other)
     ]
     every = {*kinds[0].values(), *kinds[1].values()}
     coarse = {
@@ -227,12 +230,12 @@ def _allowed(one: Stage, other: Stage, spec: PatchEmbedSpec) -> NDArray[np.float
         )
 
     bounds = []
-    for each in (one, other):
-        held = {name: getattr(each.weights, name) for name in names}
+    for stage in (one, other):
+        held = {name: getattr(stage.weights, name) for name in names}
         scaled = {
             name: np.abs(value.astype(np.float64)) * 2 * part(UNITS, name) + part(SMALLEST, name)
             for name, value in held.items()
             if value is not None
         }
-        bounds.append(prefix_and_positions(dataclasses.replace(each.weights, **scaled), spec))
+        bounds.append(prefix_and_positions(dataclasses.replace(stage.weights, **scaled), spec))
     return np.maximum(*bounds)

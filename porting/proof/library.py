@@ -51,19 +51,23 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
     """
     try:
         with _quiet():
-            own = _build(checkpoint, stage, checkpoint.config_folder if folder is None else folder)
+            model = _build(
+                checkpoint, stage, checkpoint.config_folder if folder is None else folder
+            )
             first, *others = _sizes(checkpoint, stage)
-            found = [_apart(own, stage, *first)]
+            differences = [_apart(model, stage, *first)]
             for size, spec in others:
                 with contextlib.suppress(UnprovedError):  # many models take images of one size
-                    found.append(_apart(own, stage, size, spec))
+                    differences.append(_apart(model, stage, size, spec))
     except UnprovedError as error:
         return Check(NAME, "skip", None, f"not proved against the library: {error}")
-    worst, told = max(found)
+    worst, message = max(differences)
     if worst <= 1:
-        times = "" if len(found) == 1 else f" at {len(found)} sizes"
-        return Check(NAME, "pass", worst, f"{own.name}{times}")
-    return Check(NAME, "fail", worst, f"{own.name} gives something else than this reading: {told}")
+        times = "" if len(differences) == 1 else f" at {len(differences)} sizes"
+        return Check(NAME, "pass", worst, f"{model.name}{times}")
+    return Check(
+        NAME, "fail", worst, f"{model.name} gives something else than this reading: {message}"
+    )
 
 
 def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnModel:
@@ -72,7 +76,7 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
     config = read_config(folder)
     table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "auto_map" in table or any(
-        isinstance(each, dict) and "auto_map" in each for each in table.values()
+        isinstance(value, dict) and "auto_map" in value for value in table.values()
     ):
         raise UnprovedError("config.json names code of its own (auto_map), which is never run")
     keras = config.architecture.startswith(KERAS_HUB)
@@ -172,28 +176,28 @@ def _sizes(checkpoint: Checkpoint, stage: Stage) -> list[tuple[tuple[int, ...], 
     """The size that the configuration tells, where it has the stage's grid, else the stage's own;
     where no positions fix it, another one beside it; each with the spec of what the projection
     takes."""
-    own, config = stage.spec, known_of(checkpoint, None)
+    stage_spec, config = stage.spec, known_of(checkpoint, None)
     keys = stage.dialect.config.get("image_size")
-    told = numbers_at(config.table, keys, 2) if keys else config.image_size
-    size = image_of(own.image_size, stage.stem)
-    if told:
-        whole = (*size[:-2], *told[-2:])
-        spec = own.replace(image_size=features_of(whole, stage.stem))
-        size, own = (whole, spec) if spec.grid == own.grid else (size, own)
+    config_size = numbers_at(config.table, keys, 2) if keys else config.image_size
+    size = image_of(stage_spec.image_size, stage.stem)
+    if config_size:
+        whole = (*size[:-2], *config_size[-2:])
+        spec = stage_spec.replace(image_size=features_of(whole, stage.stem))
+        size, stage_spec = (whole, spec) if spec.grid == stage_spec.grid else (size, stage_spec)
     if stage.stem:
-        return [(size, own)]
+        return [(size, stage_spec)]
     if stage.weights.positions is not None or stage.dialect.video:
-        return [(size, own)]
+        return [(size, stage_spec)]
     rows = 4 if stage.dialect.token_order == "merge-2x2" else 1
-    by = tuple(rows * step for step in own.stride)
+    by = tuple(rows * step for step in stage_spec.stride)
     if stage.dialect.images == "multiple-of-patch_size" and config.patch_size:
         by = config.patch_size[-2:]
-    larger = tuple(size + more for size, more in zip(own.image_size, by, strict=True))
-    return [(size, own), (larger, own.replace(image_size=larger))]
+    larger = tuple(size + more for size, more in zip(stage_spec.image_size, by, strict=True))
+    return [(size, stage_spec), (larger, stage_spec.replace(image_size=larger))]
 
 
 def _apart(
-    own: OwnModel, stage: Stage, size: tuple[int, ...], spec: PatchEmbedSpec
+    model: OwnModel, stage: Stage, size: tuple[int, ...], spec: PatchEmbedSpec
 ) -> tuple[float, str]:
     """Relative rms difference of the library's sequence and ours on random images, as a multiple of
     what is allowed, and in words."""
@@ -202,7 +206,7 @@ def _apart(
         .standard_normal((BATCH, stage.in_channels, *size))
         .astype(np.float32)
     )
-    observed = own.run(images).astype(np.float64)
+    observed = model.run(images).astype(np.float64)
     expected = stage.sequence(images, spec)
     if observed.shape != expected.shape:
         return (

@@ -38,12 +38,12 @@ def require_modest(table: Mapping[str, Any]) -> None:
     for name, value in table.items():
         if name == "shared_object_id":  # Keras's own: an address
             continue
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, dict):
-                require_modest(each)
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, dict):
+                require_modest(entry)
             elif (
-                isinstance(each, (int, float))
-                and not isinstance(each, bool)
+                isinstance(entry, (int, float))
+                and not isinstance(entry, bool)
                 and "theta" not in name
             ):
                 most = (
@@ -53,9 +53,9 @@ def require_modest(table: Mapping[str, Any]) -> None:
                     if re.search("(image|img|input|crop)_?size", name)
                     else LARGEST_NUMBER
                 )
-                if not abs(each) <= most:
+                if not abs(entry) <= most:
                     raise UnprovedError(
-                        f"config.json tells {name} {each}, and no model with more than {most} is "
+                        f"config.json tells {name} {entry}, and no model with more than {most} is "
                         "built"
                     )
 
@@ -88,14 +88,14 @@ _LEFT_OUT = (
 def reduced(table: Mapping[str, Any]) -> dict[str, Any]:
     """The same configuration with one layer: what enters the first block is the same, and the rest
     need not be built."""
-    found = {name: value for name, value in table.items() if name not in _LEFT_OUT}
+    reduced_table = {name: value for name, value in table.items() if name not in _LEFT_OUT}
     for name in _COUNTS:
-        if isinstance(found.get(name), int) and "num_blocks" not in found:
-            found[name] = 1
+        if isinstance(reduced_table.get(name), int) and "num_blocks" not in reduced_table:
+            reduced_table[name] = 1
             for kinds in _KINDS:
-                if isinstance(found.get(kinds), list):
-                    found[kinds] = found[kinds][:1]
-    return found
+                if isinstance(reduced_table.get(kinds), list):
+                    reduced_table[kinds] = reduced_table[kinds][:1]
+    return reduced_table
 
 
 def inner_table(table: Mapping[str, Any]) -> Mapping[str, Any]:

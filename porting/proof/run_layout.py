@@ -166,8 +166,8 @@ def _keras_conv(
     import keras
 
     padded = np.pad(images_to_layout(images, NHWC), ((0, 0), *spec.padding, (0, 0)))
-    found = keras.ops.conv(padded, kernel, spec.stride, "valid", "channels_last")
-    tokens = np.asarray(keras.ops.convert_to_numpy(found)).reshape(
+    output = keras.ops.conv(padded, kernel, spec.stride, "valid", "channels_last")
+    tokens = np.asarray(keras.ops.convert_to_numpy(output)).reshape(
         len(images), spec.num_patches, spec.embed_dim
     )
     return tokens if bias is None else tokens + bias

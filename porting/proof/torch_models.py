@@ -91,7 +91,7 @@ def _loaded(kind: Any, config: Any, named: Mapping[str, NDArray[Any]]) -> tuple[
         write_safetensors(Path(folder) / "model.safetensors", held, {"format": "pt"})
         config.save_pretrained(folder)
         with _uninitialized():
-            model, told = kind.from_pretrained(
+            model, loading_info = kind.from_pretrained(
                 folder,
                 config=config,
                 output_loading_info=True,
@@ -100,10 +100,10 @@ def _loaded(kind: Any, config: Any, named: Mapping[str, NDArray[Any]]) -> tuple[
                 attn_implementation="eager",
             )
     other_shapes = [
-        str(each[0] if isinstance(each, tuple) else each)
-        for each in told.get("mismatched_keys") or ()
+        str(key[0] if isinstance(key, tuple) else key)
+        for key in loading_info.get("mismatched_keys") or ()
     ]
-    return model, sorted(map(str, told["unexpected_keys"])) + sorted(other_shapes)
+    return model, sorted(map(str, loading_info["unexpected_keys"])) + sorted(other_shapes)
 
 
 def _classes(config: Any, named: Any = None) -> list[Any]:
@@ -114,7 +114,7 @@ def _classes(config: Any, named: Any = None) -> list[Any]:
     )
     from transformers import PreTrainedModel
 
-    found = []
+    classes = []
     for kind in vars(module).values():
         if not (
             inspect.isclass(kind)
@@ -125,7 +125,7 @@ def _classes(config: Any, named: Any = None) -> list[Any]:
         if getattr(kind, "config_class", None) is type(config) and not kind.__name__.endswith(
             "PreTrainedModel"
         ):
-            found.append(kind)
+            classes.append(kind)
     patterns = (r"Vision\w*Model$", r"Model$", r"Vision\w*$", r"Backbone$", r"Encoder$", "")
     backbones = [
         name for name in named or () if isinstance(name, str) and name.endswith("Backbone")
@@ -138,7 +138,7 @@ def _classes(config: Any, named: Any = None) -> list[Any]:
         # a backbone may order its tokens otherwise than the model (Hiera)
         return kind.__name__ not in backbones, first
 
-    return sorted(found, key=place)[:6]
+    return sorted(classes, key=place)[:6]
 
 
 @contextlib.contextmanager
@@ -237,7 +237,9 @@ def _channels_last(values: NDArray[Any], images: NDArray[Any], stage: Stage) -> 
     ours = stage.sequence(images, spec)
     if ours.size != values.size:
         return moved
-    apart = [float(np.linalg.norm(each.reshape(ours.shape) - ours)) for each in (moved, values)]
+    apart = [
+        float(np.linalg.norm(reading.reshape(ours.shape) - ours)) for reading in (moved, values)
+    ]
     return moved if apart[0] <= apart[1] else values
 
 
@@ -258,12 +260,12 @@ def _entering(
     def catch(module: Any, arguments: Any, named: Mapping[str, Any]) -> None:
         given = [
             part
-            for each in (*arguments, *named.values())
-            for part in (each if isinstance(each, list) else [each])
+            for argument in (*arguments, *named.values())
+            for part in (argument if isinstance(argument, list) else [argument])
         ]
-        values = [each for each in given if isinstance(each, torch.Tensor)]
-        fitting = [each for each in values if each.shape[-1] == width] or values
-        seen.extend(each.detach() for each in fitting[:1])
+        values = [part for part in given if isinstance(part, torch.Tensor)]
+        fitting = [tensor for tensor in values if tensor.shape[-1] == width] or values
+        seen.extend(tensor.detach() for tensor in fitting[:1])
         raise _CaughtError
 
     failures = []
@@ -339,18 +341,18 @@ def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
         )
     if stage.dialect.video:
         images = images.transpose(1, 2)
-    told = {first: images}
+    form = {first: images}
     # ViTMAE: nothing is masked, and nothing shuffled
     if "bool_masked_pos" not in names and "noise" in names:
         count = stage.spec.num_patches
-        told["noise"] = torch.arange(count, dtype=torch.float32).expand(len(images), count)
+        form["noise"] = torch.arange(count, dtype=torch.float32).expand(len(images), count)
         model.config.mask_ratio = 0.0
-    forms = [told, {**told, first: images[:, None]}]  # some take a video alone
+    forms = [form, {**form, first: images[:, None]}]  # some take a video alone
     if "(" in stage.dialect.entries["kernel"].layout and images.ndim == 4:  # or patches
         B, C, H, W = images.shape
         values = (3, 5, 1) if "Ph Pw C" in stage.dialect.entries["kernel"].layout else (1, 3, 5)
         cut = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, *values)
-        forms.append({**told, first: cut.reshape(B, (H // Ph) * (W // Pw), -1)})
+        forms.append({**form, first: cut.reshape(B, (H // Ph) * (W // Pw), -1)})
     return forms
 
 
@@ -372,11 +374,11 @@ def _flattened(names: list[str], images: Any, stage: Stage) -> list[dict[str, An
     patches = cut.permute(0, 2, 4, 7, 5, 8, *values).reshape(B * math.prod(grid), -1)
     first = next(name for name in names if name not in ("self",))
     grid_name = "grid_thw" if "grid_thw" in names else "image_grid_thw"
-    told = {first: patches, grid_name: torch.tensor([list(grid)] * B)}
+    form = {first: patches, grid_name: torch.tensor([list(grid)] * B)}
     if "merge_sizes" in names:
-        told["merge_sizes"] = torch.tensor([merge] * B)
+        form["merge_sizes"] = torch.tensor([merge] * B)
     whole = patches.reshape(-1, C, Ph, Pw) if Pt == 1 and values[0] == 1 else patches
-    return [told, {**told, first: whole}, {**told, first: whole[None]}]
+    return [form, {**form, first: whole}, {**form, first: whole[None]}]
 
 
 def timm_model(
@@ -413,9 +415,9 @@ def timm_model(
     own_names = model.state_dict().keys()
     inside = next(
         (
-            each
-            for each in inner_prefixes(stage.candidate.prefix)
-            if all(each + name in own_names for name in tensors)
+            prefix
+            for prefix in inner_prefixes(stage.candidate.prefix)
+            if all(prefix + name in own_names for name in tensors)
         ),
         None,
     )

@@ -42,9 +42,9 @@ class Allowance:
         weights = pipeline.weights
         added = [weights.bias, *([weights.positions] if pipeline.to_sequence else [])]
         self.added = sum(
-            float(np.abs(each.astype(np.float64)).max(initial=0))
-            for each in added
-            if each is not None
+            float(np.abs(array.astype(np.float64)).max(initial=0))
+            for array in added
+            if array is not None
         )
 
     def bound(self, candidate: Pipeline, value: Array) -> Array:
@@ -92,13 +92,13 @@ class Allowance:
         normalized, gain = np.abs(kept / deviation), np.abs(norm.scale.astype(np.float64))
         moved = error + normalized * np.mean(normalized * error, -1, keepdims=True)
         summed = (values.shape[-1] + 8) * self.model.accumulate
-        own = summed * normalized
+        norm_error = summed * normalized
         if norm.centered:
             moved = moved + error.mean(-1, keepdims=True)
-            own = own + summed * np.abs(values).mean(-1, keepdims=True) / deviation
+            norm_error = norm_error + summed * np.abs(values).mean(-1, keepdims=True) / deviation
         shift = 0.0 if norm.shift is None else np.abs(norm.shift.astype(np.float64))
         rounding = 6 * self.model.accumulate + self.model.output_roundings * self.model.output
-        return gain * (moved / deviation + own) + rounding * (gain * normalized + shift)
+        return gain * (moved / deviation + norm_error) + rounding * (gain * normalized + shift)
 
     def rms(self, candidate: Pipeline, exact: Array) -> float:
         """Largest rms error of correct arithmetic, whatever the data and the order of summation.
@@ -114,7 +114,7 @@ class Allowance:
         spec = candidate.spec
         patches = candidate.patches(np.float64)
         matrix = candidate.weights.kernel.reshape(len(candidate.weights.kernel), -1)
-        rows, columns = (generator.integers(0, len(each), SAMPLED) for each in (patches, matrix))
+        rows, columns = (generator.integers(0, len(array), SAMPLED) for array in (patches, matrix))
         terms = patches[rows].astype(np.float64) * matrix[columns].astype(np.float64)
         sizes = np.abs(terms)
         if float(sizes.std()) <= ALIKE * float(sizes.mean()):
@@ -122,7 +122,7 @@ class Allowance:
         channels_first = np.arange(terms.shape[1]).reshape(-1, spec.in_channels).T.ravel()
         orders = (slice(None), channels_first, generator.permutation(terms.shape[1]))
         sums = [np.cumsum(terms[:, order], axis=1) for order in orders]
-        worst = max(float(np.mean((each**2).sum(axis=1))) for each in sums)
+        worst = max(float(np.mean((partial_sums**2).sum(axis=1))) for partial_sums in sums)
         # The bias and a position are two more additions.
         tokens = _tokens(candidate) if has_norms(candidate) else exact
         added = 2 * float(np.mean(tokens**2))
@@ -147,8 +147,8 @@ class Allowance:
                 smallest = math.sqrt(weights.layout.norm_epsilon)
                 left *= gain / max(float(np.median(deviation)), smallest)
                 tokens = exact
-        own = GATE * self.model.accumulate + 2 * self.model.output
-        return (2 if weights.patch_norm is None else 4) * left + own * size
+        norm_error = GATE * self.model.accumulate + 2 * self.model.output
+        return (2 if weights.patch_norm is None else 4) * left + norm_error * size
 
     def ratio(self, candidate: Pipeline, value: Array, observed: Array) -> float:
         """The largest error of an output over its bound."""

@@ -51,8 +51,8 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         return
     lit = dataclasses.replace(p, images=np.ones_like(p.images, np.float64))  # zeros around it stay
     cut, ones = (
-        each.patches(np.float64).reshape(len(p.images) * spec.num_patches, -1, channels)
-        for each in (p, lit)
+        pipeline.patches(np.float64).reshape(len(p.images) * spec.num_patches, -1, channels)
+        for pipeline in (p, lit)
     )
     kernel = p.weights.kernel.astype(np.float64).reshape(spec.embed_dim, -1, channels)
     columns = [
@@ -60,16 +60,16 @@ def mixed_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         for of_kernel in range(channels)
         for of_image in range(channels)
     ]
-    columns += [ones[:, :, each] @ kernel[:, :, each].T for each in range(channels)]
+    columns += [ones[:, :, channel] @ kernel[:, :, channel].T for channel in range(channels)]
     bias = 0.0 if p.weights.bias is None else p.weights.bias.astype(np.float64)
     terms = np.stack([column.ravel() for column in columns], axis=1)
     solved = np.linalg.lstsq(terms, (observed - bias).ravel(), rcond=None)[0]
     left = rms((observed - bias).ravel() - terms @ solved)
     mix, offsets = solved[: channels**2].reshape(channels, channels), solved[channels**2 :]
-    name, told, mend = _named_mix(mix, offsets)
+    name, explanation, mend = _named_mix(mix, offsets)
     if name == UNCHANGED:
         return
-    yield Fit(name, told, mend, left, float(np.abs(mix).max()))
+    yield Fit(name, explanation, mend, left, float(np.abs(mix).max()))
 
 
 def _mixed_of_patches(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -100,14 +100,14 @@ def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
     scales = mix[np.arange(channels), rows]
     if not single.all():
         gray = np.abs(mix - mix[:1]).max() < CLOSE * size
-        told = (
+        explanation = (
             "the images were made gray"
             if gray
             else f"the channels were mixed: {np.round(mix, 4).tolist()}"
         )
         return (
             ("image-gray" if gray else "channels-mixed"),
-            told,
+            explanation,
             "give each channel of the kernel its own channel of the image",
         )
     parts = []
@@ -141,7 +141,7 @@ def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]
     if len(scales) == 3 and (named := _statistics(scales, offsets, rows)) is not None:
         return named
     even = np.ptp(scales) < CLOSE * np.abs(scales).max()
-    for factor, told in (
+    for factor, explanation in (
         (255.0, "the pixels were left at 0..255"),
         (1 / 255.0, "the pixels were divided by 255 once too often"),
         (1 / 255.0**2, "the pixels were divided by 255 twice too often"),
@@ -152,7 +152,7 @@ def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]
             and abs(float(scales.mean()) / factor - 1) < CLOSE
             and np.abs(offsets).max() < CLOSE * factor
         ):
-            return told, "input-scaled"
+            return explanation, "input-scaled"
     if even and np.abs(offsets).max() < IDENTICAL:
         return (
             f"the products, but not the bias, are {float(scales.mean()):.6g} times what they "
@@ -188,18 +188,20 @@ def _statistics(scales: Array, offsets: Array, rows: Array) -> tuple[str, str] |
     }
     for words, (mean, deviation) in held.items():
         for factor, how in FACTORS.items():
-            told = f"{words} were taken out of pixels that were normalized already"
+            explanation = f"{words} were taken out of pixels that were normalized already"
             for summands in (-mean / deviation, -factor * mean / deviation):
                 if fitting(factor / deviation, summands):
-                    return told + (f", and {how}" if how else ""), "normalization-twice"
-            told = f"the pixels were not normalized: {words} were not taken out"
+                    return explanation + (f", and {how}" if how else ""), "normalization-twice"
+            explanation = f"the pixels were not normalized: {words} were not taken out"
             for summands in (mean, factor * mean):
                 if fitting(factor * deviation, summands):
-                    return told + (f", and they were {how}" if how else ""), "normalization-missing"
+                    return explanation + (
+                        f", and they were {how}" if how else ""
+                    ), "normalization-missing"
             if how and fitting(np.full(3, factor), (factor - 1) * mean / deviation):
                 return f"the pixels were {how} before {words} were taken out", "input-scaled"
         for others, (mean_2, deviation_2) in held.items():
             if others != words and fitting(deviation / deviation_2, (mean - mean_2) / deviation_2):
-                told = f"the pixels were normalized by {others}, where {words} belong"
-                return told, "normalization-differs"
+                explanation = f"the pixels were normalized by {others}, where {words} belong"
+                return explanation, "normalization-differs"
     return None

@@ -50,7 +50,7 @@ class Diagnosis:
             "correct": self.correct,
             "status": self.status,
             "mistakes": list(self.mistakes),
-            "also": [list(each) for each in self.also],
+            "also": [list(mistakes) for mistakes in self.also],
             "explanation": self.explanation,
             "mend": self.mend,
             "evidence": self.evidence,

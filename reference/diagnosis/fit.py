@@ -66,16 +66,16 @@ UNRELATED = 0.8
 they have nothing to do with it: of independent rows it is above 1, of a rectified one a half."""
 
 
-def matching(right: Array, found: Array) -> Array | None:
-    """For each row of `found` `(rows, width)` the row of `right` that is nearest; None where that
-    is no permutation."""
+def matching(right: Array, observed: Array) -> Array | None:
+    """For each row of `observed` `(rows, width)` the row of `right` that is nearest; None where
+    that is no permutation."""
     if not 1 < len(right) <= MOST_ROWS:
         return None
     sizes = (right * right).sum(1)
-    few = found[:: max(1, len(found) // 4)]
+    few = observed[:: max(1, len(observed) // 4)]
     nearest = ((few * few).sum(1)[:, None] + sizes[None] - 2 * few @ right.T).min(axis=1)
     if (nearest > UNRELATED * (few * few).sum(1)).any():
         return None
-    distances = (found * found).sum(1)[:, None] + sizes[None] - 2 * found @ right.T
+    distances = (observed * observed).sum(1)[:, None] + sizes[None] - 2 * observed @ right.T
     order = np.asarray(distances.argmin(axis=1))
     return order if len(set(order.tolist())) == len(order) else None

@@ -125,14 +125,14 @@ def pixel_forms(images: Array) -> dict[Form, Array]:
             filled = rolled.copy()
             filled[(slice(None),) * axis + (0 if by > 0 else -1,)] = 0
             name = "image-shifted-back" if back else "image-shifted"
-            for told, values in ((", round the edge", rolled), ("", filled)):
-                words = f"the images were shifted{back} by one {line}{told}"
+            for detail, values in ((", round the edge", rolled), ("", filled)):
+                words = f"the images were shifted{back} by one {line}{detail}"
                 forms[name, words, "look for an offset of one"] = values
     if shape[2] == shape[3]:
-        for turns, told in ((1, "left"), (3, "right")):
+        for turns, side in ((1, "left"), (3, "right")):
             forms[
                 "image-turned",
-                f"the images were turned to the {told}, by 90 degrees",
+                f"the images were turned to the {side}, by 90 degrees",
                 "read rows from the top, columns from the left",
             ] = np.rot90(images, turns, (2, 3))
         forms[
@@ -145,20 +145,20 @@ def pixel_forms(images: Array) -> dict[Form, Array]:
 
 def _standardized(images: Array) -> dict[tuple[str, str], Array]:
     """Images of which means were taken away that are their own, or the batch's."""
-    found = {}
+    forms = {}
     if len(images) > 1:
-        told = "the mean of the batch was taken away from every image"
-        found["image-batch-mean", told] = images - images.mean(0)
+        explanation = "the mean of the batch was taken away from every image"
+        forms["image-batch-mean", explanation] = images - images.mean(0)
     axes = tuple(range(1, images.ndim))
     for over, whose in ((axes, "its own mean"), (axes[1:], "the mean of each of its channels")):
         centered = images - images.mean(over, keepdims=True)
-        told = f"{whose} was taken away from every image"
-        found["image-centered", told] = centered
+        explanation = f"{whose} was taken away from every image"
+        forms["image-centered", explanation] = centered
         for less, words in ((0, "n"), (1, "n − 1")):
             spread = np.maximum(centered.std(over, keepdims=True, ddof=less), 1e-12)
-            divided = f"{told}, and it was divided by its deviation (over {words})"
-            found["image-standardized", divided] = centered / spread
-    return found
+            divided = f"{explanation}, and it was divided by its deviation (over {words})"
+            forms["image-standardized", divided] = centered / spread
+    return forms
 
 
 def cut_forms(images: Array, spec: PatchEmbedSpec) -> Iterator[tuple[Form, Array]]:
@@ -173,11 +173,11 @@ def cut_forms(images: Array, spec: PatchEmbedSpec) -> Iterator[tuple[Form, Array
         for size, count, step, extent in zip(spec.image_size, grid, spec.stride, patch, strict=True)
     ]
     if spec.remainder == "floor" and not any(map(any, spec.padding)) and any(over):
-        for name, told, starts in (
+        for name, place, starts in (
             ("image-cut-at-the-end", "at the end", over),
-            ("image-cut-in-the-middle", "in the middle", [each // 2 for each in over]),
+            ("image-cut-in-the-middle", "in the middle", [pixels // 2 for pixels in over]),
         ):
-            words = f"the part of the images that patches fill was taken {told}, not at the start"
+            words = f"the part of the images that patches fill was taken {place}, not at the start"
             moved = np.roll(images, [-start for start in starts], (2, 3))
             yield (
                 (name, words, "leave the rest out at the end: images[:, :, :rows, :columns]"),
@@ -303,7 +303,7 @@ def kernel_forms(kernel: Array) -> Iterator[tuple[Form, Array]]:
         name = "".join(letters[axis] for axis in order)
         if name == "OIHW":
             continue
-        back_again = tuple(int(each) for each in np.argsort(order))
+        back_again = tuple(int(axis) for axis in np.argsort(order))
         memory = np.ascontiguousarray(oihw.transpose(order))
         read = memory.reshape(oihw.shape).transpose(0, 2, 3, 1)
         back = (
@@ -312,34 +312,38 @@ def kernel_forms(kernel: Array) -> Iterator[tuple[Form, Array]]:
             .transpose(back_again)
             .transpose(0, 2, 3, 1)
         )
-        told = f"the kernel's memory, laid out as {name}, was read as OIHW"
+        explanation = f"the kernel's memory, laid out as {name}, was read as OIHW"
         yield (
             (
                 f"kernel-read-{name.lower()}",
-                told,
+                explanation,
                 f"the kernel was read as {name}; transpose it with {back_again}",
             ),
             read,
         )
-        told = f"the OIHW kernel's memory was read as {name}"
+        explanation = f"the OIHW kernel's memory was read as {name}"
         yield (
             (
                 f"kernel-read-{name.lower()}",
-                told,
+                explanation,
                 f"transpose the kernel with {order} instead of reshaping it",
             ),
             back,
         )
         if memory.shape == oihw.shape:
-            told = f"the kernel's axes were exchanged: {name} was taken for OIHW"
+            explanation = f"the kernel's axes were exchanged: {name} was taken for OIHW"
             yield (
-                (f"kernel-read-{name.lower()}", told, f"transpose the kernel with {back_again}"),
+                (
+                    f"kernel-read-{name.lower()}",
+                    explanation,
+                    f"transpose the kernel with {back_again}",
+                ),
                 memory.transpose(0, 2, 3, 1),
             )
     if kernel.shape[1] == kernel.shape[2]:
-        for turns, told in ((1, "left"), (3, "right")):
+        for turns, side in ((1, "left"), (3, "right")):
             yield (
-                ("kernel-turned", f"the kernel was turned to the {told}, by 90 degrees", "drop it"),
+                ("kernel-turned", f"the kernel was turned to the {side}, by 90 degrees", "drop it"),
                 np.rot90(kernel, turns, (1, 2)),
             )
     yield (
@@ -350,6 +354,9 @@ def kernel_forms(kernel: Array) -> Iterator[tuple[Form, Array]]:
         ("kernel-flipped-down", "the kernel was flipped top to bottom", "drop the flip"),
         kernel[:, ::-1],
     )
-    told = "the kernel's channels are in reverse, BGR for RGB"
-    yield ("kernel-channels-reversed", told, "reverse the kernel's channel axis"), kernel[..., ::-1]
+    explanation = "the kernel's channels are in reverse, BGR for RGB"
+    yield (
+        ("kernel-channels-reversed", explanation, "reverse the kernel's channel axis"),
+        kernel[..., ::-1],
+    )
     yield ("kernel-negated", "the kernel has the other sign", "look for a minus"), -kernel

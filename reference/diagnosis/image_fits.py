@@ -12,9 +12,9 @@ from .forms import Form, kernel_forms, other_images
 def pixel_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """Other images than those that were given."""
     for (name, words, mend), other in other_images(p):
-        found = other.run(np.float64)
-        if found.shape == observed.shape:
-            yield Fit(name, words, mend, rms(observed - found))
+        prediction = other.run(np.float64)
+        if prediction.shape == observed.shape:
+            yield Fit(name, words, mend, rms(observed - prediction))
 
 
 def other_kernels(p: Pipeline) -> Iterator[tuple[Form, Pipeline]]:

@@ -40,8 +40,8 @@ def _turned_grids(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
         ): turned[:, ::-1],
         ("tokens-reversed", "the tokens are in reverse order"): turned[:, ::-1, ::-1],
     }
-    for (name, told), view in views.items():
-        yield Fit(name, told, GRID_ORDER, rms(observed - view.reshape(correct.shape)))
+    for (name, explanation), view in views.items():
+        yield Fit(name, explanation, GRID_ORDER, rms(observed - view.reshape(correct.shape)))
     if grid[0] == grid[1]:
         yield Fit(
             "tokens-column-major",
@@ -69,13 +69,13 @@ def _permuted_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[F
         return
     shift = int(order[0]) % rows
     by = -shift if 2 * shift <= rows else rows - shift
-    told = (
+    explanation = (
         f"the tokens were rolled by {by}"
         if (order == np.roll(np.arange(rows), -shift)).all()
         else "the tokens were permuted, the same way in every image"
     )
     left = rms(observed - correct[:, order])
-    yield Fit("tokens-permuted", told, "keep the order of the grid", left)
+    yield Fit("tokens-permuted", explanation, "keep the order of the grid", left)
 
 
 def _permuted_images(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -84,9 +84,9 @@ def _permuted_images(p: Pipeline, correct: Array, observed: Array) -> Iterator[F
         return
     images = matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
     if images is not None and (images != np.arange(batch)).any():
-        told = "the images of the batch were exchanged"
+        explanation = "the images of the batch were exchanged"
         left = rms(observed - correct[images])
-        yield Fit("images-permuted", told, "keep the order of the batch", left)
+        yield Fit("images-permuted", explanation, "keep the order of the batch", left)
 
 
 def _permuted_width(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -94,13 +94,13 @@ def _permuted_width(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fi
     columns = matching(correct.reshape(-1, width).T, observed.reshape(-1, width).T)
     if columns is None or (columns == np.arange(width)).all():
         return
-    told = (
+    explanation = (
         "the output channels are in reverse"
         if (columns == np.arange(width)[::-1]).all()
         else "the output channels were permuted"
     )
     left = rms(observed - correct[..., columns])
-    yield Fit("width-permuted", told, "keep the order of the kernel's rows", left)
+    yield Fit("width-permuted", explanation, "keep the order of the kernel's rows", left)
 
 
 def _permuted_kernel_rows(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -110,6 +110,6 @@ def _permuted_kernel_rows(p: Pipeline, correct: Array, observed: Array) -> Itera
     plain = correct - bias
     columns = matching(plain.reshape(-1, width).T, (observed - bias).reshape(-1, width).T)
     if columns is not None and (columns != np.arange(width)).any():
-        told = "the rows of the kernel are in another order than the bias"
+        explanation = "the rows of the kernel are in another order than the bias"
         left = rms(observed - plain[..., columns] - bias)
-        yield Fit("kernel-rows-permuted", told, "keep the order of the kernel's rows", left)
+        yield Fit("kernel-rows-permuted", explanation, "keep the order of the kernel's rows", left)

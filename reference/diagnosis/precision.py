@@ -52,7 +52,7 @@ def _truncating(mistake: str, candidate: Pipeline) -> list[Pipeline]:
 
 def _of_one_input(search: "Search") -> list[Cause]:
     """A kernel, or images, that were kept in a short type, which can be told to the last bit."""
-    found = []
+    causes = []
     for mistake in CATALOGUE.values():
         candidate = mistake.apply(search.pipeline) if mistake.stage == "arithmetic" else None
         if candidate is None or candidate.round_inputs is None:
@@ -64,8 +64,8 @@ def _of_one_input(search: "Search") -> list[Cause]:
         ):
             if search.explains(program):
                 words = mistake.explanation.replace("inputs were", f"the {name}")
-                found.append(cause_of((mistake.id, words, mistake.mend)))
-    return found
+                causes.append(cause_of((mistake.id, words, mistake.mend)))
+    return causes
 
 
 def cut_off(dtype: Any) -> Cause:
@@ -132,13 +132,15 @@ def lower_precision(search: "Search") -> list[Cause]:
     if affine and search.narrow.itemsize > 2:
         return []
     halved = _in_halves(search)
-    found: list[Mistake] = []
+    mistakes: list[Mistake] = []
     for mistake in CATALOGUE.values():
         candidate = mistake.apply(search.pipeline) if mistake.stage == "arithmetic" else None
         # which can be told to the last bit, and was not
         if candidate is not None and candidate.round_output is None:
-            if any(_goes_along(search, each) for each in _truncating(mistake.id, candidate)):
-                found.append(mistake)
+            if any(
+                _goes_along(search, pipeline) for pipeline in _truncating(mistake.id, candidate)
+            ):
+                mistakes.append(mistake)
                 continue
             errors = candidate.run(np.float64) - search.correct
             made = math.sqrt(float(np.mean(errors**2)))
@@ -149,10 +151,10 @@ def lower_precision(search: "Search") -> list[Cause]:
             along = float(np.mean(errors * (search.observed - search.correct))) / (made * size)
             if mistake.id.startswith("accumulate"):
                 if halved:
-                    found.append(mistake)
+                    mistakes.append(mistake)
             elif along >= ALONG:
-                found.append(mistake)
-    return [cause_of((each.id, each.explanation, each.mend)) for each in found]
+                mistakes.append(mistake)
+    return [cause_of((mistake.id, mistake.explanation, mistake.mend)) for mistake in mistakes]
 
 
 def _goes_along(search: "Search", candidate: Pipeline) -> bool:

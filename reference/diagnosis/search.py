@@ -82,24 +82,27 @@ class Search:
         weights = candidate.weights.astype(np.float32)
         patches = candidate.patches(np.float32)[rows]
         with np.errstate(over="ignore", invalid="ignore"):
-            found = patches @ weights.kernel.reshape(spec.embed_dim, -1).T
+            prediction = patches @ weights.kernel.reshape(spec.embed_dim, -1).T
             if weights.bias is not None:
-                found = found + weights.bias
+                prediction = prediction + weights.bias
             wanted = self.observed.reshape(-1, spec.embed_dim)[rows]
             # Inputs that are rounded move them by less than this leaves.
-            return bool(rms(found - wanted) <= 2 * NEAR * max(rms(wanted), self.rms))
+            return bool(rms(prediction - wanted) <= 2 * NEAR * max(rms(wanted), self.rms))
 
     def fitted(self) -> list[Cause]:
         """The first mistake with a number in it that explains the output."""
         if not self.finite or not math.isfinite(self._allowed(self.pipeline, self.correct, 1.0)):
             return []
-        found = fits(
+        matching_fits = fits(
             self.pipeline,
             self.correct,
             self.observed,
             lambda factor: self._allowed(self.pipeline, self.correct, factor),
         )
-        return [cause_of((fit.id, fit.explanation, fit.mend)) for fit in itertools.islice(found, 1)]
+        return [
+            cause_of((fit.id, fit.explanation, fit.mend))
+            for fit in itertools.islice(matching_fits, 1)
+        ]
 
     def _allowed(self, candidate: Pipeline, exact: Array, factor: float) -> float:
         """Largest rms that a fitted mistake may leave, whose products are so many times those of a
@@ -194,25 +197,25 @@ class Search:
     def pairs(self) -> list[Cause]:
         """All pairs of mistakes that explain the output, in the order in which they act; both
         orders within a stage."""
-        found: list[Cause] = []
+        causes: list[Cause] = []
         for first, second in _ordered_pairs():
             half_way = first.apply(self.pipeline)
             candidate = None if half_way is None else second.apply(half_way)
             if candidate is not None and self._is_pair(candidate):
-                found.append(cause_of(form_of(first), form_of(second)))
-        return found
+                causes.append(cause_of(form_of(first), form_of(second)))
+        return causes
 
     def pairs_with_forms(self) -> list[Cause]:
         """Pairs of other images, and a mistake of the catalogue behind them."""
-        found: list[Cause] = []
+        causes: list[Cause] = []
         if not self.finite:
             return []
         for form, program in other_images(self.pipeline):
             for mistake in CATALOGUE.values():
                 candidate = None if mistake.stage == "arithmetic" else mistake.apply(program)
                 if candidate is not None and self._is_pair(candidate):
-                    found.append(cause_of(form, form_of(mistake)))
-        return found
+                    causes.append(cause_of(form, form_of(mistake)))
+        return causes
 
     def _is_pair(self, candidate: Pipeline) -> bool:
         return (
@@ -244,19 +247,19 @@ class Search:
     def provable(self) -> dict[str, Any]:
         """What can be said of an output that nothing explains: finite or not, which tokens and
         channels differ, affine or not."""
-        found: dict[str, Any] = {"finite": self.finite}
+        evidence: dict[str, Any] = {"finite": self.finite}
         if self.correct.shape != self.observed.shape or not self.finite:
-            return found
+            return evidence
         bound = self.allowance.bound(self.pipeline, self.correct)
         wrong = np.abs(self.observed - self.correct) > bound
-        found["wrong_values"] = int(wrong.sum())
+        evidence["wrong_values"] = int(wrong.sum())
         for name, axes in (("images", (1, 2)), ("tokens", (0, 2)), ("channels", (0, 1))):
             touched = np.flatnonzero(wrong.any(axis=axes))
-            found[f"wrong_{name}"] = (
+            evidence[f"wrong_{name}"] = (
                 touched.tolist() if touched.size < wrong.any(axis=axes).size else "all"
             )
-        found["affine"] = self.is_affine()
-        return found
+        evidence["affine"] = self.is_affine()
+        return evidence
 
     def is_affine(self) -> bool | None:
         """Whether the output is some affine map of the patches; None where there are too few

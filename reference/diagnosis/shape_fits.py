@@ -29,9 +29,9 @@ def shape_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 "reshape it to (B, rows·columns, D)",
             ): correct.reshape(batch, *grid, width),
         }
-        for (name, told, mend), form in forms.items():
+        for (name, explanation, mend), form in forms.items():
             if form.shape == observed.shape:
-                yield Fit(name, told, mend, rms(observed - form))
+                yield Fit(name, explanation, mend, rms(observed - form))
     forms = {
         (
             "batch-behind-tokens",
@@ -60,9 +60,9 @@ def shape_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             "look for a slice that takes a class token away where there is none",
         ): correct[:, 1:],
     }
-    for (name, told, mend), form in forms.items():
+    for (name, explanation, mend), form in forms.items():
         if form.shape == observed.shape:
-            yield Fit(name, told, mend, rms(observed - form))
+            yield Fit(name, explanation, mend, rms(observed - form))
     yield from size_fits(p, correct, observed)
     if (
         observed.ndim == 3
@@ -79,10 +79,12 @@ def shape_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 tokens, stand = (
                     ("token that is", "stands") if extra == 1 else ("tokens that are", "stand")
                 )
-                told = f"{extra} {tokens} the same for every image {stand} {place} the patches"
+                explanation = (
+                    f"{extra} {tokens} the same for every image {stand} {place} the patches"
+                )
                 yield Fit(
                     "prefix-added",
-                    told,
+                    explanation,
                     "compare the tokens alone, or give the weights their class and register tokens",
                     rms(rest - correct),
                 )
@@ -90,7 +92,7 @@ def shape_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
 
 def _without_prefix(p: Pipeline, correct: Array) -> dict[Form, Array]:
     """The right sequence without some of its prefix tokens, or all."""
-    weights, found = p.weights, {}
+    weights, forms = p.weights, {}
     if not p.to_sequence or not weights.num_prefix_tokens:
         return {}
     places, row = {}, 0
@@ -104,14 +106,18 @@ def _without_prefix(p: Pipeline, correct: Array) -> dict[Form, Array]:
             gone = [row for name in names for row in places[name]]
             words = " and ".join(name.replace("_", " ") for name in names)
             verb = "is" if len(gone) == 1 else "are"
-            told = (
+            explanation = (
                 f"the {words} {verb} missing"
                 if count < len(places)
                 else ("the prefix tokens are missing")
             )
-            form = ("prefix-missing", told, "concatenate class, distillation and register tokens")
-            found[form] = np.delete(correct, gone, axis=1)
-    return found
+            form = (
+                "prefix-missing",
+                explanation,
+                "concatenate class, distillation and register tokens",
+            )
+            forms[form] = np.delete(correct, gone, axis=1)
+    return forms
 
 
 def size_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -120,5 +126,5 @@ def size_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         return
     for (name, words, mend), other in other_sizes(p.spec):
         if (len(p.images), other.num_patches, other.embed_dim) == observed.shape:
-            found = dataclasses.replace(p, spec=other).run(np.float64)
-            yield Fit(name, words, mend, rms(observed - found))
+            prediction = dataclasses.replace(p, spec=other).run(np.float64)
+            yield Fit(name, words, mend, rms(observed - prediction))

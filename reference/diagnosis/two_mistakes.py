@@ -71,20 +71,22 @@ def _explanations(
     correct = made.run(np.float64)
     if first:
         yield from _other_channels(first, made, observed, allowed, shown)
-    for second, program, right, found in _undone(made, correct, observed):
-        if right.shape != found.shape:
+    for second, program, right, restored in _undone(made, correct, observed):
+        if right.shape != restored.shape:
             continue
-        exact = [Fit("", "", "", rms(found - right))] if second else []
+        exact = [Fit("", "", "", rms(restored - right))] if second else []
         fitted = not (second and first) and not alike
-        for fit in exact + (list(_fitted(program, right, found)) if fitted else []):
-            if not fit.left <= 1e-2 * rms(found):
+        for fit in exact + (list(_fitted(program, right, restored)) if fitted else []):
+            if not fit.left <= 1e-2 * rms(restored):
                 continue
             forms = [
                 form
                 for form in (first, second, (fit.id, fit.explanation, fit.mend))
                 if form and form[0]
             ]
-            if len(forms) == 2 and _is_left(fit, allowed(program, right, fit.factor), right, found):
+            if len(forms) == 2 and _is_left(
+                fit, allowed(program, right, fit.factor), right, restored
+            ):
                 yield cause_of(*forms)
 
 
@@ -93,11 +95,12 @@ SHOWN = 8
 numbers for at most 24 unknowns."""
 
 
-def _is_left(fit: Fit, allowed: float, right: Array, found: Array) -> bool:
+def _is_left(fit: Fit, allowed: float, right: Array, observed: Array) -> bool:
     """Whether a fit leaves what rounding may; what one mistake makes large, and the other small
     again, errs as little as it is."""
     return (
-        math.isfinite(allowed) and fit.left <= min(1.0, rms(found) / (rms(right) or 1.0)) * allowed
+        math.isfinite(allowed)
+        and fit.left <= min(1.0, rms(observed) / (rms(right) or 1.0)) * allowed
     )
 
 
@@ -112,12 +115,12 @@ def _other_channels(
     few = dataclasses.replace(made, weights=PatchEmbedWeights(weights.kernel[:shown], bias))
     few = dataclasses.replace(few, spec=made.spec.replace(embed_dim=len(few.weights.kernel)))
     right = few.run(np.float64)
-    found = observed[..., :shown]
-    if right.shape != found.shape:
+    observed_part = observed[..., :shown]
+    if right.shape != observed_part.shape:
         return
-    for fit in mixed_fits(few, right, found):
-        left = _is_left(fit, allowed(few, right, fit.factor), right, found)
-        if fit.left <= 1e-2 * rms(found) and left:
+    for fit in mixed_fits(few, right, observed_part):
+        left = _is_left(fit, allowed(few, right, fit.factor), right, observed_part)
+        if fit.left <= 1e-2 * rms(observed_part) and left:
             yield cause_of(first, (fit.id, fit.explanation, fit.mend))
 
 
@@ -160,7 +163,7 @@ def _normalized(images: Array) -> Iterator[tuple[Form, Array]]:
     channels = images.shape[1]
     if channels == 3:
         for words, held in STATISTICS.items():
-            mean, deviation = (np.array(each)[:, None, None] for each in held)
+            mean, deviation = (np.array(statistic)[:, None, None] for statistic in held)
             twice = f"{words} were taken out of pixels that were normalized already"
             missing = f"the pixels were not normalized: {words} were not taken out"
             raw = images * deviation + mean
@@ -194,9 +197,9 @@ def _function(name: str) -> Callable[[Array, PatchEmbedSpec], Array]:
 def _steps(spec: PatchEmbedSpec) -> Iterator[tuple[Form, Callable[[Array, PatchEmbedSpec], Array]]]:
     """What may be done to tokens: functions, and other orders of the grid."""
     for name in FUNCTIONS:
-        told = f"{name} was applied to the tokens"
+        explanation = f"{name} was applied to the tokens"
         mend = "no function stands behind a patch embedding: remove it"
-        yield ("activation-behind", told, mend), _function(name)
+        yield ("activation-behind", explanation, mend), _function(name)
     mend = "keep the order of the grid: by row, then column"
     yield (
         ("tokens-reversed", "the tokens are in reverse order", mend),
@@ -209,14 +212,17 @@ def _steps(spec: PatchEmbedSpec) -> Iterator[tuple[Form, Callable[[Array, PatchE
                 tokens.shape
             )
 
-        told = (
+        explanation = (
             "the tokens of each row of patches are in reverse: the grid was flipped left to right"
         )
-        yield ("tokens-flipped-across", told, mend), on_grid(lambda grid: grid[:, :, ::-1])
-        told = "the rows of patches are in reverse: the grid was flipped top to bottom"
-        yield ("tokens-flipped-down", told, mend), on_grid(lambda grid: grid[:, ::-1])
-        told = "tokens are in column-major order: down the columns of the grid first"
-        yield ("tokens-column-major", told, mend), on_grid(lambda grid: grid.transpose(0, 2, 1, 3))
+        yield ("tokens-flipped-across", explanation, mend), on_grid(lambda grid: grid[:, :, ::-1])
+        explanation = "the rows of patches are in reverse: the grid was flipped top to bottom"
+        yield ("tokens-flipped-down", explanation, mend), on_grid(lambda grid: grid[:, ::-1])
+        explanation = "tokens are in column-major order: down the columns of the grid first"
+        yield (
+            ("tokens-column-major", explanation, mend),
+            on_grid(lambda grid: grid.transpose(0, 2, 1, 3)),
+        )
 
 
 def _undone(
@@ -234,24 +240,29 @@ def _undone(
     batch, rows, width = correct.shape
     grid = p.spec.grid
     if rows == math.prod(grid) and observed.shape == (batch, width, *grid):
-        told = "the grid was left unflattened, (B, D, rows, columns)"
+        explanation = "the grid was left unflattened, (B, D, rows, columns)"
         yield (
-            ("grid-unflattened", told, "flatten(2).transpose(1, 2)"),
+            ("grid-unflattened", explanation, "flatten(2).transpose(1, 2)"),
             p,
             correct,
             observed.reshape(batch, width, rows).swapaxes(1, 2),
         )
     if rows == math.prod(grid) and observed.shape == (batch, *grid, width):
-        told = "the grid was left unflattened, (B, rows, columns, D)"
+        explanation = "the grid was left unflattened, (B, rows, columns, D)"
         yield (
-            ("grid-unflattened-last", told, "reshape it to (B, rows·columns, D)"),
+            ("grid-unflattened-last", explanation, "reshape it to (B, rows·columns, D)"),
             p,
             correct,
             observed.reshape(correct.shape),
         )
     if observed.shape == (batch, width, rows):
-        told = "transpose(1, 2) is missing: the output is (B, D, N)"
-        yield ("transpose-missing", told, "transpose(1, 2)"), p, correct, observed.swapaxes(1, 2)
+        explanation = "transpose(1, 2) is missing: the output is (B, D, N)"
+        yield (
+            ("transpose-missing", explanation, "transpose(1, 2)"),
+            p,
+            correct,
+            observed.swapaxes(1, 2),
+        )
     if observed.shape == (rows, batch, width) and rows != batch:
         yield (
             (
@@ -264,9 +275,9 @@ def _undone(
             observed.swapaxes(0, 1),
         )
     if observed.shape == (batch, rows - 1, width):
-        told = "the last token is missing"
+        explanation = "the last token is missing"
         yield (
-            ("last-token-missing", told, "look for a loop or slice that ends one too early"),
+            ("last-token-missing", explanation, "look for a loop or slice that ends one too early"),
             p,
             correct[:, :-1],
             observed,
@@ -277,10 +288,10 @@ def _undone(
         and observed.shape == (batch, p.spec.num_patches, width)
     ):
         ahead = p.weights.num_tokens_ahead
-        told = "the prefix tokens are missing"
+        explanation = "the prefix tokens are missing"
         kept = correct[:, ahead : ahead + p.spec.num_patches]
         yield (
-            ("prefix-missing", told, "concatenate class, distillation and register tokens"),
+            ("prefix-missing", explanation, "concatenate class, distillation and register tokens"),
             p,
             kept,
             observed,
@@ -295,9 +306,9 @@ def _unpermuted(
     batch, rows, width = correct.shape
     order = matching(correct[0], observed[0])
     if order is not None and (order != np.arange(rows)).any():
-        told = "the tokens were permuted, the same way in every image"
+        explanation = "the tokens were permuted, the same way in every image"
         yield (
-            ("tokens-permuted", told, "keep the order of the grid"),
+            ("tokens-permuted", explanation, "keep the order of the grid"),
             p,
             correct,
             observed[:, np.argsort(order)],
@@ -311,9 +322,9 @@ def _unpermuted(
                 np.sort(observed, axis=1).reshape(batch, -1),
             )
         if images is not None and (images != np.arange(batch)).any():
-            told = "the images of the batch were exchanged"
+            explanation = "the images of the batch were exchanged"
             yield (
-                ("images-permuted", told, "keep the order of the batch"),
+                ("images-permuted", explanation, "keep the order of the batch"),
                 p,
                 correct,
                 observed[np.argsort(images)],
@@ -324,19 +335,19 @@ def _unpermuted(
             (correct - bias).reshape(-1, width).T, (observed - bias).reshape(-1, width).T
         )
         if columns is not None and (columns != np.arange(width)).any():
-            told = "the rows of the kernel are in another order than the bias"
-            found = (observed - bias)[..., np.argsort(columns)] + bias
+            explanation = "the rows of the kernel are in another order than the bias"
+            restored = (observed - bias)[..., np.argsort(columns)] + bias
             yield (
-                ("kernel-rows-permuted", told, "keep the order of the kernel's rows"),
+                ("kernel-rows-permuted", explanation, "keep the order of the kernel's rows"),
                 p,
                 correct,
-                found,
+                restored,
             )
     columns = matching(correct.reshape(-1, width).T, observed.reshape(-1, width).T)
     if columns is not None and (columns != np.arange(width)).any():
-        told = "the output channels were permuted"
+        explanation = "the output channels were permuted"
         yield (
-            ("width-permuted", told, "keep the order of the kernel's rows"),
+            ("width-permuted", explanation, "keep the order of the kernel's rows"),
             p,
             correct,
             observed[..., np.argsort(columns)],

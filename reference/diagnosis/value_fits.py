@@ -45,14 +45,16 @@ def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
             1 / 255: ": pixels that were divided by 255 once too often",
         }
         why = (
-            next((told for factor, told in known.items() if abs(scale / factor - 1) < CLOSE), "")
+            next(
+                (reason for factor, reason in known.items() if abs(scale / factor - 1) < CLOSE), ""
+            )
             if p.weights.bias is None
             else ""
         )
-        told = f"the output is {scale:.6g} times what it should be{why}"
+        explanation = f"the output is {scale:.6g} times what it should be{why}"
         yield Fit(
             "output-scaled",
-            told,
+            explanation,
             f"look for a factor of {scale:.4g} before or behind the projection",
             rms(observed - scale * correct),
             abs(scale),
@@ -64,14 +66,14 @@ def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
             (correct[kept] ** 2).sum() or 1.0
         )
         share = float(zero.mean())
-        told = (
+        explanation = (
             f"{share:.3g} of the values are zero, and the others {factor:.6g} times what they "
             "should be: dropout in train mode"
         )
         if factor > 1 + CLOSE:  # else it is a ReLU, or something that sets values to zero
             yield Fit(
                 "dropout",
-                told,
+                explanation,
                 "call .eval(), or set the rate to 0",
                 rms(observed - np.where(zero, 0, factor * correct)),
             )
@@ -126,7 +128,7 @@ def _few_of(name: str, correct: Array, observed: Array) -> tuple[Array, Array]:
         return correct[..., :4], observed[..., :4]
     step = max(1, correct[..., 0].size // 64)
     if name.startswith(OVER_WIDTH):
-        return (each.reshape(-1, each.shape[-1])[::step][None] for each in (correct, observed))  # type: ignore[return-value]
+        return (array.reshape(-1, array.shape[-1])[::step][None] for array in (correct, observed))  # type: ignore[return-value]
     step = max(1, correct.size // FEW)
     return correct.reshape(-1)[::step], observed.reshape(-1)[::step]
 
@@ -187,8 +189,8 @@ def norm_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 {name: plain},
             ),
         ):
-            found = p.with_weights(**change).run(np.float64)
-            yield Fit(*form, rms(observed - found))
+            prediction = p.with_weights(**change).run(np.float64)
+            yield Fit(*form, rms(observed - prediction))
     if any(norm is not None for norm in held.values()):
         for epsilon in (1e-3, 1e-5, 1e-6, 1e-8, 1e-12):
             if epsilon != weights.layout.norm_epsilon:
@@ -197,8 +199,8 @@ def norm_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                     f"the norm's epsilon is {epsilon:g}, where the weights have "
                     f"{weights.layout.norm_epsilon:g}"
                 )
-                found = p.with_weights(layout=layout).run(np.float64)
-                left = rms(observed - found)
+                prediction = p.with_weights(layout=layout).run(np.float64)
+                left = rms(observed - prediction)
                 yield Fit("norm-epsilon", words, "set the epsilon", left)
 
 
@@ -211,12 +213,14 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     if bias is not None and bias.any():
         held = bias.astype(np.float64)
         factor = 1 + float((constant * held).sum() / (held * held).sum())
-        told = (
+        explanation = (
             f"the bias was added {factor:.6g} times"
             if abs(factor) > CLOSE
             else "the bias was not added"
         )
-        yield Fit("bias-scaled", told, "add the bias once", rms(residual - (factor - 1) * held))
+        yield Fit(
+            "bias-scaled", explanation, "add the bias once", rms(residual - (factor - 1) * held)
+        )
         total = constant + held
         moved = rms(total - held) > CLOSE * rms(held)
         if moved and np.allclose(
@@ -267,8 +271,8 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
 def _is_own_table(p: Pipeline, table: Array) -> bool:
     """Whether what is added to the patches are the weights' own positions."""
     assert p.weights.positions is not None
-    own = p.weights.positions[p.weights.num_positions_ahead :][: len(table)]
-    return own.shape == table.shape and rms(table - own) <= CLOSE * rms(table)
+    positions = p.weights.positions[p.weights.num_positions_ahead :][: len(table)]
+    return positions.shape == table.shape and rms(table - positions) <= CLOSE * rms(table)
 
 
 def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -282,12 +286,14 @@ def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     bias = p.weights.bias.astype(np.float64)
     plain = correct - bias
     factor = float((plain * (observed - bias)).sum()) / float((plain * plain).sum() or 1.0)
-    told = (
+    explanation = (
         f"the products, but not the bias, are {factor:.6g} times what they should be: the "
         "images or the kernel are scaled"
     )
     left = rms(observed - bias - factor * plain)
-    yield Fit("product-scaled", told, "look for a factor before the projection", left, abs(factor))
+    yield Fit(
+        "product-scaled", explanation, "look for a factor before the projection", left, abs(factor)
+    )
 
 
 def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -306,10 +312,10 @@ def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit
     factor = float((plain * seen).sum()) / float((plain * plain).sum() or 1.0)
     fitted = correct.copy()
     fitted[:, patches] = factor * plain + positions
-    told = f"the tokens, but not the positions, are {factor:.6g} times what they should be"
+    explanation = f"the tokens, but not the positions, are {factor:.6g} times what they should be"
     yield Fit(
         "tokens-scaled",
-        told,
+        explanation,
         "look for a factor between projection and positions",
         rms(observed - fitted),
     )
@@ -325,13 +331,16 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     patches = slice(weights.num_tokens_ahead, weights.num_tokens_ahead + len(table) - rows)
     of_prefix, of_patches = np.delete(table, patches, axis=0), table[patches]
     if rows and rms(of_patches) <= 1e-3 * rms(of_prefix):
-        told = (
+        explanation = (
             "the prefix tokens are other ones: class, distillation or register tokens are "
             "zero, "
             "missing or from elsewhere"
         )
         yield Fit(
-            "prefix-differs", told, "load the prefix tokens, and their rows of positions", left
+            "prefix-differs",
+            explanation,
+            "load the prefix tokens, and their rows of positions",
+            left,
         )
     constant = of_patches.mean(axis=0)
     if rms(of_patches - constant) <= 1e-3 * rms(of_patches):
@@ -349,18 +358,18 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     held = positions[weights.num_positions_ahead :][: len(of_patches)]
     factor = 1 + float((of_patches * held).sum() / max(float((held * held).sum()), 1e-300))
     if rms(of_patches - (factor - 1) * held) <= 1e-2 * rms(of_patches):
-        told = (
+        explanation = (
             "the positions were not added"
             if abs(factor) < CLOSE
             else f"the positions were added {factor:.6g} times"
         )
-        yield Fit("positions-scaled", told, "add the positions once", left)
-    found = of_patches + held
+        yield Fit("positions-scaled", explanation, "add the positions once", left)
+    observed_positions = of_patches + held
     if (
         weights.num_positions_ahead
-        and held.shape == found.shape
+        and held.shape == observed_positions.shape
         and len(held) < len(positions)
-        and rms(found - positions[: len(found)]) <= 1e-2 * rms(held)
+        and rms(observed_positions - positions[: len(observed_positions)]) <= 1e-2 * rms(held)
     ):
         yield Fit(
             "positions-from-the-first-row",
@@ -370,18 +379,18 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
             "front, or begin behind their rows",
             left,
         )
-    if held.shape != found.shape:
+    if held.shape != observed_positions.shape:
         return
     for name, kind in (("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)):
         rounded = held.astype(kind).astype(np.float64)
-        if rms(found - rounded) <= 1e-1 * rms(held - rounded):
+        if rms(observed_positions - rounded) <= 1e-1 * rms(held - rounded):
             words = f"the positions were rounded to {name}"
             yield Fit("positions-rounded", words, "keep the positions in the type they have", left)
-    order = matching(held, found)
+    order = matching(held, observed_positions)
     if (
         order is not None
         and (order != np.arange(len(held))).any()
-        and rms(found - held[order]) <= 1e-2 * rms(held)
+        and rms(observed_positions - held[order]) <= 1e-2 * rms(held)
     ):
         yield Fit(
             "positions-permuted",

@@ -354,7 +354,7 @@ def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
             lambda clock: {**next(states), "clock_mhz": 1980 if clock else None}, here
         )
         now.wall, now.cpu = now.wall + 2.0, now.cpu + own
-        return watched.told(ours)
+        return watched.sample_fields(ours)
 
     quiet = round_of((100.0, 1.0), (102.2, 1.0), ours=2.0)
     assert quiet == {
@@ -381,7 +381,7 @@ def test_what_others_do_to_a_machine_is_told_round_by_round(monkeypatch):
         "disturbed": False,
         "clock_mhz": 1980,
     }
-    assert Disturbance(lambda clock: None, True).told(1.0)["disturbance"] is None, (
+    assert Disturbance(lambda clock: None, True).sample_fields(1.0)["disturbance"] is None, (
         "a worker that does not answer"
     )
 
