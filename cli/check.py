@@ -67,7 +67,10 @@ def check_command(
     remainder: RemainderOption = "error",
     every_case: Annotated[
         bool,
-        typer.Option("--every-case", help="Compile torch.compile for every shape, not one alone."),
+        typer.Option(
+            "--every-case",
+            help="Every shape where one or two stand for all: of torch.compile, variants, 16 bits.",
+        ),
     ] = False,
     seeds: Annotated[
         int,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..reference.errors import PatchParityError
+from .given import size_of
 
 if TYPE_CHECKING:
     from ..porting.dialects.sizes import Sizes
@@ -97,23 +97,6 @@ def sizes_of_options(
     """
     from ..porting.dialects.sizes import Sizes
 
-    def parts(option: str, text: str | None, least: int = 1) -> tuple[int, ...] | int | None:
-        if text is None:
-            return None
-        numbers = text.lower().replace("×", "x").split("x")
-        if (
-            not all(
-                number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= least
-                for number in numbers
-            )
-            or len(numbers) > 3
-        ):
-            raise PatchParityError(
-                f"{option} {text}: expected a number, or numbers with x between them, such as "
-                "224x160"
-            )
-        return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
-
-    sizes = parts("--patch-size", patch_size), parts("--image-size", image_size), in_channels
-    steps = parts("--stride", stride), parts("--padding", padding, least=0)
+    sizes = size_of("--patch-size", patch_size), size_of("--image-size", image_size), in_channels
+    steps = size_of("--stride", stride), size_of("--padding", padding, least=0)
     return None if (*sizes, *steps) == (None,) * 5 else Sizes.told(*sizes, *steps)

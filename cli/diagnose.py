@@ -24,6 +24,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..reference.diagnosis.diagnose import Diagnosis
     from ..reference.spec import Remainder
 
 
@@ -53,53 +54,19 @@ def diagnose_command(
 ) -> None:
     """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it;
     exit 1 if it is wrong."""
-    from ..bench.check.object_diagnosis import diagnose_object
-    from ..porting.files.arrays import read_array, read_problem
     from ..porting.files.atomic import require_writable, write_json
-    from ..porting.objects.read import read_live
-    from ..reference.diagnosis.diagnose import diagnose
     from ..reference.mistakes import CATALOGUE
 
     if json:
         require_writable(json, images, weights, tokens, *source_of(target))
     if target is not None:
-        refuse_strays(
-            options_typed(context),
-            ("target", "json", *READING),
-            f"{target} is run on images of our own",
-        )
-        live = read_live(target, **reading_of(context))
-        diagnosis = diagnose_object(live)
-        for note in live.notes:
-            out.print(escape(note), soft_wrap=True)
+        diagnosis = _of_object(context, target)
     else:
         if not (images and weights and tokens):
             raise PatchParityError(
                 "diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE"
             )
-        files = (
-            "images",
-            "tokens",
-            "json",
-            "remainder",
-            *(name for name in READING if name not in LIVE_ONLY),
-        )
-        refuse_strays(
-            options_typed(context),
-            files,
-            "it is about somebody's implementation: name it as MODULE:ATTRIBUTE",
-        )
-        problem = read_problem(
-            images,
-            weights,
-            kernel_layout=kernel_layout or "oihw",
-            image_layout=image_layout or "nchw",
-            patch_size=patch_size,
-            stride=stride,
-            padding=padding or 0,
-            remainder=cast("Remainder", remainder),
-        )
-        diagnosis = diagnose(problem[0], problem[1], read_array(tokens, "tokens"), problem[2])
+        diagnosis = _of_arrays(context, images, weights, tokens)
     if json:
         write_json(json, diagnosis.to_dict())
     out.print(f"{diagnosis.status}: {escape(diagnosis.explanation)}", soft_wrap=True)
@@ -111,3 +78,45 @@ def diagnose_command(
             f"also possible ({escape(', '.join(other))}): {escape(explanation)}", soft_wrap=True
         )
     raise typer.Exit(FINE if diagnosis.correct else FAILED)
+
+
+def _of_object(context: typer.Context, target: str) -> "Diagnosis":
+    """What explains the output of MODULE:ATTRIBUTE; what was found out about it is printed."""
+    from ..bench.check.object_diagnosis import diagnose_object
+    from ..porting.objects.read import read_live
+
+    refuse_strays(
+        options_typed(context),
+        ("target", "json", *READING),
+        f"{target} is run on images of our own",
+    )
+    live = read_live(target, **reading_of(context))
+    diagnosis = diagnose_object(live)
+    for note in live.notes:
+        out.print(escape(note), soft_wrap=True)
+    return diagnosis
+
+
+def _of_arrays(context: typer.Context, images: Path, weights: Path, tokens: Path) -> "Diagnosis":
+    """What explains the output in a file."""
+    from ..porting.files.arrays import read_array, read_problem
+    from ..reference.diagnosis.diagnose import diagnose
+
+    of_files = [name for name in READING if name not in LIVE_ONLY]
+    refuse_strays(
+        options_typed(context),
+        ("images", "tokens", "json", "remainder", *of_files),
+        "it is about somebody's implementation: name it as MODULE:ATTRIBUTE",
+    )
+    typed = reading_of(context)
+    read_images, read_weights, spec = read_problem(
+        images,
+        weights,
+        kernel_layout=typed["kernel_layout"] or "oihw",
+        image_layout=typed["image_layout"] or "nchw",
+        patch_size=typed["patch_size"],
+        stride=typed["stride"],
+        padding=typed["padding"] or 0,
+        remainder=cast("Remainder", context.params["remainder"]),
+    )
+    return diagnose(read_images, read_weights, read_array(tokens, "tokens"), spec)

@@ -30,9 +30,42 @@ def source_of(target: str | None) -> list[Path]:
     return [] if target is None else [Path(target.partition(":")[0].replace(".", "/") + ".py")]
 
 
+def size_of(option: str, text: str | None, least: int = 1) -> tuple[int, ...] | int | None:
+    """Read `224` or `224x160`.
+
+    Args:
+        option: as it was typed.
+        text: what it was given.
+        least: the smallest number that makes sense.
+
+    Raises:
+        PatchParityError: what is no size.
+    """
+    if text is None:
+        return None
+    numbers = text.lower().replace("×", "x").split("x")
+    digits = [
+        number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= least
+        for number in numbers
+    ]
+    if not all(digits) or len(numbers) > 3:
+        raise PatchParityError(
+            f"{option} {text}: expected a number, or numbers with x between them, such as 224x160"
+        )
+    return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
+
+
 def reading_of(context: typer.Context) -> dict[str, Any]:
-    """The options that say how somebody's object is read."""
-    return {name: context.params[name] for name in READING}
+    """The options that say how somebody's object is read, sizes as numbers.
+
+    Raises:
+        PatchParityError: what is no size.
+    """
+    options = {name: context.params[name] for name in READING}
+    for name in ("patch_size", "image_size", "stride", "padding"):
+        option, least = f"--{name.replace('_', '-')}", 0 if name == "padding" else 1
+        options[name] = size_of(option, options[name], least)
+    return options
 
 
 SUITE = (

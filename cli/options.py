@@ -12,7 +12,7 @@ ImplementationOption = Annotated[
     list[str] | None,
     typer.Option(
         "--implementation",
-        help="Only this one (backend:formulation:mode, or its beginning); may be repeated.",
+        help="Only this one: backend:formulation:mode, or its leading parts; may be repeated.",
     ),
 ]
 PeerOption = Annotated[
@@ -57,23 +57,30 @@ WeightsOption = Annotated[
 KernelLayoutOption = Annotated[
     str | None,
     typer.Option(
-        "--kernel-layout", help="oihw, hwio, ohwi, linear-chw, linear-hwc, dense-chw or dense-hwc."
+        "--kernel-layout",
+        help="oihw, hwio, ohwi, linear-chw, linear-hwc, dense-chw, dense-hwc or canonical.",
     ),
 ]
 ImageLayoutOption = Annotated[str | None, typer.Option("--image-layout", help="nchw or nhwc.")]
 PatchSizeOption = Annotated[
-    int | None, typer.Option("--patch-size", help="Needed where the kernel is a matrix.")
+    str | None,
+    typer.Option("--patch-size", help="16 or 16x8; needed where the kernel is a matrix."),
 ]
-StrideOption = Annotated[int | None, typer.Option("--stride", help="Default: the patch size.")]
+StrideOption = Annotated[
+    str | None, typer.Option("--stride", help="12 or 12x8. Default: the patch size.")
+]
 PaddingOption = Annotated[
-    int | None,
-    typer.Option("--padding", help="Zeros on each side; default 0, or the object's own."),
+    str | None,
+    typer.Option("--padding", help="Zeros on each side, 3 or 3x2; default 0, or the object's own."),
 ]
 InChannelsOption = Annotated[
     int | None, typer.Option("--in-channels", help="Of an object that does not show it.")
 ]
 ImageSizeOption = Annotated[
-    int | None, typer.Option("--image-size", help="Of an object that does not show it.")
+    str | None,
+    typer.Option(
+        "--image-size", help="224 or 224x160 (height, width), of an object that does not show it."
+    ),
 ]
 FrameworkOption = Annotated[
     str | None,

@@ -64,7 +64,7 @@ def inspect_checkpoint(
         report = describe(checkpoint, candidates)
         report["proof"], report["notes"] = None, []
         if prove and report["dialect"] and not report["asks"]:
-            stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
+            stage = read_stage(file, from_, prefix, known, sizes, ignore)
             report["notes"] = [*stage.notes, *stage.assumptions]
-            report["proof"] = dataclasses.asdict(prove_by_library(checkpoint, stage))
+            report["proof"] = dataclasses.asdict(prove_by_library(file, stage))
         return report

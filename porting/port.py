@@ -29,6 +29,7 @@ from .dialects.fit import (
     underflown,
 )
 from .dialects.plan import Plan
+from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem, without
 from .files.opening import opened
@@ -142,7 +143,7 @@ def port(
     under = place.candidate.prefix if place else ""
     tensors = tensors_of(written, stage.spec, wanted, under)
     named = {(place.real_name(name) if place else name): array for name, array in tensors.items()}
-    _require_no_loss_of(target, into, named)
+    _require_no_loss_of(target, into, named, wanted)
     kernel = tensors[under + wanted.entries["kernel"].name]
     checks = [*proofs, *_prove(stage, raw, held, written, kernel, wanted, bool(plan.losses))]
 
@@ -167,6 +168,8 @@ def port(
     if wanted.loads and into is None:
         steps.append(f"names: {wanted.loads}")
     steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
+    if into is None:
+        steps += _left_to_a_model(written, wanted)
     return PortReport(
         stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks
     )
@@ -220,6 +223,22 @@ def _steps(
     return [*steps, *(f"assumed: {assumption}" for assumption in stage.assumptions)]
 
 
+def _left_to_a_model(written: PatchEmbedWeights, wanted: Dialect) -> list[str]:
+    """What the new file lacks, and a model that loads it may have: its own values would stay."""
+    lacking = [
+        name.replace("_", " ")
+        for name in ("bias", "class_token", "positions")
+        if name in wanted.entries and getattr(written, name) is None
+    ]
+    if not lacking or (lacking == ["positions"] and wanted.computed):
+        return []
+    return [
+        f"without {' and '.join(lacking)}, as the source: a model of {wanted.id} that has "
+        f"{'it' if len(lacking) == 1 and lacking != ['positions'] else 'them'} would keep values "
+        "of its own (--into puts zeros where there is bias or positions)"
+    ]
+
+
 def _place(
     into: str | os.PathLike[str], to: str, known: Mapping[str, Dialect], stage: Stage
 ) -> Stage:
@@ -251,7 +270,10 @@ def _cast(
 
 
 def _require_no_loss_of(
-    target: str | os.PathLike[str], into: Any, tensors: Mapping[str, NDArray[Any]]
+    target: str | os.PathLike[str],
+    into: Any,
+    tensors: Mapping[str, NDArray[Any]],
+    wanted: Dialect,
 ) -> None:
     """Raise PatchParityError where the target is a checkpoint with more in it than will be written:
     a whole model, say."""
@@ -260,12 +282,14 @@ def _require_no_loss_of(
     try:
         with opened(target) as there:
             others = [name for name in there.tensors if name not in tensors]
+            same = bool(find_candidates(there, {wanted.id: wanted}, gridless=True))
     except PatchParityError:
         return  # no checkpoint: a file that its owner wants replaced
     if others:
+        way = f"--into {target} keeps them" if same else "choose another name"
         raise PatchParityError(
             f"{target} exists, and holds {len(others)} tensors that would be lost ({others[0]}, "
-            f"...): --into {target} keeps them, or remove it first"
+            f"...): {way}"
         )
 
 

@@ -18,6 +18,7 @@ from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import list_dialects
 from .dialects.dialect import Dialect
 from .dialects.fit import same_bits
+from .dialects.recognize import behind_layers
 from .dialects.sizes import Sizes
 from .dialects.stage import NORMS, Stage, read_stage
 from .files.opening import opened
@@ -99,8 +100,10 @@ def verify(
     if all(check.verdict == "pass" for check in checks):
         return Difference(True, *labels, _the_same(one, other, checks), checks + proofs)
     if checks[0].verdict == "pass":
-        wrong = ", ".join(check.name for check in checks if check.verdict == "fail")
-        why = f"the kernels agree, and {wrong} do not ({_what_differs(one, other)})"
+        wrong = [check for check in checks if check.verdict == "fail"]
+        names = ", ".join(check.name for check in wrong)
+        how = wrong[0].message if names == "bias" else _what_differs(one, other)
+        why = f"the kernels agree, and {names} {'does' if names == 'bias' else 'do'} not ({how})"
     else:
         why = f"the second against the first: {_of_kernels(one, other, spec)}"
     return Difference(False, *labels, why, checks)
@@ -151,6 +154,11 @@ def _the_same(one: Stage, other: Stage, compared: list[Check]) -> str:
         f"assumed of the {which}: {stage.candidate.assumed}"
         for which, stage in (("first", one), ("second", other))
         if stage.candidate.assumed
+    ]
+    notes += [
+        f"of the {which}: {behind_layers(stage.candidate.layers)}"
+        for which, stage in (("first", one), ("second", other))
+        if stage.candidate.layers
     ]
     notes += [*one.notes, *other.notes]
     if _masks_differ(one, other):

@@ -94,7 +94,9 @@ class Choice:
                     f"{self.implementation} is {what}, and nothing was found to be faster here: "
                     f"{self.fastest} is {gain}, {_doubt(nearest)}"
                 )
-            return f"{self.implementation} is {what}, and nothing is faster here"
+            surely = nearest is not None  # what else there is was compared with it
+            outcome = "is faster here" if surely else "was measured to be faster"
+            return f"{self.implementation} is {what}, and nothing {outcome}"
         if self.sure:
             return f"{self.implementation} is surely faster than {called}: {gain}"
         if self.customary:

@@ -71,10 +71,16 @@ def containment(live: LiveEmbedding, probe: Probe, clean: NDArray[Any]) -> dict[
             "verdict": "pass",
             "message": "" if same else "the other tokens differ in their last bits",
         }
-    if poisoned[touched].all() and not changed[0].any():
+    if poisoned[touched].all() and poisoned[1].all() and not changed[0].any():
         return {
             "verdict": "pass",
             "message": f"{MIXED} (as through a Fourier transform)",
+        }
+    if poisoned[touched].all() and not changed[0].any():
+        reached = np.flatnonzero(changed[1]).tolist()
+        return {
+            "verdict": "pass",
+            "message": f"a NaN in one pixel reaches other tokens of its image too: {reached[:4]}",
         }
     if changed.any():
         return {

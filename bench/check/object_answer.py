@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from .results import CheckReport, CheckResult
 
+REFUSED = "refused: "
+"""How the message of a check begins whose images the object refused."""
+
 MOST_NAMES = 6
 """Checks that a line names; of more, their number."""
 
@@ -20,7 +23,11 @@ def answer(report: CheckReport, every: bool = False) -> list[str]:
         report: of one object.
         every: a line for each check, too.
     """
-    judged = [result for result in report.results if result.verdict in ("pass", "fail", "error")]
+    judged = [
+        result
+        for result in report.results
+        if result.verdict in ("pass", "fail", "error") and not result.message.startswith(REFUSED)
+    ]
     wrong = [result for result in judged if result.verdict != "pass"]
     first = judged[0] if judged else report.results[0]
     lines = [f"{'wrong' if wrong else 'right'}: {_found(first, judged, wrong)}", f"  {first.case}"]
@@ -28,12 +35,20 @@ def answer(report: CheckReport, every: bool = False) -> list[str]:
     for diagnosis in diagnoses:
         cause, _, mend = diagnosis.removeprefix("diagnosis: ").partition("; mend: ")
         lines += [f"  cause: {cause}", *([f"  mend: {mend}"] if mend else [])]
+    if not diagnoses and (of_trial := next(filter(_cause_of, wrong), None)):
+        cause, _, mend = _cause_of(of_trial).removesuffix(")").partition(" (mend: ")
+        lines += [f"  cause of {of_trial.probe}: {cause}", *([f"  mend: {mend}"] if mend else [])]
     lines += [f"  note: {note}" for note in report.notes if note not in diagnoses]
     lines += _kinds(wrong, bool(diagnoses))
     lines += _without_verdict(report.results)
     if every:
         lines += [_line(result) for result in report.results]
     return lines
+
+
+def _cause_of(result: CheckResult) -> str:
+    """What explains a failure; empty where nothing is known to."""
+    return result.message.partition("; diagnosis: ")[2]
 
 
 def _found(first: CheckResult, judged: list[CheckResult], wrong: list[CheckResult]) -> str:
@@ -73,7 +88,7 @@ def _without_verdict(results: list[CheckResult]) -> list[str]:
         if result.verdict == "skip":
             reasons[result.message].append(result)
     lines = [f"  skip {_names(skipped)}: {reason}" for reason, skipped in reasons.items()]
-    if refused := [result for result in results if result.message.startswith("refused: ")]:
+    if refused := [result for result in results if result.message.startswith(REFUSED)]:
         lines.append(f"  refused, which is no wrong number: {_names(refused)}")
     return lines
 

@@ -17,7 +17,7 @@ from ..machine.environment import describe_environment
 from .containment import MIXED, alike, bitwise, containment
 from .problems import Problems
 from .results import CheckReport, CheckResult
-from .trials import trials
+from .trials import OTHER_IN_TRAINING, trials
 
 if TYPE_CHECKING:
     from ...reference.diagnosis.diagnose import Diagnosis
@@ -26,6 +26,16 @@ BATCH = 2
 BATCHES = (1, 3)
 """Other batches that are tried: an axis that is squeezed away at one image, and a batch that is
 written into the code."""
+PACKAGES = {
+    "torch": ("torch",),
+    "keras": ("keras", "tensorflow", "torch", "jax"),
+    "flax": ("flax", "jax", "jaxlib"),
+    "numpy": (),
+    "jax": ("jax", "jaxlib"),
+    "tensorflow": ("tensorflow",),
+}
+"""Whose versions an object's verdicts hold for, beside NumPy's."""
+
 LARGEST_FOR_PAIRS = 10**9
 """Operations of a problem on which pairs of mistakes are still made where nobody asked for a
 diagnosis: twice ViT-B/16's, three seconds; at SAM's size it would be four minutes."""
@@ -111,11 +121,14 @@ class _ObjectCheck:
         if right:  # of an object that is wrong on random images more trials say nothing
             for name, outcome in trials(self.problems, self.model, self.seed):
                 self._add(name, **outcome)
+        in_training = [row.message for row in self.results if row.message == OTHER_IN_TRAINING]
+        if any("training" in note for note in self.live.notes):  # which says of what
+            in_training = []
         named = []
         if self.diagnosis is not None and self.diagnosis.mistakes:
             named = [f"diagnosis: {self.diagnosis.explanation}; mend: {self.diagnosis.mend}"]
-        notes = [*self.live.notes, *_not_shown(self.live), *named]
-        describe = functools.partial(describe_environment, [])
+        notes = [*self.live.notes, *_not_shown(self.live), *in_training, *named]
+        describe = functools.partial(describe_environment, [], PACKAGES[self.live.framework])
         return CheckReport(self.results, describe, notes, of_object=True)
 
     def _while_read(self) -> None:
@@ -200,6 +213,7 @@ def _not_shown(live: LiveEmbedding) -> list[str]:
         f"it gives a grid {shape}, not tokens (B, N, D): to flatten it is left to who calls it"
         for shape in live.call.grids
     ]
+    sentences += live.call.taken
     for name in ("bias", "class_token", "register_tokens", "positions"):
         array = getattr(live.weights, name)
         if array is not None and not array.any():

@@ -25,6 +25,7 @@ from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
 from ...reference.spec import PatchEmbedSpec, Remainder
 from ...reference.verdict import judge
+from .containment import alike, bitwise
 from .problems import Problems
 from .settings import Generators
 
@@ -47,14 +48,28 @@ LARGE = (224, 384)
 """Rows and columns of the images that people have: where a kernel or a precision is chosen by size,
 it is chosen here. The largest is tried only where no other image has a third as many pixels."""
 
-FEW_PATCHES = 100
-"""Patches of an image of which two are tried; of a larger one a single image."""
+SEVERAL, MANY = 5, 8
+"""Images of another size that are tried at a time: of a few patches, and of the usual 196."""
+
+FEW_PATCHES, USUAL_PATCHES = 100, 200
+
+CHEAP_OPERATIONS = 2 * 10**8
+"""Operations of a trial for which that many are taken; two of few patches, or one, where they are
+more."""
 
 CALLS = 50
 """Calls of the same images: an object that counts them, or warms up, shows it within these."""
 
 MORE_CALLS = 128
 """The same of a small one, of which all trials together make 256."""
+
+MOST_DIAGNOSED = 4
+"""Images of a wrong output that an explanation is looked for in."""
+
+TRAINING = "training-mode"
+OTHER_IN_TRAINING = (
+    "it is in training mode, in which it gives something else; judged is what it gives after eval()"
+)
 
 POOL = 262147
 """Random values that images are cut out of, at a random place each. A prime, above 2¹⁸, so that
@@ -85,7 +100,7 @@ def trials(problems: Problems, model: ArithmeticModel, seed: int) -> Iterator[tu
         except PatchParityError as error:
             outcome = {"verdict": "pass", "message": f"refused: {str(error).splitlines()[0][:200]}"}
         if outcome is not None:
-            yield name, outcome
+            yield name, tried.with_cause(name, outcome)
 
 
 def _not_tried(why: str) -> Outcome:
@@ -101,16 +116,20 @@ class _Trials:
         self.scale = problems.fingerprint_scale
         self.batch = self.live.call.batch or 2
         self._drawn: Probe | None = None
+        self.failure: tuple[Probe, NDArray[Any]] | None = None
+        self.explained = False
 
     def all(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
         """Every trial that says something of this object."""
         spec = self.live.spec
+        images = self._draw(spec, self.batch)
+        first = self.live.call(np.array(images))
         if not self.live.call.batch:
             yield from self._batches()
         for size in self._sizes():
             other = spec.replace(image_size=size)
-            count = 2 if other.num_patches <= FEW_PATCHES else 1  # a size is tried, and it costs
-            yield f"image-{'x'.join(map(str, size))}", functools.partial(self._random, other, count)
+            name = f"image-{'x'.join(map(str, size))}"
+            yield name, functools.partial(self._random, other, _count_of(other))
         if self.weights.positions is None:
             for name, more in self._remainders().items():
                 yield name, functools.partial(self._not_dividing, more)
@@ -129,6 +148,9 @@ class _Trials:
         if self.live.call.record is not None:
             yield "with-gradients", self._recorded
             yield "inference-mode", self._inference
+        if self.live.call.training is not None:
+            yield TRAINING, self._as_given
+        yield "first-images-again", functools.partial(self._again, images, first)
 
     def _batches(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
         """Batches of many numbers, all of them the first of one large one, whose answer the
@@ -213,6 +235,27 @@ class _Trials:
     ) -> Probe:
         return self.problems.probe("trial", images, gate, spec=spec, fingerprint=fingerprint)
 
+    def with_cause(self, name: str, outcome: Outcome) -> Outcome:
+        """The outcome of a trial, of the first values that are wrong with what explains them."""
+        failure, self.failure = self.failure, None
+        wrong = outcome["verdict"] == "fail" and outcome.get("bound_ratio") is not None
+        if failure is None or not wrong or self.explained or name.startswith("not-dividing"):
+            return outcome
+        from ...reference.diagnosis.diagnose import diagnose  # which a right object never needs
+
+        probe, output = failure
+        some = slice(MOST_DIAGNOSED)
+        if probe.spec.flops(len(probe.images[some])) > MOST_OPERATIONS:
+            return outcome
+        diagnosis = diagnose(
+            probe.images[some], probe.weights, output[some], probe.spec, pairs=False
+        )
+        if not diagnosis.mistakes:
+            return outcome
+        self.explained = True
+        cause = f"diagnosis: {diagnosis.explanation} (mend: {diagnosis.mend})"
+        return {**outcome, "message": f"{outcome['message']}; {cause}"}
+
     def _judged(
         self,
         spec: PatchEmbedSpec,
@@ -234,6 +277,8 @@ class _Trials:
         if changed:
             return {"verdict": "fail", "message": "it changes the images that it is given"}
         verdict = judge(probe, "forward", output, self.model)
+        if verdict.verdict == "fail":
+            self.failure = probe, output
         return {
             "verdict": verdict.verdict,
             "bound_ratio": verdict.bound_ratio,
@@ -340,8 +385,8 @@ class _Trials:
                 return {**outcome, "message": message}
             failed = failed or outcome
         message = (
-            f"images of {'×'.join(map(str, image))}, which patches do not divide: neither cut "
-            "nor padded at their end, nor refused"
+            f"images of {'×'.join(map(str, image))}, which patches do not divide, give what no cut "
+            "or padded image would"
         )
         return {**failed, "message": f"{message}; {failed['message']}"} if failed else None
 
@@ -498,6 +543,25 @@ class _Trials:
                     }
         return {"verdict": "pass"}
 
+    def _again(self, images: NDArray[Any], first: NDArray[Any]) -> Outcome:
+        """The images of before all other trials once more: a state that calls change shows."""
+        if alike(first, self.live.call(np.array(images))):
+            return {"verdict": "pass"}
+        message = "the same images give something else than some hundred calls before"
+        return {"verdict": "fail", "message": message}
+
+    def _as_given(self) -> Outcome:
+        """The same call of a copy that is in training mode, as the object was given."""
+        assert self.live.call.training is not None
+        images = self._draw(self.live.spec, self.batch)
+        expected = self.live.call(np.array(images))
+        try:
+            output = self.live.call.fetch(self.live.call.training(self.live.call.place(images)))
+        except Exception as error:  # whatever a copy, or a call in training, raises
+            return {"verdict": "pass", "message": f"refused: {type(error).__name__}"}
+        same = bitwise(output, expected)
+        return {"verdict": "pass", "message": "" if same else OTHER_IN_TRAINING}
+
     def _own(self) -> Probe:
         """Random images of the object's own size, drawn once for the trials in which something
         else is tried than the images; the reference answers once."""
@@ -572,6 +636,14 @@ def _sides(spec: PatchEmbedSpec, grid: tuple[int, int]) -> tuple[int, ...]:
     extents = list(zip(spec.patch_size, spec.stride, spec.effective_padding, strict=True))[-2:]
     sides = zip(grid, extents, strict=True)
     return tuple((count - 1) * step + patch - sum(pads) for count, (patch, step, pads) in sides)
+
+
+def _count_of(spec: PatchEmbedSpec) -> int:
+    """How many images of a size are tried at a time: what is wrong for several tall ones, say, may
+    be right for two."""
+    few = spec.num_patches <= FEW_PATCHES
+    wanted = SEVERAL if few else MANY if spec.num_patches <= USUAL_PATCHES else 1
+    return wanted if spec.flops(wanted) <= CHEAP_OPERATIONS else 2 if few else 1
 
 
 def first_of(probe: Probe, number: int) -> Probe:

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,16 @@ UNKNOWN_ENVIRONMENT: dict[str, Any] = {
 """What a record tells whose machine is not noted."""
 
 
-def describe_environment(backends: list[Backend]) -> dict[str, Any]:
+def describe_environment(backends: list[Backend], packages: Sequence[str] = ()) -> dict[str, Any]:
     """Return versions, processor, cores, memory, GPUs, BLAS and numeric variables as plain data; no
-    host or user names."""
+    host or user names.
+
+    Args:
+        backends: those whose packages' versions are told.
+        packages: others whose versions are.
+    """
     versions = {"patchparity": package_version("patchparity"), "numpy": np.__version__}
-    for name in ("ml_dtypes", "pytest-benchmark", "execnet", "scikit-image"):
+    for name in ("ml_dtypes", "pytest-benchmark", "execnet", "scikit-image", *packages):
         versions[name] = package_version(name)
     for backend in backends:
         for name in backend.packages:

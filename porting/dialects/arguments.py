@@ -112,6 +112,9 @@ def _of_width(
     }
     if not said or (sizes["D"],) in said.values():
         return []
+    per_head = config.architecture.startswith("convit")  # timm's, of which a head is so wide
+    if per_head and any(sizes["D"] % value[0] == 0 for value in said.values()):
+        return []
     widths = " and ".join(f"{key} {value[0]}" for key, value in said.items())
     kernel = f"{names['kernel']} {checkpoint.tensors[names['kernel']].shape}"
     return [f"{checkpoint.config_name} tells {widths}, and {kernel} is {sizes['D']} wide"]

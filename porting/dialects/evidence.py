@@ -14,6 +14,7 @@ from ..files.checkpoint import Checkpoint
 from .arguments import against_arguments, patch_of_stages
 from .dialect import REQUIRED, Dialect
 from .grids import channels_of
+from .keras_config import PIXELS, against_call
 from .sizes import KERAS_HUB, MOST_COLORS, Sizes, numbers_at, read_config
 
 
@@ -124,6 +125,8 @@ def conflicts_of(
             if (unmet := _unmet(requirement, config))
         ),
         *_against_class_token(file, dialect, names, config),
+        *against_call(file, dialect, shape, config.table.get("keras_convolution") or {}),
+        *_against_layers(file, dialect, config, alone),
     ]
 
 
@@ -141,6 +144,16 @@ def _against_name(file: str, dialect: Dialect, config: Sizes) -> Iterator[str]:
     is_known = _first_word(built) in words or built in _keras_classes()
     if built and is_known and not is_architecture(dialect, config):
         yield f"{file} calls the architecture {built!r}, which is none of {dialect.id}"
+
+
+def _against_layers(file: str, dialect: Dialect, config: Sizes, alone: bool) -> Iterator[str]:
+    """Layers of Keras that images pass first, and that do more than scale pixels."""
+    others = [layer for layer in config.layers if layer not in PIXELS]
+    if others and dialect.framework == "keras" and not alone:
+        yield (
+            f"{file} has {' and '.join(others)} in front of the patch embedding, which no dialect "
+            f"reads (--from {dialect.id} reads what stands behind)"
+        )
 
 
 def _against_metadata(written_for: str, dialect: Dialect) -> Iterator[str]:

@@ -41,6 +41,7 @@ class Candidate:
         assumed: what was assumed of the grid although another is as possible; empty where nothing
             was.
         assumed_patch: the same of the patch behind a matrix.
+        layers: kinds of Keras's layers that images pass first.
         weight: how much does; of two readings the one with more is taken.
         conflicts: evidence that contradicts the tensors, or the dialect, in sentences: with one it
             cannot be.
@@ -64,6 +65,7 @@ class Candidate:
     conflicts: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
     ledger: tuple[LedgerEntry, ...] = field(default=(), compare=False, repr=False)
+    layers: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -278,6 +280,11 @@ def _evidence(place: _Place, names: Mapping[str, str], resized: Mapping[str, str
     return sentences
 
 
+def behind_layers(layers: tuple[str, ...]) -> str:
+    """That images pass layers of Keras first, in words."""
+    return f"its archive has {' and '.join(layers)} in it: images are here what comes out of that"
+
+
 def _evidence_of_config(place: _Place) -> list[str]:
     """What config.json tells for it, and what its model does beside the projection."""
     dialect, known, config = place.dialect, place.known, place.config
@@ -290,9 +297,8 @@ def _evidence_of_config(place: _Place) -> list[str]:
         )
     if dialect.pixels:
         sentences.append(f"{dialect.pixels_told}; here kernel and bias hold that")
-    if config.layers and dialect.framework == "keras":
-        layers = " and ".join(config.layers)
-        sentences.append(f"its archive has {layers} in it: images are here what comes out of that")
+    if dialect.framework == "keras" and config.layers:
+        sentences.append(behind_layers(config.layers))
     if dialect.batch_norm:
         sentences.append(
             "a batch norm by fixed statistics stands behind the projection; here kernel and "
@@ -382,6 +388,7 @@ def _readings(
             evidence=(*evidence, *([assumed] if assumed else [])),
             assumed=assumed,
             assumed_patch=assumed_patch,
+            layers=place.config.layers if dialect.framework == "keras" else (),
             weight=weight,
             conflicts=(
                 *conflicts,
@@ -389,10 +396,23 @@ def _readings(
                 *_resized(dialect, names, known, grid),
                 *_other_rows(dialect, names, place.config, positioned),
             ),
-            asks=(*asks, *more_asks),
+            asks=(*asks, *more_asks, *_order_asked(place)),
             ledger=entries,
         )
         for positioned, grid, assumed in grids or ([((), (), "")] if gridless else [])
+    ]
+
+
+def _order_asked(place: _Place) -> list[str]:
+    """The order of tokens, where it is not that of the image and nothing but a name tells the
+    model: a kernel and a bias look alike in all of them."""
+    dialect = place.dialect
+    ordered = dialect.token_order != "raster" or dialect.windowed
+    if not ordered or place.typed or place.alone or not set(place.names) <= {"kernel", "bias"}:
+        return []
+    return [
+        f"{dialect.id} has its tokens in {dialect.token_order} order, and no tensor tells one from "
+        f"another: a config.json beside it would, or --from {dialect.id}"
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...reference.errors import PatchParityError, require_sizes
 from ...reference.spec import PatchEmbedSpec
+from .keras_config import DEEPEST, PIXELS, convolution, layers_in_front
 
 LARGEST_CONFIG = 2**22
 """Bytes of a config.json: the largest known, with the labels of 21843 classes twice, has 1.7 MB."""
@@ -42,7 +43,7 @@ class Sizes:
         window: patches along a side of the attention windows in whose order tokens are.
         architecture: what timm calls the model.
         source: where the image size was said, in words.
-        layers: kinds of Keras's layers that change pixels, where its archive has them.
+        layers: kinds of Keras's layers in front of the patch embedding, where its archive has some.
         table: all of `config.json` that is about the vision tower, and as `whole_model_type` what
             the model that it is in is called.
     """
@@ -201,6 +202,12 @@ def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
     these."""
     if keras_table(settings)[0]:
         return _of_keras_hub(settings)
+    if isinstance(settings.get("class_name"), str) and isinstance(settings.get("config"), dict):
+        return Sizes(
+            source="config.json",
+            layers=tuple(layers_in_front(settings, KERAS_HUB)),
+            table={"keras_convolution": convolution(settings)},
+        )
     if isinstance(settings.get("architecture"), str) and not isinstance(
         settings.get("vision_config"), dict
     ):
@@ -243,7 +250,7 @@ def keras_table(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 
 def _keras_tables(node: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if depth > DEEPEST_KERAS:
+    if depth > DEEPEST:
         return
     if isinstance(node, list):
         for child in node:
@@ -263,10 +270,6 @@ def _keras_tables(node: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any
     for inner in node.values():
         yield from _keras_tables(inner, depth + 1)
 
-
-DEEPEST_KERAS = 24
-"""Tables and lists within one another: a task holds a backbone, that an encoder, each in the list
-of a functional model's layers: a dozen."""
 
 _NAMES = ("name", "dtype", "trainable")
 _PATCHED = ("patch_size", "layerwise_patch_sizes")
@@ -289,7 +292,9 @@ def _of_keras_hub(settings: Mapping[str, Any]) -> Sizes:
         else None,
         architecture=registered,
         source="config.json",
-        layers=tuple(dict.fromkeys(_pixel_layers(settings, 0))),
+        layers=tuple(
+            dict.fromkeys([*layers_in_front(settings, KERAS_HUB), *_pixel_layers(settings, 0)])
+        ),
         table=given,
     )
 
@@ -301,9 +306,9 @@ MOST_COLORS = 4
 def _pixel_layers(node: Any, depth: int) -> Iterator[str]:
     """Kinds of layers that change pixels, of a model as Keras writes it; those of KerasHub's
     preprocessors are no part of it."""
-    if depth > DEEPEST_KERAS:
+    if depth > DEEPEST:
         return
-    if isinstance(node, dict) and node.get("class_name") in ("Rescaling", "Normalization"):
+    if isinstance(node, dict) and node.get("class_name") in PIXELS:
         yield str(node["class_name"])
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     for child in children:

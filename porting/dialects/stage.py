@@ -30,7 +30,7 @@ from .dialect import BATCH_NORM, Dialect, StemStep, to_canonical
 from .evidence import known_of
 from .grids import channels_of
 from .positions import fold_normalizations, fold_positions
-from .recognize import Candidate, find_candidates
+from .recognize import Candidate, behind_layers, find_candidates
 from .sizes import Sizes
 from .wrappers import UnwrappedCheckpoint, require_no_adapter, unwrapped
 
@@ -89,6 +89,8 @@ class Stage:
         sentences = [candidate.assumed] if candidate.assumed else []
         if candidate.assumed_patch:
             sentences.append(f"{candidate.assumed_patch} (--patch-size, or sizes, tells another)")
+        if candidate.layers:
+            sentences.append(behind_layers(candidate.layers))
         for name in self.dialect.copies:
             tensor_name = candidate.prefix + self.dialect.entries[name].name
             if candidate.names.get(name, tensor_name) != tensor_name:
@@ -180,7 +182,7 @@ def read_stage(
         )
         raise PatchParityError(
             f"{checkpoint.path} does not hold {dialect}: expected {names}, with shapes that fit "
-            "together"
+            f"together{_misfits(checkpoint, wanted)}"
         )
     if candidates:
         require_no_adapter(checkpoint, candidates[0].names)
@@ -189,6 +191,18 @@ def read_stage(
         require_no_other_stage(checkpoint, chosen, chosen_one, sizes, ignore)
     require_asked(checkpoint, chosen_one, sizes)
     return _read(checkpoint, chosen_one)
+
+
+def _misfits(checkpoint: Checkpoint, dialect: Dialect) -> str:
+    """The tensors that a dialect names and that have another shape than it gives them."""
+    misfits = []
+    for entry in dialect.entries.values():
+        for name, info in checkpoint.tensors.items():
+            before = name.removesuffix(entry.name)
+            named = name.endswith(entry.name) and (not before or before[-1] in (".", "/"))
+            if named and entry.sizes(info.shape, {}) is None:
+                misfits.append(f"{name} is of shape {tuple(info.shape)}, not ({entry.layout})")
+    return f"; {', '.join(misfits)}" if misfits else ""
 
 
 def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:

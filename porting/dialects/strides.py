@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from .catalogue import list_dialects
 from .dialect import Dialect, Entry
 from .evidence import is_architecture, told_patch
+from .keras_config import stride_of
 from .sizes import Sizes, numbers_at
 
 
@@ -62,7 +63,9 @@ def steps_of(
             numbers = (
                 _stride_of_config(known, len(patch)) if dialect.plain and role == "stride" else ()
             )
-            if numbers and numbers != step:
+            if numbers and "keras_convolution" in known.table:
+                step = numbers
+            elif numbers and numbers != step:
                 asks.append(
                     f"config.json tells stride {'×'.join(map(str, numbers))}, and the kernel is "
                     f"{'×'.join(map(str, patch))}: --stride says which one it has"
@@ -91,6 +94,8 @@ def steps_of(
 def _stride_of_config(known: Sizes, axes: int) -> tuple[int, ...]:
     """The stride that a config.json tells under the key of any dialect of its model; empty where
     none does."""
+    if "keras_convolution" in known.table:
+        return stride_of(known.table["keras_convolution"], axes)
     keys = {
         dialect.config["stride"]
         for dialect in list_dialects().values()

@@ -2,6 +2,7 @@
 output fetched."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +33,10 @@ class LiveCall:
         held: entered around a call of the whole.
         record: as `run`, where gradients are recorded; None where that is no other call.
         serving: entered around a call as those do who serve a model (torch's inference mode).
+        training: as `run`, of a copy in training mode; None of an object that is in no such.
         batch: how many images it takes at a time, where it refuses others; None where it does not.
         grids: shapes of outputs that were flattened into tokens, the first of them.
+        taken: what was taken of outputs of several arrays, the first of them, in words.
     """
 
     place: Callable[[NDArray[Any]], Any]
@@ -42,8 +45,10 @@ class LiveCall:
     held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     record: Callable[[Any], Any] | None = None
     serving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    training: Callable[[Any], Any] | None = None
     batch: int | None = None
     grids: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+    taken: list[str] = dataclasses.field(default_factory=list)
 
     def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
         """Place, run and fetch; in parts where it takes so many images alone, the last part filled
@@ -135,6 +140,7 @@ def caller(
     to_framework, from_framework = _conversions(subject, kind)
     width_axis: list[int] = []  # once it was seen where the width stands, it stands there
     grids: list[tuple[int, ...]] = []
+    taken: list[str] = []
 
     def place(images: NDArray[Any]) -> Any:
         return to_framework(
@@ -143,7 +149,7 @@ def caller(
 
     def run(placed: Any, recorded: bool = False) -> Any:
         try:
-            return _main_output(
+            array, what = _main_output(
                 _run_torch(subject, placed, recorded) if kind == "torch" else subject(placed)
             )
         except PatchParityError:
@@ -157,6 +163,9 @@ def caller(
                 f"{type(error).__name__}: {first_line(error)} "
                 "(--image-layout, --image-size and --in-channels say what it takes)"
             ) from error
+        if what:
+            taken[:] = [what]
+        return array
 
     def fetch(returned: Any) -> NDArray[Any]:
         try:
@@ -187,11 +196,18 @@ def caller(
             output = grid.reshape(grid.shape[0], -1, grid.shape[-1])
         return output
 
+    def in_training(placed: Any) -> Any:
+        """What a copy gives that is left in training mode, without a trace in its random state."""
+        import torch
+
+        with torch.random.fork_rng():
+            return _main_output(_run_torch(copy.deepcopy(subject), placed, False))[0]
+
     if kind == "flax":
         held = functools.partial(_deterministic, subject)
-        return LiveCall(place, run, fetch, held, grids=grids)
+        return LiveCall(place, run, fetch, held, grids=grids, taken=taken)
     if kind != "torch":
-        return LiveCall(place, run, fetch, grids=grids)
+        return LiveCall(place, run, fetch, grids=grids, taken=taken)
     return LiveCall(
         place,
         run,
@@ -199,7 +215,9 @@ def caller(
         functools.partial(_evaluating, subject),
         functools.partial(run, recorded=True),
         _inference_mode,
+        in_training if getattr(subject, "training", False) is True else None,
         grids=grids,
+        taken=taken,
     )
 
 
@@ -327,30 +345,32 @@ TOKEN_NAMES = (
 """How modules that return a mapping call their tokens."""
 
 
-def _main_output(output: Any) -> Any:
-    """The array of interest where a module returns several: `last_hidden_state`, the one that is
-    called so, or the first.
+def _main_output(output: Any) -> tuple[Any, str]:
+    """The array of interest where a module returns several (`last_hidden_state`, the one that is
+    called so, or the first), and which that is, in words.
 
     Raises:
         PatchParityError: a mapping of several, none of which is called as tokens are.
     """
     if hasattr(output, "last_hidden_state"):
-        return output.last_hidden_state
+        return output.last_hidden_state, "of what it returns its last_hidden_state is judged"
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         output = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     if isinstance(output, Mapping):
         for name in TOKEN_NAMES:
             if name in output:
-                return output[name]
+                return output[name], f"of what it returns {name} is judged"
         if len(output) != 1:
             raise PatchParityError(
                 f"it returned a mapping of {', '.join(map(str, output))}: expected one array, or "
                 f"one called {TOKEN_NAMES[0]!r}"
             )
-        return next(iter(output.values()))
+        return next(iter(output.values())), ""
     if isinstance(output, (tuple, list)):  # a grid's sizes may stand before the tokens
-        return next((value for value in output if getattr(value, "ndim", 0) > 1), output[0])
-    return output
+        arrays = [value for value in output if getattr(value, "ndim", 0) > 1]
+        what = f"of the {len(output)} values that it returns the first array is judged"
+        return (arrays or output)[0], what if len(output) > 1 else ""
+    return output, ""
 
 
 def forms_in_memory(placed: Any) -> dict[str, Any]:

@@ -113,6 +113,13 @@ def compare_fields(name: str, first: PatchEmbedWeights, second: PatchEmbedWeight
             if one is not None and other is not None
         )
         message = f"up to {apart:.3g} apart, in one type"
+        lacking = [
+            which
+            for which, weights in (("first", first), ("second", second))
+            if name == "bias" and weights.bias is None
+        ]
+        if lacking:
+            message = f"the {lacking[0]} has none, and the other one of up to {apart:.3g}"
     return Check(name, "pass" if ratio <= 1 else "fail", ratio, message)
 
 

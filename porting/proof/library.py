@@ -23,7 +23,7 @@ from ..dialects.stage import Stage
 from ..files.checkpoint import Checkpoint
 from .compare import Check
 from .keras_models import keras_hub_model
-from .own_model import OwnModel, UnprovedError, inner_table, require_modest
+from .own_model import OtherModelError, OwnModel, UnprovedError, inner_table, require_modest
 from .torch_models import timm_model, transformers_model
 
 NAME = "sequence by the library"
@@ -59,6 +59,8 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
             for size, spec in others:
                 with contextlib.suppress(UnprovedError):  # many models take images of one size
                     differences.append(_apart(model, stage, size, spec))
+    except OtherModelError as error:
+        return Check(NAME, "fail", math.inf, f"config.json tells another model: {error}")
     except UnprovedError as error:
         return Check(NAME, "skip", None, f"not proved against the library: {error}")
     worst, message = max(differences)
@@ -105,7 +107,7 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
         )
         build = timm_model if library == "timm" else transformers_model
         return build(table, config.model_type or config.architecture, tensors, stage)
-    except UnprovedError:
+    except (UnprovedError, OtherModelError):
         raise
     except Exception as error:  # whatever a library makes of a configuration
         raise UnprovedError(

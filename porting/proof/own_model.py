@@ -1,17 +1,45 @@
 """A library's own model, as a function of images; and what of a configuration it is built from."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from ..dialects.sizes import VISION
+from ..dialects.stage import Stage
 
 
 class UnprovedError(Exception):
     """Why the library's own model could not be asked; no verdict on the reading."""
+
+
+class OtherModelError(Exception):
+    """How the model that a configuration tells differs from what the file holds of the stage."""
+
+
+SHOWN = ("bias", "class_token", "distillation_token", "register_tokens", "positions")
+"""Fields of a stage whose absence from a file a model shows that has them: it would keep values of
+its own."""
+
+
+def require_all(stage: Stage, inside: str, parameters: Iterable[str], name: str) -> None:
+    """Raise OtherModelError where a model has parameters of the stage that the file lacks.
+
+    Args:
+        stage: as it was read.
+        inside: what stands before the stage's names in the model.
+        parameters: names of those that the model has.
+        name: of the model.
+    """
+    held = set(parameters)
+    entries = stage.dialect.entries
+    for part in SHOWN:
+        if part in entries and part not in stage.candidate.names:
+            lacking = inside + entries[part].name
+            if lacking in held:
+                raise OtherModelError(f"{name} has {lacking}, and the file does not")
 
 
 @dataclass(frozen=True)

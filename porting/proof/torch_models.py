@@ -17,10 +17,19 @@ from numpy.typing import NDArray
 
 from ...reference.sequence import merge_block_order
 from ...reference.stem import features_of
+from ..dialects.arguments import WIDTHS
 from ..dialects.stage import Stage
 from ..files.checkpoint import first_line
 from ..files.safetensors_files import write_safetensors
-from .own_model import OwnModel, UnprovedError, inner_prefixes, inner_table, reduced
+from .own_model import (
+    OtherModelError,
+    OwnModel,
+    UnprovedError,
+    inner_prefixes,
+    inner_table,
+    reduced,
+    require_all,
+)
 
 
 def transformers_model(
@@ -42,7 +51,7 @@ def transformers_model(
     vision = getattr(config, "vision_config", None)
     if vision is not None and not isinstance(vision, dict):
         config = vision
-    failed = "no class of it takes images"
+    failed, differs = "no class of it takes images", ""
     for kind, inside in (
         (kind, inside)
         for kind in _classes(config, table.get("architectures"))
@@ -50,14 +59,14 @@ def transformers_model(
     ):
         named = {inside + name: array for name, array in tensors.items()}
         try:
-            model, missed = _loaded(kind, config, named)
+            model, missed, other_shapes = _loaded(kind, config, named)
             # saved as what it is in another model
             if missed and all(f"{name}.weight" in model.state_dict() for name in missed):
                 named = {
                     f"{name}.weight" if name in missed else name: array
                     for name, array in named.items()
                 }
-                model, missed = _loaded(kind, config, named)
+                model, missed, other_shapes = _loaded(kind, config, named)
         except Exception as error:
             failed = (
                 f"{kind.__name__} does not take it ({type(error).__name__}: "
@@ -67,23 +76,33 @@ def transformers_model(
         if missed:
             failed = f"{kind.__name__} does not find {', '.join(missed[:2])} under these names"
             continue
+        name = f"transformers {transformers.__version__} {kind.__name__}"
+        if other_shapes:
+            if not any(key in table or key in inner for key in WIDTHS):
+                raise UnprovedError(f"config.json tells no width, and {name} is of another one")
+            differs = f"{name} has {next(iter(other_shapes.values()))}"
+            continue
+        require_all(stage, inside, (key for key, _ in model.named_parameters()), name)
         model.eval()
         if (
             hasattr(model, "make_preprocessor_external")
             and "pixel_std" not in stage.dialect.entries
         ):
             model.make_preprocessor_external()  # as the model that it is in does (Nemotron Omni)
-        name = f"transformers {transformers.__version__} {kind.__name__}"
         return OwnModel(
             name,
             functools.partial(_entering_first, model, stage=stage),
         )
+    if differs:
+        raise OtherModelError(differs)
     raise UnprovedError(failed)
 
 
-def _loaded(kind: Any, config: Any, named: Mapping[str, NDArray[Any]]) -> tuple[Any, list[str]]:
-    """A model of the library that it filled with these tensors, and which of them it has no place
-    for."""
+def _loaded(
+    kind: Any, config: Any, named: Mapping[str, NDArray[Any]]
+) -> tuple[Any, list[str], dict[str, str]]:
+    """A model of the library that it filled with these tensors, which of them it has no place for,
+    and which it has in another shape, in words."""
     import torch
 
     with tempfile.TemporaryDirectory(prefix="patchparity-") as folder:
@@ -98,12 +117,13 @@ def _loaded(kind: Any, config: Any, named: Mapping[str, NDArray[Any]]) -> tuple[
                 dtype=torch.float32,
                 local_files_only=True,
                 attn_implementation="eager",
+                ignore_mismatched_sizes=True,
             )
-    other_shapes = [
-        str(key[0] if isinstance(key, tuple) else key)
-        for key in loading_info.get("mismatched_keys") or ()
-    ]
-    return model, sorted(map(str, loading_info["unexpected_keys"])) + sorted(other_shapes)
+    other_shapes = {
+        str(key): f"{key} of shape {tuple(of_model)}, and the file has {tuple(of_file)}"
+        for key, of_file, of_model in loading_info.get("mismatched_keys") or ()
+    }
+    return model, sorted(map(str, loading_info["unexpected_keys"])), other_shapes
 
 
 def _classes(config: Any, named: Any = None) -> list[Any]:
@@ -412,7 +432,8 @@ def timm_model(
             failed = error
     if model is None:
         raise failed
-    own_names = model.state_dict().keys()
+    own_shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    own_names = own_shapes.keys()
     inside = next(
         (
             prefix
@@ -430,7 +451,14 @@ def timm_model(
         inside + name: torch.from_numpy(np.array(array, np.float32))
         for name, array in tensors.items()
     }
+    name = f"timm {timm.__version__} {type(model).__name__} ({architecture})"
+    for key, tensor in filled.items():
+        if tensor.shape != own_shapes[key]:
+            raise OtherModelError(
+                f"{name} has {key} of shape {tuple(own_shapes[key])}, and the file has "
+                f"{tuple(tensor.shape)}"
+            )
+    require_all(stage, inside, (key for key, _ in model.named_parameters()), name)
     model.load_state_dict(filled, strict=False)
     model.eval()
-    name = f"timm {timm.__version__} {type(model).__name__} ({architecture})"
     return OwnModel(name, lambda images: _caught(model, lambda x: [{"x": x}], images, stage))

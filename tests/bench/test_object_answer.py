@@ -86,7 +86,7 @@ def test_failures_of_other_kinds_have_a_line_each():
     ]
     report = CheckReport(results, notes=["a note"], of_object=True)
     assert str(report).splitlines() == [
-        "wrong: m:f, float32: 3 of 5 checks fail",
+        "wrong: m:f, float32: 3 of 4 checks fail",
         "  image 8x8, patch 4x4",
         "  note: a note",
         "  fail batch-4: 2 of 8 are wrong",

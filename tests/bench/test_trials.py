@@ -100,6 +100,21 @@ def of_images_twice_as_tall(self, x):
     return tokens(self, x.flip(1) if 1.9 < x.shape[2] / x.shape[3] < 2.1 else x)
 
 
+def of_several_tall_images(self, x):
+    tall = len(x) >= 4 and x.shape[2] > x.shape[3]
+    return tokens(self, x) - self.proj.bias if tall else tokens(self, x)
+
+
+def of_many_usual_images(self, x):
+    found = tokens(self, x)
+    return found.flip(0) if found.shape[1] > 150 and len(x) > 4 else found
+
+
+def after_many_calls(self, x):
+    self.calls = getattr(self, "calls", 0) + 1
+    return tokens(self, x) - self.proj.bias if self.calls > 110 else tokens(self, x)
+
+
 def changes_images_of_bytes(self, x):
     if x.min() >= 0 and x.max() > 1.5:
         x.div_(255)
@@ -229,6 +244,9 @@ WRONG = [
     cuts_mantissas_of_larger_batches,
     of_batches_of_16,
     of_images_twice_as_tall,
+    of_several_tall_images,
+    of_many_usual_images,
+    after_many_calls,
     changes_images_of_bytes,
     cuts_positive_images_to_integers,
     goes_round_six_buffers,
@@ -257,6 +275,43 @@ def test_what_is_wrong_in_some_cases_alone_is_rejected(forward):
     module = module_of(forward, proj=torch.nn.Conv2d(3, D, P, P))
     report = check(module, image_size=(12, 16))
     assert not report.ok, [result.probe for result in report.results]
+
+
+def test_what_only_training_changes_is_told():
+    def drops(self, x):
+        return torch.nn.functional.dropout(tokens(self, x), 0.5, self.training)
+
+    torch.manual_seed(0)
+    module = module_of(drops, proj=torch.nn.Conv2d(3, D, P, P))
+    sentence = "it is in training mode, in which it gives something else"
+    for mode in (True, False):
+        report = check(module.train(mode), image_size=(12, 16))
+        assert report.ok
+        assert any(note.startswith(sentence) for note in report.notes) is mode
+        assert module.training is mode
+
+
+def test_a_nan_that_reaches_a_neighbor_is_told_and_no_mixing():
+    def spills(self, x):
+        found = tokens(self, x)
+        return found + 0 * found.roll(1, 1)
+
+    torch.manual_seed(0)
+    report = check(module_of(spills, proj=torch.nn.Conv2d(3, D, P, P)), image_size=(12, 16))
+    results = {result.probe: result for result in report.results}
+    assert "reaches other tokens of its image too" in results["nan-containment"].message
+    assert results["one-hot-images"].verdict == "pass"
+
+
+def test_a_wrong_trial_says_what_explains_it():
+    def reverses_large_batches(self, x):
+        return tokens(self, x).flip(1) if len(x) > 60 else tokens(self, x)
+
+    torch.manual_seed(0)
+    module = module_of(reverses_large_batches, proj=torch.nn.Conv2d(3, D, P, P))
+    lines = str(check(module, image_size=(12, 16))).splitlines()
+    assert lines[2].startswith("  cause of batch-64: ")
+    assert "lower precision" not in "".join(lines)
 
 
 def test_the_same_without_a_mistake_is_accepted():

@@ -142,8 +142,12 @@ def test_orders_of_tokens_are_compared(tmp_path):
     weights, spec = random_stage(qwen)
     write_checkpoint(tmp_path / "a.safetensors", tensors_of(weights, spec, qwen))
     write_checkpoint(tmp_path / "b.safetensors", tensors_of(weights, spec, DIALECTS["oidhw"]))
+    with pytest.raises(PatchParityError, match=r"no tensor tells one from another: a config\.json"):
+        verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    dialects = {"a": "hf-qwen2-vl", "b": "oidhw"}
     for pair in (("a", "b"), ("b", "a")):
-        found = verify(*(tmp_path / f"{name}.safetensors" for name in pair))
+        from_ = tuple(dialects[name] for name in pair)
+        found = verify(*(tmp_path / f"{name}.safetensors" for name in pair), from_=from_)
         assert not found.same
         assert "merge-2x2 order" in found.explanation
 

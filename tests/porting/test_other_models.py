@@ -1,0 +1,112 @@
+"""A config.json that tells another model than the file holds: the library's own model has tensors
+that the file lacks, or has them in another shape."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from patchparity import PatchParityError, inspect_checkpoint, port, verify
+
+pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SMALL = dict(
+    hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32
+)
+
+
+def saved(folder, model, without=(), **changed):
+    """A model of transformers as it is saved, some tensors left out, its config.json changed."""
+    model.save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    kept = {
+        name: 0.3 * np.random.default_rng(list(name.encode())).standard_normal(array.shape, "f4")
+        for name, array in tensors.items()
+        if not any(part in name for part in without)
+    }
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changed}))
+    return folder
+
+
+def vit(**options):
+    return transformers.ViTModel(transformers.ViTConfig(patch_size=8, **{**SMALL, **options}))
+
+
+def dpt():
+    config = transformers.DPTConfig(
+        patch_size=8, backbone_out_indices=[0] * 4, neck_hidden_sizes=[8] * 4, **SMALL
+    )
+    return transformers.DPTModel(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "lacking"),
+    [(vit, "position_embeddings"), (vit, "projection.bias"), (dpt, "position_embeddings")],
+)
+def test_a_tensor_that_the_model_has_and_the_file_lacks_is_no_pass(make, lacking, tmp_path):
+    folder = saved(tmp_path / "m", make(), without=[lacking])
+    proof = inspect_checkpoint(folder, prove=True)["proof"]
+    assert proof["verdict"] == "fail"
+    assert f"{lacking}, and the file does not" in proof["message"]
+    with pytest.raises(PatchParityError, match=f"{lacking}, and the file does not"):
+        port(folder, tmp_path / "a.safetensors", "timm-vit")
+
+
+def test_a_shape_that_config_json_tells_otherwise_is_no_pass(tmp_path):
+    config = transformers.FocalNetConfig(
+        image_size=32,
+        patch_size=4,
+        embed_dim=16,
+        depths=[1, 1],
+        focal_levels=[1, 1],
+        focal_windows=[3, 3],
+    )
+    folder = saved(tmp_path / "m", transformers.FocalNetModel(config), use_conv_embed=True)
+    proof = inspect_checkpoint(folder, prove=True)["proof"]
+    assert proof["verdict"] == "fail"
+    assert "of shape (16, 3, 7, 7), and the file has (16, 3, 4, 4)" in proof["message"]
+
+
+def test_a_model_inside_a_wrapper_is_proved_too(tmp_path):
+    folder = saved(tmp_path / "m", vit())
+    tensors = load_file(folder / "model.safetensors")
+    wrapped = {
+        name.replace("patch_embeddings.", "patch_embeddings._fsdp_wrapped_module."): array
+        for name, array in tensors.items()
+    }
+    save_file(wrapped, folder / "model.safetensors", {"format": "pt"})
+    assert inspect_checkpoint(folder, prove=True)["proof"]["verdict"] == "pass"
+
+
+def test_a_bias_that_one_of_two_lacks_is_said(tmp_path):
+    whole = saved(tmp_path / "a", vit())
+    bare = saved(tmp_path / "b", vit(), without=["projection.bias"])
+    (bare / "config.json").unlink()
+    explanation = verify(whole, bare).explanation
+    assert "the kernels agree, and bias does not (the second has none" in explanation
+
+
+def test_a_port_says_what_it_leaves_to_the_model_that_loads_it(tmp_path):
+    bare = saved(tmp_path / "b", vit(), without=["position_embeddings", "projection.bias"])
+    (bare / "config.json").unlink()
+    done = port(bare, tmp_path / "o.safetensors", "timm-vit", from_="hf-vit")
+    assert any(
+        step.startswith("without bias and positions, as the source: a model of timm-vit that has")
+        for step in done.steps
+    )
+
+
+def test_a_place_whose_tensor_has_another_shape_is_named(tmp_path):
+    source = saved(tmp_path / "a", vit())
+    place = saved(
+        tmp_path / "b",
+        transformers.Dinov2Model(
+            transformers.Dinov2Config(patch_size=8, **{**SMALL, "num_hidden_layers": 1})
+        ),
+    )
+    with pytest.raises(PatchParityError, match=r"mask_token is of shape \(1, 32\), not \(1 1 D\)"):
+        port(source, tmp_path / "o.safetensors", "hf-vit", into=place / "model.safetensors")
