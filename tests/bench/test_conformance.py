@@ -61,6 +61,7 @@ def numpy_report() -> CheckReport:
     return check(backends=["numpy"], image=PIXELS)
 
 
+@pytest.mark.anywhere
 def test_numpy_passes_everything(numpy_report):
     assert numpy_report.ok
     judged = [result for result in numpy_report.results if result.verdict != "skip"]
@@ -101,6 +102,7 @@ def test_numpy_passes_everything(numpy_report):
     assert seen["device"] == {"cpu"}
 
 
+@pytest.mark.anywhere
 def test_types_are_checked_where_they_tell_something_new(numpy_report):
     def cases(report, dtype):
         return {r.case for r in report.results if r.dtype == dtype and r.behavior is None}
@@ -295,6 +297,7 @@ class ForgetfulBackend(type(WRONG).__base__):
         return loaded
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     "backend", [InPlaceBackend(), ForgetfulBackend()], ids=lambda backend: backend.name
 )
@@ -345,6 +348,7 @@ class NarrowBackend(type(WRONG).__base__):
         return loaded
 
 
+@pytest.mark.anywhere
 def test_declared_precision_is_compared_with_what_was_delivered(monkeypatch):
     from patchparity.backends import registry
 
@@ -564,6 +568,7 @@ def test_integers_of_any_type_are_the_picture_that_they_hold():
         assert pixels.dtype == (np.uint16 if kind == np.uint16 else np.uint8)
 
 
+@pytest.mark.anywhere
 def test_remainder_lets_any_size_through():
     for remainder in ("floor", "pad-end", "same"):
         assert check(
@@ -588,6 +593,7 @@ def test_save_names_a_folder_that_cannot_be_written(numpy_report, tmp_path):
         load_check(Path(patchparity.__file__))
 
 
+@pytest.mark.anywhere
 def test_negative_controls_are_results_with_mistake_and_killers(tmp_path):
     report = conformance.check_controls(dtypes=["bfloat16"])
     assert report.ok

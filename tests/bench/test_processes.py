@@ -18,6 +18,8 @@ from patchparity.bench.machine.pools import without_spinning
 
 from ..fake_backends import install
 
+pytestmark = pytest.mark.anywhere
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 
 

@@ -62,7 +62,7 @@ pytest_add_cli_args_test_selection = {tests}
 use_git_change_detection = false
 
 [tool.pytest.ini_options]
-markers = ["full: takes minutes", "install: installs the package"]
+markers = ["full: takes minutes", "install: installs the package", "anywhere: takes long"]
 """
 
 

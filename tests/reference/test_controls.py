@@ -17,6 +17,8 @@ from patchparity.reference.pipeline import Pipeline, round_to_bits
 from patchparity.reference.probes import exact_probes, random_probes, random_sequence
 from patchparity.reference.verdict import judge
 
+pytestmark = pytest.mark.anywhere
+
 REQUIRED = (
     *(
         "flatten-channels-first",

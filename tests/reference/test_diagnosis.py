@@ -20,6 +20,8 @@ from patchparity import (
 from patchparity.reference.mistakes import CATALOGUE
 from patchparity.reference.pipeline import Pipeline
 
+pytestmark = pytest.mark.anywhere
+
 SPECS = {
     "tokens": (PatchEmbedSpec((30, 36), 6, 3, 40), False),
     "sequence": (PatchEmbedSpec((30, 36), 6, 3, 40), True),

@@ -11,6 +11,8 @@ from patchparity import PatchEmbedSpec, PatchEmbedWeights, diagnose, patch_embed
 from patchparity.reference.sequence import embed_sequence
 from patchparity.reference.weights import LayerNorm
 
+pytestmark = pytest.mark.anywhere
+
 SPEC = PatchEmbedSpec((48, 64), 16, 3, 40)
 GENERATOR = np.random.default_rng(8)
 IMAGES = GENERATOR.uniform(0, 1, SPEC.images_shape(3)).astype(np.float32)
