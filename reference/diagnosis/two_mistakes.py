@@ -28,6 +28,11 @@ MOST_IMAGES = 3
 themselves, the third a batch that was exchanged."""
 
 
+SAME_SIZE, OTHER_SIZE = 4.0, 64.0
+"""Within which factor an output's signal is as large as that of the right one, and beyond which a
+mistake makes it another size: pixels that are divided by 255, say, of an output that is no
+smaller."""
+
 Allowed = Callable[[Pipeline, Array, float], float]
 """Rms that rounding may leave, of a program, its output, and what its products are multiplied
 by."""
@@ -49,7 +54,11 @@ def two_mistakes(pipeline: Pipeline, observed: Array, allowed: Allowed) -> Itera
         seen = observed[:MOST_IMAGES]
     width = len(pipeline.weights.kernel)
     whole = few is pipeline and width <= SHOWN
+    usual = _signal(few.run(np.float64))
+    of_usual_size = usual / SAME_SIZE < _signal(seen) < usual * SAME_SIZE
     for first, made in _made(few):
+        if first and of_usual_size and not _of_size(made, usual):
+            continue  # so large a mistake that the other one would have to undo
         for cause in _explanations(first, made, seen, allowed, SHOWN):
             if whole or any(
                 cause.mistakes == again.mistakes
@@ -58,6 +67,18 @@ def two_mistakes(pipeline: Pipeline, observed: Array, allowed: Allowed) -> Itera
                 for again in _explanations(first, program, observed, allowed, width)
             ):
                 yield cause
+
+
+def _signal(output: Array) -> float:
+    """How much of an output differs from image to image, or, of one image, from token to token."""
+    axis = 0 if len(output) > 1 or output.ndim < 2 else 1
+    return rms(output - output.mean(axis=axis, keepdims=True))
+
+
+def _of_size(made: Pipeline, usual: float) -> bool:
+    """Whether so much of a program's output differs as of the right one, about."""
+    size = _signal(made.run(np.float64))
+    return usual / OTHER_SIZE < size < usual * OTHER_SIZE
 
 
 def _explanations(
