@@ -147,14 +147,15 @@ def test_what_cannot_be_done_is_said(google, tmp_path):
 
 
 def test_a_whole_checkpoint_is_not_overwritten_by_a_stage(google, tmp_path):
-    write_checkpoint(
-        tmp_path / "whole.safetensors",
-        {"head.weight": np.zeros(3), "patch_embed.proj.bias": np.zeros(20)},
-    )
-    before = (tmp_path / "whole.safetensors").read_bytes()
-    told_why = refused("port", google, tmp_path / "whole.safetensors", "--to", "timm-vit")
-    assert "holds 1 tensors that would be lost (head.weight, ...): --into" in told_why
-    assert (tmp_path / "whole.safetensors").read_bytes() == before
+    shapes = {"patch_embed.proj.weight": (20, 3, 8, 8), "cls_token": (1, 1, 20)}
+    stage = {name: np.ones(shape) for name, shape in shapes.items()}
+    for others, way in ((stage, "--into"), ({}, "choose another name")):
+        path = tmp_path / "whole.safetensors"
+        write_checkpoint(path, {**others, "head.weight": np.zeros(3)})
+        before = path.read_bytes()
+        told_why = refused("port", google, path, "--to", "timm-vit")
+        assert f"holds 1 tensors that would be lost (head.weight, ...): {way}" in told_why
+        assert path.read_bytes() == before
     for _ in range(2):
         # what a port wrote, another may replace
         told("port", google, tmp_path / "stage.safetensors", "--to", "timm-vit")
