@@ -1,6 +1,8 @@
-"""The README is true: two commands, an API example that runs, options and fields that exist."""
+"""The README and the pages of docs/ are true: two commands, examples that run and print what stands
+there, options, fields and links that exist."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from . import field_tables
-from .readme_figures import made_anew
+from .figures import PAGE, PICTURE, made_anew, picture
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 
 
 def blocks(language: str) -> list[str]:
@@ -35,12 +38,69 @@ def test_ci_calls_the_test_command():
     assert found == blocks("sh")[1]
 
 
+def test_it_is_a_page():
+    assert len(README.splitlines()) <= 150
+
+
 def test_the_python_example_runs(tmp_path):
-    (example,) = blocks("python")[:1]
+    (example,) = [block for block in blocks("python") if "import patchparity as pp" in block]
     done = subprocess.run(
         [sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
+
+
+NUMBER = re.compile(r"-?\d[\d.]*(e[-+]\d+)?")
+
+
+@pytest.fixture(scope="module")
+def folder_of_the_readme(tmp_path_factory):
+    """What the README says that is there: vit.py, hf/, images.npy, the kept records."""
+    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("readme")
+    (module,) = [block for block in blocks("python") if "class Reversed" in block]
+    (folder / "vit.py").write_text(module)
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(image_size=64, num_hidden_layers=2)
+    transformers.ViTModel(config).save_pretrained(folder / "hf")
+    np.save(folder / "images.npy", np.random.default_rng(0).standard_normal((2, 3, 64, 64)))
+    (folder / "bench").symlink_to(ROOT / "bench")
+    return folder
+
+
+def runs():
+    """Each command of a console block, and the lines below it."""
+    for block in blocks("console"):
+        for run in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *lines = run.splitlines()
+            yield command, lines
+
+
+@pytest.mark.parametrize(("command", "lines"), runs(), ids=lambda value: str(value)[:40])
+def test_every_command_prints_what_stands_below_it(command, lines, folder_of_the_readme):
+    program, *arguments = shlex.split(command)
+    assert program == "patchparity"
+    done = subprocess.run(
+        [sys.executable, "-m", program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder_of_the_readme,
+    )
+    printed = done.stdout.splitlines()
+    # of an answer of a page the README shows the beginning
+    shown = printed if arguments[0] != "recommend" else printed[: len(lines)]
+    assert [NUMBER.sub("#", line) for line in shown] == [NUMBER.sub("#", line) for line in lines], (
+        done.stderr
+    )
+
+
+def test_every_link_leads_to_a_file():
+    for name, text in {"README.md": README, **PAGES}.items():
+        folder = ROOT if name == "README.md" else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (folder / target).exists(), f"{name}: {target}"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +127,8 @@ def test_every_option_named_in_the_readme_exists(command):
         text=True,
         check=True,
     ).stdout
-    for line in re.findall(rf"^patchparity {command}(.*)$", README, re.MULTILINE):
+    everything = "\n".join([README, *PAGES.values()])
+    for line in re.findall(rf"^(?:\$ )?patchparity {command} (.*)$", everything, re.MULTILINE):
         for option in re.findall(r"--[a-z-]+", line.split("#")[0]):
             assert option in help_text, (command, option)
 
@@ -80,9 +141,10 @@ def test_every_field_of_the_contract_is_documented():
         assert sorted(named) == sorted(field_tables.fields_of(kind)), kind
     session = pytest.importorskip("patchparity.bench.timing.plan")
     for name in session.BenchOptions.__dataclass_fields__:
-        assert re.search(rf"\b{name}\b", README), name
+        assert re.search(rf"\b{name}\b", PAGES["reference.md"]), name
 
 
-def test_the_tables_of_times_are_those_of_the_record():
-    """`python -m tests.readme_figures` makes them anew."""
-    assert made_anew(README) == README
+def test_the_tables_of_times_and_the_picture_are_those_of_the_record():
+    """`python -m tests.figures` makes them anew."""
+    assert made_anew(PAGE.read_text(encoding="utf-8")) == PAGE.read_text(encoding="utf-8")
+    assert PICTURE.read_text(encoding="utf-8") == picture()
