@@ -128,6 +128,12 @@ def mutants_of(file: str, processes: int) -> list[tuple[int | None, str, str]]:
 HEADS = ("file", "mutants", "noticed", "change nothing", "argued", "not noticed")
 
 
+def is_argued(mutant: dict[str, str], argument: dict[str, str]) -> bool:
+    """Whether an entry of `argued.toml` is about a mutant; one without `after` is about all of a
+    line."""
+    return all(mutant[key] == value for key, value in argument.items() if key != "reason")
+
+
 def main() -> None:
     """Parse the command line, mutate, and print a table and the survivors."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -145,7 +151,7 @@ def main() -> None:
                 counts["noticed"] += 1
             elif kind_of(before, after):
                 counts["same"] += 1
-            elif any(each.items() >= entry.items() for each in argued.get("mutant", [])):
+            elif any(is_argued(entry, argument) for argument in argued.get("mutant", [])):
                 counts["argued"] += 1
             else:
                 counts["left"] += 1
