@@ -65,7 +65,7 @@ class CheckResult:
     seeds: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckReport:
     """All verdicts of a check.
 
@@ -93,6 +93,27 @@ class CheckReport:
 
             return "\n".join(answer(self))
         return ", ".join(f"{count} {verdict}" for verdict, count in self.summary.items())
+
+    def __repr__(self) -> str:
+        """The same as `str`: what an interactive session shows is the answer."""
+        return str(self)
+
+    @property
+    def diagnosis(self) -> str:
+        """What explains the output of an object that is wrong, in a sentence; empty where it is
+        right, or nothing is known to."""
+        notes = [note for note in self.notes if note.startswith("diagnosis: ")]
+        return notes[0].removeprefix("diagnosis: ").partition("; mend: ")[0] if notes else ""
+
+    def raise_if_wrong(self) -> None:
+        """Raise AssertionError with the answer where something failed.
+
+        Raises:
+            AssertionError: a report with a failure or an error.
+        """
+        __tracebackhide__ = True
+        if not self.ok:
+            raise AssertionError(str(self))
 
     @property
     def summary(self) -> dict[str, int]:

@@ -108,3 +108,11 @@ def test_the_python_answer_is_that_of_the_command_line():
     assert str(report).startswith("right: ")
     assert str(report).splitlines() == answer(report)
     assert report.environment["versions"]["numpy"] == np.__version__
+    report.raise_if_wrong()
+    assert (repr(report), report.diagnosis) == (str(report), "")
+    wrong = pp.check(
+        lambda images: tokens(images[:, ::-1]), weights=weights, framework="numpy", patch_size=2
+    )
+    assert wrong.diagnosis == "the channels were read in reverse, BGR for RGB"
+    with pytest.raises(AssertionError, match="cause: the channels were read in reverse"):
+        wrong.raise_if_wrong()
