@@ -22,6 +22,7 @@ from ...porting.objects.call import (
 )
 from ...reference.error import ArithmeticModel, Gate
 from ...reference.errors import PatchParityError
+from ...reference.expectation import Factor
 from ...reference.probe import Probe
 from ...reference.spec import PatchEmbedSpec, Remainder
 from ...reference.verdict import judge
@@ -133,8 +134,7 @@ class _Trials:
         if self.weights.positions is None:
             for name, more in self._remainders().items():
                 yield name, functools.partial(self._not_dividing, more)
-        for name, draw in self._values():
-            yield name, functools.partial(self._data, draw)
+        yield from self._of_values()
         yield "infinity", self._infinity
         yield "nan-of-each-channel", self._nan_of_each_channel
         yield "nan-alone", self._nothing_but_nan
@@ -199,8 +199,8 @@ class _Trials:
         return self.generator.standard_normal(POOL, np.float32).astype(self.live.dtype)
 
     def _sizes(self) -> list[tuple[int, ...]]:
-        """Other images, where no table of positions fixes their size; of video, of as many
-        frames."""
+        """Other images, where no table of positions fixes their size; of video, of as many frames.
+        Of costly ones the usual and the largest."""
         spec = self.live.spec
         if self.weights.positions is not None:
             return []
@@ -228,7 +228,11 @@ class _Trials:
                     small.append(image)
             except PatchParityError:
                 continue
-        return small
+        costly = [
+            size for size in small if spec.replace(image_size=size).flops(1) > CHEAP_OPERATIONS
+        ]
+        kept = ((*frames, *usual[0]), max(costly, key=math.prod, default=()))
+        return [size for size in small if size not in costly or size in kept]
 
     def _probe(
         self, spec: PatchEmbedSpec, images: NDArray[Any], gate: Gate, fingerprint: bool
@@ -302,10 +306,26 @@ class _Trials:
         scaled = (images * (self.scale or 1.0)).astype(images.dtype)
         return self._judged(spec, scaled, "probabilistic", fingerprint=fingerprint)
 
-    def _data(self, draw: Callable[[tuple[int, ...]], NDArray[Any]]) -> Outcome:
-        count = 2 if self.live.spec.flops(2) <= MOST_OPERATIONS // 10 else 1
-        images = draw(self.live.spec.images_shape(count)).astype(self.live.dtype)
-        return self._judged(self.live.spec, images, "deterministic")
+    def _of_values(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
+        """Images of other values, which the reference answers at once where they are not too many;
+        of float64 one after the other, each with its exact results."""
+        spec, dtype = self.live.spec, self.live.dtype
+        count = 2 if spec.flops(2) <= MOST_OPERATIONS // 10 else 1
+        drawn = [
+            (name, draw(spec.images_shape(count)).astype(dtype)) for name, draw in self._values()
+        ]
+        if dtype == "float64" or spec.flops(count * len(drawn)) > MOST_OPERATIONS:
+            for name, images in drawn:
+                yield name, functools.partial(self._judged, spec, images, "deterministic")
+            return
+        together = np.concatenate([images for _, images in drawn])
+        whole = self._probe(spec, together, "deterministic", False)
+        for place, (name, _) in enumerate(drawn):
+            part = slice(place * count, (place + 1) * count)
+            yield name, functools.partial(self._part, whole, part)
+
+    def _part(self, whole: Probe, part: slice) -> Outcome:
+        return self._judged_on(_taken(whole, part), np.array(whole.images[part]))
 
     def _values(self) -> list[tuple[str, Callable[[tuple[int, ...]], NDArray[Any]]]]:
         draw = self.generator
@@ -663,12 +683,15 @@ def _taken(probe: Probe, numbers: slice | NDArray[Any]) -> Probe:
     def cut(array: NDArray[np.float64] | None) -> Any:
         return None if array is None else array[numbers]
 
+    factor = Factor(probe.weights.kernel) if probe.factor is None else probe.factor
+    largest = float(np.abs(taken.images.astype(np.float64)).max(initial=0))
     known = dataclasses.replace(
         whole,
         value=whole.value[numbers],
         gauge=whole.gauge[numbers],
         scale=cut(whole.scale),
         partial=cut(whole.partial),
+        largest_input=max(largest, factor.largest),
         exact=None,
     )
     taken.__dict__["expectations"] = {"forward": known}
