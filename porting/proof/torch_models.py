@@ -7,6 +7,7 @@ import importlib
 import inspect
 import math
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -109,7 +110,7 @@ def _loaded(
         held = {name: np.ascontiguousarray(array) for name, array in named.items()}
         write_safetensors(Path(folder) / "model.safetensors", held, {"format": "pt"})
         config.save_pretrained(folder)
-        with _uninitialized():
+        with uninitialized():
             model, loading_info = kind.from_pretrained(
                 folder,
                 config=config,
@@ -162,22 +163,26 @@ def _classes(config: Any, named: Any = None) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _uninitialized() -> Iterator[None]:
-    """Torch's initializations of fresh layers are left out: what the file does not fill is never
-    reached."""
+def uninitialized() -> Iterator[None]:
+    """Torch's initializations of fresh layers, and timm's, are left out: what the file does not
+    fill is never reached."""
     import torch
 
-    names = [
-        name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")
+    held: list[tuple[Any, str, Any]] = [
+        (torch.nn.init, name, function)
+        for name, function in vars(torch.nn.init).items()
+        if name.endswith("_") and not name.startswith("_")
     ]
-    held = {name: getattr(torch.nn.init, name) for name in names}
-    for name in names:
-        setattr(torch.nn.init, name, lambda tensor, *arguments, **options: tensor)
+    of_timm = sys.modules.get("timm.layers.weight_init")
+    if (function := getattr(of_timm, "_trunc_normal_", None)) is not None:
+        held.append((of_timm, "_trunc_normal_", function))
+    for module, name, _ in held:
+        setattr(module, name, lambda tensor, *arguments, **options: tensor)
     try:
         yield
     finally:
-        for name, function in held.items():
-            setattr(torch.nn.init, name, function)
+        for module, name, function in held:
+            setattr(module, name, function)
 
 
 _LISTS = (
@@ -423,7 +428,7 @@ def timm_model(
     for fewer in ({"depth": 1}, {"depths": None}, {}):
         options = {name: value for name, value in {**given, **fewer}.items() if value is not None}
         try:
-            with _uninitialized():
+            with uninitialized():
                 model = timm.create_model(architecture, pretrained=False, **options)
             # a depth may leave the first stage without any
             if next(_first_blocks(model), None) is not None:

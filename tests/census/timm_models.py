@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from patchparity.porting.proof.torch_models import uninitialized
+
 from .outcome import Outcome, outcome_of
 from .stand_in import import_library
 
@@ -59,6 +61,9 @@ TOLD: dict[str, dict[str, Any]] = {
 patches overlap."""
 OF_SEVERAL_DEPTHS = ("visformer",)
 """Those whose depth is that of several stages, the first of which would have no block."""
+MOST_DRAWN = 2**21 + 9
+"""Random values of one parameter, more than any patch embedding has; larger ones repeat them."""
+
 LARGEST = 120_000_000
 """Parameters of the largest that is built."""
 
@@ -129,7 +134,7 @@ def outcome(architecture: str, arguments: str = "") -> Outcome:
     tried = ({}, {}) if architecture.startswith(OF_SEVERAL_DEPTHS) else ({"depth": 1}, {})
     for given in (json.loads(arguments),) if arguments else tried:
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), uninitialized():
                 parameters = sum(
                     parameter.numel()
                     for parameter in timm.create_model(
@@ -138,7 +143,8 @@ def outcome(architecture: str, arguments: str = "") -> Outcome:
                 )
             if parameters > LARGEST:
                 return Outcome("unbuilt", "", f"{parameters} parameters")
-            model = timm.create_model(architecture, pretrained=False, **given)
+            with uninitialized():  # every parameter is drawn below
+                model = timm.create_model(architecture, pretrained=False, **given)
             break
         except Exception as error:  # most modules take no depth
             failed = error
@@ -152,7 +158,9 @@ def outcome(architecture: str, arguments: str = "") -> Outcome:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+            drawn = 0.3 * torch.randn(min(parameter.numel(), MOST_DRAWN), generator=generator)
+            times = -(-parameter.numel() // max(len(drawn), 1))
+            parameter.copy_(drawn.repeat(times)[: parameter.numel()].view(parameter.shape))
     size = tuple(model.pretrained_cfg.get("input_size", (3, 224, 224)))
     if arguments:
         told_size = given.get("img_size", size[1:])
