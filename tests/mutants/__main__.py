@@ -47,7 +47,7 @@ are asked about it."""
 SAME = {
     "strict of zip": r", strict=(True|False|None)|, (?=\))",
     "copy of astype": r"(, )?copy=(True|False|None)|, (?=\))",
-    "-1 of reshape": r"reshape\(-[12]",
+    "-1 of reshape": r"(?<=reshape\()-[12]|(?<=, )-[12](?=, \w+\)$)",
     "float64 of astype": r"astype\((np\.float64|None)\)",
 }
 """Kinds that change nothing, with what is left out of both lines: lengths come from one spec; a
