@@ -1,5 +1,6 @@
 """Problems for somebody's object: images, its own weights, and what the reference makes of them."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -97,3 +98,36 @@ class Problems:
         # tell nothing.
         normal = self._factor.largest >= np.finfo(np.float32).tiny * 2**24
         return scale if scale <= self.largest_scale and normal else None
+
+
+def first_of(probe: Probe, number: int) -> Probe:
+    """The problem of the first so many images of another one, with its answer."""
+    return part_of(probe, slice(number))
+
+
+def repeated_first(probe: Probe) -> Probe:
+    """The problem of the first image of another one in the place of all, with its answer."""
+    return part_of(probe, np.zeros(len(probe.images), int))
+
+
+def part_of(probe: Probe, numbers: slice | NDArray[Any]) -> Probe:
+    """The problem of some images of another one, with its answer."""
+    taken = dataclasses.replace(probe, images=probe.images[numbers])
+    whole = probe.expectations["forward"]
+
+    def cut(array: NDArray[np.float64] | None) -> Any:
+        return None if array is None else array[numbers]
+
+    factor = Factor(probe.weights.kernel) if probe.factor is None else probe.factor
+    largest = float(np.abs(taken.images.astype(np.float64)).max(initial=0))
+    known = dataclasses.replace(
+        whole,
+        value=whole.value[numbers],
+        gauge=whole.gauge[numbers],
+        scale=cut(whole.scale),
+        partial=cut(whole.partial),
+        largest_input=max(largest, factor.largest),
+        exact=None,
+    )
+    taken.__dict__["expectations"] = {"forward": known}
+    return taken

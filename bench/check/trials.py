@@ -4,8 +4,6 @@ values, memory, repetition, NaN.
 A trial that the object refuses loudly passes, and is told: an error is no wrong number.
 """
 
-import contextlib
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -22,13 +20,14 @@ from ...porting.objects.call import (
 )
 from ...reference.error import ArithmeticModel, Gate
 from ...reference.errors import PatchParityError
-from ...reference.expectation import Factor
 from ...reference.probe import Probe
-from ...reference.spec import PatchEmbedSpec, Remainder
+from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
 from .containment import alike, bitwise
-from .problems import Problems
+from .problems import Problems, first_of, part_of, repeated_first
+from .remainders import readings_of_remainders
 from .settings import Generators
+from .values import values
 
 BATCHES = (*range(4, 11), 12, 16, 17, 20, 24, 32, 33, 48, 64, 100, 128)
 """Batches beside 1, 2 and 3: all small ones, powers of two and the numbers beside them, and those
@@ -62,7 +61,7 @@ CALLS = 50
 """Calls of the same images: an object that counts them, or warms up, shows it within these."""
 
 MORE_CALLS = 128
-"""The same of a small one, of which all trials together make 256."""
+"""The same of a small one."""
 
 MOST_DIAGNOSED = 4
 """Images of a wrong output that an explanation is looked for in."""
@@ -124,7 +123,7 @@ class _Trials:
         """Every trial that says something of this object."""
         spec = self.live.spec
         images = self._draw(spec, self.batch)
-        first = self.live.call(np.array(images))
+        first = np.array(self.live.call(np.array(images)))  # which later calls may write over
         if not self.live.call.batch:
             yield from self._batches()
         for size in self._sizes():
@@ -312,7 +311,8 @@ class _Trials:
         spec, dtype = self.live.spec, self.live.dtype
         count = 2 if spec.flops(2) <= MOST_OPERATIONS // 10 else 1
         drawn = [
-            (name, draw(spec.images_shape(count)).astype(dtype)) for name, draw in self._values()
+            (name, draw(spec.images_shape(count)).astype(dtype))
+            for name, draw in values(self.generator, dtype)
         ]
         if dtype == "float64" or spec.flops(count * len(drawn)) > MOST_OPERATIONS:
             for name, images in drawn:
@@ -325,53 +325,7 @@ class _Trials:
             yield name, functools.partial(self._part, whole, part)
 
     def _part(self, whole: Probe, part: slice) -> Outcome:
-        return self._judged_on(_taken(whole, part), np.array(whole.images[part]))
-
-    def _values(self) -> list[tuple[str, Callable[[tuple[int, ...]], NDArray[Any]]]]:
-        draw = self.generator
-
-        def tiny(shape: tuple[int, ...]) -> NDArray[Any]:
-            return 2.0**-24 * draw.standard_normal(shape)
-
-        def huge(shape: tuple[int, ...]) -> NDArray[Any]:
-            return 2.0**15 * draw.standard_normal(shape)
-
-        def deep(shape: tuple[int, ...]) -> NDArray[Any]:
-            return draw.integers(0, 2**16, shape).astype(float)
-
-        return [
-            ("images-of-zeros", lambda shape: np.zeros(shape)),
-            ("flat-images", lambda shape: np.full(shape, 0.5)),
-            ("images-0-to-1", lambda shape: draw.uniform(0, 1, shape)),
-            ("images-0-to-255", lambda shape: draw.uniform(0, 255, shape)),
-            ("images-of-bytes", lambda shape: draw.integers(0, 256, shape).astype(float)),
-            (
-                "a-few-of-16",
-                lambda shape: np.where(
-                    draw.uniform(size=shape) < 0.02, 16.0, draw.standard_normal(shape)
-                ),
-            ),
-            ("black-images", lambda shape: np.full(shape, -1.0)),
-            ("white-images", lambda shape: np.ones(shape)),
-            (
-                "some-of-minus-1",
-                lambda shape: np.where(
-                    draw.uniform(size=shape) < 0.1, -1, draw.uniform(-1, 1, shape)
-                ),
-            ),
-            ("large-values", lambda shape: 64.0 * draw.standard_normal(shape)),
-            ("images-minus-1-to-1", lambda shape: draw.uniform(-1, 1, shape)),
-            ("negative-images", lambda shape: draw.uniform(-1, 0, shape)),
-            (
-                "gray-images",
-                lambda shape: np.repeat(draw.standard_normal(shape)[:, :1], shape[1], 1),
-            ),
-            *(
-                []
-                if self.live.dtype == "float16"
-                else [("tiny-values", tiny), ("huge-values", huge), ("images-of-16-bits", deep)]
-            ),
-        ]
+        return self._judged_on(part_of(whole, part), np.array(whole.images[part]))
 
     def _remainders(self) -> dict[str, tuple[int, ...]]:
         """Rows and columns that are too many: one and two, almost a patch, and of one axis
@@ -398,7 +352,7 @@ class _Trials:
         )
         output = self.live.call(np.array(images))
         failed: Outcome | None = None
-        for words, other, seen in _of_remainders(spec, image, images):
+        for words, other, seen in readings_of_remainders(spec, image, images):
             outcome = self._judged(other, seen, "probabilistic", output)
             if outcome["verdict"] == "pass":
                 message = f"images that patches do not divide are {words}" if words else ""
@@ -664,72 +618,3 @@ def _count_of(spec: PatchEmbedSpec) -> int:
     few = spec.num_patches <= FEW_PATCHES
     wanted = SEVERAL if few else MANY if spec.num_patches <= USUAL_PATCHES else 1
     return wanted if spec.flops(wanted) <= CHEAP_OPERATIONS else 2 if few else 1
-
-
-def first_of(probe: Probe, number: int) -> Probe:
-    """The problem of the first so many images of another one, with its answer."""
-    return _taken(probe, slice(number))
-
-
-def repeated_first(probe: Probe) -> Probe:
-    """The problem of the first image of another one in the place of all, with its answer."""
-    return _taken(probe, np.zeros(len(probe.images), int))
-
-
-def _taken(probe: Probe, numbers: slice | NDArray[Any]) -> Probe:
-    taken = dataclasses.replace(probe, images=probe.images[numbers])
-    whole = probe.expectations["forward"]
-
-    def cut(array: NDArray[np.float64] | None) -> Any:
-        return None if array is None else array[numbers]
-
-    factor = Factor(probe.weights.kernel) if probe.factor is None else probe.factor
-    largest = float(np.abs(taken.images.astype(np.float64)).max(initial=0))
-    known = dataclasses.replace(
-        whole,
-        value=whole.value[numbers],
-        gauge=whole.gauge[numbers],
-        scale=cut(whole.scale),
-        partial=cut(whole.partial),
-        largest_input=max(largest, factor.largest),
-        exact=None,
-    )
-    taken.__dict__["expectations"] = {"forward": known}
-    return taken
-
-
-def _of_remainders(
-    spec: PatchEmbedSpec, image: tuple[int, ...], images: NDArray[Any]
-) -> Iterator[tuple[str, PatchEmbedSpec, NDArray[Any]]]:
-    """What implementations make of images that patches do not divide, the usual first: in words
-    (none for the object's own way), the sizes, and the images that are then seen."""
-    kinds: tuple[Remainder, ...] = ("same",) if spec.remainder == "same" else ("floor", "pad-end")
-    for remainder in kinds:
-        padding = 0 if remainder == "same" else spec.padding
-        with contextlib.suppress(PatchParityError):
-            other = spec.replace(image_size=image, remainder=remainder, padding=padding)
-            is_own_way = remainder in ("floor", spec.remainder)
-            yield "" if is_own_way else f"padded ({remainder})", other, images
-    if spec.remainder == "same" or any(map(any, spec.padding)) or spec.patch_size != spec.stride:
-        return
-    lacking = [-size % by for size, by in zip(image, spec.stride, strict=True)]
-    over = [size % by for size, by in zip(image, spec.stride, strict=True)]
-    both = [(pixels // 2, pixels - pixels // 2) for pixels in lacking]
-    end = [(0, pixels) for pixels in lacking]
-    ahead = [(0, 0), (0, 0)]
-    for pads, where in ((both, "on both sides"), (end, "at their end")):
-        for mode, how in (("constant", "zeros"), ("reflect", "mirrored"), ("edge", "repeated")):
-            if mode == "reflect" and any(
-                max(p) >= size for p, size in zip(pads, image, strict=True)
-            ):
-                continue
-            seen = np.pad(images, [*ahead, *pads], mode=mode)  # type: ignore[call-overload]
-            yield f"padded {where} ({how})", spec.replace(image_size=seen.shape[2:]), seen
-    for name, starts in (("middle", [pixels // 2 for pixels in over]), ("end", over)):
-        kept = [
-            slice(start, start + size - more)
-            for start, size, more in zip(starts, image, over, strict=True)
-        ]
-        seen = images[(slice(None), slice(None), *kept)]
-        if min(seen.shape) > 0:
-            yield f"cut to their {name}", spec.replace(image_size=seen.shape[2:]), seen

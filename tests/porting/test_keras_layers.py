@@ -7,6 +7,10 @@ from patchparity import PatchParityError, embed, inspect_checkpoint, port, verif
 
 keras = pytest.importorskip("keras")
 
+NEAR = 1e-5
+"""Largest difference, as a part of the largest token: λ√K·u of K = 192 products is 4·14·2⁻²⁴ =
+3.3e-6 of the sum of their sizes (reference/error.py), which is three times the largest token."""
+
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 24)).astype(np.float32)
 
 
@@ -36,7 +40,7 @@ def test_the_stride_is_that_of_the_layer(options, tmp_path):
     tokens = saved(tmp_path / "m.keras", patch(**options))
     found = embed(tmp_path / "m.keras", IMAGES)
     assert found.shape == tokens.shape
-    assert np.abs(found - tokens).max() < 1e-5 * np.abs(tokens).max()
+    assert np.abs(found - tokens).max() < NEAR * np.abs(tokens).max()
 
 
 @pytest.mark.parametrize(
@@ -77,4 +81,4 @@ def test_layers_that_do_nothing_when_a_model_is_used_are_not_spoken_of(tmp_path)
     flip = keras.layers.RandomFlip("horizontal")
     tokens = saved(tmp_path / "m.keras", flip, keras.layers.Dropout(0.1), patch(strides=8))
     found = embed(tmp_path / "m.keras", IMAGES)
-    assert np.abs(found - tokens).max() < 1e-5 * np.abs(tokens).max()
+    assert np.abs(found - tokens).max() < NEAR * np.abs(tokens).max()

@@ -41,7 +41,8 @@ def test_sums_of_magnitudes_are_no_smaller_than_exactly_and_hardly_larger(drawn)
         (factor.squares(patches), wide**2 @ (matrix**2).T, rows**2),
     ):
         assert (found >= exact * (1 - 2.0**-50)).all()
-        assert (found <= exact * (1 + 1e-4) + 1e-35 * np.maximum(lost, 1)).all()
+        # twice (K + 4)·2⁻²⁴: what the sum itself errs by, and what it is rounded up by
+        assert (found <= exact * (1 + 2.1 * 25 * 2.0**-24) + 1e-35 * np.maximum(lost, 1)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
