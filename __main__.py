@@ -1,9 +1,12 @@
 """The door of the command line: it catches what ends a command, from the first import on, and says
 it in a sentence."""
 
+import atexit
 import gc
+import os
 import sys
-from typing import Any
+import threading
+from typing import Any, NoReturn
 
 
 def __getattr__(name: str) -> Any:
@@ -12,6 +15,33 @@ def __getattr__(name: str) -> Any:
 
         return app
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def console() -> NoReturn:
+    """Run the command line as a process of its own, and leave it without taking it down piece by
+    piece: to free a framework's objects takes as long as to check a module.
+
+    What was registered to run at the end runs, and all output is written; a thread that has work
+    left is waited for.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    else:
+        status = 0
+    others = [thread for thread in threading.enumerate() if not thread.daemon]
+    if others != [threading.main_thread()]:
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except OSError:  # nobody reads any more, or the disk is full: what could be told was told
+        status = status or 1
+    os._exit(status)
 
 
 def main() -> None:
@@ -75,4 +105,4 @@ def _sentence(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    console()

@@ -259,6 +259,33 @@ def test_traceback_on_demand(tmp_path):
     assert "Traceback" in done.stderr
 
 
+def test_the_process_ends_as_any_other_with_its_handlers_run_and_its_output_written():
+    code = """
+import atexit, sys, threading, time
+from patchparity import __main__ as door
+def end():
+    atexit.register(print, "handler ran")
+    if {thread}:
+        threading.Thread(target=lambda: (time.sleep(0.2), print("thread ran"))).start()
+    print("x" * 100_000)
+    sys.exit({status})
+door._run = end
+door.console()
+print("never")
+"""
+    for status, told in ((0, 0), (3, 3), (None, 0), ("'a sentence'", 1), (True, 1)):
+        for thread in (False, True):
+            done = subprocess.run(
+                [sys.executable, "-c", code.format(status=status, thread=thread)],
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == told, (status, done.stderr)
+            lines = ["x" * 100_000, "handler ran"]
+            assert done.stdout.splitlines() == lines[:1] + ["thread ran"] * thread + lines[1:]
+            assert done.stderr == ("a sentence\n" if told == 1 and status is not True else "")
+
+
 def test_json_is_refused_before_the_work_not_after(tmp_path, monkeypatch):
     import importlib
 
