@@ -158,10 +158,12 @@ def caller(
             Exception,
             SystemExit,
         ) as error:  # one that ends the interpreter must not end a check as if all were well
+            hint = "--image-layout, --image-size and --in-channels say what it takes"
+            if isinstance(error, TypeError) and "required" in str(error):
+                hint = "it takes more than images: give a function of images that passes the rest"
             raise PatchParityError(
                 f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: "
-                f"{type(error).__name__}: {first_line(error)} "
-                "(--image-layout, --image-size and --in-channels say what it takes)"
+                f"{type(error).__name__}: {first_line(error)} ({hint})"
             ) from error
         if what:
             taken[:] = [what]

@@ -37,7 +37,8 @@ class FoundWeights:
         kernel: in one of `orders`.
         embed_dim, patch_size, in_channels: as its shape tells them.
         orders: names of `KERNEL_LAYOUTS` that come into question: of a linear layer two.
-        parts: bias, prefix tokens, positions and mask token, by field of the weights.
+        parts: bias, prefix tokens, positions and mask token, by field of the weights; detection
+            tokens, which are registers behind the patches.
         position_ids: the rows of positions that are taken, in their order; None where none says.
         owner: the layer that holds the kernel, where that is known.
         given: whether a user gave them beside the object.
@@ -99,8 +100,17 @@ class FoundWeights:
                         f"{token} of shape {value.shape}: expected {width} values, one token"
                     )
                 arrays[token] = value.reshape(width)
-        if (registers := self.parts.get("register_tokens")) is not None:
+        registers, detection = map(self.parts.get, ("register_tokens", "detection_tokens"))
+        if registers is not None and detection is not None:
+            raise PatchParityError(
+                f"registers {registers.shape} and detection tokens {detection.shape}: the order of "
+                "both among the others is not known"
+            )
+        if registers is not None:
             arrays["register_tokens"] = registers.reshape(-1, width)
+        elif detection is not None:
+            arrays["register_tokens"] = detection.reshape(-1, width)
+            arrays["layout"] = SequenceLayout(suffix=("register_tokens",))
         weights = PatchEmbedWeights(**arrays)
         return weights if "positions" not in self.parts else self._with_positions(weights, spec)
 
@@ -131,7 +141,7 @@ class FoundWeights:
                 f"positions of shape {rows.shape} fit no grid of {spec.num_patches} patches with "
                 f"{len(single) + registers} prefix tokens: give the image size (--image-size)"
             )
-        layout = SequenceLayout(positioned=choices[extra])  # type: ignore[arg-type]
+        layout = dataclasses.replace(weights.layout, positioned=choices[extra])
         return dataclasses.replace(weights, positions=rows, layout=layout)
 
 

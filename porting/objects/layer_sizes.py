@@ -24,8 +24,8 @@ off."""
 
 
 def own_sizes(subject: Any, kind: str, owner: Any, name: str, kernel_axes: int) -> dict[str, Any]:
-    """Stride, padding and, of images, their size that an object knows itself (of a video no
-    attribute tells the frames by one name).
+    """Stride, padding and image size that an object knows itself; of a video that its attributes
+    call by no name, the frames are None.
 
     Raises:
         PatchParityError: a layer that is no plain convolution (groups, dilation, padding with other
@@ -54,19 +54,16 @@ def own_sizes(subject: Any, kind: str, owner: Any, name: str, kernel_axes: int) 
             if isinstance(padding, int)
             else tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in padding)
         )
-    if kernel_axes < 5 and (size := _image_size(subject, kind)) is not None:
-        sizes["image_size"] = size
+    if (size := _image_size(subject, kind)) is not None:
+        height_and_width = (size, size) if isinstance(size, int) else size
+        of_video = kernel_axes == 5
+        sizes["image_size"] = (_frames(subject, kind), *height_and_width) if of_video else size
     return sizes
 
 
 def _image_size(subject: Any, kind: str) -> int | tuple[int, ...] | None:
     """What an object, or the first part of it that does, calls its image's size."""
-    parts: list[Any] = [subject]
-    for inside in ("modules", "_flatten_layers"):
-        if kind in ("torch", "keras") and hasattr(subject, inside):
-            parts = list(getattr(subject, inside)())
-            break
-    for part in parts:
+    for part in _parts(subject, kind):
         size = getattr(part, "image_size", getattr(part, "img_size", None))
         if isinstance(size, int):
             return size
@@ -77,6 +74,20 @@ def _image_size(subject: Any, kind: str) -> int | tuple[int, ...] | None:
         formats = [getattr(layer, "data_format", None) for layer in subject._flatten_layers()]
         return shape[2:] if "channels_first" in formats else shape[1:3]
     return None
+
+
+def _frames(subject: Any, kind: str) -> int | None:
+    """How many frames a video has, as an object or the first part of it that does tells."""
+    told = (getattr(part, "num_frames", None) for part in _parts(subject, kind))
+    return next((frames for frames in told if isinstance(frames, int)), None)
+
+
+def _parts(subject: Any, kind: str) -> list[Any]:
+    """An object and what it consists of, outside in."""
+    for inside in ("modules", "_flatten_layers"):
+        if kind in ("torch", "keras") and hasattr(subject, inside):
+            return list(getattr(subject, inside)())
+    return [subject]
 
 
 def spec_of(name: str, found_weights: FoundWeights, sizes: Mapping[str, Any]) -> PatchEmbedSpec:
@@ -109,6 +120,8 @@ def spec_of(name: str, found_weights: FoundWeights, sizes: Mapping[str, Any]) ->
     size = sizes.get("image_size")
     if size is None:
         size = _size_by_positions(name, found_weights, steps)
+    elif len(patch) == 3:
+        size = _with_frames(size, found_weights, steps)
     padding = sizes.get("padding", 0)
     if isinstance(padding, str) and padding not in ("valid", "same"):
         raise PatchParityError(
@@ -117,6 +130,23 @@ def spec_of(name: str, found_weights: FoundWeights, sizes: Mapping[str, Any]) ->
     amount = 0 if isinstance(padding, str) else padding
     remainder: Remainder = "same" if padding == "same" else sizes.get("remainder", "floor")
     return PatchEmbedSpec(size, patch, channels, found_weights.embed_dim, steps, amount, remainder)
+
+
+def _with_frames(size: Any, found_weights: FoundWeights, steps: tuple[int, ...]) -> tuple[int, ...]:
+    """The size of a video of which height and width are known: its frames are those of its
+    positions, else a few."""
+    first, patch = found_weights.patch_size[0], found_weights.patch_size
+    *frames, height, width = (size, size) if isinstance(size, int) else size
+    if frames and frames[0] is not None:
+        return (*frames, height, width)
+    places = math.prod(
+        (side - p) // s + 1
+        for side, p, s in zip((height, width), patch[1:], steps[1:], strict=True)
+    )
+    positions = found_weights.parts.get("positions")
+    rows = 0 if positions is None else positions.size // found_weights.embed_dim
+    times = next((n // places for n in (rows, rows - 1, rows - 2) if n > 0 and n % places == 0), 3)
+    return (first + (times - 1) * steps[0], height, width)
 
 
 def _size_by_positions(

@@ -15,6 +15,7 @@ ROLES = {
     "class_token": r"(cls|class)_?(token|embedding|tok)?$",
     "distillation_token": r"dist(illation)?_token$",
     "register_tokens": r"reg(ister)?(_tokens?)?s?$",
+    "detection_tokens": r"det(ection)?_tokens?$",
     "mask_token": r"mask_token$",
     "positions": r"pos(itional|ition)?_?embed(ding)?s?([./](weight|embeddings?))?$",
 }
@@ -137,6 +138,8 @@ def parameters_of(subject: Any, framework: str, name: str) -> dict[str, Slot]:
         role = next(
             (role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None
         )
+        if role == "detection_tokens":  # which the weights keep as registers
+            role = "register_tokens"
         (slots if role else rest)[role or parameter] = value, put
     kernels = [name for name, (value, _) in rest.items() if value.ndim >= 2]
     slots["kernel"] = rest.pop(kernels[0])

@@ -18,6 +18,7 @@ from patchparity import (
     initialize_weights,
     patch_embed,
     save_weights,
+    transfer,
 )
 from patchparity.porting.objects.load import load_object
 from patchparity.porting.objects.read import read_live
@@ -111,6 +112,54 @@ def test_transformers_modules_are_right(name):
     assert all((value == before[key]).all() for key, value in module.state_dict().items())
     live = read_live(module)
     assert live.to_sequence == (name in ("vit-sequence", "clip"))
+
+
+def test_detection_tokens_stand_behind_the_patches_and_are_ported():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.yolos.modeling_yolos import YolosEmbeddings
+
+    config = transformers.YolosConfig(
+        patch_size=8, hidden_size=24, image_size=[32, 48], num_detection_tokens=5
+    )
+    module, other = randomized(YolosEmbeddings(config)), YolosEmbeddings(config)
+    report = check(module)
+    assert report.ok, str(report)
+    live = read_live(module)
+    assert (live.weights.layout.suffix, len(live.weights.register_tokens)) == (
+        ("register_tokens",),
+        5,
+    )
+    transfer(module, other)
+    assert all(
+        bool((value == other.state_dict()[key]).all()) for key, value in module.state_dict().items()
+    )
+
+    class Both(YolosEmbeddings):
+        def __init__(self):
+            super().__init__(config)
+            self.register_tokens = self.detection_tokens.__class__(self.detection_tokens[:, :2])
+
+    with pytest.raises(PatchParityError, match=r"registers \(1, 2, 24\) and detection tokens"):
+        check(randomized(Both()))
+
+
+def test_a_video_has_the_size_that_its_module_tells_and_a_few_frames():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
+
+    config = transformers.VideoMAEConfig(
+        patch_size=8, hidden_size=24, image_size=[16, 24], num_frames=4, num_attention_heads=2
+    )
+    embeddings = randomized(VideoMAEEmbeddings(config))
+    report = check(embeddings.patch_embeddings)
+    assert report.ok, str(report)
+    assert read_live(embeddings.patch_embeddings).spec.image_size == (6, 16, 24)
+    embeddings.patch_embeddings.num_frames = 8
+    assert read_live(embeddings.patch_embeddings).spec.image_size == (8, 16, 24)
+    sized = read_live(embeddings.patch_embeddings, image_size=(4, 16, 24))
+    assert sized.spec.image_size == (4, 16, 24)
+    with pytest.raises(PatchParityError, match="it takes more than images: give a function"):
+        check(embeddings)
 
 
 @pytest.mark.parametrize("name", ["vit", "vit-sequence", "clip"])
