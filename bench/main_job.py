@@ -61,7 +61,7 @@ def run(
         PatchParityError: as `check`, `benchmark` and `render_report`.
     """
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
-    require_modules("report", ("plotly", "jinja2"))
+    require_modules("report", ("jinja2",))
     laid_out = plan(options)
     folder = output_folder(options.out or ".")
     with locked(folder):

@@ -114,6 +114,13 @@ def recommend_command(
 
 def report_command(
     folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier record to compare with; may be repeated."),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="A folder for every picture as SVG and PNG.")
+    ] = None,
 ) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
     from ..bench.report.render import content_of, write_pages
@@ -121,10 +128,13 @@ def report_command(
 
     bench = load_bench(folder)
     missing, planned = bench.missing, bench.planned
-    content = content_of(folder, bench)
+    content = content_of(folder, bench, against or ())
     del bench  # half of the memory; the pages need what is made of it
-    for file in write_pages(folder, content):
+    files = write_pages(folder, content, figures)
+    for file in files[:3]:
         out.print(str(file))
+    if figures:
+        out.print(f"{len(files) - 3} pictures in {figures}", soft_wrap=True)
     if missing:
         out.print(
             f"[yellow]partial[/] {missing} of {planned} rows are missing: bench --resume goes on",

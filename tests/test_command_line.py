@@ -1,5 +1,7 @@
 """The command line: tables, exit status, and one sentence for each mistake of a user."""
 
+import base64
+import gzip
 import html.parser
 import json
 import shutil
@@ -26,7 +28,7 @@ def patchparity(
 def test_help_and_version_need_no_numpy():
     code = (
         "import sys, patchparity.cli.app; sys.exit(', '.join(each for each in ('numpy', "
-        "'jinja2', 'plotly') if each in sys.modules) or 0)"
+        "'jinja2', 'rich') if each in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -55,7 +57,7 @@ def finished_run(tmp_path_factory):
 
 
 def test_run_does_the_main_job(finished_run):
-    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     done, folder = finished_run
     assert done.returncode == 0, done.stderr
     names = {path.name for path in folder.iterdir()}
@@ -94,7 +96,7 @@ class _Addresses(html.parser.HTMLParser):
 
 
 def test_the_report_is_self_contained_and_holds_every_row(finished_run):
-    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     _, folder = finished_run
     page = (folder / "report.html").read_text()
     finder = _Addresses()
@@ -102,6 +104,7 @@ def test_the_report_is_self_contained_and_holds_every_row(finished_run):
     assert finder.tags > 100, "the parser saw the page"
     assert [address for address in finder.found if not address.startswith("#")] == []
     text = (folder / "report.md").read_text()
+    held = data_of(page)
     for needle in (
         "Is it right?",
         "Can the verdicts fail?",
@@ -112,16 +115,50 @@ def test_the_report_is_self_contained_and_holds_every_row(finished_run):
         "numpy:gemm (ceiling)",
         "(A/A copy)",
     ):
-        assert needle in page
+        assert needle in page or needle in json.dumps(held["tables"])
         assert needle in text
-    assert ": over batch" in page
+    assert any(": over batch" in picture["title"] for picture in held["pictures"])
+    assert len(text) < 60_000, "a comment of a pull request holds no more"
+    assert "implementations are right on this machine" in page
+    rows = [row for table in held["tables"] for row in table["rows"]]
+    assert sum(row[0].startswith("numpy:gemm (ceiling)") for row in rows) >= 2
+    before_a_fold_is_opened = finder.tags
+    assert before_a_fold_is_opened < len(rows) * 5
     lines = (folder / "report.csv").read_text().splitlines()
     assert len(lines) == 1 + 20
     assert lines[0].startswith("case,implementation,backend")
 
 
+def data_of(page: str) -> dict:
+    """What a page holds compressed: its tables and pictures."""
+    packed = page.partition('id="data">')[2].partition("<")[0]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_report_beside_an_earlier_record_and_its_figures(finished_run, tmp_path):
+    pytest.importorskip("resvg_py")
+    _, folder = finished_run
+    new, figures = tmp_path / "new", tmp_path / "figures"
+    shutil.copytree(folder, new)
+    done = patchparity("report", new, "--against", folder, "--figures", figures)
+    assert done.returncode == 0, done.stderr
+    page = (new / "report.html").read_text()
+    assert f"Against {folder.name}" in page
+    titles = [picture["title"] for picture in data_of(page)["pictures"]]
+    assert "vit-ti32-224-b2, float32, 1 thread, cpu" in titles
+    drawn = sorted(path.name for path in figures.iterdir())
+    assert len(drawn) == 2 * len(titles)
+    assert all(name.endswith((".svg", ".png")) for name in drawn)
+    assert any(name.startswith("trend-") for name in drawn)
+    for path in figures.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    refused = patchparity("report", new, "--against", tmp_path / "none")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+
+
 def test_report_needs_the_record_alone(finished_run, tmp_path):
-    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     _, folder = finished_run
     (tmp_path / "bench.json").write_text((folder / "bench.json").read_text())
     done = patchparity("report", tmp_path)

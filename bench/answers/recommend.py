@@ -143,7 +143,7 @@ def recommend_from(
         == (info.device, info.precision, info.operation)
     ]
     frameworks = list(dict.fromkeys(framework_of(entry.extra_info) for entry in timed))
-    choices = [_choice(framework, timed, rivals) for framework in frameworks]
+    choices = [choice_of(framework, timed, rivals, with_code=True) for framework in frameworks]
     choices.sort(key=lambda choice: choice.seconds)
     overall = best_overall(here, frameworks)
     return Recommendation(
@@ -230,7 +230,17 @@ def _holding(entries: list[Measured], field: str, value: Any, source: str) -> li
     return matching_entries
 
 
-def _choice(framework: str, timed: list[Measured], rivals: list[Pair]) -> Choice:
+def choice_of(
+    framework: str, timed: list[Measured], rivals: list[Pair], *, with_code: bool = False
+) -> Choice:
+    """What to use on one framework.
+
+    Args:
+        framework: which.
+        timed: rows of one interleave and device.
+        rivals: what `best_against_today` says of them.
+        with_code: whether the lines of code and the layouts are wanted.
+    """
     framework_entries = [entry for entry in timed if framework_of(entry.extra_info) == framework]
     medians = {entry.extra_info.implementation: entry.stats.median for entry in framework_entries}
     today = [
@@ -263,9 +273,7 @@ def _choice(framework: str, timed: list[Measured], rivals: list[Pair]) -> Choice
         and set(words.values()) == {"FASTER"}
     )
     info = chosen.extra_info
-    backend = get_backend(info.backend)
-    implementation = find_implementation(info.implementation)
-    case = named_case(info.case)
+    code, layouts = _code_and_layouts(info) if with_code else ("", {})
     return Choice(
         framework,
         info.implementation,
@@ -276,13 +284,23 @@ def _choice(framework: str, timed: list[Measured], rivals: list[Pair]) -> Choice
         fastest.extra_info.implementation,
         against,
         today,
-        usage_of(implementation, backend, case),
-        {
-            "images": with_time_axis(implementation.image_layout, case.spec.spatial_axes),
-            "kernel": with_time_axis(implementation.kernel_layout, case.spec.spatial_axes),
-            "where": place_text(info),
-        },
+        code,
+        layouts,
     )
+
+
+def _code_and_layouts(info: Figures) -> tuple[str, dict[str, str]]:
+    """The lines that define `embed(images)`, and how images and kernel are kept for them."""
+    backend = get_backend(info.backend)
+    implementation = find_implementation(info.implementation)
+    case = named_case(info.case)
+    axes = case.spec.spatial_axes
+    layouts = {
+        "images": with_time_axis(implementation.image_layout, axes),
+        "kernel": with_time_axis(implementation.kernel_layout, axes),
+        "where": place_text(info),
+    }
+    return usage_of(implementation, backend, case), layouts
 
 
 def _with_packages(entry: Measured) -> float:

@@ -1,6 +1,7 @@
-"""What the report says: tables and curves, from the record alone. How it looks is `render.py`'s
-concern."""
+"""What the report says: answers, tables and pictures, from the record alone. How it looks is
+`render.py`'s concern."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from ..record.comparisons import best_against_today
 from ..record.noise import noise_floors
 from ..record.schema import Bench, Environment, Measured
 from ..record.words import block_title, disturbed_blocks, missed_goals, place_text
-from .curves import Figure, scaling_figures
+from .front import Answer, answers_of, frameworks_of, noise_line, verdict_line
+from .pictures import Drawn, Picture, pictures_of
 from .table import Table
 from .time_tables import conv_table, fastest_table, gains_table, peers_table, time_tables
 from .verdict_tables import check_tables, controls_table
@@ -21,11 +23,24 @@ from .verdict_tables import check_tables, controls_table
 
 @dataclass(frozen=True)
 class Content:
-    """The whole report."""
+    """The whole report.
 
+    Args:
+        verdict, noise: the first two lines: what is right, and how sure a difference is.
+        frameworks: in the order of their colors.
+        answers: what to use for each shape.
+        summary: what was measured and where, as names and texts.
+        tables, pictures: all of them.
+        csv_rows: the rows of `report.csv`.
+    """
+
+    verdict: str
+    noise: str
+    frameworks: list[str]
+    answers: list[Answer]
     summary: list[tuple[str, str]]
     tables: list[Table]
-    figures: list[Figure]
+    pictures: list[Picture]
     csv_rows: list[dict[str, Any]]
 
 
@@ -34,9 +49,12 @@ def build_content(
     check: CheckReport | None,
     controls: CheckReport | None = None,
     seeds: CheckReport | None = None,
+    *,
+    comparisons: Sequence[Table] = (),
+    trends: Sequence[Drawn] = (),
 ) -> Content:
     """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and
-    `seeds.json` hold."""
+    `seeds.json` hold; `comparisons` and `trends` are those with other records."""
     entries = bench.benchmarks
     against_today = best_against_today(entries)
     tables = ([] if check is None else check_tables(check)) + (
@@ -44,6 +62,7 @@ def build_content(
     )
     tables = [
         fastest_table(entries),
+        *comparisons,
         *tables,
         _left_out(bench),
         conv_table(entries),
@@ -51,10 +70,15 @@ def build_content(
         peers_table(against_today),
         *time_tables(entries),
     ]
+    answers = answers_of(entries, against_today)
     return Content(
+        verdict=verdict_line(bench, check),
+        noise=noise_line(bench),
+        frameworks=frameworks_of(entries),
+        answers=answers,
         summary=_summary(bench, check, seeds, entries),
         tables=[table for table in tables if table.rows],
-        figures=scaling_figures(entries),
+        pictures=pictures_of(entries, answers, trends),
         csv_rows=[csv_row(entry) for entry in entries],
     )
 

@@ -26,6 +26,7 @@ class Curve:
         x: values of the variable.
         seconds: median of each; of the limit, what nothing can undercut.
         gflops: the case's operations over these.
+        lower, upper: quartiles of the samples at each; of the limit its own.
         shown: whether the figure shows it at once, or only when its legend is clicked.
     """
 
@@ -33,6 +34,8 @@ class Curve:
     x: list[int]
     seconds: list[float]
     gflops: list[float]
+    lower: list[float]
+    upper: list[float]
     shown: bool = True
 
 
@@ -82,6 +85,7 @@ def _curves(points: dict[int, list[Measured]]) -> list[Curve]:
     """The implementations' curves, the fastest of a framework anywhere shown at once; then the
     limit of each device."""
     seconds: dict[str, dict[int, float]] = defaultdict(dict)
+    quartiles: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     work: dict[int, float] = {}
     limits: dict[str, dict[int, float]] = defaultdict(dict)
     fastest: set[str] = set()
@@ -96,6 +100,7 @@ def _curves(points: dict[int, list[Measured]]) -> list[Curve]:
             place = place_text(info)
             name = info.implementation + ("" if place == "cpu" else f" {place}")
             seconds[name][x] = entry.stats.median
+            quartiles[name][x] = entry.stats.q1, entry.stats.q3
             rival = (seconds[name][x], name)
             best[f"{info.backend} {place}"] = min(rival, best.get(f"{info.backend} {place}", rival))
         fastest |= {name for _, name in best.values()}
@@ -104,8 +109,15 @@ def _curves(points: dict[int, list[Measured]]) -> list[Curve]:
 
     def curve(name: str, values: dict[int, float], shown: bool) -> Curve:
         xs = sorted(values)
+        ends = [quartiles[name].get(x, (values[x], values[x])) for x in xs]
         return Curve(
-            name, xs, [values[x] for x in xs], [work[x] / values[x] / 1e9 for x in xs], shown
+            name,
+            xs,
+            [values[x] for x in xs],
+            [work[x] / values[x] / 1e9 for x in xs],
+            [low for low, _ in ends],
+            [high for _, high in ends],
+            shown,
         )
 
     drawn = [

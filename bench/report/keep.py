@@ -2,6 +2,7 @@
 every sample in one small file."""
 
 import csv
+import dataclasses
 import io
 import os
 import tempfile
@@ -14,7 +15,7 @@ from ...porting.files.atomic import write_json, write_text
 from ...reference.errors import PatchParityError
 from ..record.packed import PACKED, pack
 from ..timing.benchmark import load_bench
-from .content import Content, build_content
+from .content import build_content
 from .render import to_markdown
 
 MEDIANS = (
@@ -73,7 +74,9 @@ def keep_record(folder: str | os.PathLike[str], target: str | os.PathLike[str]) 
     tables = [table for table in content.tables if table.title in TABLES_OF_A_PAGE]
     files = {
         "medians.csv": _medians(content.csv_rows),
-        "summary.md": to_markdown(Content(content.summary, tables, [], [])),
+        "summary.md": to_markdown(
+            dataclasses.replace(content, answers=[], tables=tables, pictures=[])
+        ),
     }
     try:
         place.mkdir(parents=True, exist_ok=True)

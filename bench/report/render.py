@@ -3,9 +3,9 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
 
 from ...porting.files.atomic import write_text
 from ...reference.errors import PatchParityError
@@ -13,137 +13,153 @@ from ..check.results import load_check
 from ..record.columns import CSV_FIELDS
 from ..record.schema import Bench
 from ..timing.benchmark import load_bench
+from .against import comparison_table, trend_pictures
 from .content import Content, build_content
-from .curves import LIMIT, Figure
-from .table import Table
+from .front import Answer, frameworks_of
+from .page import anchor, to_html
+from .svg import WIDE
+from .table import Table, milliseconds
 
 
-def render_report(folder: str | os.PathLike[str]) -> list[Path]:
+def render_report(
+    folder: str | os.PathLike[str],
+    *,
+    against: Sequence[str | os.PathLike[str]] = (),
+    figures: str | os.PathLike[str] | None = None,
+) -> list[Path]:
     """Write `report.html`, `report.md` and `report.csv` into a folder, from its `bench.json` and,
-    if they are there, `check.json`,
-    `controls.json` and `seeds.json`.
+    if they are there, `check.json`, `controls.json` and `seeds.json`.
 
     The page opens from disk without a network: scripts, styles and data are inside it.
 
+    Args:
+        folder: where `bench` or `run` wrote its record.
+        against: folders of earlier records, which it is compared with.
+        figures: a folder for every picture as SVG and PNG.
+
     Returns:
-        The three files.
+        The files.
 
     Raises:
-        PatchParityError: no record in the folder, a damaged one, a folder that cannot be written,
-            plotly or jinja2 missing.
+        PatchParityError: no record in a folder, a damaged one, a folder that cannot be written,
+            jinja2 or (for figures) resvg missing.
     """
     source = Path(folder)
-    return write_pages(source, content_of(source, load_bench(source)))
+    content = content_of(source, load_bench(source), against)
+    return write_pages(source, content, figures)
 
 
-def content_of(source: Path, bench: Bench) -> Content:
-    """What the pages say of a record, and of the checks beside it."""
+def content_of(
+    source: Path, bench: Bench, against: Sequence[str | os.PathLike[str]] = ()
+) -> Content:
+    """What the pages say of a record, of the checks beside it, and of earlier records."""
     names = ("check.json", "controls.json", "seeds.json")
     checks = [load_check(source / name) if (source / name).exists() else None for name in names]
-    return build_content(bench, *checks)
+    trends = trend_pictures(against, bench, frameworks_of(bench.benchmarks)) if against else []
+    return build_content(
+        bench,
+        *checks,
+        comparisons=[comparison_table(old, source) for old in against],
+        trends=trends,
+    )
 
 
-def write_pages(source: Path, content: Content) -> list[Path]:
-    """Write the three files; each is megabytes, and made after the one before."""
+def write_pages(
+    source: Path, content: Content, figures: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """Write the three files, each made after the one before, and the figures if they are asked
+    for."""
     pages: dict[str, Callable[[Content], str | Iterable[str]]] = {
-        "report.html": html_pieces,
+        "report.html": to_html,
         "report.md": to_markdown,
         "report.csv": to_csv,
     }
     for name, page in pages.items():
         write_text(source / name, page(content))
-    return [source / name for name in pages]
+    drawn = [] if figures is None else write_figures(Path(figures), content)
+    return [*(source / name for name in pages), *drawn]
 
 
-def html_pieces(content: Content) -> Iterator[str]:
-    """Render the page through `template.html`, piece by piece."""
+PNG_ZOOM = 3
+"""Pixels a unit: 760 units are then 2280 pixels, 7.6 inches of a paper at 300 dpi."""
+
+
+def write_figures(folder: Path, content: Content) -> list[Path]:
+    """Write every picture as SVG and as PNG, named by its section and title.
+
+    Raises:
+        PatchParityError: a folder that cannot be written, resvg missing.
+    """
     try:
-        import jinja2
-        import plotly.io
+        import resvg_py
     except ImportError as error:
         raise PatchParityError(
-            f"the report needs {error.name}: pip install 'patchparity[report]'"
+            f"figures need {error.name}: pip install 'patchparity[report]'"
         ) from None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    options: dict[str, Any] = {
-        "full_html": False,
-        "config": {"displaylogo": False, "responsive": True},
-    }
-    figures = (
-        plotly.io.to_html(
-            _figure(figure), include_plotlyjs=number == 0, default_height="460px", **options
-        )
-        for number, figure in enumerate(content.figures)
-    )
-    template = environment.get_template("template.html")
-    yield from template.generate(content=content, figures=figures)
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture in content.pictures:
+            name = f"{anchor(picture.section)}-{anchor(picture.title)}"
+            drawn = picture.draw(WIDE, True)
+            image = resvg_py.svg_to_bytes(svg_string=drawn, background="white", zoom=PNG_ZOOM)
+            files += [folder / f"{name}.svg", folder / f"{name}.png"]
+            files[-2].write_text(drawn, encoding="utf-8")
+            files[-1].write_bytes(bytes(image))
+    except OSError as error:
+        raise PatchParityError(f"cannot write {folder}: {error.strerror or error}") from None
+    return files
 
 
-def _figure(figure: Figure) -> Any:
-    import plotly.graph_objects
-
-    dashes = ("solid", "dash", "dot", "dashdot", "longdash")
-    backends = list(
-        dict.fromkeys(
-            curve.name.split(":")[0] for curve in figure.curves if not curve.name.startswith(LIMIT)
-        )
-    )
-    seen: dict[str, int] = {}
-    # Okabe and Ito's palette, which readers with any color vision can tell apart: a color for a
-    # framework, a dash for a formulation.
-    palette = ("#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-    lines = []
-    for curve in figure.curves:
-        backend = curve.name.split(":")[0]
-        seen[backend] = seen.get(backend, -1) + 1
-        if curve.name.startswith(LIMIT):
-            line = {"color": "#888888", "dash": "dash", "width": 4}
-        else:
-            line = {
-                "color": palette[backends.index(backend) % len(palette)],
-                "dash": dashes[seen[backend] % len(dashes)],
-            }
-        lines.append(
-            plotly.graph_objects.Scatter(
-                x=curve.x,
-                y=curve.gflops,
-                name=curve.name,
-                mode="lines+markers",
-                line=line,
-                visible=True if curve.shown else "legendonly",
-                customdata=[[1e3 * seconds] for seconds in curve.seconds],
-                hovertemplate="%{y:.4g} GFLOP/s, %{customdata[0]:.4g} ms",
-            )
-        )
-    drawn = plotly.graph_objects.Figure(lines)
-    drawn.update_layout(
-        title=figure.title,
-        template="plotly_white",
-        margin={"l": 60, "r": 20, "t": 50, "b": 50},
-        hovermode="closest",
-    )
-    ticks = sorted({x for curve in figure.curves for x in curve.x})
-    drawn.update_xaxes(
-        title=figure.x_title, type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks]
-    )
-    drawn.update_yaxes(title="GFLOP/s (of the median)", rangemode="tozero")
-    return drawn
+LONGEST_MARKDOWN = 60_000
+"""Characters of `report.md`: a comment of a pull request holds 65,536."""
 
 
 def to_markdown(content: Content) -> str:
-    """Render the same tables as Markdown."""
-    lines = ["# patchparity report", ""]
-    lines += [f"* **{name}:** {text}" for name, text in content.summary]
+    """Render answers and tables as Markdown that a pull request takes: all but the answers is
+    folded, and of long tables the first rows are shown."""
+    lines = ["# patchparity report", "", f"**{content.verdict}**, {content.noise}.", ""]
+    lines += [_answer_line(answer) for answer in content.answers[:MOST_ANSWERS]]
+    if len(content.answers) > MOST_ANSWERS:
+        lines.append(f"* and {len(content.answers) - MOST_ANSWERS} more in the tables")
+    lines += ["", *(f"* **{name}:** {text}" for name, text in content.summary)]
+    room = LONGEST_MARKDOWN - sum(len(line) + 1 for line in lines) - 300
+    waiting = len(content.tables)
     for table in content.tables:
-        lines += ["", f"## {table.title}", ""]
-        if table.note:
-            lines += [table.note, ""]
-        lines += _markdown_table(table)
+        # What a table does not need of its share is left for those after it.
+        folded = _folded(table, room // waiting)
+        lines += folded
+        room, waiting = room - sum(len(line) + 1 for line in folded), waiting - 1
     return "\n".join(lines) + "\n"
+
+
+MOST_ANSWERS = 12
+"""Shapes whose answers stand above the folds."""
+
+
+def _answer_line(answer: Answer) -> str:
+    best = answer.uses[0]
+    return (
+        f"* **{answer.title}**: {best.implementation}, {milliseconds(best.seconds)} ms, "
+        f"{best.verdict}; {best.sentence}"
+    )
+
+
+def _folded(table: Table, room: int) -> list[str]:
+    """A table in a fold, and as many of its rows as there is room for."""
+    head = ["", "<details>", f"<summary>{escape(table.title)} ({len(table.rows)})</summary>", ""]
+    if table.note:
+        head += [table.note, ""]
+    body = _markdown_table(table)
+    size = sum(len(line) + 1 for line in (*head, *body[:2])) + 100
+    kept = body[:2]
+    for line in body[2:]:
+        if (size := size + len(line) + 1) > room:
+            break
+        kept.append(line)
+    left = len(body) - len(kept)
+    more = ["", f"{left} more rows in report.html and report.csv"] if left else []
+    return [*head, *(kept if len(kept) > 2 else []), *more, "", "</details>"]
 
 
 def _markdown_table(table: Table) -> list[str]:

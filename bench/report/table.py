@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Table:
-    """One table: texts, ready to show. `numeric` tells which columns are aligned right; `marks`
-    colors a row by its verdict."""
+    """One table: texts, ready to show.
+
+    Args:
+        title, note, columns, rows: what it says.
+        numeric: which columns are aligned right.
+        marks: the color of each row, by its verdict.
+        facets: of each row what it is of, by the names of `FACETS`.
+    """
 
     title: str
     note: str
@@ -15,6 +21,11 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     numeric: frozenset[int] = frozenset()
     marks: list[str] = field(default_factory=list)
+    facets: list[dict[str, str]] = field(default_factory=list)
+
+
+FACETS = ("case", "framework", "dtype", "threads", "device")
+"""What rows of the page are filtered by."""
 
 
 def milliseconds(seconds: float) -> str:

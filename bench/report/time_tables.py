@@ -10,6 +10,7 @@ from ..record.comparisons import Pair, conv_against_linear, gains
 from ..record.rows import OPERATIONS, Block
 from ..record.schema import Figures, Measured
 from ..record.words import OPERATION_NOTES, block_title, place_text, rate_text, ratio_text
+from .front import facets_of
 from .table import Table, milliseconds, number, percent
 
 _ROLES = ("implementation", "peer", "aa", "ceiling", "overhead")
@@ -65,6 +66,7 @@ def fastest_table(entries: list[Measured]) -> Table:
         ),
         rows,
         frozenset({1, 5, 6, 7, 8}),
+        facets=[facets_of(entry.extra_info) for entry in fastest(entries).values()],
     )
 
 
@@ -113,6 +115,7 @@ def time_tables(entries: list[Measured]) -> list[Table]:
                 [_time_row(entry) for entry in members],
                 frozenset(range(2, 15)),
                 [entry.extra_info.role for entry in members],
+                [facets_of(entry.extra_info) for entry in members],
             )
         )
     return tables
@@ -184,9 +187,10 @@ def _mark(judged: Comparison) -> str:
 
 def conv_table(entries: list[Measured]) -> Table:
     """Convolution against linear, in words."""
-    rows, marks = [], []
+    rows, marks, facets = [], [], []
     for pair in conv_against_linear(entries):
         info, judged = pair.info, pair.comparison
+        facets.append(facets_of(info))
         name = (
             f"{info.backend} {info.formulation} against {pair.partner.formulation}, {info.mode}"
             + OPERATION_NOTES.get(info.operation, "")
@@ -215,14 +219,16 @@ def conv_table(entries: list[Measured]) -> Table:
         rows,
         frozenset({3, 5, 6}),
         marks,
+        facets,
     )
 
 
 def peers_table(against_today: list[Pair]) -> Table:
     """Our fastest on each framework against the modules that people call, in words."""
-    rows, marks = [], []
+    rows, marks, facets = [], [], []
     for pair in against_today:
         info, judged = pair.info, pair.comparison
+        facets.append(facets_of(info))
         peer = pair.partner.implementation + OPERATION_NOTES.get(info.operation, "")
         marks.append(_mark(judged))
         verdict = _in_words(judged, "the fastest is FASTER", "what is called today is FASTER")
@@ -248,6 +254,7 @@ def peers_table(against_today: list[Pair]) -> Table:
         rows,
         frozenset({3, 6, 7}),
         marks,
+        facets,
     )
 
 

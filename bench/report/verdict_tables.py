@@ -10,12 +10,45 @@ from .table import Table, number
 def check_tables(check: CheckReport) -> list[Table]:
     """Is it right, what is known or wrong, how do they behave, and what was not checked."""
     return [
+        _matrix(check.results),
         _is_it_right(check.results),
         _known_faults(check.results),
         _what_is_wrong(check.results),
         _behaviors(check.results),
         _not_checked(check.results),
     ]
+
+
+def _matrix(results: list[CheckResult]) -> Table:
+    """Implementations by number types: the verdict, the worst error over its bound, the bits."""
+    cells: dict[str, dict[str, list[CheckResult]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        if result.dtype and result.behavior is None:
+            device = "" if result.device in (None, "cpu") else f" {result.device}"
+            precision = "" if result.precision in (None, "ieee") else f" {result.precision}"
+            cells[result.implementation][result.dtype + precision + device].append(result)
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    rows = [
+        (name, *(_cell(row.get(column, [])) for column in columns)) for name, row in cells.items()
+    ]
+    return Table(
+        "Verdicts",
+        "Each implementation in each number type: the verdict, its worst error over the bound "
+        "(above 1 fails), and the fewest effective bits.",
+        ("implementation", *columns),
+        rows,
+        marks=["fail" if any("FAIL" in cell for cell in row) else "" for row in rows],
+    )
+
+
+def _cell(results: list[CheckResult]) -> str:
+    judged = [result for result in results if result.verdict != "skip"]
+    if not judged:
+        return "skip" if results else ""
+    verdicts = {result.verdict for result in judged}
+    word = "FAIL" if verdicts & {"fail", "error"} else "known" if "known" in verdicts else "pass"
+    worst, bits = _worst(judged), _fewest_bits(judged)
+    return word + (f" {worst}" if worst else "") + (f", {bits} bits" if bits else "")
 
 
 def _is_it_right(results: list[CheckResult]) -> Table:

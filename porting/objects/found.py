@@ -130,7 +130,7 @@ class FoundWeights:
             if getattr(weights, name) is not None
         ]
         registers = 0 if weights.register_tokens is None else len(weights.register_tokens)
-        choices = {
+        choices: dict[int, tuple[Any, ...]] = {
             0: (),
             len(single): tuple(single),
             len(single) + registers: (*single, "register_tokens"),

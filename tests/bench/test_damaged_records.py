@@ -11,7 +11,7 @@ from patchparity import PatchParityError, compare, recommend, render_report
 
 from .records import loaded
 
-pytest.importorskip("plotly")
+pytest.importorskip("jinja2")
 pytest.importorskip("jinja2")
 RECORD = Path(__file__).parents[2] / "bench" / "records" / "h200"
 VALUES = [None, "x", -1, 3.5, [], {}, True, [1], {"a": 1}, float("inf")]
