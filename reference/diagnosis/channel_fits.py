@@ -95,7 +95,8 @@ def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
     offsets[i]."""
     channels = len(mix)
     size = max(float(np.abs(mix).max()), 1e-30)
-    rows = np.abs(mix).argmax(axis=1)
+    sizes = np.abs(mix).max(axis=1)  # a channel that was not read is in its own place
+    rows = np.where(sizes < CLOSE * size, np.arange(channels), np.abs(mix).argmax(axis=1))
     single = np.abs(mix).sum(axis=1) - np.abs(mix).max(axis=1) < CLOSE * size
     scales = mix[np.arange(channels), rows]
     if not single.all():

@@ -14,7 +14,7 @@ from .fit import Fit, rms
 from .image_fits import kernel_fits, pixel_fits
 from .order_fits import order_fits
 from .shape_fits import shape_fits, size_fits
-from .value_fits import added_fits, function_fits, norm_fits, scaled_fits
+from .value_fits import added_fits, function_fits, norm_fits, product_fits, scaled_fits
 
 
 def fits(
@@ -40,11 +40,12 @@ def fits(
             size_fits,
             kernel_fits,
             mixed_fits,
+            product_fits,
             scaled_fits,
         )
     )
     before = rms(observed - correct) if observed.shape == correct.shape else math.inf
     for search in searches:
         for fit in search(pipeline, correct, observed):
-            if fit.left <= min(allowed(fit.factor), before / 2):
+            if fit.left <= before / 2 and fit.left <= allowed(fit.factor):
                 yield fit

@@ -108,11 +108,11 @@ class Search:
         """Largest rms that a fitted mistake may leave, whose products are so many times those of a
         program."""
         if factor != 1:
-            candidate, exact = (
-                dataclasses.replace(candidate, images=candidate.images * factor),
-                self.observed,
-            )
-        return FITTED * self.allowance.rms(candidate, exact)
+            if has_norms(candidate):
+                candidate = dataclasses.replace(candidate, images=candidate.images * factor)
+                factor = 1.0
+            exact = self.observed
+        return FITTED * self.allowance.rms(candidate, exact, factor)
 
     def both_fitted(self) -> list[Cause]:
         """Two mistakes, with a number in one of them or both, that explain the output."""
@@ -150,12 +150,13 @@ class Search:
             return False
         exact = candidate.run(np.float64)
         bound = self.allowance.bound(candidate, exact)
-        return bool(
-            (
-                (rounding(exact - bound) <= self.observed)
-                & (self.observed <= rounding(exact + bound))
-            ).all()
+        within = (rounding(exact - bound) <= self.observed) & (
+            self.observed <= rounding(exact + bound)
         )
+        # All together they err as rounding does, and not more: its rms is known to 4 / √(2n).
+        made = rms(rounding(exact) - exact) * (1 + 4 / math.sqrt(2 * exact.size))
+        allowed = math.hypot(made, self.allowance.rms(candidate, exact))
+        return bool(within.all()) and rms(self.observed - exact) <= allowed
 
     def singles(self) -> list[Cause]:
         """All single mistakes that explain the output."""

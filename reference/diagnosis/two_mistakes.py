@@ -17,7 +17,7 @@ from ..pipeline import Array, Pipeline
 from ..spec import PatchEmbedSpec
 from ..weights import PatchEmbedWeights
 from .channel_fits import FACTORS, STATISTICS, mixed_fits
-from .fit import Cause, Fit, cause_of, matching, rms
+from .fit import CLOSE, Cause, Fit, cause_of, matching, rms
 from .forms import FUNCTIONS, Form, other_images, other_sizes
 from .image_fits import other_kernels
 from .order_fits import order_fits
@@ -59,12 +59,12 @@ def two_mistakes(pipeline: Pipeline, observed: Array, allowed: Allowed) -> Itera
     for first, made in _made(few):
         if first and of_usual_size and not _of_size(made, usual):
             continue  # so large a mistake that the other one would have to undo
-        for cause in _explanations(first, made, seen, allowed, SHOWN):
+        for cause in _explanations(first, made, seen, allowed, SHOWN, usual):
             if whole or any(
                 cause.mistakes == again.mistakes
                 for form, program in _made(pipeline)
                 if (form and form[:2]) == (first and first[:2])
-                for again in _explanations(first, program, observed, allowed, width)
+                for again in _explanations(first, program, observed, allowed, width, usual)
             ):
                 yield cause
 
@@ -81,15 +81,34 @@ def _of_size(made: Pipeline, usual: float) -> bool:
     return usual / OTHER_SIZE < size < usual * OTHER_SIZE
 
 
+def _undoes(size: float, usual: float, factor: float) -> bool:
+    """Whether a factor makes so much of it again as the other mistake has made of the signal
+    less."""
+    if size * OTHER_SIZE < usual:
+        return factor > SAME_SIZE
+    return size > usual * OTHER_SIZE and factor * SAME_SIZE < 1
+
+
+OPPOSITE = {"normalization-missing", "normalization-twice"}
+"""Ids of mistakes of which one undoes the other."""
+
+
 def _explanations(
-    first: Form | None, made: Pipeline, observed: Array, allowed: Allowed, shown: int
+    first: Form | None,
+    made: Pipeline,
+    observed: Array,
+    allowed: Allowed,
+    shown: int,
+    usual: float,
 ) -> Iterator[Cause]:
-    """What explains an output of a program in which one mistake was made, or none."""
+    """What explains an output of a program in which one mistake was made, or none; `usual` is the
+    signal of the right one's."""
     if not np.ptp(made.images):  # of images without a difference everything is explained
         return
     # Of images that are all the same a table explains any output that is the same for all.
     alike = len(made.images) > 1 and not np.ptp(made.images, axis=0).any()
     correct = made.run(np.float64)
+    size = _signal(correct)
     if first:
         yield from _other_channels(first, made, observed, allowed, shown)
     for second, program, right, restored in _undone(made, correct, observed):
@@ -99,6 +118,8 @@ def _explanations(
         fitted = not (second and first) and not alike
         for fit in exact + (list(_fitted(program, right, restored)) if fitted else []):
             if not fit.left <= 1e-2 * rms(restored):
+                continue
+            if first and _undoes(size, usual, fit.factor):
                 continue
             forms = [
                 form
@@ -140,14 +161,21 @@ def _other_channels(
     if right.shape != observed_part.shape:
         return
     for fit in mixed_fits(few, right, observed_part):
+        if {first[0], fit.id} == OPPOSITE:
+            continue
         left = _is_left(fit, allowed(few, right, fit.factor), right, observed_part)
         if fit.left <= 1e-2 * rms(observed_part) and left:
             yield cause_of(first, (fit.id, fit.explanation, fit.mend))
 
 
 def _fitted(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    if correct.ndim and correct.shape[-1] != len(p.weights.kernel):
+        return  # the width stands elsewhere: `_undone` puts it back
     for search in (function_fits, added_fits, product_fits, order_fits, scaled_fits):
         for fit in search(p, correct, observed):
+            scaled = fit.id == "output-scaled" and "vector" not in fit.explanation
+            if scaled and abs(fit.factor - 1) < CLOSE:
+                continue  # nothing: what is left of the other mistake's rounding
             if fit.id != "channels-scaled":  # so many numbers explain what a mistake left out
                 yield fit
 
@@ -350,7 +378,7 @@ def _unpermuted(
                 correct,
                 observed[np.argsort(images)],
             )
-    if p.weights.bias is not None and not p.to_sequence:
+    if p.weights.bias is not None and not p.to_sequence and len(p.weights.bias) == width:
         bias = p.weights.bias.astype(np.float64)
         columns = matching(
             (correct - bias).reshape(-1, width).T, (observed - bias).reshape(-1, width).T

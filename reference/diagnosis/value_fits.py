@@ -2,6 +2,7 @@
 sum."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import ml_dtypes
@@ -31,8 +32,14 @@ LEAST_KEPT = 0.95
 
 
 UNCLAMPED = 0.05
-"""Least share of values that a clamp leaves alone, where it is believed: clamped altogether, any
-output is."""
+"""Least share of values that a clamp leaves alone, or that it sends to either end, where it is
+believed: clamped to one end altogether, any output is."""
+
+
+def told(factor: float) -> str:
+    """A factor in words: six digits, and of one that is nearly 1 two digits of the difference."""
+    digits = 6 if factor == 1 else max(6, 2 - math.floor(math.log10(abs(factor - 1))))
+    return f"{factor:.{min(digits, 16)}g}"
 
 
 def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -51,11 +58,11 @@ def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
             if p.weights.bias is None
             else ""
         )
-        explanation = f"the output is {scale:.6g} times what it should be{why}"
+        explanation = f"the output is {told(scale)} times what it should be{why}"
         yield Fit(
             "output-scaled",
             explanation,
-            f"look for a factor of {scale:.4g} before or behind the projection",
+            f"look for a factor of {told(scale)} before or behind the projection",
             rms(observed - scale * correct),
             abs(scale),
         )
@@ -80,13 +87,16 @@ def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
     yield from _functions(correct, observed)
     lowest, highest = float(observed.min()), float(observed.max())
     inside = float(np.mean((observed > lowest) & (observed < highest)))
-    if inside > UNCLAMPED:
-        yield Fit(
-            "output-clamped",
-            f"the output was clamped to [{lowest:.4g}, {highest:.4g}]",
-            "remove the clamp",
-            rms(observed - correct.clip(lowest, highest)),
-        )
+    ends = min(float(np.mean(observed == end)) for end in (lowest, highest))
+    if inside > UNCLAMPED or (lowest < highest and ends > UNCLAMPED):
+        left = rms(observed - correct.clip(lowest, highest))
+        below, above = (float(edge) for edge in (correct.min(), correct.max()))
+        slack = CLOSE * (highest - lowest)
+        limits = [f"at least {lowest:.6g}"] if below < lowest - slack else []
+        limits += [f"at most {highest:.6g}"] if above > highest + slack else []
+        if limits:
+            words = f"the output was clamped to {' and '.join(limits)}"
+            yield Fit("output-clamped", words, "remove the clamp", left)
     for digits in range(1, 7):
         if np.abs(np.rint(observed * 10**digits) - observed * 10**digits).max() < 1e-2:
             yield Fit(
@@ -150,7 +160,7 @@ def scaled_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     wanted = observed - observed.mean(axes)
     factor = float((centered * wanted).sum()) / (float((centered**2).sum()) or 1.0)
     words = (
-        f"the output is {factor:.6g} times what it should be, and the same vector was added to "
+        f"the output is {told(factor)} times what it should be, and the same vector was added to "
         "every token"
     )
     mend = "look for a factor, and for a second bias"
@@ -250,6 +260,13 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             words = "the weights' positions were added, and the prefix tokens are missing"
             mend = "concatenate class, distillation and register tokens"
             yield Fit("prefix-missing", words, mend, left)
+        elif not p.to_sequence and positions is not None and _is_own_table(p, table, 0):
+            words = (
+                "the weights' positions were added from their first row on, which is the prefix "
+                "token's, and the prefix tokens are missing"
+            )
+            mend = "put the prefix tokens in front, then add the positions"
+            yield Fit("positions-from-the-first-row", words, mend, left)
         elif p.to_sequence and positions is not None:
             words = (
                 "what is added to the tokens is the same for every image, and not the weights' "
@@ -268,10 +285,12 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             yield Fit("positions-added", words, mend, left)
 
 
-def _is_own_table(p: Pipeline, table: Array) -> bool:
-    """Whether what is added to the patches are the weights' own positions."""
+def _is_own_table(p: Pipeline, table: Array, first: int | None = None) -> bool:
+    """Whether what is added to the patches are the weights' own positions, from the patches' first
+    row on or from another one."""
     assert p.weights.positions is not None
-    positions = p.weights.positions[p.weights.num_positions_ahead :][: len(table)]
+    first = p.weights.num_positions_ahead if first is None else first
+    positions = p.weights.positions[first:][: len(table)]
     return positions.shape == table.shape and rms(table - positions) <= CLOSE * rms(table)
 
 
@@ -287,7 +306,7 @@ def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     plain = correct - bias
     factor = float((plain * (observed - bias)).sum()) / float((plain * plain).sum() or 1.0)
     explanation = (
-        f"the products, but not the bias, are {factor:.6g} times what they should be: the "
+        f"the products, but not the bias, are {told(factor)} times what they should be: the "
         "images or the kernel are scaled"
     )
     left = rms(observed - bias - factor * plain)
@@ -298,26 +317,29 @@ def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
 
 def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """The tokens, but not what makes a sequence of them, times a number."""
-    if (
-        p.weights.positions is None
-        or p.weights.sequence_norm is not None
-        or p.weights.layout.token_order != "raster"
-    ):
+    if p.weights.sequence_norm is not None or p.weights.layout.token_order != "raster":
+        return
+    if correct.shape != observed.shape:
         return
     start = p.weights.num_tokens_ahead
     patches = slice(start, start + p.spec.num_patches)
     row = p.weights.num_positions_ahead
-    positions = p.weights.positions[row : row + p.spec.num_patches].astype(np.float64)
+    positions = (
+        np.zeros((p.spec.num_patches, 1))
+        if p.weights.positions is None
+        else p.weights.positions[row : row + p.spec.num_patches].astype(np.float64)
+    )
     plain, seen = correct[:, patches] - positions, observed[:, patches] - positions
     factor = float((plain * seen).sum()) / float((plain * plain).sum() or 1.0)
     fitted = correct.copy()
     fitted[:, patches] = factor * plain + positions
-    explanation = f"the tokens, but not the positions, are {factor:.6g} times what they should be"
+    others = "prefix tokens" if p.weights.positions is None else "positions"
     yield Fit(
         "tokens-scaled",
-        explanation,
-        "look for a factor between projection and positions",
+        f"the tokens, but not the {others}, are {told(factor)} times what they should be",
+        f"look for a factor between projection and {others}",
         rms(observed - fitted),
+        abs(factor),
     )
 
 
