@@ -49,7 +49,8 @@ def embed(
         PatchParityError: whatever `read_stage` refuses; images that do not fit.
 
     Warns:
-        UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms.
+        UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms;
+            that a bias or positions are not there, which most files have.
     """
     require_choice("to", to, ("tokens", "sequence"))
     with opened(checkpoint) as file:
@@ -86,7 +87,12 @@ def embed(
                 whole = Sizes.told(image_size=images.shape[2:])
                 whole = whole if sizes is None else whole.over(sizes)
                 stage = read_stage(file, from_, prefix, known, whole, ignore)
-    for assumption in stage.assumptions:
+    absent = (
+        f"{stage.dialect.entries[name].name} is not there: {stage.dialect.means(name)}"
+        for name in ("bias", "positions")
+        if name in stage.dialect.entries and name not in stage.candidate.names
+    )
+    for assumption in (*stage.assumptions, *absent):
         warnings.warn(assumption, UserWarning, stacklevel=2)
     _require_images(images, stage)
     _require_images_of_steps(images, stage, config)

@@ -240,6 +240,10 @@ def _of_its_kind(key: str, value: Any) -> bool:
         )
     if key == "absent":
         return isinstance(value, dict)
+    if key == "epsilons":
+        return isinstance(value, dict) and all(
+            isinstance(epsilon, float) and 0 < epsilon < 1 for epsilon in value.values()
+        )
     if key == "pixels":
         return (
             isinstance(value, dict)

@@ -236,6 +236,7 @@ class Dialect:
             makes it one of the dialect's, `key == value`: any of them does.
         epsilon_names: patterns of timm's names whose norms have `norm_epsilon`; models of all other
             names, and those made with an argument of `epsilon_arguments`, have timm's own 1e-6.
+        epsilons: the norms' epsilon in models of timm whose names are of these patterns.
         epsilon_arguments: arguments that bring a norm with timm's own epsilon.
         config: under which keys of `config.json` stride, padding, patch_size, image_size, window
             and registers are kept, where not under the usual ones.
@@ -308,6 +309,7 @@ class Dialect:
     architectures: tuple[str, ...] = ()
     architectures_if: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     epsilon_names: tuple[str, ...] = ()
+    epsilons: Mapping[str, float] = dataclasses.field(default_factory=dict)
     epsilon_arguments: tuple[str, ...] = ()
     config: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     require: tuple[str, ...] = ()
@@ -405,9 +407,9 @@ class Dialect:
         return ", ".join(dict.fromkeys(filter(None, contents))) or "nothing but the kernel"
 
 
-REQUIRED = re.compile(r"(\w+|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
-"""A comparison of a key of `config.json`, or of the length of a list there, with another key or
-with a value."""
+REQUIRED = re.compile(r"(\w+(?:\.\d+)?|len\(\w+\)) (<|<=|==|!=|>=|>) ([\w.-]+|\[\d+(?:, \d+)*\])")
+"""A comparison of a key of `config.json`, of the length of a list there, or of one of its values
+(`key.0`), with another key or with a value."""
 
 
 def to_canonical(array: NDArray[Any], entry: Entry, sizes: Mapping[str, int]) -> NDArray[Any]:

@@ -89,7 +89,7 @@ def is_architecture(dialect: Dialect, config: Sizes) -> bool:
 def _is_met(requirement: str, config: Sizes) -> bool:
     """Whether config.json says what a requirement asks for."""
     key = REQUIRED.fullmatch(requirement)[1]  # type: ignore[index]  # as it was read
-    return key in config.table and not _unmet(requirement, config)
+    return key.partition(".")[0] in config.table and not _unmet(requirement, config)
 
 
 def conflicts_of(
@@ -236,11 +236,13 @@ def _unmet(requirement: str, config: Sizes) -> str:
     """What config.json says against a requirement, in words; empty where it holds, or where the
     file says nothing of it."""
     left, operator, right = REQUIRED.fullmatch(requirement).groups()  # type: ignore[union-attr]  # as it was read
-    name = left.removeprefix("len(").removesuffix(")")
+    name, _, place = left.removeprefix("len(").removesuffix(")").partition(".")
     if name not in config.table:
         return ""
     have = config.table[name]
-    if name != left:
+    if place:
+        have = have[int(place)] if isinstance(have, list) and int(place) < len(have) else None
+    elif name != left:
         have = len(have) if isinstance(have, (list, tuple)) else None
     if right in config.table:
         wanted = config.table[right]

@@ -59,6 +59,8 @@ class Stage:
             make.
         notes: what else is to be told of it, in sentences.
         epsilon_assumed: whether nothing tells ε of its norms, which its library lets users choose.
+        layer_untold: whether it is the layer of a user's own model, of which the file has the
+            tensors and nothing else.
         real_names: under which names its tensors are in the file, by the names without wrappers;
             empty where they have none.
     """
@@ -72,6 +74,7 @@ class Stage:
     notes: tuple[str, ...] = ()
     real_names: Mapping[str, str] = field(default_factory=dict)
     epsilon_assumed: bool = False
+    layer_untold: bool = False
 
     def real_name(self, name: str) -> str:
         """Under which name a tensor is in the file."""
@@ -103,6 +106,12 @@ class Stage:
             sentences.append(
                 f"ε of its norms is taken for {self.weights.layout.norm_epsilon:g}, the usual one "
                 "of its library: no config.json tells it"
+            )
+        if self.layer_untold:
+            sentences.append(
+                "of its layer a .weights.h5 tells no stride, padding, dilation or activation, nor "
+                "what images pass before it: patches are taken to tile, and to be projected and "
+                "no more (the .keras archive tells; --stride and --padding say otherwise)"
             )
         return tuple(sentences)
 
@@ -241,7 +250,9 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         stem,
         _notes(checkpoint, candidate),
         checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {},
-        dialect.epsilon_of_config and not config.model_type,
+        not (config.model_type if dialect.epsilon_of_config else config.architecture)
+        and (dialect.epsilon_of_config or bool(dialect.architectures)),
+        dialect.plain and dialect.framework == "keras" and checkpoint.format == "h5",
     )
 
 
@@ -254,6 +265,9 @@ def epsilon_of(dialect: Dialect, config: Sizes) -> float:
     dialect."""
     if dialect.epsilon_of_config and config.norm_epsilon:
         return config.norm_epsilon
+    for pattern, epsilon in dialect.epsilons.items():
+        if re.fullmatch(pattern, config.architecture or ""):
+            return epsilon
     if dialect.epsilon_names and config.architecture:
         given = any(config.table.get(name) is not None for name in dialect.epsilon_arguments)
         named = any(re.fullmatch(pattern, config.architecture) for pattern in dialect.epsilon_names)

@@ -42,6 +42,22 @@ def require_all(stage: Stage, inside: str, parameters: Iterable[str], name: str)
                 raise OtherModelError(f"{name} has {lacking}, and the file does not")
 
 
+def part_without_place(stage: Stage, inside: str, missed: Iterable[str]) -> str | None:
+    """The first of some tensors that is a part of the stage which its sequence shows, where a model
+    has a place for the kernel and none for it; None where there is no such.
+
+    Args:
+        stage: as it was read.
+        inside: what stands before the stage's names in the model.
+        missed: names that the model has no place for.
+    """
+    entries, missing = stage.dialect.entries, set(missed)
+    if inside + entries["kernel"].name in missing:
+        return None
+    names = (inside + entries[part].name for part in SHOWN if part in entries)
+    return next((name for name in names if name in missing), None)
+
+
 @dataclass(frozen=True)
 class OwnModel:
     """A library's own model.

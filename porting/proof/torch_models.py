@@ -28,6 +28,7 @@ from .own_model import (
     UnprovedError,
     inner_prefixes,
     inner_table,
+    part_without_place,
     reduced,
     require_all,
 )
@@ -73,6 +74,9 @@ def transformers_model(
                 f"{kind.__name__} does not take it ({type(error).__name__}: "
                 f"{first_line(error)[:120]})"
             )
+            continue
+        if part := part_without_place(stage, inside, missed):
+            differs = f"{kind.__name__} has no place for {part}, and the file has it"
             continue
         if missed:
             failed = f"{kind.__name__} does not find {', '.join(missed[:2])} under these names"
@@ -448,6 +452,13 @@ def timm_model(
         None,
     )
     if inside is None:
+        for before in inner_prefixes(stage.candidate.prefix):
+            missed = (before + name for name in tensors if before + name not in own_names)
+            if part := part_without_place(stage, before, missed):
+                raise OtherModelError(
+                    f"{type(model).__name__} ({architecture}) has no place for {part}, and the "
+                    "file has it"
+                )
         raise UnprovedError(
             f"{type(model).__name__} has no "
             f"{next(name for name in tensors if name not in own_names)}"

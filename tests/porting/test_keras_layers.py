@@ -82,3 +82,10 @@ def test_layers_that_do_nothing_when_a_model_is_used_are_not_spoken_of(tmp_path)
     tokens = saved(tmp_path / "m.keras", flip, keras.layers.Dropout(0.1), patch(strides=8))
     found = embed(tmp_path / "m.keras", IMAGES)
     assert np.abs(found - tokens).max() < NEAR * np.abs(tokens).max()
+
+
+def test_weights_alone_tell_nothing_of_their_layer_which_is_said(tmp_path):
+    model = keras.Sequential([keras.Input((32, 24, 3)), patch(strides=4, activation="relu")])
+    model.save_weights(tmp_path / "m.weights.h5")
+    with pytest.warns(UserWarning, match="tells no stride, padding, dilation or activation"):
+        embed(tmp_path / "m.weights.h5", IMAGES)

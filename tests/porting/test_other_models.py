@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from patchparity import PatchParityError, inspect_checkpoint, port, verify
+from patchparity import PatchParityError, embed, inspect_checkpoint, port, verify
+from patchparity.porting.dialects.sizes import Sizes
 
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -22,7 +23,9 @@ def saved(folder, model, without=(), **changed):
     model.save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
     kept = {
-        name: 0.3 * np.random.default_rng(list(name.encode())).standard_normal(array.shape, "f4")
+        name: np.asarray(
+            0.3 * np.random.default_rng(list(name.encode())).standard_normal(array.shape), "f4"
+        )
         for name, array in tensors.items()
         if not any(part in name for part in without)
     }
@@ -54,6 +57,78 @@ def test_a_tensor_that_the_model_has_and_the_file_lacks_is_no_pass(make, lacking
     assert f"{lacking}, and the file does not" in proof["message"]
     with pytest.raises(PatchParityError, match=f"{lacking}, and the file does not"):
         port(folder, tmp_path / "a.safetensors", "timm-vit")
+
+
+def test_a_tensor_that_the_file_has_and_the_model_lacks_is_no_pass(tmp_path):
+    """DINOv2 beside DINOv2 with registers, which have the same names."""
+    folder = saved(
+        tmp_path / "m",
+        transformers.Dinov2WithRegistersModel(
+            transformers.Dinov2WithRegistersConfig(patch_size=8, **SMALL)
+        ),
+        model_type="dinov2",
+        architectures=["Dinov2Model"],
+    )
+    proof = inspect_checkpoint(folder, from_="hf-dinov2", prove=True)["proof"]
+    assert proof["verdict"] == "fail"
+    words = "has no place for embeddings.register_tokens, and the file has it"
+    assert words in proof["message"]
+    with pytest.raises(PatchParityError, match=words):
+        port(folder, tmp_path / "a.safetensors", "timm-vit", from_="hf-dinov2")
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_a_class_token_in_cvt_s_first_stage_is_refused(config, tmp_path):
+    lists = dict(
+        embed_dim=[16, 32],
+        depth=[2, 2],
+        num_heads=[1, 1],
+        patch_sizes=[7, 3],
+        patch_stride=[4, 2],
+        patch_padding=[2, 1],
+        mlp_ratio=[2.0, 2.0],
+        kernel_qkv=[3, 3],
+        padding_kv=[1, 1],
+        stride_kv=[2, 2],
+        padding_q=[1, 1],
+        stride_q=[1, 1],
+        qkv_bias=[True, True],
+        qkv_projection_method=["dw_bn", "dw_bn"],
+        **{f"{name}_rate": [0.0, 0.0] for name in ("attention_drop", "drop", "drop_path")},
+    )
+    plain = {} if config else {"stride": (4, 4), "padding": (2, 2)}
+    for first, name in ((True, "with"), (False, "without")):
+        made = transformers.CvtModel(transformers.CvtConfig(cls_token=[first, True], **lists))
+        folder = saved(tmp_path / name, made)
+        if not config:
+            (folder / "config.json").unlink()
+        images = np.zeros((1, 3, 32, 32), np.float32)
+        if first:
+            with pytest.raises(PatchParityError, match=r"stages\.0\.cls_token \(1, 1, 32\)"):
+                embed(folder, images, sizes=Sizes.told(**plain))
+        else:
+            assert embed(folder, images, sizes=Sizes.told(**plain)).shape == (1, 64, 16)
+
+
+def test_embed_says_what_is_not_there(tmp_path):
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    for lacking, words in (
+        ("projection.bias", r"projection\.bias is not there: no bias is added"),
+        ("position_embeddings", "position_embeddings is not there: no positions are added"),
+    ):
+        folder = saved(tmp_path / lacking, vit(), without=[lacking])
+        with pytest.warns(UserWarning, match=words):
+            embed(folder, images)
+
+
+def test_positions_without_a_row_for_the_class_token_are_no_vit_s(tmp_path):
+    folder = saved(tmp_path / "m", vit())
+    tensors = load_file(folder / "model.safetensors")
+    rows = tensors["embeddings.position_embeddings"]
+    tensors["embeddings.position_embeddings"] = np.ascontiguousarray(rows[:, 1:])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PatchParityError, match="its 16 positions are not of an image of 32×32"):
+        embed(folder, np.zeros((1, 3, 32, 32), np.float32))
 
 
 def test_a_shape_that_config_json_tells_otherwise_is_no_pass(tmp_path):
