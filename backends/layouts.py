@@ -31,9 +31,21 @@ KERNEL_LAYOUTS = {
     "linear-hwc": "D (Ph Pw C)",
     "dense-chw": DENSE_CHANNELS_FIRST,
     "dense-hwc": DENSE_CHANNELS_LAST,
+    "linear-cwh": "D (C Pw Ph)",
+    "linear-whc": "D (Pw Ph C)",
+    "linear-hcw": "D (Ph C Pw)",
+    "linear-wch": "D (Pw C Ph)",
+    "dense-cwh": "(C Pw Ph) D",
+    "dense-whc": "(Pw Ph C) D",
+    "dense-hcw": "(Ph C Pw) D",
+    "dense-wch": "(Pw C Ph) D",
 }
 """The names that users type for kernel layouts; `linear` is `(D, K)` as in torch, `dense` is `(K,
-D)` as in Flax and Keras."""
+D)` as in Flax and Keras, and behind it stands the order in which a patch is flattened: channels,
+height and width."""
+
+FLATTEN_ORDERS = ("chw", "hwc", "cwh", "whc", "hcw", "wch")
+"""In which a patch can be flattened, the usual two first."""
 
 
 def with_time_axis(pattern: str, axes: int) -> str:

@@ -39,6 +39,11 @@ def answer(report: CheckReport, every: bool = False) -> list[str]:
         cause, _, mend = _cause_of(of_trial).removesuffix(")").partition(" (mend: ")
         lines += [f"  cause of {of_trial.probe}: {cause}", *([f"  mend: {mend}"] if mend else [])]
     lines += [f"  note: {note}" for note in report.notes if note not in diagnoses]
+    lines += [
+        f"  told by {result.probe}: {result.message}"
+        for result in judged
+        if result.verdict == "pass" and result.probe == "nan-containment" and result.message
+    ]
     lines += _kinds(wrong, bool(diagnoses))
     lines += _without_verdict(report.results)
     if every:

@@ -18,11 +18,13 @@ from ...porting.objects.call import (
     forms_of_one,
     refilled,
 )
+from ...reference.embed import patch_embed
 from ...reference.error import ArithmeticModel, Gate
 from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
 from ...reference.spec import PatchEmbedSpec
 from ...reference.verdict import judge
+from ...reference.weights import PatchEmbedWeights
 from .containment import alike, bitwise
 from .problems import Problems, first_of, part_of, repeated_first
 from .remainders import readings_of_remainders
@@ -82,6 +84,28 @@ go round eight buffers of its own."""
 MOST_OPERATIONS = 2 * 10**9
 """Operations of a trial on a larger image than the object's own: above it, seconds on one core."""
 
+SAMPLED = ((224, 8), (288, 5), (384, 2), (448, 2), (518, 1), (640, 1), (768, 1), (1024, 1))
+"""Rows and columns of more images that people have, and how many are given at a time, of which some
+tokens are judged: what is wrong above a size, or where the tokens of a batch are many, is wrong
+there. The object computes them; of the reference they cost nothing."""
+
+MOST_SAMPLED = 6 * 10**9
+"""Operations of all these: a tenth of a second of two cores."""
+
+TOKENS_SAMPLED = 48
+"""Tokens that are judged: the first and the last of each image among them."""
+
+OTHER_POSITIONS = ((3, 5), (6, 4))
+"""Rows and columns of patches of images whose positions nobody knows."""
+
+NEAR_PRODUCT = 2.0**-9
+"""Relative rms within which what an object gives of an image, less what it gives of zeros, is the
+patches' product, in float32: positions a thousand times as large as tokens leave 2⁻¹³ of it."""
+
+MIXED = 0.03
+"""Relative rms that autocast to bfloat16 may move tokens by: inputs, weights and results that are
+rounded move them by 2⁻⁷ together."""
+
 Outcome = dict[str, Any]
 
 
@@ -130,9 +154,14 @@ class _Trials:
             other = spec.replace(image_size=size)
             name = f"image-{'x'.join(map(str, size))}"
             yield name, functools.partial(self._random, other, _count_of(other))
+        for size, count in self._sampled_sizes():
+            name = f"{count}-of-{'x'.join(map(str, size))}"
+            yield name, functools.partial(self._sampled, spec.replace(image_size=size), count)
         if self.weights.positions is None:
             for name, more in self._remainders().items():
                 yield name, functools.partial(self._not_dividing, more)
+        elif spec.spatial_axes == 2 and self.live.dtype in ("float32", "float64"):
+            yield "positions-at-other-sizes", self._without_positions
         yield from self._of_values()
         yield "infinity", self._infinity
         yield "nan-of-each-channel", self._nan_of_each_channel
@@ -147,6 +176,8 @@ class _Trials:
         if self.live.call.record is not None:
             yield "with-gradients", self._recorded
             yield "inference-mode", self._inference
+        if self.live.call.mixed is not None and self.live.dtype == "float32":
+            yield "mixed-precision", self._mixed
         if self.live.call.training is not None:
             yield TRAINING, self._as_given
         yield "first-images-again", functools.partial(self._again, images, first)
@@ -232,6 +263,101 @@ class _Trials:
         ]
         kept = ((*frames, *usual[0]), max(costly, key=math.prod, default=()))
         return [size for size in small if size not in costly or size in kept]
+
+    def _sampled_sizes(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Larger images, and how many at a time, where tokens are the products of patches alone
+        and the object is called without being compiled anew."""
+        spec, call = self.live.spec, self.live.call
+        tokens_alone = self.weights.positions is None and not self.weights.num_prefix_tokens
+        plain = spec.spatial_axes == 2 and spec.tiles and not any(map(any, spec.padding))
+        if not (tokens_alone and plain and self.live.framework == "torch") or call.batch:
+            return
+        left = MOST_SAMPLED
+        for side, count in SAMPLED:
+            size = tuple(side // step * step for step in spec.stride)
+            if min(size) == 0 or size == spec.image_size:
+                continue
+            operations = spec.replace(image_size=size).flops(count)
+            if operations <= left:
+                left -= operations
+                yield size, count
+
+    def _sampled(self, spec: PatchEmbedSpec, count: int) -> Outcome:
+        """Some tokens of many images, or of a large one: each is held against its own patch."""
+        images = self._draw(spec, count)
+        output = self.live.call(images)
+        if output.shape != spec.tokens_shape(count):
+            expected = spec.tokens_shape(count)
+            return {
+                "verdict": "fail",
+                "message": f"output of shape {output.shape}, expected {expected}",
+            }
+        ends = [(image, end) for image in range(count) for end in (0, spec.num_patches - 1)]
+        drawn = zip(
+            self.generator.integers(count, size=TOKENS_SAMPLED),
+            self.generator.integers(spec.num_patches, size=TOKENS_SAMPLED),
+            strict=True,
+        )
+        picked = [*ends, *drawn]
+        rows, columns = spec.patch_size
+        patches, tokens = [], []
+        for image, token in picked:
+            row, column = divmod(int(token), spec.grid[1])
+            top, start = row * spec.stride[0], column * spec.stride[1]
+            patches.append(images[image, :, top : top + rows, start : start + columns])
+            tokens.append(output[image, token])
+        alone = spec.replace(image_size=spec.patch_size)
+        probe = self._probe(alone, np.stack(patches), "probabilistic", False)
+        outcome = self._judged_on(probe, probe.images, np.stack(tokens)[:, None])
+        self.failure = None  # patches of different images explain nothing together
+        if outcome["verdict"] == "fail":
+            size = "×".join(map(str, spec.image_size))
+            message = f"of {count} images of {size} some tokens: {outcome['message']}"
+            return {**outcome, "message": message}
+        return outcome
+
+    def _without_positions(self) -> Outcome:
+        """At other sizes nobody knows the positions, which an image and one of zeros share: their
+        difference is the patches' product."""
+        weights, spec = self.weights, self.live.spec
+        plain = PatchEmbedWeights(weights.kernel)
+        ahead = weights.num_tokens_ahead
+        for grid in OTHER_POSITIONS:
+            other = spec.replace(image_size=_sides(spec, grid))
+            images = self._draw(other, 2)
+            outputs = [self.live.call(np.array(each)) for each in (images, np.zeros_like(images))]
+            if outputs[0].ndim != 3 or outputs[0].shape[1] < other.num_patches + ahead:
+                continue  # it gives something else there, which is no token of a patch
+            patches = slice(ahead, ahead + other.num_patches)
+            found = outputs[0][:, patches].astype(np.float64) - outputs[1][:, patches]
+            expected = patch_embed(images.astype(np.float64), plain.astype(np.float64), other)
+            left, size = (float(np.sqrt(np.mean(each**2))) for each in (found - expected, expected))
+            if not left <= NEAR_PRODUCT * size:
+                shape = "×".join(map(str, other.image_size))
+                return {
+                    "verdict": "fail",
+                    "message": f"images of {shape}, less one of zeros, give what no patches' "
+                    f"product is, whatever the positions there: {left / size:.2g} of it is left",
+                }
+        return {"verdict": "pass"}
+
+    def _mixed(self) -> Outcome | None:
+        """The same call under autocast, as many train: it may round to bfloat16, and no more."""
+        probe = self._own()
+        assert self.live.call.mixed is not None
+        expected = self.live.call(np.array(probe.images)).astype(np.float64)
+        with self.live.call.mixed():
+            output = self.live.call(np.array(probe.images)).astype(np.float64)
+        moving = expected - expected.mean(axis=0, keepdims=True)
+        signal, size = (float(np.sqrt(np.mean(each**2))) for each in (moving, expected))
+        left = float(np.sqrt(np.mean((output - expected) ** 2)))
+        if output.shape == expected.shape and left <= MIXED * (signal + size):
+            return {"verdict": "pass"}
+        return {
+            "verdict": "fail",
+            "message": "under torch's autocast to bfloat16 it gives something else than rounded "
+            f"numbers: {left / size:.2g} of the output",
+        }
 
     def _probe(
         self, spec: PatchEmbedSpec, images: NDArray[Any], gate: Gate, fingerprint: bool
@@ -540,7 +666,8 @@ class _Trials:
         """Random images of the object's own size, drawn once for the trials in which something
         else is tried than the images; the reference answers once."""
         if self._drawn is None:
-            images = self._draw(self.live.spec, self.live.call.batch or 3)
+            several = SEVERAL if self.live.spec.flops(SEVERAL) <= CHEAP_OPERATIONS else 3
+            images = self._draw(self.live.spec, self.live.call.batch or several)
             self._drawn = self._probe(self.live.spec, images, "probabilistic", False)
         return self._drawn
 
@@ -571,6 +698,18 @@ class _Trials:
         with self.live.call.serving():
             return self._judged_on(probe, np.array(probe.images))
 
+    def _turned_batches(self) -> Iterator[tuple[str, Any, Probe]]:
+        """One image and several, square ones, whose channels lie last in memory."""
+        if self.live.call.batch:
+            return
+        for count in (1, SEVERAL):
+            images = self._draw(self.small, count)
+            forms = forms_in_memory(self.live.call.place(images))
+            probe = self._probe(self.small, images, "probabilistic", False)
+            for name in ("channels_last", "rows and columns exchanged in memory"):
+                if name in forms:
+                    yield f"{name}, {count} images", forms[name], probe
+
     def _memory(self) -> Outcome | None:
         """The same images, laid out in memory otherwise."""
         probe = self._own()
@@ -579,6 +718,7 @@ class _Trials:
         wrong, refused, worst = [], [], 0.0
         forms = [(name, form, probe) for name, form in forms_in_memory(placed).items()]
         forms += [(name, form, same) for name, form in forms_of_one(placed).items()]
+        forms += list(self._turned_batches())
         for name, form, shown in forms:
             before = bits_of(form).copy()
             try:

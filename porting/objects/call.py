@@ -33,6 +33,8 @@ class LiveCall:
         held: entered around a call of the whole.
         record: as `run`, where gradients are recorded; None where that is no other call.
         serving: entered around a call as those do who serve a model (torch's inference mode).
+        mixed: entered around a call as those do who train in mixed precision (torch's autocast to
+            bfloat16); None where there is no such.
         training: as `run`, of a copy in training mode; None of an object that is in no such.
         batch: how many images it takes at a time, where it refuses others; None where it does not.
         grids: shapes of outputs that were flattened into tokens, the first of them.
@@ -45,6 +47,7 @@ class LiveCall:
     held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     record: Callable[[Any], Any] | None = None
     serving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    mixed: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
     training: Callable[[Any], Any] | None = None
     batch: int | None = None
     grids: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
@@ -161,6 +164,8 @@ def caller(
             hint = "--image-layout, --image-size and --in-channels say what it takes"
             if isinstance(error, TypeError) and "required" in str(error):
                 hint = "it takes more than images: give a function of images that passes the rest"
+            elif kind == "numpy" and isinstance(error, (TypeError, AttributeError)):
+                hint = "it was given a NumPy array: --framework says whose arrays it takes"
             raise PatchParityError(
                 f"{name} failed on images of shape {tuple(placed.shape)}, {layout}: "
                 f"{type(error).__name__}: {first_line(error)} ({hint})"
@@ -217,6 +222,7 @@ def caller(
         functools.partial(_evaluating, subject),
         functools.partial(run, recorded=True),
         _inference_mode,
+        _mixed_precision,
         in_training if getattr(subject, "training", False) is True else None,
         grids=grids,
         taken=taken,
@@ -250,6 +256,13 @@ def _evaluating(subject: Any) -> Iterator[None]:
     finally:
         for module in modules:
             module.training = True
+
+
+def _mixed_precision() -> contextlib.AbstractContextManager[Any]:
+    """As many train a model."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 @contextlib.contextmanager

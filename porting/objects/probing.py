@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.layouts import KERNEL_LAYOUTS
+from ...backends.layouts import FLATTEN_ORDERS, KERNEL_LAYOUTS
 from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError
 from ...reference.sequence import embed_sequence, sincos_positions, sinusoid_table
@@ -54,8 +54,12 @@ def with_flatten_order(live: LiveEmbedding, found_weights: FoundWeights) -> Live
     images = np.random.default_rng(0).standard_normal(live.spec.images_shape(2)).astype(live.dtype)
     observed = live.call(images)
     apart = observed[0].astype(np.float64) - observed[1]
-    distances = {}
-    for order in found_weights.orders:
+    kinds = dict.fromkeys(order.split("-")[0] for order in found_weights.orders)
+    unusual = [f"{kind}-{order}" for order in FLATTEN_ORDERS[2:] for kind in kinds]
+    distances: dict[str, float] = {}
+    for order in (*found_weights.orders, *unusual):
+        if order in unusual and _is_near(min(distances.values()), apart):
+            break  # an order that is usual explains it
         weights = found_weights.to_canonical(live.spec, order)
         expected = _expected(dataclasses.replace(live, weights=weights), images)
         if apart.shape[1:] != expected.shape[2:] or len(apart) < len(expected[0]):
@@ -68,15 +72,18 @@ def with_flatten_order(live: LiveEmbedding, found_weights: FoundWeights) -> Live
             for side in (apart[: len(wanted)], apart[-len(wanted) :])
         )
     best = min(distances, key=distances.__getitem__)
-    words = {"chw": "(C, Ph, Pw)", "hwc": "(Ph, Pw, C)"}[best[-3:]]
-    if not distances[best] < UNLIKE**2 * float(np.mean(apart**2)):
+    axes = KERNEL_LAYOUTS[best].replace("D", "").strip(" ()").replace(" ", ", ")
+    if not _is_near(distances[best], apart):
+        best = min(found_weights.orders, key=distances.__getitem__)
+        axes = KERNEL_LAYOUTS[best].replace("D", "").strip(" ()").replace(" ", ", ")
         note = (
-            f"no flatten order of the linear layer explains its output; {words} comes nearest "
+            f"no flatten order of the linear layer explains its output; ({axes}) comes nearest "
             f"(--kernel-layout {best})"
         )
     else:
         note = (
-            f"the linear layer's flatten order was found by probe: {words} (--kernel-layout {best})"
+            f"the linear layer's flatten order was found by probe: ({axes}) (--kernel-layout "
+            f"{best})"
         )
     return dataclasses.replace(
         live,
@@ -84,6 +91,11 @@ def with_flatten_order(live: LiveEmbedding, found_weights: FoundWeights) -> Live
         notes=(*live.notes, note),
         kernel_layout=KERNEL_LAYOUTS[best],
     )
+
+
+def _is_near(distance: float, apart: NDArray[np.float64]) -> bool:
+    """Whether a mean squared distance is that of rounding."""
+    return distance < UNLIKE**2 * float(np.mean(apart**2))
 
 
 NARROW = ("bfloat16", "float16")
@@ -142,8 +154,11 @@ def with_computing_dtype(live: LiveEmbedding, *layers: Any) -> LiveEmbedding:
     given = live.first_call[1].dtype.name
     if given == live.dtype:
         return live
-    if live.dtype in NARROW and given == "float32":
-        note = f"it gives float32 of weights in {live.dtype}: it is judged as {live.dtype}"
+    if (live.dtype in NARROW and given == "float32") or (live.dtype, given) == (
+        "float32",
+        "float64",
+    ):
+        note = f"it gives {given} of weights in {live.dtype}: it is judged as {live.dtype}"
         fetch, dtype = live.call.fetch, live.dtype
         call = dataclasses.replace(live.call, fetch=lambda output: fetch(output).astype(dtype))
         return dataclasses.replace(live, call=call, notes=(*live.notes, note))

@@ -144,7 +144,7 @@ def read_live(
     if len(orders) > 1:
         live = with_flatten_order(live, found_weights)
     if weights is not None:
-        return live
+        return with_computing_dtype(live) if kind == "numpy" else live
     return with_found_parts(
         with_computing_dtype(live, found_weights.owner, subject), subject, found_weights
     )

@@ -219,6 +219,44 @@ def sets_the_default_dtype(self, x):
     return tokens(self, x)
 
 
+def of_several_at_224(self, x):
+    found = tokens(self, x)
+    return found.roll(1, 0) if x.shape[2] == 224 and len(x) > 1 else found
+
+
+def above_500_pixels(self, x):
+    return tokens(self, x) * (0.9 if x.shape[2] * x.shape[3] > 500**2 else 1.0)
+
+
+def in_a_buffer_of_10000_tokens(self, x):
+    found = tokens(self, x).contiguous()
+    found.view(-1, found.shape[-1])[10_000:] = 0
+    return found
+
+
+def of_several_with_channels_last(self, x):
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return tokens(self, x) * (2.0 if last and len(x) > 3 else 1.0)
+
+
+def of_one_with_channels_last(self, x):
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return tokens(self, x) * (2.0 if last and len(x) == 1 else 1.0)
+
+
+def of_square_ones_with_channels_last(self, x):
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return tokens(self, x.mT if last and x.shape[2] == x.shape[3] else x)
+
+
+def of_several_in_inference_mode(self, x):
+    return tokens(self, x) * (2.0 if torch.is_inference_mode_enabled() and len(x) > 4 else 1.0)
+
+
+def under_autocast(self, x):
+    return tokens(self, x) * (1.1 if torch.is_autocast_enabled("cpu") else 1.0)
+
+
 def module_of(forward, **parts):
     kind = type("Module", (torch.nn.Module,), {"forward": forward})
     module = kind()
@@ -266,6 +304,14 @@ WRONG = [
     records_no_gradients_any_more,
     lowers_the_precision_of_others,
     sets_the_default_dtype,
+    of_several_at_224,
+    above_500_pixels,
+    in_a_buffer_of_10000_tokens,
+    of_several_with_channels_last,
+    of_one_with_channels_last,
+    of_square_ones_with_channels_last,
+    of_several_in_inference_mode,
+    under_autocast,
 ]
 
 
@@ -301,6 +347,74 @@ def test_a_nan_that_reaches_a_neighbor_is_told_and_no_mixing():
     results = {result.probe: result for result in report.results}
     assert "reaches other tokens of its image too" in results["nan-containment"].message
     assert results["one-hot-images"].verdict == "pass"
+    assert "told by nan-containment: " in str(report)
+
+
+class Positioned(torch.nn.Module):
+    """A sequence with positions that are resized to other grids, with `change` at other sizes."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.proj, self.change = torch.nn.Conv2d(3, D, P, P), change
+        self.cls_token = torch.nn.Parameter(torch.randn(1, 1, D))
+        self.pos_embed = torch.nn.Parameter(torch.randn(1, 13, D))
+
+    def forward(self, x):
+        found = self.proj(x).flatten(2).transpose(1, 2)
+        grid = (x.shape[2] // P, x.shape[3] // P)
+        first, rest = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        if grid != (3, 4):
+            found = self.change(found)
+            rest = rest.reshape(1, 3, 4, D).permute(0, 3, 1, 2)
+            rest = functional.interpolate(rest, grid, mode="bicubic").flatten(2).transpose(1, 2)
+        return torch.cat([(self.cls_token + first).expand(len(x), -1, -1), found + rest], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [
+        (lambda found: found, True),
+        (lambda found: 1.5 * found, False),
+        (lambda found: found.flip(1), False),
+        (lambda found: 0 * found, False),
+    ],
+)
+def test_the_patches_are_judged_at_sizes_whose_positions_nobody_knows(change, right):
+    torch.manual_seed(0)
+    report = check(Positioned(change), image_size=(12, 16))
+    assert report.ok is right, str(report)
+    result = next(each for each in report.results if each.probe == "positions-at-other-sizes")
+    assert result.verdict == ("pass" if right else "fail")
+
+
+@pytest.mark.parametrize("order", ["p2 p1 c", "c p2 p1", "p1 c p2", "p2 c p1", "c p1 p2"])
+def test_every_order_in_which_a_patch_is_flattened_is_found(order):
+    from einops.layers.torch import Rearrange
+
+    torch.manual_seed(0)
+    cut = Rearrange(f"b c (h p1) (w p2) -> b (h w) ({order})", p1=P, p2=P)
+    report = check(torch.nn.Sequential(cut, torch.nn.Linear(P * P * 3, D)), patch_size=P)
+    assert report.ok, str(report)
+    axes = order.replace("p1", "Ph").replace("p2", "Pw").replace("c", "C").replace(" ", ", ")
+    assert f"was found by probe: ({axes})" in str(report)
+
+
+def test_numpy_that_promotes_is_judged_in_the_type_of_its_images():
+    kernel = np.random.default_rng(0).standard_normal((D, 3, P, P)).astype(np.float32)
+
+    def promotes(images):
+        rows, columns = images.shape[2] // P, images.shape[3] // P
+        cut = images.reshape(len(images), 3, rows, P, columns, P).transpose(0, 2, 4, 1, 3, 5)
+        return cut.reshape(len(images), rows * columns, -1).astype(np.float64) @ kernel.reshape(
+            D, -1
+        ).T.astype(np.float64)
+
+    report = check(promotes, weights={"kernel": kernel}, image_size=(12, 16))
+    assert report.ok, str(report)
+    assert "it gives float64 of weights in float32: it is judged as float32" in str(report)
+    assert not check(
+        lambda images: 1.001 * promotes(images), weights={"kernel": kernel}, image_size=(12, 16)
+    ).ok
 
 
 def test_a_wrong_trial_says_what_explains_it():
