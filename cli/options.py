@@ -58,7 +58,7 @@ KernelLayoutOption = Annotated[
     str | None,
     typer.Option(
         "--kernel-layout",
-        help="oihw, hwio, ohwi, canonical, linear-chw or dense-chw, or with hwc, cwh, whc, hcw, wch.",
+        help="oihw, hwio, ohwi, canonical, linear-chw or dense-chw; also hwc, cwh, whc, hcw, wch.",
     ),
 ]
 ImageLayoutOption = Annotated[str | None, typer.Option("--image-layout", help="nchw or nhwc.")]

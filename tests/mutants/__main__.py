@@ -9,6 +9,7 @@ import argparse
 import ast
 import difflib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -118,8 +119,11 @@ def mutants_of(file: str, processes: int) -> list[tuple[int | None, str, str]]:
         target = Path(folder)
         copied_tree(target, file)
         run = [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes)]
+        alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a mutant is a fork
         with (target / "log").open("w") as log:
-            done = subprocess.run(run, cwd=target, stdout=log, stderr=log)
+            done = subprocess.run(
+                run, cwd=target, stdout=log, stderr=log, env={**os.environ, **alone}
+            )
         if done.returncode:
             sys.exit((target / "log").read_text()[-4000:])
         return list(changes(target, file))
