@@ -1,7 +1,9 @@
 """The fastest implementation of a framework on a problem."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from ..intervals import by_generation, paired_ratio
 from ..record.rows import OPERATIONS
 from ..record.schema import Measured
 
@@ -30,3 +32,23 @@ def fastest(benchmarks: list[Measured]) -> dict[tuple[Any, ...], Measured]:
         if key not in best or entry.stats.median < best[key].stats.median:
             best[key] = entry
     return best
+
+
+def over_the_fastest(
+    members: Sequence[Measured],
+) -> list[tuple[float, tuple[float, float] | None]]:
+    """The time of each row over that of the first, paired by round, with a 95% interval; of rows
+    with other rounds than it the medians' ratio alone.
+
+    Args:
+        members: rows of one interleave, the fastest first.
+    """
+    best = members[0]
+    generations = best.extra_info.generations
+    base = by_generation(best.stats.data, generations)
+    return [
+        (entry.stats.median / best.stats.median, None)
+        if entry is best or len(entry.stats.data) != len(best.stats.data)
+        else paired_ratio(by_generation(entry.stats.data, generations), base)
+        for entry in members
+    ]

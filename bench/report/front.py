@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..answers.fastest import over_the_fastest
 from ..answers.recommend import choice_of
 from ..check.results import CheckReport
-from ..intervals import by_generation, paired_ratio
 from ..machine.hosts import LOCAL
 from ..record.comparisons import Pair, framework_of, is_called_today
 from ..record.noise import noise_floors, noise_of
@@ -157,29 +157,18 @@ def _verdict(info: Figures) -> str:
 
 def _dots(members: list[Measured], frameworks: Sequence[str]) -> list[Dot]:
     """Every row over the fastest, paired by round."""
-    best = members[0]
-    base = by_generation(best.stats.data, best.extra_info.generations)
-    dots = []
-    for entry in members:
-        info = entry.extra_info
-        ratio, interval = entry.stats.median / best.stats.median, None
-        if len(entry.stats.data) == len(best.stats.data) and entry is not best:
-            ratio, interval = paired_ratio(
-                by_generation(entry.stats.data, best.extra_info.generations), base
-            )
-        low, high = interval or (None, None)
-        dots.append(
-            Dot(
-                info.implementation,
-                ratio,
-                low,
-                high,
-                color_of(framework_of(info), frameworks),
-                is_called_today(info),
-                f"{milliseconds(entry.stats.median)} ms",
-            )
+    return [
+        Dot(
+            entry.extra_info.implementation,
+            ratio,
+            None if interval is None else interval[0],
+            None if interval is None else interval[1],
+            color_of(framework_of(entry.extra_info), frameworks),
+            is_called_today(entry.extra_info),
+            f"{milliseconds(entry.stats.median)} ms",
         )
-    return dots
+        for entry, (ratio, interval) in zip(members, over_the_fastest(members), strict=True)
+    ]
 
 
 def verdict_line(bench: Bench, check: CheckReport | None) -> str:
