@@ -156,3 +156,55 @@ def test_images_of_another_shape_are_named():
         PatchParityError, match=r"images of shape \(2, 3, 48, 32\): expected \(B, 3, 32, 48\)"
     ):
         spec.check_images(np.zeros((2, 3, 48, 32)))
+
+
+def test_channels_and_width_are_one_number_of_at_least_1():
+    spec = PatchEmbedSpec((8, 12), 4, 5, 7)
+    assert (spec.in_channels, spec.embed_dim) == (5, 7)
+    spec = PatchEmbedSpec((8, 12), 4, 1, 1)
+    assert (spec.in_channels, spec.embed_dim) == (1, 1)
+    assert PatchEmbedSpec((8, 12), 4, (5,), (7,)) == PatchEmbedSpec((8, 12), 4, 5, 7)
+    for name in ("image_size", "in_channels", "embed_dim"):
+        sizes = {"image_size": (8, 12), "patch_size": 4, name: 0}
+        with pytest.raises(PatchParityError, match=f"^{name}=0: expected"):
+            PatchEmbedSpec(**sizes)
+    for name in ("in_channels", "embed_dim"):
+        with pytest.raises(PatchParityError, match=rf"^{name}=\(3, 4\)"):
+            PatchEmbedSpec((8, 12), 4, **{name: (3, 4)})
+
+
+def test_what_does_not_fit_is_told_with_its_padding():
+    for remainder in ("error", "floor"):
+        with pytest.raises(
+            PatchParityError, match="axis 1 is 7 with padding, smaller than the patch of 8"
+        ):
+            PatchEmbedSpec((14, 5), 8, padding=1, remainder=remainder)
+        assert PatchEmbedSpec((14, 6), 8, padding=1, remainder="floor").grid == (2, 1)
+    with pytest.raises(PatchParityError, match="axis 0 is 10, expected for instance 8 or 13"):
+        PatchEmbedSpec((10, 8), 5, padding=1)
+    assert PatchEmbedSpec((11, 15), 3, stride=4).grid == (3, 4)
+    with pytest.raises(PatchParityError, match="axis 1 is 13, expected for instance 11 or 15"):
+        PatchEmbedSpec((11, 13), 3, stride=4)
+
+
+def test_a_padding_that_is_no_number_is_refused():
+    for padding in (None, 1.5, (1.0, 2), ((1, 2), 3.5)):
+        with pytest.raises(PatchParityError, match="^padding=.*: expected an integer >= 0"):
+            PatchEmbedSpec((8, 12), 4, padding=padding)
+
+
+def test_a_hint_at_the_layout_is_given_where_it_may_be_that():
+    spec = PatchEmbedSpec((32, 48), 16)
+    sentence = "images of shape (2, {}) have {} channels, expected 3, as (B, 3, 32, 48){}"
+    for shape, hint in (
+        ((32, 48, 3), " (channels last? move them to axis 1)"),
+        ((4, 32, 48), ""),
+    ):
+        with pytest.raises(PatchParityError) as refused:
+            spec.check_images(np.zeros((2, *shape)))
+        words = sentence.format(", ".join(map(str, shape)), shape[0], hint)
+        assert str(refused.value) == words
+    with pytest.raises(PatchParityError, match=r"expected \(B, 3, 32, 48\)"):
+        spec.check_images(np.zeros((2, 3, 40, 48)))
+    with pytest.raises(PatchParityError, match="^images"):
+        spec.check_images([[1.0]])
