@@ -90,7 +90,9 @@ def embed(
     absent = (
         f"{stage.dialect.entries[name].name} is not there: {stage.dialect.means(name)}"
         for name in ("bias", "positions")
-        if name in stage.dialect.entries and name not in stage.candidate.names
+        if name in stage.dialect.entries
+        and name not in stage.candidate.names
+        and not stage.dialect.plain
     )
     for assumption in (*stage.assumptions, *absent):
         warnings.warn(assumption, UserWarning, stacklevel=2)
