@@ -293,9 +293,12 @@ def embed_command(
     asked: dict[str, Any] = dict(
         from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ()
     )
+    told: list[str] = []
     with warnings.catch_warnings(record=True) as assumptions:
         warnings.simplefilter("always", UserWarning)
-        tokens = embed(checkpoint, read_images(images), to=to, **asked)
+        tokens = embed(checkpoint, read_images(images), to=to, told=told, **asked)
+    for sentence in told:
+        err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)
     for assumption in assumptions:
         err.print(f"[yellow]assumed[/] {escape(str(assumption.message))}", soft_wrap=True)
     write_array(target, tokens)

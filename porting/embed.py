@@ -32,6 +32,7 @@ def embed(
     sizes: Sizes | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
+    told: list[str] | None = None,
 ) -> NDArray[Any]:
     """Run the reference on the embedding stage of a checkpoint.
 
@@ -41,6 +42,8 @@ def embed(
         to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm,
             if there is one before it).
         from_, prefix, sizes, ignore, dialects: as in `port`; the images tell their own size.
+        told: a list to which sentences are added, of a bias or positions that are not there: they
+            are right of some models, and of others a file that lost them.
 
     Returns:
         `(B, N, D)`, or `(B, prefix + N, D)`, float64.
@@ -49,8 +52,7 @@ def embed(
         PatchParityError: whatever `read_stage` refuses; images that do not fit.
 
     Warns:
-        UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms;
-            that a bias or positions are not there, which most files have.
+        UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms.
     """
     require_choice("to", to, ("tokens", "sequence"))
     with opened(checkpoint) as file:
@@ -87,14 +89,9 @@ def embed(
                 whole = Sizes.told(image_size=images.shape[2:])
                 whole = whole if sizes is None else whole.over(sizes)
                 stage = read_stage(file, from_, prefix, known, whole, ignore)
-    absent = (
-        f"{stage.dialect.entries[name].name} is not there: {stage.dialect.means(name)}"
-        for name in ("bias", "positions")
-        if name in stage.dialect.entries
-        and name not in stage.candidate.names
-        and not stage.dialect.plain
-    )
-    for assumption in (*stage.assumptions, *absent):
+    if told is not None:
+        told += absent_parts(stage)
+    for assumption in stage.assumptions:
         warnings.warn(assumption, UserWarning, stacklevel=2)
     _require_images(images, stage)
     _require_images_of_steps(images, stage, config)
@@ -109,6 +106,16 @@ def embed(
     if weights.positions is not None:
         _require_positions(images, stage, spec, said)
     return embed_sequence(features, weights, spec)
+
+
+def absent_parts(stage: Stage) -> list[str]:
+    """That a bias or positions are not there, which its dialect knows, in sentences."""
+    entries = stage.dialect.entries
+    return [
+        f"{entries[name].name} is not there: {stage.dialect.means(name)}"
+        for name in ("bias", "positions")
+        if name in entries and name not in stage.candidate.names and not stage.dialect.plain
+    ]
 
 
 def _require_images(images: NDArray[Any], stage: Stage) -> None:

@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_told_with_its_padding():
 
 def test_a_padding_that_is_no_number_is_refused():
     for padding in (None, 1.5, (1.0, 2), ((1, 2), 3.5)):
-        with pytest.raises(PatchParityError, match="^padding=.*: expected an integer >= 0"):
+        with pytest.raises(PatchParityError, match=r"^padding=.*: expected an integer >= 0"):
             PatchEmbedSpec((8, 12), 4, padding=padding)
 
 
@@ -206,5 +206,5 @@ def test_a_hint_at_the_layout_is_given_where_it_may_be_that():
         assert str(refused.value) == words
     with pytest.raises(PatchParityError, match=r"expected \(B, 3, 32, 48\)"):
         spec.check_images(np.zeros((2, 3, 40, 48)))
-    with pytest.raises(PatchParityError, match="^images"):
+    with pytest.raises(PatchParityError, match=r"^images"):
         spec.check_images([[1.0]])
