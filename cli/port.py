@@ -105,7 +105,10 @@ def port_command(
     for loss in done.losses:
         out.print(f"[yellow]lost[/] {escape(loss)}", soft_wrap=True)
     print_checks([(check.verdict, check.name, check.message) for check in done.checks])
-    out.print(escape(str(target)), soft_wrap=True)
+    others = f"; {done.not_moved} others were not moved" if done.not_moved else ""
+    count = len(done.tensors)
+    tensors = f"{count} tensor{'s' if count != 1 else ''} of the embedding stage"
+    out.print(f"{escape(str(target))}: {tensors}{others}", soft_wrap=True)
 
 
 def _print_dialects(files: list[Path] | None) -> None:

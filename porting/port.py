@@ -51,6 +51,7 @@ class PortReport:
         steps, losses: in sentences.
         tensors: names in the target.
         checks: the proof.
+        not_moved: how many more tensors the source holds, of its encoder and head.
     """
 
     source: str
@@ -59,6 +60,7 @@ class PortReport:
     losses: list[str]
     tensors: list[str]
     checks: list[Check]
+    not_moved: int = 0
 
     @property
     def ok(self) -> bool:
@@ -128,6 +130,7 @@ def port(
         }
         proofs = [_named(prove_by_library(checkpoint, stage), "source")] if prove else []
         _require_proof(proofs, f"{source} is not what it was read as")
+        not_moved = len(set(checkpoint.tensors) - _names_of(stage))
     if stage.candidate.assumed:
         raise PatchParityError(
             f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json "
@@ -171,8 +174,13 @@ def port(
     if into is None:
         steps += _left_to_a_model(written, wanted)
     return PortReport(
-        stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks
+        stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks, not_moved
     )
+
+
+def _names_of(stage: Stage) -> set[str]:
+    """The tensors of the source that the stage is, by their names in the file."""
+    return {stage.real_name(name) for name in stage.candidate.names.values()}
 
 
 def _fitted(

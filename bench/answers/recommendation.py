@@ -186,6 +186,20 @@ class Recommendation:
     runner_up: RunnerUp | None
     notes: list[str]
 
+    def answer(self) -> str:
+        """Say what to use in one sentence."""
+        first = self.choices[0]
+        noise = "" if self.noise is None else f" (noise ±{100 * self.noise:.1f}%)"
+        if first.sure and first.nearest is not None:
+            gain = (
+                f"surely {_factor(first.nearest)} times as fast as {first.nearest.implementation}"
+            )
+            return f"use {first.implementation}, {gain}{noise}"
+        if first.customary:
+            whose = "your own" if first.is_own else "which people call today"
+            return f"use {first.implementation}, {whose}: nothing is surely faster{noise}"
+        return f"use {first.implementation}, the fastest by its median{noise}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
         return {"schema": "patchparity.recommend/1", **dataclasses.asdict(self)}

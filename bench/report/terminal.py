@@ -312,16 +312,17 @@ def _print_behaviors(report: "CheckReport") -> None:
 
 
 def print_recommendation(recommendation: "Recommendation") -> None:
-    """Print what to use: overall, on each framework, and the lines of code."""
+    """Print what to use: the answer, what it follows from on each framework, and the lines of
+    code."""
     from ..record.words import ratio_text
 
+    out.print(f"[bold]{escape(recommendation.answer())}[/]", soft_wrap=True)
     place = "" if recommendation.device == "cpu" else f" on {recommendation.device}"
     out.print(
         f"[bold]{recommendation.case}, {recommendation.dtype}{place}, {recommendation.threads} "
-        f"thread{'s' if recommendation.threads > 1 else ''}[/] ({escape(recommendation.measured)})"
+        f"thread{'s' if recommendation.threads > 1 else ''}[/] ({escape(recommendation.measured)})",
+        soft_wrap=True,
     )
-    if recommendation.noise is not None:
-        out.print(f"noise of this measurement: {100 * recommendation.noise:.1f}%")
     table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain [95%]", ""))
     for choice in recommendation.choices:
         nearest = choice.nearest

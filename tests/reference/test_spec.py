@@ -208,3 +208,4 @@ def test_a_hint_at_the_layout_is_given_where_it_may_be_that():
         spec.check_images(np.zeros((2, 3, 40, 48)))
     with pytest.raises(PatchParityError, match=r"^images"):
         spec.check_images([[1.0]])
+    spec.check_images(np.zeros((2, 3, 32, 48)))
