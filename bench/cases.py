@@ -39,7 +39,58 @@ _FIXED = {
 """Sizes that follow no rule. The last two are tubelets, one axis more: VideoMAE's ViT-B on 16
 frames, Qwen2-VL's on a picture, which it sees as two."""
 
+NAMED = (
+    *(f"vit-{size}16-224" for size in ("ti", "s", "b", "l")),
+    *("vit-b32-224", "vit-h14-224", "vit-l14-518", "vit-so400m14-384"),
+    *_FIXED,
+)
+"""Cases that people have; a ViT of any size, patch and image has a name, and so have all sizes."""
+
 _VIT = re.compile(rf"vit-({'|'.join(VIT_WIDTHS)})({'|'.join(map(str, VIT_PATCHES))})-(\d+)")
+
+
+_SIZES = re.compile(
+    r"p(?P<patch>\d+(?:x\d+)*)-(?P<image>\d+(?:x\d+)*)-d(?P<dim>\d+)(?:-c(?P<channels>\d+))?"
+    r"(?:-s(?P<stride>\d+(?:x\d+)*))?"
+)
+
+
+def name_of_sizes(
+    patch_size: tuple[int, ...],
+    image_size: tuple[int, ...],
+    embed_dim: int,
+    in_channels: int = 3,
+    stride: tuple[int, ...] = (),
+) -> str:
+    """The name of a case of these sizes, without its batch.
+
+    Args:
+        patch_size, image_size, stride: in pixels, one for all axes or one for each; no stride means
+            the patch.
+        embed_dim: D.
+        in_channels: C.
+    """
+    patch, image, step = ("x".join(map(str, sides)) for sides in (patch_size, image_size, stride))
+    channels = "" if in_channels == 3 else f"-c{in_channels}"
+    return f"p{patch}-{image}-d{embed_dim}{channels}" + (f"-s{step}" if step else "")
+
+
+def _sides(text: str | None) -> int | tuple[int, ...] | None:
+    """One number, or several with `x` between."""
+    if text is None:
+        return None
+    sides = tuple(map(int, text.split("x")))
+    return sides[0] if len(sides) == 1 else sides
+
+
+def _of_sizes(model: str) -> PatchEmbedSpec | None:
+    """The sizes that a name spells out, what patches do not divide left out; None of any other
+    name."""
+    if (match := _SIZES.fullmatch(model)) is None:
+        return None
+    patch, image, stride = (_sides(match[part]) for part in ("patch", "image", "stride"))
+    sizes = (image, patch, int(match["channels"] or 3), int(match["dim"]), stride)
+    return PatchEmbedSpec(*sizes, remainder="floor")  # type: ignore[arg-type]  # both are told
 
 
 def named_case(name: str) -> Case:
@@ -48,22 +99,23 @@ def named_case(name: str) -> Case:
     Args:
         name: `vit-SIZEPATCH-IMAGE` with SIZE one of ti, s, b, l, h, so400m and PATCH 14, 16 or 32
             (`vit-b16-224`, `vit-l14-518`), `sam-b16-1024`, `swin-t4-224`, `segformer-k7s4p3-224`,
-            `overlap-k5s2-225`, or the tubelets `videomae-b16-16x224` and `qwen2vl-p14-2x448`; with
-            `-bN` for a batch of N (else 1).
+            `overlap-k5s2-225`, or the tubelets `videomae-b16-16x224` and `qwen2vl-p14-2x448`; or
+            sizes, `p8-96x128-d192`, with `-c4` for other channels than 3 and `-s4` for another
+            stride than the patch; with `-bN` for a batch of N (else 1).
 
     Raises:
         PatchParityError: a name that is none of these.
     """
     parts = re.fullmatch(r"(.+?)(?:-b([1-9]\d*))?", name)
     model, batch = parts.groups() if parts else ("", None)
-    spec = _FIXED.get(model)
+    spec = _FIXED.get(model) or _of_sizes(model)
     if spec is None and (match := _VIT.fullmatch(model)):
         size, patch, image = match.groups()
         # SigLIP's So400m/14 reads 384 pixels with the last 6 left out, as a VALID convolution does.
         remainder: Remainder = "floor" if size == "so400m" else "error"
         spec = PatchEmbedSpec(int(image), int(patch), 3, VIT_WIDTHS[size], remainder=remainder)
     if spec is None:
-        expected = ", ".join(("vit-b16-224", "vit-l14-518", *_FIXED))
+        expected = ", ".join(("vit-b16-224", "vit-l14-518", *_FIXED, "p8-96x128-d192"))
         raise PatchParityError(
             f"case {name!r} is unknown; expected for instance {expected}, each with -bN for a "
             "batch of N"

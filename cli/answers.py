@@ -9,8 +9,16 @@ import typer
 from ..bench.report.console import out
 from ..reference.errors import PatchParityError
 from .exit import FAILED, FINE
-from .given import fraction, interruptible
-from .options import JsonOption, PeerOption
+from .given import fraction, interruptible, own_shape
+from .options import (
+    JsonOption,
+    PeerOption,
+    ShapeChannelsOption,
+    ShapeImageOption,
+    ShapePatchOption,
+    ShapeStrideOption,
+    ShapeWidthOption,
+)
 
 
 def compare_command(
@@ -84,6 +92,11 @@ def recommend_command(
         typer.Option("--record", help="A folder that bench or run wrote; default: measure now."),
     ] = None,
     json: JsonOption = None,
+    patch_size: ShapePatchOption = None,
+    image_size: ShapeImageOption = None,
+    embed_dim: ShapeWidthOption = None,
+    in_channels: ShapeChannelsOption = None,
+    stride: ShapeStrideOption = None,
 ) -> None:
     """Say which implementation to use for a shape on this machine, how sure that is, and the lines
     of code; measures for a minute or two."""
@@ -96,9 +109,10 @@ def recommend_command(
         require_writable(json, *(record_files(record) if record else []))
     if record is not None and peer:
         raise PatchParityError("--peer has no part here: what the record holds is measured already")
+    shape = own_shape(patch_size, image_size, embed_dim, in_channels, stride)
     with interruptible("interrupted: nothing was kept"):
         recommendation = recommend(
-            case,
+            shape or case,
             batch=batch,
             device=device,
             dtype=dtype,

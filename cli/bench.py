@@ -7,7 +7,7 @@ import typer
 
 from ..bench.report.console import out
 from .exit import FAILED, FINE
-from .given import fraction, interruptible
+from .given import fraction, interruptible, own_shape
 from .options import (
     BackendOption,
     BudgetOption,
@@ -21,6 +21,7 @@ from .options import (
     ImplementationOption,
     JsonOption,
     LimitOption,
+    ListCasesOption,
     OperationOption,
     OutOption,
     PeerOption,
@@ -30,6 +31,11 @@ from .options import (
     ResumeOption,
     RoundsOption,
     SeedOption,
+    ShapeChannelsOption,
+    ShapeImageOption,
+    ShapePatchOption,
+    ShapeStrideOption,
+    ShapeWidthOption,
     ThreadsOption,
     TimedDtypeOption,
     TimedPrecisionOption,
@@ -64,8 +70,25 @@ def bench_command(
     resume: ResumeOption = False,
     out_folder: OutOption = Path("patchparity-bench"),
     json: JsonOption = None,
+    patch_size: ShapePatchOption = None,
+    image_size: ShapeImageOption = None,
+    embed_dim: ShapeWidthOption = None,
+    in_channels: ShapeChannelsOption = None,
+    stride: ShapeStrideOption = None,
+    list_: ListCasesOption = False,
 ) -> None:
     """Time every implementation, interleaved over isolated workers; exit 1 if a row failed."""
+    if list_:
+        from ..bench.cases import NAMED, named_case
+
+        for name in NAMED:
+            spec = named_case(name).spec
+            out.print(f"{name}: {spec.num_patches} tokens of {spec.embed_dim}", soft_wrap=True)
+        out.print("p8-96x128-d192-c4-s4: any sizes; -b8 behind each: a batch", soft_wrap=True)
+        return
+    shape = own_shape(patch_size, image_size, embed_dim, in_channels, stride)
+    if shape is not None:
+        context.params["case"] = [*(case or ()), shape]
     from ..bench.record.folder import record_files
     from ..bench.report.terminal import print_bench
     from ..bench.timing.benchmark import benchmark
@@ -146,6 +169,7 @@ def run_command(
 def _bench_options(context: typer.Context) -> "BenchOptions":
     """Read what `bench` and `run` are told to measure; their options are named as the fields of
     BenchOptions, the repeated ones in the singular."""
+    from ..bench.answers.shape_names import case_of_text
     from ..bench.timing.options import BenchOptions
 
     typed = context.params
@@ -163,6 +187,7 @@ def _bench_options(context: typer.Context) -> "BenchOptions":
     plain = ("preset", "rounds", "generations", "seed", "call_seconds", "resume")
     fields: dict[str, Any] = {name: typed[name] for name in plain}
     fields.update({field: tuple(typed[option] or ()) for field, option in repeated.items()})
+    fields["cases"] = tuple(case_of_text(text).name for text in fields["cases"])
     return BenchOptions(
         threads=BenchOptions.parse({"threads": typed["threads"]}).threads,
         precision_goal=None

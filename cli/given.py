@@ -1,5 +1,6 @@
 """What was typed: which options, of which files, and which of them belong together."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -132,3 +133,39 @@ def interruptible(
         TOLD_OF_INTERRUPTION = True
         err.print(message)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def own_shape(
+    patch_size: str | None,
+    image_size: str | None,
+    embed_dim: int | None,
+    in_channels: int | None,
+    stride: str | None,
+) -> str | None:
+    """The name of the case that sizes tell; None where none was told.
+
+    Raises:
+        PatchParityError: some of the sizes without the others, or sizes that are none.
+    """
+    from ..bench.cases import name_of_sizes
+
+    if all(size is None for size in (patch_size, image_size, embed_dim, in_channels, stride)):
+        return None
+    if patch_size is None or image_size is None or embed_dim is None:
+        raise PatchParityError(
+            "a shape of one's own has --patch-size, --image-size and --embed-dim, and maybe "
+            "--in-channels and --stride"
+        )
+
+    def sides(option: str, text: str) -> tuple[int, ...]:
+        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+            raise PatchParityError(f"{option} {text}: expected such as 8, or 8x16")
+        return tuple(map(int, text.split("x")))
+
+    return name_of_sizes(
+        sides("--patch-size", patch_size),
+        sides("--image-size", image_size),
+        embed_dim,
+        3 if in_channels is None else in_channels,
+        () if stride is None else sides("--stride", stride),
+    )

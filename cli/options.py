@@ -95,7 +95,25 @@ ThreadsOption = Annotated[
 ]
 CaseOption = Annotated[
     list[str] | None,
-    typer.Option("--case", help="A named case instead of the preset's; may be repeated."),
+    typer.Option(
+        "--case", help="A case instead of the preset's, or a model's name; may be repeated."
+    ),
+]
+ShapePatchOption = Annotated[
+    str | None, typer.Option("--patch-size", help="Of a shape of one's own: 8, or 8x16.")
+]
+ShapeImageOption = Annotated[
+    str | None, typer.Option("--image-size", help="Of a shape of one's own: 96, or 96x128.")
+]
+ListCasesOption = Annotated[bool, typer.Option("--list", help="Print the names of cases, and end.")]
+ShapeWidthOption = Annotated[
+    int | None, typer.Option("--embed-dim", help="Of a shape of one's own: D.")
+]
+ShapeChannelsOption = Annotated[
+    int | None, typer.Option("--in-channels", help="Of a shape of one's own: C; default: 3.")
+]
+ShapeStrideOption = Annotated[
+    str | None, typer.Option("--stride", help="Of a shape of one's own; default: the patch.")
 ]
 RoundsOption = Annotated[
     int | None, typer.Option("--rounds", help="Samples a row, instead of the preset's.")

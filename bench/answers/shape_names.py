@@ -30,6 +30,9 @@ def case_of_text(text: str, batch: int | None = None) -> Case:
         raise PatchParityError(f"batch {batch}: expected at least 1")
     # what timm puts behind a dot is how it was trained
     name = text.strip().lower().split(".")[0].replace("_", "-")
+    if name.startswith("p") and name[1:2].isdigit():  # sizes, spelled out
+        case = named_case(name)
+        return case if batch is None else named_case(f"{case.name.rsplit('-b', 1)[0]}-b{batch}")
     # the batch is not the b16 of vit-b16: a digit comes before it
     parts = re.fullmatch(r"(.+?\d.*?)(-b\d+)?", name)
     model, own_batch = parts.groups() if parts else (name, None)

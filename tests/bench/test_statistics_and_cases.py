@@ -302,3 +302,21 @@ def test_few_rounds_are_not_believed_however_far_apart_they_lie():
 def test_medians_of_resamples_are_numpy_s_to_the_last_bit(count):
     rows = np.random.default_rng(count).lognormal(size=(50, count))
     assert (_medians(rows) == np.median(rows, axis=1)).all()
+
+
+def test_every_case_has_one_name_everywhere_and_so_has_any_shape():
+    from patchparity.bench.answers.shape_names import case_of_text
+    from patchparity.bench.cases import NAMED, name_of_sizes, named_case
+
+    for name in NAMED:
+        assert case_of_text(f"{name}-b3") == named_case(f"{name}-b3")
+    name = name_of_sizes((8, 4), (96, 128), 192, 4, (8, 2))
+    assert name == "p8x4-96x128-d192-c4-s8x2"
+    case = case_of_text(f"{name}-b5")
+    assert (case.name, case.batch) == (f"{name}-b5", 5)
+    assert case.spec.images_shape(5) == (5, 4, 96, 128)
+    assert (case.spec.patch_size, case.spec.stride, case.spec.embed_dim) == ((8, 4), (8, 2), 192)
+    assert case_of_text(name, 7).batch == 7
+    plain = named_case(name_of_sizes((16,), (100,), 32))
+    assert (plain.name, plain.spec.grid) == ("p16-100-d32-b1", (6, 6))
+    assert named_case("p2x16x16-4x32x48-d24").spec.grid == (2, 2, 3)
