@@ -1,4 +1,6 @@
-"""Stems, against torch's own layers."""
+"""Stems, against torch's own layers, and against loops."""
+
+import math
 
 import numpy as np
 import pytest
@@ -81,7 +83,102 @@ def test_a_stem_is_convolutions_with_batch_norms(kernels, size):
 
 def test_an_image_smaller_than_a_kernel_is_refused():
     stem = [StemLayer(np.ones((4, 7, 7, 3)), None, 2, 0)]
-    with pytest.raises(PatchParityError, match="smaller than the stem's kernels"):
+    with pytest.raises(
+        PatchParityError,
+        match=r"^an image whose map is of 0×2 is smaller than the stem's kernels$",
+    ):
         features_of((6, 9), stem)
+    assert features_of((7, 9), stem) == (1, 2)
     with pytest.raises(PatchParityError):
         apply_stem(np.ones((1, 3, 6, 9)), stem)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_gelu_is_the_formula_in_the_dtype_of_the_values(dtype):
+    values = np.random.default_rng(1).standard_normal((3, 50)).astype(dtype) * dtype(3)
+    root = dtype(math.sqrt(2))
+    expected = [
+        [x * (dtype(1) + dtype(math.erf(x / root))) / dtype(2) for x in row] for row in values
+    ]
+    result = ACTIVATIONS["gelu"](values)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, np.array(expected, dtype))
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_batch_norm_is_put_into_kernel_and_bias(with_bias):
+    """On one patch: the folded kernel gives what kernel and norm give one after the other."""
+    generator = np.random.default_rng(4)
+    kernel = generator.standard_normal((5, 3, 2, 4)).astype(np.float32)
+    bias = generator.standard_normal(5).astype(np.float32) if with_bias else None
+    scale, shift, mean = generator.standard_normal((3, 5)).astype(np.float32)
+    variance = generator.random(5).astype(np.float32) + np.float32(0.5)
+    folded, added = fold_batch_norm(kernel, bias, (scale, shift, mean, variance), 0.25)
+    assert (folded.dtype, added.dtype) == (np.float64, np.float64)
+    assert (folded.shape, added.shape) == ((5, 3, 2, 4), (5,))
+    patch = generator.standard_normal((3, 2, 4))
+    for row in range(5):
+        value = (kernel[row].astype(np.float64) * patch).sum()
+        if bias is not None:
+            value += float(bias[row])
+        centered = value - float(mean[row])
+        expected = centered * float(scale[row]) / math.sqrt(float(variance[row]) + 0.25)
+        result = (folded[row] * patch).sum() + added[row]
+        assert result == pytest.approx(expected + float(shift[row]), rel=0, abs=1e-13)
+
+
+def looped(images, layer):
+    """A layer with `relu` or no activation, one value at a time."""
+    count, _, rows, columns = images.shape
+    width, height_of, width_of, channels = layer.kernel.shape
+    pad, step = layer.padding, layer.stride
+    grid = [
+        (extent + 2 * pad - side) // step + 1
+        for extent, side in ((rows, height_of), (columns, width_of))
+    ]
+    result = np.zeros((count, width, *grid))
+    for image, out, row, column in np.ndindex(result.shape):
+        total = 0.0 if layer.bias is None else float(layer.bias[out])
+        for i, j, channel in np.ndindex(height_of, width_of, channels):
+            y, x = row * step + i - pad, column * step + j - pad
+            if 0 <= y < rows and 0 <= x < columns:
+                total += images[image, channel, y, x] * layer.kernel[out, i, j, channel]
+        result[image, out, row, column] = max(total, 0) if layer.activation else total
+    return result
+
+
+def test_a_stem_is_its_layers_one_after_the_other():
+    draw = np.random.default_rng(6).standard_normal
+    stem = [
+        StemLayer(draw((5, 3, 2, 4)), draw(5), 2, 1, "relu"),
+        StemLayer(draw((7, 1, 3, 5)), None, 1, 0),
+    ]
+    images = draw((2, 4, 8, 11))
+    expected = looped(looped(images, stem[0]), stem[1])
+    assert expected.shape == (2, 7, 4, 4)
+    result = apply_stem(images, stem)
+    assert result.dtype == np.float64
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12)
+    assert features_of((8, 11), stem) == (4, 4)
+    single = apply_stem(images.astype(np.float32), stem, np.float32)
+    assert single.dtype == np.float32
+    # sums of 24 and 15 products: 40 roundings of values of up to 200
+    np.testing.assert_allclose(single, expected, rtol=0, atol=40 * 2.0**-24 * 200)
+    assert apply_stem(images, []) is images
+
+
+def test_sizes_of_maps_and_of_images():
+    """By hand: 23 + 2 − 3 is 11 steps of 2 and 17 + 2 − 5 is 7, so (12, 8); then 12 − 2 is 3 steps
+    of 3 and 8 − 1 is 2, so (4, 3)."""
+    stem = [
+        StemLayer(np.ones((4, 3, 5, 3)), None, 2, 1),
+        StemLayer(np.ones((6, 2, 1, 4)), None, 3, 0),
+    ]
+    assert features_of((23, 17), stem) == (4, 3)
+    # back: (11, 7) is the least for the second layer, of which (21, 15) is for the first
+    assert image_of((4, 3), stem) == (21, 15)
+    assert features_of((21, 15), stem) == (4, 3)
+    assert features_of((20, 15), stem) == (3, 3)
+    assert features_of((21, 14), stem) == (4, 2)
+    # all of the first window is padding
+    assert image_of((1, 2), [StemLayer(np.ones((4, 1, 2, 3)), None, 3, 2)]) == (1, 1)

@@ -1,6 +1,7 @@
 """Canonical weights, their initialization, and the sequence that enters the encoder."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from patchparity.reference.sequence import (
     embed_sequence,
     layer_norm,
     merge_block_order,
+    order_of,
+    sinusoid_table,
     unrolled_order,
     window_order,
 )
@@ -186,11 +189,19 @@ def test_sincos_table_is_maes():
         ),
         (dict(class_token=np.zeros((1, 1, 20))), r"class_token of shape \(1, 1, 20\)"),
         (dict(token_norm=LayerNorm(np.zeros(3), np.zeros(20))), r"token_norm.scale of shape"),
+        (
+            dict(bias=[0.0] * 20),
+            r"^bias: list, expected a NumPy array \(numpy.asarray gives one\)$",
+        ),
+        (
+            dict(kernel=[[0.0]]),
+            r"^kernel: list, expected a NumPy array \(numpy.asarray gives one\)$",
+        ),
     ],
 )
 def test_arrays_that_cannot_belong_together(fields, message):
     with pytest.raises(PatchParityError, match=message):
-        PatchEmbedWeights(np.zeros((20, 8, 8, 3)), **fields)
+        PatchEmbedWeights(**{"kernel": np.zeros((20, 8, 8, 3)), **fields})
 
 
 def test_other_errors():
@@ -208,8 +219,24 @@ def test_other_errors():
         assemble_sequence(np.zeros((2, 20, 24)), weights, SPEC)
     with pytest.raises(PatchParityError, match="multiple of 4"):
         sincos_positions((3, 5), 18)
-    with pytest.raises(PatchParityError, match=r"grid=\(3, 4\)"):
-        merge_block_order((3, 4))
+    with pytest.raises(
+        PatchParityError,
+        match=r"^grid=\(2, 3, 5\): a 2-D sine-cosine table needs \(rows, columns\)$",
+    ):
+        sincos_positions((2, 3, 5), 16)
+    for grid in ((3, 4), (4, 3), (2, 3, 4), (2, 4, 3), (4,), (2, 2, 2, 2)):
+        with pytest.raises(PatchParityError) as refused:
+            merge_block_order(grid)
+        assert str(refused.value) == (
+            f"grid={grid}: 2x2 merge order needs an even number of rows and of columns"
+        )
+    masked = dataclasses.replace(weights, mask_token=np.zeros(20))
+    with pytest.raises(
+        PatchParityError, match=r"^mask of shape \(2, 20\): expected \(2, 24\), \(B, N\)$"
+    ):
+        assemble_sequence(np.zeros((2, 24, 20)), masked, SPEC, np.zeros((2, 20), bool))
+    with pytest.raises(PatchParityError, match=r"^tokens: list, expected a NumPy array"):
+        assemble_sequence([[[0.0]]], weights, SPEC)
     with pytest.raises(
         PatchParityError, match="prefix_side 'middle' is unknown; expected one of first, last"
     ):
@@ -223,7 +250,29 @@ def test_other_errors():
 def test_merged_blocks_of_video_follow_frame_by_frame():
     frame = merge_block_order((2, 4))
     assert frame.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
-    assert merge_block_order((2, 2, 4)).tolist() == [*frame, *(8 + frame)]
+    assert merge_block_order((3, 2, 4)).tolist() == [*frame, *(8 + frame), *(16 + frame)]
+
+
+@pytest.mark.parametrize(
+    ("grid", "window"), [((10, 6), 4), ((6, 10), 4), ((4, 6), 2), ((8, 14), 6), ((4, 6), 8)]
+)
+def test_merged_blocks_of_a_window_follow_one_another(grid, window):
+    """Written out as loops: windows, in each its blocks, in each its four tokens, all row by
+    row."""
+    rows, columns = grid
+    expected = [
+        (row + i) * columns + column + j
+        for top in range(0, rows, window)
+        for left in range(0, columns, window)
+        for row in range(top, min(top + window, rows), 2)
+        for column in range(left, min(left + window, columns), 2)
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
+    assert merge_block_order(grid, window).tolist() == expected
+    layout = SequenceLayout(token_order="merge-2x2", window=window)
+    assert order_of(grid, layout).tolist() == expected
+    assert order_of(grid, SequenceLayout()).tolist() == list(range(rows * columns))
 
 
 @pytest.mark.parametrize(
@@ -310,17 +359,21 @@ def test_tokens_may_stand_on_both_sides():
 
 
 def test_a_window_that_no_order_has():
-    for order, window in (
-        ("raster", 2),
-        ("merge-2x2", 3),
-        ("windows", 0),
-        ("unrolled-2x2", 6),
-        ("unrolled-2x2", 1),
+    for order, window, wanted in (
+        ("raster", 2, "0"),
+        ("merge-2x2", 3, "an even number of patches"),
+        ("merge-2x2", -2, "an even number of patches"),
+        ("windows", 0, "a number of patches"),
+        ("windows", 2.0, "a number of patches"),
+        ("unrolled-2x2", 6, "a power of two"),
+        ("unrolled-2x2", 1, "a power of two"),
     ):
         with pytest.raises(
-            PatchParityError, match=f"window={window}: expected .* for {order} order"
+            PatchParityError, match=f"^window={window}: expected {wanted} for {order} order$"
         ):
             SequenceLayout(token_order=order, window=window)
+    for order, window in (("merge-2x2", 4), ("merge-2x2", 6), ("windows", 1), ("unrolled-2x2", 8)):
+        assert SequenceLayout(token_order=order, window=window).window == window
     with pytest.raises(
         PatchParityError,
         match=r"grid=\(3, 4\): expected \(rows, columns\) that windows of 2×2 divide",
@@ -345,3 +398,170 @@ def test_simple_vits_table_reaches_its_last_frequency():
         np.testing.assert_allclose(table[row * 5 + column], expected, rtol=0, atol=1.8e-15)
     with pytest.raises(PatchParityError, match="at least 8"):
         sincos_positions((3, 5), 4, last_frequency=True)
+    assert sincos_positions((3, 5), 8, last_frequency=True).shape == (15, 8)
+
+
+def test_a_layout_holds_tuples():
+    names = ["register_tokens", "class_token"]
+    layout = SequenceLayout(prefix=names, positioned=names[1:], suffix=names[:1])
+    assert layout.prefix == ("register_tokens", "class_token")
+    assert layout.positioned == ("class_token",)
+    assert layout.suffix == ("register_tokens",)
+    with pytest.raises(PatchParityError, match=r"^norm_epsilon='1e-6': expected a number$"):
+        SequenceLayout(norm_epsilon="1e-6")
+
+
+def test_kernels_of_video_and_of_one_row_are_weights():
+    draw = np.random.default_rng(8).standard_normal
+    video = PatchEmbedWeights(draw((5, 2, 3, 4, 6)), patch_norm=LayerNorm(draw(144)))
+    assert video.matrix.shape == (5, 144)
+    single = PatchEmbedWeights(draw((1, 3, 4, 2)), patch_norm=LayerNorm(draw(24), draw(24)))
+    assert single.matrix.shape == (1, 24)
+    with pytest.raises(
+        PatchParityError,
+        match=r"^kernel of shape \(20, 8, 8, 4\): expected \(20, 8, 8, 3\), \(D, \*patch, C\) of "
+        r"the spec$",
+    ):
+        PatchEmbedWeights(draw((20, 8, 8, 4))).check_spec(SPEC)
+
+
+def test_every_array_is_changed_but_those_of_the_fields_named():
+    draw = np.random.default_rng(9).standard_normal
+    weights = PatchEmbedWeights(
+        draw((5, 2, 3, 4)),
+        draw(5),
+        positions=draw((7, 5)),
+        patch_norm=LayerNorm(draw(24), draw(24), centered=True),
+        token_norm=LayerNorm(draw(5), None, centered=False),
+        layout=SequenceLayout(norm_epsilon=0.5),
+    )
+    doubled = weights.map(lambda array: 2 * array, ("bias",))
+    assert (doubled.kernel == 2 * weights.kernel).all()
+    assert (doubled.bias == weights.bias).all()
+    assert (doubled.positions == 2 * weights.positions).all()
+    assert (doubled.patch_norm.scale == 2 * weights.patch_norm.scale).all()
+    assert (doubled.patch_norm.shift == 2 * weights.patch_norm.shift).all()
+    assert (doubled.token_norm.scale == 2 * weights.token_norm.scale).all()
+    assert doubled.token_norm.shift is None
+    assert (doubled.patch_norm.centered, doubled.token_norm.centered) == (True, False)
+    assert doubled.class_token is None
+    assert doubled.layout == weights.layout
+    single = weights.astype(np.float32)
+    for array in (single.kernel, single.bias, single.patch_norm.scale, single.patch_norm.shift):
+        assert array.dtype == np.float32
+
+
+def test_weights_are_shown_by_shapes():
+    weights = PatchEmbedWeights(
+        np.zeros((5, 2, 3, 4), np.float32),
+        positions=np.zeros((7, 5)),
+        patch_norm=LayerNorm(np.zeros(24)),
+        token_norm=LayerNorm(np.zeros(5), centered=False),
+    )
+    assert repr(weights) == (
+        "PatchEmbedWeights(kernel=float32[5, 2, 3, 4], positions=float64[7, 5], "
+        "patch_norm=LayerNorm[24], token_norm=RMSNorm[5])"
+    )
+
+
+def test_videomaes_table_has_sines_on_even_channels():
+    table = sinusoid_table(6, 10)
+    assert table.shape == (6, 10)
+    for place, channel in np.ndindex(6, 10):
+        angle = place / 10000 ** (channel // 2 * 2 / 10)
+        expected = math.cos(angle) if channel % 2 else math.sin(angle)
+        # an angle of at most 5, off by 2 ulp
+        assert table[place, channel] == pytest.approx(expected, rel=0, abs=1.8e-15)
+
+
+def normed(vector: np.ndarray, norm: LayerNorm, epsilon: float) -> np.ndarray:
+    """A norm of one vector, written out."""
+    width = len(vector)
+    mean = sum(vector) / width if norm.centered else 0.0
+    spread = math.sqrt(sum((value - mean) ** 2 for value in vector) / width + epsilon)
+    shift = np.zeros(width) if norm.shift is None else norm.shift
+    return np.array([(vector[k] - mean) / spread * norm.scale[k] + shift[k] for k in range(width)])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("centered", [True, False])
+def test_a_norm_is_over_the_last_axis(centered, dtype):
+    draw = np.random.default_rng(10).standard_normal
+    values = draw((2, 3, 7)).astype(dtype) + dtype(1)
+    norm = LayerNorm(draw(7), draw(7) if centered else None, centered)
+    result = layer_norm(values, norm, 0.25)
+    assert result.dtype == dtype
+    expected = [[normed(row, norm, 0.25) for row in rows] for rows in values.astype(np.float64)]
+    np.testing.assert_allclose(result, expected, rtol=0, atol=100 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("with_norm", [True, False])
+def test_a_sequence_is_made_token_by_token(with_norm, with_bias, dtype):
+    """All that weights can have, written out as loops; one prefix token is not there."""
+    spec = PatchEmbedSpec((6, 8), (3, 2), 4, 5)
+    generator = np.random.default_rng(11)
+    draw = generator.standard_normal
+    weights = PatchEmbedWeights(
+        draw((5, 3, 2, 4)),
+        draw(5) if with_bias else None,
+        register_tokens=draw((3, 5)),
+        distillation_token=draw(5),
+        mask_token=draw(5),
+        positions=draw((12, 5)),
+        patch_norm=LayerNorm(draw(24), draw(24)) if with_norm else None,
+        token_norm=LayerNorm(draw(5), None, centered=False),
+        sequence_norm=LayerNorm(draw(5), draw(5)),
+        layout=SequenceLayout(
+            ("class_token", "register_tokens", "distillation_token"),
+            positioned=("register_tokens", "distillation_token"),
+            token_order="windows",
+            window=2,
+            norm_epsilon=0.125,
+        ),
+    )
+    batch, mask = draw((3, 4, 6, 8)), generator.random((3, 8)) < 0.3
+    result = embed_sequence(batch, weights, spec, dtype, mask)
+    assert result.dtype == dtype
+    expected = []
+    for image, hidden in zip(batch, mask, strict=True):
+        tokens = []
+        for index in range(8):
+            row, column = divmod(index, 4)
+            window = image[:, row * 3 : row * 3 + 3, column * 2 : column * 2 + 2]
+            patch = window.transpose(1, 2, 0).ravel()
+            if with_norm:
+                patch = normed(patch, weights.patch_norm, 0.125)
+            token = np.array([(weights.kernel[out].ravel() * patch).sum() for out in range(5)])
+            if with_bias:
+                token = token + weights.bias
+            token = normed(token, weights.token_norm, 0.125)
+            token = weights.mask_token if hidden[index] else token
+            tokens.append(token + weights.positions[4 + index])
+        prefix = [*weights.register_tokens, weights.distillation_token]
+        whole = [token + weights.positions[row] for row, token in enumerate(prefix)]
+        whole += [tokens[index] for index in (0, 1, 4, 5, 2, 3, 6, 7)]
+        expected.append([normed(token, weights.sequence_norm, 0.125) for token in whole])
+    np.testing.assert_allclose(result, expected, rtol=0, atol=400 * np.finfo(dtype).eps)
+
+
+def test_each_prefix_token_takes_its_own_rows_of_positions():
+    draw = np.random.default_rng(12).standard_normal
+    names = ("class_token", "distillation_token", "register_tokens")
+    weights = PatchEmbedWeights(
+        draw((20, 8, 8, 3)),
+        class_token=draw(20),
+        distillation_token=draw(20),
+        register_tokens=draw((3, 20)),
+        positions=draw((29, 20)),
+        layout=SequenceLayout(names, positioned=names),
+    )
+    tokens = draw((2, 24, 20))
+    sequence = assemble_sequence(tokens, weights, SPEC)
+    prefix = [weights.class_token, weights.distillation_token, *weights.register_tokens]
+    for image in range(2):
+        for row, token in enumerate([*prefix, *tokens[image]]):
+            np.testing.assert_array_equal(sequence[image, row], token + weights.positions[row])
+    for dtype in (np.float32, np.float64):
+        assert embed_sequence(images(), weights, SPEC, dtype).dtype == dtype
