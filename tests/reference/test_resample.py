@@ -90,6 +90,8 @@ def test_what_cannot_be_resized_is_refused():
             match=f"^an axis of {size} resized to {new}: expected positive sizes$",
         ):
             resize_matrix(Rule(), size, new)
+    with pytest.raises(PatchParityError, match="resized to 0"):
+        resize_grid(np.zeros((2, 2, 1)), (0, 3), "torch-bilinear")
     assert resize_matrix(Rule(), 1, 1).tolist() == [[1.0]]
 
 
