@@ -173,11 +173,13 @@ def error_bound(
         + model.inputs**2
         + accumulation(reference_roundoff)
     )
-    bound = factor * gauge + terms * (2 + largest_input) * model.smallest
+    summed = np.multiply(factor, gauge, out=np.zeros_like(gauge), where=gauge != 0)
+    bound = summed + terms * (2 + largest_input) * model.smallest
     if model.output:
         rounding = model.output / (1 - model.output)
         earlier = np.abs(expected) if partial is None else partial
-        bound = bound + (model.output_roundings - 1) * rounding * (earlier + bound)
+        if model.output_roundings > 1:  # no times a bound that is infinite would be NaN
+            bound = bound + (model.output_roundings - 1) * rounding * (earlier + bound)
         bound = bound + rounding * (np.abs(expected) + bound)
     return bound
 

@@ -89,7 +89,8 @@ def is_architecture(dialect: Dialect, config: Sizes) -> bool:
 def _is_met(requirement: str, config: Sizes) -> bool:
     """Whether config.json says what a requirement asks for."""
     key = REQUIRED.fullmatch(requirement)[1]  # type: ignore[index]  # as it was read
-    return key.partition(".")[0] in config.table and not _unmet(requirement, config)
+    name = key.removeprefix("len(").removesuffix(")").partition(".")[0]
+    return name in config.table and not _unmet(requirement, config)
 
 
 def conflicts_of(

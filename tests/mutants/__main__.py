@@ -36,11 +36,27 @@ TESTS = {
         "reference/test_probes_and_verdict.py",
     ),
     "reference/error.py": ("reference/test_error.py", "reference/test_probes_and_verdict.py"),
-    "reference/verdict.py": ("reference/test_probes_and_verdict.py", "reference/test_error.py"),
-    "porting/dialects/positions.py": ("porting/test_dialects.py", "porting/test_any_grid.py"),
-    "porting/dialects/strides.py": ("porting/test_dialects.py", "porting/test_evidence.py"),
-    "porting/dialects/ledger.py": ("porting/test_evidence.py", "porting/test_reasons.py"),
-    "porting/dialects/evidence.py": ("porting/test_evidence.py",),
+    "reference/verdict.py": (
+        "reference/test_verdict_alone.py",
+        "reference/test_probes_and_verdict.py",
+        "reference/test_error.py",
+    ),
+    "porting/dialects/positions.py": (
+        "porting/test_readings.py",
+        "porting/test_dialects.py",
+        "porting/test_any_grid.py",
+    ),
+    "porting/dialects/strides.py": (
+        "porting/test_readings.py",
+        "porting/test_dialects.py",
+        "porting/test_evidence.py",
+    ),
+    "porting/dialects/ledger.py": (
+        "porting/test_readings.py",
+        "porting/test_evidence.py",
+        "porting/test_reasons.py",
+    ),
+    "porting/dialects/evidence.py": ("porting/test_readings.py", "porting/test_evidence.py"),
 }
 """What is mutated unless files are named, for it decides a verdict or a reading, and which tests
 are asked about it."""

@@ -2,6 +2,8 @@
 really delivers."""
 
 import math
+import warnings
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -265,3 +267,268 @@ def test_delivered_arithmetic_is_named_by_its_bits(K):
         "a float64 layer that casts to float32 inside"
     )
     assert delivered_arithmetic(math.inf, K + 1) == "float32", "exact results tell of no wider type"
+
+
+def test_gamma_is_the_formula():
+    assert gamma(3, 2.0**-4) == 3 / 13
+    assert gamma(1, 0.75) == 3
+    assert gamma(2, 0.5) == math.inf
+
+
+def test_a_plain_model_tells_its_type():
+    named = {
+        dtype: ArithmeticModel.of(dtype).name
+        for dtype in ("float64", "float32", "bfloat16", "float16")
+    }
+    assert named == {
+        "float64": "float64",
+        "float32": "float32",
+        "bfloat16": "bfloat16 rounded once",
+        "float16": "float16 rounded once",
+    }
+    assert ArithmeticModel(2.0**-24, inputs=2.0**-11).name == "TF32 inputs"
+    assert ArithmeticModel(2.0**-24, inputs=2.0**-8, output=2.0**-8).name == "bfloat16 inputs"
+    assert ArithmeticModel(2.0**-24, inputs=2.0**-10).name == "inputs of roundoff 0.00098"
+    assert ArithmeticModel(2.0**-24, output=2.0**-4).name == "narrow not rounded"
+    for count, words in enumerate(
+        ["not rounded", "rounded once", "rounded twice", "rounded twice"]
+    ):
+        model = ArithmeticModel(2.0**-24, output=2.0**-11, output_roundings=count)
+        assert model.name == f"float16 {words}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "accumulate", "output", "smallest", "flushed"),
+    [
+        ("float64", 2.0**-53, 0, 2.0**-1074 / 2, 2.0**-1022),
+        ("float32", 2.0**-24, 0, 2.0**-150, 2.0**-126),
+        ("bfloat16", 2.0**-24, 2.0**-8, 2.0**-134, 2.0**-126),
+        ("float16", 2.0**-24, 2.0**-11, 2.0**-25, 2.0**-14),
+    ],
+)
+def test_a_model_of_a_type_is_whole(dtype, accumulate, output, smallest, flushed):
+    roundings = 1 if output else 0
+    assert ArithmeticModel.of(dtype) == ArithmeticModel(
+        accumulate, output=output, output_roundings=roundings, smallest=smallest
+    )
+    assert ArithmeticModel.of(dtype, flush_to_zero=True) == ArithmeticModel(
+        accumulate, output=output, output_roundings=roundings, smallest=flushed
+    )
+    twice = ArithmeticModel.of(dtype, output_roundings=2)
+    assert twice.output_roundings == 2 * roundings
+
+
+MODELS = {
+    "float64": ArithmeticModel(2.0**-53),
+    "float32 that loses much": ArithmeticModel(2.0**-24, smallest=2.0**-9),
+    "short inputs": ArithmeticModel(2.0**-24, inputs=2.0**-3, smallest=2.0**-11),
+    "short output, rounded once": ArithmeticModel(2.0**-24, output=2.0**-3, output_roundings=1),
+    "short output, rounded twice": ArithmeticModel(
+        2.0**-24, output=2.0**-3, output_roundings=2, smallest=2.0**-8
+    ),
+    "short output, three times": ArithmeticModel(2.0**-9, output=2.0**-4, output_roundings=3),
+    "nothing certain": ArithmeticModel(2.0**-3),
+}
+
+
+@pytest.mark.parametrize("terms", [5, 300])
+@pytest.mark.parametrize("gate", ["deterministic", "probabilistic"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bound_is_the_sum_of_its_parts(name, gate, terms):
+    """The same in fractions, but for the root of n."""
+    model, largest = MODELS[name], 3.5
+    generator = np.random.default_rng(terms)
+    expected = generator.standard_normal((2, 3))
+    gauge = np.abs(expected) + generator.uniform(size=(2, 3))
+    partial = generator.uniform(size=(2, 3))
+
+    def sum_of(u):
+        u = Fraction(u)
+        likely = Fraction(4 * math.sqrt(terms)) * u
+        certain = terms * u / (1 - terms * u) if terms * u < 1 else math.inf
+        return certain if gate == "deterministic" else min(certain, likely)
+
+    def bound_of(value, size, before, roundoff):
+        inputs = Fraction(model.inputs)
+        factor = sum_of(model.accumulate) + 2 * inputs + inputs**2 + sum_of(roundoff)
+        found = factor * Fraction(size) + terms * Fraction(2 + largest) * Fraction(model.smallest)
+        if model.output:
+            rounding = Fraction(model.output) / (1 - Fraction(model.output))
+            earlier = Fraction(abs(value) if before is None else before)
+            found += (model.output_roundings - 1) * rounding * (earlier + found)
+            found += rounding * (Fraction(abs(value)) + found)
+        return float(found)
+
+    for before, roundoff in (
+        (None, 2.0**-53),
+        (partial, 2.0**-53),
+        (None, 0.0),
+        (partial, 2.0**-12),
+    ):
+        given = {} if roundoff == 2.0**-53 else {"reference_roundoff": roundoff}
+        found = error_bound(expected, gauge, terms, model, gate, largest, before, **given)
+        sought = [
+            bound_of(*each, roundoff)
+            for each in zip(
+                expected.ravel(),
+                gauge.ravel(),
+                [None] * 6 if before is None else before.ravel(),
+                strict=True,
+            )
+        ]
+        np.testing.assert_allclose(found, np.reshape(sought, (2, 3)), rtol=1e-12)
+
+
+def test_an_exact_bound_is_zero_in_the_shape_of_what_is_expected():
+    expected = np.full((2, 3), 0.7)
+    found = error_bound(expected, np.ones((2, 3)), 9, MODELS["short inputs"], "exact", 3.0)
+    np.testing.assert_array_equal(found, np.zeros((2, 3)), strict=True)
+
+
+def test_the_worst_ratio_is_found_with_its_place():
+    generator = np.random.default_rng(9)
+    observed, expected = generator.standard_normal((2, 3, 4))
+    bound = generator.uniform(0.5, 1.0, (3, 4))
+    observed[2, 1] = expected[2, 1] - 7 * bound[2, 1]
+    before = observed.copy(), expected.copy(), bound.copy()
+    ratio, where = bound_ratio(observed, expected, bound)
+    assert ratio == pytest.approx(7, rel=1e-12)
+    assert where == (2, 1)
+    assert [type(i) for i in where] == [int, int]
+    for kept, passed in zip(before, (observed, expected, bound), strict=True):
+        np.testing.assert_array_equal(kept, passed)
+    observed[1, 3] = math.nan
+    assert bound_ratio(observed, expected, bound) == (math.inf, (1, 3))
+    assert bound_ratio(np.float64(3), np.float64(1), np.float64(4)) == (0.5, ())
+
+
+def test_an_infinite_error_is_told_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one, infinite = np.ones(2), np.full(2, np.inf)
+        assert bound_ratio(one, np.zeros(2), np.zeros(2)) == (math.inf, (0,))
+        assert bound_ratio(infinite, one, infinite) == (math.inf, (0,))
+
+
+def test_effective_bits_are_the_root_mean_square_of_errors_over_the_scale():
+    generator = np.random.default_rng(11)
+    expected = generator.standard_normal((5, 7))
+    observed = expected + generator.standard_normal((5, 7)) * 1e-3
+    scale = generator.uniform(1, 3, (5, 7))
+    scale[2, 3], observed[2, 3], expected[2, 3] = 0, 0.625, 0.5
+    squares = [
+        ((a - b) / (c or 1)) ** 2
+        for a, b, c in zip(observed.ravel(), expected.ravel(), scale.ravel(), strict=True)
+    ]
+    sought = -math.log2(math.sqrt(math.fsum(squares) / 35))
+    assert effective_bits(observed, expected, scale) == pytest.approx(sought, rel=1e-12)
+    three = np.full(3, 3.0)
+    assert effective_bits(three + 3, three, three) == 0
+    assert effective_bits(three + 12, three, three) == -2
+    assert effective_bits(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4))) == math.inf
+
+
+def test_effective_bits_are_computed_in_float64_whatever_is_given():
+    """The square of 2⁸⁰ overflows in float32."""
+    large = np.full(4, 2.0**80, np.float32)
+    assert effective_bits(large, 2 * large, np.ones(4, np.float32)) == -80
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ArithmeticModel(2.0**-24),
+        ArithmeticModel(2.0**-24, inputs=2.0**-11),
+        ArithmeticModel(2.0**-24, output=2.0**-8, output_roundings=1),
+        ArithmeticModel(2.0**-12, inputs=2.0**-9, output=2.0**-10, output_roundings=2),
+    ],
+    ids=str,
+)
+def test_the_floor_of_effective_bits_adds_three_squares(model):
+    u, inputs, output = map(Fraction, (model.accumulate, model.inputs, model.output))
+    variance = 769 * u**2 + 2 * inputs**2 + model.output_roundings * output**2
+    sought = -math.log2(math.sqrt(variance))
+    assert effective_bits_floor(769, model) == pytest.approx(sought, rel=1e-13)
+
+
+def test_bits_at_the_floor_are_those_of_the_type():
+    """Of one term and of four, the floors are whole numbers."""
+    below = math.nextafter(53, 0)
+    assert delivered_arithmetic(53.0, 1, "float64") == "float64"
+    assert delivered_arithmetic(below, 1, "float64") == "float32"
+    assert delivered_arithmetic(53.0, 1) == "float32"
+    assert delivered_arithmetic(52.0, 4, "float64") == "float64"
+    assert delivered_arithmetic(23.0, 4) == "float32"
+    wrong = "lower precision than float32, or a wrong result"
+    assert delivered_arithmetic(math.nextafter(23, 0), 4) == wrong
+
+
+@pytest.mark.parametrize(
+    ("bits", "name"),
+    [
+        (19.3, "a split bfloat16x3 product"),
+        (16.3, "a split bfloat16x3 product"),
+        (13.2, "TF32 or float16 inputs"),
+        (10.25, "TF32 or float16 inputs"),
+        (10.15, "bfloat16 inputs"),
+        (8.7 - 1.5, "bfloat16 inputs"),
+    ],
+)
+def test_an_arithmetic_is_named_up_to_a_bit_and_a_half_from_its_level(bits, name):
+    wrong = "lower precision than float32, or a wrong result"
+    assert delivered_arithmetic(bits, 16) == name
+    if abs(bits - 10.2) > 1:  # on the other side is no neighbor
+        away = 1e-9 if bits in (19.3, 13.2) else -1e-9
+        assert delivered_arithmetic(bits + away, 16) == wrong
+
+
+def test_a_share_of_correctly_rounded_results_is_counted():
+    exact = np.random.default_rng(12).standard_normal((5, 8))
+    observed = exact.astype(np.float16)
+    observed[1, 2:5] *= 2
+    assert correctly_rounded_fraction(observed, exact) == 37 / 40
+    assert correctly_rounded_fraction(observed[:0], exact[:0]) == 1
+
+
+def cut_off(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values with all significand bits but the first `bits` dropped, in whole numbers."""
+    found = []
+    for value in values.ravel().tolist():
+        exponent = bits - math.frexp(value)[1]
+        found.append(math.trunc(Fraction(value) * Fraction(2) ** exponent) / 2.0**exponent)
+    return np.reshape(found, values.shape)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 11), (ml_dtypes.bfloat16, 8)])
+def test_cut_off_results_are_told_from_32_of_them_and_from_49_in_50(dtype, bits):
+    exact = np.random.default_rng(13).standard_normal((10, 5)) * 3
+    observed = cut_off(exact, bits).astype(dtype)
+    assert is_cut_off(observed.ravel()[:32], exact.ravel()[:32])
+    assert not is_cut_off(observed.ravel()[:31], exact.ravel()[:31])
+    observed[3, 2] *= 2
+    assert is_cut_off(observed, exact)
+    observed[7, 4] *= 2
+    assert not is_cut_off(observed, exact)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 11), (ml_dtypes.bfloat16, 8)])
+def test_a_bias_that_is_added_to_what_was_cut_off_is_rounded_to_nearest(dtype, bits):
+    generator = np.random.default_rng(14)
+    product, bias = generator.standard_normal((8, 9)), generator.standard_normal(9)
+    bias = bias.astype(dtype).astype(np.float64)
+    observed = (cut_off(product, bits) + bias).astype(dtype)
+    assert is_cut_off(observed, product, bias)
+    assert not is_cut_off(observed, product)
+    assert not is_cut_off(observed, product, -bias)
+    assert not is_cut_off((product + bias).astype(dtype), product, bias)
+
+
+def test_a_bound_of_more_terms_than_a_type_can_add_up_is_no_nan():
+    """γ_n of n·u ≥ 1 is infinite: nothing is certain of such a sum, but that of zeros."""
+    expected, gauge = np.array([[0.0, 3.0]]), np.array([[0.0, 5.0]])
+    for roundings in (1, 2):
+        model = ArithmeticModel.of("bfloat16", output_roundings=roundings)
+        bound = error_bound(expected, gauge, 2000, model, "deterministic", 1.0)
+        assert not np.isnan(bound).any()
+        assert np.isfinite(bound[0, 0])
+        assert bound[0, 1] == np.inf
