@@ -14,8 +14,10 @@ from .options import (
     ImageLayoutOption,
     ImageSizeOption,
     InChannelsOption,
+    InitOption,
     JsonOption,
     KernelLayoutOption,
+    ModuleOption,
     PaddingOption,
     PatchSizeOption,
     StrideOption,
@@ -47,6 +49,8 @@ def diagnose_command(
     stride: StrideOption = None,
     padding: PaddingOption = None,
     framework: FrameworkOption = None,
+    module: ModuleOption = None,
+    init: InitOption = None,
     remainder: Annotated[
         str, typer.Option(help="Images that do not divide: error, floor, pad-end or same.")
     ] = "floor",

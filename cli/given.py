@@ -1,5 +1,6 @@
 """What was typed: which options, of which files, and which of them belong together."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,13 +23,18 @@ READING = (
     "stride",
     "padding",
     "framework",
+    "module",
+    "init",
 )
 """Options that say how somebody's implementation is read; the names are those of `read_live`."""
 
 
 def source_of(target: str | None) -> list[Path]:
     """The file of a `module:attribute` in the folder where it is looked for."""
-    return [] if target is None else [Path(target.partition(":")[0].replace(".", "/") + ".py")]
+    module = "" if target is None else target.partition(":")[0]
+    if not module or module.endswith(".py"):
+        return [Path(module)] if module else []
+    return [Path(module.replace(".", "/") + ".py")]
 
 
 def size_of(option: str, text: str | None, least: int = 1) -> tuple[int, ...] | int | None:
@@ -66,6 +72,13 @@ def reading_of(context: typer.Context) -> dict[str, Any]:
     for name in ("patch_size", "image_size", "stride", "padding"):
         option, least = f"--{name.replace('_', '-')}", 0 if name == "padding" else 1
         options[name] = size_of(option, options[name], least)
+    if options["init"] is not None:
+        try:
+            options["init"] = json.loads(options["init"])
+        except ValueError as error:
+            raise PatchParityError(f"--init is no JSON: {error}") from None
+        if not isinstance(options["init"], dict):
+            raise PatchParityError("--init: expected an object, such as '{\"image_size\": 224}'")
     return options
 
 
@@ -83,7 +96,7 @@ SUITE = (
 """Options of a check of the suite's own implementations."""
 
 
-LIVE_ONLY = ("in_channels", "image_size", "framework")
+LIVE_ONLY = ("in_channels", "image_size", "framework", "module", "init")
 """Options of READING that files answer themselves."""
 
 

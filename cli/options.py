@@ -47,6 +47,14 @@ TargetArgument = Annotated[
         help="Anyone's implementation: a module, layer, function, or a class or factory of these.",
     ),
 ]
+ModuleOption = Annotated[
+    str | None,
+    typer.Option("--module", help="The part of a whole model that is meant: vit.embeddings."),
+]
+InitOption = Annotated[
+    str | None,
+    typer.Option("--init", help="Arguments of the class, as JSON: '{\"image_size\": 224}'."),
+]
 WeightsOption = Annotated[
     Path | None,
     typer.Option(

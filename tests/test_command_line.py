@@ -34,6 +34,18 @@ def test_help_and_version_need_no_numpy():
     assert done.returncode == 0, done.stderr
 
 
+def test_every_command_has_an_example_below_its_help():
+    from patchparity.cli.app import COMMANDS, EXAMPLES
+
+    assert list(EXAMPLES) == list(COMMANDS)
+    for name in ("check", "port"):
+        for option in ("-h", "--help"):
+            done = patchparity(name, option)
+            assert done.returncode == 0, done.stderr
+            assert EXAMPLES[name] in " ".join(done.stdout.split())
+    assert patchparity("-h").stdout == patchparity("--help").stdout
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "report"

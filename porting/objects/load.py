@@ -1,17 +1,26 @@
-"""Live objects by name: `module:attribute` imported, and built where it is a class or a factory."""
+"""Live objects by name: `module:attribute` or `file.py:attribute` imported, and built where it is
+a class or a factory."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...reference.errors import PatchParityError
 from ..files.checkpoint import first_line
 
 
-def load_object(target: str) -> Any:
-    """Import `module:attribute`; a class, or a function that needs no arguments, is called first.
+def load_object(target: str, init: Mapping[str, Any] | None = None) -> Any:
+    """Import `module:attribute` or `file.py:attribute`; a class, or a function that needs no
+    arguments, is called first.
+
+    Args:
+        target: what is meant.
+        init: arguments of a class or factory.
 
     Raises:
         PatchParityError: a target that cannot be imported, built or called.
@@ -26,7 +35,11 @@ def load_object(target: str) -> Any:
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
-        subject: Any = importlib.import_module(module_name)
+        subject: Any = (
+            _of_file(Path(module_name))
+            if module_name.endswith(".py")
+            else importlib.import_module(module_name)
+        )
         for part in path.split("."):
             subject = getattr(subject, part)
     except (ImportError, AttributeError) as error:
@@ -40,19 +53,38 @@ def load_object(target: str) -> Any:
             f"{target!r} is a {type(subject).__name__}: expected a module, a layer, a function or "
             "a class of these"
         )
-    if inspect.isclass(subject) or (inspect.isroutine(subject) and _needs_nothing(subject)):
-        return build(subject, repr(target))
+    function = inspect.isroutine(subject)
+    if inspect.isclass(subject) or (function and (init or _needs_nothing(subject))):
+        return build(subject, repr(target), init)
+    if init:
+        raise PatchParityError(f"{target!r} is built already, and takes no arguments (--init)")
     return subject
 
 
-def build(factory: Any, name: str) -> Any:
-    """Call a class or a factory without arguments."""
+def _of_file(path: Path) -> Any:
+    """A file as a module, beside which it finds what it imports."""
+    if not path.is_file():
+        raise ImportError(f"there is no file {path}")
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    described = importlib.util.spec_from_file_location(path.stem, path)
+    assert described is not None  # of a name that ends in .py
+    assert described.loader is not None
+    module = importlib.util.module_from_spec(described)
+    sys.modules.setdefault(path.stem, module)
+    described.loader.exec_module(module)
+    return module
+
+
+def build(factory: Any, name: str, init: Mapping[str, Any] | None = None) -> Any:
+    """Call a class or a factory, without arguments or with those that were told."""
     try:
-        subject = factory()
+        subject = factory(**(init or {}))
     except Exception as error:
+        told = "with these arguments" if init else "without arguments"
+        hint = "" if init else ": name a function that builds it, or give them (init, --init)"
         raise PatchParityError(
-            f"{name} cannot be built without arguments ({type(error).__name__}: "
-            f"{first_line(error)}): name a function that builds it"
+            f"{name} cannot be built {told} ({type(error).__name__}: {first_line(error)}){hint}"
         ) from None
     if not callable(subject):
         raise PatchParityError(

@@ -154,10 +154,8 @@ def with_computing_dtype(live: LiveEmbedding, *layers: Any) -> LiveEmbedding:
     given = live.first_call[1].dtype.name
     if given == live.dtype:
         return live
-    if (live.dtype in NARROW and given == "float32") or (live.dtype, given) == (
-        "float32",
-        "float64",
-    ):
+    promoted = live.framework == "numpy" and (live.dtype, given) == ("float32", "float64")
+    if promoted or (live.dtype in NARROW and given == "float32"):
         note = f"it gives {given} of weights in {live.dtype}: it is judged as {live.dtype}"
         fetch, dtype = live.call.fetch, live.dtype
         call = dataclasses.replace(live.call, fetch=lambda output: fetch(output).astype(dtype))

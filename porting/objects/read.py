@@ -6,6 +6,7 @@ object has not brought along, and what cannot be read is asked for in one senten
 linear layer's flatten order is found by probe, and told.
 """
 
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -26,7 +27,14 @@ from ...reference.weights import PatchEmbedWeights
 from ..files.arrays import IMAGE_LAYOUTS
 from ..files.checkpoint import first_line
 from .call import LiveEmbedding, caller
-from .found import PRODUCTS, FoundWeights, LongPositionsError, given_weights, read_weights
+from .found import (
+    PRODUCTS,
+    FoundWeights,
+    LongPositionsError,
+    SeveralKernelsError,
+    given_weights,
+    read_weights,
+)
 from .layer_sizes import own_sizes, spec_of
 from .load import build, load_object
 from .probing import (
@@ -35,6 +43,7 @@ from .probing import (
     with_found_parts,
     with_own_batch,
 )
+from .whole import part_of, stage_inside
 
 FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
 """What an object is called with: `keras` and `flax` are found by type; a plain function takes NumPy
@@ -53,12 +62,15 @@ def read_live(
     stride: int | tuple[int, ...] | None = None,
     padding: Any = None,
     framework: str | None = None,
+    module: str | None = None,
+    init: Mapping[str, Any] | None = None,
 ) -> LiveEmbedding:
-    """Read a patch embedding out of an object, or out of what `module:attribute` names.
+    """Read a patch embedding out of an object, or out of what `module:attribute` names; of a whole
+    torch model out of the one part that is one.
 
     Args:
         target: an `nn.Module`, a Keras layer, a Flax module (nnx, or linen bound to its variables),
-            a plain function, or a string.
+            a plain function, or a string: `module:attribute`, or `file.py:attribute`.
         weights: canonical weights, a file, or a mapping with `kernel` and maybe `bias`; None reads
             them out of the object.
         kernel_layout: a name of `KERNEL_LAYOUTS`, for weights that are given, or for a linear
@@ -67,12 +79,57 @@ def read_live(
         patch_size, in_channels, image_size, stride, padding: where they cannot be read, or to
             overrule what was read.
         framework: what a plain function takes: numpy (the default), torch, jax or tensorflow.
+        module: the part of it that is meant, a dotted path such as `vit.embeddings`.
+        init: arguments of a class that is built.
 
     Raises:
         PatchParityError: weights that cannot be found, sizes that are missing or cannot belong
             together, an object that fails.
     """
-    subject, name = _subject(target)
+    subject, name = _subject(target, init)
+    if module is not None:
+        subject, name = part_of(subject, module, name), f"{name}.{module}"
+
+    def read(part: Any, called: str) -> LiveEmbedding:
+        return _read(
+            part,
+            called,
+            weights=weights,
+            kernel_layout=kernel_layout,
+            image_layout=image_layout,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            image_size=image_size,
+            stride=stride,
+            padding=padding,
+            framework=framework,
+        )
+
+    try:
+        return read(subject, name)
+    except SeveralKernelsError as error:
+        if weights is not None or _framework(subject) != "torch":
+            raise
+        live, path = stage_inside(subject, name, error, read)
+        note = f"of the whole model its part {path} was read (--module names another)"
+        return dataclasses.replace(live, notes=(note, *live.notes))
+
+
+def _read(
+    subject: Any,
+    name: str,
+    *,
+    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None,
+    kernel_layout: str | None,
+    image_layout: str | None,
+    patch_size: int | tuple[int, ...] | None,
+    in_channels: int | None,
+    image_size: int | tuple[int, ...] | None,
+    stride: int | tuple[int, ...] | None,
+    padding: Any,
+    framework: str | None,
+) -> LiveEmbedding:
+    """Read one object; options as those of `read_live`."""
     kind = _kind(subject, framework, name)
     asked: dict[str, Any] = dict(
         patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride
@@ -209,7 +266,7 @@ def _require_patch(name: str, patch: tuple[int, ...], asked: int | tuple[int, ..
         )
 
 
-def _subject(target: Any) -> tuple[Any, str]:
+def _subject(target: Any, init: Mapping[str, Any] | None) -> tuple[Any, str]:
     """The object that is meant, built where it is a class, and its name.
 
     Raises:
@@ -220,9 +277,11 @@ def _subject(target: Any) -> tuple[Any, str]:
         if isinstance(target, str)
         else getattr(target, "__qualname__", type(target).__name__)
     )
-    subject = load_object(target) if isinstance(target, str) else target
+    subject = load_object(target, init) if isinstance(target, str) else target
     if inspect.isclass(subject):
-        name, subject = subject.__qualname__, build(subject, subject.__qualname__)
+        name, subject = subject.__qualname__, build(subject, subject.__qualname__, init)
+    elif init and not isinstance(target, str):
+        raise PatchParityError(f"init is for a class that is built, and {name} is none")
     if not callable(subject):
         raise PatchParityError(f"{name} is no callable: expected a module, a layer or a function")
     return subject, name
