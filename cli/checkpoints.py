@@ -86,6 +86,8 @@ def _print_inspection(inspection: dict[str, Any]) -> None:
         )
         if inspection["remedy"]:
             line(f"--from reads {inspection['remedy']}")
+        for ask in inspection["asks"]:
+            line(ask)
     else:
         under = f" under {inspection['prefix']!r}" if inspection["prefix"] else ""
         line(f"dialect: {inspection['dialect']}{under} ({inspection['format']})")

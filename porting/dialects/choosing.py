@@ -46,6 +46,7 @@ def choose(checkpoint: Checkpoint, candidates: list[Candidate]) -> Candidate:
             f"{checkpoint.path} is in no dialect that is known; it holds {held} "
             f"(--from names a dialect{plain_ones(checkpoint)}, --dialects a file of your "
             f"own){if_told(checkpoint)}"
+            + (f" ({patch})" if (patch := if_patch_told(checkpoint)) else "")
         )
     rivals = ambiguous(candidates)
     if len(rivals) > 1:
@@ -154,6 +155,29 @@ def if_told(checkpoint: Checkpoint) -> str:
         f" (where it is one of these, --from says so: {', '.join(identities)})"
         if identities
         else ""
+    )
+
+
+def if_patch_told(checkpoint: Checkpoint) -> str:
+    """Dialects whose tensors are there, but for the sides of a patch that lies flattened in a
+    matrix, as a hint; empty where there are none."""
+    near: dict[str, str] = {}
+    for dialect in list_dialects().values():
+        kernel = dialect.entries["kernel"]
+        if dialect.plain or dialect.mlx or "(" not in kernel.layout:
+            continue
+        if checkpoint.format not in (*dialect.formats, IN_MEMORY):
+            continue
+        for prefix in prefixes_of(checkpoint, dialect):
+            required = [prefix + dialect.entries[name].name for name in dialect.required]
+            if all(name in checkpoint.tensors for name in required):
+                shape = checkpoint.tensors[prefix + kernel.name].shape
+                near.setdefault(dialect.id, f"{prefix + kernel.name} {tuple(shape)}")
+    if not near:
+        return ""
+    return (
+        f"it may be {' or '.join(list(near)[:3])}: {next(iter(near.values()))} holds patches of "
+        "sides that nothing tells: --patch-size 8x16 does, of a video with its frames, 2x8x8"
     )
 
 

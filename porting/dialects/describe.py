@@ -6,9 +6,19 @@ from collections import Counter
 from typing import Any
 
 from ..files.checkpoint import Checkpoint
-from .choosing import ambiguous, plain_ones, remedy, why_not
+from .choosing import ambiguous, if_patch_told, plain_ones, remedy, why_not
 from .grids import channels_of
 from .recognize import Candidate
+
+
+def _asks(
+    checkpoint: Checkpoint, candidates: list[Candidate], rivals: list[Candidate]
+) -> list[str]:
+    """What nothing tells of a checkpoint that is read, or that would be if it were told."""
+    if candidates:
+        return list(candidates[0].asks) if len(rivals) == 1 else []
+    patch = if_patch_told(checkpoint)
+    return [patch] if patch else []
 
 
 def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, Any]:
@@ -38,7 +48,7 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         if candidates
         else plain_ones(checkpoint).removeprefix(": "),
         "refused": refused,
-        "asks": list(candidates[0].asks) if len(rivals) == 1 else [],
+        "asks": _asks(checkpoint, candidates, rivals),
         "ledger": ledger_told(candidates),
         "unbuilt": list(checkpoint.unbuilt),
         "spec": None,

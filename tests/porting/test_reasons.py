@@ -1,9 +1,12 @@
 """What a file that is not read is told: a reason that is true, and what would help."""
 
+import re
+
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from patchparity import embed, inspect_checkpoint, verify
+from patchparity import PatchParityError, embed, inspect_checkpoint, verify
 
 from .test_evidence import IMAGES, C, D, P, folder_of, rows
 
@@ -103,3 +106,26 @@ def test_a_class_token_that_is_missing_is_asked_for(tmp_path):
     del held["cls_token"]
     with pytest.raises(ValueError, match=r"17 positions .*16 and one: is cls_token missing"):
         inspect_checkpoint(saved(tmp_path, held))
+
+
+@pytest.mark.parametrize("values", [3 * 8 * 16, 3 * 2 * 8 * 8])
+def test_a_patch_that_lies_in_a_matrix_and_is_no_square_is_asked(values, tmp_path):
+    """As vit-pytorch keeps them: of K values nothing tells the sides."""
+    draw = np.random.default_rng(values).standard_normal
+    shapes = {
+        "to_patch_embedding.1.weight": (values,),
+        "to_patch_embedding.1.bias": (values,),
+        "to_patch_embedding.2.weight": (24, values),
+        "to_patch_embedding.2.bias": (24,),
+        "to_patch_embedding.3.weight": (24,),
+        "to_patch_embedding.3.bias": (24,),
+        "cls_token": (1, 24) if values == 3 * 8 * 16 else (1, 1, 24),
+        "pos_embedding": (9, 24) if values == 3 * 8 * 16 else (1, 9, 24),
+    }
+    file = tmp_path / "model.safetensors"
+    save_file({name: draw(shape).astype(np.float32) for name, shape in shapes.items()}, file)
+    words = rf"to_patch_embedding.2.weight \(24, {values}\) holds patches of sides that nothing"
+    (asked,) = inspect_checkpoint(file)["asks"]
+    assert re.search(words, asked)
+    with pytest.raises(PatchParityError, match=rf"{words} tells: --patch-size 8x16 does"):
+        embed(file, np.zeros((1, 3, 32, 32), np.float32))
