@@ -102,9 +102,9 @@ NEAR_PRODUCT = 2.0**-9
 """Relative rms within which what an object gives of an image, less what it gives of zeros, is the
 patches' product, in float32: positions a thousand times as large as tokens leave 2⁻¹³ of it."""
 
-MIXED = 0.03
-"""Relative rms that autocast to bfloat16 may move tokens by: inputs, weights and results that are
-rounded move them by 2⁻⁷ together."""
+MIXED = 2.0**-5
+"""Relative rms that autocast to bfloat16 may move tokens by: four times the 2⁻⁷ that inputs,
+weights and results move them by together, each rounded by 2⁻⁹ at most and some of them twice."""
 
 Outcome = dict[str, Any]
 
@@ -322,12 +322,14 @@ class _Trials:
         weights, spec = self.weights, self.live.spec
         plain = PatchEmbedWeights(weights.kernel)
         ahead = weights.num_tokens_ahead
+        judged = 0
         for grid in OTHER_POSITIONS:
             other = spec.replace(image_size=_sides(spec, grid))
             images = self._draw(other, 2)
             outputs = [self.live.call(np.array(each)) for each in (images, np.zeros_like(images))]
             if outputs[0].ndim != 3 or outputs[0].shape[1] < other.num_patches + ahead:
                 continue  # it gives something else there, which is no token of a patch
+            judged += 1
             patches = slice(ahead, ahead + other.num_patches)
             found = outputs[0][:, patches].astype(np.float64) - outputs[1][:, patches]
             expected = patch_embed(images.astype(np.float64), plain.astype(np.float64), other)
@@ -339,6 +341,8 @@ class _Trials:
                     "message": f"images of {shape}, less one of zeros, give what no patches' "
                     f"product is, whatever the positions there: {left / size:.2g} of it is left",
                 }
+        if not judged:
+            return _not_tried("at other sizes it gives no token for each patch")
         return {"verdict": "pass"}
 
     def _mixed(self) -> Outcome | None:
@@ -348,10 +352,15 @@ class _Trials:
         expected = self.live.call(np.array(probe.images)).astype(np.float64)
         with self.live.call.mixed():
             output = self.live.call(np.array(probe.images)).astype(np.float64)
-        moving = expected - expected.mean(axis=0, keepdims=True)
-        signal, size = (float(np.sqrt(np.mean(each**2))) for each in (moving, expected))
+        if output.shape != expected.shape:
+            return {
+                "verdict": "fail",
+                "message": f"under torch's autocast to bfloat16 its output is of shape "
+                f"{output.shape}, and of {expected.shape} without",
+            }
+        size = float(np.sqrt(np.mean(expected**2)))
         left = float(np.sqrt(np.mean((output - expected) ** 2)))
-        if output.shape == expected.shape and left <= MIXED * (signal + size):
+        if left <= MIXED * size:
             return {"verdict": "pass"}
         return {
             "verdict": "fail",

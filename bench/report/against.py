@@ -81,8 +81,9 @@ def trend_pictures(
             if len(held) > 1
         ]
         if lines:
-            block, device, _ = shape
-            title = f"{block_title(block)}, {device}"  # type: ignore[arg-type]
+            block, device, precision = shape
+            place = device if precision == "ieee" else f"{device} {precision}"
+            title = f"{block_title(block)}, {place}"  # type: ignore[arg-type]
             drawn = line_plot(f"Trend of {title}", "days since the first", "ms", lines, True)
             pictures.append((title, drawn))
     return pictures

@@ -387,6 +387,33 @@ def test_the_patches_are_judged_at_sizes_whose_positions_nobody_knows(change, ri
     assert result.verdict == ("pass" if right else "fail")
 
 
+def test_what_gives_no_token_for_each_patch_at_other_sizes_is_not_called_tried():
+    class Cut(Positioned):
+        def forward(self, x):
+            whole = (x.shape[2] // P, x.shape[3] // P) == (3, 4)
+            return super().forward(x) if whole else super().forward(x)[:, :2]
+
+    torch.manual_seed(0)
+    report = check(Cut(lambda found: found), image_size=(12, 16))
+    result = next(each for each in report.results if each.probe == "positions-at-other-sizes")
+    assert (result.verdict, result.message) == (
+        "skip",
+        "not tried: at other sizes it gives no token for each patch",
+    )
+
+
+def test_another_shape_under_autocast_is_told():
+    def flattens(self, x):
+        found = tokens(self, x)
+        return found.flatten(1) if torch.is_autocast_enabled("cpu") else found
+
+    torch.manual_seed(0)
+    report = check(module_of(flattens, proj=torch.nn.Conv2d(3, D, P, P)), image_size=(12, 16))
+    result = next(each for each in report.results if each.probe == "mixed-precision")
+    assert result.verdict == "fail"
+    assert "its output is of shape (5, 120), and of (5, 12, 10) without" in result.message
+
+
 @pytest.mark.parametrize("order", ["p2 p1 c", "c p2 p1", "p1 c p2", "p2 c p1", "c p1 p2"])
 def test_every_order_in_which_a_patch_is_flattened_is_found(order):
     from einops.layers.torch import Rearrange
