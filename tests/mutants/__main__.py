@@ -42,21 +42,21 @@ TESTS = {
         "reference/test_error.py",
     ),
     "porting/dialects/positions.py": (
-        "porting/test_readings.py",
+        "porting/test_positions_alone.py",
         "porting/test_dialects.py",
         "porting/test_any_grid.py",
     ),
     "porting/dialects/strides.py": (
-        "porting/test_readings.py",
+        "porting/test_strides_alone.py",
         "porting/test_dialects.py",
         "porting/test_evidence.py",
     ),
     "porting/dialects/ledger.py": (
-        "porting/test_readings.py",
+        "porting/test_ledger_alone.py",
         "porting/test_evidence.py",
         "porting/test_reasons.py",
     ),
-    "porting/dialects/evidence.py": ("porting/test_readings.py", "porting/test_evidence.py"),
+    "porting/dialects/evidence.py": ("porting/test_evidence_alone.py", "porting/test_evidence.py"),
 }
 """What is mutated unless files are named, for it decides a verdict or a reading, and which tests
 are asked about it."""
