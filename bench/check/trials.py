@@ -28,6 +28,7 @@ from ...reference.weights import PatchEmbedWeights
 from .containment import alike, bitwise
 from .problems import Problems, first_of, part_of, repeated_first
 from .remainders import readings_of_remainders
+from .sampled import sampled_sizes, sampled_tokens
 from .settings import Generators
 from .values import values
 
@@ -83,17 +84,6 @@ go round eight buffers of its own."""
 
 MOST_OPERATIONS = 2 * 10**9
 """Operations of a trial on a larger image than the object's own: above it, seconds on one core."""
-
-SAMPLED = ((224, 8), (288, 5), (384, 2), (448, 2), (518, 1), (640, 1), (768, 1), (1024, 1))
-"""Rows and columns of more images that people have, and how many are given at a time, of which some
-tokens are judged: what is wrong above a size, or where the tokens of a batch are many, is wrong
-there. The object computes them; of the reference they cost nothing."""
-
-MOST_SAMPLED = 6 * 10**9
-"""Operations of all these: a tenth of a second of two cores."""
-
-TOKENS_SAMPLED = 48
-"""Tokens that are judged: the first and the last of each image among them."""
 
 OTHER_POSITIONS = ((3, 5), (6, 4))
 """Rows and columns of patches of images whose positions nobody knows."""
@@ -154,7 +144,7 @@ class _Trials:
             other = spec.replace(image_size=size)
             name = f"image-{'x'.join(map(str, size))}"
             yield name, functools.partial(self._random, other, _count_of(other))
-        for size, count in self._sampled_sizes():
+        for size, count in sampled_sizes(self.live):
             name = f"{count}-of-{'x'.join(map(str, size))}"
             yield name, functools.partial(self._sampled, spec.replace(image_size=size), count)
         if self.weights.positions is None:
@@ -264,24 +254,6 @@ class _Trials:
         kept = ((*frames, *usual[0]), max(costly, key=math.prod, default=()))
         return [size for size in small if size not in costly or size in kept]
 
-    def _sampled_sizes(self) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Larger images, and how many at a time, where tokens are the products of patches alone
-        and the object is called without being compiled anew."""
-        spec, call = self.live.spec, self.live.call
-        tokens_alone = self.weights.positions is None and not self.weights.num_prefix_tokens
-        plain = spec.spatial_axes == 2 and spec.tiles and not any(map(any, spec.padding))
-        if not (tokens_alone and plain and self.live.framework == "torch") or call.batch:
-            return
-        left = MOST_SAMPLED
-        for side, count in SAMPLED:
-            size = tuple(side // step * step for step in spec.stride)
-            if min(size) == 0 or size == spec.image_size:
-                continue
-            operations = spec.replace(image_size=size).flops(count)
-            if operations <= left:
-                left -= operations
-                yield size, count
-
     def _sampled(self, spec: PatchEmbedSpec, count: int) -> Outcome:
         """Some tokens of many images, or of a large one: each is held against its own patch."""
         images = self._draw(spec, count)
@@ -292,23 +264,10 @@ class _Trials:
                 "verdict": "fail",
                 "message": f"output of shape {output.shape}, expected {expected}",
             }
-        ends = [(image, end) for image in range(count) for end in (0, spec.num_patches - 1)]
-        drawn = zip(
-            self.generator.integers(count, size=TOKENS_SAMPLED),
-            self.generator.integers(spec.num_patches, size=TOKENS_SAMPLED),
-            strict=True,
-        )
-        picked = [*ends, *drawn]
-        rows, columns = spec.patch_size
-        patches, tokens = [], []
-        for image, token in picked:
-            row, column = divmod(int(token), spec.grid[1])
-            top, start = row * spec.stride[0], column * spec.stride[1]
-            patches.append(images[image, :, top : top + rows, start : start + columns])
-            tokens.append(output[image, token])
+        patches, tokens = sampled_tokens(spec, images, output, self.generator)
         alone = spec.replace(image_size=spec.patch_size)
-        probe = self._probe(alone, np.stack(patches), "probabilistic", False)
-        outcome = self._judged_on(probe, probe.images, np.stack(tokens)[:, None])
+        probe = self._probe(alone, patches, "probabilistic", False)
+        outcome = self._judged_on(probe, probe.images, tokens)
         self.failure = None  # patches of different images explain nothing together
         if outcome["verdict"] == "fail":
             size = "×".join(map(str, spec.image_size))

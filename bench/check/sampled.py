@@ -1,0 +1,70 @@
+"""Large images and many at a time, of which some tokens are judged: the object computes them all,
+the reference those few."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...porting.objects.call import LiveEmbedding
+from ...reference.spec import PatchEmbedSpec
+
+SIDES = ((224, 8), (288, 5), (384, 2), (448, 2), (518, 1), (640, 1), (768, 1), (1024, 1))
+"""Rows and columns of images that people have, and how many are given at a time: what is wrong
+above a size, or where the tokens of a batch are many, is wrong there."""
+
+MOST_OPERATIONS = 6 * 10**9
+"""Operations of all these: a tenth of a second of two cores."""
+
+TOKENS = 48
+"""Tokens that are drawn; the first and the last of each image are judged too."""
+
+
+def sampled_sizes(live: LiveEmbedding) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Sizes of images and how many at a time, where tokens are the products of patches alone and
+    the object is called without being compiled anew."""
+    spec, weights = live.spec, live.weights
+    tokens_alone = weights.positions is None and not weights.num_prefix_tokens
+    plain = spec.spatial_axes == 2 and spec.tiles and not any(map(any, spec.padding))
+    if not (tokens_alone and plain and live.framework == "torch") or live.call.batch:
+        return
+    left = MOST_OPERATIONS
+    for side, count in SIDES:
+        size = tuple(side // step * step for step in spec.stride)
+        if min(size) == 0 or size == spec.image_size:
+            continue
+        operations = spec.replace(image_size=size).flops(count)
+        if operations <= left:
+            left -= operations
+            yield size, count
+
+
+def sampled_tokens(
+    spec: PatchEmbedSpec,
+    images: NDArray[np.generic],
+    output: NDArray[np.generic],
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Some patches as images of their own `(n, C, Ph, Pw)`, and their tokens `(n, 1, D)`.
+
+    Args:
+        spec: of the images, whose patches tile.
+        images: `(B, C, H, W)`.
+        output: their tokens, `(B, N, D)`.
+        generator: draws which.
+    """
+    count = len(images)
+    ends = [(image, end) for image in range(count) for end in (0, spec.num_patches - 1)]
+    drawn = zip(
+        generator.integers(count, size=TOKENS),
+        generator.integers(spec.num_patches, size=TOKENS),
+        strict=True,
+    )
+    rows, columns = spec.patch_size
+    patches, tokens = [], []
+    for image, token in [*ends, *drawn]:
+        row, column = divmod(int(token), spec.grid[1])
+        top, start = row * spec.stride[0], column * spec.stride[1]
+        patches.append(images[image, :, top : top + rows, start : start + columns])
+        tokens.append(output[image, token])
+    return np.stack(patches), np.stack(tokens)[:, None]
