@@ -27,6 +27,7 @@ class Content:
 
     Args:
         verdict, noise: the first two lines: what is right, and how sure a difference is.
+        all_right: whether none is wrong.
         frameworks: in the order of their colors.
         answers: what to use for each shape.
         summary: what was measured and where, as names and texts.
@@ -36,6 +37,7 @@ class Content:
 
     verdict: str
     noise: str
+    all_right: bool
     frameworks: list[str]
     answers: list[Answer]
     summary: list[tuple[str, str]]
@@ -71,9 +73,11 @@ def build_content(
         *time_tables(entries),
     ]
     answers = answers_of(entries, against_today)
+    verdict, all_right = verdict_line(bench, check)
     return Content(
-        verdict=verdict_line(bench, check),
+        verdict=verdict,
         noise=noise_line(bench),
+        all_right=all_right,
         frameworks=frameworks_of(entries),
         answers=answers,
         summary=_summary(bench, check, seeds, entries),

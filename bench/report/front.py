@@ -171,18 +171,19 @@ def _dots(members: list[Measured], frameworks: Sequence[str]) -> list[Dot]:
     ]
 
 
-def verdict_line(bench: Bench, check: CheckReport | None) -> str:
-    """How many implementations are right on this machine, in a line."""
+def verdict_line(bench: Bench, check: CheckReport | None) -> tuple[str, bool]:
+    """How many implementations are right on this machine, in a line, and whether all are."""
     if check is None:
         rows = bench.benchmarks
         wrong = {entry.extra_info.implementation for entry in rows if _is_wrong(entry)}
         wrong |= {outcome.implementation for outcome in bench.failures}
         every = {entry.extra_info.implementation for entry in rows} | wrong
         named = f": {_listed(sorted(wrong))}" if wrong else ""
-        return (
+        line = (
             f"{len(every) - len(wrong)} of {len(every)} implementations gave right tokens where "
             f"they were timed{named}"
         )
+        return line, not wrong
     worst: dict[str, str] = {}
     for result in check.results:
         if result.verdict in ("fail", "error"):
@@ -196,7 +197,8 @@ def verdict_line(bench: Bench, check: CheckReport | None) -> str:
     line = f"{len(every) - len(failed)} of {len(every)} implementations are right on this machine"
     if failed:
         line += f"; wrong: {_listed(failed)}"
-    return line + (f"; {known} with known faults, which are spelled out" if known else "")
+    known_faults = f"; {known} with known faults, which are spelled out" if known else ""
+    return line + known_faults, not failed
 
 
 def _is_wrong(entry: Measured) -> bool:

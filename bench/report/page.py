@@ -11,7 +11,7 @@ from typing import Any
 from ...reference.errors import PatchParityError
 from .content import Content
 from .pictures import SECTIONS
-from .svg import NARROW, STYLE, WIDE
+from .svg import COLORS, NARROW, STYLE, WIDE
 from .table import FACETS, milliseconds
 
 
@@ -45,6 +45,7 @@ def to_html(content: Content) -> str:
         wide="" if first is None else first.draw(WIDE, False),
         narrow="" if first is None else first.draw(NARROW, False),
         style=STYLE,
+        shared_color=len(COLORS) - 1,
         data=base64.b64encode(packed).decode(),
     )
 

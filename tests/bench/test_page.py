@@ -77,6 +77,7 @@ def test_the_first_screen_answers(page, report):
         place = page.locator(words).first.bounding_box()
         assert place["y"] < 900, words
     assert "gave right tokens" in page.locator("#verdict").inner_text()
+    assert page.locator("#verdict.wrong").count() == 0
     assert "numpy:" in page.locator("#answer").inner_text()
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= page.viewport_size["width"], "nothing scrolls sideways"
@@ -152,6 +153,14 @@ def test_names_are_text_and_an_empty_record_says_so(page, record, tmp_path):
     page.wait_for_function(f"{opened} === document.querySelectorAll('[data-table]').length")
     assert page.title() == "patchparity report"
     assert HOSTILE in page.locator("dl").inner_text()
+    wrong = copy.deepcopy(content)
+    wrong["benchmarks"][0]["extra_info"]["verdict"] = "fail"
+    written.write_text(to_html(build_content(typed(wrong), None)), encoding="utf-8")
+    page.goto(written.as_uri())
+    assert (
+        wrong["benchmarks"][0]["extra_info"]["implementation"]
+        in page.locator("#verdict.wrong").inner_text()
+    )
     empty = {**content, "benchmarks": [], "failures": [], "skipped": [], "planned": 0}
     written.write_text(to_html(build_content(typed(empty), None)), encoding="utf-8")
     page.goto(written.as_uri())
