@@ -173,8 +173,8 @@ def error_bound(
         + model.inputs**2
         + accumulation(reference_roundoff)
     )
-    summed = np.multiply(factor, gauge, out=np.zeros_like(gauge), where=gauge != 0)
-    bound = summed + terms * (2 + largest_input) * model.smallest
+    # An infinite factor times no terms is no error, and not NaN.
+    bound = np.where(gauge == 0, 0.0, factor) * gauge + terms * (2 + largest_input) * model.smallest
     if model.output:
         rounding = model.output / (1 - model.output)
         earlier = np.abs(expected) if partial is None else partial
