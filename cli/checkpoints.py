@@ -1,6 +1,5 @@
 """patchparity inspect, verify and embed."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..bench.report.console import err, escape, out
-from ..reference.errors import PatchParityError, printable
+from ..reference.errors import PatchParityError, printable, require_choice
 from .checkpoint_options import (
     CheckpointArgument,
     DialectsOption,
@@ -279,7 +278,7 @@ def embed_command(
 ) -> None:
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their
     model computes."""
-    from ..porting.embed import embed
+    from ..porting.embed import absent_parts, read_for_images
     from ..porting.files.atomic import files_read, require_writable
     from ..porting.files.images import read_images, write_array
 
@@ -295,13 +294,13 @@ def embed_command(
     asked: dict[str, Any] = dict(
         from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ()
     )
-    told: list[str] = []
-    with warnings.catch_warnings(record=True) as assumptions:
-        warnings.simplefilter("always", UserWarning)
-        tokens = embed(checkpoint, read_images(images), to=to, told=told, **asked)
-    for sentence in told:
+    require_choice("to", to, ("tokens", "sequence"))
+    pixels = read_images(images)
+    read = read_for_images(checkpoint, pixels, **asked)
+    tokens = read.embed(pixels, to)
+    for sentence in absent_parts(read.stage):
         err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)
-    for assumption in assumptions:
-        err.print(f"[yellow]assumed[/] {escape(str(assumption.message))}", soft_wrap=True)
+    for assumption in read.stage.assumptions:
+        err.print(f"[yellow]assumed[/] {escape(assumption)}", soft_wrap=True)
     write_array(target, tokens)
     out.print(f"{escape(str(target))}: {to} {tokens.shape}, float64", soft_wrap=True)

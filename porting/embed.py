@@ -5,6 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,6 @@ def embed(
     sizes: Sizes | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
-    told: list[str] | None = None,
 ) -> NDArray[Any]:
     """Run the reference on the embedding stage of a checkpoint.
 
@@ -42,8 +42,6 @@ def embed(
         to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm,
             if there is one before it).
         from_, prefix, sizes, ignore, dialects: as in `port`; the images tell their own size.
-        told: a list to which sentences are added, of a bias or positions that are not there: they
-            are right of some models, and of others a file that lost them.
 
     Returns:
         `(B, N, D)`, or `(B, prefix + N, D)`, float64.
@@ -55,6 +53,63 @@ def embed(
         UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms.
     """
     require_choice("to", to, ("tokens", "sequence"))
+    read = read_for_images(
+        checkpoint,
+        images,
+        from_=from_,
+        prefix=prefix,
+        sizes=sizes,
+        ignore=ignore,
+        dialects=dialects,
+    )
+    for assumption in read.stage.assumptions:
+        warnings.warn(assumption, UserWarning, stacklevel=2)
+    return read.embed(images, to)
+
+
+@dataclass(frozen=True)
+class ReadForImages:
+    """The embedding stage of a checkpoint, read for images.
+
+    Args:
+        stage: as it was read.
+        config: what config.json tells.
+        size_told: whether a user or config.json tells the image size.
+    """
+
+    stage: Stage
+    config: Sizes
+    size_told: bool
+
+    def embed(self, images: NDArray[Any], to: str) -> NDArray[Any]:
+        """What the reference gives; arguments and errors as those of `embed`."""
+        stage = self.stage
+        _require_images(images, stage)
+        _require_images_of_steps(images, stage, self.config)
+        features = apply_stem(images, stage.stem) if stage.stem else images
+        size = features.shape[2:]
+        spec = stage.spec if size == stage.spec.image_size else stage.spec.replace(image_size=size)
+        weights = stage.weights.astype(np.float64)
+        if to == "tokens" and weights.patch_norm is None:
+            return patch_embed(features, weights, spec)
+        if to == "tokens":
+            return embed_sequence(features, _projection(weights), spec)
+        if weights.positions is not None:
+            _require_positions(images, stage, spec, self.size_told)
+        return embed_sequence(features, weights, spec)
+
+
+def read_for_images(
+    checkpoint: str | os.PathLike[str],
+    images: NDArray[Any],
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> ReadForImages:
+    """Read the stage as these images need it; arguments and errors as those of `embed`."""
     with opened(checkpoint) as file:
         config = read_config(file.config_folder)
         image_sizes = Sizes(
@@ -89,23 +144,7 @@ def embed(
                 whole = Sizes.told(image_size=images.shape[2:])
                 whole = whole if sizes is None else whole.over(sizes)
                 stage = read_stage(file, from_, prefix, known, whole, ignore)
-    if told is not None:
-        told += absent_parts(stage)
-    for assumption in stage.assumptions:
-        warnings.warn(assumption, UserWarning, stacklevel=2)
-    _require_images(images, stage)
-    _require_images_of_steps(images, stage, config)
-    features = apply_stem(images, stage.stem) if stage.stem else images
-    size = features.shape[2:]
-    spec = stage.spec if size == stage.spec.image_size else stage.spec.replace(image_size=size)
-    weights = stage.weights.astype(np.float64)
-    if to == "tokens" and weights.patch_norm is None:
-        return patch_embed(features, weights, spec)
-    if to == "tokens":
-        return embed_sequence(features, _projection(weights), spec)
-    if weights.positions is not None:
-        _require_positions(images, stage, spec, said)
-    return embed_sequence(features, weights, spec)
+    return ReadForImages(stage, config, said)
 
 
 def absent_parts(stage: Stage) -> list[str]:
