@@ -32,6 +32,9 @@ MOST_MIXED = 4
 """Channels up to which a mix of them is solved for: the square of them are computed."""
 
 
+Named = tuple[str, str, str]
+"""Id, explanation and mend."""
+
 UNREAD = 1e-6
 """Factor of the images below which they were not read: what is solved from float32's rounding alone
 is a tenth of it, 1/255² fifteen times it."""
@@ -90,7 +93,7 @@ def _mixed_of_patches(p: Pipeline, correct: Array, observed: Array) -> Iterator[
     yield from mixed_fits(plain, tokens, observed[:, patches] - added)
 
 
-def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
+def _named_mix(mix: Array, offsets: Array) -> Named:
     """What a mix of channels is, in words: kernel channel i saw Σ mix[i, j]·channel j +
     offsets[i]."""
     channels = len(mix)
@@ -111,69 +114,93 @@ def _named_mix(mix: Array, offsets: Array) -> tuple[str, str, str]:
             explanation,
             "give each channel of the kernel its own channel of the image",
         )
-    parts = []
-    order = rows.tolist()
-    if order != list(range(channels)):
-        parts.append(
-            "the channels were read in reverse, BGR for RGB"
-            if order == list(range(channels))[::-1]
-            else f"the channels were read in the order {order}"
-        )
-    scaled, name = _named_scales(scales, offsets, rows)
-    if scaled:
-        parts.append(scaled)
-    if not parts:
+    named = [_named_order(rows.tolist()), _named_scales(scales, offsets, rows)]
+    told = [each for each in named if each is not None]
+    if not told:
         return UNCHANGED, "the images are what they should be", ""
     return (
-        "channels-reversed" if not scaled else name,
-        "; and ".join(parts),
-        "preprocess the images as the checkpoint was trained: "
-        + (scaled or "in its order of channels"),
+        told[-1][0],
+        "; and ".join(words for _, words, _ in told),
+        "; and ".join(mend for _, _, mend in told),
     )
 
 
-def _named_scales(scales: Array, offsets: Array, rows: Array) -> tuple[str, str]:
-    """What was done to the pixels of each channel, in words, and its id; empty where nothing
-    was."""
+def _named_order(order: list[int]) -> Named | None:
+    """Which channel of the image each channel of the kernel saw, where it is another."""
+    kept = list(range(len(order)))
+    if order == kept:
+        return None
+    if order == kept[::-1]:
+        return (
+            "channels-reversed",
+            "the channels were read in reverse, BGR for RGB",
+            "reverse the channel axis of the images: images[:, ::-1] (OpenCV reads BGR)",
+        )
+    return (
+        "channels-reversed",
+        f"the channels were read in the order {order}",
+        "give the channels in the order of the kernel's",
+    )
+
+
+TWICE = "divide the pixels by 255 once alone"
+RANGES = (
+    (255.0, "the pixels were left at 0..255", "divide the images by 255"),
+    (1 / 255.0, "the pixels were divided by 255 once too often", TWICE),
+    (1 / 255.0**2, "the pixels were divided by 255 twice too often", TWICE),
+    (2.0, "the pixels were doubled", "look for a factor of 2 before the projection"),
+)
+"""What all pixels may be multiplied by, how that is called, and its mend."""
+
+
+def _named_scales(scales: Array, offsets: Array, rows: Array) -> Named | None:
+    """What was done to the pixels of each channel; None where nothing was."""
     if np.abs(scales - 1).max() < IDENTICAL and np.abs(offsets).max() < IDENTICAL:
-        return "", "channels-reversed"
+        return None
     if np.abs(scales).max() < UNREAD:
-        return "the images were not read at all", "image-ignored"
+        return "image-ignored", "the images were not read at all", "give the layer the images"
     if len(scales) == 3 and (named := _statistics(scales, offsets, rows)) is not None:
         return named
     even = np.ptp(scales) < CLOSE * np.abs(scales).max()
-    for factor, explanation in (
-        (255.0, "the pixels were left at 0..255"),
-        (1 / 255.0, "the pixels were divided by 255 once too often"),
-        (1 / 255.0**2, "the pixels were divided by 255 twice too often"),
-        (2.0, "the pixels were doubled"),
-    ):
+    for factor, explanation, mend in RANGES:
         if (
             even
             and abs(float(scales.mean()) / factor - 1) < CLOSE
             and np.abs(offsets).max() < CLOSE * factor
         ):
-            return explanation, "input-scaled"
+            return "input-scaled", explanation, mend
     if even and np.abs(offsets).max() < IDENTICAL:
         return (
+            "product-scaled",
             f"the products, but not the bias, are {float(scales.mean()):.6g} times what they "
             "should be: the images or the kernel are scaled",
-            "product-scaled",
+            "look for a factor before the projection",
         )
     if (np.abs(scales) < CLOSE * np.abs(scales).max()).any():
-        return f"channel {int(np.abs(scales).argmin())} of the images was not read", "channel-zero"
+        return (
+            "channel-zero",
+            f"channel {int(np.abs(scales).argmin())} of the images was not read",
+            "give each channel of the kernel its own channel of the image",
+        )
     return (
+        "pixels-scaled",
         f"the pixels of each channel were multiplied by {np.round(scales, 5).tolist()}, and "
         f"{np.round(offsets, 5).tolist()} was added",
-        "pixels-scaled",
+        "preprocess the images as the checkpoint was trained: compare mean, deviation and range",
     )
 
 
 FACTORS = {1.0: "", 255.0: "left at 0..255", 1 / 255.0: "divided by 255 once too often"}
 """What pixels are multiplied by, and how that is called."""
+MENDS = {
+    1.0: "",
+    255.0: "divide the pixels by 255 before they are normalized",
+    1 / 255.0: "divide the pixels by 255 once alone, before they are normalized",
+}
+"""And its mend."""
 
 
-def _statistics(scales: Array, offsets: Array, rows: Array) -> tuple[str, str] | None:
+def _statistics(scales: Array, offsets: Array, rows: Array) -> Named | None:
     """What was done to pixels whose scales and offsets follow from the statistics of a
     normalization: left out, done twice, done with others, or done to pixels of another range."""
 
@@ -183,26 +210,40 @@ def _statistics(scales: Array, offsets: Array, rows: Array) -> tuple[str, str] |
             offsets, summands, rtol=10 * CLOSE, atol=slack
         )
 
+    def joined(separator: str, *parts: str) -> str:
+        return separator.join(filter(None, parts))
+
     held = {
         words: (np.array(mean)[rows], np.array(deviation)[rows])
         for words, (mean, deviation) in STATISTICS.items()
     }
     for words, (mean, deviation) in held.items():
+        normalize = f"normalize the pixels once: {formula(words)}"
         for factor, how in FACTORS.items():
             explanation = f"{words} were taken out of pixels that were normalized already"
             for summands in (-mean / deviation, -factor * mean / deviation):
                 if fitting(factor / deviation, summands):
-                    return explanation + (f", and {how}" if how else ""), "normalization-twice"
+                    told = joined(", and ", explanation, how)
+                    return "normalization-twice", told, joined("; ", normalize, MENDS[factor])
             explanation = f"the pixels were not normalized: {words} were not taken out"
             for summands in (mean, factor * mean):
                 if fitting(factor * deviation, summands):
-                    return explanation + (
-                        f", and they were {how}" if how else ""
-                    ), "normalization-missing"
+                    told = joined(", and they were ", explanation, how)
+                    return "normalization-missing", told, joined("; ", normalize, MENDS[factor])
             if how and fitting(np.full(3, factor), (factor - 1) * mean / deviation):
-                return f"the pixels were {how} before {words} were taken out", "input-scaled"
+                told = f"the pixels were {how} before {words} were taken out"
+                return "input-scaled", told, MENDS[factor]
         for others, (mean_2, deviation_2) in held.items():
             if others != words and fitting(deviation / deviation_2, (mean - mean_2) / deviation_2):
                 explanation = f"the pixels were normalized by {others}, where {words} belong"
-                return explanation, "normalization-differs"
+                mend = f"normalize with what the checkpoint was trained with: {formula(words)}"
+                return "normalization-differs", explanation, mend
     return None
+
+
+def formula(words: str) -> str:
+    """How pixels from 0 to 1 are normalized, in code."""
+    mean, deviation = STATISTICS[words]
+    if words == "mean 0.5 and deviation 0.5":
+        return "(pixels - 0.5) / 0.5"
+    return f"(pixels - {list(mean)}) / {list(deviation)}, channel by channel"
