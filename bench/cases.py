@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from ..reference.errors import PatchParityError
+from ..reference.errors import PatchParityError, nearest
 from ..reference.spec import PatchEmbedSpec, Remainder
 
 VIT_WIDTHS = {"ti": 192, "s": 384, "b": 768, "l": 1024, "h": 1280, "so400m": 1152}
@@ -117,7 +117,7 @@ def named_case(name: str) -> Case:
     if spec is None:
         expected = ", ".join(("vit-b16-224", "vit-l14-518", *_FIXED, "p8-96x128-d192"))
         raise PatchParityError(
-            f"case {name!r} is unknown; expected for instance {expected}, each with -bN for a "
-            "batch of N"
+            f"case {name!r} is unknown{nearest(model, NAMED)}; expected for instance {expected}, "
+            "each with -bN for a batch of N"
         )
     return Case(f"{model}-b{batch or 1}", spec, int(batch or 1))

@@ -8,6 +8,7 @@ import typer
 
 from ..bench.report.console import out
 from ..reference.errors import PatchParityError
+from .choices import BACKENDS, CASES, DEVICES, DTYPES
 from .exit import FAILED, FINE
 from .given import fraction, interruptible, own_shape
 from .options import (
@@ -25,7 +26,10 @@ def compare_command(
     old: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
     new: Annotated[Path, typer.Argument(help="Another one, of the same machine.")],
     fail_over: Annotated[
-        str, typer.Option("--fail-over", help="How much slower a row may become: 5% or 0.05.")
+        str,
+        typer.Option(
+            "--fail-over", metavar="PERCENT", help="How much slower a row may become: 5% or 0.05."
+        ),
     ] = "5%",
     force: Annotated[
         bool, typer.Option("--force", help="Compare records of different machines.")
@@ -33,7 +37,9 @@ def compare_command(
     markdown: Annotated[
         Path | None,
         typer.Option(
-            "--markdown", help="Write a table for a pull request's comment here; - for stdout."
+            "--markdown",
+            metavar="FILE",
+            help="Write a table for a pull request's comment here; - for stdout.",
         ),
     ] = None,
     json: JsonOption = None,
@@ -68,28 +74,35 @@ def compare_command(
 
 def recommend_command(
     case: Annotated[
-        str, typer.Option("--case", help="A case, or vit_b16, or vit_base_patch16_224.")
+        str, typer.Option("--case", **CASES, help="A case, or vit_b16, or vit_base_patch16_224.")
     ] = "vit-b16-224",
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Images at a time; default: the case's own.")
+        int | None,
+        typer.Option("--batch", metavar="B", help="Images at a time; default: the case's own."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", **DEVICES, help="Where.")] = "cpu",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")
+        str, typer.Option("--dtype", **DTYPES, help="float32, float64, bfloat16 or float16.")
     ] = "float32",
     threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: all cores.")
+        int | None, typer.Option("--threads", metavar="N", help="CPU threads; default: all cores.")
     ] = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            "--backend", help="Only what computes with this one's framework; may be repeated."
+            "--backend",
+            **BACKENDS,
+            help="Only what computes with this one's framework; may be repeated.",
         ),
     ] = None,
     peer: PeerOption = None,
     record: Annotated[
         Path | None,
-        typer.Option("--record", help="A folder that bench or run wrote; default: measure now."),
+        typer.Option(
+            "--record",
+            metavar="DIR",
+            help="A folder that bench or run wrote; default: measure now.",
+        ),
     ] = None,
     json: JsonOption = None,
     patch_size: ShapePatchOption = None,
@@ -130,10 +143,13 @@ def report_command(
     folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier record to compare with; may be repeated."),
+        typer.Option(
+            "--against", metavar="DIR", help="An earlier record to compare with; may be repeated."
+        ),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="A folder for every picture as SVG and PNG.")
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="A folder for every picture as SVG and PNG."),
     ] = None,
 ) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""

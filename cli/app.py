@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..bench.report.console import escape, out
+from .help import EXAMPLES, GroupedCommand
 
 
 def _print_version(asked: bool) -> None:
@@ -78,23 +79,6 @@ COMMANDS = {
 defined."""
 
 
-EXAMPLES = {
-    "backends": "patchparity backends",
-    "check": "patchparity check mymodel.vit:PatchEmbed",
-    "diagnose": "patchparity diagnose --images x.npy --weights w.npz --tokens y.npy",
-    "bench": "patchparity bench --case vit-b16-224-b8 --backend torch --out DIR",
-    "compare": "patchparity compare OLD NEW --fail-over 5% --markdown -",
-    "recommend": "patchparity recommend --case vit_b16 --batch 8 --backend torch",
-    "report": "patchparity report DIR --against OLD",
-    "keep": "patchparity keep DIR KEPT",
-    "run": "patchparity run --preset quick --out DIR",
-    "inspect": "patchparity inspect model.safetensors",
-    "port": "patchparity port ViT-B_16.npz vit.safetensors --to timm-vit",
-    "verify": "patchparity verify one.safetensors other.npz",
-    "embed": "patchparity embed model.safetensors images.npy sequence.npy",
-}
-"""What stands below the help of each command."""
-
 HELP = {"help_option_names": ["-h", "--help"]}
 """How help is asked for."""
 
@@ -107,21 +91,21 @@ def command_line(words: Iterable[str] = ()) -> typer.Typer:
     Args:
         words: what was typed.
     """
+    words = set(words)
+    named = [name for name in COMMANDS if name in words]
     made = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=not named,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings=HELP,
     )
     made.callback()(_options)
-    words = set(words)
-    named = [name for name in COMMANDS if name in words]
     for name in named or COMMANDS:
         module = importlib.import_module(f".{COMMANDS[name]}", __package__)
-        made.command(name, context_settings=HELP, epilog=f"Example: {EXAMPLES[name]}")(
-            getattr(module, f"{name}_command")
-        )
+        made.command(
+            name, cls=GroupedCommand, context_settings=HELP, epilog=f"Example: {EXAMPLES[name]}"
+        )(getattr(module, f"{name}_command"))
     return made
 
 

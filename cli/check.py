@@ -9,6 +9,7 @@ import typer
 
 from ..bench.report.console import printable
 from ..reference.errors import PatchParityError
+from .choices import DTYPES, PRECISIONS
 from .exit import FAILED, FINE
 from .given import READING, SUITE, options_typed, reading_of, refuse_strays, source_of
 from .options import (
@@ -55,15 +56,17 @@ def check_command(
     dtype: Annotated[
         list[str] | None,
         typer.Option(
-            "--dtype", help="float32, float64, bfloat16 or float16; may be repeated. Default: all."
+            "--dtype",
+            **DTYPES,
+            help="float32, float64, bfloat16 or float16; may be repeated. Default: all.",
         ),
     ] = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(
             "--precision",
-            help="Of float32: ieee, tf32, bf16 or default; may be repeated. Default: ieee and "
-            "default.",
+            **PRECISIONS,
+            help="Of float32; may be repeated. Default: ieee and default.",
         ),
     ] = None,
     device: DeviceOption = None,
@@ -79,7 +82,10 @@ def check_command(
     seeds: Annotated[
         int,
         typer.Option(
-            "--seeds", help="Search for false alarms instead: this many seeds, on one shape.", min=1
+            "--seeds",
+            metavar="N",
+            help="Search for false alarms instead: this many seeds, on one shape.",
+            min=1,
         ),
     ] = 1,
     controls: Annotated[

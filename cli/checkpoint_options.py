@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .choices import DIALECTS
 from .given import size_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ PrefixOption = Annotated[
     str | None,
     typer.Option(
         "--prefix",
+        metavar="NAME",
         help="What stands before all names, where a file holds several embedding stages.",
     ),
 ]
@@ -31,7 +33,9 @@ PrefixOption = Annotated[
 
 DialectsOption = Annotated[
     list[Path] | None,
-    typer.Option("--dialects", help="A TOML file with dialects of your own; may be repeated."),
+    typer.Option(
+        "--dialects", metavar="FILE", help="A TOML file with dialects of your own; may be repeated."
+    ),
 ]
 
 
@@ -39,32 +43,38 @@ ImageSizeOption = Annotated[
     str | None,
     typer.Option(
         "--image-size",
+        metavar="HxW",
         help="224, 224x160 (height, width) or 16x224x224 (frames first), where no file tells it.",
     ),
 ]
 
 
 PatchSizeOption = Annotated[
-    str | None, typer.Option("--patch-size", help="16 or 16x8, where the kernel is a matrix.")
+    str | None,
+    typer.Option("--patch-size", metavar="HxW", help="16 or 16x8, where the kernel is a matrix."),
 ]
 
 
 InChannelsOption = Annotated[
-    int | None, typer.Option("--in-channels", help="Where the kernel is a matrix.")
+    int | None, typer.Option("--in-channels", metavar="C", help="Where the kernel is a matrix.")
 ]
 
 
 StrideOption = Annotated[
     str | None,
     typer.Option(
-        "--stride", help="Between patches, 12 or 12x8, where they overlap and no file tells it."
+        "--stride",
+        metavar="HxW",
+        help="Between patches, 12 or 12x8, where they overlap and no file tells it.",
     ),
 ]
 
 
 PaddingOption = Annotated[
     str | None,
-    typer.Option("--padding", help="Zeros around the image, 3 or 3x2, where no file tells it."),
+    typer.Option(
+        "--padding", metavar="HxW", help="Zeros around the image, 3 or 3x2, where no file tells it."
+    ),
 ]
 
 
@@ -72,6 +82,7 @@ IgnoreOption = Annotated[
     list[str] | None,
     typer.Option(
         "--ignore",
+        metavar="NAME",
         help="A tensor, or a pattern, that plays no part although nothing explains it; may be "
         "repeated.",
     ),
@@ -79,7 +90,8 @@ IgnoreOption = Annotated[
 
 
 FromOption = Annotated[
-    str | None, typer.Option("--from", help="The dialect, where it is known (port --list).")
+    str | None,
+    typer.Option("--from", **DIALECTS, help="The dialect, where it is known (port --list)."),
 ]
 
 

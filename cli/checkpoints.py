@@ -21,6 +21,7 @@ from .checkpoint_options import (
     StrideOption,
     sizes_of_options,
 )
+from .choices import DIALECTS, OUTPUTS
 from .exit import FAILED, FINE
 from .options import JsonOption
 
@@ -198,12 +199,15 @@ def verify_command(
     first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one, in any dialect.")],
     from_: Annotated[
-        list[str] | None, typer.Option("--from", help="The dialect of A; given twice, of A and B.")
+        list[str] | None,
+        typer.Option("--from", **DIALECTS, help="The dialect of A; given twice, of A and B."),
     ] = None,
     prefix: Annotated[
         list[str] | None,
         typer.Option(
-            "--prefix", help="What stands before the names of A; given twice, of A and B."
+            "--prefix",
+            metavar="NAME",
+            help="What stands before the names of A; given twice, of A and B.",
         ),
     ] = None,
     image_size: ImageSizeOption = None,
@@ -264,7 +268,9 @@ def embed_command(
     to: Annotated[
         str,
         typer.Option(
-            "--to", help="tokens, after the projection, or the sequence that enters the encoder."
+            "--to",
+            **OUTPUTS,
+            help="tokens, after the projection, or the sequence that enters the encoder.",
         ),
     ] = "sequence",
     prefix: PrefixOption = None,

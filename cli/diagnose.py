@@ -7,6 +7,7 @@ import typer
 
 from ..bench.report.console import escape, out
 from ..reference.errors import PatchParityError
+from .choices import REMAINDERS
 from .exit import FAILED, FINE
 from .given import LIVE_ONLY, READING, options_typed, reading_of, refuse_strays, source_of
 from .options import (
@@ -34,12 +35,17 @@ def diagnose_command(
     context: typer.Context,
     target: TargetArgument = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="The images: .npy, .npz or .safetensors.")
+        Path | None,
+        typer.Option("--images", metavar="FILE", help="The images: .npy, .npz or .safetensors."),
     ] = None,
     weights: WeightsOption = None,
     tokens: Annotated[
         Path | None,
-        typer.Option("--tokens", help="What the implementation gave for these images and weights."),
+        typer.Option(
+            "--tokens",
+            metavar="FILE",
+            help="What the implementation gave for these images and weights.",
+        ),
     ] = None,
     kernel_layout: KernelLayoutOption = None,
     image_layout: ImageLayoutOption = None,
@@ -52,7 +58,12 @@ def diagnose_command(
     module: ModuleOption = None,
     init: InitOption = None,
     remainder: Annotated[
-        str, typer.Option(help="Images that do not divide: error, floor, pad-end or same.")
+        str,
+        typer.Option(
+            "--remainder",
+            **REMAINDERS,
+            help="What to do with images that do not divide.",
+        ),
     ] = "floor",
     json: JsonOption = None,
 ) -> None:

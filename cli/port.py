@@ -20,6 +20,7 @@ from .checkpoint_options import (
     sizes_of_options,
 )
 from .checkpoints import print_checks
+from .choices import DIALECTS, DTYPES
 from .exit import FINE
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def port_command(
         typer.Argument(metavar="[DST]", help="The new file; its name tells the format."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", help="The target dialect (port --list).")
+        str | None, typer.Option("--to", **DIALECTS, help="The target dialect (port --list).")
     ] = None,
     from_: FromOption = None,
     prefix: PrefixOption = None,
@@ -43,13 +44,16 @@ def port_command(
         Path | None,
         typer.Option(
             "--into",
+            metavar="FILE",
             help="Copy this checkpoint of the target dialect (shards too), and replace its "
             "embedding stage.",
         ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", help="float32, float64, bfloat16 or float16; default: as it is."),
+        typer.Option(
+            "--dtype", **DTYPES, help="float32, float64, bfloat16 or float16; default: as it is."
+        ),
     ] = None,
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Leave out what the target cannot hold.")
@@ -62,7 +66,10 @@ def port_command(
     ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Write what was done, and the proof, as JSON.")
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE", help="Write what was done, and the proof, as JSON."
+        ),
     ] = None,
     listed: Annotated[
         bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")

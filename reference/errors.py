@@ -36,7 +36,18 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
     lists them."""
     known = list(choices)
     if value not in known:
-        raise PatchParityError(f"{name} {value!r} is unknown; expected one of {', '.join(known)}")
+        raise PatchParityError(
+            f"{name} {value!r} is unknown{nearest(value, known)}; "
+            f"expected one of {', '.join(known)}"
+        )
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+    """The name that was probably meant, as the end of a clause; empty where none is near."""
+    import difflib  # which nobody waits for who is right
+
+    near = difflib.get_close_matches(str(value), known, 1, 0.7)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def require_array(name: str, value: object) -> None:

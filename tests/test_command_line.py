@@ -4,6 +4,7 @@ import base64
 import gzip
 import html.parser
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,8 @@ def test_help_and_version_need_no_numpy():
 
 
 def test_every_command_has_an_example_below_its_help():
-    from patchparity.cli.app import COMMANDS, EXAMPLES
+    from patchparity.cli.app import COMMANDS
+    from patchparity.cli.help import EXAMPLES
 
     assert list(EXAMPLES) == list(COMMANDS)
     for name in ("check", "port"):
@@ -44,6 +46,67 @@ def test_every_command_has_an_example_below_its_help():
             assert done.returncode == 0, done.stderr
             assert EXAMPLES[name] in " ".join(done.stdout.split())
     assert patchparity("-h").stdout == patchparity("--help").stdout
+
+
+def test_help_shows_options_in_groups_that_exist():
+    from typer.main import get_command
+
+    from patchparity.cli.app import command_line
+    from patchparity.cli.help import GROUPS
+
+    commands = get_command(command_line()).commands
+    for name, groups in GROUPS.items():
+        known = {parameter.name for parameter in commands[name].params}
+        named = [option for options in groups.values() for option in options]
+        assert len(named) == len(set(named)), name
+        if name not in ("run", "inspect", "verify"):  # which share the groups of bench and port
+            assert set(named) <= known, (name, set(named) - known)
+    done = patchparity("check", "-h")
+    assert "Somebody's implementation:" in done.stdout
+    assert "--image-layout nchw|nhwc" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("patchparity chec", {"check"}),
+        ("patchparity bench --preset ", {"smoke", "quick", "full"}),
+        ("patchparity check --backend tens", {"tensorflow"}),
+        ("patchparity port a b --to timm-vi", {"timm-vit"}),
+        ("patchparity check --kernel-layout hw", {"hwio"}),
+    ],
+)
+def test_a_shell_completes_names(typed, completed):
+    words = typed.split(" ")
+    environment = {
+        **os.environ,
+        "_PATCHPARITY_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    code = "import sys; sys.argv = ['patchparity']; from patchparity.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    shown = set(done.stdout.split())
+    assert completed <= shown, done.stderr
+    assert all(name.startswith(words[-1]) for name in shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (("bench", "--backend", "troch"), "did you mean torch?"),
+        (("bench", "--preset", "quik"), "did you mean quick?"),
+        (("bench", "--case", "swin-s4-224"), "did you mean swin-t4-224?"),
+        (("port", "a", "b", "--to", "hf-vti"), "hf-vit"),
+        (("chek",), "check"),
+    ],
+)
+def test_what_is_nearly_a_name_is_told(arguments, near, tmp_path):
+    done = patchparity(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert near in " ".join(done.stderr.split()), done.stderr
 
 
 @pytest.fixture(scope="module")
