@@ -5,18 +5,19 @@ It is loaded into every test run of an environment that has patchparity, so it i
 before the fixture is used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 
 if TYPE_CHECKING:
+    from ..porting.objects.read import Reading
     from .check.results import CheckReport
 
 
 class Parity:
     """What the fixture gives."""
 
-    def check(self, implementation: Any, **options: Any) -> "CheckReport":
+    def check(self, implementation: Any, **options: "Unpack[Reading]") -> "CheckReport":
         """Check an object as `patchparity.check` does, and fail the test where it is wrong.
 
         Args:

@@ -1,15 +1,12 @@
 """Options of the commands that read checkpoints."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .choices import DIALECTS
 from .given import size_of
-
-if TYPE_CHECKING:
-    from ..porting.dialects.sizes import Sizes
 
 CheckpointArgument = Annotated[
     Path,
@@ -95,20 +92,14 @@ FromOption = Annotated[
 ]
 
 
-def sizes_of_options(
-    image_size: str | None,
-    patch_size: str | None,
-    in_channels: int | None,
-    stride: str | None = None,
-    padding: str | None = None,
-) -> "Sizes | None":
-    """What was told of the sizes, None if nothing was.
+def sizes_of_options(context: typer.Context) -> dict[str, Any]:
+    """What was told of the sizes, by the names that functions give them.
 
     Raises:
         PatchParityError: what is no size.
     """
-    from ..porting.dialects.sizes import Sizes
-
-    sizes = size_of("--patch-size", patch_size), size_of("--image-size", image_size), in_channels
-    steps = size_of("--stride", stride), size_of("--padding", padding, least=0)
-    return None if (*sizes, *steps) == (None,) * 5 else Sizes.told(*sizes, *steps)
+    told: dict[str, Any] = {"in_channels": context.params["in_channels"]}
+    for name in ("image_size", "patch_size", "stride", "padding"):
+        option, least = f"--{name.replace('_', '-')}", 0 if name == "padding" else 1
+        told[name] = size_of(option, context.params[name], least)
+    return told

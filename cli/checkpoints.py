@@ -27,6 +27,7 @@ from .options import JsonOption
 
 
 def inspect_command(
+    context: typer.Context,
     checkpoint: CheckpointArgument,
     from_: FromOption = None,
     prefix: PrefixOption = None,
@@ -46,12 +47,11 @@ def inspect_command(
 
     if json:
         require_writable(json, *files_read(checkpoint), *(dialects or ()))
-    sizes = sizes_of_options(image_size, patch_size, in_channels, stride, padding)
     inspection = inspect_checkpoint(
         checkpoint,
         from_=from_,
         prefix=prefix,
-        sizes=sizes,
+        **sizes_of_options(context),
         ignore=ignore or (),
         prove=True,
         dialects=dialects or (),
@@ -196,6 +196,7 @@ def print_checks(checks: list[tuple[str, str, str]]) -> None:
 
 
 def verify_command(
+    context: typer.Context,
     first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one, in any dialect.")],
     from_: Annotated[
@@ -233,13 +234,12 @@ def verify_command(
                 "B"
             )
     named, before = ([*(given or []), None, None] for given in (from_, prefix))
-    sizes = sizes_of_options(image_size, patch_size, in_channels, stride, padding)
     difference = verify(
         first,
         second,
         from_=(named[0], named[1]),
         prefixes=(before[0], before[1]),
-        sizes=sizes,
+        **sizes_of_options(context),
         ignore=ignore or (),
         dialects=dialects or (),
     )
@@ -254,6 +254,7 @@ def verify_command(
 
 
 def embed_command(
+    context: typer.Context,
     checkpoint: CheckpointArgument,
     images: Annotated[
         Path,
@@ -284,6 +285,7 @@ def embed_command(
 ) -> None:
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their
     model computes."""
+    from ..porting.dialects.sizes import Sizes
     from ..porting.embed import absent_parts, read_for_images
     from ..porting.files.atomic import files_read, require_writable
     from ..porting.files.images import read_images, write_array
@@ -296,13 +298,18 @@ def embed_command(
                 f"{target} is the {what} itself: give the {to} a file of its own"
             )
     require_writable(target, *files_read(checkpoint), *(dialects or ()), images)
-    sizes = sizes_of_options(image_size, patch_size, in_channels, stride, padding)
-    asked: dict[str, Any] = dict(
-        from_=from_, prefix=prefix, sizes=sizes, ignore=ignore or (), dialects=dialects or ()
-    )
+    sizes = Sizes.of_user(**sizes_of_options(context))
     require_choice("to", to, ("tokens", "sequence"))
     pixels = read_images(images)
-    read = read_for_images(checkpoint, pixels, **asked)
+    read = read_for_images(
+        checkpoint,
+        pixels,
+        from_=from_,
+        prefix=prefix,
+        sizes=sizes,
+        ignore=ignore or (),
+        dialects=dialects or (),
+    )
     tokens = read.embed(pixels, to)
     for sentence in absent_parts(read.stage):
         err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)

@@ -1,7 +1,7 @@
 """patchparity port."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,11 +23,9 @@ from .checkpoints import print_checks
 from .choices import DIALECTS, DTYPES
 from .exit import FINE
 
-if TYPE_CHECKING:
-    pass
-
 
 def port_command(
+    context: typer.Context,
     source: Annotated[
         Path | None, typer.Argument(metavar="[SRC]", help="A checkpoint of any dialect.")
     ] = None,
@@ -97,7 +95,7 @@ def port_command(
         to,
         from_=from_,
         prefix=prefix,
-        sizes=sizes_of_options(image_size, patch_size, in_channels, stride, padding),
+        **sizes_of_options(context),
         into=into,
         dtype=dtype,
         allow_loss=allow_loss,

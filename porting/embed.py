@@ -30,6 +30,11 @@ def embed(
     to: str = "sequence",
     from_: str | None = None,
     prefix: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    patch_size: int | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] | None = None,
     sizes: Sizes | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
@@ -41,7 +46,9 @@ def embed(
         images: `(B, C, H, W)`, or `(B, C, T, H, W)` for tubelets, preprocessed as the model has it.
         to: the `sequence` that enters the encoder, or `tokens` after the projection (and its norm,
             if there is one before it).
-        from_, prefix, sizes, ignore, dialects: as in `port`; the images tell their own size.
+        from_, prefix, patch_size, in_channels, stride, padding, ignore, dialects: as in `port`.
+        image_size: that the checkpoint's positions are for; the images tell their own size.
+        sizes: the same in one object, as earlier versions took them.
 
     Returns:
         `(B, N, D)`, or `(B, prefix + N, D)`, float64.
@@ -52,6 +59,7 @@ def embed(
     Warns:
         UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms.
     """
+    sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     require_choice("to", to, ("tokens", "sequence"))
     read = read_for_images(
         checkpoint,

@@ -21,6 +21,11 @@ def inspect_checkpoint(
     *,
     from_: str | None = None,
     prefix: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    patch_size: int | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] | None = None,
     sizes: Sizes | None = None,
     ignore: Sequence[str] = (),
     prove: bool = False,
@@ -33,7 +38,9 @@ def inspect_checkpoint(
         path: the file, an index of shards, or a folder.
         from_: the dialect, where it is known.
         prefix: what stands before all names, where several stages are there.
-        sizes: what is known of its sizes and no `config.json` tells.
+        image_size, patch_size, in_channels, stride, padding: what is known of its sizes and no
+            `config.json` tells; one number, or one for each axis, frames of a video in front.
+        sizes: the same in one object, as earlier versions took them.
         ignore: names, or patterns of the shell's kind, of tensors that play no part although
             nothing explains them.
         prove: whether the library's own model is built and run, where it is installed and a
@@ -47,6 +54,7 @@ def inspect_checkpoint(
     Raises:
         PatchParityError: a file that cannot be read, is damaged, or hostile.
     """
+    sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     known = list_dialects(dialects)
     with opened(path) as file:
         checkpoint = unwrapped(file)

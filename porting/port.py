@@ -79,6 +79,11 @@ def port(
     *,
     from_: str | None = None,
     prefix: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    patch_size: int | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] | None = None,
     sizes: Sizes | None = None,
     into: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
@@ -96,7 +101,9 @@ def port(
         to: the target dialect.
         from_: the source's dialect, where it is known; None to find out.
         prefix: what stands before the source's names, where several stages are there.
-        sizes: what is known of its sizes and no `config.json` tells: image or patch size.
+        image_size, patch_size, in_channels, stride, padding: what is known of its sizes and no
+            `config.json` tells; one number, or one for each axis, frames of a video in front.
+        sizes: the same in one object, as earlier versions took them.
         into: an existing checkpoint of the target dialect: a copy of it is written, with its
             embedding stage replaced.
         dtype: of the target; None keeps that of the source.
@@ -111,6 +118,7 @@ def port(
         PatchParityError: an ambiguous source, a loss that was not allowed, files that cannot be
             read or written, a proof that failed (the target is then not written).
     """
+    sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     known = list_dialects(dialects)
     wanted = get_dialect(to, known)
     if dtype is not None:

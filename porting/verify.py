@@ -54,6 +54,11 @@ def verify(
     *,
     from_: tuple[str | None, str | None] = (None, None),
     prefixes: tuple[str | None, str | None] = (None, None),
+    image_size: int | Sequence[int] | None = None,
+    patch_size: int | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] | None = None,
     sizes: Sizes | None = None,
     prove: bool = True,
     ignore: Sequence[str] = (),
@@ -66,8 +71,10 @@ def verify(
         first, second: checkpoints.
         from_: their dialects, where they are known.
         prefixes: what stands before their names, where a file holds several stages.
-        sizes: what is known of their sizes and no `config.json` tells; what the first tells holds
-            for the second.
+        image_size, patch_size, in_channels, stride, padding: what is known of their sizes and no
+            `config.json` tells; one number, or one for each axis, frames of a video in front. What
+            the first tells holds for the second.
+        sizes: the same in one object, as earlier versions took them.
         prove: whether the libraries' own models are built and run, where they are installed and a
             `config.json` tells how.
         ignore: names, or patterns of the shell's kind, of tensors that play no part although
@@ -77,6 +84,7 @@ def verify(
     Raises:
         PatchParityError: whatever `read_stage` refuses.
     """
+    sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     stages, proofs = _read_both(
         (first, second), from_, prefixes, sizes, prove, ignore, list_dialects(dialects)
     )

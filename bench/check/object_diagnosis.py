@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from ...porting.objects.read import read_live
 from ...reference.diagnosis.diagnose import Diagnosis, diagnose
 from ...reference.errors import PatchParityError
 from ...reference.probes import random_images
+from ...reference.weights import PatchEmbedWeights
 from .containment import bitwise
 from .objects import BATCH, check_object
 
@@ -19,7 +22,22 @@ MOST_IMAGES = 96
 tenth more, at twelve patches an image."""
 
 
-def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Diagnosis:
+def diagnose_object(
+    implementation: Any,
+    *,
+    seed: int = 0,
+    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    kernel_layout: str | None = None,
+    image_layout: str | None = None,
+    patch_size: int | tuple[int, ...] | None = None,
+    in_channels: int | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = None,
+    framework: str | None = None,
+    module: str | None = None,
+    init: Mapping[str, Any] | None = None,
+) -> Diagnosis:
     """Say which mistake a live object makes, from its output on random images; see `diagnose`.
 
     An output that is right there is not called correct before the object passes `check_object` too:
@@ -29,7 +47,8 @@ def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Di
         implementation: what `check` takes, or what `read_live` returned.
         seed: of the images; as many as show whether an output is an affine map of the patches, more
             than K + 1 patches, if 64 do.
-        options: those of `read_live`.
+        weights, kernel_layout, image_layout, patch_size, in_channels, image_size, stride, padding,
+            framework, module, init: for what cannot be read out of it, as in `check`.
 
     Raises:
         PatchParityError: whatever `read_live` refuses; an object that fails on images that it
@@ -38,7 +57,20 @@ def diagnose_object(implementation: Any, *, seed: int = 0, **options: Any) -> Di
     live = (
         implementation
         if isinstance(implementation, LiveEmbedding)
-        else read_live(implementation, **options)
+        else read_live(
+            implementation,
+            weights=weights,
+            kernel_layout=kernel_layout,
+            image_layout=image_layout,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            image_size=image_size,
+            stride=stride,
+            padding=padding,
+            framework=framework,
+            module=module,
+            init=init,
+        )
     )
     enough = math.ceil(1.1 * (live.spec.patch_values + 2) / live.spec.num_patches)
     images = random_images(live.spec, min(max(BATCH, enough), MOST_IMAGES), live.dtype, seed)

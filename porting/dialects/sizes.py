@@ -80,6 +80,28 @@ class Sizes:
         )
 
     @classmethod
+    def of_user(
+        cls,
+        image_size: int | Sequence[int] | None,
+        patch_size: int | Sequence[int] | None,
+        in_channels: int | None,
+        stride: int | Sequence[int] | None,
+        padding: int | Sequence[int] | None,
+        sizes: "Sizes | None" = None,
+    ) -> "Sizes | None":
+        """What a user tells, one by one or as one object; None where nothing is told.
+
+        Raises:
+            PatchParityError: both at once; whatever `told` refuses.
+        """
+        each = (patch_size, image_size, in_channels, stride, padding)
+        if all(size is None for size in each):
+            return sizes
+        if sizes is not None:
+            raise PatchParityError("sizes= tells all sizes: give image_size= and the others alone")
+        return cls.told(*each)
+
+    @classmethod
     def told(
         cls,
         patch_size: int | Sequence[int] | None = None,

@@ -12,7 +12,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy: a module's dtype may be it
 import numpy as np
@@ -48,6 +48,22 @@ from .whole import part_of, stage_inside
 FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
 """What an object is called with: `keras` and `flax` are found by type; a plain function takes NumPy
 arrays unless told otherwise."""
+
+
+class Reading(TypedDict, total=False):
+    """The options of `read_live`, for those who hand them on."""
+
+    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None
+    kernel_layout: str | None
+    image_layout: str | None
+    patch_size: int | tuple[int, ...] | None
+    in_channels: int | None
+    image_size: int | tuple[int, ...] | None
+    stride: int | tuple[int, ...] | None
+    padding: Any
+    framework: str | None
+    module: str | None
+    init: Mapping[str, Any] | None
 
 
 def read_live(

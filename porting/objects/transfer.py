@@ -33,7 +33,22 @@ from .read import read_live
 
 
 def from_module(
-    module: Any, *, check: bool = True, **options: Any
+    module: Any,
+    *,
+    check: bool = True,
+    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    kernel_layout: str | None = None,
+    image_layout: str | None = None,
+    patch_size: int | tuple[int, ...] | None = None,
+    in_channels: int | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = None,
+    framework: str | None = None,
+    from_: str | None = None,
+    prefix: str | None = None,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
     """Read the weights out of a live object: an `nn.Module`, a Keras layer, a Flax module, or a
     tree of parameters.
@@ -45,10 +60,12 @@ def from_module(
         check: whether an object is called once, on random images, to see that it computes what its
             weights do and nothing beside (an activation, a mask). One that leaves tokens out on
             purpose (ViTMAE) needs False.
-        options: for what cannot be read out of it: of an object those of `read_live`, of a tree
-            `from_`, `prefix`, `ignore` and `dialects` as in `port`, and `patch_size`, `image_size`
-            (with the frames of a video in front), `in_channels`, and `stride` and `padding`, which
-            no tree shows and which are else those of its dialect.
+        weights, kernel_layout, image_layout, framework: of an object, for what cannot be read out
+            of it, as in `check`.
+        patch_size, in_channels, image_size, stride, padding: for what cannot be read out of an
+            object or a tree; of a tree the frames of a video stand in front, and stride and
+            padding are else those of its dialect.
+        from_, prefix, ignore, dialects: of a tree, as in `port`.
 
     Returns:
         Canonical weights, prefix tokens and positions among them where it has some, and the spec.
@@ -60,17 +77,43 @@ def from_module(
     Warns:
         UserWarning: of a tree whose grid was assumed although its positions allow another.
     """
-    if isinstance(module, Mapping):
-        return _from_tree(module, **options)
+    sizes: dict[str, Any] = dict(
+        patch_size=patch_size,
+        in_channels=in_channels,
+        image_size=image_size,
+        stride=stride,
+        padding=padding,
+    )
+    of_object: dict[str, Any] = dict(
+        weights=weights,
+        kernel_layout=kernel_layout,
+        image_layout=image_layout,
+        framework=framework,
+    )
+    named: dict[str, Any] = dict(from_=from_, prefix=prefix, ignore=ignore, dialects=dialects)
+    wanted = from_ is not None or prefix is not None or bool(ignore) or bool(dialects)
+    tree = module if isinstance(module, Mapping) else _tree_of(module) if wanted else None
+    if tree is not None:
+        if strange := [name for name, value in of_object.items() if value is not None]:
+            raise PatchParityError(
+                f"{', '.join(strange)}: of an object that is called; a tree of parameters is read "
+                "by its names"
+            )
+        return _from_tree(tree, **sizes, **named)
+    if wanted:
+        raise PatchParityError(
+            f"from_, prefix, ignore and dialects are of trees of parameters, not of "
+            f"{type(module).__name__}"
+        )
     try:
-        live = read_live(module, **options)
+        live = read_live(module, **sizes, **of_object)
     except SeveralKernelsError as error:
         tree = _tree_of(module)
-        if tree is None:
+        if tree is None or any(value is not None for value in of_object.values()):
             raise
         try:  # a whole model: its names tell which stage is there
-            return _from_tree(tree, **options)
-        except (PatchParityError, TypeError):
+            return _from_tree(tree, **sizes)
+        except PatchParityError:
             raise error from None
     if check:
         _require_own_output(live)
@@ -121,15 +164,15 @@ def _require_own_output(live: LiveEmbedding) -> None:
 def _from_tree(
     tree: Mapping[Any, Any],
     *,
+    patch_size: int | tuple[int, ...] | None,
+    image_size: int | tuple[int, ...] | None,
+    in_channels: int | None,
+    stride: int | tuple[int, ...] | None,
+    padding: int | tuple[int, ...] | None,
     from_: str | None = None,
     prefix: str | None = None,
-    dialects: Iterable[str | os.PathLike[str]] = (),
-    patch_size: int | tuple[int, ...] | None = None,
-    image_size: int | tuple[int, ...] | None = None,
-    in_channels: int | None = None,
-    stride: int | tuple[int, ...] | None = None,
-    padding: int | tuple[int, ...] | None = None,
     ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> tuple[PatchEmbedWeights, PatchEmbedSpec]:
     sizes = Sizes.told(patch_size, image_size, in_channels, stride, padding)
     checkpoint = TreeCheckpoint(tree)
@@ -184,7 +227,12 @@ def transfer(
     target: Any,
     source_options: Mapping[str, Any] = MappingProxyType({}),
     target_options: Mapping[str, Any] = MappingProxyType({}),
-    **options: Any,
+    *,
+    image_size: int | tuple[int, ...] | None = None,
+    patch_size: int | tuple[int, ...] | None = None,
+    in_channels: int | None = None,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = None,
 ) -> Transfer:
     """Move the patch embedding of one live object into another, of whatever framework, and prove it
     by running both on the same images.
@@ -196,7 +244,7 @@ def transfer(
             in its own dtype.
         source_options, target_options: those of `from_module`, for what cannot be read out of one
             of them.
-        options: the same for both.
+        image_size, patch_size, in_channels, stride, padding: of both, as in `from_module`.
 
     Raises:
         PatchParityError: objects of different sizes, a target that cannot hold what the source has,
@@ -207,8 +255,15 @@ def transfer(
             "the target is a tree of parameters, whose arrays are nobody's to change: to_module "
             "makes another"
         )
-    asked = {**options, **target_options}
-    one, other = _live(source, {**options, **source_options}), read_live(target, **asked)
+    both = dict(
+        image_size=image_size,
+        patch_size=patch_size,
+        in_channels=in_channels,
+        stride=stride,
+        padding=padding,
+    )
+    asked: dict[str, Any] = {**both, **target_options}
+    one, other = _live(source, {**both, **source_options}), read_live(target, **asked)
     _require_one_model(one, other)
     asked["image_size"] = one.spec.image_size
     if other.spec.image_size != one.spec.image_size:
