@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..reference.answer import Answer
 from .check.check import check
 from .check.results import CheckReport
 from .check.suite import check_controls
@@ -17,8 +18,8 @@ from .timing.plan import plan
 from .timing.presets import preset
 
 
-@dataclass(frozen=True)
-class RunReport:
+@dataclass(frozen=True, repr=False)
+class RunReport(Answer):
     """What the main job found: verdicts, times, and the files of the report."""
 
     check: CheckReport
@@ -36,6 +37,15 @@ class RunReport:
             and self.bench.ok
             and (self.seeds is None or self.seeds.ok)
         )
+
+    def lines(self) -> list[str]:
+        """What the check, the check of the verdicts and the benchmark found, and the files."""
+        return [
+            *self.check.lines(),
+            *self.controls.lines()[:1],
+            *self.bench.lines(),
+            *map(str, self.files),
+        ]
 
 
 def run(

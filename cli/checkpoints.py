@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from .checkpoint_options import (
 from .choices import DIALECTS, OUTPUTS
 from .exit import FAILED, FINE
 from .options import JsonOption
+
+if TYPE_CHECKING:
+    from ..reference.answer import Answer
 
 
 def inspect_command(
@@ -108,15 +111,9 @@ def _print_inspection(inspection: dict[str, Any]) -> None:
     for note in inspection["notes"]:
         line(f"note: {note}")
     if inspection["proof"]:
-        print_checks(
-            [
-                (
-                    inspection["proof"]["verdict"],
-                    inspection["proof"]["name"],
-                    inspection["proof"]["message"],
-                )
-            ]
-        )
+        from ..porting.proof.compare import Check
+
+        print_line(Check(**inspection["proof"]).line())
     if inspection["unbuilt"]:
         line(f"left unbuilt, for they are no tensors: {', '.join(inspection['unbuilt'])}")
     counts = inspection["ledger"].get("counts", {})
@@ -182,17 +179,21 @@ def _convolution(layer: dict[str, Any]) -> str:
     )
 
 
-def print_checks(checks: list[tuple[str, str, str]]) -> None:
-    """A line for each part of a proof: what was compared, and with what."""
-    styles = {"pass": "green", "fail": "bold red"}
-    for verdict, name, message in checks:
-        style = styles.get(verdict, "yellow")
-        unproved = verdict == "skip" and message.startswith("not proved")
-        whose = f"{name.partition(':')[0]}: " if ":" in name else ""
-        sentence, word = (
-            (f"{whose}{message}", "") if unproved else (f"{name}: {message}", f"{verdict} ")
-        )
-        out.print(f"[{style}]{word}[/]{escape(sentence)}", soft_wrap=True)
+STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow", "lost": "yellow"}
+"""Of the word that a line begins with."""
+
+
+def print_answer(answer: "Answer") -> None:
+    """Print the lines of an answer."""
+    for text in answer.lines():
+        print_line(text)
+
+
+def print_line(text: str) -> None:
+    """Print a line; the word that it begins with is colored where it is a verdict."""
+    word, space, rest = text.partition(" ")
+    style = STYLES.get(word)
+    out.print(f"[{style}]{word}[/]{space}{escape(rest)}" if style else escape(text), soft_wrap=True)
 
 
 def verify_command(
@@ -245,11 +246,7 @@ def verify_command(
     )
     if json:
         write_json(json, difference.to_dict())
-    out.print(
-        escape(f"{difference.first} and {difference.second}: {difference.explanation}"),
-        soft_wrap=True,
-    )
-    print_checks([(check.verdict, check.name, check.message) for check in difference.checks])
+    print_answer(difference)
     raise typer.Exit(FINE if difference.same else FAILED)
 
 

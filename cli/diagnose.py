@@ -70,7 +70,6 @@ def diagnose_command(
     """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it;
     exit 1 if it is wrong."""
     from ..porting.files.atomic import require_writable, write_json
-    from ..reference.mistakes import CATALOGUE
 
     if json:
         require_writable(json, images, weights, tokens, *source_of(target))
@@ -84,14 +83,8 @@ def diagnose_command(
         diagnosis = _of_arrays(context, images, weights, tokens)
     if json:
         write_json(json, diagnosis.to_dict())
-    out.print(f"{diagnosis.status}: {escape(diagnosis.explanation)}", soft_wrap=True)
-    if diagnosis.mend:
-        out.print(f"mend: {escape(diagnosis.mend)}", soft_wrap=True)
-    for other in diagnosis.also:
-        explanation = "; and ".join(CATALOGUE[name].explanation for name in other)
-        out.print(
-            f"also possible ({escape(', '.join(other))}): {escape(explanation)}", soft_wrap=True
-        )
+    for line in diagnosis.lines():
+        out.print(escape(line), soft_wrap=True)
     raise typer.Exit(FINE if diagnosis.correct else FAILED)
 
 

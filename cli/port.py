@@ -19,7 +19,7 @@ from .checkpoint_options import (
     StrideOption,
     sizes_of_options,
 )
-from .checkpoints import print_checks
+from .checkpoints import print_answer
 from .choices import DIALECTS, DTYPES
 from .exit import FINE
 
@@ -104,16 +104,7 @@ def port_command(
     )
     if report:
         write_json(report, done.to_dict())
-    out.print(escape(f"{done.source} -> {done.target}: {', '.join(done.tensors)}"), soft_wrap=True)
-    for step in done.steps:
-        out.print(escape(f"step {step}"), soft_wrap=True)
-    for loss in done.losses:
-        out.print(f"[yellow]lost[/] {escape(loss)}", soft_wrap=True)
-    print_checks([(check.verdict, check.name, check.message) for check in done.checks])
-    others = f"; {done.not_moved} others were not moved" if done.not_moved else ""
-    count = len(done.tensors)
-    tensors = f"{count} tensor{'s' if count != 1 else ''} of the embedding stage"
-    out.print(f"{escape(str(target))}: {tensors}{others}", soft_wrap=True)
+    print_answer(done)
 
 
 def _print_dialects(files: list[Path] | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import DTYPES
+from ..reference.answer import Answer
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError, require_choice
 from ..reference.probes import random_images
@@ -42,8 +43,8 @@ RAW = ("kernel", "bias", "pixel_mean", "pixel_std", *(f"batch_norm.{part}" for p
 """Tensors of the source that the proof of its layout takes as they are."""
 
 
-@dataclass(frozen=True)
-class PortReport:
+@dataclass(frozen=True, repr=False)
+class PortReport(Answer):
     """What a port did, and the proof that it was right.
 
     Args:
@@ -52,6 +53,7 @@ class PortReport:
         tensors: names in the target.
         checks: the proof.
         not_moved: how many more tensors the source holds, of its encoder and head.
+        file: that was written.
     """
 
     source: str
@@ -61,6 +63,20 @@ class PortReport:
     tensors: list[str]
     checks: list[Check]
     not_moved: int = 0
+    file: str = ""
+
+    def lines(self) -> list[str]:
+        """What was moved, how, its proof, and what was not moved."""
+        count = len(self.tensors)
+        tensors = f"{count} tensor{'s' if count != 1 else ''} of the embedding stage"
+        others = f"; {self.not_moved} others were not moved" if self.not_moved else ""
+        return [
+            f"{self.source} -> {self.target}: {', '.join(self.tensors)}",
+            *(f"step {step}" for step in self.steps),
+            *(f"lost {loss}" for loss in self.losses),
+            *(check.line() for check in self.checks),
+            f"{self.file}: {tensors}{others}",
+        ]
 
     @property
     def ok(self) -> bool:
@@ -182,7 +198,14 @@ def port(
     if into is None:
         steps += _left_to_a_model(written, wanted)
     return PortReport(
-        stage.candidate.label, to, steps, losses_in_words(plan), list(tensors), checks, not_moved
+        stage.candidate.label,
+        to,
+        steps,
+        losses_in_words(plan),
+        list(tensors),
+        checks,
+        not_moved,
+        str(target),
     )
 
 

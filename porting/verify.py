@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..reference.answer import Answer
 from ..reference.diagnosis.diagnose import diagnose
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError
@@ -26,8 +27,8 @@ from .proof.compare import Check, compare_fields, compare_rows, not_square, pref
 from .proof.library import prove_by_library
 
 
-@dataclass(frozen=True)
-class Difference:
+@dataclass(frozen=True, repr=False)
+class Difference(Answer):
     """What `verify` found.
 
     Args:
@@ -42,6 +43,16 @@ class Difference:
     second: str
     explanation: str
     checks: list[Check]
+
+    @property
+    def ok(self) -> bool:
+        """Whether they are the same."""
+        return self.same
+
+    def lines(self) -> list[str]:
+        """Whether they are the same, and what was compared."""
+        verdict = f"{self.first} and {self.second}: {self.explanation}"
+        return [verdict, *(check.line() for check in self.checks)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""

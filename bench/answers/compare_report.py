@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ...reference.answer import Answer
 from ..intervals import Comparison
+from ..record.words import ratio_text
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class ComparedRow:
     regression: bool
 
 
-@dataclass(frozen=True)
-class CompareReport:
+@dataclass(frozen=True, repr=False)
+class CompareReport(Answer):
     """What became of every row.
 
     Args:
@@ -55,6 +57,31 @@ class CompareReport:
     def ok(self) -> bool:
         """Whether nothing regressed, and nothing failed that did not before."""
         return not self.regressions and not self.failed
+
+    def lines(self) -> list[str]:
+        """What became of all rows, what failed, and what differs between the machines."""
+        return [
+            self.summary(),
+            *(f"fail {name}: {message}" for name, message in self.failed.items()),
+            *self.differences,
+        ]
+
+    def table(self) -> list[tuple[str, ...]]:
+        """What surely changed, worst first."""
+        changed = [row for row in self.rows if row.comparison.word in ("FASTER", "SLOWER")]
+        changed.sort(key=lambda row: -row.comparison.ratio)
+        titles = ("verdict", "row", "old ms", "new ms", "new/old [95%]")
+        cells = [
+            (
+                row.comparison.word,
+                row.name,
+                f"{1e3 * row.old:.4g}",
+                f"{1e3 * row.new:.4g}",
+                ratio_text(row.comparison.ratio, row.comparison.interval),
+            )
+            for row in changed
+        ]
+        return [titles, *cells] if cells else []
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""

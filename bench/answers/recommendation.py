@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...porting.objects.implementation import OBJECT_MODE
+from ...reference.answer import Answer
 from ..intervals import Comparison
 from ..record.words import ratio_text
 
@@ -70,6 +71,18 @@ class Choice:
     def is_own(self) -> bool:
         """Whether it is a user's own, timed with `--peer`."""
         return _is_own(self.implementation)
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """A row of the table: what to use, milliseconds, share of the matrix product, gain, and
+        how sure that is."""
+        nearest = self.nearest
+        gained = nearest is not None and not self.customary
+        gain = ratio_text(nearest.speedup, nearest.interval) if nearest and gained else ""
+        word = "sure" if self.sure else ""
+        if self.customary:
+            word = "yours" if self.is_own else "today's"
+        fraction = "" if self.gemm_fraction is None else f"{100 * self.gemm_fraction:.0f}%"
+        return self.implementation, f"{1e3 * self.seconds:.3g}", fraction, gain, word
 
     def sentence(self) -> str:
         """Say it in one sentence."""
@@ -162,8 +175,8 @@ class RunnerUp:
         )
 
 
-@dataclass(frozen=True)
-class Recommendation:
+@dataclass(frozen=True, repr=False)
+class Recommendation(Answer):
     """The answer for one shape.
 
     Args:
@@ -199,6 +212,31 @@ class Recommendation:
             whose = "your own" if first.is_own else "which people call today"
             return f"use {first.implementation}, {whose}: nothing is surely faster{noise}"
         return f"use {first.implementation}, the fastest by its median{noise}"
+
+    def subject(self) -> str:
+        """The shape, and on how much of what it was measured."""
+        place = "" if self.device == "cpu" else f" on {self.device}"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.case}, {self.dtype}{place}, {threads}"
+
+    def lines(self) -> list[str]:
+        """What to use, of which shape, how sure that is on each framework, and the code."""
+        return [
+            self.answer(),
+            f"{self.subject()} ({self.measured})",
+            *([] if self.runner_up is None else [self.runner_up.sentence()]),
+            *(f"{choice.framework}: {choice.sentence()}" for choice in self.choices),
+            *(f"note: {note}" for note in self.notes),
+            "",
+            *self.choices[0].code.rstrip().splitlines(),
+        ]
+
+    def table(self) -> list[tuple[str, ...]]:
+        """What to use on each framework."""
+        return [
+            ("use", "ms", "of GEMM", "gain [95%]", ""),
+            *(choice.cells() for choice in self.choices),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""

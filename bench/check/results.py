@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from ...porting.files.atomic import write_json
+from ...reference.answer import Answer
 from ...reference.errors import PatchParityError
 from ...reference.expectation import Direction
 
@@ -65,8 +66,12 @@ class CheckResult:
     seeds: int | None = None
 
 
+MOST_FAILED = 20
+"""Failures that are shown one by one."""
+
+
 @dataclass(frozen=True, repr=False)
-class CheckReport:
+class CheckReport(Answer):
     """All verdicts of a check.
 
     Args:
@@ -86,17 +91,24 @@ class CheckReport:
         """Versions, processor, threads: what the verdicts hold for."""
         return self.describe()
 
-    def __str__(self) -> str:
-        """The answer in lines; of the suite's own implementations, the numbers of verdicts."""
+    def lines(self) -> list[str]:
+        """The answer; of the suite's own implementations, the numbers of verdicts, and what
+        failed."""
         if self.of_object:
             from .object_answer import answer
 
-            return "\n".join(answer(self))
-        return ", ".join(f"{count} {verdict}" for verdict, count in self.summary.items())
-
-    def __repr__(self) -> str:
-        """The same as `str`: what an interactive session shows is the answer."""
-        return str(self)
+            return answer(self)
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.summary.items())
+        failed = [row for row in self.results if row.verdict in ("fail", "error")]
+        return [
+            f"{'right' if self.ok else 'wrong'}: {counts}",
+            *(
+                f"  {row.verdict} {row.implementation} {row.dtype or ''} {row.probe or ''}: "
+                f"{row.message}"
+                for row in failed[:MOST_FAILED]
+            ),
+            *([f"  and {len(failed) - MOST_FAILED} more"] if len(failed) > MOST_FAILED else []),
+        ]
 
     @property
     def diagnosis(self) -> str:

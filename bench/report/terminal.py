@@ -314,28 +314,14 @@ def _print_behaviors(report: "CheckReport") -> None:
 def print_recommendation(recommendation: "Recommendation") -> None:
     """Print what to use: the answer, what it follows from on each framework, and the lines of
     code."""
-    from ..record.words import ratio_text
-
     out.print(f"[bold]{escape(recommendation.answer())}[/]", soft_wrap=True)
-    place = "" if recommendation.device == "cpu" else f" on {recommendation.device}"
     out.print(
-        f"[bold]{recommendation.case}, {recommendation.dtype}{place}, {recommendation.threads} "
-        f"thread{'s' if recommendation.threads > 1 else ''}[/] ({escape(recommendation.measured)})",
+        f"[bold]{escape(recommendation.subject())}[/] ({escape(recommendation.measured)})",
         soft_wrap=True,
     )
     table = _table("What to use on each framework", ("use",), ("ms", "of GEMM", "gain [95%]", ""))
     for choice in recommendation.choices:
-        nearest = choice.nearest
-        gain = (
-            ""
-            if nearest is None or choice.customary
-            else ratio_text(nearest.speedup, nearest.interval)
-        )
-        word = "sure" if choice.sure else ""
-        if choice.customary:
-            word = "yours" if choice.is_own else "today's"
-        fraction = "" if choice.gemm_fraction is None else f"{100 * choice.gemm_fraction:.0f}%"
-        table.add_row(choice.implementation, f"{1e3 * choice.seconds:.3g}", fraction, gain, word)
+        table.add_row(*choice.cells())
     out.print(table)
     first = recommendation.choices[0]
     if recommendation.runner_up is not None:

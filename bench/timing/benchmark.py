@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...reference.answer import Answer
 from ...reference.errors import PatchParityError
 from ..progress import progress_bar
 from ..record.bench_json import (
@@ -24,13 +25,14 @@ from ..record.folder import REPORTS, locked, output_folder, set_aside
 from ..record.packed import PACKED, unpack
 from ..record.rows import Block, Row
 from ..record.schema import Bench
+from ..record.words import block_title
 from .options import BenchOptions
 from .plan import Plan, plan
 from .session import BenchSession
 
 
-@dataclass(frozen=True)
-class BenchReport:
+@dataclass(frozen=True, repr=False)
+class BenchReport(Answer):
     """The folder of a record, and what is in it: plain data, as its `bench.json`."""
 
     folder: Path
@@ -50,6 +52,32 @@ class BenchReport:
     def ok(self) -> bool:
         """Whether every row that could run was measured and is right."""
         return not self.bench.failures
+
+    def lines(self) -> list[str]:
+        """How many rows there are, what failed, and where the record lies."""
+        rows = len(self.bench.benchmarks)
+        return [
+            f"{'right' if self.ok else 'wrong'}: {rows} rows in {self.folder}",
+            *(
+                f"fail {row.implementation} {row.case}: {row.message}"
+                for row in self.bench.failures
+            ),
+            *([f"{self.missing} planned rows are missing"] if self.missing else []),
+        ]
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The median of every row."""
+        timed = [row for row in self.bench.benchmarks if row.extra_info.role != "aa"]
+        cells = [
+            (
+                block_title(row.extra_info.block),
+                row.extra_info.implementation,
+                row.extra_info.operation,
+                f"{1e3 * row.stats.median:.4g}",
+            )
+            for row in timed
+        ]
+        return [("case", "implementation", "operation", "ms"), *cells] if cells else []
 
 
 def benchmark(options: BenchOptions) -> BenchReport:

@@ -45,6 +45,14 @@ class Check:
     bound_ratio: float | None
     message: str
 
+    def line(self) -> str:
+        """The verdict, what was compared, and what came of it; of a proof by the library that
+        nobody could make, why not."""
+        if self.verdict == "skip" and self.message.startswith("not proved"):
+            whose = f"{self.name.partition(':')[0]}: " if ":" in self.name else ""
+            return f"{whose}{self.message}"
+        return f"{self.verdict} {self.name}: {self.message}"
+
 
 def not_square(spec: PatchEmbedSpec) -> PatchEmbedSpec:
     """The same patches of an image of two rows and three columns of them, in which rows and columns

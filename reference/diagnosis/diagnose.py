@@ -7,7 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..answer import Answer
 from ..errors import PatchParityError
+from ..mistakes import CATALOGUE
 from ..pipeline import Pipeline
 from ..spec import PatchEmbedSpec
 from ..weights import PatchEmbedWeights
@@ -19,8 +21,8 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Types of tokens that can be diagnosed."""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Answer):
     """What is wrong with an output.
 
     Args:
@@ -43,6 +45,20 @@ class Diagnosis:
     explanation: str = ""
     mend: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """What explains the output, how to mend it, and what explains it as well."""
+        lines = [f"{self.status}: {self.explanation}"]
+        lines += [f"mend: {self.mend}"] if self.mend else []
+        for other in self.also:
+            told = "; and ".join(CATALOGUE[name].explanation for name in other)
+            lines.append(f"also possible ({', '.join(other)}): {told}")
+        return lines
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output is correct."""
+        return self.correct
 
     def to_dict(self) -> dict[str, Any]:
         """Return the diagnosis as plain data, ready for JSON."""
