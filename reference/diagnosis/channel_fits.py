@@ -213,32 +213,44 @@ def _statistics(scales: Array, offsets: Array, rows: Array) -> Named | None:
     def joined(separator: str, *parts: str) -> str:
         return separator.join(filter(None, parts))
 
-    held = {
-        words: (np.array(mean)[rows], np.array(deviation)[rows])
-        for words, (mean, deviation) in STATISTICS.items()
-    }
-    for words, (mean, deviation) in held.items():
+    for words, (mean_of, deviation_of) in STATISTICS.items():
+        mean, deviation = np.array(mean_of)[rows], np.array(deviation_of)[rows]
         normalize = f"normalize the pixels once: {formula(words)}"
+        # Channels in another order were normalized before, each by its own, or behind.
+        orders = [("", mean, deviation)]
+        if not np.array_equal(mean, mean_of):
+            orders.append((IN_PLACE, np.array(mean_of), np.array(deviation_of)))
+        for place, mean_2, deviation_2 in orders:
+            for factor, how in FACTORS.items():
+                explanation = f"{words} were taken out of pixels that were normalized already"
+                for summands in (-mean_2 / deviation_2, -factor * mean_2 / deviation_2):
+                    if fitting(factor / deviation_2, summands):
+                        told = joined(", and ", explanation, how) + place
+                        return "normalization-twice", told, joined("; ", normalize, MENDS[factor])
+                if (how or place) and fitting(
+                    factor * deviation / deviation_2, (factor * mean - mean_2) / deviation_2
+                ):
+                    told = f"the pixels were {how} before {words} were taken out{place}"
+                    if not how:
+                        told = f"{words} were taken out{place}"
+                    return "input-scaled", told, joined("; ", MENDS[factor], place and REVERSE)
         for factor, how in FACTORS.items():
-            explanation = f"{words} were taken out of pixels that were normalized already"
-            for summands in (-mean / deviation, -factor * mean / deviation):
-                if fitting(factor / deviation, summands):
-                    told = joined(", and ", explanation, how)
-                    return "normalization-twice", told, joined("; ", normalize, MENDS[factor])
             explanation = f"the pixels were not normalized: {words} were not taken out"
             for summands in (mean, factor * mean):
                 if fitting(factor * deviation, summands):
                     told = joined(", and they were ", explanation, how)
                     return "normalization-missing", told, joined("; ", normalize, MENDS[factor])
-            if how and fitting(np.full(3, factor), (factor - 1) * mean / deviation):
-                told = f"the pixels were {how} before {words} were taken out"
-                return "input-scaled", told, MENDS[factor]
-        for others, (mean_2, deviation_2) in held.items():
+        for others, (mean_of_2, deviation_of_2) in STATISTICS.items():
+            mean_2, deviation_2 = np.array(mean_of_2)[rows], np.array(deviation_of_2)[rows]
             if others != words and fitting(deviation / deviation_2, (mean - mean_2) / deviation_2):
                 explanation = f"the pixels were normalized by {others}, where {words} belong"
                 mend = f"normalize with what the checkpoint was trained with: {formula(words)}"
                 return "normalization-differs", explanation, mend
     return None
+
+
+IN_PLACE = ", each channel's by its place and not by its color"
+REVERSE = "reorder the channels before the statistics are taken out"
 
 
 def formula(words: str) -> str:

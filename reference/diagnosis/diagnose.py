@@ -1,6 +1,7 @@
 """Which mistake explains an output? Every mistake of the catalogue, then every pair, is made on
 purpose and compared."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -133,14 +134,44 @@ def diagnose(
         if extended and not to_sequence:
             words += ": the tokens, to which prefix tokens and positions are not added"
         return Diagnosis(True, "correct", explanation=words, evidence=evidence)
-    searches = [search.singles, lambda: lower_precision(search), search.fitted]
+    if search.right_in_its_type():
+        kind = tokens.dtype.name
+        words = f"the output is correct: of images and weights in {kind}, the type of the tokens"
+        return Diagnosis(True, "correct", explanation=words, evidence=evidence)
+    searches: list[Callable[[], list[Cause]]] = [
+        search.singles,
+        lambda: _imprecise_or_fitted(search),
+        search.fitted,
+    ]
     if pairs:
-        searches += [search.pairs, search.pairs_with_forms, search.both_fitted]
+        searches += [
+            search.pairs,
+            search.pairs_with_forms,
+            search.imprecise_forms,
+            search.both_fitted,
+        ]
+    searches.append(lambda: search.fitted(vague=True))
     for find in searches:
         if causes := find():
             return _explained(causes, evidence)
     evidence.update(search.provable())
-    return Diagnosis(False, "unknown", explanation=_unknown(evidence), evidence=evidence)
+    nearest = search.nearest() if pairs else ""
+    return Diagnosis(
+        False, "unknown", explanation=f"{_unknown(evidence)}{nearest}", evidence=evidence
+    )
+
+
+def _imprecise_or_fitted(search: Search) -> list[Cause]:
+    """Lower precisions that explain the output, or what leaves nearly nothing of its errors: a
+    factor of 0.998 makes errors as bfloat16 does, and rounding leaves a good part of them to any
+    factor."""
+    found = lower_precision(search)
+    return (search.fitted(LEFT_OF_ROUNDING) or found) if found else []
+
+
+LEFT_OF_ROUNDING = 0.1
+"""Share of an output's errors that a fit leaves where they are no rounding's: the random part of
+what truncation does, which no factor takes away, is a third and more."""
 
 
 def _require_diagnosable(

@@ -13,6 +13,11 @@ CLOSE = 2e-3
 16-bit ones three."""
 
 
+NOTHING = 5e-4
+"""How near a factor must be to 1 to be what is left of another mistake's rounding: TF32 that is cut
+off makes outputs smaller by 3e-4."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """What explains an output.
@@ -23,6 +28,7 @@ class Fit:
         left: rms of what it leaves unexplained.
         factor: what it says the products were multiplied by, where that is a number: their rounding
             is as much smaller.
+        nothing: whether it changes so little that beside another mistake it is that one's rounding.
     """
 
     id: str
@@ -30,6 +36,7 @@ class Fit:
     mend: str
     left: float
     factor: float = 1.0
+    nothing: bool = False
 
 
 @dataclass(frozen=True)

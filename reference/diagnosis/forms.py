@@ -125,7 +125,14 @@ def pixel_forms(images: Array) -> dict[Form, Array]:
             filled = rolled.copy()
             filled[(slice(None),) * axis + (0 if by > 0 else -1,)] = 0
             name = "image-shifted-back" if back else "image-shifted"
-            for detail, values in ((", round the edge", rolled), ("", filled)):
+            kept = rolled.copy()
+            edge = 0 if by > 0 else -1
+            kept[(slice(None),) * axis + (edge,)] = images[(slice(None),) * axis + (edge,)]
+            for detail, values in (
+                (", round the edge", rolled),
+                ("", filled),
+                (", and the edge was repeated", kept),
+            ):
                 words = f"the images were shifted{back} by one {line}{detail}"
                 forms[name, words, "look for an offset of one"] = values
     if shape[2] == shape[3]:

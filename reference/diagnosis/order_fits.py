@@ -6,14 +6,21 @@ import numpy as np
 
 from ..pipeline import Array, Pipeline
 from .fit import Fit, matching, rms
+from .forms import Form
 
 GRID_ORDER = "keep the order of the grid: by row, then column"
+COLUMN_MAJOR = "tokens are in column-major order: down the columns of the grid first"
+FLIPPED_ACROSS = (
+    "the tokens of each row of patches are in reverse: the grid was flipped left to right"
+)
+FLIPPED_DOWN = "the rows of patches are in reverse: the grid was flipped top to bottom"
 
 
 def order_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     """The right tokens, images or channels in another order."""
     for search in (
         _turned_grids,
+        _viewed,
         _prefix_behind,
         _permuted_tokens,
         _permuted_images,
@@ -21,6 +28,16 @@ def order_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         _permuted_kernel_rows,
     ):
         yield from search(p, correct, observed)
+
+
+def _viewed(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
+    batch, rows, width = correct.shape
+    if rows == 1 or width == 1:
+        return
+    viewed = np.ascontiguousarray(correct).reshape(batch, width, rows).transpose(0, 2, 1)
+    words = "the memory of (B, N, D) was viewed as (B, D, N), which was then transposed"
+    mend = "drop view and transpose: the tokens were (B, N, D) already"
+    yield Fit("tokens-viewed", words, mend, rms(observed - viewed))
 
 
 def _turned_grids(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -32,11 +49,11 @@ def _turned_grids(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
     views = {
         (
             "tokens-flipped-across",
-            "the tokens of each row of patches are in reverse: the grid was flipped left to right",
+            FLIPPED_ACROSS,
         ): turned[:, :, ::-1],
         (
             "tokens-flipped-down",
-            "the rows of patches are in reverse: the grid was flipped top to bottom",
+            FLIPPED_DOWN,
         ): turned[:, ::-1],
         ("tokens-reversed", "the tokens are in reverse order"): turned[:, ::-1, ::-1],
     }
@@ -45,7 +62,7 @@ def _turned_grids(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
     if grid[0] == grid[1]:
         yield Fit(
             "tokens-column-major",
-            "tokens are in column-major order: down the columns of the grid first",
+            COLUMN_MAJOR,
             "order tokens by row, then column",
             rms(observed - turned.transpose(0, 2, 1, 3).reshape(correct.shape)),
         )
@@ -63,19 +80,35 @@ def _prefix_behind(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit
         )
 
 
+def order_form(order: Array, grid: tuple[int, ...]) -> Form:
+    """What was done to tokens of which these are now the places: id, explanation, remedy."""
+    rows, places = len(order), np.arange(len(order))
+    if len(grid) == 2 and rows == grid[0] * grid[1]:
+        held = places.reshape(grid)
+        for name, words, turned in (
+            ("tokens-column-major", COLUMN_MAJOR, held.T),
+            ("tokens-flipped-across", FLIPPED_ACROSS, held[:, ::-1]),
+            ("tokens-flipped-down", FLIPPED_DOWN, held[::-1]),
+        ):
+            if (order == turned.ravel()).all():
+                return name, words, GRID_ORDER
+    if (order == places[::-1]).all():
+        return "tokens-reversed", "the tokens are in reverse order", GRID_ORDER
+    shift = int(order[0]) % rows
+    by = -shift if 2 * shift <= rows else rows - shift
+    words = "the tokens were permuted, the same way in every image"
+    if (order == np.roll(places, -shift)).all():
+        words = f"the tokens were rolled by {by}"
+    return "tokens-permuted", words, "keep the order of the grid"
+
+
 def _permuted_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     order, rows = matching(correct[0], observed[0]), correct.shape[1]
     if order is None or (order == np.arange(rows)).all():
         return
-    shift = int(order[0]) % rows
-    by = -shift if 2 * shift <= rows else rows - shift
-    explanation = (
-        f"the tokens were rolled by {by}"
-        if (order == np.roll(np.arange(rows), -shift)).all()
-        else "the tokens were permuted, the same way in every image"
-    )
+    form = order_form(order, p.spec.grid)
     left = rms(observed - correct[:, order])
-    yield Fit("tokens-permuted", explanation, "keep the order of the grid", left)
+    yield Fit(*form, left)
 
 
 def _permuted_images(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:

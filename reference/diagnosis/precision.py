@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from ..error import ONE_ROUNDING_FRACTION, correctly_rounded_fraction, is_cut_off
@@ -27,6 +28,10 @@ of independent errors 1/√(B·N·D), under 0.1 for a hundred values."""
 LEFT_OF_CUT = 0.5
 """What the errors of the rounding that was done may leave of those that were observed: float32's
 own, a thousandth of TF32's, and those of an order of summation."""
+
+ONE_BY_ONE = 16.0
+"""How many times the errors of sums that are rounded at every sixteenth product those may be that
+are rounded at each: four times by their number, and more where they stand still."""
 
 DROPPED_BITS = {"precision-tf32": 13, "precision-bf16": 16}
 """Bits of a float32 that a precision of inputs does not have."""
@@ -145,8 +150,10 @@ def lower_precision(search: "Search") -> list[Cause]:
             errors = candidate.run(np.float64) - search.correct
             made = math.sqrt(float(np.mean(errors**2)))
             # Truncation instead of rounding doubles an error, and a little more where both
-            # inputs are cut; an order of summation changes it less.
-            if not made or not 0.5 <= size / made <= 2.5:
+            # inputs are cut; an order of summation changes it less. A sum that is rounded at every
+            # product, and not at every sixteenth, errs some four times as much and more.
+            most = ONE_BY_ONE if mistake.id.startswith("accumulate") else 2.5
+            if not made or not 0.5 <= size / made <= most:
                 continue
             along = float(np.mean(errors * (search.observed - search.correct))) / (made * size)
             if mistake.id.startswith("accumulate"):
@@ -154,7 +161,17 @@ def lower_precision(search: "Search") -> list[Cause]:
                     mistakes.append(mistake)
             elif along >= ALONG:
                 mistakes.append(mistake)
+    accumulated = all(mistake.id.startswith("accumulate") for mistake in mistakes)
+    if accumulated and _in_numbers_of(search, ml_dtypes.bfloat16):
+        return [cause_of(SUMS_IN_BFLOAT16)]
     return [cause_of((mistake.id, mistake.explanation, mistake.mend)) for mistake in mistakes]
+
+
+SUMS_IN_BFLOAT16 = (
+    "accumulate-bf16",
+    "partial sums were kept in bfloat16",
+    "accumulate in float32",
+)
 
 
 def _goes_along(search: "Search", candidate: Pipeline) -> bool:
@@ -169,8 +186,15 @@ def _goes_along(search: "Search", candidate: Pipeline) -> bool:
 def _in_halves(search: "Search") -> bool:
     """Whether the products, without the bias, are numbers of float16, as sums that were kept in
     it are."""
+    if search.narrow.itemsize <= 2:
+        return True
+    return _in_numbers_of(search, np.float16)
+
+
+def _in_numbers_of(search: "Search", kind: Any) -> bool:
+    """Whether the products of a wider output, without the bias, are numbers of a type."""
     if search.narrow.itemsize <= 2 or search.pipeline.to_sequence:
-        return search.narrow.itemsize <= 2
+        return False
     bias = (
         0.0
         if search.pipeline.weights.bias is None
@@ -178,6 +202,6 @@ def _in_halves(search: "Search") -> bool:
     )
     product = search.observed - bias
     with np.errstate(over="ignore"):
-        nearest = product.astype(np.float16).astype(np.float64)
+        nearest = product.astype(kind).astype(np.float64)
     slack = 2 * search.model.accumulate * (np.abs(search.observed) + np.abs(bias))
     return float(np.mean(np.abs(nearest - product) <= slack)) >= HALVED

@@ -11,12 +11,13 @@ import numpy as np
 from ..error import effective_bits
 from ..mistakes import CATALOGUE, Mistake
 from ..patches import patchify
-from ..pipeline import Array, Pipeline
+from ..pipeline import Array, Pipeline, round_through
 from .allowance import Allowance, gauge, has_norms
 from .fit import Cause, cause_of, rms
 from .fits import fits
 from .forms import other_images
-from .two_mistakes import two_mistakes
+from .precision import lower_precision
+from .two_mistakes import near_programs, two_mistakes
 from .value_fits import norm_fits
 
 NEAR = 0.05
@@ -31,6 +32,10 @@ SOME = 64
 FITTED = 4.0
 """How many times the allowed error a fit may leave: a scale or a mix of channels changes the size
 of the terms, seldom by more."""
+
+
+VAGUE = ("positions-differ",)
+"""Ids of fits that say where a mistake must be, and are asked where nothing says which it is."""
 
 
 class Search:
@@ -89,8 +94,9 @@ class Search:
             # Inputs that are rounded move them by less than this leaves.
             return bool(rms(prediction - wanted) <= 2 * NEAR * max(rms(wanted), self.rms))
 
-    def fitted(self) -> list[Cause]:
-        """The first mistake with a number in it that explains the output."""
+    def fitted(self, most: float = 0.5, vague: bool = False) -> list[Cause]:
+        """The first mistake with a number in it that explains the output, and leaves at most so
+        much of its errors; `vague` ones name no mistake, but where it must be."""
         if not self.finite or not math.isfinite(self._allowed(self.pipeline, self.correct, 1.0)):
             return []
         matching_fits = fits(
@@ -99,6 +105,11 @@ class Search:
             self.observed,
             lambda factor: self._allowed(self.pipeline, self.correct, factor),
         )
+        if most < 0.5 and self.correct.shape == self.observed.shape:
+            left = most * self._deviation()
+            matching_fits = (fit for fit in matching_fits if fit.left <= left)
+        if not vague:
+            matching_fits = (fit for fit in matching_fits if fit.id not in VAGUE)
         return [
             cause_of((fit.id, fit.explanation, fit.mend))
             for fit in itertools.islice(matching_fits, 1)
@@ -113,6 +124,54 @@ class Search:
                 factor = 1.0
             exact = self.observed
         return FITTED * self.allowance.rms(candidate, exact, factor)
+
+    def right_in_its_type(self) -> bool:
+        """Whether an output of a 16-bit type is right of images and weights in that type."""
+        if self.narrow.itemsize > 2 or self.correct.shape != self.observed.shape:
+            return False
+        narrow = round_through(self.narrow)
+        weights = self.pipeline.weights.map(narrow)
+        images = narrow(self.pipeline.images)
+        candidate = dataclasses.replace(self.pipeline, images=images, weights=weights)
+        return self.explains(candidate, candidate.run(np.float64))
+
+    def imprecise_forms(self) -> list[Cause]:
+        """One mistake and a lower precision behind it: the mistake alone comes near, and what it
+        leaves are the errors of that precision."""
+        if not self.finite:
+            return []
+        for form, program, restored in near_programs(self.pipeline, self.observed, NEAR):
+            search = Search(program, restored.astype(self.narrow))
+            if search.explains(program, search.correct):
+                continue  # which fits or pairs tell
+            causes = [
+                cause_of(form_of(mistake))
+                for mistake in CATALOGUE.values()
+                if mistake.stage == "arithmetic"
+                and (rounded := mistake.apply(program)) is not None
+                and rounded.round_output is not None
+                and search.explains(rounded)
+            ] or lower_precision(search)
+            if causes:
+                return [
+                    Cause(
+                        (form[0], *cause.mistakes),
+                        f"{form[1]}; and {cause.explanation}",
+                        f"{form[2]}; then {cause.mend}",
+                    )
+                    for cause in causes
+                ]
+        return []
+
+    def nearest(self) -> str:
+        """The one mistake that comes near to an output that it does not explain, and what it
+        leaves; empty where none does."""
+        if not self.finite:
+            return ""
+        for form, program, restored in near_programs(self.pipeline, self.observed, NEAR):
+            left = rms(program.run(np.float64) - restored) / (self.rms or 1.0)
+            return f"; nearest: {form[1]}, which leaves {left:.1e} of it"
+        return ""
 
     def both_fitted(self) -> list[Cause]:
         """Two mistakes, with a number in one of them or both, that explain the output."""

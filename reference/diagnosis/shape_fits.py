@@ -28,6 +28,7 @@ def shape_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 "the grid was left unflattened, (B, rows, columns, D)",
                 "reshape it to (B, rows·columns, D)",
             ): correct.reshape(batch, *grid, width),
+            **_merged(correct, grid),
         }
         for (name, explanation, mend), form in forms.items():
             if form.shape == observed.shape:
@@ -53,7 +54,7 @@ def shape_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             "the last token is missing",
             "look for a loop or slice that ends one too early",
         ): correct[:, :-1],
-        **_without_prefix(p, correct),
+        **without_prefix(p, correct),
         (
             "first-token-missing",
             "the first token is missing",
@@ -90,7 +91,25 @@ def shape_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 )
 
 
-def _without_prefix(p: Pipeline, correct: Array) -> dict[Form, Array]:
+def _merged(correct: Array, grid: tuple[int, ...]) -> dict[Form, Array]:
+    """Grids of which other axes were merged than rows and columns."""
+    if len(grid) != 2:
+        return {}
+    batch, _, width = correct.shape
+    last = correct.reshape(batch, *grid, width)
+    mend = "reshape (B, rows, columns, D) to (B, rows·columns, D)"
+    words = "flatten joined the columns of the grid with the width: (B, rows, columns·D)"
+    joined = last.reshape(batch, grid[0], -1)
+    first = correct.transpose(0, 2, 1)
+    whole = "flatten began one axis too early: (B, D·rows·columns)"
+    return {
+        ("flatten-wrong-axes", words, mend): joined,
+        ("flatten-wrong-axes", f"{words}, transposed", mend): joined.transpose(0, 2, 1),
+        ("flatten-wrong-axes", whole, "flatten(2), then transpose(1, 2)"): first.reshape(batch, -1),
+    }
+
+
+def without_prefix(p: Pipeline, correct: Array) -> dict[Form, Array]:
     """The right sequence without some of its prefix tokens, or all."""
     weights, forms = p.weights, {}
     if not p.to_sequence or not weights.num_prefix_tokens:

@@ -17,10 +17,11 @@ from ..pipeline import Array, Pipeline
 from ..spec import PatchEmbedSpec
 from ..weights import PatchEmbedWeights
 from .channel_fits import FACTORS, STATISTICS, mixed_fits
-from .fit import CLOSE, Cause, Fit, cause_of, matching, rms
+from .fit import NOTHING, Cause, Fit, cause_of, matching, rms
 from .forms import FUNCTIONS, Form, other_images, other_sizes
 from .image_fits import other_kernels
-from .order_fits import order_fits
+from .order_fits import order_fits, order_form
+from .shape_fits import without_prefix
 from .value_fits import added_fits, function_fits, product_fits, scaled_fits
 
 MOST_IMAGES = 3
@@ -56,17 +57,55 @@ def two_mistakes(pipeline: Pipeline, observed: Array, allowed: Allowed) -> Itera
     whole = few is pipeline and width <= SHOWN
     usual = _signal(few.run(np.float64))
     of_usual_size = usual / SAME_SIZE < _signal(seen) < usual * SAME_SIZE
+    alone = _left_by_channels(few, seen, SHOWN)
+    alone_of_all = alone if whole else _left_by_channels(pipeline, observed, width)
     for first, made in _made(few):
         if first and of_usual_size and not _of_size(made, usual):
             continue  # so large a mistake that the other one would have to undo
-        for cause in _explanations(first, made, seen, allowed, SHOWN, usual):
+        for cause in _explanations(first, made, seen, allowed, SHOWN, usual, alone):
             if whole or any(
                 cause.mistakes == again.mistakes
                 for form, program in _made(pipeline)
                 if (form and form[:2]) == (first and first[:2])
-                for again in _explanations(first, program, observed, allowed, width, usual)
+                for again in _explanations(
+                    first, program, observed, allowed, width, usual, alone_of_all
+                )
             ):
                 yield cause
+
+
+def near_programs(
+    pipeline: Pipeline, observed: Array, near: float
+) -> Iterator[tuple[Form, Pipeline, Array]]:
+    """Programs with one mistake whose outputs come near to one that was observed, with what is then
+    held against theirs: the output, or, where its shape is the mistake, the output in the right
+    one.
+
+    Args:
+        pipeline: the right program.
+        observed: what came out, float64, finite.
+        near: share of its rms that is near.
+    """
+    few = dataclasses.replace(pipeline, images=pipeline.images[:1])
+    for form, made in _made(few):
+        if form is None:
+            correct = pipeline.run(np.float64)
+            for undone, program, right, restored in _undone(pipeline, correct, observed):
+                if (
+                    undone
+                    and right.shape == restored.shape == correct.shape
+                    and rms(right - restored) <= near * rms(restored)
+                ):
+                    yield undone, program, restored
+        elif observed.shape[:1] == pipeline.images.shape[:1]:
+            value = made.run(np.float64)
+            if value.shape != observed[:1].shape:
+                continue
+            if rms(value - observed[:1]) <= near * rms(observed[:1]):
+                for again, program in _made(pipeline):
+                    if again and again[:2] == form[:2]:
+                        yield form, program, observed
+                        break
 
 
 def _signal(output: Array) -> float:
@@ -100,9 +139,10 @@ def _explanations(
     allowed: Allowed,
     shown: int,
     usual: float,
+    alone: float,
 ) -> Iterator[Cause]:
     """What explains an output of a program in which one mistake was made, or none; `usual` is the
-    signal of the right one's."""
+    signal of the right one's, `alone` what other channels leave where none was made."""
     if not np.ptp(made.images):  # of images without a difference everything is explained
         return
     # Of images that are all the same a table explains any output that is the same for all.
@@ -110,12 +150,12 @@ def _explanations(
     correct = made.run(np.float64)
     size = _signal(correct)
     if first:
-        yield from _other_channels(first, made, observed, allowed, shown)
+        yield from _other_channels(first, made, observed, allowed, shown, alone)
     for second, program, right, restored in _undone(made, correct, observed):
         if right.shape != restored.shape:
             continue
         exact = [Fit("", "", "", rms(restored - right))] if second else []
-        fitted = not (second and first) and not alike
+        fitted = not (second and first) and not alike and right.shape == correct.shape
         for fit in exact + (list(_fitted(program, right, restored)) if fitted else []):
             if not fit.left <= 1e-2 * rms(restored):
                 continue
@@ -146,26 +186,50 @@ def _is_left(fit: Fit, allowed: float, right: Array, observed: Array) -> bool:
     )
 
 
-def _other_channels(
-    first: Form, made: Pipeline, observed: Array, allowed: Allowed, shown: int
-) -> Iterator[Cause]:
-    """A mistake, and beside it other means, scales or orders of the images' channels."""
+def _of_few_outputs(made: Pipeline, shown: int) -> Pipeline:
+    """The same program, without what makes a sequence, for its first outputs."""
     weights = made.weights
-    if made.to_sequence or made.token_steps or observed.shape[-1] != len(weights.kernel):
-        return
     bias = None if weights.bias is None else weights.bias[:shown]
     few = dataclasses.replace(made, weights=PatchEmbedWeights(weights.kernel[:shown], bias))
-    few = dataclasses.replace(few, spec=made.spec.replace(embed_dim=len(few.weights.kernel)))
+    return dataclasses.replace(few, spec=made.spec.replace(embed_dim=len(few.weights.kernel)))
+
+
+def _left_by_channels(p: Pipeline, observed: Array, shown: int) -> float:
+    """What other means, scales or orders of the channels leave of an output, without any other
+    mistake; infinite where they cannot be solved for."""
+    if p.to_sequence or p.token_steps or observed.shape[-1] != len(p.weights.kernel):
+        return math.inf
+    few = _of_few_outputs(p, shown)
+    right = few.run(np.float64)
+    if right.shape != observed[..., :shown].shape:
+        return math.inf
+    return min(
+        (fit.left for fit in mixed_fits(few, right, observed[..., :shown])), default=math.inf
+    )
+
+
+def _other_channels(
+    first: Form, made: Pipeline, observed: Array, allowed: Allowed, shown: int, alone: float
+) -> Iterator[Cause]:
+    """A mistake, and beside it other means, scales or orders of the images' channels; `alone` is
+    what these leave of the output without the mistake."""
+    if made.to_sequence or made.token_steps or observed.shape[-1] != len(made.weights.kernel):
+        return
+    few = _of_few_outputs(made, shown)
     right = few.run(np.float64)
     observed_part = observed[..., :shown]
     if right.shape != observed_part.shape:
         return
     for fit in mixed_fits(few, right, observed_part):
-        if {first[0], fit.id} == OPPOSITE:
-            continue
+        if {first[0], fit.id} == OPPOSITE or 2 * fit.left > alone:
+            continue  # together they explain no more than one of them
         left = _is_left(fit, allowed(few, right, fit.factor), right, observed_part)
         if fit.left <= 1e-2 * rms(observed_part) and left:
             yield cause_of(first, (fit.id, fit.explanation, fit.mend))
+
+
+MANY_NUMBERS = ("channels-scaled", "positions-differ")
+"""Ids of fits with so many numbers that they explain whatever a mistake left out."""
 
 
 def _fitted(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -174,9 +238,12 @@ def _fitted(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     for search in (function_fits, added_fits, product_fits, order_fits, scaled_fits):
         for fit in search(p, correct, observed):
             scaled = fit.id == "output-scaled" and "vector" not in fit.explanation
-            if scaled and abs(fit.factor - 1) < CLOSE:
+            if (scaled and abs(fit.factor - 1) < NOTHING) or fit.nothing:
                 continue  # nothing: what is left of the other mistake's rounding
-            if fit.id != "channels-scaled":  # so many numbers explain what a mistake left out
+            if fit.id not in (
+                "channels-scaled",
+                "positions-differ",
+            ):  # so many numbers explain what a mistake left out
                 yield fit
 
 
@@ -196,6 +263,7 @@ def _made(p: Pipeline) -> Iterator[tuple[Form | None, Pipeline]]:
         words = f"the kernel, but not the bias, is {factor:g} times what it should be"
         form = ("product-scaled", words, "look for a factor before the projection")
         yield form, p.with_kernel(p.weights.kernel * p.weights.kernel.dtype.type(factor))
+    yield from _other_sequences(p)
     for form, spec in other_sizes(p.spec):
         if spec.num_patches == p.spec.num_patches:
             yield form, dataclasses.replace(p, spec=spec)
@@ -204,6 +272,24 @@ def _made(p: Pipeline) -> Iterator[tuple[Form | None, Pipeline]]:
     for mistake in CATALOGUE.values():
         if mistake.stage != "arithmetic" and (changed := mistake.apply(p)) is not None:
             yield (mistake.id, mistake.explanation, mistake.mend), changed
+
+
+def _other_sequences(p: Pipeline) -> Iterator[tuple[Form, Pipeline]]:
+    """Sequences without their positions, or with twice as much of them; with prefix tokens of
+    zeros."""
+    if not p.to_sequence:
+        return
+    if (positions := p.weights.positions) is not None:
+        mend = "add the positions once"
+        for words, value in (("not added", None), ("added 2 times", 2 * positions)):
+            form = ("positions-scaled", f"the positions were {words}", mend)
+            yield form, p.with_weights(positions=value)
+    for name in ("class_token", "distillation_token", "register_tokens"):
+        if (held := getattr(p.weights, name)) is not None:
+            words = name.replace("_", " ")
+            verb = "are" if words.endswith("s") else "is"
+            form = ("prefix-differs", f"the {words} {verb} zero", f"load the {words}")
+            yield form, p.with_weights(**{name: np.zeros_like(held)})
 
 
 def _normalized(images: Array) -> Iterator[tuple[Form, Array]]:
@@ -280,10 +366,9 @@ def _undone(
     """The output with a shape or an order taken back that it shows itself, beside what it is then
     held against."""
     yield None, p, correct, observed
-    if correct.ndim != 3 or observed.size not in (
-        correct.size,
-        correct[:, 1:].size,
-        correct[:, : p.spec.num_patches].size,
+    if correct.ndim != 3 or not (
+        correct[:, : p.spec.num_patches].size <= observed.size <= correct.size
+        or observed.size == correct[:, 1:].size
     ):
         return
     batch, rows, width = correct.shape
@@ -323,6 +408,30 @@ def _undone(
             correct,
             observed.swapaxes(0, 1),
         )
+    if observed.shape == (batch * rows, width):
+        form = (
+            "batch-flattened",
+            "batch and tokens were merged, (B·N, D)",
+            "reshape it to (B, N, D)",
+        )
+        yield form, p, correct, observed.reshape(correct.shape)
+    if observed.shape == (batch, rows * width):
+        form = (
+            "tokens-flattened",
+            "tokens and width were merged, (B, N·D)",
+            "reshape it to (B, N, D)",
+        )
+        yield form, p, correct, observed.reshape(correct.shape)
+    if observed.shape == (batch, rows - 1, width) and not p.to_sequence:
+        form = (
+            "first-token-missing",
+            "the first token is missing",
+            "look for a slice that takes a class token away where there is none",
+        )
+        yield form, p, correct[:, 1:], observed
+    for form, kept in without_prefix(p, correct).items():
+        if kept.shape == observed.shape and rows - kept.shape[1] < p.weights.num_prefix_tokens:
+            yield form, p, kept, observed
     if observed.shape == (batch, rows - 1, width):
         explanation = "the last token is missing"
         yield (
@@ -355,9 +464,8 @@ def _unpermuted(
     batch, rows, width = correct.shape
     order = matching(correct[0], observed[0])
     if order is not None and (order != np.arange(rows)).any():
-        explanation = "the tokens were permuted, the same way in every image"
         yield (
-            ("tokens-permuted", explanation, "keep the order of the grid"),
+            order_form(order, p.spec.grid),
             p,
             correct,
             observed[:, np.argsort(order)],

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from ..pipeline import Array, Pipeline
-from .fit import CLOSE, Fit, matching, rms
+from ..sequence import assemble_sequence
+from .fit import CLOSE, NOTHING, Fit, matching, rms
 from .forms import FUNCTIONS, OVER_TOKENS, OVER_WIDTH, SLOW
 
 LEAST_ROWS = 8
@@ -159,11 +160,15 @@ def scaled_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     centered = correct - correct.mean(axes)
     wanted = observed - observed.mean(axes)
     factor = float((centered * wanted).sum()) / (float((centered**2).sum()) or 1.0)
-    words = (
-        f"the output is {told(factor)} times what it should be, and the same vector was added to "
-        "every token"
-    )
-    mend = "look for a factor, and for a second bias"
+    words = f"the output is {told(factor)} times what it should be"
+    mend = f"look for a factor of {told(factor)} before or behind the projection"
+    constant, bias = observed.mean(axes) - factor * correct.mean(axes), p.weights.bias
+    if bias is not None and rms(constant + factor * bias) <= CLOSE * rms(factor * bias):
+        words += ", and the bias was not added"
+        mend += "; and add the bias"
+    elif rms(constant) > CLOSE * rms(wanted):
+        words += ", and the same vector was added to every token"
+        mend = "look for a factor, and for a second bias"
     left = rms(wanted - factor * centered)
     if left < EXPLAINED * rms(wanted):
         yield Fit("output-scaled", words, mend, left, abs(factor))
@@ -228,9 +233,9 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
             if abs(factor) > CLOSE
             else "the bias was not added"
         )
-        yield Fit(
-            "bias-scaled", explanation, "add the bias once", rms(residual - (factor - 1) * held)
-        )
+        left_of_bias = rms(residual - (factor - 1) * held)
+        nothing = abs(factor - 1) < NOTHING
+        yield Fit("bias-scaled", explanation, "add the bias once", left_of_bias, nothing=nothing)
         total = constant + held
         moved = rms(total - held) > CLOSE * rms(held)
         if moved and np.allclose(
@@ -247,6 +252,7 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         "the same vector was added to every token of every image",
         "look for a second bias, or a token that is added to all",
         left,
+        nothing=rms(constant) < NOTHING * rms(correct),
     )
     if len(observed) > 1:
         table = residual.mean(axis=0)
@@ -259,6 +265,15 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
         if not p.to_sequence and positions is not None and _is_own_table(p, table):
             words = "the weights' positions were added, and the prefix tokens are missing"
             mend = "concatenate class, distillation and register tokens"
+            yield Fit("prefix-missing", words, mend, left)
+        elif (
+            not p.to_sequence and positions is not None and (beside := _beside_own_table(p, table))
+        ):
+            words = (
+                "the weights' positions were added, and the prefix tokens are missing; and "
+                f"{beside}"
+            )
+            mend = "concatenate class, distillation and register tokens; add the bias once"
             yield Fit("prefix-missing", words, mend, left)
         elif not p.to_sequence and positions is not None and _is_own_table(p, table, 0):
             words = (
@@ -282,7 +297,8 @@ def added_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
                 "compare the tokens before positions, or give the weights their positions: "
                 "PatchEmbedWeights(kernel, bias, positions=table)"
             )
-            yield Fit("positions-added", words, mend, left)
+            nothing = rms(table) < NOTHING * rms(correct)
+            yield Fit("positions-added", words, mend, left, nothing=nothing)
 
 
 def _is_own_table(p: Pipeline, table: Array, first: int | None = None) -> bool:
@@ -292,6 +308,22 @@ def _is_own_table(p: Pipeline, table: Array, first: int | None = None) -> bool:
     first = p.weights.num_positions_ahead if first is None else first
     positions = p.weights.positions[first:][: len(table)]
     return positions.shape == table.shape and rms(table - positions) <= CLOSE * rms(table)
+
+
+def _beside_own_table(p: Pipeline, table: Array) -> str:
+    """What was added to every patch beside the weights' own positions; empty where the table is
+    another one."""
+    assert p.weights.positions is not None
+    held = p.weights.positions[p.weights.num_positions_ahead :][: len(table)].astype(np.float64)
+    if held.shape != table.shape:
+        return ""
+    constant = (table - held).mean(axis=0)
+    if rms(table - held - constant) > CLOSE * rms(table):
+        return ""
+    bias = p.weights.bias
+    if bias is not None and rms(constant + bias) <= CLOSE * rms(bias):
+        return "the bias was not added"
+    return "the same vector was added to every token"
 
 
 def product_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
@@ -343,6 +375,17 @@ def _scaled_tokens(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit
     )
 
 
+OTHER_PREFIX = "; and the prefix tokens are other ones"
+"""What is said beside an explanation of the patches that leaves the prefix tokens unexplained."""
+
+
+def _sequence_of_nothing(p: Pipeline, positions: Array) -> Array:
+    """What prefix tokens and positions alone make of tokens of zeros, `(rows, D)`."""
+    weights = dataclasses.replace(p.weights.astype(np.float64), positions=positions)
+    nothing = np.zeros((1, p.spec.num_patches, p.spec.embed_dim))
+    return assemble_sequence(nothing, weights, p.spec)[0]
+
+
 def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
     """What differs in a sequence, the same way in every image: its prefix tokens, or its
     positions."""
@@ -364,6 +407,12 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
             "load the prefix tokens, and their rows of positions",
             left,
         )
+    # What explains the patches may leave the prefix tokens unexplained.
+    alone = rms(of_prefix) <= 1e-2 * rms(of_patches)
+
+    def beside(explained: bool) -> str:
+        return "" if explained else OTHER_PREFIX
+
     constant = of_patches.mean(axis=0)
     if rms(of_patches - constant) <= 1e-3 * rms(of_patches):
         words = "the same vector was added to the patches"
@@ -373,6 +422,7 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
                 words += f": the {name.replace('_', ' ')}"
             if vector is not None and rms(constant + vector) <= 1e-2 * rms(constant):
                 words = f"the {name.replace('_', ' ')} was not added to the patches"
+        words += beside(alone)
         yield Fit("constant-added", words, "look for what is added to all patches", left)
     if weights.positions is None:
         return
@@ -385,6 +435,9 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
             if abs(factor) < CLOSE
             else f"the positions were added {factor:.6g} times"
         )
+        moved = _sequence_of_nothing(p, factor * positions) - _sequence_of_nothing(p, positions)
+        left_over = of_prefix - np.delete(moved, patches, axis=0)
+        explanation += beside(alone or rms(left_over) <= 1e-2 * rms(of_patches))
         yield Fit("positions-scaled", explanation, "add the positions once", left)
     observed_positions = of_patches + held
     if (
@@ -408,7 +461,11 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
         if rms(observed_positions - rounded) <= 1e-1 * rms(held - rounded):
             words = f"the positions were rounded to {name}"
             yield Fit("positions-rounded", words, "keep the positions in the type they have", left)
+    everywhere = table + positions if table.shape == positions.shape else None
     order = matching(held, observed_positions)
+    if everywhere is not None and order is None:
+        order = matching(positions, everywhere)
+        held, observed_positions = positions, everywhere
     if (
         order is not None
         and (order != np.arange(len(held))).any()
