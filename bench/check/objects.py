@@ -223,7 +223,8 @@ def _not_shown(live: LiveEmbedding) -> list[str]:
     if live.weights.positions is not None:
         size = "×".join(map(str, live.spec.image_size))
         sentences.append(
-            f"its positions are for images of {size}: what it does at others was not tried"
+            f"its positions are for images of {size}: at other sizes its patches' products and "
+            "prefix tokens alone were held against the reference"
         )
     kernel = live.weights.kernel.astype(np.float64)
     if kernel.size > 1 and np.ptp(kernel) == 0:

@@ -40,16 +40,61 @@ def _settings() -> dict[str, Setting]:
                 lambda held: setattr(cudnn, "benchmark", held),
             ),
         }
+        settings |= {
+            "whether torch flushes subnormals": (
+                lambda: not bool(torch.tensor([2.0**-149]).mul(1.0).any()),
+                torch.set_flush_denormal,
+            ),
+            "whether torch looks for anomalies": (
+                torch.is_anomaly_enabled,
+                torch.autograd.set_detect_anomaly,
+            ),
+            "whether torch uses oneDNN": (
+                torch._C._get_mkldnn_enabled,
+                torch._C._set_mkldnn_enabled,
+            ),
+            "whether torch's products use TF32": (
+                lambda: torch.backends.cuda.matmul.allow_tf32,
+                lambda held: setattr(torch.backends.cuda.matmul, "allow_tf32", held),
+            ),
+        }
     if (jax := sys.modules.get("jax")) is not None:
-        settings["whether JAX has 64 bits"] = (
-            lambda: jax.config.jax_enable_x64,
-            lambda held: jax.config.update("jax_enable_x64", held),
+        settings |= {f"JAX's {name}": _of_jax(jax, name) for name in JAX_SETTINGS}
+    if (keras := sys.modules.get("keras")) is not None and hasattr(keras, "config"):
+        settings |= {
+            "Keras's default dtype": (keras.config.floatx, keras.config.set_floatx),
+            "Keras's dtype policy": (
+                lambda: keras.config.dtype_policy().name,
+                keras.config.set_dtype_policy,
+            ),
+            "Keras's image layout": (
+                keras.config.image_data_format,
+                keras.config.set_image_data_format,
+            ),
+        }
+    if (tensorflow := sys.modules.get("tensorflow")) is not None and hasattr(tensorflow, "config"):
+        settings["whether TensorFlow's functions run eagerly"] = (
+            tensorflow.config.functions_run_eagerly,
+            tensorflow.config.run_functions_eagerly,
         )
     return settings
 
 
+JAX_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+    "jax_debug_nans",
+    "jax_disable_jit",
+)
+
+
+def _of_jax(jax: Any, name: str) -> Setting:
+    return (lambda: getattr(jax.config, name), lambda held: jax.config.update(name, held))
+
+
 class Settings:
-    """Settings of NumPy, torch and JAX as they are now."""
+    """Settings of NumPy and of the frameworks that are loaded, as they are now."""
 
     def __init__(self) -> None:
         self._held = {name: tell() for name, (tell, _) in _settings().items()}
@@ -58,6 +103,7 @@ class Settings:
         """Whether they are still the same, after an object was read and called, told as another of
         its results is; they are put back."""
         now = _settings()
+        # what a call loads has no earlier setting
         changed = [name for name, held in self._held.items() if now[name][0]() != held]
         for name in changed:
             now[name][1](self._held[name])

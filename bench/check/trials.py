@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...porting.objects.call import (
     bits_of,
     forms_in_memory,
+    forms_of_gray,
     forms_of_one,
     refilled,
 )
@@ -28,7 +29,7 @@ from ...reference.weights import PatchEmbedWeights
 from .containment import alike, bitwise
 from .problems import Problems, first_of, part_of, repeated_first
 from .remainders import readings_of_remainders
-from .sampled import sampled_sizes, sampled_tokens
+from .sampled import largest_not_sampled, sampled_sizes, sampled_tokens
 from .settings import Generators
 from .values import values
 
@@ -36,7 +37,7 @@ BATCHES = (*range(4, 11), 12, 16, 17, 20, 24, 32, 33, 48, 64, 100, 128)
 """Batches beside 1, 2 and 3: all small ones, powers of two and the numbers beside them, and those
 that people have."""
 
-FEW_BATCHES = (4, 5, 8, 17, 32, 64)
+FEW_BATCHES = (4, 5, 8, 16, 17, 32, 64, 128)
 """Those of a framework that compiles anew for every shape."""
 
 GRIDS = (
@@ -74,6 +75,8 @@ OTHER_IN_TRAINING = (
     "it is in training mode, in which it gives something else; judged is what it gives after eval()"
 )
 
+OWN_BUFFER = "an earlier result changes when it is called again: it returns a buffer of its own"
+
 POOL = 262147
 """Random values that images are cut out of, at a random place each. A prime, above 2¹⁸, so that
 images which need more of them are no repetition of one another."""
@@ -81,6 +84,9 @@ images which need more of them are no repetition of one another."""
 SHARES = (1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.25, -0.25, 4.0)
 """What images are multiplied by, one call after another, whose results are all kept: an object may
 go round eight buffers of its own."""
+
+MOST_CHANNELS = 32
+"""Channels in each of which a NaN is tried."""
 
 MOST_OPERATIONS = 2 * 10**9
 """Operations of a trial on a larger image than the object's own: above it, seconds on one core."""
@@ -95,6 +101,9 @@ patches' product, in float32: positions a thousand times as large as tokens leav
 MIXED = 2.0**-5
 """Relative rms that autocast to bfloat16 may move tokens by: four times the 2⁻⁷ that inputs,
 weights and results move them by together, each rounded by 2⁻⁹ at most and some of them twice."""
+
+UNEXPLAINED = ("not-dividing", "result-kept", "memory-layouts")
+"""Trials whose failures are no mistake in arithmetic: a rest, a memory."""
 
 Outcome = dict[str, Any]
 
@@ -144,9 +153,13 @@ class _Trials:
             other = spec.replace(image_size=size)
             name = f"image-{'x'.join(map(str, size))}"
             yield name, functools.partial(self._random, other, _count_of(other))
-        for size, count in sampled_sizes(self.live):
+        sampled = list(sampled_sizes(self.live))
+        for place, (size, count) in enumerate(sampled):
             name = f"{count}-of-{'x'.join(map(str, size))}"
-            yield name, functools.partial(self._sampled, spec.replace(image_size=size), count)
+            other = spec.replace(image_size=size)
+            yield name, functools.partial(self._sampled, other, count, again=not place)
+        if (largest := largest_not_sampled(self.live, sampled)) is not None:
+            yield "large-images", functools.partial(_not_tried, largest)
         if self.weights.positions is None:
             for name, more in self._remainders().items():
                 yield name, functools.partial(self._not_dividing, more)
@@ -254,10 +267,17 @@ class _Trials:
         kept = ((*frames, *usual[0]), max(costly, key=math.prod, default=()))
         return [size for size in small if size not in costly or size in kept]
 
-    def _sampled(self, spec: PatchEmbedSpec, count: int) -> Outcome:
-        """Some tokens of many images, or of a large one: each is held against its own patch."""
+    def _sampled(self, spec: PatchEmbedSpec, count: int, again: bool) -> Outcome:
+        """Some tokens of many images, or of a large one: each is held against its own patch; asked
+        `again`, the result is looked at once more after another call."""
         images = self._draw(spec, count)
-        output = self.live.call(images)
+        with self.live.call.held():
+            result = self.live.call.run(self.live.call.place(images))
+            output = np.array(self.live.call.fetch(result))
+            if again:
+                self.live.call.run(self.live.call.place(-images))
+                if not bitwise(output, np.array(self.live.call.fetch(result))):
+                    return {"verdict": "fail", "message": OWN_BUFFER}
         if output.shape != spec.tokens_shape(count):
             expected = spec.tokens_shape(count)
             return {
@@ -290,6 +310,8 @@ class _Trials:
                 continue  # it gives something else there, which is no token of a patch
             judged += 1
             patches = slice(ahead, ahead + other.num_patches)
+            if (wrong := self._prefix_elsewhere(outputs[1], patches)) is not None:
+                return wrong
             found = outputs[0][:, patches].astype(np.float64) - outputs[1][:, patches]
             expected = patch_embed(images.astype(np.float64), plain.astype(np.float64), other)
             left, size = (float(np.sqrt(np.mean(each**2))) for each in (found - expected, expected))
@@ -303,6 +325,27 @@ class _Trials:
         if not judged:
             return _not_tried("at other sizes it gives no token for each patch")
         return {"verdict": "pass"}
+
+    def _prefix_elsewhere(self, black: NDArray[Any], patches: slice) -> Outcome | None:
+        """What is wrong with an image of zeros at another size, whose positions nobody knows: its
+        prefix tokens are those of its own size, and its positions are not all the same."""
+        own = self._draw(self.live.spec, self.batch) * 0
+        expected = self.live.call(own.astype(self.live.dtype))
+        own_patches = slice(patches.start, patches.start + self.live.spec.num_patches)
+        prefix, its_own = (
+            np.delete(array[0].astype(np.float64), rows, axis=0)
+            for array, rows in ((black, patches), (expected, own_patches))
+        )
+        alike_rows = prefix.shape == its_own.shape and np.allclose(prefix, its_own, rtol=1e-3)
+        if prefix.size and not alike_rows:
+            return {
+                "verdict": "fail",
+                "message": "at other sizes its prefix tokens, with their positions, are other ones",
+            }
+        varying = np.ptp(expected[0, own_patches].astype(np.float64), axis=0).max()
+        if varying and not np.ptp(black[0, patches].astype(np.float64), axis=0).any():
+            return {"verdict": "fail", "message": "at other sizes no positions are added"}
+        return None
 
     def _mixed(self) -> Outcome | None:
         """The same call under autocast, as many train: it may round to bfloat16, and no more."""
@@ -336,11 +379,13 @@ class _Trials:
         """The outcome of a trial, of the first values that are wrong with what explains them."""
         failure, self.failure = self.failure, None
         wrong = outcome["verdict"] == "fail" and outcome.get("bound_ratio") is not None
-        if failure is None or not wrong or self.explained or name.startswith("not-dividing"):
+        if failure is None or not wrong or self.explained or name.startswith(UNEXPLAINED):
             return outcome
         from ...reference.diagnosis.diagnose import diagnose  # which a right object never needs
 
         probe, output = failure
+        if not np.ptp(probe.images.astype(np.float64), axis=(-2, -1)).any():
+            return outcome  # of flat images nearly everything is explained
         some = slice(MOST_DIAGNOSED)
         if probe.spec.flops(len(probe.images[some])) > MOST_OPERATIONS:
             return outcome
@@ -506,10 +551,14 @@ class _Trials:
         )
         shares = (0.5, 0.0, 1.0, 0.3) if whole else (0.5,)
         for image in (0, 1):
-            for channel in range(min(spec.in_channels, 8)):
+            for channel in range(min(spec.in_channels, MOST_CHANNELS)):
                 poisoned = self._poisoned(np.nan, image, channel, shares[channel % len(shares)])
                 with np.errstate(invalid="ignore"):
-                    nan_mask = np.isnan(self.live.call(poisoned).astype(np.float64))
+                    output, changed = self._called(poisoned)
+                if changed:
+                    message = "it changes the images that it is given, where one holds a NaN"
+                    return {"verdict": "fail", "message": message}
+                nan_mask = np.isnan(output.astype(np.float64))
                 if not nan_mask[image].any():
                     return {
                         "verdict": "fail",
@@ -557,11 +606,7 @@ class _Trials:
             before.append(np.array(self.live.call.fetch(kept[-1])))
         after = [np.array(self.live.call.fetch(result)) for result in kept]
         if any(a.tobytes() != b.tobytes() for a, b in zip(before, after, strict=True)):
-            return {
-                "verdict": "fail",
-                "message": "an earlier result changes when it is called again: it returns a buffer "
-                "of its own",
-            }
+            return {"verdict": "fail", "message": OWN_BUFFER}
         placed = self.live.call.place(np.array(images))
         self._run(placed)
         negative = self._probe(self.live.spec, -images, "probabilistic", False)
@@ -687,6 +732,10 @@ class _Trials:
         forms = [(name, form, probe) for name, form in forms_in_memory(placed).items()]
         forms += [(name, form, same) for name, form in forms_of_one(placed).items()]
         forms += list(self._turned_batches())
+        if tuple(placed.shape) == probe.images.shape and self.live.spec.in_channels > 1:
+            alike = np.repeat(probe.images[:, :1], self.live.spec.in_channels, axis=1)
+            gray = self._probe(self.live.spec, alike, "deterministic", False)
+            forms += [(name, form, gray) for name, form in forms_of_gray(placed).items()]
         for name, form, shown in forms:
             before = bits_of(form).copy()
             try:

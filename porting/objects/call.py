@@ -162,6 +162,8 @@ def caller(
             SystemExit,
         ) as error:  # one that ends the interpreter must not end a check as if all were well
             hint = "--image-layout, --image-size and --in-channels say what it takes"
+            if "dimensions" in str(error) or "expected 5, got 4" in str(error):
+                hint += "; --module names the part of it that takes them"
             if isinstance(error, TypeError) and "required" in str(error):
                 hint = "it takes more than images: give a function of images that passes the rest"
             elif kind == "numpy" and isinstance(error, (TypeError, AttributeError)):
@@ -378,7 +380,7 @@ def _main_output(output: Any) -> tuple[Any, str]:
         if len(output) != 1:
             raise PatchParityError(
                 f"it returned a mapping of {', '.join(map(str, output))}: expected one array, or "
-                f"one called {TOKEN_NAMES[0]!r}"
+                f"one called {TOKEN_NAMES[0]!r}; name the part of it that gives tokens (--module)"
             )
         return next(iter(output.values())), ""
     if isinstance(output, (tuple, list)):  # a grid's sizes may stand before the tokens
@@ -400,6 +402,11 @@ def forms_in_memory(placed: Any) -> dict[str, Any]:
                 placed.swapaxes(-1, -2)
             ).swapaxes(-1, -2),
             "every second value of a wider array": np.repeat(placed, 2, -1)[..., ::2],
+            "a crop of larger images": np.pad(placed, _margins(placed.ndim))[_inside(placed)],
+            "every second row of taller images": np.repeat(placed, 2, -2)[..., ::2, :],
+            "channel by channel, the batch inside": np.ascontiguousarray(
+                placed.swapaxes(0, 1)
+            ).swapaxes(0, 1),
             "read-only": read_only,
             "channels counted from the last": np.ascontiguousarray(placed[:, ::-1])[:, ::-1],
             "Fortran's order": np.asfortranarray(placed),
@@ -411,11 +418,24 @@ def forms_in_memory(placed: Any) -> dict[str, Any]:
     return {
         "channels_last": placed.contiguous(memory_format=last),
         "rows and columns exchanged in memory": turned,
+        "a crop of larger images": torch.nn.functional.pad(placed, (3, 5, 2, 4))[_inside(placed)],
+        "every second row of taller images": torch.repeat_interleave(placed, 2, -2)[..., ::2, :],
+        "channel by channel, the batch inside": placed.transpose(0, 1).contiguous().transpose(0, 1),
         "a part of a larger batch": torch.cat([placed[:1] * 0 + 7, placed])[1:],
         "every second value of a wider tensor": torch.repeat_interleave(placed, 2, -1)[..., ::2],
         "all channels but the last of more": torch.cat([placed, placed[:, :1]], 1)[:, :-1],
         "a start that is odd in memory": _at_odd_place(placed),
     }
+
+
+def _margins(axes: int) -> list[tuple[int, int]]:
+    return [(0, 0)] * (axes - 2) + [(2, 4), (3, 5)]
+
+
+def _inside(placed: Any) -> tuple[Any, ...]:
+    """Where images lie in larger ones that have two rows more above and three columns before."""
+    rows, columns = placed.shape[-2:]
+    return (..., slice(2, 2 + rows), slice(3, 3 + columns))
 
 
 def _at_odd_place(placed: Any) -> Any:
@@ -434,6 +454,15 @@ def forms_of_one(placed: Any) -> dict[str, Any]:
     if isinstance(placed, np.ndarray):
         return {"one image for the whole batch": np.broadcast_to(placed[:1], placed.shape)}
     return {"one image for the whole batch": placed[:1].expand(placed.shape)}
+
+
+def forms_of_gray(placed: Any) -> dict[str, Any]:
+    """The first channel for all of them, without memory of their own."""
+    if getattr(placed, "ndim", 0) not in (4, 5):
+        return {}
+    if isinstance(placed, np.ndarray):
+        return {"one channel for all of them": np.broadcast_to(placed[:, :1], placed.shape)}
+    return {"one channel for all of them": placed[:, :1].expand(placed.shape)}
 
 
 def refilled(placed: Any, other: Any) -> bool:

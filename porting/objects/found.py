@@ -194,6 +194,11 @@ def read_weights(
     if kernel_name is None:
         several = any(value.ndim >= 2 for value, _ in rest.values())
         kind_of_error = SeveralKernelsError if several else PatchParityError
+        if not rest and callable(subject) and not hasattr(subject, "named_buffers"):
+            raise kind_of_error(
+                f"{name} holds no weights: give them (weights, --weights), and say whose arrays it "
+                "takes (framework, --framework) unless these are NumPy's"
+            )
         raise kind_of_error(
             f"{name} holds {_listed(rest)}: expected one kernel; name the layer or the embeddings "
             "that hold it, or give the weights"
@@ -208,8 +213,8 @@ def read_weights(
     if biases:
         parts["bias"] = rest.pop(biases[0])[0]
     refusal = (
-        f"{name} holds {_listed(rest)} beside its kernel, which no linear patch embedding has: "
-        "name the projection alone, or give the weights"
+        f"{name} holds {_listed(rest)} beside its kernel, whose part in it no name tells: name the "
+        "projection alone, or give the weights"
     )
     sizes = _kernel_sizes(
         kernel,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...reference.errors import PatchParityError
+from ..files.checkpoint import first_line
 from .call import LiveEmbedding
 from .found import SeveralKernelsError
 
@@ -49,11 +50,12 @@ def stage_inside(
         PatchParityError: no part that can be read, or several.
     """
     found: list[tuple[LiveEmbedding, str]] = []
+    refusals: dict[str, str] = {}
     for path, part in _stages(subject):
         try:
             found.append((read(part, f"{name}.{path}"), path))
-        except PatchParityError:
-            continue
+        except PatchParityError as error:
+            refusals[path] = first_line(error)
     if len(found) == 1:
         return found[0]
     if found:
@@ -62,9 +64,8 @@ def stage_inside(
             f"{name} is a model with several parts that embed patches: {paths}; say which "
             "(module, --module)"
         )
-    held = [path for path, _ in _stages(subject)]
-    hint = f"; its parts {', '.join(held[:6])} cannot be read as one (--module)" if held else ""
-    raise SeveralKernelsError(f"{why}{hint}")
+    told = [f"its part {path} (--module): {refusal}" for path, refusal in refusals.items()]
+    raise SeveralKernelsError("; ".join([str(why), *told[:2]]))
 
 
 def _stages(subject: Any) -> Iterator[tuple[str, Any]]:

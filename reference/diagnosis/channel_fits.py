@@ -97,6 +97,8 @@ def _named_mix(mix: Array, offsets: Array) -> Named:
     """What a mix of channels is, in words: kernel channel i saw Σ mix[i, j]·channel j +
     offsets[i]."""
     channels = len(mix)
+    if np.abs(mix).max() < UNREAD:
+        return "image-ignored", "the images were not read at all", "give the layer the images"
     size = max(float(np.abs(mix).max()), 1e-30)
     sizes = np.abs(mix).max(axis=1)  # a channel that was not read is in its own place
     rows = np.where(sizes < CLOSE * size, np.arange(channels), np.abs(mix).argmax(axis=1))
@@ -157,8 +159,6 @@ def _named_scales(scales: Array, offsets: Array, rows: Array) -> Named | None:
     """What was done to the pixels of each channel; None where nothing was."""
     if np.abs(scales - 1).max() < IDENTICAL and np.abs(offsets).max() < IDENTICAL:
         return None
-    if np.abs(scales).max() < UNREAD:
-        return "image-ignored", "the images were not read at all", "give the layer the images"
     if len(scales) == 3 and (named := _statistics(scales, offsets, rows)) is not None:
         return named
     even = np.ptp(scales) < CLOSE * np.abs(scales).max()

@@ -34,6 +34,9 @@ FITTED = 4.0
 of the terms, seldom by more."""
 
 
+LEAST_OF_FLOAT32 = 2.0**-28
+"""Relative rms that products in float32 err by at least: a result's own rounding is 2⁻²⁶."""
+
 VAGUE = ("positions-differ",)
 """Ids of fits that say where a mistake must be, and are asked where nothing says which it is."""
 
@@ -239,6 +242,8 @@ class Search:
     def float32_alone(self) -> bool:
         """Whether a float64 output is right by the measure of float32."""
         if self.narrow != np.float64 or not self.finite:
+            return False
+        if not rms(self.observed - self.correct) >= LEAST_OF_FLOAT32 * rms(self.correct):
             return False
         with np.errstate(over="ignore"):
             shorter = Search(self.pipeline, self.observed.astype(np.float32))

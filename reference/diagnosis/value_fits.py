@@ -98,8 +98,10 @@ def function_fits(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]
         if limits:
             words = f"the output was clamped to {' and '.join(limits)}"
             yield Fit("output-clamped", words, "remove the clamp", left)
+    largest = float(np.abs(observed).max(initial=0))
     for digits in range(1, 7):
-        if np.abs(np.rint(observed * 10**digits) - observed * 10**digits).max() < 1e-2:
+        scaled = observed * 10**digits
+        if largest >= 10.0**-digits and np.abs(np.rint(scaled) - scaled).max() < 1e-2:
             yield Fit(
                 "output-decimals",
                 f"the output was rounded to {digits} decimals",

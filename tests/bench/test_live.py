@@ -278,7 +278,7 @@ def test_a_plain_function_with_weights_given_in_every_way(tmp_path):
         weights={"kernel": oihw.transpose(2, 3, 1, 0).reshape(oihw.shape), "bias": WEIGHTS.bias},
     )
     assert not wrong.ok
-    with pytest.raises(PatchParityError, match="right holds nothing: expected one kernel"):
+    with pytest.raises(PatchParityError, match="right holds no weights: give them"):
         check(right)
 
 
