@@ -83,7 +83,13 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
 
 def list_backends() -> list[Backend]:
     """Return every backend, installed or not, without importing any framework; the reference's own
-    (`numpy`) first."""
+    (`numpy`) first.
+
+    Examples:
+        >>> import patchparity
+        >>> "numpy" in [backend.name for backend in patchparity.list_backends()]
+        True
+    """
     return sorted(
         _discovered()[0].values(), key=lambda backend: (backend.name != "numpy", backend.name)
     )
@@ -99,6 +105,11 @@ def get_backend(name: str) -> Backend:
 
     Raises:
         PatchParityError: an unknown name; the message lists the known ones.
+
+    Examples:
+        >>> import patchparity
+        >>> patchparity.get_backend("numpy").missing() is None
+        True
     """
     known = _discovered()[0]
     for entry in list_broken_backends():
@@ -120,6 +131,12 @@ def list_implementations(
 
     Raises:
         PatchParityError: a name that selects nothing.
+
+    Examples:
+        >>> import patchparity
+        >>> pairs = patchparity.list_implementations(["numpy"], ["numpy:linear"])
+        >>> [implementation.name for _, implementation in pairs]
+        ['numpy:linear:eager']
     """
     chosen = (
         [get_backend(name) for name in dict.fromkeys(backends)] if backends else list_backends()

@@ -69,6 +69,13 @@ def run(
 
     Raises:
         PatchParityError: as `check`, `benchmark` and `render_report`.
+
+    Examples:
+        >>> import patchparity
+        >>> sizes = dict(cases=("vit-ti32-224",), backends=("numpy",), threads=(1,))
+        >>> options = patchparity.BenchOptions(rounds=6, out="report", **sizes)
+        >>> patchparity.run(options, image=None).ok
+        True
     """
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     require_modules("report", ("jinja2",))

@@ -58,6 +58,15 @@ def embed(
 
     Warns:
         UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms.
+
+    Examples:
+        >>> import numpy as np
+        >>> import transformers, patchparity
+        >>> sizes = dict(image_size=32, patch_size=8, hidden_size=16, num_attention_heads=2)
+        >>> config = transformers.ViTConfig(num_hidden_layers=1, intermediate_size=32, **sizes)
+        >>> transformers.ViTModel(config).save_pretrained("vit")
+        >>> patchparity.embed("vit", np.zeros((2, 3, 32, 32))).shape  # class token and 16 patches
+        (2, 17, 16)
     """
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     require_choice("to", to, ("tokens", "sequence"))

@@ -53,6 +53,14 @@ def inspect_checkpoint(
 
     Raises:
         PatchParityError: a file that cannot be read, is damaged, or hostile.
+
+    Examples:
+        >>> import transformers, patchparity
+        >>> sizes = dict(image_size=32, patch_size=8, hidden_size=16, num_attention_heads=2)
+        >>> config = transformers.ViTConfig(num_hidden_layers=1, intermediate_size=32, **sizes)
+        >>> transformers.ViTModel(config).save_pretrained("vit")
+        >>> patchparity.inspect_checkpoint("vit")["dialect"]
+        'hf-vit'
     """
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     known = list_dialects(dialects)

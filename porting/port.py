@@ -133,6 +133,14 @@ def port(
     Raises:
         PatchParityError: an ambiguous source, a loss that was not allowed, files that cannot be
             read or written, a proof that failed (the target is then not written).
+
+    Examples:
+        >>> import transformers, patchparity
+        >>> sizes = dict(image_size=32, patch_size=8, hidden_size=16, num_attention_heads=2)
+        >>> config = transformers.ViTConfig(num_hidden_layers=1, intermediate_size=32, **sizes)
+        >>> transformers.ViTModel(config).save_pretrained("vit")
+        >>> patchparity.port("vit", "timm.safetensors", "timm-vit").tensors[0]
+        'patch_embed.proj.weight'
     """
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     known = list_dialects(dialects)

@@ -94,6 +94,15 @@ def verify(
 
     Raises:
         PatchParityError: whatever `read_stage` refuses.
+
+    Examples:
+        >>> import transformers, patchparity
+        >>> sizes = dict(image_size=32, patch_size=8, hidden_size=16, num_attention_heads=2)
+        >>> config = transformers.ViTConfig(num_hidden_layers=1, intermediate_size=32, **sizes)
+        >>> transformers.ViTModel(config).save_pretrained("vit")
+        >>> _ = patchparity.port("vit", "timm.safetensors", "timm-vit")
+        >>> patchparity.verify("vit", "timm.safetensors").same
+        True
     """
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     stages, proofs = _read_both(

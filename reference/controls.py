@@ -96,6 +96,12 @@ def negative_controls(
         dtypes: types under test.
         scales: standard deviations of the random probes.
         seed: of the probes.
+
+    Examples:
+        >>> import patchparity
+        >>> controls = list(patchparity.negative_controls(dtypes=["float32"], scales=[1.0]))
+        >>> all(control.ok for control in controls)
+        True
     """
     scales = tuple(scales)
     exempt = {

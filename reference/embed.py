@@ -38,6 +38,15 @@ def patch_embed(
         PatchParityError: images or weights that do not fit the spec.
 
     Source: Dosovitskiy et al. (2021), equation 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> images = np.random.default_rng(0).standard_normal((2, 3, 12, 20))
+        >>> patchparity.patch_embed(images, weights, spec).shape
+        (2, 15, 10)
     """
     weights.check_spec(spec)
     patches = patchify(images, spec).astype(dtype, copy=False)
@@ -80,6 +89,17 @@ def patch_embed_gradients(
 
     Raises:
         PatchParityError: shapes that do not fit the spec.
+
+    Examples:
+        >>> import numpy as np
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> images = np.random.default_rng(0).standard_normal((2, 3, 12, 20))
+        >>> upstream = np.ones((2, 15, 10))
+        >>> found = patchparity.patch_embed_gradients(images, weights, spec, upstream)
+        >>> found.kernel.shape == weights.kernel.shape
+        True
     """
     weights.check_spec(spec)
     spec.check_images(images)

@@ -61,6 +61,13 @@ def initialize_weights(
 
     Source: timm `vision_transformer.init_weights_vit_timm`, transformers
     `ViTPreTrainedModel._init_weights`.
+
+    Examples:
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> weights.kernel.shape  # (D, P, P, C)
+        (10, 4, 4, 3)
     """
     require_choice("positions", positions, ("learned", "sincos", "none"))
     generator = np.random.default_rng(seed)

@@ -38,6 +38,15 @@ def patchify(images: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
         PatchParityError: images of another shape than the spec's.
 
     Source: Dosovitskiy et al. (2021), section 3.1: x ∈ R^{H×W×C} to x_p ∈ R^{N×(P²·C)}.
+
+    Examples:
+        >>> import numpy as np
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> images = np.random.default_rng(0).standard_normal((2, 3, 12, 20))
+        >>> patchparity.patchify(images, spec).shape  # (B, N, P·P·C)
+        (2, 15, 48)
     """
     padded = pad_images(images, spec)
     axes = spec.spatial_axes
@@ -116,6 +125,15 @@ def unpatchify(patches: NDArray[Any], spec: PatchEmbedSpec) -> NDArray[Any]:
     Raises:
         PatchParityError: patches that overlap or leave pixels out, so that there is no inverse;
             patches of another shape.
+
+    Examples:
+        >>> import numpy as np
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> images = np.random.default_rng(0).standard_normal((2, 3, 12, 20))
+        >>> bool((patchparity.unpatchify(patchparity.patchify(images, spec), spec) == images).all())
+        True
     """
     if not spec.tiles:
         raise PatchParityError(

@@ -43,6 +43,11 @@ def sincos_positions(
         PatchParityError: a width that is no multiple of 4, or a grid of another rank.
 
     Source: He et al., "Masked Autoencoders" (2021), `util/pos_embed.py:get_2d_sincos_pos_embed`.
+
+    Examples:
+        >>> import patchparity
+        >>> patchparity.sincos_positions((14, 14), 768).shape
+        (196, 768)
     """
     if embed_dim % 4:
         raise PatchParityError(
@@ -226,6 +231,14 @@ def assemble_sequence(
 
     Source: Dosovitskiy et al. (2021), equation 1; the variants are those of timm, transformers,
     DINOv2, big_vision, CLIP, Qwen2-VL.
+
+    Examples:
+        >>> import numpy as np
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> patchparity.assemble_sequence(np.ones((2, 15, 10)), weights, spec).shape  # class token
+        (2, 16, 10)
     """
     weights.check_spec(spec)
     require_array("tokens", tokens)

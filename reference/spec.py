@@ -84,6 +84,12 @@ class PatchEmbedSpec:
             with `remainder="same"`.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), section 3.1, equation 1.
+
+    Examples:
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec(224, 16, in_channels=3, embed_dim=768)
+        >>> spec.num_patches, spec.patch_values
+        (196, 768)
     """
 
     image_size: tuple[int, ...]

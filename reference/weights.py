@@ -136,6 +136,14 @@ class PatchEmbedWeights:
 
     Raises:
         PatchParityError: shapes that cannot belong together.
+
+    Examples:
+        >>> import numpy as np
+        >>> import patchparity
+        >>> oihw = np.zeros((10, 3, 4, 4))
+        >>> weights = patchparity.PatchEmbedWeights(oihw.transpose(0, 2, 3, 1), bias=np.zeros(10))
+        >>> weights.matrix.shape  # (D, P·P·C)
+        (10, 48)
     """
 
     kernel: NDArray[Any]

@@ -302,11 +302,12 @@ def beside(panels: list[Array]) -> Array:
 
 
 def png(pixels: Array) -> bytes:
-    """Pixels from 0 to 1 as a PNG of 32 colors."""
+    """Pixels from 0 to 1 as a PNG of 32 colors, each pixel four of a screen's."""
     from PIL import Image
 
     out = io.BytesIO()
-    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    large = pixels.repeat(2, axis=0).repeat(2, axis=1)
+    image = Image.fromarray((large * 255).round().astype(np.uint8))
     image.quantize(32).save(out, "PNG", optimize=True)
     return out.getvalue()
 

@@ -49,6 +49,12 @@ def compare(
     Raises:
         PatchParityError: a record that cannot be read, records of different machines, or a limit
             that is none.
+
+    Examples:
+        >>> import patchparity
+        >>> kept = "bench/records/cpu-2-cores-avx2"
+        >>> patchparity.compare(kept, kept).ok
+        True
     """
     if not 0 <= fail_over < np.inf:
         raise PatchParityError(

@@ -64,6 +64,13 @@ def recommend(
     Raises:
         PatchParityError: an unknown shape, one that the record does not hold, and whatever
             `benchmark` refuses.
+
+    Examples:
+        >>> import patchparity
+        >>> kept = "bench/records/cpu-2-cores-avx2"
+        >>> answer = patchparity.recommend("vit_b16", batch=8, backends=("torch",), record=kept)
+        >>> answer.choices[0].implementation
+        'torch:conv2d:eager'
     """
     wanted = case_of_text(case, batch)
     if threads is not None and threads < 1:

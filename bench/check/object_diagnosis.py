@@ -53,6 +53,17 @@ def diagnose_object(
     Raises:
         PatchParityError: whatever `read_live` refuses; an object that fails on images that it
             should take.
+
+    Examples:
+        >>> import torch, patchparity
+        >>> layer = torch.nn.Conv2d(3, 10, kernel_size=4, stride=4)
+        >>> class Wrong(torch.nn.Module):
+        ...     def forward(self, images):
+        ...         return layer(images).flatten(2)
+        >>> wrong = Wrong()
+        >>> wrong.layer = layer
+        >>> patchparity.diagnose_object(wrong).mistakes
+        ('tokens-not-transposed',)
     """
     live = (
         implementation

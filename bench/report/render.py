@@ -43,6 +43,12 @@ def render_report(
     Raises:
         PatchParityError: no record in a folder, a damaged one, a folder that cannot be written,
             jinja2 or (for figures) resvg missing.
+
+    Examples:
+        >>> import patchparity, shutil
+        >>> _ = shutil.copytree("bench/records/cpu-2-cores-avx2", "record")
+        >>> [path.name for path in patchparity.render_report("record")]
+        ['report.html', 'report.md', 'report.csv']
     """
     source = Path(folder)
     content = content_of(source, load_bench(source), against)

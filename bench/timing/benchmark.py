@@ -91,6 +91,13 @@ def benchmark(options: BenchOptions) -> BenchReport:
         PatchParityError: anything unknown or impossible in the options, a folder that cannot be
             written, that another run writes to, or that is gone before the end; the extra `bench`
             missing.
+
+    Examples:
+        >>> import patchparity
+        >>> sizes = dict(cases=("vit-ti32-224",), backends=("numpy",), threads=(1,))
+        >>> options = patchparity.BenchOptions(rounds=6, out="record", **sizes)
+        >>> patchparity.benchmark(options).ok
+        True
     """
     require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
     laid_out = plan(options)

@@ -66,6 +66,15 @@ def save_weights(
     Raises:
         PatchParityError: weights that do not fit the spec, a folder that cannot be written, a file
             that reads back differently.
+
+    Examples:
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> patchparity.save_weights("embedding.safetensors", weights, spec)
+        >>> _, again = patchparity.load_weights("embedding.safetensors")
+        >>> again == spec
+        True
     """
     weights.check_spec(spec)
     target = Path(path).resolve()
@@ -115,6 +124,15 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[PatchEmbedWeights, Patch
     Raises:
         PatchParityError: a file that cannot be read, is no safetensors file, or was not written by
             `save_weights`.
+
+    Examples:
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> patchparity.save_weights("embedding.safetensors", weights, spec)
+        >>> held, _ = patchparity.load_weights("embedding.safetensors")
+        >>> bool((held.kernel == weights.kernel).all())
+        True
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

@@ -35,6 +35,13 @@ def to_module(weights: PatchEmbedWeights, kind: Kind, spec: PatchEmbedSpec) -> A
     Raises:
         PatchParityError: an unknown kind, a framework that is not installed, padding that a layer
             cannot have.
+
+    Examples:
+        >>> import patchparity
+        >>> spec = patchparity.PatchEmbedSpec((12, 20), 4, 3, 10)  # image, patch, channels, width
+        >>> weights = patchparity.initialize_weights(spec, seed=0)
+        >>> patchparity.to_module(weights, "torch", spec)
+        Conv2d(3, 10, kernel_size=(4, 4), stride=(4, 4))
     """
     require_choice("kind", kind, KINDS)
     weights.check_spec(spec)

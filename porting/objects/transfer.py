@@ -76,6 +76,13 @@ def from_module(
 
     Warns:
         UserWarning: of a tree whose grid was assumed although its positions allow another.
+
+    Examples:
+        >>> import torch, patchparity
+        >>> layer = torch.nn.Conv2d(3, 10, kernel_size=4, stride=4)
+        >>> weights, spec = patchparity.from_module(layer, image_size=(12, 20))
+        >>> spec.num_patches
+        15
     """
     sizes: dict[str, Any] = dict(
         patch_size=patch_size,
@@ -249,6 +256,13 @@ def transfer(
     Raises:
         PatchParityError: objects of different sizes, a target that cannot hold what the source has,
             outputs that differ (the target then has its old weights again).
+
+    Examples:
+        >>> import torch, patchparity
+        >>> layer = torch.nn.Conv2d(3, 10, kernel_size=4, stride=4)
+        >>> other = torch.nn.Conv2d(3, 10, kernel_size=4, stride=4)
+        >>> patchparity.transfer(layer, other).bitwise
+        True
     """
     if isinstance(target, Mapping):
         raise PatchParityError(

@@ -152,7 +152,8 @@ def lower_precision(search: "Search") -> list[Cause]:
             # Truncation instead of rounding doubles an error, and a little more where both
             # inputs are cut; an order of summation changes it less. A sum that is rounded at every
             # product, and not at every sixteenth, errs some four times as much and more.
-            most = ONE_BY_ONE if mistake.id.startswith("accumulate") else 2.5
+            sums = mistake.id.startswith("accumulate") and search.narrow.itemsize > 2
+            most = ONE_BY_ONE if sums else 2.5
             if not made or not 0.5 <= size / made <= most:
                 continue
             along = float(np.mean(errors * (search.observed - search.correct))) / (made * size)

@@ -1,5 +1,5 @@
-"""What is wrong only for images that are parts of others, for many at a time, beside a NaN, at sizes
-other than those of its positions, or for the process around it; and causes that are none."""
+"""What is wrong only for images that are parts of others, for many at a time, beside a NaN, at
+sizes other than those of its positions, or for the process around it; and causes that are none."""
 
 import numpy as np
 import pytest
