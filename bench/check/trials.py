@@ -349,11 +349,11 @@ class _Trials:
 
     def _mixed(self) -> Outcome | None:
         """The same call under autocast, as many train: it may round to bfloat16, and no more."""
-        probe = self._own()
+        images = self._draw(self.small, self.batch)
         assert self.live.call.mixed is not None
-        expected = self.live.call(np.array(probe.images)).astype(np.float64)
+        expected = self.live.call(np.array(images)).astype(np.float64)
         with self.live.call.mixed():
-            output = self.live.call(np.array(probe.images)).astype(np.float64)
+            output = self.live.call(np.array(images)).astype(np.float64)
         if output.shape != expected.shape:
             return {
                 "verdict": "fail",
@@ -598,7 +598,7 @@ class _Trials:
     def _kept(self) -> Outcome:
         """The first results after later calls, of images of the other sign and of others in the
         same memory: a buffer that is written again, a result that is found by a sum or a place."""
-        images = self._draw(self.live.spec, self.batch)
+        images = self._draw(self.small, self.batch)
         kept, before = [], []
         for share in SHARES:
             others = (share * images).astype(images.dtype)
@@ -609,7 +609,7 @@ class _Trials:
             return {"verdict": "fail", "message": OWN_BUFFER}
         placed = self.live.call.place(np.array(images))
         self._run(placed)
-        negative = self._probe(self.live.spec, -images, "probabilistic", False)
+        negative = self._probe(self.small, -images, "probabilistic", False)
         if refilled(placed, self.live.call.place(-images)):
             again = np.array(self.live.call.fetch(self._run(placed)))
             if (outcome := self._judged_on(negative, -images, again))["verdict"] == "fail":
@@ -619,7 +619,7 @@ class _Trials:
                 return {**outcome, "message": f"{message}; {outcome['message']}"}
         self._run(self.live.call.place(np.array(images)))
         turned = np.ascontiguousarray(images[..., ::-1])  # their sums are those of the images
-        outcome = self._judged(self.live.spec, turned, "probabilistic")
+        outcome = self._judged(self.small, turned, "probabilistic")
         return (
             outcome
             if outcome["verdict"] == "fail"
@@ -679,7 +679,7 @@ class _Trials:
         """Random images of the object's own size, drawn once for the trials in which something
         else is tried than the images; the reference answers once."""
         if self._drawn is None:
-            several = SEVERAL if self.live.spec.flops(SEVERAL) <= CHEAP_OPERATIONS else 3
+            several = SEVERAL if self.live.spec.flops(SEVERAL) <= CHEAP_OPERATIONS else 2
             images = self._draw(self.live.spec, self.live.call.batch or several)
             self._drawn = self._probe(self.live.spec, images, "probabilistic", False)
         return self._drawn
@@ -723,19 +723,27 @@ class _Trials:
                 if name in forms:
                     yield f"{name}, {count} images", forms[name], probe
 
+    def _gray(self) -> Iterator[tuple[str, Any, Probe]]:
+        """Images of which one channel stands for all, without memory of their own."""
+        channels = self.live.spec.in_channels
+        images = np.repeat(self._draw(self.small, self.batch)[:, :1], channels, axis=1)
+        placed = self.live.call.place(images)
+        if tuple(placed.shape) == images.shape and channels > 1:
+            probe = self._probe(self.small, images, "deterministic", False)
+            for name, form in forms_of_gray(placed).items():
+                yield name, form, probe
+
     def _memory(self) -> Outcome | None:
         """The same images, laid out in memory otherwise."""
         probe = self._own()
         placed = self.live.call.place(np.array(probe.images))
         same = repeated_first(probe)
         wrong, refused, worst = [], [], 0.0
+        right: NDArray[Any] | None = None
         forms = [(name, form, probe) for name, form in forms_in_memory(placed).items()]
         forms += [(name, form, same) for name, form in forms_of_one(placed).items()]
         forms += list(self._turned_batches())
-        if tuple(placed.shape) == probe.images.shape and self.live.spec.in_channels > 1:
-            alike = np.repeat(probe.images[:, :1], self.live.spec.in_channels, axis=1)
-            gray = self._probe(self.live.spec, alike, "deterministic", False)
-            forms += [(name, form, gray) for name, form in forms_of_gray(placed).items()]
+        forms += list(self._gray())
         for name, form, shown in forms:
             before = bits_of(form).copy()
             try:
@@ -748,10 +756,15 @@ class _Trials:
                     "verdict": "fail",
                     "message": f"it changes the images that it is given ({name})",
                 }
-            outcome = self._judged_on(shown, shown.images, np.array(output))
+            output = np.array(output)
+            if shown is probe and right is not None and bitwise(output, right):
+                continue
+            outcome = self._judged_on(shown, shown.images, output)
             worst = max(worst, outcome["bound_ratio"] or 0.0)
             if outcome["verdict"] == "fail":
                 wrong.append(name)
+            elif shown is probe:
+                right = output
         if wrong:
             return {
                 "verdict": "fail",
