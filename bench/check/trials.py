@@ -505,15 +505,15 @@ class _Trials:
 
     def _poisoned(self, value: float, image: int, channel: int, share: float = 0.5) -> NDArray[Any]:
         """Random images with one value of another kind, so far along rows and columns."""
-        images = self._draw(self.live.spec, 2)
-        sides = [min(int(size * share), size - 1) for size in self.live.spec.image_size]
+        images = self._draw(self.small, 2)
+        sides = [min(int(size * share), size - 1) for size in self.small.image_size]
         images[(image, channel, *sides)] = value
         return images
 
     def _seen(self) -> bool:
         """Whether a window sees the pixel in the middle, which patches with gaps between them may
         not."""
-        spec = self.live.spec
+        spec = self.small
         for size, patch, step, (before, _), count in zip(
             spec.image_size,
             spec.patch_size,
@@ -545,7 +545,7 @@ class _Trials:
         if not self._seen():
             return None
         # Patches that tile see every pixel of a size that they divide: the first and last too.
-        spec = self.live.spec
+        spec = self.small
         whole = spec.tiles and not any(
             size % by for size, by in zip(spec.image_size, spec.stride, strict=True)
         )
@@ -575,7 +575,7 @@ class _Trials:
         """An image of NaN alone, beside one of numbers."""
         if not self._seen():
             return None
-        images = self._draw(self.live.spec, 2)
+        images = self._draw(self.small, 2)
         images[1] = np.nan
         with np.errstate(invalid="ignore"):
             nan_mask = np.isnan(self.live.call(images).astype(np.float64))
