@@ -17,11 +17,11 @@ from ..pipeline import Array, Pipeline
 from ..spec import PatchEmbedSpec
 from ..weights import PatchEmbedWeights
 from .channel_fits import FACTORS, STATISTICS, mixed_fits
-from .fit import NOTHING, Cause, Fit, cause_of, matching, rms
+from .fit import NOTHING, Cause, Fit, cause_of, rms
 from .forms import FUNCTIONS, Form, other_images, other_sizes
 from .image_fits import other_kernels
-from .order_fits import order_fits, order_form
-from .shape_fits import without_prefix
+from .order_fits import order_fits
+from .undone import undone
 from .value_fits import added_fits, function_fits, product_fits, scaled_fits
 
 MOST_IMAGES = 3
@@ -90,13 +90,13 @@ def near_programs(
     for form, made in _made(few):
         if form is None:
             correct = pipeline.run(np.float64)
-            for undone, program, right, restored in _undone(pipeline, correct, observed):
+            for form_seen, program, right, restored in undone(pipeline, correct, observed):
                 if (
-                    undone
+                    form_seen
                     and right.shape == restored.shape == correct.shape
                     and rms(right - restored) <= near * rms(restored)
                 ):
-                    yield undone, program, restored
+                    yield form_seen, program, restored
         elif observed.shape[:1] == pipeline.images.shape[:1]:
             value = made.run(np.float64)
             if value.shape != observed[:1].shape:
@@ -151,7 +151,7 @@ def _explanations(
     size = _signal(correct)
     if first:
         yield from _other_channels(first, made, observed, allowed, shown, alone)
-    for second, program, right, restored in _undone(made, correct, observed):
+    for second, program, right, restored in undone(made, correct, observed):
         if right.shape != restored.shape:
             continue
         exact = [Fit("", "", "", rms(restored - right))] if second else []
@@ -234,7 +234,7 @@ MANY_NUMBERS = ("channels-scaled", "positions-differ")
 
 def _fitted(p: Pipeline, correct: Array, observed: Array) -> Iterator[Fit]:
     if correct.ndim and correct.shape[-1] != len(p.weights.kernel):
-        return  # the width stands elsewhere: `_undone` puts it back
+        return  # the width stands elsewhere: `undone` puts it back
     for search in (function_fits, added_fits, product_fits, order_fits, scaled_fits):
         for fit in search(p, correct, observed):
             scaled = fit.id == "output-scaled" and "vector" not in fit.explanation
@@ -357,155 +357,4 @@ def _steps(spec: PatchEmbedSpec) -> Iterator[tuple[Form, Callable[[Array, PatchE
         yield (
             ("tokens-column-major", explanation, mend),
             on_grid(lambda grid: grid.transpose(0, 2, 1, 3)),
-        )
-
-
-def _undone(
-    p: Pipeline, correct: Array, observed: Array
-) -> Iterator[tuple[Form | None, Pipeline, Array, Array]]:
-    """The output with a shape or an order taken back that it shows itself, beside what it is then
-    held against."""
-    yield None, p, correct, observed
-    if correct.ndim != 3 or not (
-        correct[:, : p.spec.num_patches].size <= observed.size <= correct.size
-        or observed.size == correct[:, 1:].size
-    ):
-        return
-    batch, rows, width = correct.shape
-    grid = p.spec.grid
-    if rows == math.prod(grid) and observed.shape == (batch, width, *grid):
-        explanation = "the grid was left unflattened, (B, D, rows, columns)"
-        yield (
-            ("grid-unflattened", explanation, "flatten(2).transpose(1, 2)"),
-            p,
-            correct,
-            observed.reshape(batch, width, rows).swapaxes(1, 2),
-        )
-    if rows == math.prod(grid) and observed.shape == (batch, *grid, width):
-        explanation = "the grid was left unflattened, (B, rows, columns, D)"
-        yield (
-            ("grid-unflattened-last", explanation, "reshape it to (B, rows·columns, D)"),
-            p,
-            correct,
-            observed.reshape(correct.shape),
-        )
-    if observed.shape == (batch, width, rows):
-        explanation = "transpose(1, 2) is missing: the output is (B, D, N)"
-        yield (
-            ("transpose-missing", explanation, "transpose(1, 2)"),
-            p,
-            correct,
-            observed.swapaxes(1, 2),
-        )
-    if observed.shape == (rows, batch, width) and rows != batch:
-        yield (
-            (
-                "batch-behind-tokens",
-                "the tokens come before the batch, (N, B, D)",
-                "transpose(0, 1)",
-            ),
-            p,
-            correct,
-            observed.swapaxes(0, 1),
-        )
-    if observed.shape == (batch * rows, width):
-        form = (
-            "batch-flattened",
-            "batch and tokens were merged, (B·N, D)",
-            "reshape it to (B, N, D)",
-        )
-        yield form, p, correct, observed.reshape(correct.shape)
-    if observed.shape == (batch, rows * width):
-        form = (
-            "tokens-flattened",
-            "tokens and width were merged, (B, N·D)",
-            "reshape it to (B, N, D)",
-        )
-        yield form, p, correct, observed.reshape(correct.shape)
-    if observed.shape == (batch, rows - 1, width) and not p.to_sequence:
-        form = (
-            "first-token-missing",
-            "the first token is missing",
-            "look for a slice that takes a class token away where there is none",
-        )
-        yield form, p, correct[:, 1:], observed
-    for form, kept in without_prefix(p, correct).items():
-        if kept.shape == observed.shape and rows - kept.shape[1] < p.weights.num_prefix_tokens:
-            yield form, p, kept, observed
-    if observed.shape == (batch, rows - 1, width):
-        explanation = "the last token is missing"
-        yield (
-            ("last-token-missing", explanation, "look for a loop or slice that ends one too early"),
-            p,
-            correct[:, :-1],
-            observed,
-        )
-    if (
-        p.to_sequence
-        and rows > p.spec.num_patches
-        and observed.shape == (batch, p.spec.num_patches, width)
-    ):
-        ahead = p.weights.num_tokens_ahead
-        explanation = "the prefix tokens are missing"
-        kept = correct[:, ahead : ahead + p.spec.num_patches]
-        yield (
-            ("prefix-missing", explanation, "concatenate class, distillation and register tokens"),
-            p,
-            kept,
-            observed,
-        )
-    if observed.shape == correct.shape:
-        yield from _unpermuted(p, correct, observed)
-
-
-def _unpermuted(
-    p: Pipeline, correct: Array, observed: Array
-) -> Iterator[tuple[Form | None, Pipeline, Array, Array]]:
-    batch, rows, width = correct.shape
-    order = matching(correct[0], observed[0])
-    if order is not None and (order != np.arange(rows)).any():
-        yield (
-            order_form(order, p.spec.grid),
-            p,
-            correct,
-            observed[:, np.argsort(order)],
-        )
-    if batch > 1:
-        images = matching(correct.reshape(batch, -1), observed.reshape(batch, -1))
-        if images is None or (images == np.arange(batch)).all():
-            # whatever the order of their tokens
-            images = matching(
-                np.sort(correct, axis=1).reshape(batch, -1),
-                np.sort(observed, axis=1).reshape(batch, -1),
-            )
-        if images is not None and (images != np.arange(batch)).any():
-            explanation = "the images of the batch were exchanged"
-            yield (
-                ("images-permuted", explanation, "keep the order of the batch"),
-                p,
-                correct,
-                observed[np.argsort(images)],
-            )
-    if p.weights.bias is not None and not p.to_sequence and len(p.weights.bias) == width:
-        bias = p.weights.bias.astype(np.float64)
-        columns = matching(
-            (correct - bias).reshape(-1, width).T, (observed - bias).reshape(-1, width).T
-        )
-        if columns is not None and (columns != np.arange(width)).any():
-            explanation = "the rows of the kernel are in another order than the bias"
-            restored = (observed - bias)[..., np.argsort(columns)] + bias
-            yield (
-                ("kernel-rows-permuted", explanation, "keep the order of the kernel's rows"),
-                p,
-                correct,
-                restored,
-            )
-    columns = matching(correct.reshape(-1, width).T, observed.reshape(-1, width).T)
-    if columns is not None and (columns != np.arange(width)).any():
-        explanation = "the output channels were permuted"
-        yield (
-            ("width-permuted", explanation, "keep the order of the kernel's rows"),
-            p,
-            correct,
-            observed[..., np.argsort(columns)],
         )
