@@ -14,7 +14,8 @@ from .fit import Fit, rms
 from .image_fits import kernel_fits, pixel_fits
 from .order_fits import order_fits
 from .shape_fits import shape_fits, size_fits
-from .value_fits import added_fits, function_fits, norm_fits, product_fits, scaled_fits
+from .table_fits import added_fits
+from .value_fits import function_fits, norm_fits, product_fits, scaled_fits
 
 
 def fits(

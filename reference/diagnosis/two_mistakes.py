@@ -21,8 +21,9 @@ from .fit import NOTHING, Cause, Fit, cause_of, rms
 from .forms import FUNCTIONS, Form, other_images, other_sizes
 from .image_fits import other_kernels
 from .order_fits import order_fits
+from .table_fits import added_fits
 from .undone import undone
-from .value_fits import added_fits, function_fits, product_fits, scaled_fits
+from .value_fits import function_fits, product_fits, scaled_fits
 
 MOST_IMAGES = 3
 """Images that are looked at: two tell a table that is the same for every image from the images
