@@ -33,6 +33,7 @@ from .dialects.plan import Plan
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem, without
+from .files.checkpoint import Checkpoint
 from .files.opening import opened
 from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check, compare_sequences, judge_projection, not_square
@@ -154,20 +155,8 @@ def port(
         )
     with opened(source) as checkpoint:
         stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
-        require_no_stem(checkpoint, stage)
-        raw = {
-            name: checkpoint.read(stage.real_name(stage.candidate.names[name]))
-            for name in RAW
-            if name in stage.candidate.names
-        }
-        proofs = [_named(prove_by_library(checkpoint, stage), "source")] if prove else []
-        _require_proof(proofs, f"{source} is not what it was read as")
+        raw, proofs = _read_source(checkpoint, stage, prove)
         not_moved = len(set(checkpoint.tensors) - _names_of(stage))
-    if stage.candidate.assumed:
-        raise PatchParityError(
-            f"{source} is ambiguous: {stage.candidate.assumed} (--image-size, or a config.json "
-            "beside it)"
-        )
     place = None if into is None else _place(into, to, known, stage)
     if place is None and wanted.framework == "keras":
         raise PatchParityError(
@@ -192,19 +181,17 @@ def port(
                 f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
             )
 
-    added = [] if into is None else _added(into, named)
+    steps = _steps(stage, plan, held, written, dtype)
     if into is None:
         metadata = {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None
         write_checkpoint(target, named, metadata, read_back)
+        steps += [f"names: {wanted.loads}"] if wanted.loads else []
+        steps += _left_to_a_model(written, wanted)
     else:
+        added = _added(into, named)
         with opened(into) as existing:
             replace_tensors(existing, target, named, read_back)
-    steps = _steps(stage, plan, held, written, dtype)
-    if wanted.loads and into is None:
-        steps.append(f"names: {wanted.loads}")
-    steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
-    if into is None:
-        steps += _left_to_a_model(written, wanted)
+        steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]
     return PortReport(
         stage.candidate.label,
         to,
@@ -215,6 +202,32 @@ def port(
         not_moved,
         str(target),
     )
+
+
+def _read_source(
+    checkpoint: Checkpoint, stage: Stage, prove: bool
+) -> tuple[dict[str, NDArray[Any]], list[Check]]:
+    """The tensors of a source that the proof of its layout takes as they are, and the proof by its
+    library.
+
+    Raises:
+        PatchParityError: a stage that is not the whole of it, one that is ambiguous, a proof that
+            failed.
+    """
+    require_no_stem(checkpoint, stage)
+    raw = {
+        name: checkpoint.read(stage.real_name(stage.candidate.names[name]))
+        for name in RAW
+        if name in stage.candidate.names
+    }
+    proofs = [_named(prove_by_library(checkpoint, stage), "source")] if prove else []
+    _require_proof(proofs, f"{checkpoint.path} is not what it was read as")
+    if stage.candidate.assumed:
+        raise PatchParityError(
+            f"{checkpoint.path} is ambiguous: {stage.candidate.assumed} (--image-size, or a "
+            "config.json beside it)"
+        )
+    return raw, proofs
 
 
 def _names_of(stage: Stage) -> set[str]:

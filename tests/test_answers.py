@@ -51,10 +51,10 @@ def test_a_port_and_its_proof(tmp_path, tokens):
     kernel = weights.kernel.transpose(0, 3, 1, 2).astype(np.float32).copy()
     held = {"patch_embed.proj.weight": kernel, "patch_embed.proj.bias": weights.bias}
     safetensors.numpy.save_file(held, source)
-    done = pp.port(source, target, "hf-vit", from_="timm-vit", image_size=(12, 20))
-    text, _ = shows(done, "timm-vit -> hf-vit", "pass file: the file gives back every bit")
+    done = pp.port(source, target, "oihw", from_="timm-vit", image_size=(12, 20))
+    text, _ = shows(done, "timm-vit -> oihw", "pass file: the file gives back every bit")
     assert text.splitlines()[-1].startswith(f"{target}: ")
-    found = pp.verify(source, target, from_=("timm-vit", "hf-vit"), image_size=(12, 20))
+    found = pp.verify(source, target, from_=("timm-vit", "oihw"), image_size=(12, 20))
     shows(found, "the same embedding stage")
     assert found.ok
 

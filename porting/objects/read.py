@@ -173,16 +173,7 @@ def _read(
             patch_size=patch_size,
             in_channels=in_channels,
         )
-        if (
-            kind == "flax"
-            and found_weights.owner is None
-            and found_weights.kernel.ndim > 2
-            and stride is None
-        ):
-            raise PatchParityError(
-                f"{name} does not show the stride of the layer inside it: give it (stride, "
-                "--stride), and the padding if there is some"
-            )
+        _require_stride(found_weights, kind, name, stride)
     found_weights = found_weights.copied()
     _require_patch(name, found_weights.patch_size, patch_size)
     try:
@@ -221,6 +212,17 @@ def _read(
     return with_found_parts(
         with_computing_dtype(live, found_weights.owner, subject), subject, found_weights
     )
+
+
+def _require_stride(
+    found: FoundWeights, kind: str, name: str, stride: int | tuple[int, ...] | None
+) -> None:
+    """Raise PatchParityError where no layer shows the stride and nobody tells it."""
+    if kind == "flax" and found.owner is None and found.kernel.ndim > 2 and stride is None:
+        raise PatchParityError(
+            f"{name} does not show the stride of the layer inside it: give it (stride, "
+            "--stride), and the padding if there is some"
+        )
 
 
 def _fitted(
