@@ -1,7 +1,6 @@
 """The main job: check, check the verdicts themselves, benchmark, report."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from ..reference.answer import Answer
 from .check.check import check
 from .check.results import CheckReport
 from .check.suite import check_controls
+from .progress import Report, part_of
 from .record.folder import locked, output_folder, set_aside
 from .report.render import render_report
 from .timing.benchmark import BenchReport, measure_into, require_modules
 from .timing.options import BenchOptions
-from .timing.plan import plan
+from .timing.plan import Plan, plan
 from .timing.presets import preset
 
 
@@ -53,7 +53,7 @@ def run(
     *,
     image: str | os.PathLike[str] | None = None,
     remainder: Any = "error",
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report | None = None,
 ) -> RunReport:
     """Do the main job: check, check the verdicts themselves, benchmark, report.
 
@@ -65,7 +65,7 @@ def run(
             check too.
         image: the picture to check on; None for one that scikit-image ships.
         remainder: what to do with a picture that does not divide into 16×16 patches.
-        progress: told of the check's progress; the benchmark shows its own on stderr.
+        progress: told how far the whole is.
 
     Raises:
         PatchParityError: as `check`, `benchmark` and `render_report`.
@@ -84,19 +84,39 @@ def run(
     with locked(folder):
         if not options.resume:
             set_aside(folder)
+        seeds = preset(options.preset).seeds
+        parts = _parts(progress, laid_out, seeds)
         selection: dict[str, Any] = dict(
             backends=list(options.backends) or None,
             implementations=list(options.implementations) or None,
             devices=list(options.devices) or None,
-            progress=progress,
         )
-        checked = check(**selection, image=image, remainder=remainder)
+        checked = check(**selection, image=image, remainder=remainder, progress=parts["check"])
         checked.save(folder / "check.json")
-        seeds = preset(options.preset).seeds
-        seeded = check(**selection, seeds=seeds) if seeds > 1 else None
+        seeded = check(**selection, seeds=seeds, progress=parts["seeds"]) if seeds > 1 else None
         if seeded:
             seeded.save(folder / "seeds.json")
-        controlled = check_controls(progress=progress)
+        controlled = check_controls(progress=parts["verdicts"])
         controlled.save(folder / "controls.json")
-        measured = measure_into(laid_out, folder)
+        measured = measure_into(laid_out, folder, parts["bench"])
+        if parts["report"]:
+            parts["report"](0, 1, "laying out")
         return RunReport(checked, controlled, measured, render_report(folder), seeded)
+
+
+def _parts(progress: Report | None, laid_out: Plan, seeds: int) -> dict[str, Report | None]:
+    """What each part of the work reports to, by rough seconds on two cores, for the progress bar
+    alone: of all implementations, of the kill table, and of a row and its rounds."""
+    rows = len(laid_out.rows)
+    seconds = {
+        "check": 110.0,
+        "seeds": 1.5 * seeds if seeds > 1 else 0.0,
+        "verdicts": 20.0,
+        "bench": rows * (0.5 + 0.03 * laid_out.options.effort().rounds),
+        "report": 2 + 0.02 * rows,
+    }
+    total, begin, parts = sum(seconds.values()), 0.0, {}
+    for name, part in seconds.items():
+        parts[name] = part_of(progress, begin / total, (begin + part) / total, name)
+        begin += part
+    return parts

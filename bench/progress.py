@@ -61,3 +61,23 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Report | None]:
                 console.print(f"{title}: {100 * done / total:.0f}%, {left}{what}")
 
         yield report
+
+
+def part_of(progress: Report | None, begin: float, end: float, title: str) -> Report | None:
+    """What a part of a work reports to, so that the whole counts once.
+
+    Args:
+        progress: of the whole; None where nobody asks.
+        begin, end: where the part begins and ends, as shares of the whole.
+        title: of the part.
+    """
+    if progress is None:
+        return None
+    share = 0.0
+
+    def report(done: float, total: float, what: str) -> None:
+        nonlocal share  # a part that turns out to have more to do goes on from where it is
+        share = max(share, done / total if total else 0.0)
+        progress(begin + (end - begin) * share, 1.0, f"{title}: {what}")
+
+    return report

@@ -139,6 +139,10 @@ def recommend_command(
     print_recommendation(recommendation)
 
 
+READ, COMPARED = 0.65, 0.99
+"""Shares of a report's time after which the record is read, and its rows are compared."""
+
+
 def report_command(
     folder: Annotated[Path, typer.Argument(help="A folder that bench or run wrote.")],
     against: Annotated[
@@ -153,14 +157,19 @@ def report_command(
     ] = None,
 ) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
+    from ..bench.progress import part_of, progress_bar
     from ..bench.report.render import content_of, write_pages
     from ..bench.timing.benchmark import load_bench
 
-    bench = load_bench(folder)
-    missing, planned = bench.missing, bench.planned
-    content = content_of(folder, bench, against or ())
-    del bench  # half of the memory; the pages need what is made of it
-    files = write_pages(folder, content, figures)
+    with progress_bar("report") as progress:
+        assert progress is not None
+        progress(0, 1, "reading the record")
+        bench = load_bench(folder)
+        missing, planned = bench.missing, bench.planned
+        progress(READ, 1, "comparing")
+        content = content_of(folder, bench, against or ())
+        del bench  # half of the memory; the pages need what is made of it
+        files = write_pages(folder, content, figures, part_of(progress, COMPARED, 1, "writing"))
     for file in files[:3]:
         out.print(str(file))
     if figures:

@@ -138,7 +138,7 @@ def run_command(
     from ..bench.report.terminal import controls_line, print_bench, print_check
 
     options = _bench_options(context)
-    with interruptible(), progress_bar("check") as progress:
+    with interruptible(), progress_bar("run") as progress:
         report = run(
             options, image=image, remainder=cast("Remainder", remainder), progress=progress
         )

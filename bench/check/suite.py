@@ -35,7 +35,7 @@ from .photographs import find_picture, picture_case
 from .processes import Lost, process_environment, run_apart
 from .results import CheckReport, CheckResult
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[float, float, str], None]
 """Called with units done, units in all, and what comes next."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...porting.files.atomic import write_text
 from ...reference.errors import PatchParityError
 from ..check.results import load_check
+from ..progress import Report
 from ..record.columns import CSV_FIELDS
 from ..record.schema import Bench
 from ..timing.benchmark import load_bench
@@ -71,7 +72,10 @@ def content_of(
 
 
 def write_pages(
-    source: Path, content: Content, figures: str | os.PathLike[str] | None = None
+    source: Path,
+    content: Content,
+    figures: str | os.PathLike[str] | None = None,
+    progress: Report | None = None,
 ) -> list[Path]:
     """Write the three files, each made after the one before, and the figures if they are asked
     for."""
@@ -80,7 +84,9 @@ def write_pages(
         "report.md": to_markdown,
         "report.csv": to_csv,
     }
-    for name, page in pages.items():
+    for done, (name, page) in enumerate(pages.items()):
+        if progress:
+            progress(done, len(pages), name)
         write_text(source / name, page(content))
     drawn = [] if figures is None else write_figures(Path(figures), content)
     return [*(source / name for name in pages), *drawn]

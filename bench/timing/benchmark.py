@@ -13,7 +13,7 @@ from typing import Any
 
 from ...reference.answer import Answer
 from ...reference.errors import PatchParityError
-from ..progress import progress_bar
+from ..progress import Report, progress_bar
 from ..record.bench_json import (
     bench_of,
     entry_of,
@@ -108,9 +108,15 @@ def benchmark(options: BenchOptions) -> BenchReport:
         return measure_into(laid_out, folder)
 
 
-def measure_into(laid_out: Plan, folder: Path) -> BenchReport:
-    """Measure what is planned into a folder that is held, with progress on stderr; `bench.json` is
-    written anew after every block."""
+def measure_into(laid_out: Plan, folder: Path, progress: Report | None = None) -> BenchReport:
+    """Measure what is planned into a folder that is held; `bench.json` is written anew after every
+    block.
+
+    Args:
+        laid_out: what to measure.
+        folder: of the record.
+        progress: told how far it is; None shows that on stderr.
+    """
     laid_out = laid_out.into(folder)
     options = laid_out.options
     if not options.replay:
@@ -132,7 +138,9 @@ def measure_into(laid_out: Plan, folder: Path) -> BenchReport:
         blocks[row.block].append(row)
     entries: list[dict[str, Any]] = []
     content: dict[str, Any] = {}
-    with closing(session), progress_bar("bench", shown=not options.replay) as session.progress:
+    shown = not options.replay and progress is None
+    with closing(session), progress_bar("bench", shown=shown) as bar:
+        session.progress = progress or bar
         for number, rows in enumerate(blocks.values(), 1):
             try:
                 measured = [row for row in rows if session.outcome(row).status == "measured"]
