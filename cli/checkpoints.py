@@ -239,7 +239,7 @@ def verify_command(
         first,
         second,
         from_=(named[0], named[1]),
-        prefixes=(before[0], before[1]),
+        prefix=(before[0], before[1]),
         **sizes_of_options(context),
         ignore=ignore or (),
         dialects=dialects or (),

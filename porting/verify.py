@@ -3,6 +3,7 @@ they differ."""
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,8 @@ def verify(
     second: str | os.PathLike[str],
     *,
     from_: tuple[str | None, str | None] = (None, None),
-    prefixes: tuple[str | None, str | None] = (None, None),
+    prefix: tuple[str | None, str | None] = (None, None),
+    prefixes: tuple[str | None, str | None] | None = None,
     image_size: int | Sequence[int] | None = None,
     patch_size: int | Sequence[int] | None = None,
     in_channels: int | None = None,
@@ -81,7 +83,8 @@ def verify(
     Args:
         first, second: checkpoints.
         from_: their dialects, where they are known.
-        prefixes: what stands before their names, where a file holds several stages.
+        prefix: what stands before their names, where a file holds several stages.
+        prefixes: the same, deprecated.
         image_size, patch_size, in_channels, stride, padding: what is known of their sizes and no
             `config.json` tells; one number, or one for each axis, frames of a video in front. What
             the first tells holds for the second.
@@ -104,9 +107,12 @@ def verify(
         >>> patchparity.verify("vit", "timm.safetensors").same
         True
     """
+    if prefixes is not None:
+        warnings.warn("prefixes= is now prefix=", DeprecationWarning, stacklevel=2)
+        prefix = prefixes
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     stages, proofs = _read_both(
-        (first, second), from_, prefixes, sizes, prove, ignore, list_dialects(dialects)
+        (first, second), from_, prefix, sizes, prove, ignore, list_dialects(dialects)
     )
     one, other = stages
     labels = one.candidate.label, other.candidate.label
