@@ -112,7 +112,7 @@ def recommend_command(
     stride: ShapeStrideOption = None,
 ) -> None:
     """Say which implementation to use for a shape on this machine, how sure that is, and the lines
-    of code; measures for a minute or two."""
+    of code; measures for up to two minutes, unless a record is given."""
     from ..bench.answers.recommend import recommend
     from ..bench.record.folder import record_files
     from ..bench.report.terminal import print_recommendation

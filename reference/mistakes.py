@@ -74,7 +74,7 @@ def _mistake(
 @_mistake(
     "channels-reversed", "images",
     "the channels were read in reverse, BGR for RGB",
-    "reverse the channel axis of the images: images[:, ::-1] (OpenCV reads BGR)",
+    "reverse the channel axis of the images: images[:, ::-1], or images.flip(1) of torch",
 )  # fmt: skip
 def _channels_reversed(p: Pipeline) -> Pipeline | None:
     return dataclasses.replace(p, images=p.images[:, ::-1]) if p.spec.in_channels > 1 else None
@@ -128,7 +128,7 @@ def _flatten_channels_last(p: Pipeline) -> Pipeline | None:
 @_mistake(
     "kernel-hwio-as-oihw", "kernel",
     "the kernel's memory, laid out as HWIO, was read as OIHW",
-    "the kernel was read as HWIO; transpose it with (3, 2, 0, 1)",
+    "the kernel is HWIO: transpose it with (3, 2, 0, 1)",
 )  # fmt: skip
 def _kernel_hwio_as_oihw(p: Pipeline) -> Pipeline | None:
     D, Ph, Pw, C = p.weights.kernel.shape

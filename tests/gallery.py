@@ -347,7 +347,8 @@ def entry(each: Shown) -> list[str]:
     if each.example.section == "arithmetic":
         wrong = "No eye sees it: on the right is the error alone, drawn as strong as it can be."
     sentence = said.explanation[0].upper() + said.explanation[1:]
-    others = [f"`{' + '.join(ids)}`" for ids in said.also]
+    named = (said.mistakes, *said.also)
+    others = [f"`{' + '.join(ids)}`" for ids in named if ids != (name,)] if said.also else []
     tied = f" No output tells it from {' or '.join(others)}." if others else ""
     return [
         f"### {name}\n",

@@ -19,6 +19,10 @@ line shows, and have `ok`.
 SECTIONS = ("Args", "Returns", "Yields", "Raises", "Warns", "Examples")
 
 
+HANGING = r"\n(?=    \S)"
+"""Where the next entry of a section begins."""
+
+
 def page() -> str:
     """docs/python.md."""
     lines = [HEAD]
@@ -45,6 +49,8 @@ def entry(name: str, subject: Any) -> list[str]:
 
 def signature(name: str, subject: Any) -> list[str]:
     """How it is called, a parameter a line where they are many."""
+    if inspect.isclass(subject) and issubclass(subject, Exception):
+        return []
     try:
         parameters = inspect.signature(subject).parameters.values()
     except (TypeError, ValueError):
@@ -78,13 +84,15 @@ def described(subject: Any) -> list[str]:
         if title == "Examples":
             lines += ["```pycon", inspect.cleandoc(body), "```\n"]
             continue
-        entries = [joined(part) for part in re.split(r"\n(?=    \S)", body.rstrip())]
+        body, *behind = re.split(r"\n\n(?=\S)", body.rstrip(), maxsplit=1)
+        whole = title in ("Returns", "Yields")
+        entries = [joined(part) for part in ([body] if whole else re.split(HANGING, body))]
         names = {"Args": "", "Returns": "Returns ", "Yields": "Yields "}.get(title, f"{title} ")
         for each in filter(None, entries):
             word, colon, rest = each.partition(": ")
-            held = title in ("Returns", "Yields") or not colon
+            held = whole or not colon
             lines.append(f"* {names}{each}" if held else f"* {names}`{word}`: {rest}")
-        lines.append("")
+        lines += ["", *(joined(paragraph) + "\n" for paragraph in behind)]
     return lines
 
 

@@ -304,7 +304,7 @@ def test_diagnose_names_the_mistake_and_its_mend(tmp_path):
         "diagnose", *files, "--tokens", tmp_path / "wrong.npy", "--json", tmp_path / "d.json"
     )
     assert wrong.returncode == 1
-    assert "mend: the kernel was read as HWIO; transpose it with (3, 2, 0, 1)" in wrong.stdout
+    assert "mend: the kernel is HWIO: transpose it with (3, 2, 0, 1)" in wrong.stdout
     told = json.loads((tmp_path / "d.json").read_text())
     assert (told["correct"], told["status"], told["mistakes"]) == (
         False,

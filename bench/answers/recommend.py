@@ -78,7 +78,7 @@ def recommend(
     if record is not None:
         folder_of_record = Path(record).parent if Path(record).is_file() else Path(record)
         return recommend_from(
-            load_bench(folder_of_record),
+            load_bench(folder_of_record, wanted.name),
             wanted.name,
             device,
             dtype,

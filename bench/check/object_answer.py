@@ -82,7 +82,7 @@ def _kinds(wrong: list[CheckResult], explained: bool) -> list[str]:
         if len(failures) > 1 and not explained:
             lines.append(f"  the same of {_names(failures[1:])}")
     if explained and len(wrong) > 1:
-        lines.append(f"  and {_names(wrong[1:])} (-v shows each)")
+        lines.append(f"  and {_names(wrong[1:])} (-v, or report.results, shows each)")
     return lines
 
 

@@ -214,6 +214,12 @@ def _not_shown(live: LiveEmbedding) -> list[str]:
         for shape in live.call.grids
     ]
     sentences += live.call.taken
+    spec = live.spec
+    if spec.stride != spec.patch_size or any(before for before, _ in spec.padding):
+        sentences.append(
+            "its kernel, stride and padding are its own and were taken as they are: a ViT's stride "
+            "is its patch and its padding 0 (stride, --stride say what they should be)"
+        )
     for name in ("bias", "class_token", "register_tokens", "positions"):
         array = getattr(live.weights, name)
         if array is not None and not array.any():
@@ -243,22 +249,23 @@ def _not_shown(live: LiveEmbedding) -> list[str]:
 def _case(live: LiveEmbedding) -> str:
     spec = live.spec
     sizes = "x".join(map(str, spec.image_size)), "x".join(map(str, spec.patch_size))
+    steps = "" if spec.stride == spec.patch_size else f", stride {'x'.join(map(str, spec.stride))}"
+    pads = [before for before, _ in spec.padding]
+    around = f", padding {'x'.join(map(str, pads))}" if any(pads) else ""
     return (
-        f"image {sizes[0]}, patch {sizes[1]}, {spec.in_channels} channels, width {spec.embed_dim}"
+        f"image {sizes[0]}, patch {sizes[1]}{steps}{around}, {spec.in_channels} channels, width "
+        f"{spec.embed_dim}"
     )
 
 
 def require_parity(report: CheckReport, name: str) -> None:
-    """Raise AssertionError that names the first failure, for test suites.
+    """Raise AssertionError that begins with the cause, for test suites, which show so much.
 
     Raises:
         AssertionError: a report with a failure or an error.
     """
     __tracebackhide__ = True
-    wrong = [result for result in report.results if result.verdict in ("fail", "error")]
-    if wrong:
-        first = wrong[0]
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise AssertionError(
-            f"{name} is no patch embedding with these weights: {first.probe}: {first.message}{more}"
-        )
+    if not report.ok:
+        wrong = [row for row in report.results if row.verdict in ("fail", "error")]
+        cause = f": {report.diagnosis}" if report.diagnosis else f": {wrong[0].message}"
+        raise AssertionError(f"{name} is wrong{cause}\n{report}")

@@ -90,8 +90,14 @@ def pack(folder: Path) -> bytes:
     return packed.getvalue()
 
 
-def unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path, case: str | None = None) -> None:
     """Write the record that a file holds into a folder.
+
+    Args:
+        path: the file.
+        folder: where to.
+        case: of this one alone, where the record holds it: to lay out a whole record takes ten
+            times as long as one case.
 
     Raises:
         PatchParityError: a file that is damaged, or none of ours.
@@ -109,7 +115,7 @@ def unpack(path: Path, folder: Path) -> None:
                     raise ValueError(f"{entry.name} is no part of a record")
                 parts[entry.name] = part.read()
         del content
-        samples = _samples(parts)
+        samples = _samples(parts, _of_case(parts, case))
         for name in _KEPT:
             if name in parts:
                 (folder / name).write_bytes(parts[name])
@@ -129,8 +135,18 @@ def unpack(path: Path, folder: Path) -> None:
         raise PatchParityError(f"{path} is damaged, or holds no record ({reason})") from None
 
 
-def _samples(parts: dict[str, bytes]) -> Iterator[Sample]:
-    """The samples, in the order in which they were measured."""
+def _of_case(parts: dict[str, bytes], case: str | None) -> str | None:
+    """The case, where a record holds it; its rows are then left alone among the parts."""
+    lines = parts.get("rows.jsonl", b"").splitlines(keepends=True)
+    kept = [line for line in lines if case is not None and json.loads(line).get("case") == case]
+    if not kept:
+        return None
+    parts["rows.jsonl"] = b"".join(kept)
+    return case
+
+
+def _samples(parts: dict[str, bytes], case: str | None = None) -> Iterator[Sample]:
+    """The samples, of one case or of all, in the order in which they were measured."""
     header: dict[str, Any] = json.loads(parts["samples.json"])
     count = int(header["count"])
 
@@ -145,7 +161,10 @@ def _samples(parts: dict[str, bytes]) -> Iterator[Sample]:
         planes = np.frombuffer(parts[name], np.uint8).reshape(8, count)
         columns[name] = np.ascontiguousarray(planes.T).view("<f8").ravel()
     places, attempts = column("name", np.uint32), column("attempt", np.uint32)
+    wanted = np.array([case in (None, names[0]) for names in header["names"]], bool)
     for at in np.lexsort((columns["order"], columns["round"], attempts)):
+        if not wanted[places[at]]:
+            continue
         values = {name: values[at].item() for name, values in columns.items()}
         for name in _FIGURES:
             values[name] = None if values[name] != values[name] else values[name]

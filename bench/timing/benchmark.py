@@ -180,9 +180,14 @@ def require_modules(extra: str, names: tuple[str, ...]) -> None:
             raise PatchParityError(f"{name} is not installed: pip install 'patchparity[{extra}]'")
 
 
-def load_bench(folder: Path) -> Bench:
+def load_bench(folder: Path, case: str | None = None) -> Bench:
     """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples
     and rows of the record, or from a kept one.
+
+    Args:
+        folder: of the record.
+        case: the one that is asked about, if there is one; of a kept record only its rows are then
+            laid out.
 
     Raises:
         PatchParityError: a folder without a record, a damaged one, or one that patchparity did not
@@ -194,13 +199,13 @@ def load_bench(folder: Path) -> Bench:
         if (folder / "rows.jsonl").exists():
             return _made_again(folder)
         if (folder / PACKED).exists():
-            return _made_of(folder / PACKED)
+            return _made_of(folder / PACKED, case)
         raise
 
 
-def _made_of(kept: Path) -> Bench:
+def _made_of(kept: Path, case: str | None) -> Bench:
     with tempfile.TemporaryDirectory(prefix="patchparity-") as unpacked:
-        unpack(kept, Path(unpacked))
+        unpack(kept, Path(unpacked), case)
         try:
             return _made_again(Path(unpacked))
         except PatchParityError as error:

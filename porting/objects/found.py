@@ -201,7 +201,7 @@ def read_weights(
             )
         raise kind_of_error(
             f"{name} holds {_listed(rest)}: expected one kernel; name the layer or the embeddings "
-            "that hold it, or give the weights"
+            "that hold it (module, --module), or give the weights"
         )
     kernel, owner = rest.pop(kernel_name)
     parent = re.split(r"[./][^./]*$", kernel_name)[0] if re.search(r"[./]", kernel_name) else ""
@@ -214,7 +214,7 @@ def read_weights(
         parts["bias"] = rest.pop(biases[0])[0]
     refusal = (
         f"{name} holds {_listed(rest)} beside its kernel, whose part in it no name tells: name the "
-        "projection alone, or give the weights"
+        f"projection alone{f' (module, --module {parent})' if parent else ''}, or give the weights"
     )
     sizes = _kernel_sizes(
         kernel,

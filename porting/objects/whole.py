@@ -51,7 +51,7 @@ def stage_inside(
     """
     found: list[tuple[LiveEmbedding, str]] = []
     refusals: dict[str, str] = {}
-    for path, part in _stages(subject):
+    for path, part in list(_stages(subject)) or list(_around_patches(subject)):
         try:
             found.append((read(part, f"{name}.{path}"), path))
         except PatchParityError as error:
@@ -76,3 +76,22 @@ def _stages(subject: Any) -> Iterator[tuple[str, Any]]:
         if path and not inside and path.rpartition(".")[2] in STAGES:
             taken.append(path)
             yield path, part
+
+
+def _around_patches(subject: Any) -> Iterator[tuple[str, Any]]:
+    """Path and part of modules of a model, under whatever name, that hold a convolution of pixels
+    whose stride is its kernel. A convolution of the model itself, or of a row of layers, is the
+    first of its layers alone, and no part that makes tokens."""
+    parts = dict(getattr(subject, "named_modules", lambda: ())())
+    for path, part in parts.items():
+        kernel, step = (getattr(part, name, None) for name in ("kernel_size", "stride"))
+        channels = getattr(part, "in_channels", 0)
+        if kernel is None or kernel != step or min(kernel) < 2 or not 1 <= channels <= OF_PIXELS:
+            continue
+        around = path.rpartition(".")[0]
+        if around and type(parts[around]).__module__.partition(".")[0] != "torch":
+            yield around, parts[around]
+
+
+OF_PIXELS = 4
+"""Channels that pixels have at most: gray, color, and one more."""

@@ -136,7 +136,7 @@ def _named_order(order: list[int]) -> Named | None:
         return (
             "channels-reversed",
             "the channels were read in reverse, BGR for RGB",
-            "reverse the channel axis of the images: images[:, ::-1] (OpenCV reads BGR)",
+            "reverse the channel axis of the images: images[:, ::-1], or images.flip(1) of torch",
         )
     return (
         "channels-reversed",

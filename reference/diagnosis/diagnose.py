@@ -107,7 +107,7 @@ def diagnose(
         >>> wrong = patchparity.patch_embed(images[:, ::-1], weights, spec, np.float32)
         >>> patchparity.diagnose(images.astype(np.float32), weights, wrong, spec)
         unique: the channels were read in reverse, BGR for RGB
-        mend: reverse the channel axis of the images: images[:, ::-1] (OpenCV reads BGR)
+        mend: reverse the channel axis of the images: images[:, ::-1], or images.flip(1) of torch
     """
     _require_diagnosable(images, weights, tokens, spec)
     if (

@@ -324,7 +324,7 @@ def kernel_forms(kernel: Array) -> Iterator[tuple[Form, Array]]:
             (
                 f"kernel-read-{name.lower()}",
                 explanation,
-                f"the kernel was read as {name}; transpose it with {back_again}",
+                f"the kernel is {name}: transpose it with {back_again}",
             ),
             read,
         )

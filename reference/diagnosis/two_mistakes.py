@@ -318,7 +318,10 @@ def _normalized(images: Array) -> Iterator[tuple[Form, Array]]:
     words = "the pixels were divided by 255 once too often"
     yield ("input-scaled", words, "divide them once"), images / 255.0
     words = "the channels were read in reverse, BGR for RGB"
-    yield ("channels-reversed", words, "reverse them: images[:, ::-1]"), images[:, ::-1]
+    yield (
+        ("channels-reversed", words, "reverse them: images[:, ::-1], or images.flip(1) of torch"),
+        images[:, ::-1],
+    )
     for channel in range(channels if 1 < channels <= 4 else 0):
         alone = images.copy()
         alone[:, channel] = 0

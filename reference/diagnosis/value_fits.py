@@ -35,6 +35,10 @@ UNCLAMPED = 0.05
 believed: clamped to one end altogether, any output is."""
 
 
+NORMS = ", or give the weights the norm that belongs there (token_norm)"
+"""What the mend of a norm adds."""
+
+
 def told(factor: float) -> str:
     """A factor in words: six digits, and of one that is nearly 1 two digits of the difference."""
     digits = 6 if factor == 1 else max(6, 2 - math.floor(math.log10(abs(factor - 1))))
@@ -121,14 +125,15 @@ def _functions(correct: Array, observed: Array) -> Iterator[Fit]:
                 continue
             left[name] = rms(observed - function(correct))
     for name in sorted(left, key=left.__getitem__):  # two forms of one may both come near
-        yield Fit("activation-behind", f"{name} was applied to the tokens", mend, left[name])
+        remedy = f"{mend}{NORMS if 'norm' in name else ''}"
+        yield Fit("activation-behind", f"{name} was applied to the tokens", remedy, left[name])
     if correct[..., 0].size >= LEAST_ROWS:
         plain = FUNCTIONS["a layer norm"](correct)
         words = "a layer norm, with a scale and a shift of its own, was applied to the tokens"
         factors, summands = _by_channel(plain, observed)
         left_over = rms(observed - factors * plain - summands)
         if left_over < EXPLAINED * rms(observed - observed.mean(axis=(0, 1))):
-            yield Fit("activation-behind", words, mend, left_over)
+            yield Fit("activation-behind", words, f"{mend}{NORMS}", left_over)
 
 
 def _few_of(name: str, correct: Array, observed: Array) -> tuple[Array, Array]:

@@ -182,3 +182,30 @@ def test_a_function_without_weights_asks_for_them():
 
     with pytest.raises(PatchParityError, match=r"holds no weights: give them"):
         check(lambda images: np.zeros((len(images), 4, D), np.float32))
+
+
+def test_a_stride_that_was_forgotten_is_told():
+    overlapping = torch.nn.Conv2d(3, D, P)
+    report = check(torch_module(tokens, proj=overlapping))
+    assert report.ok
+    assert "patch 4x4, stride 1x1, 3 channels" in str(report)
+    assert "a ViT's stride is its patch" in str(report)
+    wrong = check(torch_module(tokens, proj=overlapping), stride=4)
+    assert not wrong.ok
+    assert "stride" not in str(check(torch_module(tokens, proj=projection())))
+
+
+def test_the_one_convolution_of_pixels_is_found_under_any_name():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb = torch_module(tokens, proj=projection())
+            self.mixer = torch.nn.Conv1d(D, D, 3)
+            self.pos = torch.nn.Parameter(torch.zeros(1, 5, 7))
+
+        def forward(self, x):
+            return self.mixer(self.emb(x).transpose(1, 2))
+
+    report = check(Model())
+    assert report.ok
+    assert "its part emb was read" in str(report)

@@ -147,7 +147,7 @@ def test_vit_b16_hwio_kernel_with_bgr_images():
     wrong = CATALOGUE["kernel-hwio-as-oihw"].apply(right)
     found = diagnosed(right, wrong.run(np.float32))
     assert found.mistakes == ("kernel-hwio-as-oihw",)
-    assert found.mend == "the kernel was read as HWIO; transpose it with (3, 2, 0, 1)"
+    assert found.mend == "the kernel is HWIO: transpose it with (3, 2, 0, 1)"
     both = CATALOGUE["kernel-hwio-as-oihw"].apply(CATALOGUE["channels-reversed"].apply(right))
     found = diagnosed(right, both.run(np.float32))
     assert (found.status, found.mistakes) == (
