@@ -233,7 +233,9 @@ def _holding(entries: list[Measured], field: str, value: Any, source: str) -> li
         values = dict.fromkeys(getattr(entry.extra_info, field) for entry in entries)
         held = ", ".join(map(str, values)) or "nothing"
         name = field.removesuffix("_requested")
-        raise PatchParityError(f"{source} holds no {name} {value}; it holds {held}")
+        raise PatchParityError(
+            f"{source} holds no {name} {value}; it holds {held} (without a record it is measured)"
+        )
     return matching_entries
 
 

@@ -137,12 +137,13 @@ def _factor(rival: Rival) -> str:
 
 
 def _doubt(rival: Rival) -> str:
-    noise = (
-        ""
-        if rival.noise is None
-        else f" at a noise of ±{100 * rival.noise:.1f}%, adjusted for all that was compared"
-    )
-    return f"which is {rival.comparison.word}{noise}"
+    word = rival.comparison.word
+    if rival.noise is None:
+        return f"which is {word}"
+    noise = f"the noise of ±{100 * rival.noise:.1f}%"
+    if word != "UNSURE":
+        return f"which is {word} at {noise}"
+    return f"which is UNSURE: widened for all that was compared at once it reaches into {noise}"
 
 
 @dataclass(frozen=True)
