@@ -225,8 +225,9 @@ def _require_positions(
     """Raise PatchParityError where the positions are not those of these images, or may be
     others."""
     given = "×".join(map(str, images.shape[2:]))
-    square = math.isqrt(spec.num_patches) ** 2 == spec.num_patches and len(set(spec.grid[-2:])) > 1
-    if square and not stage.dialect.video and not said and not stage.dialect.any_grid:
+    of_a_square = math.isqrt(spec.num_patches) ** 2 == spec.num_patches or stage.dialect.video
+    oblong = of_a_square and len(set(spec.grid[-2:])) > 1
+    if oblong and not said and not stage.dialect.any_grid:
         raise PatchParityError(
             f"images of {given} are {'×'.join(map(str, spec.grid))} patches, and the "
             f"{spec.num_patches} positions may be "

@@ -19,6 +19,11 @@ STAGE_WORDS = re.compile(
 change the sequence."""
 
 
+BEFORE_THE_BLOCKS = re.compile(r"(^|\.)stages\.0\.downsample\.")
+"""Tensors of an encoder's first stage that stand before its first block (timm's, whose stages begin
+with them): what they do is done to the tokens first."""
+
+
 @dataclass(frozen=True)
 class LedgerEntry:
     """One tensor.
@@ -75,7 +80,9 @@ def ledger_of(
             status = "elsewhere"  # it holds no value
         elif name.startswith(prefix):
             known = dialect.plain or dialect.is_elsewhere(name.removeprefix(prefix))
-            status = "elsewhere" if known or inside & set(_modules_of(name)) else "unexplained"
+            known = known or bool(inside & set(_modules_of(name)))
+            early = dialect.id.startswith("timm-") and BEFORE_THE_BLOCKS.search(name)
+            status = "elsewhere" if known and not early else "unexplained"
         else:
             beside = (
                 _is_beside(name, prefix)

@@ -498,16 +498,21 @@ def _resized(
 ) -> list[str]:
     """What is told where the library resizes a table of positions that would fit as it is: it takes
     every table for one of a square."""
-    oblong = "positions" in names and len(set(grid[-2:])) > 1
+    several = dialect.video and len(grid) == 3 and grid[0] > 1  # a table of one picture for all
+    oblong = "positions" in names and (len(set(grid[-2:])) > 1 or several)
     if not oblong or not ("*" in dialect.square or known.model_type in dialect.square):
         return []
-    whose, cells = known.model_type or dialect.id, "×".join(map(str, grid[-2:]))
+    whose, cells = (
+        known.model_type or dialect.id,
+        "×".join(map(str, grid if several else grid[-2:])),
+    )
     message = (
         f"{whose} takes {names['positions']} for positions of a square, and resizes them at "
         "run "
         f"time to {cells} patches"
     )
-    return [f"{message}: only images of a square grid are read"]
+    which = "one picture of a square grid is" if several else "images of a square grid are"
+    return [f"{message}: only {which} read"]
 
 
 def _other_rows(

@@ -186,3 +186,44 @@ def test_a_place_whose_tensor_has_another_shape_is_named(tmp_path):
     )
     with pytest.raises(PatchParityError, match=r"mask_token is of shape \(1, 32\), not \(1 1 D\)"):
         port(source, tmp_path / "o.safetensors", "hf-vit", into=place / "model.safetensors")
+
+
+def drawn(*shape):
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+def test_a_table_of_a_square_is_read_for_no_other_grid(tmp_path):
+    """Qwen3-VL resizes its table to every grid; as many tokens in another shape took its rows as
+    they lie."""
+    from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
+
+    sizes = dict(hidden_size=32, num_heads=2, intermediate_size=32, out_hidden_size=32)
+    told = dict(depth=1, patch_size=8, deepstack_visual_indexes=[0], num_position_embeddings=16)
+    torch = pytest.importorskip("torch")
+    config = Qwen3VLConfig(vision_config={**sizes, **told}).vision_config
+    model = transformers.Qwen3VLVisionModel(config)
+    torch.nn.init.normal_(model.pos_embed.weight)
+    model.save_pretrained(tmp_path)
+    assert embed(tmp_path, drawn(1, 3, 2, 32, 32)).shape == (1, 16, 32)
+    for shape in ((1, 3, 2, 16, 64), (1, 3, 2, 64, 16), (1, 3, 8, 16, 16), (1, 3, 4, 32, 32)):
+        with pytest.raises(PatchParityError, match=r"for positions of a square|are not of"):
+            embed(tmp_path, drawn(*shape))
+    assert inspect_checkpoint(tmp_path, prove=True)["proof"]["verdict"] == "pass"
+
+
+def test_what_stands_before_the_first_block_is_not_left_out(tmp_path):
+    """timm's ConvNeXt of patches of 2 has a norm and a convolution between the stem and the first
+    block."""
+    stem = {"stem.0.weight": drawn(8, 3, 2, 2), "stem.0.bias": drawn(8)}
+    stem |= {"stem.1.weight": drawn(8), "stem.1.bias": drawn(8)}
+    first = {
+        "stages.0.downsample.0.weight": drawn(8),
+        "stages.0.downsample.0.bias": drawn(8),
+        "stages.0.downsample.1.weight": drawn(8, 8, 2, 2),
+        "stages.0.downsample.1.bias": drawn(8),
+        "stages.0.blocks.0.conv_dw.weight": drawn(8, 1, 7, 7),
+        "stages.0.blocks.0.gamma": drawn(8),
+    }
+    save_file({**stem, **first}, tmp_path / "model.safetensors")
+    with pytest.raises(PatchParityError, match=r"stages\.0\.downsample\.0\.weight"):
+        embed(tmp_path / "model.safetensors", drawn(1, 3, 16, 16), from_="timm-convnext")
