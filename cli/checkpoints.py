@@ -283,7 +283,7 @@ def embed_command(
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their
     model computes."""
     from ..porting.dialects.sizes import Sizes
-    from ..porting.embed import absent_parts, read_for_images
+    from ..porting.embed import read_for_images, told_parts
     from ..porting.files.atomic import files_read, require_writable
     from ..porting.files.images import read_images, write_array
 
@@ -308,7 +308,7 @@ def embed_command(
         dialects=dialects or (),
     )
     tokens = read.embed(pixels, to)
-    for sentence in absent_parts(read.stage):
+    for sentence in told_parts(read.stage):
         err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)
     for assumption in read.stage.assumptions:
         err.print(f"[yellow]assumed[/] {escape(assumption)}", soft_wrap=True)

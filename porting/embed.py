@@ -18,6 +18,7 @@ from ..reference.spec import PatchEmbedSpec
 from ..reference.stem import apply_stem, features_of, image_of
 from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import list_dialects
+from .dialects.recognize import UNKNOWN_MODEL
 from .dialects.sizes import Sizes, read_config
 from .dialects.stage import Stage, read_stage
 from .files.opening import opened
@@ -164,10 +165,12 @@ def read_for_images(
     return ReadForImages(stage, config, said)
 
 
-def absent_parts(stage: Stage) -> list[str]:
-    """That a bias or positions are not there, which its dialect knows, in sentences."""
+def told_parts(stage: Stage) -> list[str]:
+    """That a bias or positions are not there, which its dialect knows, and that its configuration
+    names a model that nobody knows, in sentences."""
     entries = stage.dialect.entries
-    return [
+    unknown = [said for said in stage.candidate.evidence if UNKNOWN_MODEL in said]
+    return unknown + [
         f"{entries[name].name} is not there: {stage.dialect.means(name)}"
         for name in ("bias", "positions")
         if name in entries and name not in stage.candidate.names and not stage.dialect.plain

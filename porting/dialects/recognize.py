@@ -24,6 +24,10 @@ MOST_CHANNELS = 16
 """Channels above which an axis is hardly one of channels: satellite images have 13."""
 
 
+UNKNOWN_MODEL = "which is not known to be of"
+"""How evidence says that a configuration names a model that no dialect knows."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to read a checkpoint.
@@ -292,9 +296,7 @@ def _evidence_of_config(place: _Place) -> list[str]:
     if place.typed:
         sentences.append(f"config.json calls the model {known.model_type or known.architecture}")
     elif (called := config.model_type or config.architecture) and not dialect.plain:
-        sentences.append(
-            f"config.json calls the model {called}, which is not known to be of {dialect.id}"
-        )
+        sentences.append(f"config.json calls the model {called}, {UNKNOWN_MODEL} {dialect.id}")
     if dialect.pixels:
         sentences.append(f"{dialect.pixels_told}; here kernel and bias hold that")
     if dialect.framework == "keras" and config.layers:

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from patchparity import PatchParityError, embed, inspect_checkpoint, port, verify
 from patchparity.porting.dialects.sizes import Sizes
-from patchparity.porting.embed import absent_parts, read_for_images
+from patchparity.porting.embed import read_for_images, told_parts
 
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -118,7 +118,7 @@ def test_embed_says_what_is_not_there(tmp_path):
         ("position_embeddings", "position_embeddings is not there: no positions are added"),
     ):
         folder = saved(tmp_path / lacking, vit(), without=[lacking])
-        (told,) = absent_parts(read_for_images(folder, images).stage)
+        (told,) = told_parts(read_for_images(folder, images).stage)
         assert words in told
 
 
@@ -227,3 +227,12 @@ def test_what_stands_before_the_first_block_is_not_left_out(tmp_path):
     save_file({**stem, **first}, tmp_path / "model.safetensors")
     with pytest.raises(PatchParityError, match=r"stages\.0\.downsample\.0\.weight"):
         embed(tmp_path / "model.safetensors", drawn(1, 3, 16, 16), from_="timm-convnext")
+
+
+def test_a_model_that_nobody_knows_is_told_where_it_is_run(tmp_path):
+    folder = saved(tmp_path / "m", vit(), model_type="my_vit", architectures=["MyViT"])
+    read = read_for_images(folder, drawn(1, 3, 32, 32))
+    assert any(
+        "my_vit, which is not known to be of hf-vit" in said for said in told_parts(read.stage)
+    )
+    assert not told_parts(read_for_images(saved(tmp_path / "n", vit()), drawn(1, 3, 32, 32)).stage)
