@@ -67,6 +67,16 @@ class Choice:
         """What the gain is told by: the one of today's that decided."""
         return next((rival for rival in self.today if rival.implementation == self.against), None)
 
+    def over_its_own(self) -> str:
+        """How much faster it is than the framework's own customary call, where another library's
+        on the same framework decided; empty where it was that one."""
+        nearest = self.nearest
+        for rival in self.today:
+            own = rival.implementation.startswith(f"{self.framework}:")
+            if own and nearest is not None and rival.implementation != nearest.implementation:
+                return f" and {_factor(rival)} as {rival.implementation}"
+        return ""
+
     @property
     def is_own(self) -> bool:
         """Whether it is a user's own, timed with `--peer`."""
@@ -208,7 +218,7 @@ class Recommendation(Answer):
             gain = (
                 f"surely {_factor(first.nearest)} times as fast as {first.nearest.implementation}"
             )
-            return f"use {first.implementation}, {gain}{noise}"
+            return f"use {first.implementation}, {gain}{first.over_its_own()}{noise}"
         if first.customary:
             whose = "your own" if first.is_own else "which people call today"
             return f"use {first.implementation}, {whose}: nothing is surely faster{noise}"

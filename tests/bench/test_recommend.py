@@ -3,6 +3,7 @@ here."""
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -377,3 +378,11 @@ def test_where_people_call_the_fastest_it_says_how_sure_that_is(record, factor, 
     assert choice.nearest.comparison.word == word
     assert choice.implementation == "transformers:vit:eager"
     assert told in choice.sentence()
+
+
+def test_a_gain_over_another_library_s_call_is_told_over_the_framework_s_own_too():
+    record = Path(__file__).parents[2] / "bench" / "records" / "cpu-2-cores"
+    answer = recommend("vit_b16", batch=32, backends=("torch",), record=record).answer()
+    assert re.search(
+        r"times as fast as keras-torch:conv2d:eager and 1\.\d+ \[.*\] as torch:conv2d:eager", answer
+    )
