@@ -71,7 +71,7 @@ def signature(name: str, subject: Any) -> list[str]:
 
 def plain(default: Any) -> str:
     """A default as it would be typed, whatever the machine."""
-    text = repr(default)
+    text = repr(default).replace("'", '"')
     return "..." if "0x" in text or "mappingproxy" in text or "<" in text else text
 
 

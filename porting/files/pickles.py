@@ -202,6 +202,9 @@ _BUILT: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): Inert,
     ("numpy", "ndarray"): Inert,
     ("_codecs", "encode"): Inert,
+    # Python 3.11.0 to 3.11.3 write a member of an enumeration as an attribute of its class
+    ("builtins", "getattr"): Inert,
+    ("__builtin__", "getattr"): Inert,
     ("torch._utils", "_rebuild_sparse_tensor"): Inert,
     ("torch._utils", "_rebuild_qtensor"): Inert,
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): Inert,

@@ -51,7 +51,7 @@ def stage_inside(
     """
     found: list[tuple[LiveEmbedding, str]] = []
     refusals: dict[str, str] = {}
-    for path, part in list(_stages(subject)) or list(_around_patches(subject)):
+    for path, part in _stages(subject):
         try:
             found.append((read(part, f"{name}.{path}"), path))
         except PatchParityError as error:
@@ -65,6 +65,8 @@ def stage_inside(
             "(module, --module)"
         )
     told = [f"its part {path} (--module): {refusal}" for path, refusal in refusals.items()]
+    if not told:
+        told = [f"{path} may be meant (--module {path})" for path in _around_patches(subject)]
     raise SeveralKernelsError("; ".join([str(why), *told[:2]]))
 
 
@@ -78,10 +80,10 @@ def _stages(subject: Any) -> Iterator[tuple[str, Any]]:
             yield path, part
 
 
-def _around_patches(subject: Any) -> Iterator[tuple[str, Any]]:
-    """Path and part of modules of a model, under whatever name, that hold a convolution of pixels
-    whose stride is its kernel. A convolution of the model itself, or of a row of layers, is the
-    first of its layers alone, and no part that makes tokens."""
+def _around_patches(subject: Any) -> Iterator[str]:
+    """Paths of modules of a model, under whatever name, that hold a convolution of pixels whose
+    stride is its kernel. They are not read for the model: what this does around one nobody would
+    see."""
     parts = dict(getattr(subject, "named_modules", lambda: ())())
     for path, part in parts.items():
         kernel, step = (getattr(part, name, None) for name in ("kernel_size", "stride"))
@@ -90,7 +92,7 @@ def _around_patches(subject: Any) -> Iterator[tuple[str, Any]]:
             continue
         around = path.rpartition(".")[0]
         if around and type(parts[around]).__module__.partition(".")[0] != "torch":
-            yield around, parts[around]
+            yield around
 
 
 OF_PIXELS = 4

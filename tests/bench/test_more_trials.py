@@ -195,7 +195,9 @@ def test_a_stride_that_was_forgotten_is_told():
     assert "stride" not in str(check(torch_module(tokens, proj=projection())))
 
 
-def test_the_one_convolution_of_pixels_is_found_under_any_name():
+def test_the_one_convolution_of_pixels_is_named_under_any_name():
+    from patchparity import PatchParityError
+
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -206,6 +208,6 @@ def test_the_one_convolution_of_pixels_is_found_under_any_name():
         def forward(self, x):
             return self.mixer(self.emb(x).transpose(1, 2))
 
-    report = check(Model())
-    assert report.ok
-    assert "its part emb was read" in str(report)
+    with pytest.raises(PatchParityError, match=r"emb may be meant \(--module emb\)"):
+        check(Model())
+    assert check(Model(), module="emb").ok

@@ -86,6 +86,24 @@ def test_classes_beside_the_tensors_are_left_unbuilt_and_told(tmp_path):
     assert (embed(tmp_path / "m.pt", IMAGES) == expected).all()
 
 
+class ByName(enum.Enum):
+    """Its members are pickled as Python 3.11.0 to 3.11.3 pickle any."""
+
+    ONE = 1
+
+    def __reduce_ex__(self, protocol):
+        return getattr, (type(self), self.name)
+
+
+def test_a_member_that_is_named_by_its_class_is_left_unbuilt(tmp_path):
+    torch = pytest.importorskip("torch")
+    held = {name: torch.from_numpy(value) for name, value in vit().items()}
+    torch.save({"model": held, "kind": ByName.ONE}, tmp_path / "m.pt")
+    told = inspect_checkpoint(tmp_path / "m.pt")
+    assert not told["refused"]
+    assert "ByName" in " ".join(told["unbuilt"])
+
+
 def vit_of(held):
     return {name: tensor.numpy() for name, tensor in held.items()}
 
