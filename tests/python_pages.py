@@ -13,8 +13,8 @@ HEAD = """# Python
 
 Every public name of the package, made by `python -m tests.python_pages` from signatures and
 docstrings; a test holds the page to them and runs the examples. Sizes are given as `image_size=`
-and `patch_size=` everywhere: one number, or one for each axis. Answers print as what the command
-line shows, and have `ok`.
+and `patch_size=` everywhere: one number, or one for each axis. What `check`, `diagnose`, `port`,
+`verify`, `compare` and `recommend` answer prints as text.
 """
 SECTIONS = ("Args", "Returns", "Yields", "Raises", "Warns", "Examples")
 

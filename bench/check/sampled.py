@@ -47,7 +47,8 @@ def largest_not_sampled(
 ) -> str | None:
     """Why the largest of these sizes was not tried, where others were; None where it was."""
     sides = [size[-1] for size, _ in sampled]
-    if not sides or live.framework != "torch" or max(sides) > 900:
+    largest = max(side for side, _ in SIDES) - max(live.spec.stride)  # of whole patches
+    if not sides or live.framework != "torch" or max(sides) > largest:
         return None
     return f"images above {max(sides)} pixels a side, for the time they take"
 
