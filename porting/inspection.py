@@ -6,7 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .dialects.catalogue import get_dialect, list_dialects
-from .dialects.choosing import require_asked, require_grid, require_no_other_stage
+from .dialects.choosing import (
+    require_asked,
+    require_first_stage,
+    require_grid,
+    require_no_other_stage,
+)
 from .dialects.describe import describe
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
@@ -72,6 +77,7 @@ def inspect_checkpoint(
             read_stage(checkpoint, from_, prefix, known, sizes, ignore)  # which says what is wrong
         if not candidates or candidates[0].refusals:
             require_grid(checkpoint, chosen, prefix, sizes, ignore)
+        require_first_stage(checkpoint, chosen, candidates)
         for candidate in candidates[:1]:
             require_no_adapter(checkpoint, candidate.names)
             require_asked(checkpoint, candidate, sizes)

@@ -12,8 +12,9 @@ from .catalogue import list_dialects
 from .dialect import Dialect
 from .evidence import known_of, known_reason
 from .grids import channels_of, known_grid
+from .lacking import find_lacking
 from .ledger import unexplained
-from .recognize import Candidate, find_candidates, prefixes_of
+from .recognize import MOST_CHANNELS, Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, read_config
 from .unreadable import in_parts, of_arrays, of_old_keras, of_shards
 
@@ -111,6 +112,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
             or of_old_keras(checkpoint)
             or of_arrays(checkpoint)
             or of_shards(checkpoint, None)
+            or what_is_missing(checkpoint)
         )
     nearest = min(
         candidates,
@@ -119,6 +121,8 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
             *(-part for part in candidate.weight),
         ),
     )
+    if missing := what_is_missing(checkpoint, nearest):
+        return missing
     if quantized := [
         name for name in nearest.names.values() if checkpoint.tensors[name].dtype in QUANTIZED
     ]:
@@ -137,6 +141,28 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
         f"{checkpoint.path} looks like {nearest.label}, but "
         f"{'; '.join(nearest.refusals)}{more}{if_told(checkpoint)}"
     )
+
+
+def what_is_missing(checkpoint: Checkpoint, nearest: Candidate | None = None) -> str:
+    """Which dialect a checkpoint would be in but for a tensor or two, in words; empty where there
+    is none, or where a candidate that is refused comes nearer.
+
+    Args:
+        checkpoint: an open one.
+        nearest: the nearest of its candidates; None for none.
+    """
+    near = find_lacking(checkpoint, list_dialects())
+    if not near:
+        return ""
+    if nearest is not None:
+        strikes = len(nearest.conflicts) + len(unexplained(nearest.ledger))
+        typed = bool(nearest.weight[0])
+        if (near[0].typed, -len(near[0].missing)) < (typed, -max(strikes, 1)):
+            return ""
+    equals = [other for other in near[1:] if other.rank[:4] == near[0].rank[:4]]
+    others = list(dict.fromkeys(f"{other.told}" for other in equals if not other.dialect.mlx))
+    told = "; or ".join([near[0].told, *others[:2]])
+    return f"{checkpoint.path} looks like {told}{layers_alone(checkpoint)}"
 
 
 def if_told(checkpoint: Checkpoint) -> str:
@@ -240,11 +266,26 @@ def require_grid(
         if rows > 1 and patches == rows - 1 and lacking:
             token = near[0].dialect.entries["class_token"].name
             mismatch += f" ({patches} and one: is {token} missing?)"
+        elif missing := what_is_missing(checkpoint, near[0]):
+            raise PatchParityError(missing)
         raise PatchParityError(
             f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are "
             f"{mismatch}: "
             "--image-size tells the right one, and --stride where patches overlap"
         )
+
+
+def require_first_stage(
+    checkpoint: Checkpoint, dialects: Mapping[str, Dialect], candidates: Sequence[Candidate]
+) -> None:
+    """Raise PatchParityError where what would be read takes maps of features, as a model's later
+    stages do, and a tensor of the stage that takes images is not there."""
+    if len(dialects) == 1 or not candidates or candidates[0].refusals:
+        return
+    likely = [candidate for candidate in candidates if not candidate.refusals]
+    deeper = all(channels_of(candidate.sizes) > MOST_CHANNELS for candidate in likely)
+    if deeper and (missing := what_is_missing(checkpoint)):
+        raise PatchParityError(missing)
 
 
 def require_no_other_stage(

@@ -147,6 +147,17 @@ def _against_name(file: str, dialect: Dialect, config: Sizes) -> Iterator[str]:
         yield f"{file} calls the architecture {built!r}, which is none of {dialect.id}"
 
 
+def speaks_against(
+    checkpoint: Checkpoint, dialect: Dialect, shape: tuple[int, ...], config: Sizes
+) -> bool:
+    """Whether the file's metadata, a kernel of this shape (empty for none), or what config.json
+    must say for a dialect, speak against it, whatever its other tensors are."""
+    if dialect.mlx and _is_of_torch(shape):
+        return True
+    unmet = any(_unmet(requirement, config) for requirement in dialect.require)
+    return unmet or any(_against_metadata(checkpoint.metadata.get("format", ""), dialect))
+
+
 def _against_layers(file: str, dialect: Dialect, config: Sizes, alone: bool) -> Iterator[str]:
     """Layers of Keras that images pass first, and that do more than scale pixels."""
     others = [layer for layer in config.layers if layer not in PIXELS]
@@ -207,7 +218,8 @@ def _against_registers(
     if "register_tokens" in dialect.entries and registers is not None and registers != have:
         parts = keys[0].split("+") if keys else ["num_register_tokens"]
         kind = " and ".join(part.removeprefix("num_").replace("_", " ") for part in parts)
-        yield f"{file} tells {registers} {kind}, and the file holds {have}"
+        where = "" if have else f" (no {dialect.entries['register_tokens'].name})"
+        yield f"{file} tells {registers} {kind}, and the file holds {have}{where}"
 
 
 def _against_class_token(

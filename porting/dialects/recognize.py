@@ -215,6 +215,13 @@ class _Place:
             self.dialect, self.known
         )
 
+    @property
+    def identified(self) -> bool:
+        """Whether more than names that others have too tells the dialect: its name, config.json, or
+        all the tensors that it has beside the stage."""
+        beside = [self.prefix + name in self.checkpoint.tensors for name in self.dialect.beside]
+        return self.typed or self.alone or (bool(beside) and all(beside))
+
 
 def _candidates(
     checkpoint: Checkpoint,
@@ -233,7 +240,7 @@ def _candidates(
     resized = _of_other_sizes(checkpoint, dialect, prefix, names)
     place = _Place(checkpoint, dialect, prefix, {**names, **resized}, known, config, alone)
     named = bool(dialect.model_types or dialect.architectures)
-    if dialect.typed_only and not place.typed and not alone and named:
+    if dialect.typed_only and not place.identified and named:
         return []
     evidence = [*_evidence(place, names, resized), *_evidence_of_config(place)]
     entries = tuple(ledger_of(checkpoint, dialect, prefix, place.names, ignore))
@@ -353,7 +360,7 @@ def _readings(
     against it."""
     dialect, names, known = place.dialect, place.names, place.known
     stride, padding, window, asks = steps_of(dialect, sizes, known)
-    if dialect.typed_only and not place.typed and not place.alone:
+    if dialect.typed_only and not place.identified:
         asks.append(
             f"other models have these very names, and do otherwise: --from {dialect.id} says "
             f"that it is {dialect.title}"

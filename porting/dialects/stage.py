@@ -23,6 +23,7 @@ from .choosing import (
     QUANTIZED,
     choose,
     require_asked,
+    require_first_stage,
     require_grid,
     require_no_other_stage,
 )
@@ -195,6 +196,7 @@ def read_stage(
         )
     if candidates:
         require_no_adapter(checkpoint, candidates[0].names)
+    require_first_stage(checkpoint, chosen, candidates)
     chosen_one = choose(checkpoint, candidates)
     if prefix is None:
         require_no_other_stage(checkpoint, chosen, chosen_one, sizes, ignore)

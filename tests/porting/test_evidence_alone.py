@@ -309,7 +309,7 @@ def test_other_registers_are_a_contradiction():
         "f/config.json tells 5 register tokens, and the file holds 2"
     ]
     assert found(Sizes(registers=5), None) == [
-        "f/config.json tells 5 register tokens, and the file holds 0"
+        "f/config.json tells 5 register tokens, and the file holds 0 (no register_tokens)"
     ]
     keys = {"config": {"registers": ("num_cls_tokens+num_registers",)}}
     table = {"num_cls_tokens": 3, "num_registers": 4}
@@ -360,7 +360,7 @@ def test_all_evidence_is_gathered_with_both_sides():
     others = [
         "the file's metadata say that its tensors are laid out as MLX has them, not as torch",
         "folder/config.json tells channels 5, and k (24, 3, 6, 4), read as D C Ph Pw, has 3",
-        "folder/config.json tells 1 register tokens, and the file holds 0",
+        "folder/config.json tells 1 register tokens, and the file holds 0 (no register_tokens)",
         "folder/config.json says that depth is 3, and mine needs depth == 4",
         "folder/config.json tells that there is no class token, and the file holds c",
     ]

@@ -1,0 +1,167 @@
+"""Dialects whose tensors a file holds but for one or two, which a refusal then names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..files.checkpoint import Checkpoint
+from ..files.tree import IN_MEMORY
+from .dialect import Dialect
+from .evidence import is_architecture, known_of, speaks_against
+from .grids import grids_of
+from .ledger import ledger_of, unexplained
+from .sizes import Sizes
+from .strides import known_patches, steps_of
+
+MOST_MISSING = 2
+"""Tensors that a file of a dialect may lack and still look like it: a weight and its bias."""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A dialect that a file would be of, but for some tensors.
+
+    Args:
+        dialect: the dialect.
+        prefix: what stands before all its names.
+        present: the tensors that are there, by field.
+        missing: fields that it needs and that are not there.
+        typed: whether config.json calls the model one of the dialect's.
+        sizes: of the axes that the tensors tell.
+    """
+
+    dialect: Dialect
+    prefix: str
+    present: Mapping[str, str]
+    missing: tuple[str, ...]
+    typed: bool
+    sizes: Mapping[str, int]
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """The nearest has the least."""
+        only_named = int(self.dialect.typed_only and not self.typed)
+        return (
+            -self.typed,
+            only_named,
+            len(self.missing),
+            -len(self.present),
+            len(self.prefix),
+            int(self.dialect.mlx),
+        )
+
+    @property
+    def told(self) -> str:
+        """The dialect, and what of it is not there, with its shape."""
+        label = self.dialect.id + (f" under {self.prefix!r}" if self.prefix else "")
+        tensors = []
+        for name in self.missing:
+            entry = self.dialect.entries[name]
+            sizes = {} if name.startswith("stem.") else self.sizes  # a stem has its own
+            axes = [str(sizes.get(axis, axis)) for axis in entry.layout.split()]
+            tensors.append(f"{self.prefix}{entry.name} ({' '.join(axes)})")
+        verb = "is" if len(tensors) == 1 else "are"
+        return f"{label}, but {' and '.join(tensors)} {verb} not there"
+
+
+def find_lacking(
+    checkpoint: Checkpoint,
+    dialects: Mapping[str, Dialect],
+    sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
+) -> list[Lacking]:
+    """The dialects that a file lacks one or two tensors of and that explain all its others, the
+    nearest first.
+
+    Args:
+        checkpoint: an open one.
+        dialects: those to try.
+        sizes: what is known of the sizes.
+        ignore: tensors that a user says play no part.
+    """
+    known = known_of(checkpoint, sizes)
+    found = [
+        near
+        for dialect in dialects.values()
+        if not dialect.plain and checkpoint.format in (*dialect.formats, IN_MEMORY)
+        for prefix in _prefixes_of(checkpoint, dialect)
+        if (near := _lacking(checkpoint, dialect, prefix, known, ignore))
+    ]
+    return sorted(found, key=lambda near: near.rank)
+
+
+def _prefixes_of(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
+    """What stands before the names of a dialect's tensors, of any that it needs: the kernel may be
+    the one that is not there."""
+    prefixes: dict[str, None] = {}
+    for field in dialect.required:
+        entry = dialect.entries[field]
+        for name, info in checkpoint.tensors.items():
+            before = name.removesuffix(entry.name)
+            named = name.endswith(entry.name) and (not before or before[-1] in (".", "/"))
+            if named and entry.sizes(info.shape, {}) is not None:
+                prefixes[before] = None
+    return list(prefixes)
+
+
+def _lacking(
+    checkpoint: Checkpoint, dialect: Dialect, prefix: str, known: Sizes, ignore: Sequence[str]
+) -> Lacking | None:
+    """What a file lacks of a dialect under a prefix; None where that is nothing, or too much, or
+    where something else speaks against it."""
+    present = {
+        field: prefix + entry.name
+        for field, entry in dialect.entries.items()
+        if prefix + entry.name in checkpoint.tensors
+    }
+    missing = tuple(field for field in dialect.required if field not in present)
+    typed = known.model_type in dialect.model_types or is_architecture(dialect, known)
+    fewest = 1 if typed else len(missing) + 1
+    if not 0 < len(missing) <= MOST_MISSING or len(present) < fewest:
+        return None
+    told = bool(known.model_type or known.architecture)
+    shape = checkpoint.tensors[present["kernel"]].shape if "kernel" in present else ()
+    if (told and not typed) or speaks_against(checkpoint, dialect, shape, known):
+        return None
+    sizes = _sizes_of(checkpoint, dialect, present, known)
+    if sizes is None or unexplained(ledger_of(checkpoint, dialect, prefix, present, ignore)):
+        return None
+    if not _fits_a_grid(dialect, present, missing, sizes, known):
+        return None
+    return Lacking(dialect, prefix, present, missing, typed, sizes)
+
+
+def _sizes_of(
+    checkpoint: Checkpoint, dialect: Dialect, present: Mapping[str, str], known: Sizes
+) -> dict[str, int] | None:
+    """The sizes that the tensors that are there tell; None where they do not fit together."""
+    starts: list[dict[str, int]] = [{}]
+    if "kernel" in present:
+        shape = checkpoint.tensors[present["kernel"]].shape
+        if dialect.entries["kernel"].sizes(shape, {}) is None:
+            return None
+        patches = known_patches(dialect.entries["kernel"], shape, known)
+        starts = [of_patch for of_patch, _ in patches] or starts
+    for start in starts:
+        sizes: dict[str, int] | None = dict(start)
+        for field, name in present.items():
+            if sizes is not None and not field.startswith("stem."):
+                sizes = dialect.entries[field].sizes(checkpoint.tensors[name].shape, sizes)
+        if sizes is not None:
+            return sizes
+    return None
+
+
+def _fits_a_grid(
+    dialect: Dialect,
+    present: Mapping[str, str],
+    missing: Sequence[str],
+    sizes: Mapping[str, int],
+    known: Sizes,
+) -> bool:
+    """Whether positions that are there have rows for a grid and for the tokens that are not; where
+    nothing tells how many there are, they may."""
+    if "positions" not in present or "kernel" not in present or "register_tokens" in missing:
+        return True
+    names = {**present, **dict.fromkeys(missing, "")}
+    stride, padding, _, _ = steps_of(dialect, sizes, known)
+    return bool(grids_of(dialect, names, sizes, known, stride, padding))
