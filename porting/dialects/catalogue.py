@@ -75,7 +75,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prefix_side": ("first", "last"),
     "token_order": get_args(TokenOrder),
     "remainder": ("error", "floor", "pad-end", "same"),
-    "computed": ("", "sinusoid-1d", "sincos-2d", "fourier"),
+    "computed": ("", "sinusoid-1d", "sincos-2d", "sincos-2d-mae", "fourier"),
     "resize": ("", *RECIPES),
     "resize_to": ("grid", "square", "swapped"),
     "images": ("any", "multiple", "multiple-of-patch_size", "grid"),

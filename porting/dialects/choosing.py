@@ -88,7 +88,8 @@ def plain_ones(checkpoint: Checkpoint) -> str:
     ]
     # a matrix may be any layer of a network
     likely = [(name, prefix) for name, prefix in layers if name not in flat] or layers
-    likely = [(name, prefix) for name, prefix in likely if "patch" in prefix] or likely
+    for words in ("stem|embed", "patch"):  # the latter tells most
+        likely = [one for one in likely if re.search(words, one[1])] or likely
     would = [f"{name} --prefix {prefix!r}" for name, prefix in likely]
     return f": the layer alone as {' or '.join(would[:3])}" if would else ""
 
@@ -104,7 +105,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     can."""
     if candidates and not candidates[0].refusals:
         return of_shards(checkpoint, candidates[0])
-    if reason := known_reason(read_config(checkpoint.config_folder)):
+    if reason := known_reason(checkpoint):
         return f"{checkpoint.path} is read by no dialect: {reason}{layers_alone(checkpoint)}"
     if not candidates:
         return (

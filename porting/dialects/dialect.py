@@ -251,8 +251,8 @@ class Dialect:
         windowed: whether tokens are in the order of attention windows, whose size the configuration
             tells.
         window: that of `token_order`, where it is always the same.
-        spare_rows, spare_last: rows at the start and at the end of the position table that belong
-            to no token, and are not added.
+        spare_rows, spare_last: rows at the start and at the end of the position table (of rows and
+            of columns each, where there are two) that belong to no token, and are not added.
         typed_only: whether its names are another dialect's, so that only `config.json` or a user
             tells it.
         read_only: whether nothing can be written to it (a table of positions that is a sum of
@@ -263,9 +263,9 @@ class Dialect:
         beside: tensors that tell it from others.
         copies: other tensors that hold the values of a field once more, by field; or, of another
             size, those that the library made for its images.
-        computed: `sinusoid-1d` (VideoMAE) or `sincos-2d` (vit-pytorch) where positions are computed
-            and in no file; `fourier` (XCiT) where a layer in the file is applied to what is
-            computed.
+        computed: `sinusoid-1d` (VideoMAE), `sincos-2d` (vit-pytorch) or `sincos-2d-mae` (AIMv2 of
+            any resolution) where positions are computed and in no file; `fourier` (XCiT) where a
+            layer in the file is applied to what is computed.
         square: model types that take their positions as those of a square, and resize them at run
             time to any other grid; `*` for all.
         images: which images its library takes: `any`; `multiple` of its steps, to which it pads

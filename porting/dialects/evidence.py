@@ -42,19 +42,25 @@ def _known_names() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(_known()["model_types"]), frozenset(_known()["architectures"])
 
 
-def known_reason(config: Sizes) -> str:
-    """Why no dialect reads the model that a config.json names, in words; empty where nothing is
-    known of that."""
+def known_reason(checkpoint: Checkpoint) -> str:
+    """Why no dialect reads the model that a config.json names, or that has these tensors, in words;
+    empty where nothing is known of that."""
+    config = read_config(checkpoint.config_folder)
     called = config.model_type or config.architecture
     for reason in _known()["reasons"]:
-        named = config.model_type in reason.get("model_types", ())
-        if named or (
+        named = config.model_type in reason.get("model_types", ()) or (
             config.architecture
             and any(
-                re.fullmatch(one, config.architecture) for one in reason.get("architectures", ())
+                re.fullmatch(pattern, config.architecture)
+                for pattern in reason.get("architectures", ())
             )
-        ):
+        )
+        if named:
             return f"config.json calls the model {called!r}, and {reason['told']}"
+        for pattern in reason.get("tensors", ()):
+            for name in checkpoint.tensors:
+                if re.fullmatch(pattern, name):
+                    return f"it holds {name}, and {reason['told']}"
     return ""
 
 

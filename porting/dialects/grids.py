@@ -24,7 +24,7 @@ def grids_of(
     if "Sh" in sizes:
         sizes = {**sizes, "Gh": sizes["Wh"] * sizes["Sh"], "Gw": sizes["Ww"] * sizes["Sw"]}
     if "Gh" in sizes and "Gw" in sizes:
-        grid: tuple[int, ...] = (sizes["Gh"], sizes["Gw"])
+        grid: tuple[int, ...] = tuple(sizes[axis] - dialect.spare_rows for axis in ("Gh", "Gw"))
         grid = (sizes["Gt"], *grid) if "Gt" in sizes else grid
         if (
             dialect.cut
@@ -32,6 +32,8 @@ def grids_of(
             and all(a <= b for a, b in zip(image_grid, grid, strict=True))
         ):
             return [((), image_grid, "")]
+        if dialect.cut and dialect.spare_rows and not image_grid:  # more rows than any image has
+            return [((), (), "")]
         if image_grid and "image_size" in dialect.checked and image_grid[-2:] != grid[-2:]:
             return []
         return [((), grid, "")]

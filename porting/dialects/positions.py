@@ -53,6 +53,7 @@ def fold_positions(
         arrays["class_token"] = summed.astype(wide(token.dtype))
     if "position_rows" in arrays:
         rows, columns = arrays.pop("position_rows"), arrays.pop("position_columns")
+        rows, columns = rows[dialect.spare_rows :], columns[dialect.spare_rows :]
         if dialect.cut:
             rows, columns = rows[: grid[-2]], columns[: grid[-1]]
         arrays["positions"] = _summed(rows, columns, arrays["kernel"].dtype)
@@ -158,6 +159,8 @@ def computed_positions(kind: str, spec: PatchEmbedSpec) -> NDArray[np.float64]:
     """
     if kind == "sincos-2d":
         return sincos_positions(spec.grid, spec.embed_dim, last_frequency=True)
+    if kind == "sincos-2d-mae":
+        return sincos_positions(spec.grid, spec.embed_dim)
     return sinusoid_table(spec.num_patches, spec.embed_dim)
 
 

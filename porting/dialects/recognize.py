@@ -476,7 +476,10 @@ def _of_any_grid(
 ) -> tuple[list[str], list[str]]:
     """What must be asked, and what speaks against it, where positions are made for the grid of the
     image."""
-    looked_up = "position_tables" in names
+    by_rows = dialect.cut and dialect.spare_rows and "position_rows" in names
+    if by_rows and grid:
+        return [], []  # as `grids_of` held it against the tables
+    looked_up = "position_tables" in names or by_rows
     if not looked_up and not (dialect.resize and "positions" in names):
         return [], []
     if not grid:

@@ -2,7 +2,7 @@
 Evidence, which is held against the tensors."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,13 @@ class Sizes:
 
     def over(self, other: "Sizes") -> "Sizes":
         """This, and the other where this tells nothing."""
-        nothing: tuple[Any, ...] = (None, (), "", {}, False)
         pairs = {
             size_field.name: (getattr(self, size_field.name), getattr(other, size_field.name))
             for size_field in fields(self)
         }
         return Sizes(
             **{
-                name: theirs if value in nothing and value is not False else value
+                name: theirs if _tells_nothing(value) else value
                 for name, (value, theirs) in pairs.items()
             }
         )
@@ -176,6 +175,8 @@ VISION = (
 """Under which keys libraries keep what is about the vision tower of a model with several, or the
 backbone of a head."""
 
+_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps")
+
 _SIZED = (
     "patch_size",
     "patch_sizes",
@@ -216,7 +217,76 @@ def read_config(folder: Path | None) -> Sizes:
             f"{file} holds a {type(settings).__name__}, expected a JSON object: mend it, or move "
             "it away"
         )
-    return sizes_of_config(settings)
+    sizes = sizes_of_config(settings)
+    for key, value in sizes.table.items():
+        if (expected := _NUMBERS.get(key)) and value is not None and not expected.holds(value):
+            raise PatchParityError(
+                f"{file} says that {key} is {json.dumps(value)[:MOST_OF_A_VALUE]}, expected "
+                f"{expected.told}: mend it, or move it away"
+            )
+    return sizes
+
+
+MOST_OF_A_VALUE = 60
+"""Characters of a value that a message shows: a line of a terminal has 80."""
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What a configuration may say under a key: in words, and as a test."""
+
+    told: str
+    holds: Callable[[Any], bool]
+
+
+def _of_sizes(value: Any) -> bool:
+    """Whether it is a size, or some, one for each axis or stage."""
+    if isinstance(value, Mapping):
+        value = [inner for inner in value.values() if inner is not None]
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return bool(parts) and all(
+        _of_sizes(part) if isinstance(part, (list, tuple)) else _whole(part) for part in parts
+    )
+
+
+_SIZE = _Expected("positive whole numbers", _of_sizes)
+_NUMBERS = {
+    **dict.fromkeys(
+        (
+            "image_size",
+            "img_size",
+            "crop_size",
+            "patch_size",
+            "patch_sizes",
+            "spatial_patch_size",
+            "temporal_patch_size",
+            "tubelet_size",
+            "hidden_size",
+            "embed_dim",
+        ),
+        _SIZE,
+    ),
+    **dict.fromkeys(
+        ("num_channels", "in_channels", "in_chans", "num_frames", "frames_per_clip"),
+        _Expected("a positive whole number", lambda value: _whole(value) is not None),
+    ),
+    **dict.fromkeys(
+        ("num_register_tokens", "reg_tokens"),
+        _Expected("a whole number", lambda value: _count(value) is not None),
+    ),
+    **dict.fromkeys(
+        _EPSILONS,
+        _Expected("a number from 0 to 1", lambda value: _epsilon_of(value) is not None),
+    ),
+    "model_type": _Expected("a name", lambda value: isinstance(value, str)),
+}
+"""What a `config.json` says about the embedding stage, by key: what is none of it is no evidence,
+and no library would build its model of it."""
+
+
+def _tells_nothing(value: Any) -> bool:
+    """Whether a size is not told; 0 and False are."""
+    return value is None or (isinstance(value, (tuple, str, Mapping)) and not value)
 
 
 def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
@@ -384,11 +454,13 @@ def _of_timm(settings: Mapping[str, Any]) -> Sizes:
 
 
 def _epsilon(inner: Mapping[str, Any]) -> float | None:
-    for name in ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"):
-        value = inner.get(name)
-        if isinstance(value, float) and 0 < value < 1:
-            return value
-    return None
+    epsilons = [_epsilon_of(inner.get(name)) for name in _EPSILONS]
+    return next((epsilon for epsilon in epsilons if epsilon is not None), None)
+
+
+def _epsilon_of(value: Any) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value < 1 else None
 
 
 def _whole(value: Any) -> int | None:

@@ -265,7 +265,7 @@ TIMM_EPSILON = 1e-6
 def epsilon_of(dialect: Dialect, config: Sizes) -> float:
     """ε of the norms of a stage: that of config.json, of timm's model of that name, or of the
     dialect."""
-    if dialect.epsilon_of_config and config.norm_epsilon:
+    if dialect.epsilon_of_config and config.norm_epsilon is not None:
         return config.norm_epsilon
     for pattern, epsilon in dialect.epsilons.items():
         if re.fullmatch(pattern, config.architecture or ""):

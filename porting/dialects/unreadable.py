@@ -7,7 +7,7 @@ from ..files.checkpoint import Checkpoint
 from .recognize import Candidate
 
 PARTS = re.compile(
-    r"(.*(?:patch|proj|conv|embed)\w*)\."
+    r"(.*(?:patch|proj|conv|embed)[\w.]*)\."
     r"(weight_[gv]|weight_orig|weight_mask|(?:parametrizations\.)?weight\.original\d?)"
 )
 """Tensors of a layer whose weight is computed of several: weight norm in its old and new form,

@@ -360,6 +360,16 @@ def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
         rows, columns = torch.meshgrid(torch.arange(H // Ph), torch.arange(W // Pw), indexing="ij")
         places = torch.stack([columns, rows], dim=-1).reshape(1, -1, 2).expand(B, -1, -1)
         return [{"pixel_values": patches, "pixel_position_ids": places}]
+    if "flattened_patches" in names:  # Pix2Struct: patches behind their rows and columns, from 1
+        B, C, H, W = images.shape
+        patches = (
+            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
+            .permute(0, 2, 4, 3, 5, 1)
+            .reshape(B, (H // Ph) * (W // Pw), -1)
+        )
+        counts = [torch.arange(1, count + 1) for count in (H // Ph, W // Pw)]
+        places = torch.cartesian_prod(*counts).to(patches.dtype).expand(B, -1, -1)
+        return [{"flattened_patches": torch.cat([places, patches], dim=-1)}]
     if "input_values" in names:
         return [{"input_values": images[:, 0].transpose(1, 2)}]
     known = ("pixel_values", "pixel_values_videos", "x", "image", "images", "hidden_states")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,7 @@ class Allowance:
             if norm is not None:
                 deviation = tokens.std(-1) if norm.centered else np.sqrt((tokens**2).mean(-1))
                 gain = float(np.sqrt(np.mean(norm.scale.astype(np.float64) ** 2)))
-                smallest = math.sqrt(weights.layout.norm_epsilon)
+                smallest = max(math.sqrt(weights.layout.norm_epsilon), sys.float_info.min)
                 left *= gain / max(float(np.median(deviation)), smallest)
                 tokens = exact
         norm_error = GATE * self.model.accumulate + 2 * self.model.output

@@ -2,6 +2,7 @@
 
 import collections
 import importlib.metadata
+import json
 import sys
 from pathlib import Path
 
@@ -46,12 +47,25 @@ def section(title: str, outcomes: dict[str, Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _titled(name: str) -> str:
+    """A library with its version, and what its models are beside."""
+    library, comma, more = name.partition(",")
+    return f"{library} {importlib.metadata.version(library)}{comma}{more}"
+
+
 def main(path: str) -> None:
     """Take the census and write the page."""
     parts = [
         (
             "transformers",
             {name: transformers_models.outcome(name) for name in transformers_models.model_types()},
+        ),
+        (
+            "transformers, with other arguments",
+            {
+                f"{name} {json.dumps(arguments)}": transformers_models.variant(place)
+                for place, (name, arguments) in enumerate(transformers_models.VARIANTS)
+            },
         ),
         ("timm", {name: timm_models.outcome(name) for name in timm_models.architectures()}),
         ("keras-hub", {name: keras_models.outcome(name) for name in keras_models.MODELS}),
@@ -60,10 +74,7 @@ def main(path: str) -> None:
             {name: vit_pytorch_models.outcome(name) for name in vit_pytorch_models.models()},
         ),
     ]
-    pages = [
-        section(f"{library} {importlib.metadata.version(library)}", outcomes)
-        for library, outcomes in parts
-    ]
+    pages = [section(_titled(library), outcomes) for library, outcomes in parts]
     Path(path).write_text("\n".join([PREFACE, *pages]), encoding="utf-8")
 
 

@@ -11,6 +11,14 @@ def test_transformers():
     )
 
 
+def test_transformers_models_made_with_other_arguments():
+    needs("torch", "transformers")
+    names = [f"{name} {arguments}" for name, arguments in transformers_models.VARIANTS]
+    require_none_wrong(
+        {name: transformers_models.variant(place) for place, name in enumerate(names)}, 98
+    )
+
+
 def test_a_wrong_reading_is_seen(monkeypatch):
     """The census would see a stage that is read wrong: here positions that are added to other
     tokens."""

@@ -113,9 +113,143 @@ TOLD: dict[str, dict[str, Any]] = {
     "muse_glimmer_vision": {"image_size": (2, 280, 312)},
     "muse_spark": {"image_size": (2, 280, 312)},
     "muse_spark_vision": {"image_size": (2, 280, 312)},
+    "pix2struct": {"image_size": (32, 48)},
+    "pix2struct_vision_model": {"image_size": (32, 48)},
     "video_llava": {"prefix": "image_tower."},
 }
 """What a user must tell of some: which of two towers, or of which image the positions are."""
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("swin", {"use_absolute_embeddings": True}),
+    ("swin", {"patch_norm": False}),
+    ("swin", {"image_size": [48, 64], "patch_size": 4}),
+    ("swinv2", {"use_absolute_embeddings": True}),
+    ("donut-swin", {"use_absolute_embeddings": True}),
+    ("maskformer-swin", {"use_absolute_embeddings": True}),
+    ("beit", {"use_absolute_position_embeddings": True}),
+    ("beit", {"use_mask_token": True}),
+    (
+        "beit",
+        {"use_absolute_position_embeddings": True, "use_mask_token": True, "image_size": [32, 48]},
+    ),
+    ("data2vec-vision", {"use_absolute_position_embeddings": True}),
+    ("vit", {"image_size": [32, 48]}),
+    ("vit", {"num_channels": 1}),
+    ("vit", {"num_channels": 4, "patch_size": [8, 4]}),
+    ("vit", {"patch_size": 4, "num_channels": 4}),
+    ("deit", {"image_size": [32, 48]}),
+    ("vit_mae", {"image_size": [32, 48]}),
+    ("vit_mae", {"num_channels": 1}),
+    ("vit_msn", {"image_size": [32, 48]}),
+    ("yolos", {"use_mid_position_embeddings": False}),
+    ("yolos", {"num_detection_tokens": 7, "image_size": [32, 56]}),
+    ("yolos", {"num_detection_tokens": 1}),
+    ("dpt", {"image_size": 48}),
+    ("dinov2", {"use_mask_token": False}),
+    ("dinov2", {"num_channels": 1}),
+    ("dinov2", {"patch_size": 4}),
+    ("dinov2", {"image_size": [32, 48]}),
+    ("dinov2_with_registers", {"num_register_tokens": 0}),
+    ("dinov2_with_registers", {"num_register_tokens": 9}),
+    ("dinov2_with_registers", {"num_register_tokens": 1}),
+    ("dinov3_vit", {"num_register_tokens": 0}),
+    ("dinov3_vit", {"num_register_tokens": 4, "patch_size": 4}),
+    ("dinov3_vit", {"query_bias": False}),
+    ("convnext", {"patch_size": 2}),
+    ("convnext", {"num_channels": 1}),
+    ("convnextv2", {"patch_size": 8}),
+    ("focalnet", {"use_conv_embed": True}),
+    ("focalnet", {"patch_size": 8}),
+    ("focalnet", {"use_layerscale": True, "use_post_layernorm": True}),
+    ("focalnet", {"image_size": [40, 56]}),
+    ("pvt", {"image_size": 64}),
+    ("pvt_v2", {"patch_sizes": [5, 3, 3, 3], "strides": [3, 2, 2, 2]}),
+    ("segformer", {"patch_sizes": [5, 3, 3, 3], "strides": [2, 2, 2, 2]}),
+    ("segformer", {"num_channels": 1}),
+    ("poolformer", {"patch_sizes": [5, 3, 3, 3], "strides": [3, 2, 2, 2], "padding": [1, 1, 1, 1]}),
+    ("glpn", {"patch_sizes": [9, 3, 3, 3], "strides": [4, 2, 2, 2]}),
+    ("cvt", {"cls_token": [False, False, False]}),
+    ("cvt", {"patch_sizes": [5, 3, 3], "patch_stride": [2, 2, 2], "patch_padding": [1, 1, 1]}),
+    ("cvt", {"cls_token": [False, True, False]}),
+    ("vivit", {"tubelet_size": [1, 8, 8]}),
+    ("vivit", {"num_frames": 6, "tubelet_size": [2, 8, 8]}),
+    ("videomae", {"tubelet_size": 1}),
+    ("videomae", {"num_frames": 8}),
+    ("aimv2_vision_model", {"is_native": True}),
+    ("aimv2", {"is_native": True}),
+    ("siglip2_vision_model", {"num_patches": 49}),
+    ("siglip_vision_model", {"image_size": 56}),
+    ("ijepa", {"image_size": [32, 48]}),
+    ("sam", {"use_abs_pos": False}),
+    ("sam_vision_model", {"use_abs_pos": False}),
+    ("sam_vision_model", {"image_size": 64}),
+    ("sam_hq_vision_model", {"use_abs_pos": False}),
+    ("vitdet", {"pretrain_image_size": 24}),
+    ("vitdet", {"image_size": [48, 64]}),
+    ("audio-spectrogram-transformer", {"frequency_stride": 8, "time_stride": 8}),
+    (
+        "audio-spectrogram-transformer",
+        {"frequency_stride": 8, "time_stride": 4, "max_length": 64, "num_mel_bins": 32},
+    ),
+    ("levit", {"kernel_size": 3, "stride": 2}),
+    ("qwen2_vl", {"spatial_merge_size": 1}),
+    ("qwen2_vl", {"temporal_patch_size": 1}),
+    ("qwen2_5_vl", {"window_size": 64}),
+    ("qwen2_5_vl", {"spatial_merge_size": 1}),
+    ("qwen3_vl", {"temporal_patch_size": 1}),
+    ("qwen3_vl", {"spatial_merge_size": 1}),
+    ("pixtral", {"patch_size": 4}),
+    ("idefics2_vision", {"image_size": 56}),
+    ("vjepa2", {"tubelet_size": 1}),
+    ("vjepa2", {"crop_size": 48}),
+    ("vitpose_backbone", {"image_size": [32, 24], "num_experts": 2, "part_features": 4}),
+    ("vitpose_backbone", {"image_size": [48, 32]}),
+    ("owlvit", {"patch_size": 4}),
+    ("owlv2_vision_model", {"image_size": 56}),
+    ("clip_vision_model", {"num_channels": 4}),
+    ("clip_vision_model", {"layer_norm_eps": 0.001}),
+    ("hiera", {"image_size": [32, 64]}),
+    ("hiera", {"patch_stride": [2, 2], "patch_padding": [3, 3]}),
+    (
+        "hiera",
+        {
+            "patch_size": [3, 3],
+            "patch_stride": [2, 2],
+            "patch_padding": [1, 1],
+            "masked_unit_size": [8, 8],
+        },
+    ),
+    ("flava_image_model", {"image_size": 56}),
+    ("flava_image_model", {"mask_token": False}),
+    ("eomt", {"num_register_tokens": 0}),
+    ("eomt", {"num_register_tokens": 2}),
+    ("internvl_vision", {"use_absolute_position_embeddings": True}),
+    ("internvl_vision", {"use_absolute_position_embeddings": False}),
+    ("internvl_vision", {"use_mask_token": True}),
+    ("internvl_vision", {"norm_type": "rms_norm"}),
+    ("llama4_vision_model", {"image_size": 56}),
+    ("glm4v", {"spatial_merge_size": 1}),
+    ("glm4v_vision", {"temporal_patch_size": 1}),
+    ("blip_2_vision_model", {"image_size": 56}),
+    ("phi4_multimodal_vision", {"image_size": 64}),
+    ("bridgetower_vision_model", {"share_layernorm": False}),
+    ("bridgetower_vision_model", {"remove_last_layer": True}),
+    ("swin", {"num_channels": 1, "patch_size": 8}),
+    ("timesformer", {"attention_type": "space_only"}),
+    ("timesformer", {"attention_type": "joint_space_time"}),
+    ("sam2_hiera_det_model", {"image_size": [64, 96]}),
+    (
+        "sam2_hiera_det_model",
+        {"patch_kernel_size": [3, 3], "patch_stride": [2, 2], "patch_padding": [1, 1]},
+    ),
+    ("git_vision_model", {"patch_size": 4}),
+    ("janus_vision_model", {"image_size": 56}),
+    ("mgp-str", {"image_size": [32, 48], "patch_size": [4, 8]}),
+    ("mgp-str", {"distilled": True}),
+    ("ovis2_vision", {"image_size": 56}),
+]
+"""Models made with other arguments than a configuration"s own: positions, tokens, norms, strides,
+channels, oblong images."""
+
 LARGEST = 140_000_000
 """Parameters; what stays larger than this has sizes under names that are not known here."""
 
@@ -189,14 +323,22 @@ def _maker(kind: type) -> Any:
 
 
 @functools.cache
-def outcome(model_type: str) -> Outcome:
-    """Build, save and read the model of a type."""
+def variant(place: int) -> Outcome:
+    """Build, save and read the model of this place among `VARIANTS`."""
+    model_type, arguments = VARIANTS[place]
+    return outcome.__wrapped__(model_type, arguments)
+
+
+@functools.cache
+def outcome(model_type: str, arguments: Mapping[str, Any] = MappingProxyType({})) -> Outcome:
+    """Build, save and read the model of a type, made with arguments where some are given."""
     import torch
     import transformers
 
     try:
         config = transformers.CONFIG_MAPPING[model_type]
         own = next((sizes for start, sizes in OWN.items() if model_type.startswith(start)), {})
+        own = {**own, **arguments}
         tiny = config(**_shrunk(config().to_dict(), own))
         make = _maker(type(tiny))
         with torch.device("meta"):

@@ -648,3 +648,43 @@ def test_an_npz_of_torch_s_layout_is_not_taken_for_mlx(channels, tmp_path):
     mlx = {**tensors, "patch_embed.proj.weight": rows(64, 16, 16, channels)}
     np.savez(tmp_path / "b.npz", **mlx)
     assert inspect_checkpoint(tmp_path / "b.npz")["dialect"] == "timm-vit-mlx"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("image_size", value) for value in ("x", "32", -1, 0, 32.5, True, [], {}, [32, "a"])),
+        *(("patch_size", value) for value in ("x", -8, 0, 8.5, [0, 8], 10**12)),
+        *(("num_channels", value) for value in ("x", -3, 3.5, [3], {"rgb": 3})),
+        *(("layer_norm_eps", value) for value in ("x", -1e-6, 1.5, [1e-6], True)),
+        ("hidden_size", "x"),
+        ("num_register_tokens", -1),
+        ("model_type", 5),
+    ],
+)
+def test_what_no_library_would_build_a_model_of_is_no_evidence(key, value, tmp_path):
+    """`null` is what transformers writes of what is not said."""
+    config = {"model_type": "vit", "image_size": 32, "patch_size": P, key: value}
+    file = folder_of(tmp_path / "m", vit(), config)
+    for call in (lambda: embed(file, IMAGES), lambda: inspect_checkpoint(file)):
+        with pytest.raises(PatchParityError, match=re.escape(f"says that {key} is ")):
+            call()
+    folder_of(tmp_path / "m", vit(), {**config, key: None})
+    assert embed(file, IMAGES).shape == (2, 17, D)
+
+
+def test_an_epsilon_of_zero_is_one(tmp_path):
+    """CLIP takes its ε from config.json; transformers writes 0 as it was given."""
+    held = {
+        "embeddings.patch_embedding.weight": rows(D, C, P, P),
+        "embeddings.class_embedding": rows(D),
+        "embeddings.position_embedding.weight": rows(17, D),
+        "pre_layrnorm.weight": rows(D),
+        "pre_layrnorm.bias": rows(D),
+    }
+    said = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": P}
+    file = folder_of(tmp_path / "m", held, {**said, "layer_norm_eps": 0})
+    tiny, usual = embed(file, IMAGES * 1e-3), None
+    folder_of(tmp_path / "m", held, said)
+    usual = embed(file, IMAGES * 1e-3)
+    assert np.abs(tiny - usual).max() > 0
