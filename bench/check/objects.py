@@ -17,7 +17,8 @@ from ..machine.environment import describe_environment
 from .containment import MIXED, alike, bitwise, containment
 from .problems import Problems
 from .results import CheckReport, CheckResult
-from .trials import OTHER_IN_TRAINING, trials
+from .trials.modes import OTHER_IN_TRAINING
+from .trials.run import trials
 
 if TYPE_CHECKING:
     from ...reference.diagnosis.diagnose import Diagnosis

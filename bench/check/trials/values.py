@@ -1,10 +1,20 @@
 """Images of other values than random ones, which people have: flat, gray, of bytes, tiny, huge."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ....reference.probe import Probe
+from ..problems import part_of
+from .tried import (
+    MOST_OPERATIONS,
+    Outcome,
+    Trial,
+    Tried,
+)
 
 Draw = Callable[[tuple[int, ...]], NDArray[Any]]
 
@@ -57,3 +67,27 @@ def values(draw: np.random.Generator, dtype: str) -> list[tuple[str, Draw]]:
             else [("tiny-values", tiny), ("huge-values", huge), ("images-of-16-bits", deep)]
         ),
     ]
+
+
+def other_values(tried: Tried) -> Iterator[Trial]:
+    """Images of other values, which the reference answers at once where they are not too many;
+    of float64 one after the other, each with its exact results."""
+    spec, dtype = tried.live.spec, tried.live.dtype
+    count = 2 if spec.flops(2) <= MOST_OPERATIONS // 10 else 1
+    drawn = [
+        (name, draw(spec.images_shape(count)).astype(dtype))
+        for name, draw in values(tried.generator, dtype)
+    ]
+    if dtype == "float64" or spec.flops(count * len(drawn)) > MOST_OPERATIONS:
+        for name, images in drawn:
+            yield name, functools.partial(tried.judged, spec, images, "deterministic")
+        return
+    together = np.concatenate([images for _, images in drawn])
+    whole = tried.probe(spec, together, "deterministic", False)
+    for place, (name, _) in enumerate(drawn):
+        part = slice(place * count, (place + 1) * count)
+        yield name, functools.partial(_part, tried, whole, part)
+
+
+def _part(tried: Tried, whole: Probe, part: slice) -> Outcome:
+    return tried.judged_on(part_of(whole, part), np.array(whole.images[part]))

@@ -1,0 +1,1 @@
+"""What `check` tries of somebody's object."""
