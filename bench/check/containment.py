@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ...porting.objects.call import LiveEmbedding
+from ...porting.objects.live import LiveEmbedding
 from ...reference.errors import PatchParityError
 from ...reference.probe import Probe
 

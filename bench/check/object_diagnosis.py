@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...porting.objects.call import LiveEmbedding
+from ...porting.objects.live import LiveEmbedding
 from ...porting.objects.read import read_live
 from ...reference.diagnosis.diagnose import Diagnosis, diagnose
 from ...reference.errors import PatchParityError

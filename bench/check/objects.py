@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...porting.objects.call import LiveEmbedding
+from ...porting.objects.live import LiveEmbedding
 from ...reference.error import ArithmeticModel
 from ...reference.errors import PatchParityError
 from ...reference.probe import Probe

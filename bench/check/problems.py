@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ...porting.objects.call import LiveEmbedding
+from ...porting.objects.live import LiveEmbedding
 from ...reference.error import Gate
 from ...reference.expectation import Factor
 from ...reference.probe import Probe

@@ -6,10 +6,11 @@ import dataclasses
 import difflib
 import functools
 import importlib.resources
+import itertools
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -83,6 +84,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 """Values of a dialect's table by kind; what must be one of a few."""
 
 
+Wrong = Callable[[str], PatchParityError]
+"""What makes an error of a dialect's table out of what is wrong with it."""
+
+
 def _dialect(
     identity: str, table: Any, source: str, sets: Mapping[str, list[str]] | None = None
 ) -> Dialect:
@@ -103,86 +108,116 @@ def _dialect(
 
     if not isinstance(table, dict):
         raise wrong(f"expected a table, not {table!r}")
+    _require_known_keys(table, wrong)
+    entries = _entries(table.get("tensors"), wrong)
+    settings = _settings(table, wrong)
+    _require_names(settings, entries, wrong)
+    _require_conditions(settings, wrong)
+    settings["elsewhere"] = _patterns(settings.get("elsewhere", ()), sets or {}, wrong)
+    settings["stem"] = tuple(StemStep(**step) for step in settings.get("stem", ()))
+    for place, step in enumerate(settings["stem"]):
+        entries |= step.entries(place)
+    entries |= batch_norm_entries("batch_norm", settings.get("batch_norm", ""))
+    return Dialect(identity, entries=entries, **settings)
+
+
+def _require_known_keys(table: Mapping[str, Any], wrong: Wrong) -> None:
+    """Raise PatchParityError for a key that no dialect has."""
     fields = {field.name for field in dataclasses.fields(Dialect)} - {"id", "entries"}
     if unknown := set(table) - fields - {"tensors"}:
         raise wrong(
             f"unknown {', '.join(sorted(unknown))}; expected "
             f"{', '.join(sorted(fields | {'tensors'}))}"
         )
-    entries = _entries(table.get("tensors"), wrong)
-    plain: dict[str, Any] = {
+
+
+def _settings(table: Mapping[str, Any], wrong: Wrong) -> dict[str, Any]:
+    """All that a table says beside its tensors, each of its kind, lists as tuples."""
+    settings: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in table.items()
         if key != "tensors"
     }
     for missing in ("title", "framework", "formats"):
-        if missing not in plain:
+        if missing not in settings:
             raise wrong(f"{missing} is missing")
-    for key, value in plain.items():
+    for key, value in settings.items():
         if not _of_its_kind(key, value):
             raise wrong(f"{key} = {table[key]!r} is of the wrong kind")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise wrong(f"{key} = {value!r}: expected one of {', '.join(map(repr, _CHOICES[key]))}")
-    if "positioned" in plain:
-        plain["positioned"] = tuple(tuple(alternative) for alternative in table["positioned"])
-    if strange := [format_name for format_name in plain["formats"] if format_name not in FORMATS]:
+    if "positioned" in settings:
+        settings["positioned"] = tuple(map(tuple, table["positioned"]))
+    if "pixels" in settings:
+        if settings.get("padding", 0) != 0:  # its zeros are put around images that were normalized
+            raise wrong("pixels that are normalized have no padding around them")
+        settings["pixels"] = {name: tuple(held) for name, held in settings["pixels"].items()}
+    for key in ("copies", "config", "architectures_if"):
+        if key in settings:
+            settings[key] = {
+                name: (held,) if isinstance(held, str) else tuple(held)
+                for name, held in settings[key].items()
+            }
+    return settings
+
+
+def _require_names(settings: Mapping[str, Any], entries: Mapping[str, Entry], wrong: Wrong) -> None:
+    """Raise PatchParityError for a format, a tensor or a prefix token that nobody knows."""
+    if strange := [name for name in settings["formats"] if name not in FORMATS]:
         raise wrong(f"format {strange[0]!r} is unknown; expected some of {', '.join(FORMATS)}")
-    named = [*plain.get("optional", ()), *plain.get("absent", {}), *plain.get("copies", {})]
-    if strange := [name for name in named if name not in entries]:
+    fields = [
+        *settings.get("optional", ()),
+        *settings.get("absent", {}),
+        *settings.get("copies", {}),
+    ]
+    if strange := [name for name in fields if name not in entries]:
         raise wrong(f"{strange[0]!r} is none of its tensors: {', '.join(entries)}")
     tokens = [
-        *plain.get("prefix", ()),
-        *plain.get("suffix", ()),
-        *(token for alternative in plain.get("positioned", ()) for token in alternative),
+        *settings.get("prefix", ()),
+        *settings.get("suffix", ()),
+        *(token for alternative in settings.get("positioned", ()) for token in alternative),
     ]
     if strange := [token for token in tokens if token not in get_args(PrefixToken)]:
         raise wrong(
             f"prefix token {strange[0]!r} is unknown; expected some of "
             f"{', '.join(get_args(PrefixToken))}"
         )
-    patterns: list[str] = []
-    for pattern in plain.get("elsewhere", ()):
-        if pattern.startswith("@") and pattern[1:] not in (sets or {}):
-            raise wrong(f"elsewhere names {pattern}, which is no list of patterns")
-        patterns += (sets or {})[pattern[1:]] if pattern.startswith("@") else [pattern]
-    if strange := [
-        requirement
-        for requirement in plain.get("require", ())
-        if not REQUIRED.fullmatch(requirement)
-    ]:
-        raise wrong(f"require has {strange[0]!r}, expected a comparison such as 'num_windows == 1'")
-    conditions = [
-        condition for held in plain.get("architectures_if", {}).values() for condition in held
-    ]
-    if strange := [condition for condition in conditions if not REQUIRED.fullmatch(condition)]:
-        raise wrong(f"architectures_if has {strange[0]!r}, expected such as 'pre_norm == true'")
-    if "width_of_name" in plain and not _tells_a_number(plain["width_of_name"]):
+
+
+def _require_conditions(settings: Mapping[str, Any], wrong: Wrong) -> None:
+    """Raise PatchParityError for what config.json must say, where that is no comparison, and for a
+    width of a name that is no number."""
+    of_names = settings.get("architectures_if", {}).values()
+    for key, held, example in (
+        ("require", settings.get("require", ()), "a comparison such as 'num_windows == 1'"),
+        ("architectures_if", itertools.chain(*of_names), "such as 'pre_norm == true'"),
+    ):
+        for condition in held:
+            if not REQUIRED.fullmatch(condition):
+                raise wrong(f"{key} has {condition!r}, expected {example}")
+    if "width_of_name" in settings and not _tells_a_number(settings["width_of_name"]):
         raise wrong(
-            f"width_of_name = {plain['width_of_name']!r} is no pattern with digits as its group"
+            f"width_of_name = {settings['width_of_name']!r} is no pattern with digits as its group"
         )
+
+
+def _patterns(
+    elsewhere: Sequence[str], sets: Mapping[str, list[str]], wrong: Wrong
+) -> tuple[str, ...]:
+    """The patterns of what is elsewhere, those of named lists among them."""
+    patterns: list[str] = []
+    for pattern in elsewhere:
+        if pattern.startswith("@") and pattern[1:] not in sets:
+            raise wrong(f"elsewhere names {pattern}, which is no list of patterns")
+        patterns += sets[pattern[1:]] if pattern.startswith("@") else [pattern]
     try:
         re.compile("|".join(patterns))
     except re.error as error:
         raise wrong(f"a pattern of elsewhere is none ({error})") from None
-    plain["elsewhere"] = tuple(patterns)
-    if "pixels" in plain:
-        if plain.get("padding", 0) != 0:  # its zeros are put around images that were normalized
-            raise wrong("pixels that are normalized have no padding around them")
-        plain["pixels"] = {name: tuple(values) for name, values in plain["pixels"].items()}
-    for key in ("copies", "config", "architectures_if"):
-        if key in plain:
-            plain[key] = {
-                name: (held,) if isinstance(held, str) else tuple(held)
-                for name, held in plain[key].items()
-            }
-    plain["stem"] = tuple(StemStep(**step) for step in plain.get("stem", ()))
-    for place, step in enumerate(plain["stem"]):
-        entries |= step.entries(place)
-    entries |= batch_norm_entries("batch_norm", plain.get("batch_norm", ""))
-    return Dialect(identity, entries=entries, **plain)
+    return tuple(patterns)
 
 
-def _entries(tensors: Any, wrong: Callable[[str], PatchParityError]) -> dict[str, Entry]:
+def _entries(tensors: Any, wrong: Wrong) -> dict[str, Entry]:
     """The tensors of a dialect's table."""
     if not isinstance(tensors, dict) or "kernel" not in tensors:
         raise wrong("expected a table 'tensors' with a kernel")

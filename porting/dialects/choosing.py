@@ -105,7 +105,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     can."""
     if candidates and not candidates[0].refusals:
         return of_shards(checkpoint, candidates[0])
-    if reason := known_reason(checkpoint):
+    if reason := known_reason(read_config(checkpoint.config_folder), checkpoint.tensors):
         return f"{checkpoint.path} is read by no dialect: {reason}{layers_alone(checkpoint)}"
     if not candidates:
         return (

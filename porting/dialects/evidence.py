@@ -7,7 +7,7 @@ import importlib.resources
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ..files.checkpoint import Checkpoint
@@ -42,10 +42,9 @@ def _known_names() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(_known()["model_types"]), frozenset(_known()["architectures"])
 
 
-def known_reason(checkpoint: Checkpoint) -> str:
-    """Why no dialect reads the model that a config.json names, or that has these tensors, in words;
-    empty where nothing is known of that."""
-    config = read_config(checkpoint.config_folder)
+def known_reason(config: Sizes, names: Collection[str] = ()) -> str:
+    """Why no dialect reads the model that a config.json names, or that has tensors of these names,
+    in words; empty where nothing is known of that."""
     called = config.model_type or config.architecture
     for reason in _known()["reasons"]:
         named = config.model_type in reason.get("model_types", ()) or (
@@ -58,7 +57,7 @@ def known_reason(checkpoint: Checkpoint) -> str:
         if named:
             return f"config.json calls the model {called!r}, and {reason['told']}"
         for pattern in reason.get("tensors", ()):
-            for name in checkpoint.tensors:
+            for name in names:
                 if re.fullmatch(pattern, name):
                     return f"it holds {name}, and {reason['told']}"
     return ""

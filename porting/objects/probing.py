@@ -16,8 +16,8 @@ from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError
 from ...reference.sequence import embed_sequence, sincos_positions, sinusoid_table
 from ...reference.spec import PatchEmbedSpec
-from .call import LiveEmbedding
 from .found import FoundWeights, SeveralKernelsError
+from .live import LiveEmbedding
 
 UNLIKE = 2.0**-5
 """Distance of an object's output from that of its weights, relative to the latter's norm, beyond

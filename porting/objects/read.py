@@ -26,7 +26,7 @@ from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..files.arrays import IMAGE_LAYOUTS
 from ..files.checkpoint import first_line
-from .call import LiveEmbedding, caller
+from .call import caller
 from .found import (
     PRODUCTS,
     FoundWeights,
@@ -36,6 +36,7 @@ from .found import (
     read_weights,
 )
 from .layer_sizes import own_sizes, spec_of
+from .live import LiveEmbedding
 from .load import build, load_object
 from .probing import (
     with_computing_dtype,

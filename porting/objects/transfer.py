@@ -25,8 +25,8 @@ from ..dialects.catalogue import list_dialects
 from ..dialects.sizes import Sizes
 from ..dialects.stage import read_stage, require_no_stem
 from ..files.tree import TreeCheckpoint
-from .call import LiveCall, LiveEmbedding
 from .found import SeveralKernelsError
+from .live import LiveCall, LiveEmbedding
 from .parameters import count_positions, parameters_of
 from .probing import UNLIKE, explains
 from .read import read_live

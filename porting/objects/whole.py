@@ -6,8 +6,8 @@ from typing import Any
 
 from ...reference.errors import PatchParityError
 from ..files.checkpoint import first_line
-from .call import LiveEmbedding
 from .found import SeveralKernelsError
+from .live import LiveEmbedding
 
 STAGES = (
     *("embeddings", "patch_embed", "patch_embedding", "patch_embeddings", "patch_embedder"),

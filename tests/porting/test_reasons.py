@@ -129,3 +129,25 @@ def test_a_patch_that_lies_in_a_matrix_and_is_no_square_is_asked(values, tmp_pat
     assert re.search(words, asked)
     with pytest.raises(PatchParityError, match=rf"{words} tells: --patch-size 8x16 does"):
         embed(file, np.zeros((1, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize("module", ["normalized_vit", "vit_for_small_dataset"])
+def test_a_transformer_of_vit_pytorch_that_is_not_read_is_told_why(module, tmp_path):
+    torch = pytest.importorskip("torch")
+    from ..census.stand_in import import_library
+
+    import_library("vit_pytorch")
+    library = pytest.importorskip(f"vit_pytorch.{module}")
+    model = getattr(library, "nViT", None) or library.ViT
+    made = model(image_size=32, patch_size=8, num_classes=3, dim=16, depth=1, heads=2, mlp_dim=16)
+    torch.save(made.state_dict(), tmp_path / "a.pth")
+    told = inspect_checkpoint(tmp_path / "a.pth")["refused"]
+    assert "computed of several" in told or "shifted patch tokenization" in told
+
+
+def test_patches_of_an_image_that_is_convolved_first_are_told(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(image_size=32, patch_size=1, embed_dim=12, depths=[1], num_heads=[2])
+    model = transformers.Swin2SRModel(transformers.Swin2SRConfig(window_size=4, **sizes))
+    model.save_pretrained(tmp_path)
+    assert "convolved before they are cut" in inspect_checkpoint(tmp_path)["refused"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....porting.objects.call import (
+from ....porting.objects.memory_forms import (
     bits_of,
     forms_in_memory,
     forms_of_gray,

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ....porting.objects.call import (
-    LiveEmbedding,
-)
+from ....porting.objects.live import LiveEmbedding
 from ....reference.spec import PatchEmbedSpec
 from ..containment import bitwise
 from .tried import (

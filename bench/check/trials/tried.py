@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....porting.objects.call import (
-    bits_of,
-)
+from ....porting.objects.memory_forms import bits_of
 from ....reference.error import ArithmeticModel, Gate
 from ....reference.errors import PatchParityError
 from ....reference.probe import Probe
