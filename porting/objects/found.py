@@ -165,44 +165,10 @@ def read_weights(
     Raises:
         PatchParityError: no kernel, several, or parameters that no patch embedding has.
     """
-    parts: dict[str, NDArray[Any]] = {}
-    named: dict[str, str] = {}
-    notes: list[str] = []
-    position_ids = None
-    rest: dict[str, tuple[NDArray[Any], Any]] = {}
-    has_buffers = hasattr(subject, "named_buffers")
-    buffers = {buffer for buffer, _ in subject.named_buffers()} if has_buffers else set()
-    for parameter, value, owner in read_all(subject, kind):
-        role = next(
-            (role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None
-        )
-        if value.dtype.kind in "iub":  # indices of positions, counters: no weight is an integer
-            if parameter.endswith("position_ids"):
-                position_ids = value.reshape(-1)
-            else:
-                notes.append(f"{parameter} {value.shape} holds integers, and was not read")
-        elif role is not None and role not in named:
-            named[role] = parameter
-            parts[role] = value
-        elif parameter in buffers:
-            notes.append(f"buffer {parameter} {value.shape} was not read")
-        else:
-            rest[parameter] = (value, owner)
-            if role == "positions" and role in parts:  # one of several tables, as this one
-                rest[named[role]] = (parts.pop(role), None)
+    parts, rest, position_ids, notes = _by_role(subject, kind)
     kernel_name = _kernel_of(rest)
     if kernel_name is None:
-        several = any(value.ndim >= 2 for value, _ in rest.values())
-        kind_of_error = SeveralKernelsError if several else PatchParityError
-        if not rest and callable(subject) and not hasattr(subject, "named_buffers"):
-            raise kind_of_error(
-                f"{name} holds no weights: give them (weights, --weights), and say whose arrays it "
-                "takes (framework, --framework) unless these are NumPy's"
-            )
-        raise kind_of_error(
-            f"{name} holds {_listed(rest)}: expected one kernel; name the layer or the embeddings "
-            "that hold it (module, --module), or give the weights"
-        )
+        raise _without_kernel(subject, name, rest)
     kernel, owner = rest.pop(kernel_name)
     parent = re.split(r"[./][^./]*$", kernel_name)[0] if re.search(r"[./]", kernel_name) else ""
     biases = [
@@ -238,6 +204,58 @@ def read_weights(
         unplaced=unplaced,
         refusal=refusal if unplaced else "",
         several=sum(value.ndim >= 2 for value in unplaced.values()) > 1,
+    )
+
+
+Unsorted = dict[str, tuple[NDArray[Any], Any]]
+"""Parameters whose names tell no role, each with the layer that it is of."""
+
+
+def _by_role(
+    subject: Any, kind: str
+) -> tuple[dict[str, NDArray[Any]], Unsorted, NDArray[Any] | None, list[str]]:
+    """The parameters whose names tell their role, the others, ids of positions, and notes on what
+    was not read."""
+    parts: dict[str, NDArray[Any]] = {}
+    named: dict[str, str] = {}
+    notes: list[str] = []
+    position_ids = None
+    rest: Unsorted = {}
+    has_buffers = hasattr(subject, "named_buffers")
+    buffers = {buffer for buffer, _ in subject.named_buffers()} if has_buffers else set()
+    for parameter, value, owner in read_all(subject, kind):
+        role = next(
+            (role for role, pattern in ROLES.items() if re.search(pattern, parameter)), None
+        )
+        if value.dtype.kind in "iub":  # indices of positions, counters: no weight is an integer
+            if parameter.endswith("position_ids"):
+                position_ids = value.reshape(-1)
+            else:
+                notes.append(f"{parameter} {value.shape} holds integers, and was not read")
+        elif role is not None and role not in named:
+            named[role] = parameter
+            parts[role] = value
+        elif parameter in buffers:
+            notes.append(f"buffer {parameter} {value.shape} was not read")
+        else:
+            rest[parameter] = (value, owner)
+            if role == "positions" and role in parts:  # one of several tables, as this one
+                rest[named[role]] = (parts.pop(role), None)
+    return parts, rest, position_ids, notes
+
+
+def _without_kernel(subject: Any, name: str, rest: Unsorted) -> PatchParityError:
+    """What is told of an object in which no one parameter is a kernel."""
+    several = any(value.ndim >= 2 for value, _ in rest.values())
+    kind_of_error = SeveralKernelsError if several else PatchParityError
+    if not rest and callable(subject) and not hasattr(subject, "named_buffers"):
+        return kind_of_error(
+            f"{name} holds no weights: give them (weights, --weights), and say whose arrays it "
+            "takes (framework, --framework) unless these are NumPy's"
+        )
+    return kind_of_error(
+        f"{name} holds {_listed(rest)}: expected one kernel; name the layer or the embeddings "
+        "that hold it (module, --module), or give the weights"
     )
 
 

@@ -12,7 +12,8 @@ import inspect
 import itertools
 import os
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy: a module's dtype may be it
 import numpy as np
@@ -51,8 +52,8 @@ FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
 arrays unless told otherwise."""
 
 
-class Reading(TypedDict, total=False):
-    """The options of `read_live`, for those who hand them on."""
+class _OfObject(TypedDict, total=False):
+    """What `read_live` may be told of an object that cannot be read out of it."""
 
     weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None
     kernel_layout: str | None
@@ -63,24 +64,56 @@ class Reading(TypedDict, total=False):
     stride: int | tuple[int, ...] | None
     padding: Any
     framework: str | None
+
+
+class Reading(_OfObject, total=False):
+    """The options of `read_live`, for those who hand them on."""
+
     module: str | None
     init: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a user told of one object: the options of `read_live` but for those that say which it
+    is.
+
+    Raises:
+        PatchParityError: a layout that nobody knows, a size that is none.
+    """
+
+    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None = None
+    kernel_layout: str | None = None
+    image_layout: str | None = None
+    patch_size: int | tuple[int, ...] | None = None
+    in_channels: int | None = None
+    image_size: int | tuple[int, ...] | None = None
+    stride: int | tuple[int, ...] | None = None
+    padding: Any = None
+    framework: str | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("patch_size", "in_channels", "image_size", "stride"):
+            require_sizes(option, getattr(self, option))
+        if self.image_layout is not None:
+            require_choice("image layout", self.image_layout, IMAGE_LAYOUTS)
+        if self.kernel_layout is not None:
+            require_choice("kernel layout", self.kernel_layout, KERNEL_LAYOUTS)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes that were told."""
+        names = ("patch_size", "in_channels", "image_size", "stride", "padding")
+        sizes = {name: getattr(self, name) for name in names}
+        return {name: size for name, size in sizes.items() if size is not None}
 
 
 def read_live(
     target: Any,
     *,
-    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None = None,
-    kernel_layout: str | None = None,
-    image_layout: str | None = None,
-    patch_size: int | tuple[int, ...] | None = None,
-    in_channels: int | None = None,
-    image_size: int | tuple[int, ...] | None = None,
-    stride: int | tuple[int, ...] | None = None,
-    padding: Any = None,
-    framework: str | None = None,
     module: str | None = None,
     init: Mapping[str, Any] | None = None,
+    **options: Unpack[_OfObject],
 ) -> LiveEmbedding:
     """Read a patch embedding out of an object, or out of what `module:attribute` names; of a whole
     torch model out of the one part that is one.
@@ -88,131 +121,97 @@ def read_live(
     Args:
         target: an `nn.Module`, a Keras layer, a Flax module (nnx, or linen bound to its variables),
             a plain function, or a string: `module:attribute`, or `file.py:attribute`.
-        weights: canonical weights, a file, or a mapping with `kernel` and maybe `bias`; None reads
-            them out of the object.
-        kernel_layout: a name of `KERNEL_LAYOUTS`, for weights that are given, or for a linear
-            layer's flatten order.
-        image_layout: nchw or nhwc; None means what the framework's layers take.
-        patch_size, in_channels, image_size, stride, padding: where they cannot be read, or to
-            overrule what was read.
-        framework: what a plain function takes: numpy (the default), torch, jax or tensorflow.
         module: the part of it that is meant, a dotted path such as `vit.embeddings`.
         init: arguments of a class that is built.
+        options: for what cannot be read out of the object, or to overrule what was read:
+            `weights`: canonical weights, a file, or a mapping with `kernel` and maybe `bias`; None
+            reads them out of the object. `kernel_layout`: a name of `KERNEL_LAYOUTS`, for weights
+            that are given, or for a linear layer's flatten order. `image_layout`: nchw or nhwc;
+            None means what the framework's layers take. `patch_size`, `in_channels`, `image_size`,
+            `stride`, `padding`. `framework`: what a plain function takes: numpy (the default),
+            torch, jax or tensorflow.
 
     Raises:
         PatchParityError: weights that cannot be found, sizes that are missing or cannot belong
             together, an object that fails.
     """
+    told = _Told(**options)
     subject, name = _subject(target, init)
     if module is not None:
         subject, name = part_of(subject, module, name), f"{name}.{module}"
-
-    def read(part: Any, called: str) -> LiveEmbedding:
-        return _read(
-            part,
-            called,
-            weights=weights,
-            kernel_layout=kernel_layout,
-            image_layout=image_layout,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            image_size=image_size,
-            stride=stride,
-            padding=padding,
-            framework=framework,
-        )
-
+    read = functools.partial(_read, told=told)
     try:
         return read(subject, name)
     except SeveralKernelsError as error:
-        if weights is not None or _framework(subject) != "torch":
+        if told.weights is not None or _framework(subject) != "torch":
             raise
         live, path = stage_inside(subject, name, error, read)
         note = f"of the whole model its part {path} was read (--module names another)"
         return dataclasses.replace(live, notes=(note, *live.notes))
 
 
-def _read(
-    subject: Any,
-    name: str,
-    *,
-    weights: PatchEmbedWeights | str | os.PathLike[str] | Mapping[str, Any] | None,
-    kernel_layout: str | None,
-    image_layout: str | None,
-    patch_size: int | tuple[int, ...] | None,
-    in_channels: int | None,
-    image_size: int | tuple[int, ...] | None,
-    stride: int | tuple[int, ...] | None,
-    padding: Any,
-    framework: str | None,
-) -> LiveEmbedding:
-    """Read one object; options as those of `read_live`."""
-    kind = _kind(subject, framework, name)
-    asked: dict[str, Any] = dict(
-        patch_size=patch_size, in_channels=in_channels, image_size=image_size, stride=stride
-    )
-    for option, value in asked.items():
-        require_sizes(option, value)
-    asked["padding"] = padding
-    if image_layout is not None:
-        require_choice("image layout", image_layout, IMAGE_LAYOUTS)
-    if kernel_layout is not None:
-        require_choice("kernel layout", kernel_layout, KERNEL_LAYOUTS)
-    layout = IMAGE_LAYOUTS[image_layout] if image_layout else _image_layout(subject, kind)
+def _read(subject: Any, name: str, told: _Told) -> LiveEmbedding:
+    """Read one object."""
+    kind = _kind(subject, told.framework, name)
+    layout = IMAGE_LAYOUTS[told.image_layout] if told.image_layout else _image_layout(subject, kind)
     if kind == "keras" and not getattr(subject, "built", True):
-        _build_keras(subject, asked, layout)
-    if weights is not None:
-        found_weights = given_weights(
-            weights, name, kernel_layout=kernel_layout, patch_size=patch_size
-        )
-    else:
-        found_weights = read_weights(
-            subject,
-            kind,
-            name,
-            kernel_layout=kernel_layout,
-            patch_size=patch_size,
-            in_channels=in_channels,
-        )
-        _require_stride(found_weights, kind, name, stride)
-    found_weights = found_weights.copied()
-    _require_patch(name, found_weights.patch_size, patch_size)
+        _build_keras(subject, told, layout)
+    found = _weights_of(subject, kind, name, told)
     try:
-        spec, canonical = _fitted(subject, kind, name, found_weights, asked)
+        spec, weights = _fitted(subject, kind, name, found, told.sizes)
     except LongPositionsError as error:
-        found_weights = found_weights.with_positions_unplaced(str(error))
-        spec, canonical = _fitted(subject, kind, name, found_weights, asked)
-    dtype = canonical.kernel.dtype.name
-    if dtype not in DTYPES:
+        found = found.with_positions_unplaced(str(error))
+        spec, weights = _fitted(subject, kind, name, found, told.sizes)
+    if (dtype := weights.kernel.dtype.name) not in DTYPES:
         raise PatchParityError(
             f"{name} has a kernel of dtype {dtype}: expected one of {', '.join(DTYPES)}"
         )
-    orders, cut = found_weights.orders, None
-    is_layer = found_weights.owner is not None and found_weights.owner is subject
-    if found_weights.kernel.ndim == 2:
+    orders, cut = found.orders, None
+    is_layer = found.owner is not None and found.owner is subject
+    if found.kernel.ndim == 2:
         is_layer = is_layer and _is_linear(subject)
-    if is_layer and found_weights.kernel.ndim == 2:
+    if is_layer and found.kernel.ndim == 2:
         orders = _only_order(orders, spec, name)
         cut = functools.partial(_cut, spec=spec, channels_first=orders[0].endswith("chw"))
     live = LiveEmbedding(
         name,
         kind,  # type: ignore[arg-type]
         spec,
-        canonical,
+        weights,
         dtype,
-        canonical.num_prefix_tokens > 0 or canonical.positions is not None,
+        weights.num_prefix_tokens > 0 or weights.positions is not None,
         caller(subject, kind, layout, name, is_layer, cut, spec),
-        (*found_weights.notes, *_in_training(subject)),
+        (*found.notes, *_in_training(subject)),
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
     live = with_own_batch(live)
     if len(orders) > 1:
-        live = with_flatten_order(live, found_weights)
-    if weights is not None:
+        live = with_flatten_order(live, found)
+    if told.weights is not None:
         return with_computing_dtype(live) if kind == "numpy" else live
-    return with_found_parts(
-        with_computing_dtype(live, found_weights.owner, subject), subject, found_weights
-    )
+    return with_found_parts(with_computing_dtype(live, found.owner, subject), subject, found)
+
+
+def _weights_of(subject: Any, kind: str, name: str, told: _Told) -> FoundWeights:
+    """The weights that were given, or those that the object holds, copied: nothing can change
+    them."""
+    if told.weights is not None:
+        found = given_weights(
+            told.weights, name, kernel_layout=told.kernel_layout, patch_size=told.patch_size
+        )
+    else:
+        found = read_weights(
+            subject,
+            kind,
+            name,
+            kernel_layout=told.kernel_layout,
+            patch_size=told.patch_size,
+            in_channels=told.in_channels,
+        )
+        _require_stride(found, kind, name, told.stride)
+    found = found.copied()
+    _require_patch(name, found.patch_size, told.patch_size)
+    return found
 
 
 def _require_stride(
@@ -234,7 +233,7 @@ def _fitted(
     sizes = {
         **found_weights.told,
         **own_sizes(subject, kind, found_weights.owner, name, found_weights.kernel.ndim),
-        **{key: value for key, value in asked.items() if value is not None},
+        **asked,
     }
     try:
         spec = spec_of(name, found_weights, sizes)
@@ -373,13 +372,13 @@ def _image_layout(subject: Any, kind: str) -> str:
     return NHWC if kind in ("keras", "flax", "jax", "tensorflow") else NCHW
 
 
-def _build_keras(subject: Any, given: dict[str, Any], layout: str) -> None:
+def _build_keras(subject: Any, told: _Told, layout: str) -> None:
     """Call a Keras layer once, so that it has weights."""
-    size = given["image_size"] or getattr(subject, "image_size", None) or 224
+    size = told.image_size or getattr(subject, "image_size", None) or 224
     axes = getattr(subject, "rank", 2)
     extents = (size,) * axes if isinstance(size, int) else tuple(size)[:axes]
     images = np.zeros(
-        (1, given["in_channels"] or getattr(subject, "num_channels", 3), *extents), np.float32
+        (1, told.in_channels or getattr(subject, "num_channels", 3), *extents), np.float32
     )
     try:
         subject(images_to_layout(images, layout))
