@@ -1,7 +1,7 @@
 """What the report says: answers, tables and pictures, from the record alone. How it looks is
 `render.py`'s concern."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..machine.hosts import LOCAL
 from ..record.columns import csv_row
 from ..record.comparisons import best_against_today
 from ..record.noise import noise_floors
+from ..record.rows import Block
 from ..record.schema import Bench, Environment, Measured
 from ..record.words import block_title, disturbed_blocks, missed_goals, place_text
 from .front import Answer, answers_of, frameworks_of, noise_line, verdict_line
@@ -93,58 +94,64 @@ def _summary(
     seeds: CheckReport | None,
     entries: list[Measured],
 ) -> list[tuple[str, str]]:
-    environment = bench.environment
-    versions = {
-        name: version
-        for name, version in environment.versions.items()
-        if version != "not installed"
-    }
-    floors = noise_floors(entries)
-    lines = []
-    if check is not None:
-        lines.append(
-            (
-                "Correctness",
-                ", ".join(f"{count} {verdict}" for verdict, count in check.summary.items()),
-            )
-        )
-    if seeds is not None:
-        lines.append(("False alarms", false_alarms(seeds.results)))
+    """What stands above all tables: verdicts, what was measured and how quietly, and where."""
+    lines = _of_verdicts(check, seeds)
     wrong = sum(entry.extra_info.verdict == "fail" for entry in entries) + len(bench.failures)
     lines.append(
         ("Timed rows", f"{len(entries)} measured, {wrong} failed, {len(bench.skipped)} skipped")
     )
-    if floors:
+    lines += _of_noise(entries)
+    if missing := bench.missing:
+        partial = (
+            f"{missing} of {bench.planned} rows are missing: the run was interrupted, and "
+            "--resume goes on"
+        )
+        lines.insert(0, ("Partial", partial))
+    return [*lines, *_of_machines(bench)]
+
+
+def _of_verdicts(check: CheckReport | None, seeds: CheckReport | None) -> list[tuple[str, str]]:
+    lines = []
+    if check is not None:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in check.summary.items())
+        lines.append(("Correctness", counts))
+    if seeds is not None:
+        lines.append(("False alarms", false_alarms(seeds.results)))
+    return lines
+
+
+def _of_noise(entries: list[Measured]) -> list[tuple[str, str]]:
+    """The noise floor, what was measured while others computed, and goals that were missed."""
+    lines = []
+    if floors := noise_floors(entries):
         lowest, highest = (f"{100 * end(floors.values()):.1f}%" for end in (min, max))
         range_text = (
             lowest if highest == lowest else f"{lowest} to {highest} by case, device and operation"
         )
         why = "(A/A rows: the same code in two processes); smaller differences mean nothing here"
         lines.append(("Noise", f"{range_text} {why}"))
-    if disturbed := disturbed_blocks(entries):
-        disturbed_text = "; ".join(
-            f"{block_title(block)}: {words}" for block, words in disturbed.items()
-        )
-        lines.append(
-            ("Disturbed", f"measure these again, for others computed meanwhile: {disturbed_text}")
-        )
-    if missed := missed_goals(entries):
-        lines.append(
-            (
-                "Goal missed",
-                "; ".join(f"{block_title(block)}: {words}" for block, words in missed.items()),
-            )
-        )
-    if missing := bench.missing:
-        lines.insert(
-            0,
-            (
-                "Partial",
-                f"{missing} of {bench.planned} rows are missing: the run was interrupted, and "
-                "--resume goes on",
-            ),
-        )
-    lines += [
+    if disturbed := _by_block(disturbed_blocks(entries)):
+        told = f"measure these again, for others computed meanwhile: {disturbed}"
+        lines.append(("Disturbed", told))
+    if missed := _by_block(missed_goals(entries)):
+        lines.append(("Goal missed", missed))
+    return lines
+
+
+def _by_block(words_of: Mapping[Block, str]) -> str:
+    """What is said of some blocks, one behind the other."""
+    return "; ".join(f"{block_title(block)}: {words}" for block, words in words_of.items())
+
+
+def _of_machines(bench: Bench) -> list[tuple[str, str]]:
+    environment = bench.environment
+    versions = {
+        name: version
+        for name, version in environment.versions.items()
+        if version != "not installed"
+    }
+    measured = f"{bench.datetime[:16].replace('T', ' ')} UTC"
+    return [
         (
             "Machine",
             f"{environment.processor}, {environment.cores} cores, "
@@ -161,13 +168,8 @@ def _summary(
         ("BLAS of NumPy", _blas(environment)),
         ("Software", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Python", f"{environment.python} on {environment.platform}"),
-        (
-            "Measured",
-            f"{bench.datetime[:16].replace('T', ' ')} UTC, preset {bench.options.preset}, "
-            f"seed {bench.options.seed}",
-        ),
+        ("Measured", f"{measured}, preset {bench.options.preset}, seed {bench.options.seed}"),
     ]
-    return lines
 
 
 def _blas(environment: Environment) -> str:

@@ -56,42 +56,19 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
         "other_tensors": len(checkpoint.tensors) - len(used),
     }
     if len(rivals) == 1:
-        chosen = candidates[0]
-        sizes = chosen.sizes
-        report["spec"] = {
-            "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
-            "in_channels": channels_of(sizes),
-            "embed_dim": sizes["D"],
-            "grid": [] if chosen.asks else list(chosen.grid),
-            "num_patches": math.prod(chosen.grid) if chosen.grid and not chosen.asks else None,
-            "prefix_tokens": [name for name in chosen.dialect.prefix if name in chosen.names],
-            "registers": sizes.get("R", sizes.get("J", 0) * sizes.get("Jk", 0)),
-            "positioned": list(chosen.positioned),
-            "positions": "computed"
-            if chosen.dialect.computed
-            else "learned"
-            if _has_positions(chosen)
-            else None,
-            "positions_resized": chosen.dialect.resize or None,
-            "token_order": chosen.dialect.token_order,
-            "window": chosen.window,
-            "stride": []
-            if chosen.asks and not chosen.window and not chosen.dialect.windowed
-            else list(chosen.stride),
-            "padding": list(chosen.padding),
-            "bias": "bias" in chosen.names,
-            "stem": [
-                {
-                    "kernel": list(checkpoint.tensors[chosen.names[f"stem.{place}.kernel"]].shape),
-                    "stride": step.stride,
-                    "padding": step.padding,
-                    "batch_norm": bool(step.norm),
-                    "activation": step.activation,
-                }
-                for place, step in enumerate(chosen.dialect.stem)
-            ],
-        }
-        report["tensors"] = {
+        report.update(_of_chosen(checkpoint, candidates[0]))
+    return report
+
+
+def _of_chosen(checkpoint: Checkpoint, chosen: Candidate) -> dict[str, Any]:
+    """The sizes, the tensors and what is not there of the one reading."""
+    return {
+        "spec": {
+            **_sizes_told(chosen),
+            **_order_told(chosen),
+            "stem": _stem_told(checkpoint, chosen),
+        },
+        "tensors": {
             name: {
                 "name": tensor,
                 "shape": list(info.shape),
@@ -100,9 +77,54 @@ def describe(checkpoint: Checkpoint, candidates: list[Candidate]) -> dict[str, A
             }
             for name, tensor in chosen.names.items()
             for info in [checkpoint.tensors[tensor]]
+        },
+        "missing": [name for name in chosen.dialect.entries if name not in chosen.names],
+    }
+
+
+def _sizes_told(chosen: Candidate) -> dict[str, Any]:
+    """Patch, channels, width and grid, and the prefix tokens."""
+    sizes = chosen.sizes
+    return {
+        "patch_size": [sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes],
+        "in_channels": channels_of(sizes),
+        "embed_dim": sizes["D"],
+        "grid": [] if chosen.asks else list(chosen.grid),
+        "num_patches": math.prod(chosen.grid) if chosen.grid and not chosen.asks else None,
+        "prefix_tokens": [name for name in chosen.dialect.prefix if name in chosen.names],
+        "registers": sizes.get("R", sizes.get("J", 0) * sizes.get("Jk", 0)),
+        "positioned": list(chosen.positioned),
+    }
+
+
+def _order_told(chosen: Candidate) -> dict[str, Any]:
+    """Positions, the order of tokens, and the steps between patches."""
+    dialect = chosen.dialect
+    learned = "learned" if _has_positions(chosen) else None
+    unknown = chosen.asks and not chosen.window and not dialect.windowed
+    return {
+        "positions": "computed" if dialect.computed else learned,
+        "positions_resized": dialect.resize or None,
+        "token_order": dialect.token_order,
+        "window": chosen.window,
+        "stride": [] if unknown else list(chosen.stride),
+        "padding": list(chosen.padding),
+        "bias": "bias" in chosen.names,
+    }
+
+
+def _stem_told(checkpoint: Checkpoint, chosen: Candidate) -> list[dict[str, Any]]:
+    """The convolutions in front of the projection."""
+    return [
+        {
+            "kernel": list(checkpoint.tensors[chosen.names[f"stem.{place}.kernel"]].shape),
+            "stride": step.stride,
+            "padding": step.padding,
+            "batch_norm": bool(step.norm),
+            "activation": step.activation,
         }
-        report["missing"] = [name for name in chosen.dialect.entries if name not in chosen.names]
-    return report
+        for place, step in enumerate(chosen.dialect.stem)
+    ]
 
 
 def _has_positions(candidate: Candidate) -> bool:

@@ -17,78 +17,104 @@ def steps_of(
     """Stride, padding and window: what was said, else the dialect's own, else what config.json
     tells; and what must be asked."""
     patch = tuple(sizes[name] for name in ("Pt", "Ph", "Pw") if name in sizes)
-    asks = []
-    steps = {}
-    for role, setting, tiles in (
-        ("stride", dialect.stride, patch),
-        ("padding", dialect.padding, (0,) * len(patch)),
-    ):
-        said = getattr(known, role)
-        if said and known.asked and len(said) in (len(patch), 2):
-            step = (*tiles[: len(patch) - len(said)], *said)
-            numbers = (
-                numbers_at(known.table, dialect.config[role], len(patch))
-                if role in dialect.config
-                else ()
-            )
-            if numbers and tuple(numbers) != tuple(step):
-                asks.append(
-                    f"config.json tells {role} {'×'.join(map(str, numbers))}, and "
-                    f"{'×'.join(map(str, said))} was told"
-                )
-            fixed = _always(setting, patch)
-            if not numbers and fixed and fixed != tuple(step):
-                asks.append(
-                    f"{dialect.id} has {role} {'×'.join(map(str, fixed))}, and "
-                    f"{'×'.join(map(str, said))} was told"
-                )
-        elif (
-            step := numbers_at(known.table, dialect.config[role], len(patch))
-            if role in dialect.config
-            else ()
-        ):
-            pass
-        elif setting == "config" or (
-            role == "stride" and setting is None and _may_overlap(dialect, patch, known)
-        ):
-            step = (*tiles[: len(patch) - len(said)], *said) if said else tiles
-            if role == "stride" and not said:
-                asks.append(
-                    f"its kernel is {'×'.join(map(str, patch))}, and no tensor tells the stride: "
-                    "--stride says it, and --padding "
-                    f"({'×'.join(map(str, patch))} and 0 where patches tile)"
-                )
-        else:
-            step = _always(setting, patch) or tiles
-            numbers = (
-                _stride_of_config(known, len(patch)) if dialect.plain and role == "stride" else ()
-            )
-            if numbers and "keras_convolution" in known.table:
-                step = numbers
-            elif numbers and numbers != step:
-                asks.append(
-                    f"config.json tells stride {'×'.join(map(str, numbers))}, and the kernel is "
-                    f"{'×'.join(map(str, patch))}: --stride says which one it has"
-                )
-        steps[role] = tuple(step)
+    stride, asks = _step_of(dialect, "stride", dialect.stride, patch, patch, known)
+    nothing = (0,) * len(patch)
+    padding, more = _step_of(dialect, "padding", dialect.padding, nothing, patch, known)
+    asks += more
     if dialect.patch_asked and not known.patch_size:
         asks.append(
             f"its kernel is a matrix, and {dialect.title} has the same names for patches of other "
             "axes: --patch-size says the patch"
         )
-    window = sizes.get("Sh", dialect.window)
-    if dialect.windowed:
-        numbers = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
-        of_pixels = dialect.token_order == "merge-2x2"
-        window = known.window or (
-            0 if not numbers else numbers[0] // 2 // sizes["Pw"] * 2 if of_pixels else numbers[0]
+    window = _window_of(dialect, sizes, known)
+    if dialect.windowed and not window:
+        asks.append(
+            f"{dialect.id} orders its tokens by attention windows, and no tensor tells their "
+            "size: a config.json beside it would"
         )
-        if not window:
-            asks.append(
-                f"{dialect.id} orders its tokens by attention windows, and no tensor tells their "
-                "size: a config.json beside it would"
-            )
-    return steps["stride"], steps["padding"], window, asks
+    return stride, padding, window, asks
+
+
+def _step_of(
+    dialect: Dialect,
+    role: str,
+    setting: int | str | None,
+    tiles: tuple[int, ...],
+    patch: tuple[int, ...],
+    known: Sizes,
+) -> tuple[tuple[int, ...], list[str]]:
+    """Stride or padding, and what must be asked of it.
+
+    Args:
+        dialect: how the stage is read.
+        role: `stride` or `padding`.
+        setting: the dialect's own.
+        tiles: that of patches that tile.
+        patch: sides of the kernel.
+        known: what is known of the sizes.
+    """
+    said = getattr(known, role)
+    keys = dialect.config.get(role, ())
+    of_config = numbers_at(known.table, keys, len(patch)) if keys else ()
+    if said and known.asked and len(said) in (len(patch), 2):
+        step = (*tiles[: len(patch) - len(said)], *said)
+        return step, _against_what_was_said(dialect, role, step, said, of_config, setting, patch)
+    if of_config:
+        return of_config, []
+    overlaps = role == "stride" and setting is None and _may_overlap(dialect, patch, known)
+    if setting == "config" or overlaps:
+        if said:
+            return (*tiles[: len(patch) - len(said)], *said), []
+        if role == "padding":
+            return tiles, []
+        sides = "×".join(map(str, patch))
+        return tiles, [
+            f"its kernel is {sides}, and no tensor tells the stride: --stride says it, and "
+            f"--padding ({sides} and 0 where patches tile)"
+        ]
+    step = _always(setting, patch) or tiles
+    plain = dialect.plain and role == "stride"
+    numbers = _stride_of_config(known, len(patch)) if plain else ()
+    if numbers and "keras_convolution" in known.table:
+        return numbers, []
+    if numbers and numbers != step:
+        return step, [
+            f"config.json tells stride {'×'.join(map(str, numbers))}, and the kernel is "
+            f"{'×'.join(map(str, patch))}: --stride says which one it has"
+        ]
+    return step, []
+
+
+def _against_what_was_said(
+    dialect: Dialect,
+    role: str,
+    step: tuple[int, ...],
+    said: tuple[int, ...],
+    of_config: tuple[int, ...],
+    setting: int | str | None,
+    patch: tuple[int, ...],
+) -> list[str]:
+    """Where config.json, or else the dialect, has another stride or padding than a user said."""
+    told = "×".join(map(str, said))
+    if of_config and tuple(of_config) != step:
+        return [f"config.json tells {role} {'×'.join(map(str, of_config))}, and {told} was told"]
+    fixed = _always(setting, patch)
+    if not of_config and fixed and fixed != step:
+        return [f"{dialect.id} has {role} {'×'.join(map(str, fixed))}, and {told} was told"]
+    return []
+
+
+def _window_of(dialect: Dialect, sizes: Mapping[str, int], known: Sizes) -> int:
+    """Patches along a side of the windows in whose order tokens are; 0 where nothing tells it."""
+    if not dialect.windowed:
+        return sizes.get("Sh", dialect.window)
+    if known.window:
+        return known.window
+    numbers = numbers_at(known.table, dialect.config.get("window", ("window_size",)), 1)
+    if not numbers:
+        return 0
+    of_pixels = dialect.token_order == "merge-2x2"
+    return numbers[0] // 2 // sizes["Pw"] * 2 if of_pixels else numbers[0]
 
 
 def _stride_of_config(known: Sizes, axes: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,70 +314,75 @@ def _entering(
 def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
     """The images in the forms that a model may take them in, told by what its `forward` asks
     for."""
-    import torch
-
     names = list(inspect.signature(model.forward).parameters)
-    Ph, Pw = stage.spec.patch_size[-2:]
-    # MiniCPM-V: patches side by side in one strip
-    if "target_sizes" in names and "pixel_values" in names:
-        B, C, H, W = images.shape
-        strip = (
-            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
-            .permute(1, 3, 0, 2, 4, 5)
-            .reshape(1, C, Ph, -1)
-        )
-        return [{"pixel_values": strip, "target_sizes": torch.tensor([[H // Ph, W // Pw]] * B)}]
-    # blocks of 2×2 patches, the channels last, counted as one
-    if stage.dialect.id.startswith("hf-inkling2"):
-        B, C, H, W = images.shape
-        blocks = images.reshape(B, C, H // (2 * Ph), 2 * Ph, W // (2 * Pw), 2 * Pw).permute(
-            0, 2, 4, 3, 5, 1
-        )
-        counts = torch.tensor([[1, H // (2 * Ph), W // (2 * Pw)]] * B)
-        return [{"pixel_values": blocks.reshape(-1, 2 * Ph, 2 * Pw, C), "image_grid_thw": counts}]
+    form = _form_of_patches(names, images, stage)
+    if form is not None:
+        return [form]
     if "grid_thw" in names or "image_grid_thw" in names:
         return _flattened(names, images, stage)
-    if "spatial_shapes" in names:
-        B, C, H, W = images.shape
-        patches = (
-            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
-            .permute(0, 2, 4, 3, 5, 1)
-            .reshape(B, (H // Ph) * (W // Pw), -1)
-        )
-        if stage.dialect.token_order == "merge-2x2":
-            patches = patches[:, torch.from_numpy(merge_block_order((H // Ph, W // Pw)))]
-        shapes = torch.tensor([[H // Ph, W // Pw]] * B)
-        mask = torch.ones(patches.shape[:2], dtype=torch.int64)
-        mask_name = "pixel_attention_mask" if "pixel_attention_mask" in names else "attention_mask"
-        return [{"pixel_values": patches, mask_name: mask, "spatial_shapes": shapes}]
-    if "pixel_position_ids" in names:  # Gemma 4: patches with their columns and rows
-        B, C, H, W = images.shape
-        patches = (
-            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
-            .permute(0, 2, 4, 3, 5, 1)
-            .reshape(B, (H // Ph) * (W // Pw), -1)
-        )
-        rows, columns = torch.meshgrid(torch.arange(H // Ph), torch.arange(W // Pw), indexing="ij")
-        places = torch.stack([columns, rows], dim=-1).reshape(1, -1, 2).expand(B, -1, -1)
-        return [{"pixel_values": patches, "pixel_position_ids": places}]
-    if "flattened_patches" in names:  # Pix2Struct: patches behind their rows and columns, from 1
-        B, C, H, W = images.shape
-        patches = (
-            images.reshape(B, C, H // Ph, Ph, W // Pw, Pw)
-            .permute(0, 2, 4, 3, 5, 1)
-            .reshape(B, (H // Ph) * (W // Pw), -1)
-        )
-        counts = [torch.arange(1, count + 1) for count in (H // Ph, W // Pw)]
-        places = torch.cartesian_prod(*counts).to(patches.dtype).expand(B, -1, -1)
-        return [{"flattened_patches": torch.cat([places, patches], dim=-1)}]
-    if "input_values" in names:
-        return [{"input_values": images[:, 0].transpose(1, 2)}]
     known = ("pixel_values", "pixel_values_videos", "x", "image", "images", "hidden_states")
     first = next((name for name in names if name in known), None)
     if first is None:
         raise UnprovedError(
             f"{type(model).__name__} takes {', '.join(names[:3])}, which is not known to be images"
         )
+    return _forms_of_images(model, names, first, images, stage)
+
+
+def _form_of_patches(names: Sequence[str], images: Any, stage: Stage) -> dict[str, Any] | None:
+    """Images as a model takes them that does not take them as they are: by patches, in a strip, by
+    frequency and time; None for all others."""
+    import torch
+
+    Ph, Pw = stage.spec.patch_size[-2:]
+    B, C, H, W = images.shape if images.ndim == 4 else (len(images), 1, Ph, Pw)
+    rows, columns = H // Ph, W // Pw
+    if "target_sizes" in names and "pixel_values" in names:  # MiniCPM-V: patches in one strip
+        strip = images.reshape(B, C, rows, Ph, columns, Pw).permute(1, 3, 0, 2, 4, 5)
+        sizes = torch.tensor([[rows, columns]] * B)
+        return {"pixel_values": strip.reshape(1, C, Ph, -1), "target_sizes": sizes}
+    if stage.dialect.id.startswith("hf-inkling2"):  # blocks of 2×2 patches, counted as one
+        blocks = _cut(images, 2 * Ph, 2 * Pw).reshape(-1, 2 * Ph, 2 * Pw, C)
+        counts = torch.tensor([[1, H // (2 * Ph), W // (2 * Pw)]] * B)
+        return {"pixel_values": blocks, "image_grid_thw": counts}
+    if "spatial_shapes" in names:  # SigLIP 2
+        patches = _cut(images, Ph, Pw)
+        if stage.dialect.token_order == "merge-2x2":
+            patches = patches[:, torch.from_numpy(merge_block_order((rows, columns)))]
+        mask = torch.ones(patches.shape[:2], dtype=torch.int64)
+        mask_name = "pixel_attention_mask" if "pixel_attention_mask" in names else "attention_mask"
+        shapes = torch.tensor([[rows, columns]] * B)
+        return {"pixel_values": patches, mask_name: mask, "spatial_shapes": shapes}
+    if "pixel_position_ids" in names:  # Gemma 4: patches with their columns and rows
+        places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(-1)
+        return {
+            "pixel_values": _cut(images, Ph, Pw),
+            "pixel_position_ids": places.expand(B, -1, -1),
+        }
+    if "flattened_patches" in names:  # Pix2Struct: patches behind their rows and columns, from 1
+        places = torch.cartesian_prod(*(torch.arange(1, count + 1) for count in (rows, columns)))
+        patches = _cut(images, Ph, Pw)
+        placed = places.to(patches.dtype).expand(B, -1, -1)
+        return {"flattened_patches": torch.cat([placed, patches], dim=-1)}
+    if "input_values" in names:  # AST: mel bins and time exchanged
+        return {"input_values": images[:, 0].transpose(1, 2)}
+    return None
+
+
+def _cut(images: Any, rows: int, columns: int, channels_last: bool = True) -> Any:
+    """Patches `(B, N, rows·columns·C)` of images, with the channels last in each or first."""
+    B, C, H, W = images.shape
+    values = (3, 5, 1) if channels_last else (1, 3, 5)
+    cut = images.reshape(B, C, H // rows, rows, W // columns, columns).permute(0, 2, 4, *values)
+    return cut.reshape(B, (H // rows) * (W // columns), -1)
+
+
+def _forms_of_images(
+    model: Any, names: Sequence[str], first: str, images: Any, stage: Stage
+) -> list[dict[str, Any]]:
+    """Images, or videos, as they are; behind them the forms that some take instead."""
+    import torch
+
     if stage.dialect.video:
         images = images.transpose(1, 2)
     form = {first: images}
@@ -387,11 +392,11 @@ def _inputs(model: Any, images: Any, stage: Stage) -> list[dict[str, Any]]:
         form["noise"] = torch.arange(count, dtype=torch.float32).expand(len(images), count)
         model.config.mask_ratio = 0.0
     forms = [form, {**form, first: images[:, None]}]  # some take a video alone
-    if "(" in stage.dialect.entries["kernel"].layout and images.ndim == 4:  # or patches
-        B, C, H, W = images.shape
-        values = (3, 5, 1) if "Ph Pw C" in stage.dialect.entries["kernel"].layout else (1, 3, 5)
-        cut = images.reshape(B, C, H // Ph, Ph, W // Pw, Pw).permute(0, 2, 4, *values)
-        forms.append({**form, first: cut.reshape(B, (H // Ph) * (W // Pw), -1)})
+    layout = stage.dialect.entries["kernel"].layout
+    if "(" in layout and images.ndim == 4:  # or patches
+        Ph, Pw = stage.spec.patch_size[-2:]
+        patches = _cut(images, Ph, Pw, channels_last="Ph Pw C" in layout)
+        forms.append({**form, first: patches})
     return forms
 
 
