@@ -179,10 +179,10 @@ class RunnerUp:
                 "framework"
             )
             return f"{self.fastest} is surely the fastest of all: {gain}"
-        pairing = f"paired by round it is {self.speedup:.2f} times as fast, which is not sure"
         return (
-            f"{self.fastest} has the least median of all, {self.other} that of other "
-            f"frameworks: {pairing}"
+            f"of all, {self.fastest} had the shortest median time, of another framework "
+            f"{self.other}: round by round the first is {self.speedup:.2f} times as fast, which is "
+            "not sure"
         )
 
 

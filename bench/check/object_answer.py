@@ -44,11 +44,9 @@ def answer(report: CheckReport, every: bool = False) -> list[str]:
         for result in judged
         if result.verdict == "pass" and result.probe == "nan-containment" and result.message
     ]
-    lines += _kinds(wrong, bool(diagnoses))
-    lines += _without_verdict(report.results)
     if every:
-        lines += [_line(result) for result in report.results]
-    return lines
+        return lines + [_line(result) for result in report.results]
+    return [*lines, *_kinds(wrong, bool(diagnoses)), *_without_verdict(report.results)]
 
 
 def _cause_of(result: CheckResult) -> str:

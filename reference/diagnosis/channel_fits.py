@@ -215,7 +215,7 @@ def _statistics(scales: Array, offsets: Array, rows: Array) -> Named | None:
 
     for words, (mean_of, deviation_of) in STATISTICS.items():
         mean, deviation = np.array(mean_of)[rows], np.array(deviation_of)[rows]
-        normalize = f"normalize the pixels once: {formula(words)}"
+        normalize = f"normalize the pixels once, before the model or in it: {formula(words)}"
         # Channels in another order were normalized before, each by its own, or behind.
         orders = [("", mean, deviation)]
         if not np.array_equal(mean, mean_of):

@@ -258,9 +258,8 @@ def test_frameworks_that_are_not_told_apart_are_not_called_fastest_and_slower(re
         False,
     )
     assert found.sentence() == (
-        "torch:linear:eager has the least median of all, numpy:linear:eager that of other "
-        "frameworks: paired by round it is 0.94 times as fast, "
-        "which is not sure"
+        "of all, torch:linear:eager had the shortest median time, of another framework "
+        "numpy:linear:eager: round by round the first is 0.94 times as fast, which is not sure"
     )
 
 
