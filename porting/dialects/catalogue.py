@@ -152,7 +152,7 @@ def _settings(table: Mapping[str, Any], wrong: Wrong) -> dict[str, Any]:
         if settings.get("padding", 0) != 0:  # its zeros are put around images that were normalized
             raise wrong("pixels that are normalized have no padding around them")
         settings["pixels"] = {name: tuple(held) for name, held in settings["pixels"].items()}
-    for key in ("copies", "config", "architectures_if"):
+    for key in ("copies", "config", "architectures_if", "always", "lacks"):
         if key in settings:
             settings[key] = {
                 name: (held,) if isinstance(held, str) else tuple(held)
@@ -267,7 +267,7 @@ def _of_its_kind(key: str, value: Any) -> bool:
             isinstance(alternative, list) and all(isinstance(name, str) for name in alternative)
             for alternative in value
         )
-    if key in ("copies", "config", "architectures_if"):
+    if key in ("copies", "config", "architectures_if", "always", "lacks"):
         return isinstance(value, dict) and all(
             isinstance(names, str)
             or (isinstance(names, list) and all(isinstance(name, str) for name in names))

@@ -12,7 +12,7 @@ from .catalogue import list_dialects
 from .dialect import Dialect
 from .evidence import known_of, known_reason
 from .grids import channels_of, known_grid
-from .lacking import find_lacking
+from .lacking import Lacking, find_lacking
 from .ledger import unexplained
 from .recognize import MOST_CHANNELS, Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, read_config
@@ -118,10 +118,13 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     nearest = min(
         candidates,
         key=lambda candidate: (
+            candidate.dialect.mlx,
             len(candidate.conflicts) + len(unexplained(candidate.ledger)),
             *(-part for part in candidate.weight),
         ),
     )
+    if elsewhere := of_shards(checkpoint, nearest):
+        return elsewhere
     if missing := what_is_missing(checkpoint, nearest):
         return missing
     if quantized := [
@@ -138,32 +141,57 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
         if candidate.dialect.id != nearest.dialect.id and not candidate.dialect.mlx
     ]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
+    near = find_lacking(checkpoint, list_dialects())
+    if near and _nearness(near[0], nearest) == 0:
+        more += f"; or it is {_lacking_told(near)}"
     return (
         f"{checkpoint.path} looks like {nearest.label}, but "
         f"{'; '.join(nearest.refusals)}{more}{if_told(checkpoint)}"
     )
 
 
-def what_is_missing(checkpoint: Checkpoint, nearest: Candidate | None = None) -> str:
+def what_is_missing(
+    checkpoint: Checkpoint, nearest: Candidate | None = None, counted: bool = False
+) -> str:
     """Which dialect a checkpoint would be in but for a tensor or two, in words; empty where there
     is none, or where a candidate that is refused comes nearer.
 
     Args:
         checkpoint: an open one.
         nearest: the nearest of its candidates; None for none.
+        counted: whether the number of its positions is all that speaks against that one: registers
+            that are not there would explain any number.
     """
-    near = find_lacking(checkpoint, list_dialects())
-    if not near:
+    near = [
+        other
+        for other in find_lacking(checkpoint, list_dialects())
+        if not (counted and "register_tokens" in other.missing)
+    ]
+    if not near or (nearest is not None and not counted and _nearness(near[0], nearest) <= 0):
         return ""
-    if nearest is not None:
-        strikes = len(nearest.conflicts) + len(unexplained(nearest.ledger))
-        typed = bool(nearest.weight[0])
-        if (near[0].typed, -len(near[0].missing)) < (typed, -max(strikes, 1)):
-            return ""
-    equals = [other for other in near[1:] if other.rank[:4] == near[0].rank[:4]]
-    others = list(dict.fromkeys(f"{other.told}" for other in equals if not other.dialect.mlx))
-    told = "; or ".join([near[0].told, *others[:2]])
-    return f"{checkpoint.path} looks like {told}{layers_alone(checkpoint)}"
+    told = f"{checkpoint.path} looks like {_lacking_told(near)}"
+    return f"{told}{if_told(checkpoint)}{layers_alone(checkpoint)}"
+
+
+def _nearness(lacking: Lacking, candidate: Candidate) -> int:
+    """Whether a dialect that lacks tensors comes nearer than a candidate that is refused: above 0;
+    below it where the candidate does."""
+    strikes = len(candidate.conflicts) + len(unexplained(candidate.ledger))
+    lacks = (lacking.typed, -len(lacking.missing))
+    struck = (bool(candidate.weight[0]), -strikes)
+    return (lacks > struck) - (lacks < struck)
+
+
+def _lacking_told(near: Sequence[Lacking]) -> str:
+    """The nearest of them, and those that are as near, with what each lacks."""
+    equals = [other for other in near[1:] if other.rank[:2] == near[0].rank[:2]]
+    others = list(dict.fromkeys(other.told for other in equals if not other.dialect.mlx))
+    return "; or ".join([near[0].told, *others[: MOST_LIKE_IT - 1]])
+
+
+MOST_LIKE_IT = 4
+"""Dialects that a file is said to look like, each of which lacks another tensor: more say
+nothing."""
 
 
 def if_told(checkpoint: Checkpoint) -> str:
@@ -267,7 +295,7 @@ def require_grid(
         if rows > 1 and patches == rows - 1 and lacking:
             token = near[0].dialect.entries["class_token"].name
             mismatch += f" ({patches} and one: is {token} missing?)"
-        elif missing := what_is_missing(checkpoint, near[0]):
+        elif missing := what_is_missing(checkpoint, near[0], counted=True):
             raise PatchParityError(missing)
         raise PatchParityError(
             f"{checkpoint.path} holds the tensors of {near[0].label}, but its {rows} positions are "

@@ -283,6 +283,8 @@ class Dialect:
         resize_to: `grid`, the image's; `square`, that of its longer side, of which the upper left
             part is taken (RADIO); `swapped`, that of as many rows as the image has columns and the
             other way round, whose rows follow one another all the same (Muse Spark).
+        always: optional fields that all models of a type have, by model type; `*` for all types.
+        lacks: fields that models of a type do not have although the dialect does, by model type.
         shared_rows: rows in front of the position table that are added to every patch.
         plain: whether it is a layout under names that say nothing.
     """
@@ -313,6 +315,8 @@ class Dialect:
     epsilon_arguments: tuple[str, ...] = ()
     config: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     require: tuple[str, ...] = ()
+    always: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    lacks: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     checked: tuple[str, ...] = ("patch_size", "image_size", "channels")
     channels: int | None = None
     elsewhere: tuple[str, ...] = ()
@@ -378,7 +382,7 @@ class Dialect:
     def any_grid(self) -> bool:
         """Whether its positions are made for the grid of the image: resized at run time, looked up
         by row and column, or computed by a layer of the file."""
-        made = self.resize or self.cut or self.computed == "fourier"
+        made = self.resize or self.cut or self.computed in ("fourier", "sincos-2d-mae")
         return bool(made) or "position_tables" in self.entries
 
     @property

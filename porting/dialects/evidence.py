@@ -124,6 +124,7 @@ def conflicts_of(
         *_against_metadata(checkpoint.metadata.get("format", ""), dialect),
         *_against_sizes(checkpoint, dialect, names, sizes, config),
         *_against_registers(file, dialect, sizes, config),
+        *(() if alone else _against_parts(file, dialect, names, config)),
         *against_arguments(checkpoint, dialect, names, sizes, config),
         *(
             f"{file} says that {unmet}, and {dialect.id} needs {requirement}"
@@ -225,6 +226,27 @@ def _against_registers(
         kind = " and ".join(part.removeprefix("num_").replace("_", " ") for part in parts)
         where = "" if have else f" (no {dialect.entries['register_tokens'].name})"
         yield f"{file} tells {registers} {kind}, and the file holds {have}{where}"
+
+
+def _against_parts(
+    file: str, dialect: Dialect, names: Mapping[str, str], config: Sizes
+) -> Iterator[str]:
+    """A part that all models of this type have and that is not there, or the other way round."""
+    called = config.model_type
+    if called not in dialect.model_types:
+        return
+    for field in (*dialect.always.get("*", ()), *dialect.always.get(called, ())):
+        if field not in names:
+            tensor = dialect.entries[field].name
+            part = "positions" if field == "positions" else f"a {field.replace('_', ' ')}"
+            yield f"{file} calls the model {called!r}, which has {part}, and {tensor} is not there"
+    for field in dialect.lacks.get(called, ()):
+        if field in names:
+            part = field.replace("_", " ")
+            yield (
+                f"{file} calls the model {called!r}, which has no {part}, and the file holds "
+                f"{names[field]}"
+            )
 
 
 def _against_class_token(

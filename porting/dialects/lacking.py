@@ -39,14 +39,12 @@ class Lacking:
     @property
     def rank(self) -> tuple[int, ...]:
         """The nearest has the least."""
-        only_named = int(self.dialect.typed_only and not self.typed)
         return (
             -self.typed,
-            only_named,
             len(self.missing),
+            int(self.dialect.mlx),
             -len(self.present),
             len(self.prefix),
-            int(self.dialect.mlx),
         )
 
     @property
@@ -83,17 +81,22 @@ def find_lacking(
         near
         for dialect in dialects.values()
         if not dialect.plain and checkpoint.format in (*dialect.formats, IN_MEMORY)
-        for prefix in _prefixes_of(checkpoint, dialect)
+        for prefix in _prefixes_of(checkpoint, dialect, _is_typed(dialect, known))
         if (near := _lacking(checkpoint, dialect, prefix, known, ignore))
     ]
     return sorted(found, key=lambda near: near.rank)
 
 
-def _prefixes_of(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
+def _is_typed(dialect: Dialect, known: Sizes) -> bool:
+    """Whether config.json calls the model one of the dialect's."""
+    return known.model_type in dialect.model_types or is_architecture(dialect, known)
+
+
+def _prefixes_of(checkpoint: Checkpoint, dialect: Dialect, typed: bool) -> list[str]:
     """What stands before the names of a dialect's tensors, of any that it needs: the kernel may be
-    the one that is not there."""
+    the one that is not there. Of a dialect that config.json names any of its tensors tells."""
     prefixes: dict[str, None] = {}
-    for field in dialect.required:
+    for field in dialect.entries if typed else dialect.required:
         entry = dialect.entries[field]
         for name, info in checkpoint.tensors.items():
             before = name.removesuffix(entry.name)
@@ -114,9 +117,11 @@ def _lacking(
         if prefix + entry.name in checkpoint.tensors
     }
     missing = tuple(field for field in dialect.required if field not in present)
-    typed = known.model_type in dialect.model_types or is_architecture(dialect, known)
+    typed = _is_typed(dialect, known)
     fewest = 1 if typed else len(missing) + 1
     if not 0 < len(missing) <= MOST_MISSING or len(present) < fewest:
+        return None
+    if len({_part_of(name) for name in missing}) > 1:  # two parts that are missing are two doubts
         return None
     told = bool(known.model_type or known.architecture)
     shape = checkpoint.tensors[present["kernel"]].shape if "kernel" in present else ()
@@ -128,6 +133,11 @@ def _lacking(
     if not _fits_a_grid(dialect, present, missing, sizes, known):
         return None
     return Lacking(dialect, prefix, present, missing, typed, sizes)
+
+
+def _part_of(field: str) -> str:
+    """The part of the stage that a field is of: a weight and its bias are of one."""
+    return "projection" if field in ("kernel", "bias") else field.partition(".")[0]
 
 
 def _sizes_of(
@@ -160,7 +170,9 @@ def _fits_a_grid(
 ) -> bool:
     """Whether positions that are there have rows for a grid and for the tokens that are not; where
     nothing tells how many there are, they may."""
-    if "positions" not in present or "kernel" not in present or "register_tokens" in missing:
+    if "positions" not in present or "kernel" not in present or dialect.stem:
+        return True
+    if "register_tokens" in missing:  # as many as the rows that are left
         return True
     names = {**present, **dict.fromkeys(missing, "")}
     stride, padding, _, _ = steps_of(dialect, sizes, known)

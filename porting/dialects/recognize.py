@@ -414,10 +414,10 @@ def _readings(
 
 def _order_asked(place: _Place) -> list[str]:
     """The order of tokens, where it is not that of the image and nothing but a name tells the
-    model: a kernel and a bias look alike in all of them."""
+    model: no tensor tells how many patches are merged."""
     dialect = place.dialect
     ordered = dialect.token_order != "raster" or dialect.windowed
-    if not ordered or place.typed or place.alone or not set(place.names) <= {"kernel", "bias"}:
+    if not ordered or place.typed or place.alone:
         return []
     return [
         f"{dialect.id} has its tokens in {dialect.token_order} order, and no tensor tells one from "

@@ -2,6 +2,7 @@
 Evidence, which is held against the tensors."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -261,14 +262,15 @@ _NUMBERS = {
             "spatial_patch_size",
             "temporal_patch_size",
             "tubelet_size",
+            "num_channels",
+            "in_channels",
+            "in_chans",
+            "num_frames",
+            "frames_per_clip",
             "hidden_size",
             "embed_dim",
         ),
         _SIZE,
-    ),
-    **dict.fromkeys(
-        ("num_channels", "in_channels", "in_chans", "num_frames", "frames_per_clip"),
-        _Expected("a positive whole number", lambda value: _whole(value) is not None),
     ),
     **dict.fromkeys(
         ("num_register_tokens", "reg_tokens"),
@@ -276,7 +278,7 @@ _NUMBERS = {
     ),
     **dict.fromkeys(
         _EPSILONS,
-        _Expected("a number from 0 to 1", lambda value: _epsilon_of(value) is not None),
+        _Expected("a number that is not negative", lambda value: _epsilon_of(value) is not None),
     ),
     "model_type": _Expected("a name", lambda value: isinstance(value, str)),
 }
@@ -460,7 +462,7 @@ def _epsilon(inner: Mapping[str, Any]) -> float | None:
 
 def _epsilon_of(value: Any) -> float | None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and 0 <= value < 1 else None
+    return float(value) if number and 0 <= value < math.inf else None
 
 
 def _whole(value: Any) -> int | None:

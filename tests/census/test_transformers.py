@@ -19,6 +19,12 @@ def test_transformers_models_made_with_other_arguments():
     )
 
 
+def test_live_models_of_transformers():
+    needs("torch", "transformers")
+    names = transformers_models.LIVE
+    require_none_wrong({name: transformers_models.live_outcome(name) for name in names}, len(names))
+
+
 def test_a_wrong_reading_is_seen(monkeypatch):
     """The census would see a stage that is read wrong: here positions that are added to other
     tokens."""

@@ -5,8 +5,11 @@ import json
 import pytest
 
 from patchparity import PatchParityError
+from patchparity.porting.dialects.sizes import Sizes
 from patchparity.porting.dialects.stage import read_stage
 from patchparity.porting.files.opening import open_checkpoint
+
+from ..census.stand_in import import_library
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -96,3 +99,60 @@ def _told_of(folder, field):
             return str(error)
     told = [sentence for sentence in read.candidate.evidence if sentence.startswith("not there: ")]
     return "; ".join(told) if field in read.dialect.optional else ""
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("convnext_atto", ["stem.1.bias"]),
+        ("edgenext_xx_small", ["stem.1.bias"]),
+        ("visformer_tiny", ["stem.0.weight", "stem.1.bias", "stem.1.running_var"]),
+    ],
+)
+def test_a_model_of_timm_without_one_tensor_is_no_other_model(name, without, tmp_path):
+    """A layer norm without its shift has the names of an RMSNorm; a stem without a bias those of
+    nothing."""
+    timm = import_library("timm")
+    from safetensors.torch import save_file
+
+    model = timm.create_model(name)
+    config = {"architecture": name, "num_classes": 1000}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tensors = model.state_dict()
+    for missing in without:
+        kept = {key: tensor for key, tensor in tensors.items() if key != missing}
+        save_file(kept, tmp_path / "model.safetensors")
+        with open_checkpoint(tmp_path) as checkpoint, pytest.raises(PatchParityError) as raised:
+            read_stage(checkpoint)
+        assert missing in str(raised.value)
+
+
+def test_what_only_a_name_tells_is_offered_too(tmp_path):
+    """An AIMv2 that computes its positions, complete, without its config.json."""
+    config = transformers.Aimv2VisionConfig(**VIT, is_native=True)
+    transformers.Aimv2VisionModel(config).save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with open_checkpoint(tmp_path) as checkpoint, pytest.raises(PatchParityError) as raised:
+        read_stage(checkpoint)
+    assert "--from says so: hf-aimv2-native" in str(raised.value)
+
+
+def test_how_many_patches_are_merged_is_asked(tmp_path):
+    from safetensors.torch import load_file
+
+    config = transformers.Lfm3VlVisionConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=16,
+        patch_size=8,
+        spatial_merge_size=1,
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    assert "patchifier.weight" in load_file(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").unlink()
+    told = Sizes.told(patch_size=(2, 8, 8))
+    with open_checkpoint(tmp_path) as checkpoint, pytest.raises(PatchParityError) as raised:
+        read_stage(checkpoint, sizes=told)
+    assert "no tensor tells one from another" in str(raised.value)

@@ -53,11 +53,14 @@ def dpt():
 )
 def test_a_tensor_that_the_model_has_and_the_file_lacks_is_no_pass(make, lacking, tmp_path):
     folder = saved(tmp_path / "m", make(), without=[lacking])
-    proof = inspect_checkpoint(folder, prove=True)["proof"]
+    refused = inspect_checkpoint(folder)["refused"]
+    assert "which has " in refused
+    assert f"{lacking} is not there" in refused
+    proof = inspect_checkpoint(folder, from_="hf-vit", prove=True)["proof"]
     assert proof["verdict"] == "fail"
     assert f"{lacking}, and the file does not" in proof["message"]
     with pytest.raises(PatchParityError, match=f"{lacking}, and the file does not"):
-        port(folder, tmp_path / "a.safetensors", "timm-vit")
+        port(folder, tmp_path / "a.safetensors", "timm-vit", from_="hf-vit")
 
 
 def test_a_tensor_that_the_file_has_and_the_model_lacks_is_no_pass(tmp_path):
@@ -70,6 +73,8 @@ def test_a_tensor_that_the_file_has_and_the_model_lacks_is_no_pass(tmp_path):
         model_type="dinov2",
         architectures=["Dinov2Model"],
     )
+    refused = inspect_checkpoint(folder)["refused"]
+    assert "has no register tokens, and the file holds embeddings.register_tokens" in refused
     proof = inspect_checkpoint(folder, from_="hf-dinov2", prove=True)["proof"]
     assert proof["verdict"] == "fail"
     words = "has no place for embeddings.register_tokens, and the file has it"
@@ -118,7 +123,7 @@ def test_embed_says_what_is_not_there(tmp_path):
         ("position_embeddings", "position_embeddings is not there: no positions are added"),
     ):
         folder = saved(tmp_path / lacking, vit(), without=[lacking])
-        (told,) = told_parts(read_for_images(folder, images).stage)
+        (told,) = told_parts(read_for_images(folder, images, from_="hf-vit").stage)
         assert words in told
 
 
