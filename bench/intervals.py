@@ -1,11 +1,12 @@
 """Medians, bootstrap intervals, and verdicts on comparisons: FASTER, SLOWER, SAME or UNSURE, with
 the reason."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ RESAMPLES = 10_000
 standard error of 6% of the tail. Probabilities below
 `FEWEST_IN_A_TAIL` of them are read from the tail of a normal distribution instead: Holm's
 adjustment asks for 0.025/m among m comparisons, and a whole record has a thousand."""
+
+MOST_DRAWN = 16
+"""Shapes of samples whose resamples are kept, half a megabyte each for 24 rounds: a record has a
+few, one for each number of rounds."""
 
 FEWEST_IN_A_TAIL = 10
 """Resamples whose number tells a probability: its standard error is then a third of it."""
@@ -52,14 +57,22 @@ def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
     Returns:
         `RESAMPLES` medians.
     """
+    values = np.concatenate([np.asarray(group, np.float64) for group in groups])
+    return _medians(values[_drawn(tuple(len(group) for group in groups), seed)])
+
+
+@functools.lru_cache(maxsize=MOST_DRAWN)
+def _drawn(generation_lengths: tuple[int, ...], seed: int) -> NDArray[np.integer[Any]]:
+    """Which samples stand in each resample, `(RESAMPLES, samples)`, of generations of so many
+    rounds: the same for all rows of an interleave."""
     generator = np.random.default_rng(seed)
-    lengths = np.array([len(group) for group in groups])
-    count, total = len(groups), int(lengths.sum())
+    lengths = np.array(generation_lengths)
+    count, total = len(lengths), int(lengths.sum())
+    smallest = np.uint16 if total < 2**16 else np.int64
     drawn = generator.integers(count, size=(RESAMPLES, count))
-    if len(set(lengths)) == 1:
-        table = np.array([np.asarray(group, np.float64) for group in groups])
+    if len(set(generation_lengths)) == 1:
         rounds = generator.integers(lengths[0], size=(RESAMPLES, count, lengths[0]))
-        return _medians(table[drawn[:, :, None], rounds].reshape(RESAMPLES, -1))
+        return (drawn[:, :, None] * lengths[0] + rounds).reshape(RESAMPLES, -1).astype(smallest)
     # As many rounds as there are, each from any of those of the drawn generations: a longer one has
     # more of them, as in the median itself.
     ends = np.cumsum(lengths[drawn], axis=1)
@@ -69,8 +82,7 @@ def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
         np.concatenate([np.zeros((RESAMPLES, 1), np.int64), ends], axis=1), place, axis=1
     )
     starts = np.cumsum(lengths) - lengths
-    values = np.concatenate([np.asarray(group, np.float64) for group in groups])
-    return _medians(values[starts[np.take_along_axis(drawn, place, axis=1)] + within])
+    return (starts[np.take_along_axis(drawn, place, axis=1)] + within).astype(smallest)
 
 
 def _medians(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Which of two rows of one framework is faster, convolution or linear, ours or a peer: every such
 pair of a record, in words."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..intervals import (
     resampled_medians,
 )
 from .noise import Floors, noise_floors, noise_of
-from .schema import Figures, Measured, Unmeasured
+from .schema import Bench, Figures, Measured, Unmeasured
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,47 @@ def comparisons(entries: list[Measured]) -> list[dict[str, Any]]:
     ]
 
 
+def pairs_of(bench: Bench) -> tuple[list[Pair], list[Pair]]:
+    """What `conv_against_linear` and `best_against_today` give of a record: as it was written down
+    when the record was made, where it was; to judge a thousand pairs takes seconds."""
+    entries = bench.benchmarks
+    chosen = [
+        [pair for pair in pairs if _comparable(*pair[:2])]
+        for pairs in (_convolutions(entries), _best_pairs(is_called_today, entries))
+    ]
+    identities = [
+        (first.params.identity, second.params.identity)
+        for pairs in chosen
+        for first, second, _ in pairs
+    ]
+    held = bench.comparisons[: len(identities)]
+    if [(each.row, each.against) for each in held] != identities:
+        return conv_against_linear(entries), best_against_today(entries)
+    whole = [
+        Pair(
+            first.extra_info,
+            second.extra_info,
+            each.row,
+            each.against,
+            each.noise,
+            Comparison(each.verdict, each.reason, each.ratio, each.interval),
+        )
+        for (first, second, _), each in zip(itertools.chain(*chosen), held, strict=True)
+    ]
+    return whole[: len(chosen[0])], whole[len(chosen[0]) :]
+
+
+Chosen = tuple[Measured, Measured, int]
+"""A row, the one that it is held against, and of how many the first was chosen."""
+
+
 def conv_against_linear(entries: list[Measured]) -> list[Pair]:
     """Paired time ratio of every convolution to the linear formulation of the same backend, mode
     and block, on images of the same layout where there is one; above 1: linear wins."""
+    return _judged(_convolutions(entries), noise_floors(entries))
+
+
+def _convolutions(entries: list[Measured]) -> list[Chosen]:
     implementation_entries = [
         entry for entry in entries if entry.extra_info.role == "implementation"
     ]
@@ -84,7 +123,7 @@ def conv_against_linear(entries: list[Measured]) -> list[Pair]:
         partner = linear.get((_pair_key(info), layout)) or linear.get((_pair_key(info), ""))
         if convolves and name in ("", "keras_") and partner is not None:
             pairs.append((entry, partner, 1))
-    return _judged(pairs, noise_floors(entries))
+    return pairs
 
 
 def best_against_today(entries: list[Measured]) -> list[Pair]:
@@ -197,6 +236,10 @@ def _best_of(
 
 
 def _best_against(wanted: Callable[[Figures], bool], entries: list[Measured]) -> list[Pair]:
+    return _judged(_best_pairs(wanted, entries), noise_floors(entries))
+
+
+def _best_pairs(wanted: Callable[[Figures], bool], entries: list[Measured]) -> list[Chosen]:
     best, candidates = _best_of(entries)
     others = [entry for entry in entries if wanted(entry.extra_info)]
     keys = [_framework_key(entry.extra_info) for entry in others]
@@ -205,17 +248,17 @@ def _best_against(wanted: Callable[[Figures], bool], entries: list[Measured]) ->
         for key, entry in zip(keys, others, strict=True)
         if key in best and entry is not best[key]
     ]
-    pairs = [(best[key], entry, candidates[key]) for key, entry in keyed_entries]
-    return _judged(pairs, noise_floors(entries))
+    return [(best[key], entry, candidates[key]) for key, entry in keyed_entries]
 
 
-def _judged(pairs: list[tuple[Measured, Measured, int]], floors: Floors) -> list[Pair]:
+def _comparable(entry: Measured, partner: Measured) -> bool:
+    """Whether two rows have as many samples: those of a block that was broken off may not."""
+    return len(entry.stats.data) == len(partner.stats.data)
+
+
+def _judged(pairs: list[Chosen], floors: Floors) -> list[Pair]:
     """Judge pairs of rows, the first chosen from so many; those of one interleave are a family."""
-    kept = [
-        (entry, partner, chosen_from)
-        for entry, partner, chosen_from in pairs
-        if len(entry.stats.data) == len(partner.stats.data)
-    ]
+    kept = [pair for pair in pairs if _comparable(*pair[:2])]
     families = defaultdict(list)
     for place, (entry, _, _) in enumerate(kept):
         families[entry.extra_info.block].append(place)

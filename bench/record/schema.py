@@ -325,6 +325,19 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     call: Call | None = None
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """Two rows of one interleave, and the verdict on the ratio of their times: see
+    `comparisons.py`."""
+
+    row: str
+    against: str
+    ratio: float
+    interval: tuple[float, float] | None
+    noise: float | None
+    verdict: Literal["FASTER", "SLOWER", "SAME", "UNSURE"]
+    reason: str
+
+
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of a `bench.json`; `schema` tells its version."""
 
@@ -336,6 +349,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     planned: Count
     datetime: str
     measured_anew: list[str] = msgspec.field(default_factory=list)
+    comparisons: list[Compared] = msgspec.field(default_factory=list)
 
     @property
     def missing(self) -> int:

@@ -10,7 +10,7 @@ from ..check.tables import false_alarms
 from ..machine.environment import UNAVAILABLE
 from ..machine.hosts import LOCAL
 from ..record.columns import csv_row
-from ..record.comparisons import best_against_today
+from ..record.comparisons import pairs_of
 from ..record.noise import noise_floors
 from ..record.rows import Block
 from ..record.schema import Bench, Environment, Measured
@@ -59,7 +59,7 @@ def build_content(
     """Say everything that `bench.json` and, if they are there, `check.json`, `controls.json` and
     `seeds.json` hold; `comparisons` and `trends` are those with other records."""
     entries = bench.benchmarks
-    against_today = best_against_today(entries)
+    convolutions, against_today = pairs_of(bench)
     tables = ([] if check is None else check_tables(check)) + (
         [] if controls is None else [controls_table(controls)]
     )
@@ -68,7 +68,7 @@ def build_content(
         *comparisons,
         *tables,
         _left_out(bench),
-        conv_table(entries),
+        conv_table(convolutions),
         gains_table(entries, against_today),
         peers_table(against_today),
         *time_tables(entries),
@@ -83,7 +83,7 @@ def build_content(
         answers=answers,
         summary=_summary(bench, check, seeds, entries),
         tables=[table for table in tables if table.rows],
-        pictures=pictures_of(entries, answers, trends),
+        pictures=pictures_of(entries, answers, convolutions, trends),
         csv_rows=[csv_row(entry) for entry in entries],
     )
 

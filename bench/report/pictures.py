@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cases import named_case
-from ..record.comparisons import conv_against_linear, framework_of
+from ..record.comparisons import Pair, framework_of
 from ..record.rows import row_work
 from ..record.schema import Measured
 from ..record.words import block_title, place_text
@@ -56,14 +56,18 @@ SECTIONS = {
 
 
 def pictures_of(
-    entries: list[Measured], answers: Sequence[Answer], trends: Sequence[Drawn] = ()
+    entries: list[Measured],
+    answers: Sequence[Answer],
+    convolutions: Sequence[Pair],
+    trends: Sequence[Drawn] = (),
 ) -> list[Picture]:
-    """All pictures of a record, section by section; `trends` are those of several."""
+    """All pictures of a record, section by section; `convolutions` are held against linear
+    formulations, `trends` are those of several records."""
     frameworks = frameworks_of(entries)
     fastest, against, scaling, roof, trend, in_order = SECTIONS
     return [
         *(Picture(fastest, answer.title, _dots(answer)) for answer in answers),
-        *(Picture(against, *drawn) for drawn in _conv_pictures(entries, frameworks)),
+        *(Picture(against, *drawn) for drawn in _conv_pictures(convolutions, frameworks)),
         *(
             Picture(scaling, figure.title, _scaling(figure, entries, frameworks))
             for figure in scaling_figures(entries)
@@ -79,9 +83,9 @@ def _dots(answer: Answer) -> Callable[[int, bool], str]:
     return lambda width, alone: dot_plot(title, answer.dots, answer.noise, width=width, alone=alone)
 
 
-def _conv_pictures(entries: list[Measured], frameworks: Sequence[str]) -> Iterator[Drawn]:
+def _conv_pictures(convolutions: Sequence[Pair], frameworks: Sequence[str]) -> Iterator[Drawn]:
     groups: dict[tuple[str, int, str], list[Dot]] = defaultdict(list)
-    for pair in conv_against_linear(entries):
+    for pair in convolutions:
         info, judged = pair.info, pair.comparison
         if info.operation != "tokens":
             continue

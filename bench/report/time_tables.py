@@ -1,12 +1,13 @@
 """Tables of times, from `bench.json`."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from ..answers.fastest import fastest
 from ..cases import named_case
 from ..intervals import Comparison
 from ..machine.hosts import LOCAL
-from ..record.comparisons import Pair, conv_against_linear, gains
+from ..record.comparisons import Pair, gains
 from ..record.rows import OPERATIONS, Block
 from ..record.schema import Figures, Measured
 from ..record.words import OPERATION_NOTES, block_title, place_text, rate_text, ratio_text
@@ -185,10 +186,10 @@ def _mark(judged: Comparison) -> str:
     return "unsure" if judged.word in ("SAME", "UNSURE") else ""
 
 
-def conv_table(entries: list[Measured]) -> Table:
+def conv_table(convolutions: Sequence[Pair]) -> Table:
     """Convolution against linear, in words."""
     rows, marks, facets = [], [], []
-    for pair in conv_against_linear(entries):
+    for pair in convolutions:
         info, judged = pair.info, pair.comparison
         facets.append(facets_of(info))
         name = (

@@ -65,6 +65,10 @@ class BenchSession:
         self.measured_anew: list[Block] = []
         self.samples: dict[str, list[Sample]] = defaultdict(list)
         self.rows = self._planned()
+        self._seconds_of_block: tuple[Block, dict[str, list[float]]] | None = None
+        self._blocks: dict[Block, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            self._blocks[row.block].append(row)
         self.by_identity = {row.identity: row for row in self.rows}
         if self.record and not self.options.replay:
             self.record.keep_plan(**self.about())
@@ -138,7 +142,7 @@ class BenchSession:
 
     def block_rows(self, row: Row) -> list[Row]:
         """All rows that are measured together with one."""
-        return [other for other in self.rows if other.block == row.block]
+        return self._blocks[row.block]
 
     def outcome(self, row: Row) -> Outcome:
         """Return what became of a row, measuring its block if that has not been done."""
@@ -162,16 +166,24 @@ class BenchSession:
 
     def forget(self, rows: list[Row]) -> None:
         """Let the samples of rows go whose figures are made."""
+        self._seconds_of_block = None
         for row in rows:
             self.samples.pop(row.identity, None)
 
+    def _block_seconds(self, block: Block) -> dict[str, list[float]]:
+        """The samples of all rows of an interleave, by identity; kept for its next row."""
+        if self._seconds_of_block is None or self._seconds_of_block[0] != block:
+            identities = [row.identity for row in self._blocks[block]]
+            seconds = {name: self.seconds(name) for name in identities if self.samples[name]}
+            self._seconds_of_block = block, seconds
+        return self._seconds_of_block[1]
+
     def figures(self, row: Row) -> Figures:
         """What follows from the samples of a measured row."""
-        block = [other.identity for other in self.block_rows(row)]
         return figures_of(
             self.outcomes[row.identity],
-            [self.outcomes[identity] for identity in block],
-            {identity: self.seconds(identity) for identity in block if self.samples[identity]},
+            [self.outcomes[other.identity] for other in self.block_rows(row)],
+            self._block_seconds(row.block),
             self.cases[row.case],
             self.samples[row.identity],
             list(Counter(sample.generation for sample in self.samples[row.identity]).values()),
@@ -188,6 +200,7 @@ class BenchSession:
             for line in lines:
                 self.samples[line.row].append(line)
 
+        self._seconds_of_block = None
         for row in rows:
             self.samples[row.identity].clear()
         reasons = self._start(dict.fromkeys(row.worker for row in rows if not row.skip))

@@ -3,6 +3,7 @@ not."""
 
 import copy
 
+import msgspec
 import pytest
 
 pytest.importorskip("pytest_benchmark")
@@ -37,6 +38,7 @@ def with_seconds(record, changes, device="cpu"):
     """The record with some rows' samples replaced; `changes` maps (implementation, role) to
     seconds."""
     changed = copy.deepcopy(record)
+    changed["comparisons"] = []  # which were of other seconds
     for entry in changed["benchmarks"]:
         info = entry["extra_info"]
         if seconds := changes.get((info["implementation"], info["role"])):
@@ -379,3 +381,23 @@ def test_a_quiet_record_says_nothing_of_disturbance(record):
     for entry in changed["benchmarks"]:
         entry["extra_info"]["disturbance"] = 0.1
     assert "Disturbed" not in dict(build_content(typed(changed), None).summary)
+
+
+def test_what_was_compared_is_read_and_not_judged_again(record, monkeypatch):
+    """A page of a record whose bench.json is there; where that tells other pairs, or none, they
+    are judged."""
+    from patchparity.bench.record import comparisons
+
+    bench = typed(record)
+    judged = conv_against_linear(bench.benchmarks), best_against_today(bench.benchmarks)
+    assert all(judged)
+    assert comparisons.pairs_of(bench) == judged
+    for held in ([], bench.comparisons[::-1], bench.comparisons[1:]):
+        other = msgspec.structs.replace(bench, comparisons=held)
+        assert comparisons.pairs_of(other) == judged
+
+    def never(*_):
+        raise AssertionError("judged again")
+
+    monkeypatch.setattr(comparisons, "_judged", never)
+    assert comparisons.pairs_of(bench) == judged
