@@ -1,6 +1,7 @@
 """The README and the pages of docs/ are true: two commands, examples that run and print what stands
 there, options, fields and links that exist."""
 
+import collections
 import re
 import shlex
 import subprocess
@@ -148,3 +149,22 @@ def test_the_tables_of_times_and_the_picture_are_those_of_the_record():
     """`python -m tests.figures` makes them anew."""
     assert made_anew(PAGE.read_text(encoding="utf-8")) == PAGE.read_text(encoding="utf-8")
     assert PICTURE.read_text(encoding="utf-8") == picture()
+
+
+def test_the_census_is_counted_as_it_stands_in_its_table():
+    counts = collections.Counter(
+        row.split("|")[3].strip().partition(":")[0].split()[0]
+        for row in (ROOT / "docs" / "census.md").read_text(encoding="utf-8").splitlines()
+        if row.startswith("| ") and not row.startswith("| model")
+    )
+    told = {
+        "README.md": f"of {counts.total()} models of transformers, timm, KerasHub and vit-pytorch "
+        f"{counts['right']} are read as their own library computes them, {counts['told']} when",
+        "docs/porting.md": f"{counts.total()}, of which {counts['right']} are read as their own "
+        f"library computes them, {counts['told']} when told what no file says, "
+        f"{counts['unproved']} are read where its model could not be asked, {counts['refused']} "
+        "are",
+    }
+    assert counts["wrong"] == 0
+    for page, words in told.items():
+        assert words in " ".join((ROOT / page).read_text(encoding="utf-8").split())
