@@ -156,15 +156,15 @@ def _of_sequence(p: Pipeline, table: Array, left: float) -> Iterator[Fit]:
         mend = "give the weights their positions: PatchEmbedWeights(..., positions=table)"
         yield Fit("positions-added", words, mend, left)
         return
-    for fit in _of_positions(p, table, patches, left):
+    for fit, times in _of_positions(p, table, patches, left):
         explained = alone or fit.id == "positions-permuted"
         if fit.id == "positions-scaled":
-            moved = _sequence_of_nothing(p, fit.factor * p.weights.positions)
+            moved = _sequence_of_nothing(p, times * p.weights.positions)
             moved -= _sequence_of_nothing(p, p.weights.positions)
             left_over = of_prefix - np.delete(moved, patches, axis=0)
             explained = alone or rms(left_over) <= 1e-2 * rms(of_patches)
         words = fit.explanation + ("" if explained else OTHER_PREFIX)
-        yield dataclasses.replace(fit, explanation=words, factor=1.0)
+        yield dataclasses.replace(fit, explanation=words)
     words = (
         "what is added to the tokens is the same for every image, and not the weights' "
         "positions: other ones, other rows of them, or another bias or class token"
@@ -186,37 +186,45 @@ def _vector_in_words(p: Pipeline, constant: Array) -> str:
     return words
 
 
-def _of_positions(p: Pipeline, table: Array, patches: slice, left: float) -> Iterator[Fit]:
+def _of_positions(
+    p: Pipeline, table: Array, patches: slice, left: float
+) -> Iterator[tuple[Fit, float]]:
     """Positions that were added another number of times, from another row on, rounded, or in
-    another order; `factor` is how often they were."""
+    another order; and how many times they were."""
     weights, of_patches = p.weights, table[patches]
     assert weights.positions is not None
     positions = weights.positions.astype(np.float64)
     held = positions[weights.num_positions_ahead :][: len(of_patches)]
-    factor = 1 + float((of_patches * held).sum() / max(float((held * held).sum()), 1e-300))
-    if rms(of_patches - (factor - 1) * held) <= 1e-2 * rms(of_patches):
-        times = f"the positions were added {factor:.6g} times"
-        words = "the positions were not added" if abs(factor) < CLOSE else times
-        yield Fit("positions-scaled", words, "add the positions once", left, factor)
+    times = 1 + float((of_patches * held).sum() / max(float((held * held).sum()), 1e-300))
+    if rms(of_patches - (times - 1) * held) <= 1e-2 * rms(of_patches):
+        told = f"the positions were added {times:.6g} times"
+        words = "the positions were not added" if abs(times) < CLOSE else told
+        yield Fit("positions-scaled", words, "add the positions once", left), times
     if held.shape != of_patches.shape:
         return
     found = of_patches + held
     first = positions[: len(found)]
     moved = weights.num_positions_ahead and len(held) < len(positions)
     if moved and rms(found - first) <= 1e-2 * rms(held):
-        yield Fit(
-            "positions-from-the-first-row",
-            "the patches were given the rows of positions from the first one on, which is the "
-            "prefix token's",
-            "the first rows belong to the prefix tokens: add positions after these are put in "
-            "front, or begin behind their rows",
-            left,
+        yield (
+            Fit(
+                "positions-from-the-first-row",
+                "the patches were given the rows of positions from the first one on, which is the "
+                "prefix token's",
+                "the first rows belong to the prefix tokens: add positions after these are put in "
+                "front, or begin behind their rows",
+                left,
+            ),
+            1.0,
         )
     for name, kind in (("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)):
         rounded = held.astype(kind).astype(np.float64)
         if rms(found - rounded) <= 1e-1 * rms(held - rounded):
             words = f"the positions were rounded to {name}"
-            yield Fit("positions-rounded", words, "keep the positions in the type they have", left)
+            yield (
+                Fit("positions-rounded", words, "keep the positions in the type they have", left),
+                1.0,
+            )
     pairs = [(held, found)]
     if table.shape == positions.shape:  # rows of prefix tokens may be among those exchanged
         pairs.append((positions, table + positions))
@@ -227,5 +235,5 @@ def _of_positions(p: Pipeline, table: Array, patches: slice, left: float) -> Ite
         if rms(seen - right[order]) <= 1e-2 * rms(right):
             words = "the positions were added in another order"
             mend = "order positions as the patches: by row, then column"
-            yield Fit("positions-permuted", words, mend, left)
+            yield Fit("positions-permuted", words, mend, left), 1.0
             return
