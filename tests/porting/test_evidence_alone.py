@@ -419,3 +419,62 @@ def test_a_layer_of_keras_is_held_against_how_it_is_called():
     assert found(True, "keras_hub>ViT") == [
         "folder/config.json tells that there is no class token, and the file holds c"
     ]
+
+
+def test_tensors_tell_a_reason_too_where_the_configuration_tells_none():
+    shifted = ["vit.to_patch_tokens.1.weight", "vit.to_patch_tokens.2.weight"]
+    told = evidence.known_reason(Sizes(), shifted)
+    assert told.startswith(
+        "it holds vit.to_patch_tokens.2.weight, and its patches are of the image"
+    )
+    assert evidence.known_reason(Sizes("mobilevit"), shifted).startswith("config.json calls")
+    assert evidence.known_reason(Sizes(), shifted[:1]) == evidence.known_reason(Sizes()) == ""
+
+
+def test_what_speaks_against_a_dialect_whatever_its_tensors_are():
+    torch_s, mlx_s = (D, C, 8, 8), (D, 8, 8, C)
+
+    def found(dialect, shape=(), written_for="", **table):
+        held = Held({})
+        held.metadata = {"format": written_for} if written_for else {}
+        return evidence.speaks_against(held, dialect, shape, Sizes(table=table))
+
+    mlx = dialect_of("D Ph Pw C", framework="numpy", mlx=True)
+    other = dialect_of(require=("a == 1", "b == 2"))
+    assert found(mlx, torch_s) is True
+    assert found(mlx, mlx_s) is found(mlx) is found(dialect_of(), torch_s) is False
+    assert found(mlx, written_for="pt") is True
+    assert found(mlx, written_for="mlx") is False
+    assert found(other) is found(other, a=1) is found(other, a=1, b=2) is False
+    assert found(other, a=2) is found(other, a=1, b=3) is True
+
+
+def test_a_part_that_all_models_of_a_type_have_and_one_that_none_has():
+    dialect = dialect_of(
+        more=("bias", "positions", "class_token", "register_tokens"),
+        model_types=("one", "two"),
+        always={"*": ("bias",), "two": ("positions", "class_token")},
+        lacks={"one": ("register_tokens", "class_token")},
+    )
+    fields = ("bias", "positions", "class_token", "register_tokens")
+
+    def found(called, *names):
+        held = {name: f"a.{name}" for name in names}
+        return list(evidence._against_parts("f.json", dialect, held, Sizes(called)))
+
+    assert found("other") == found("") == found("one", "bias") == found("two", *fields) == []
+    assert found("one") == [
+        "f.json calls the model 'one', which has a bias, and "
+        f"{dialect.entries['bias'].name} is not there"
+    ]
+    assert found("two", "bias") == [
+        f"f.json calls the model 'two', which has positions, and "
+        f"{dialect.entries['positions'].name} is not there",
+        f"f.json calls the model 'two', which has a class token, and "
+        f"{dialect.entries['class_token'].name} is not there",
+    ]
+    assert found("one", *fields) == [
+        "f.json calls the model 'one', which has no register tokens, and the file holds "
+        "a.register_tokens",
+        "f.json calls the model 'one', which has no class token, and the file holds a.class_token",
+    ]
