@@ -308,7 +308,7 @@ def embed_command(
         dialects=dialects or (),
     )
     tokens = read.embed(pixels, to)
-    for sentence in told_parts(read.stage):
+    for sentence in (*told_parts(read.stage), *read.left_out(pixels)):
         err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)
     for assumption in read.stage.assumptions:
         err.print(f"[yellow]assumed[/] {escape(assumption)}", soft_wrap=True)

@@ -58,7 +58,8 @@ def embed(
         PatchParityError: whatever `read_stage` refuses; images that do not fit.
 
     Warns:
-        UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms.
+        UserWarning: what was assumed for nothing tells it: a square grid or patch, ε of the norms;
+            pixels that are in no patch.
 
     Examples:
         >>> import numpy as np
@@ -80,8 +81,8 @@ def embed(
         ignore=ignore,
         dialects=dialects,
     )
-    for assumption in read.stage.assumptions:
-        warnings.warn(assumption, UserWarning, stacklevel=2)
+    for sentence in (*read.stage.assumptions, *read.left_out(images)):
+        warnings.warn(sentence, UserWarning, stacklevel=2)
     return read.embed(images, to)
 
 
@@ -98,6 +99,22 @@ class ReadForImages:
     stage: Stage
     config: Sizes
     size_told: bool
+
+    def left_out(self, images: NDArray[Any]) -> list[str]:
+        """That some rows or columns of pixels are in no patch, in a sentence; some models refuse
+        such images."""
+        spec, size = self.stage.spec, images.shape[-2:]
+        if self.stage.stem or spec.remainder != "floor" or len(size) < 2:
+            return []
+        steps = zip(size, spec.patch_size[-2:], spec.stride[-2:], spec.padding[-2:], strict=True)
+        over = [(pixels + sum(pads) - side) % by for pixels, side, by, pads in steps]
+        if not spec.tiles or not any(over) or any(map(any, spec.padding)):
+            return []
+        given, patch = ("×".join(map(str, sides)) for sides in (size, spec.patch_size[-2:]))
+        return [
+            f"of images of {given} the last {over[0]} rows and {over[1]} columns are in no patch "
+            f"of {patch}, and are left out"
+        ]
 
     def embed(self, images: NDArray[Any], to: str) -> NDArray[Any]:
         """What the reference gives; arguments and errors as those of `embed`."""

@@ -34,7 +34,7 @@ from .files.opening import opened
 from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check
 from .proof.library import prove_by_library
-from .proof.moved import RAW, named, prove_move, proved_target, read_back
+from .proof.moved import RAW, named, prove_move, proved_target, read_back, unproved_target
 
 
 @dataclass(frozen=True, repr=False)
@@ -180,6 +180,7 @@ def port(
     if into is None:
         metadata = {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None
         write_checkpoint(target, tensors_by_name, metadata, prove_draft)
+        checks += [unproved_target()] if prove else []
         steps += [f"names: {wanted.loads}"] if wanted.loads else []
         steps += _left_to_a_model(written, wanted)
     else:

@@ -1,6 +1,7 @@
 """Live objects by name: `module:attribute` or `file.py:attribute` imported, and built where it is
 a class or a factory."""
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -28,7 +29,8 @@ def load_object(target: str, init: Mapping[str, Any] | None = None) -> Any:
     module_name, _, path = target.partition(":")
     if not (module_name and path):
         raise PatchParityError(
-            f"{target!r}: expected module:attribute, such as mymodel.vit:PatchEmbed"
+            f"{target!r}: expected module:attribute, such as mymodel.vit:PatchEmbed, or "
+            "file.py:attribute"
         )
     # of what the module imports, in case it is TensorFlow
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -43,7 +45,7 @@ def load_object(target: str, init: Mapping[str, Any] | None = None) -> Any:
         for part in path.split("."):
             subject = getattr(subject, part)
     except (ImportError, AttributeError) as error:
-        raise PatchParityError(f"{target!r} cannot be found: {error}") from None
+        raise PatchParityError(f"{target!r} cannot be found: {error}{_hint(error)}") from None
     except Exception as error:  # whatever a stranger's module raises while it is imported
         raise PatchParityError(
             f"{target!r} cannot be imported: {type(error).__name__}: {first_line(error)}"
@@ -59,6 +61,16 @@ def load_object(target: str, init: Mapping[str, Any] | None = None) -> Any:
     if init:
         raise PatchParityError(f"{target!r} is built already, and takes no arguments (--init)")
     return subject
+
+
+def _hint(error: ImportError | AttributeError) -> str:
+    """Where a module was looked for, or which names are near one that is not there."""
+    if isinstance(error, ModuleNotFoundError):
+        return f" (looked for in {os.getcwd()} and among what is installed)"
+    if not isinstance(error, AttributeError) or not error.name:
+        return ""
+    near = difflib.get_close_matches(error.name, dir(error.obj), n=1)
+    return f" (near is {near[0]})" if near else ""
 
 
 def _of_file(path: Path) -> Any:

@@ -24,6 +24,9 @@ UNLIKE = 2.0**-5
 which it computes something else: eight times what inputs rounded to bfloat16 (2⁻⁸) can do, while a
 mask, an activation or a norm that was overlooked changes a tenth and more."""
 
+USUAL_ORDERS = ("linear-chw", "linear-hwc", "dense-chw", "dense-hwc")
+"""In which libraries flatten a patch: its channels first, as a convolution's kernel, or last."""
+
 SAME_SUM = 2.0**-18
 """Relative distance of what an object gives of black images from its bias, tokens and positions:
 sixty-four times float32's own rounding of a sum."""
@@ -81,9 +84,10 @@ def with_flatten_order(live: LiveEmbedding, found_weights: FoundWeights) -> Live
             f"(--kernel-layout {best})"
         )
     else:
+        usual = "" if best in USUAL_ORDERS else ", in which no library that is known flattens"
         note = (
             f"the linear layer's flatten order was found by probe: ({axes}) (--kernel-layout "
-            f"{best})"
+            f"{best}){usual}; whether its weights were made for it, no output tells"
         )
     return dataclasses.replace(
         live,

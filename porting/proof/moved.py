@@ -50,6 +50,12 @@ def proved_target(
         )
 
 
+def unproved_target() -> Check:
+    """What is said of a new file, beside which nothing tells the library which model it is of."""
+    message = "not proved against the library: no config.json tells its model (--into has one)"
+    return Check("target: sequence by the library", "skip", None, message)
+
+
 def read_back(
     draft: Path,
     to: str,

@@ -215,12 +215,19 @@ def _statistics(scales: Array, offsets: Array, rows: Array) -> Named | None:
 
     for words, (mean_of, deviation_of) in STATISTICS.items():
         mean, deviation = np.array(mean_of)[rows], np.array(deviation_of)[rows]
-        normalize = f"normalize the pixels once, before the model or in it: {formula(words)}"
+        normalize = (
+            f"normalize the pixels once, before the model or in it: {formula(words)} (a model that "
+            "does so by itself is checked behind that: --module)"
+        )
         # Channels in another order were normalized before, each by its own, or behind.
         orders = [("", mean, deviation)]
         if not np.array_equal(mean, mean_of):
             orders.append((IN_PLACE, np.array(mean_of), np.array(deviation_of)))
         for place, mean_2, deviation_2 in orders:
+            twice = -mean_2 / deviation_2**2 - mean_2 / deviation_2
+            if not place and fitting(1 / deviation_2**2, twice):
+                told = f"{words} were taken out twice, of pixels that were normalized already"
+                return "normalization-twice", told, normalize
             for factor, how in FACTORS.items():
                 explanation = f"{words} were taken out of pixels that were normalized already"
                 for summands in (-mean_2 / deviation_2, -factor * mean_2 / deviation_2):

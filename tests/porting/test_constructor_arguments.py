@@ -103,6 +103,7 @@ def test_a_norm_that_no_name_tells_is_asked(tmp_path):
         assert told["asks"] or told["refused"] or not told["dialect"]
 
 
+@pytest.mark.filterwarnings("ignore:of images of")
 def test_images_that_the_library_would_resize_first_are_refused(tmp_path):
     random = np.random.default_rng(7).standard_normal
     held = {}

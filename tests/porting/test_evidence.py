@@ -172,6 +172,7 @@ def test_from_module_takes_a_stride_with_positions():
     assert (spec.stride, spec.grid) == ((4, 4), (7, 7))
 
 
+@pytest.mark.filterwarnings("ignore:of images of")
 def test_mlx_s_layout_is_told_by_metadata_by_channels_or_asked(tmp_path):
     kernel = rows(D, C, P, P)
     mlx = np.ascontiguousarray(kernel.transpose(0, 2, 3, 1))

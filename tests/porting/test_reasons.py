@@ -151,3 +151,12 @@ def test_patches_of_an_image_that_is_convolved_first_are_told(tmp_path):
     model = transformers.Swin2SRModel(transformers.Swin2SRConfig(window_size=4, **sizes))
     model.save_pretrained(tmp_path)
     assert "convolved before they are cut" in inspect_checkpoint(tmp_path)["refused"]
+
+
+def test_pixels_that_are_in_no_patch_are_told(tmp_path):
+    """A ViT of transformers refuses such images; the convolution leaves the rest out."""
+    file = saved(tmp_path, vit())
+    images = rows(2, C, 4 * P + 3, 4 * P + 1)
+    with pytest.warns(UserWarning, match="the last 3 rows and 1 columns are in no patch of 8×8"):
+        tokens = embed(file, images, image_size=None)
+    assert (tokens == embed(file, images[:, :, : 4 * P, : 4 * P])).all()
