@@ -121,7 +121,7 @@ def conflicts_of(
     file = checkpoint.config_name
     return [
         *(() if alone or dialect.plain else _against_name(file, dialect, config)),
-        *_against_metadata(checkpoint.metadata.get("format", ""), dialect),
+        *_against_metadata(checkpoint.metadata.get("format"), dialect),
         *_against_sizes(checkpoint, dialect, names, sizes, config),
         *_against_registers(file, dialect, sizes, config),
         *(() if alone else _against_parts(file, dialect, names, config)),
@@ -161,7 +161,7 @@ def speaks_against(
     if dialect.mlx and _is_of_torch(shape):
         return True
     unmet = any(_unmet(requirement, config) for requirement in dialect.require)
-    return unmet or any(_against_metadata(checkpoint.metadata.get("format", ""), dialect))
+    return unmet or any(_against_metadata(checkpoint.metadata.get("format"), dialect))
 
 
 def _against_layers(file: str, dialect: Dialect, config: Sizes, alone: bool) -> Iterator[str]:
@@ -174,7 +174,7 @@ def _against_layers(file: str, dialect: Dialect, config: Sizes, alone: bool) -> 
         )
 
 
-def _against_metadata(written_for: str, dialect: Dialect) -> Iterator[str]:
+def _against_metadata(written_for: str | None, dialect: Dialect) -> Iterator[str]:
     """A file whose metadata name another framework's layout."""
     if dialect.mlx and written_for in ("pt", "tf", "flax"):
         yield (

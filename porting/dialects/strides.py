@@ -54,8 +54,7 @@ def _step_of(
         known: what is known of the sizes.
     """
     said = getattr(known, role)
-    keys = dialect.config.get(role, ())
-    of_config = numbers_at(known.table, keys, len(patch)) if keys else ()
+    of_config = numbers_at(known.table, dialect.config.get(role, ()), len(patch))
     if said and known.asked and len(said) in (len(patch), 2):
         step = (*tiles[: len(patch) - len(said)], *said)
         return step, _against_what_was_said(dialect, role, step, said, of_config, setting, patch)

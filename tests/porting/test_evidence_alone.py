@@ -71,6 +71,10 @@ def test_an_architecture_is_one_of_a_dialect_by_its_name_or_its_arguments():
     assert found("swin1", a=1) is found("swin2", b=[7, 2]) is found("swin1", a=3, b=[0, 2]) is True
     assert found("swin1", a=3) is found("swinx", a=1) is found("beit", a=1) is False
     assert found("beit", a=3) is True
+    counted = dialect_of(architectures_if={"swin": ("len(sizes) == 2",)})
+    for sizes, wanted in (([7, 8], True), ([7], False)):
+        config = Sizes(architecture="swin", table={"sizes": sizes})
+        assert evidence.is_architecture(counted, config) is wanted
 
 
 @pytest.mark.parametrize(
@@ -477,4 +481,18 @@ def test_a_part_that_all_models_of_a_type_have_and_one_that_none_has():
         "f.json calls the model 'one', which has no register tokens, and the file holds "
         "a.register_tokens",
         "f.json calls the model 'one', which has no class token, and the file holds a.class_token",
+    ]
+
+
+def test_a_part_that_is_missing_is_no_evidence_where_the_dialect_was_named():
+    dialect = dialect_of(more=("bias",), model_types=("vit",), always={"*": ("bias",)})
+    sizes, held = {**FLAT, "C": C, "D": D}, Held({"k": (D, C, 6, 4)})
+
+    def found(alone):
+        names = {"kernel": "k"}
+        return evidence.conflicts_of(held, dialect, names, sizes, Sizes("vit"), alone)
+
+    assert found(True) == []
+    assert found(False) == [
+        "folder/config.json calls the model 'vit', which has a bias, and bias is not there"
     ]
