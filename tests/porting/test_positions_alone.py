@@ -185,13 +185,17 @@ def test_computed_positions_are_of_the_kernel_s_type_and_of_a_known_grid():
     channels = np.arange(D)
     angles = np.arange(6)[:, None] / 10000.0 ** (2 * (channels // 2) / D)
     sinusoid = np.where(channels % 2, np.cos(angles), np.sin(angles))
-    frequencies = 10000.0 ** (-np.arange(6) / 5)
-    plane = [
-        [f(at * frequencies) for at in (column, row) for f in (np.sin, np.cos)]
-        for row in range(2)
-        for column in range(3)
-    ]
-    for kind, wanted in (("sinusoid-1d", sinusoid), ("sincos-2d", np.array(plane).reshape(6, D))):
+    planes = []
+    for steps in (5, 6):  # the last frequency is that of 10000 itself, or one step before it
+        frequencies = 10000.0 ** (-np.arange(6) / steps)
+        plane = [
+            [f(at * frequencies) for at in (column, row) for f in (np.sin, np.cos)]
+            for row in range(2)
+            for column in range(3)
+        ]
+        planes.append(np.array(plane).reshape(6, D))
+    kinds = ("sinusoid-1d", "sincos-2d", "sincos-2d-mae")
+    for kind, wanted in zip(kinds, (sinusoid, *planes), strict=True):
         found = folded(dialect_of(computed=kind), {"kernel": kernel})["positions"]
         assert found.dtype == np.float16
         np.testing.assert_allclose(found, wanted, atol=1e-3)
