@@ -12,7 +12,7 @@ from .catalogue import list_dialects
 from .dialect import Dialect
 from .evidence import known_of, known_reason
 from .grids import channels_of, known_grid
-from .lacking import Lacking, find_lacking
+from .lacking import find_lacking, nearest_told, nearness
 from .ledger import unexplained
 from .recognize import MOST_CHANNELS, Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, read_config
@@ -142,8 +142,8 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     ]
     more = f"; nor is it {', '.join(dict.fromkeys(others))}" if others else ""
     near = find_lacking(checkpoint, list_dialects())
-    if near and _nearness(near[0], nearest) == 0:
-        more += f"; or it is {_lacking_told(near)}"
+    if near and nearness(near[0], nearest) == 0:
+        more += f"; or it is {nearest_told(near)}"
     return (
         f"{checkpoint.path} looks like {nearest.label}, but "
         f"{'; '.join(nearest.refusals)}{more}{if_told(checkpoint)}"
@@ -167,31 +167,10 @@ def what_is_missing(
         for other in find_lacking(checkpoint, list_dialects())
         if not (counted and "register_tokens" in other.missing)
     ]
-    if not near or (nearest is not None and not counted and _nearness(near[0], nearest) <= 0):
+    if not near or (nearest is not None and not counted and nearness(near[0], nearest) <= 0):
         return ""
-    told = f"{checkpoint.path} looks like {_lacking_told(near)}"
+    told = f"{checkpoint.path} looks like {nearest_told(near)}"
     return f"{told}{if_told(checkpoint)}{layers_alone(checkpoint)}"
-
-
-def _nearness(lacking: Lacking, candidate: Candidate) -> int:
-    """Whether a dialect that lacks tensors comes nearer than a candidate that is refused: above 0;
-    below it where the candidate does."""
-    strikes = len(candidate.conflicts) + len(unexplained(candidate.ledger))
-    lacks = (lacking.typed, -len(lacking.missing))
-    struck = (bool(candidate.weight[0]), -strikes)
-    return (lacks > struck) - (lacks < struck)
-
-
-def _lacking_told(near: Sequence[Lacking]) -> str:
-    """The nearest of them, and those that are as near, with what each lacks."""
-    equals = [other for other in near[1:] if other.rank[:2] == near[0].rank[:2]]
-    others = list(dict.fromkeys(other.told for other in equals if not other.dialect.mlx))
-    return "; or ".join([near[0].told, *others[: MOST_LIKE_IT - 1]])
-
-
-MOST_LIKE_IT = 4
-"""Dialects that a file is said to look like, each of which lacks another tensor: more say
-nothing."""
 
 
 def if_told(checkpoint: Checkpoint) -> str:

@@ -9,11 +9,16 @@ from .dialect import Dialect
 from .evidence import is_architecture, known_of, speaks_against
 from .grids import grids_of
 from .ledger import ledger_of, unexplained
+from .recognize import Candidate
 from .sizes import Sizes
 from .strides import known_patches, steps_of
 
 MOST_MISSING = 2
 """Tensors that a file of a dialect may lack and still look like it: a weight and its bias."""
+
+MOST_LIKE_IT = 4
+"""Dialects that a file is said to look like, each of which lacks another tensor: more say
+nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +66,37 @@ class Lacking:
         return f"{label}, but {' and '.join(tensors)} {verb} not there"
 
 
-def find_lacking(
-    checkpoint: Checkpoint,
-    dialects: Mapping[str, Dialect],
-    sizes: Sizes | None = None,
-    ignore: Sequence[str] = (),
-) -> list[Lacking]:
+def nearness(lacking: Lacking, candidate: Candidate) -> int:
+    """Whether a dialect that lacks tensors comes nearer than a candidate that is refused: above 0;
+    below it where the candidate does."""
+    strikes = len(candidate.conflicts) + len(unexplained(candidate.ledger))
+    lacks = (lacking.typed, -len(lacking.missing))
+    struck = (bool(candidate.weight[0]), -strikes)
+    return (lacks > struck) - (lacks < struck)
+
+
+def nearest_told(near: Sequence[Lacking]) -> str:
+    """The nearest of them, and those that are as near, with what each lacks."""
+    equals = [other for other in near[1:] if other.rank[:2] == near[0].rank[:2]]
+    others = list(dict.fromkeys(other.told for other in equals if not other.dialect.mlx))
+    return "; or ".join([near[0].told, *others[: MOST_LIKE_IT - 1]])
+
+
+def find_lacking(checkpoint: Checkpoint, dialects: Mapping[str, Dialect]) -> list[Lacking]:
     """The dialects that a file lacks one or two tensors of and that explain all its others, the
     nearest first.
 
     Args:
         checkpoint: an open one.
         dialects: those to try.
-        sizes: what is known of the sizes.
-        ignore: tensors that a user says play no part.
     """
-    known = known_of(checkpoint, sizes)
+    known = known_of(checkpoint, None)
     found = [
         near
         for dialect in dialects.values()
         if not dialect.plain and checkpoint.format in (*dialect.formats, IN_MEMORY)
         for prefix in _prefixes_of(checkpoint, dialect, _is_typed(dialect, known))
-        if (near := _lacking(checkpoint, dialect, prefix, known, ignore))
+        if (near := _lacking(checkpoint, dialect, prefix, known))
     ]
     return sorted(found, key=lambda near: near.rank)
 
@@ -106,9 +120,7 @@ def _prefixes_of(checkpoint: Checkpoint, dialect: Dialect, typed: bool) -> list[
     return list(prefixes)
 
 
-def _lacking(
-    checkpoint: Checkpoint, dialect: Dialect, prefix: str, known: Sizes, ignore: Sequence[str]
-) -> Lacking | None:
+def _lacking(checkpoint: Checkpoint, dialect: Dialect, prefix: str, known: Sizes) -> Lacking | None:
     """What a file lacks of a dialect under a prefix; None where that is nothing, or too much, or
     where something else speaks against it."""
     present = {
@@ -128,7 +140,7 @@ def _lacking(
     if (told and not typed) or speaks_against(checkpoint, dialect, shape, known):
         return None
     sizes = _sizes_of(checkpoint, dialect, present, known)
-    if sizes is None or unexplained(ledger_of(checkpoint, dialect, prefix, present, ignore)):
+    if sizes is None or unexplained(ledger_of(checkpoint, dialect, prefix, present)):
         return None
     if not _fits_a_grid(dialect, present, missing, sizes, known):
         return None

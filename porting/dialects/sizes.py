@@ -2,8 +2,7 @@
 Evidence, which is held against the tensors."""
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,18 @@ import numpy as np
 
 from ...reference.errors import PatchParityError, require_sizes
 from ...reference.spec import PatchEmbedSpec
+from .config_numbers import (
+    EPSILONS,
+    LARGEST_SIZE,
+    count_of,
+    nonsense,
+    norm_epsilon_of,
+    whole_number,
+)
 from .keras_config import DEEPEST, PIXELS, convolution, layers_in_front
 
 LARGEST_CONFIG = 2**22
 """Bytes of a config.json: the largest known, with the labels of 21843 classes twice, has 1.7 MB."""
-
-LARGEST_SIZE = 2**31
-"""No image, patch or count of a configuration is as large."""
 
 DEEPEST_CONFIG = 5
 """Tables within one another that are looked into: thinker_config, vision_config, backbone_config,
@@ -176,8 +180,6 @@ VISION = (
 """Under which keys libraries keep what is about the vision tower of a model with several, or the
 backbone of a head."""
 
-_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps")
-
 _SIZED = (
     "patch_size",
     "patch_sizes",
@@ -219,71 +221,9 @@ def read_config(folder: Path | None) -> Sizes:
             "it away"
         )
     sizes = sizes_of_config(settings)
-    for key, value in sizes.table.items():
-        if (expected := _NUMBERS.get(key)) and value is not None and not expected.holds(value):
-            raise PatchParityError(
-                f"{file} says that {key} is {json.dumps(value)[:MOST_OF_A_VALUE]}, expected "
-                f"{expected.told}: mend it, or move it away"
-            )
+    if wrong := nonsense(sizes.table):
+        raise PatchParityError(f"{file} says that {wrong}: mend it, or move it away")
     return sizes
-
-
-MOST_OF_A_VALUE = 60
-"""Characters of a value that a message shows: a line of a terminal has 80."""
-
-
-@dataclass(frozen=True)
-class _Expected:
-    """What a configuration may say under a key: in words, and as a test."""
-
-    told: str
-    holds: Callable[[Any], bool]
-
-
-def _of_sizes(value: Any) -> bool:
-    """Whether it is a size, or some, one for each axis or stage."""
-    if isinstance(value, Mapping):
-        value = [inner for inner in value.values() if inner is not None]
-    parts = value if isinstance(value, (list, tuple)) else [value]
-    return bool(parts) and all(
-        _of_sizes(part) if isinstance(part, (list, tuple)) else _whole(part) for part in parts
-    )
-
-
-_SIZE = _Expected("positive whole numbers", _of_sizes)
-_NUMBERS = {
-    **dict.fromkeys(
-        (
-            "image_size",
-            "img_size",
-            "crop_size",
-            "patch_size",
-            "patch_sizes",
-            "spatial_patch_size",
-            "temporal_patch_size",
-            "tubelet_size",
-            "num_channels",
-            "in_channels",
-            "in_chans",
-            "num_frames",
-            "frames_per_clip",
-            "hidden_size",
-            "embed_dim",
-        ),
-        _SIZE,
-    ),
-    **dict.fromkeys(
-        ("num_register_tokens", "reg_tokens"),
-        _Expected("a whole number", lambda value: _count(value) is not None),
-    ),
-    **dict.fromkeys(
-        _EPSILONS,
-        _Expected("a number that is not negative", lambda value: _epsilon_of(value) is not None),
-    ),
-    "model_type": _Expected("a name", lambda value: isinstance(value, str)),
-}
-"""What a `config.json` says about the embedding stage, by key: what is none of it is no evidence,
-and no library would build its model of it."""
 
 
 def _tells_nothing(value: Any) -> bool:
@@ -312,16 +252,16 @@ def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
     frames = inner.get("temporal_patch_size", inner.get("tubelet_size"))
     if len(tubelet) == 3:
         patch = tubelet
-    elif isinstance(frames, int) and len(patch) == 2 and _whole(frames):
+    elif isinstance(frames, int) and len(patch) == 2 and whole_number(frames):
         patch = (frames, *patch)
     return Sizes(
         str(inner.get("model_type") or settings.get("model_type") or ""),
         _pair(inner.get("image_size", inner.get("img_size", inner.get("crop_size")))),
         patch,
-        _whole(inner.get("num_channels", inner.get("in_channels", inner.get("in_chans")))),
-        _whole(inner.get("num_frames", inner.get("frames_per_clip"))),
+        whole_number(inner.get("num_channels", inner.get("in_channels", inner.get("in_chans")))),
+        whole_number(inner.get("num_frames", inner.get("frames_per_clip"))),
         _epsilon(inner),
-        registers=_count(inner.get("num_register_tokens")),
+        registers=count_of(inner.get("num_register_tokens")),
         source="config.json",
         table={**inner, "whole_model_type": settings.get("model_type")},
     )
@@ -374,13 +314,13 @@ def _of_keras_hub(settings: Mapping[str, Any]) -> Sizes:
     shape = given.get("image_shape")
     shape = shape if isinstance(shape, list) and len(shape) == 3 else [None, None, None]
     # made with the channels first
-    if all(map(_whole, shape)) and shape[0] <= MOST_COLORS < shape[2]:
+    if all(map(whole_number, shape)) and shape[0] <= MOST_COLORS < shape[2]:
         shape = [*shape[1:], shape[0]]
     return Sizes(
         image_size=_pair(shape[:2]),
         patch_size=_pair(given.get("patch_size")),
-        channels=_whole(shape[2]),
-        registers=_count(given.get("num_register_tokens")),
+        channels=whole_number(shape[2]),
+        registers=count_of(given.get("num_register_tokens")),
         class_token=given.get("use_class_token")
         if isinstance(given.get("use_class_token"), bool)
         else None,
@@ -437,15 +377,15 @@ def _of_timm(settings: Mapping[str, Any]) -> Sizes:
     shape = trained.get("input_size")
     shape = (
         shape
-        if isinstance(shape, list) and len(shape) == 3 and all(map(_whole, shape))
+        if isinstance(shape, list) and len(shape) == 3 and all(map(whole_number, shape))
         else [None, None, None]
     )
     image = _pair(given.get("img_size")) or (_pair(shape[1:]) if shape[1] else ())
     return Sizes(
         image_size=image,
         patch_size=_pair(given.get("patch_size")),
-        channels=_whole(given.get("in_chans")) or shape[0],
-        registers=_count(given.get("reg_tokens")),
+        channels=whole_number(given.get("in_chans")) or shape[0],
+        registers=count_of(given.get("reg_tokens")),
         class_token=given.get("class_token")
         if isinstance(given.get("class_token"), bool)
         else None,
@@ -456,33 +396,14 @@ def _of_timm(settings: Mapping[str, Any]) -> Sizes:
 
 
 def _epsilon(inner: Mapping[str, Any]) -> float | None:
-    epsilons = [_epsilon_of(inner.get(name)) for name in _EPSILONS]
+    epsilons = [norm_epsilon_of(inner.get(name)) for name in EPSILONS]
     return next((epsilon for epsilon in epsilons if epsilon is not None), None)
 
 
-def _epsilon_of(value: Any) -> float | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and 0 <= value < math.inf else None
-
-
-def _whole(value: Any) -> int | None:
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST_SIZE
-        else None
-    )
-
-
-def _count(value: Any) -> int | None:
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_SIZE
-        else None
-    )
-
-
 def _sizes(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, (list, tuple)) and all(map(_whole, value)) else ()
+    return (
+        tuple(value) if isinstance(value, (list, tuple)) and all(map(whole_number, value)) else ()
+    )
 
 
 def _pair(value: Any) -> tuple[int, ...]:
@@ -492,7 +413,7 @@ def _pair(value: Any) -> tuple[int, ...]:
         value = [value.get("height"), value.get("width")]
     parts = value if isinstance(value, (list, tuple)) else [value, value]
     parts = [parts[0], parts[0]] if len(parts) == 1 else parts
-    return tuple(parts) if len(parts) in (2, 3) and all(map(_whole, parts)) else ()
+    return tuple(parts) if len(parts) in (2, 3) and all(map(whole_number, parts)) else ()
 
 
 def numbers_at(table: Mapping[str, Any], names: Sequence[str], axes: int) -> tuple[int, ...]:

@@ -39,12 +39,7 @@ from .found import (
 from .layer_sizes import own_sizes, spec_of
 from .live import LiveEmbedding
 from .load import build, load_object
-from .probing import (
-    with_computing_dtype,
-    with_flatten_order,
-    with_found_parts,
-    with_own_batch,
-)
+from .probing import with_computing_dtype, with_flatten_order, with_found_parts, with_own_batch
 from .whole import part_of, stage_inside
 
 FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")

@@ -7,13 +7,7 @@ import numpy as np
 
 from ....reference.probe import Probe
 from ..problems import first_of
-from .tried import (
-    MOST_OPERATIONS,
-    Outcome,
-    Trial,
-    Tried,
-    not_tried,
-)
+from .tried import MOST_OPERATIONS, Outcome, Trial, Tried, not_tried
 
 BATCHES = (*range(4, 11), 12, 16, 17, 20, 24, 32, 33, 48, 64, 100, 128)
 """Batches beside 1, 2 and 3: all small ones, powers of two and the numbers beside them, and those

@@ -18,13 +18,7 @@ from ....reference.errors import PatchParityError
 from ....reference.probe import Probe
 from ..containment import bitwise
 from ..problems import repeated_first
-from .tried import (
-    OWN_BUFFER,
-    SEVERAL,
-    Outcome,
-    Trial,
-    Tried,
-)
+from .tried import OWN_BUFFER, SEVERAL, Outcome, Trial, Tried
 
 SHARES = (1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.25, -0.25, 4.0)
 """What images are multiplied by, one call after another, whose results are all kept: an object may

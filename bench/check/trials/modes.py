@@ -7,11 +7,7 @@ import numpy as np
 
 from ....reference.errors import PatchParityError
 from ..containment import bitwise
-from .tried import (
-    Outcome,
-    Trial,
-    Tried,
-)
+from .tried import Outcome, Trial, Tried
 
 TRAINING = "training-mode"
 

@@ -7,11 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tried import (
-    Outcome,
-    Trial,
-    Tried,
-)
+from .tried import Outcome, Trial, Tried
 
 MOST_CHANNELS = 32
 """Channels in each of which a NaN is tried."""

@@ -9,13 +9,7 @@ from numpy.typing import NDArray
 
 from ....reference.embed import patch_embed
 from ....reference.weights import PatchEmbedWeights
-from .tried import (
-    Outcome,
-    Trial,
-    Tried,
-    not_tried,
-    sides,
-)
+from .tried import Outcome, Trial, Tried, not_tried, sides
 
 OTHER_POSITIONS = ((3, 5), (6, 4))
 """Rows and columns of patches of images whose positions nobody knows."""

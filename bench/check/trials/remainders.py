@@ -10,11 +10,7 @@ from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
 from ....reference.spec import PatchEmbedSpec, Remainder
-from .tried import (
-    Outcome,
-    Trial,
-    Tried,
-)
+from .tried import Outcome, Trial, Tried
 
 
 def remainders(tried: Tried) -> Iterator[Trial]:

@@ -9,12 +9,7 @@ from numpy.typing import NDArray
 
 from ..containment import alike
 from ..settings import Generators
-from .tried import (
-    MOST_OPERATIONS,
-    Outcome,
-    Trial,
-    Tried,
-)
+from .tried import MOST_OPERATIONS, Outcome, Trial, Tried
 
 CALLS = 50
 """Calls of the same images: an object that counts them, or warms up, shows it within these."""

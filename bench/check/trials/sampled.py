@@ -10,13 +10,7 @@ from numpy.typing import NDArray
 from ....porting.objects.live import LiveEmbedding
 from ....reference.spec import PatchEmbedSpec
 from ..containment import bitwise
-from .tried import (
-    OWN_BUFFER,
-    Outcome,
-    Trial,
-    Tried,
-    not_tried,
-)
+from .tried import OWN_BUFFER, Outcome, Trial, Tried, not_tried
 
 SIDES = ((224, 8), (640, 1), (224, 16), (518, 1), (384, 2), (288, 5), (448, 2), (768, 1), (1024, 1))
 """Rows and columns of images that people have, and how many are given at a time: what is wrong

@@ -6,15 +6,7 @@ from collections.abc import Iterator
 
 from ....reference.errors import PatchParityError
 from ....reference.spec import PatchEmbedSpec
-from .tried import (
-    CHEAP_OPERATIONS,
-    MOST_OPERATIONS,
-    SEVERAL,
-    Outcome,
-    Trial,
-    Tried,
-    sides,
-)
+from .tried import CHEAP_OPERATIONS, MOST_OPERATIONS, SEVERAL, Outcome, Trial, Tried, sides
 
 GRIDS = (
     *((1, 1), (1, 3), (3, 1), (5, 3), (4, 4), (6, 3), (2, 9), (9, 2)),

@@ -9,12 +9,7 @@ from numpy.typing import NDArray
 
 from ....reference.probe import Probe
 from ..problems import part_of
-from .tried import (
-    MOST_OPERATIONS,
-    Outcome,
-    Trial,
-    Tried,
-)
+from .tried import MOST_OPERATIONS, Outcome, Trial, Tried
 
 Draw = Callable[[tuple[int, ...]], NDArray[Any]]
 
