@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ...reference.errors import PatchParityError
-from ...reference.resample import RECIPES
+from ...reference.recipes import RECIPES
 from ...reference.stem import Activation
 from ...reference.weights import PrefixToken, TokenOrder
 from .dialect import (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...reference.errors import PatchParityError
-from ...reference.resample import resize_grid
+from ...reference.resize import resize_grid
 from ...reference.sequence import sincos_positions, sinusoid_table
 from ...reference.spec import PatchEmbedSpec
 from ...reference.stem import fold_batch_norm
