@@ -36,12 +36,17 @@ if TYPE_CHECKING:
     from .porting.verify import verify as verify
     from .reference.controls import negative_controls as negative_controls
     from .reference.diagnosis.diagnose import diagnose as diagnose
+    from .reference.diagnosis.resize import diagnose_resize as diagnose_resize
+    from .reference.diagnosis.resize import diagnose_resized_output as diagnose_resized_output
     from .reference.embed import patch_embed as patch_embed
     from .reference.embed import patch_embed_gradients as patch_embed_gradients
     from .reference.errors import PatchParityError as PatchParityError
     from .reference.initialize import initialize_weights as initialize_weights
     from .reference.patches import patchify as patchify
     from .reference.patches import unpatchify as unpatchify
+    from .reference.resize import adapt_channels as adapt_channels
+    from .reference.resize import resize_kernel as resize_kernel
+    from .reference.resize import resize_positions as resize_positions
     from .reference.sequence import assemble_sequence as assemble_sequence
     from .reference.sequence import sincos_positions as sincos_positions
     from .reference.spec import PatchEmbedSpec as PatchEmbedSpec
@@ -63,6 +68,11 @@ _PUBLIC = {
     "patch_embed": "patchparity.reference.embed",
     "patch_embed_gradients": "patchparity.reference.embed",
     "diagnose": "patchparity.reference.diagnosis.diagnose",
+    "diagnose_resize": "patchparity.reference.diagnosis.resize",
+    "diagnose_resized_output": "patchparity.reference.diagnosis.resize",
+    "resize_positions": "patchparity.reference.resize",
+    "resize_kernel": "patchparity.reference.resize",
+    "adapt_channels": "patchparity.reference.resize",
     "diagnose_object": "patchparity.bench.check.object_diagnosis",
     "negative_controls": "patchparity.reference.controls",
     "Backend": "patchparity.backends.base",

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .choices import DIALECTS
+from .choices import DIALECTS, RECIPES
 from .given import size_of
 
 CheckpointArgument = Annotated[
@@ -82,6 +82,18 @@ IgnoreOption = Annotated[
         metavar="NAME",
         help="A tensor, or a pattern, that plays no part although nothing explains it; may be "
         "repeated.",
+    ),
+]
+
+
+ResampleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--resample",
+        **RECIPES,
+        help="Take it to the sizes told (--image-size, --patch-size, --in-channels) by this "
+        "recipe: timm, transformers-vit, torch-bicubic-antialias, pi-timm-bicubic-antialias, ... "
+        "May be repeated.",
     ),
 ]
 

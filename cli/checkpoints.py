@@ -18,6 +18,7 @@ from .checkpoint_options import (
     PaddingOption,
     PatchSizeOption,
     PrefixOption,
+    ResampleOption,
     StrideOption,
     sizes_of_options,
 )
@@ -217,6 +218,7 @@ def verify_command(
     in_channels: InChannelsOption = None,
     stride: StrideOption = None,
     padding: PaddingOption = None,
+    resample: ResampleOption = None,
     ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
     json: JsonOption = None,
@@ -241,6 +243,7 @@ def verify_command(
         from_=(named[0], named[1]),
         prefix=(before[0], before[1]),
         **sizes_of_options(context),
+        resample=resample,
         ignore=ignore or (),
         dialects=dialects or (),
     )
@@ -277,6 +280,7 @@ def embed_command(
     in_channels: InChannelsOption = None,
     stride: StrideOption = None,
     padding: PaddingOption = None,
+    resample: ResampleOption = None,
     ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
 ) -> None:
@@ -304,10 +308,13 @@ def embed_command(
         from_=from_,
         prefix=prefix,
         sizes=sizes,
+        resample=resample,
         ignore=ignore or (),
         dialects=dialects or (),
     )
     tokens = read.embed(pixels, to)
+    for step in read.steps:
+        err.print(f"[yellow]step[/] {escape(step)}", soft_wrap=True)
     for sentence in (*told_parts(read.stage), *read.left_out(pixels)):
         err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)
     for assumption in read.stage.assumptions:

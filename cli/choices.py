@@ -45,6 +45,12 @@ def _dialects() -> Iterable[str]:
     return list_dialects()
 
 
+def _recipes() -> Iterable[str]:
+    from ..reference import recipes, resize
+
+    return [*recipes.RECIPES, *resize.KERNEL_RECIPES]
+
+
 def _kernel_layouts() -> Iterable[str]:
     from ..backends.layouts import KERNEL_LAYOUTS
 
@@ -64,4 +70,5 @@ DTYPES = named("DTYPE", lambda: ("float32", "float64", "bfloat16", "float16"))
 BACKENDS = named("BACKEND", _backends)
 CASES = named("CASE", _cases)
 DIALECTS = named("DIALECT", _dialects)
+RECIPES = named("RECIPE", _recipes)
 KERNEL_LAYOUTS = named("LAYOUT", _kernel_layouts)

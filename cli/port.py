@@ -16,6 +16,7 @@ from .checkpoint_options import (
     PaddingOption,
     PatchSizeOption,
     PrefixOption,
+    ResampleOption,
     StrideOption,
     sizes_of_options,
 )
@@ -61,6 +62,7 @@ def port_command(
     in_channels: InChannelsOption = None,
     stride: StrideOption = None,
     padding: PaddingOption = None,
+    resample: ResampleOption = None,
     ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
     report: Annotated[
@@ -99,6 +101,7 @@ def port_command(
         into=into,
         dtype=dtype,
         allow_loss=allow_loss,
+        resample=resample,
         ignore=ignore or (),
         dialects=dialects or (),
     )

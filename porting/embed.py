@@ -18,10 +18,12 @@ from ..reference.spec import PatchEmbedSpec
 from ..reference.stem import apply_stem, features_of, image_of
 from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import list_dialects
+from .dialects.choosing import way_to_positions
 from .dialects.recognize import UNKNOWN_MODEL
 from .dialects.sizes import Sizes, read_config
 from .dialects.stage import Stage, read_stage
 from .files.opening import opened
+from .resized import as_recipes, own_recipes, resized, sizes_of_source
 
 
 def embed(
@@ -37,6 +39,7 @@ def embed(
     stride: int | Sequence[int] | None = None,
     padding: int | Sequence[int] | None = None,
     sizes: Sizes | None = None,
+    resample: str | Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> NDArray[Any]:
@@ -50,6 +53,8 @@ def embed(
         from_, prefix, patch_size, in_channels, stride, padding, ignore, dialects: as in `port`.
         image_size: that the checkpoint's positions are for; the images tell their own size.
         sizes: the same in one object, as earlier versions took them.
+        resample: recipes by which positions are taken to the images' size, kernel and channels to
+            `patch_size` and `in_channels`, which then are the new ones; None where none changes.
 
     Returns:
         `(B, N, D)`, or `(B, prefix + N, D)`, float64.
@@ -78,6 +83,7 @@ def embed(
         from_=from_,
         prefix=prefix,
         sizes=sizes,
+        resample=resample,
         ignore=ignore,
         dialects=dialects,
     )
@@ -94,11 +100,13 @@ class ReadForImages:
         stage: as it was read.
         config: what config.json tells.
         size_told: whether a user or config.json tells the image size.
+        steps: how it was resized, in sentences.
     """
 
     stage: Stage
     config: Sizes
     size_told: bool
+    steps: tuple[str, ...] = ()
 
     def left_out(self, images: NDArray[Any]) -> list[str]:
         """That some rows or columns of pixels are in no patch, in a sentence; some models refuse
@@ -141,12 +149,20 @@ def read_for_images(
     from_: str | None = None,
     prefix: str | None = None,
     sizes: Sizes | None = None,
+    resample: str | Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> ReadForImages:
     """Read the stage as these images need it; arguments and errors as those of `embed`."""
     with opened(checkpoint) as file:
         config = read_config(file.config_folder)
+        if recipes := as_recipes(resample):
+            known, told = list_dialects(dialects), sizes_of_source(sizes, recipes)
+            stage = read_stage(file, from_, prefix, known, told, ignore)
+            new = Sizes.told(image_size=images.shape[-2:])
+            new = new if sizes is None else sizes.over(new)
+            done = resized(stage, new, recipes)
+            return ReadForImages(done.stage, config, True, tuple(done.steps))
         image_sizes = Sizes(
             image_size=tuple(images.shape[-2:]),
             frames=images.shape[2] if images.ndim == 5 else None,
@@ -266,6 +282,7 @@ def _require_positions(
             f"({'×'.join(map(str, stage.spec.grid))}): "
             "expected images of "
             f"{'×'.join(map(str, wanted))}{'' if tiles else ', or a few pixels more'}"
+            f"{'' if stage.stem else way_to_positions(own_recipes(stage))}"
         )
 
 

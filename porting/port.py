@@ -35,6 +35,7 @@ from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check
 from .proof.library import prove_by_library
 from .proof.moved import RAW, named, prove_move, proved_target, read_back, unproved_target
+from .resized import Resized, as_recipes, resized, sizes_of_source
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +100,7 @@ def port(
     dtype: str | None = None,
     allow_loss: bool = False,
     prove: bool = True,
+    resample: str | Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> PortReport:
@@ -120,6 +122,9 @@ def port(
         allow_loss: leave out what the target cannot hold, instead of refusing.
         prove: whether the libraries' own models are built and run, where they are installed and a
             `config.json` tells how.
+        resample: recipes by which positions, kernel or channels are taken to `image_size`,
+            `patch_size` and `in_channels`, which then are the new ones (docs/resizing.md); None
+            where no size changes.
         ignore: names, or patterns of the shell's kind, of tensors of the source that play no part
             although nothing explains them.
         dialects: TOML files with dialects of your own.
@@ -146,10 +151,15 @@ def port(
         raise PatchParityError(
             f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}"
         )
+    recipes = as_recipes(resample)
     with opened(source) as checkpoint:
-        stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
-        raw, proofs = _read_source(checkpoint, stage, prove)
+        told = sizes_of_source(sizes, recipes)
+        read = stage = read_stage(checkpoint, from_, prefix, known, told, ignore)
+        raw, proofs = _read_source(checkpoint, stage, prove, not recipes)
         not_moved = len(set(checkpoint.tensors) - _names_of(stage))
+    changed = resized(stage, sizes or Sizes(), recipes) if recipes else Resized(stage, [], [])
+    stage, proofs = changed.stage, [*proofs, *changed.checks]
+    _require_proof(changed.checks, "the library's own function gives another table")
     place = None if into is None else _place(into, to, known, stage)
     if place is None and wanted.framework == "keras":
         raise PatchParityError(
@@ -164,7 +174,10 @@ def port(
     }
     _require_no_loss_of(target, into, tensors_by_name, wanted)
     kernel = tensors[under + wanted.entries["kernel"].name]
-    checks = [*proofs, *prove_move(stage, raw, held, written, kernel, wanted, bool(plan.losses))]
+    checks = [
+        *proofs,
+        *prove_move(stage, raw, held, written, kernel, wanted, bool(plan.losses), read),
+    ]
 
     def prove_draft(draft: Path) -> None:
         checks.append(read_back(draft, to, written, stage.spec, place, known))
@@ -176,7 +189,7 @@ def port(
                 f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
             )
 
-    steps = _steps(stage, plan, held, written, dtype)
+    steps = changed.steps + _steps(stage, plan, held, written, dtype)
     if into is None:
         metadata = {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None
         write_checkpoint(target, tensors_by_name, metadata, prove_draft)
@@ -201,10 +214,10 @@ def port(
 
 
 def _read_source(
-    checkpoint: Checkpoint, stage: Stage, prove: bool
+    checkpoint: Checkpoint, stage: Stage, prove: bool, told: bool
 ) -> tuple[dict[str, NDArray[Any]], list[Check]]:
     """The tensors of a source that the proof of its layout takes as they are, and the proof by its
-    library.
+    library; `told` is whether a user's image size is the source's.
 
     Raises:
         PatchParityError: a stage that is not the whole of it, one that is ambiguous, a proof that
@@ -220,8 +233,8 @@ def _read_source(
     _require_proof(proofs, f"{checkpoint.path} is not what it was read as")
     if stage.candidate.assumed:
         raise PatchParityError(
-            f"{checkpoint.path} is ambiguous: {stage.candidate.assumed} (--image-size, or a "
-            "config.json beside it)"
+            f"{checkpoint.path} is ambiguous: {stage.candidate.assumed} "
+            f"({'--image-size, or ' if told else ''}a config.json beside it)"
         )
     return raw, proofs
 
@@ -383,7 +396,7 @@ def _require_same_shape(stage: Stage, place: Stage) -> None:
     if tables[0] is not None and tables[1] is not None and stage.spec.grid != place.spec.grid:
         raise PatchParityError(
             f"the existing checkpoint has a grid of {place.spec.grid}, the source of "
-            f"{stage.spec.grid}: sizes of positions are not changed on the way"
+            f"{stage.spec.grid}: --image-size and --resample change it"
         )
 
 

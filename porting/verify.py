@@ -12,6 +12,7 @@ import numpy as np
 
 from ..reference.answer import Answer
 from ..reference.diagnosis.diagnose import diagnose
+from ..reference.diagnosis.resize import diagnose_resize
 from ..reference.embed import patch_embed
 from ..reference.errors import PatchParityError
 from ..reference.probes import random_images
@@ -26,6 +27,7 @@ from .dialects.stage import NORMS, Stage, read_stage
 from .files.opening import opened
 from .proof.compare import Check, compare_fields, compare_rows, not_square, prefix_and_positions
 from .proof.library import prove_by_library
+from .resized import as_recipes, resized, sizes_of_source
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,6 +76,7 @@ def verify(
     padding: int | Sequence[int] | None = None,
     sizes: Sizes | None = None,
     prove: bool = True,
+    resample: str | Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> Difference:
@@ -91,6 +94,8 @@ def verify(
         sizes: the same in one object, as earlier versions took them.
         prove: whether the libraries' own models are built and run, where they are installed and a
             `config.json` tells how.
+        resample: recipes by which the first is taken to the sizes of the second before they are
+            compared; what is told of sizes then holds for the second.
         ignore: names, or patterns of the shell's kind, of tensors that play no part although
             nothing explains them.
         dialects: TOML files with dialects of your own.
@@ -111,13 +116,20 @@ def verify(
         warnings.warn("prefixes= is now prefix=", DeprecationWarning, stacklevel=2)
         prefix = prefixes
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
+    recipes = as_recipes(resample)
     stages, proofs = _read_both(
-        (first, second), from_, prefix, sizes, prove, ignore, list_dialects(dialects)
+        (first, second), from_, prefix, sizes, prove, ignore, list_dialects(dialects), recipes
     )
     one, other = stages
+    whole = one
+    if recipes:
+        done = resized(one, Sizes.of(other.spec), recipes)
+        proofs += done.checks
+        stages = [done.stage, other]
+        one = done.stage
     labels = one.candidate.label, other.candidate.label
     if why := _not_comparable(one, other):
-        return Difference(False, *labels, why, [])
+        return Difference(False, *labels, why + _resized_how(one, other), [])
     spec = one.spec if one.size_known else other.spec
     compared_fields = [
         compare_fields(name, one.weights, other.weights) for name in ("kernel", "bias", *NORMS)
@@ -137,6 +149,7 @@ def verify(
         wrong = [check for check in checks if check.verdict == "fail"]
         names = ", ".join(check.name for check in wrong)
         how = wrong[0].message if names == "bias" else _what_differs(one, other)
+        how += _resized_how(whole, other) if recipes else ""
         why = f"the kernels agree, and {names} {'does' if names == 'bias' else 'do'} not ({how})"
     else:
         why = f"the second against the first: {_of_kernels(one, other, spec)}"
@@ -151,6 +164,7 @@ def _read_both(
     prove: bool,
     ignore: Sequence[str],
     known: Mapping[str, Dialect],
+    recipes: Sequence[str],
 ) -> tuple[list[Stage], list[Check]]:
     """The two stages, and what their libraries say of them."""
     stages: list[Stage] = []
@@ -160,9 +174,10 @@ def _read_both(
     ):
         with opened(path) as checkpoint:
             known_sizes = stages[0].sizes if stages and stages[0].size_known else sizes
-            stages.append(
-                read_stage(checkpoint, dialect, prefix, known, sizes or known_sizes, ignore)
-            )
+            wanted = sizes or known_sizes
+            if recipes:  # of another size than the first
+                wanted = sizes if stages else sizes_of_source(sizes, recipes)
+            stages.append(read_stage(checkpoint, dialect, prefix, known, wanted, ignore))
             if prove:
                 check = prove_by_library(checkpoint, stages[-1])
                 proofs.append(dataclasses.replace(check, name=f"{side}: {check.name}"))
@@ -255,6 +270,30 @@ def _not_comparable(one: Stage, other: Stage) -> str:
     if one.size_known and other.size_known and one.spec.image_size != other.spec.image_size:
         return f"the first has a grid of {one.spec.grid}, the second of {other.spec.grid}"
     return ""
+
+
+def _resized_how(one: Stage, other: Stage) -> str:
+    """By which recipe the positions of the second are those of the first, resized, as the end of a
+    sentence; empty where that is no question."""
+    tables = one.weights.positions, other.weights.positions
+    grids = one.spec.grid, other.spec.grid
+    if tables[0] is None or tables[1] is None or grids[0] == grids[1]:
+        return ""
+    if not (one.size_known and other.size_known) or one.stem or len(grids[0]) != 2:
+        return ""
+    ahead = [stage.weights.num_positions_ahead for stage in (one, other)]
+    counts = [grid[0] * grid[1] for grid in grids]
+    if ahead[0] != ahead[1] or one.spec.embed_dim != other.spec.embed_dim:
+        return ""
+    rows = [
+        table[: first + count]
+        for table, first, count in zip(tables, ahead, counts, strict=True)
+        if table is not None
+    ]
+    found = diagnose_resize(rows[0], rows[1], *grids, prefix_rows=ahead[0])
+    if found.status == "unknown":
+        return f"; of the positions {found.explanation}"
+    return f"; the positions of the second are those of the first, {found.explanation}"
 
 
 def _stems_differ(one: Stage, other: Stage) -> str:

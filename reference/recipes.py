@@ -467,6 +467,35 @@ RECIPES: dict[str, Recipe] = _recipes()
 """Every recipe, by name."""
 
 
+COORDINATES = {
+    "half-pixel": "half-pixel coordinates",
+    "half-pixel-or-first": "half-pixel coordinates",
+    "align-corners": "corners aligned",
+    "shifted-corners": "corners aligned and half a pixel added",
+    "asymmetric": "asymmetric coordinates",
+}
+"""Where new samples lie, in words."""
+
+
+def in_words(rule: Rule) -> str:
+    """A rule as people say it."""
+    kernel = f"cubic with a = {number_in_words(rule.a)}" if rule.kernel == "cubic" else rule.kernel
+    parts = [kernel, COORDINATES[rule.coordinates]]
+    parts.append("antialiased" if rule.antialias else "no antialias")
+    if rule.offset:
+        parts.append(f"step old/(new + {rule.offset:g})")
+    if rule.table:
+        parts.append(f"weights of a table of {rule.table}")
+    if rule.outside_is_zero:
+        parts.append("zero where a coordinate leaves the grid")
+    return ", ".join(parts)
+
+
+def number_in_words(value: float) -> str:
+    """A number with a minus sign that is one."""
+    return f"{value:g}".replace("-", "−")
+
+
 def get_recipe(name: str) -> Recipe:
     """The recipe of a name.
 

@@ -120,7 +120,7 @@ def resize_matrix(rule: Rule, size: int, new_size: int) -> NDArray[np.float64]:
 
 def _coordinates(rule: Rule, size: int, new_size: int) -> tuple[NDArray[np.float64], float]:
     """Where new samples lie among the old ones, and how far apart."""
-    number = np.float32 if rule.rounding == "float32" else np.float64
+    number: Any = np.float32 if rule.rounding == "float32" else np.float64
     new, half = np.arange(new_size).astype(number), number(0.5)
     step = number(size) / number(new_size + rule.offset)
     corners = number(size - 1) / number(new_size - 1) if new_size > 1 else number(0)

@@ -104,7 +104,7 @@ def resize_positions(
 KERNEL_RECIPES: dict[str, tuple[str, bool]] = {
     **{
         f"pi-timm-{end}": (f"torch-{end}", True)
-        for end in ("bilinear", "bicubic", "bilinear-antialias", "bicubic-antialias")
+        for end in ("bicubic-antialias", "bicubic", "bilinear-antialias", "bilinear")
     },
     "pi-big-vision-bilinear": ("tf-bilinear", True),
     **{
@@ -164,7 +164,9 @@ def resize_kernel(
     rows, columns = _matrices(RECIPES[like], old, new)
     if pseudo_inverse:
         # of a Kronecker product it is that of its factors
-        rows, columns = (np.linalg.pinv(matrix.T) for matrix in (rows, columns))
+        rows, columns = (
+            np.asarray(np.linalg.pinv(matrix.T), np.float64) for matrix in (rows, columns)
+        )
     flat = np.moveaxis(kernel.reshape(-1, *old, kernel.shape[-1]), 0, 2)
     resized = resize_axes(flat.reshape(*old, -1), rows, columns, dtype)
     resized = np.moveaxis(resized.reshape(*new, *flat.shape[2:]), 2, 0)
@@ -211,7 +213,7 @@ def adapt_channels(
         return np.asarray(values.sum(axis=-1, keepdims=True))
     if have == 3:
         repeated = np.tile(values, math.ceil(in_channels / 3))[..., :in_channels]
-        return np.asarray(repeated * np.dtype(dtype).type(3 / in_channels))
+        return np.asarray(repeated * np.asarray(3 / in_channels, dtype))
     raise PatchParityError(
         f"a kernel of {have} channels to {in_channels}: timm goes from 3 to any number, and to 1 "
         "from 1 to 3"

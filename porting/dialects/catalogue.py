@@ -70,6 +70,8 @@ _LISTS = (
     "checked",
     "require",
     "square",
+    "resample",
+    "resample_registers",
 )
 _CHOICES: dict[str, tuple[str, ...]] = {
     "framework": ("torch", "jax", "keras", "numpy"),
@@ -146,6 +148,9 @@ def _settings(table: Mapping[str, Any], wrong: Wrong) -> dict[str, Any]:
             raise wrong(f"{key} = {table[key]!r} is of the wrong kind")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise wrong(f"{key} = {value!r}: expected one of {', '.join(map(repr, _CHOICES[key]))}")
+    for key in ("resample", "resample_registers"):
+        if unknown := sorted(set(settings.get(key, ())) - set(RECIPES)):
+            raise wrong(f"{key} names {', '.join(unknown)}, and there is no such recipe")
     if "positioned" in settings:
         settings["positioned"] = tuple(map(tuple, table["positioned"]))
     if "pixels" in settings:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ...reference.errors import PatchParityError
+from ...reference.recipes import get_recipe, in_words
 from ..files.checkpoint import Checkpoint
 from ..files.own_format import FORMAT as OWN_FORMAT
 from ..files.tree import IN_MEMORY
@@ -372,4 +373,34 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
             raise PatchParityError(
                 f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and "
                 f"{'×'.join(map(str, asked))}{image_note} was told"
+                f"{_way_to(name, candidate)}"
             )
+
+
+def _way_to(name: str, candidate: Candidate) -> str:
+    """Which recipe takes a stage to the size that was told, and what it would do, as the end of a
+    sentence."""
+    if candidate.dialect.stem:
+        return ""
+    if name == "grid":
+        own = candidate.dialect.resample
+        if "register_tokens" in candidate.names and candidate.dialect.resample_registers:
+            own = candidate.dialect.resample_registers
+        return way_to_positions(own)
+    recipe = {"patch": "pi-timm-bicubic-antialias", "channels": "timm"}[name]
+    does = {
+        "patch": "resizes the kernel as timm does",
+        "channels": "takes the kernel to other channels as timm does",
+    }[name]
+    return f" (--resample {recipe} {does})"
+
+
+def way_to_positions(own: Sequence[str]) -> str:
+    """The recipes by which a library resizes its positions, as a hint in brackets."""
+    if not own:
+        return (
+            " (its library resizes no positions; --resample RECIPE does, torch-bicubic-antialias "
+            "say)"
+        )
+    ways = " or ".join(f"{name}: {in_words(get_recipe(name).rule)}" for name in own)
+    return f" (--resample RECIPE resizes its positions; its library's own is {ways})"

@@ -283,6 +283,9 @@ class Dialect:
         resize_to: `grid`, the image's; `square`, that of its longer side, of which the upper left
             part is taken (RADIO); `swapped`, that of as many rows as the image has columns and the
             other way round, whose rows follow one another all the same (Muse Spark).
+        resample: recipes by which its library resizes the position table to another image size,
+            where it does; more than one where that depends on the backend.
+        resample_registers: the same of models with register tokens, where it is another.
         always: optional fields that all models of a type have, by model type; `*` for all types.
         lacks: fields that models of a type do not have although the dialect does, by model type.
         shared_rows: rows in front of the position table that are added to every patch.
@@ -342,6 +345,8 @@ class Dialect:
     batch_norm_epsilon: float = 1e-5
     resize: str = ""
     resize_to: Literal["grid", "square", "swapped"] = "grid"
+    resample: tuple[str, ...] = ()
+    resample_registers: tuple[str, ...] = ()
     shared_rows: int = 0
     square: tuple[str, ...] = ()
     plain: bool = False

@@ -93,35 +93,55 @@ def prove_move(
     kernel: NDArray[Any],
     wanted: Dialect,
     lossy: bool,
+    source: Stage,
 ) -> list[Check]:
     """Both layouts, each in its own framework, against the reference; and the sequence before
     against the sequence after.
 
     In float32, for which every framework has functions: narrower weights are exact in it.
+
+    Args:
+        stage: as it is moved.
+        raw: tensors of the file, as they are.
+        held, written: the weights as the target has them, before and after a cast.
+        kernel: the target's tensor.
+        wanted: the target's dialect.
+        lossy: whether something was left out.
+        source: the stage as it was read, before it was resized.
     """
-    spec = not_square(stage.spec)
-    images = random_images(spec, 2, "float32", 0)
+    specs = not_square(source.spec), not_square(stage.spec)
+    images = random_images(specs[0], 2, "float32", 0)
     target_bias = None if written.bias is None else written.bias.astype(np.float32)
-    source_bias = None if stage.weights.bias is None else stage.weights.bias.astype(np.float32)
-    source_images = _normalized(images, stage.dialect, raw)
+    source_bias = None if source.weights.bias is None else source.weights.bias.astype(np.float32)
+    source_images = _normalized(images, source.dialect, raw)
     # the file's own kernel knows nothing of them
-    if source_images is not images or stage.dialect.batch_norm:
+    if source_images is not images or source.dialect.batch_norm:
         source_bias = raw["bias"].astype(np.float32).reshape(-1) if "bias" in raw else None
-    layouts = stage.dialect.entries["kernel"].layout, wanted.entries["kernel"].layout
+    layouts = source.dialect.entries["kernel"].layout, wanted.entries["kernel"].layout
     sides = [
         (
             "source",
-            stage.dialect.framework,
+            source.dialect.framework,
             layouts[0],
             raw["kernel"],
             source_images,
             source_bias,
-            stage.weights,
+            source.weights,
+            specs[0],
         ),
-        ("target", wanted.framework, layouts[1], kernel, images, target_bias, written),
+        (
+            "target",
+            wanted.framework,
+            layouts[1],
+            kernel,
+            random_images(specs[1], 2, "float32", 0),
+            target_bias,
+            written,
+            specs[1],
+        ),
     ]
     checks = []
-    for side, framework, layout, tensor, given, bias, weights in sides:
+    for side, framework, layout, tensor, given, bias, weights, spec in sides:
         layout = (
             layout if spec.spatial_axes == 2 or "Pt" in layout else layout.replace("Ph", "Pt Ph")
         )
@@ -131,7 +151,7 @@ def prove_move(
         where = f"{side} layout ({layout}) in {framework}"
         if tokens is None:
             tokens = patch_embed(
-                images,
+                random_images(spec, 2, "float32", 0),
                 PatchEmbedWeights(weights.kernel, weights.bias).astype(np.float32),
                 spec,
                 np.float32,

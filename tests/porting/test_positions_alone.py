@@ -10,7 +10,7 @@ import pytest
 from patchparity import PatchEmbedSpec, PatchParityError
 from patchparity.porting.dialects import positions
 from patchparity.porting.dialects.recognize import Candidate
-from patchparity.reference.resample import resize_grid
+from patchparity.reference.resize import resize_grid
 
 from .made_up import C, D, Held, dialect_of, rows
 

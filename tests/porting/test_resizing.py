@@ -1,0 +1,281 @@
+"""Checkpoints at another size: `port`, `embed` and `verify` with a recipe, against what
+transformers, timm and KerasHub do by themselves."""
+
+import json
+
+import numpy as np
+import pytest
+
+import patchparity as pp
+from patchparity.porting.dialects.catalogue import list_dialects
+
+from ..census.stand_in import import_library
+
+# of pixels that are in no patch, and of assumptions
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+RANDOM = np.random.default_rng(8)
+TINY = {
+    "hidden_size": 24,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "intermediate_size": 16,
+}
+
+
+def randomized(model):
+    """Tables as large as the tokens, so that another rule is no rounding; no two values alike."""
+    torch = pytest.importorskip("torch")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "position" in name or "pos_embed" in name:
+                parameter.copy_(torch.from_numpy(RANDOM.standard_normal(parameter.shape)))
+    return model.eval()
+
+
+def transformers_models():
+    """Class, configuration, the recipe of its library and where its embeddings are."""
+    transformers = pytest.importorskip("transformers")
+    return {
+        "hf-vit": (transformers.ViTModel, transformers.ViTConfig, "transformers-vit"),
+        "hf-deit": (transformers.DeiTModel, transformers.DeiTConfig, "transformers-deit"),
+        "hf-dinov2": (
+            transformers.Dinov2Model,
+            transformers.Dinov2Config,
+            "transformers-dinov2",
+        ),
+        "registers": (
+            transformers.Dinov2WithRegistersModel,
+            transformers.Dinov2WithRegistersConfig,
+            "transformers-dinov2-registers",
+        ),
+        "hf-clip": (
+            transformers.CLIPVisionModel,
+            transformers.CLIPVisionConfig,
+            "transformers-clip",
+        ),
+        "hf-siglip": (
+            transformers.SiglipVisionModel,
+            transformers.SiglipVisionConfig,
+            "transformers-siglip",
+        ),
+        "hf-beit": (transformers.BeitModel, transformers.BeitConfig, "transformers-beit"),
+    }
+
+
+def embedded(model, images):
+    """What a model of transformers feeds its first block."""
+    torch = pytest.importorskip("torch")
+    caught = []
+
+    def catch(module, arguments, named):
+        caught.append(arguments[0] if arguments else named["hidden_states"])
+
+    blocks = next(
+        each
+        for name, each in model.named_modules()
+        if name.endswith(("layer.0", "layers.0")) and "head" not in name
+    )
+    handle = blocks.register_forward_pre_hook(catch, with_kwargs=True)
+    options = {"interpolate_pos_encoding": True}
+    try:
+        with torch.no_grad():
+            try:
+                model(torch.from_numpy(images), **options)
+            except TypeError:
+                model(torch.from_numpy(images))
+    finally:
+        handle.remove()
+    return caught[0].numpy()
+
+
+def near(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    "which", ["hf-vit", "hf-deit", "hf-dinov2", "registers", "hf-clip", "hf-siglip", "hf-beit"]
+)
+@pytest.mark.parametrize("size", [(518, 518), (384, 256), (112, 160)])
+def test_a_checkpoint_of_transformers_is_resized_as_transformers_does(which, size, tmp_path):
+    kind, config, recipe = transformers_models()[which]
+    more = {"use_absolute_position_embeddings": True} if which == "hf-beit" else {}
+    model = randomized(kind(config(image_size=224, patch_size=16, **TINY, **more)))
+    model.save_pretrained(tmp_path / "model")
+    images = RANDOM.standard_normal((2, 3, *size)).astype(np.float32)
+    theirs = embedded(model, images)
+    near(pp.embed(tmp_path / "model", images, resample=recipe), theirs)
+    target = tmp_path / "resized.safetensors"
+    # whose libraries take every table for one of a square
+    square = which in ("hf-dinov2", "registers", "hf-beit")
+    to = "timm-vit" if square else which
+    report = pp.port(tmp_path / "model", target, to, image_size=size, resample=recipe)
+    assert report.ok
+    assert any(step.startswith(f"positions: 14×14 to {size[0] // 16}×") for step in report.steps)
+    assert any(check.name == f"positions by {recipe}" for check in report.checks)
+    size = tuple(side // 16 * 16 for side in size)
+    near(pp.embed(target, images[..., : size[0], : size[1]], image_size=size), theirs)
+    # without the recipe it is refused, and its library's own is named
+    with pytest.raises(pp.PatchParityError, match=f"its library's own is {recipe}: cubic"):
+        pp.port(tmp_path / "model", target, to, image_size=size)
+    with pytest.raises(pp.PatchParityError, match=f"its library's own is {recipe}: cubic"):
+        pp.embed(tmp_path / "model", images)
+
+
+@pytest.mark.parametrize("size", [(518, 518), (384, 256)])
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "deit3_small_patch16_224"])
+def test_a_checkpoint_of_timm_is_resized_as_timm_does(name, size, tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    try:
+        timm = import_library("timm")
+    except ModuleNotFoundError:
+        pytest.skip("timm is not installed")
+    from safetensors.torch import save_file
+
+    made = {"embed_dim": 48, "depth": 1, "num_heads": 2}
+    options = {**made, "num_classes": 0}
+    model = randomized(timm.create_model(name, **options))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    told = {"architecture": name, "model_args": made}
+    told["pretrained_cfg"] = {"input_size": [3, 224, 224]}  # as files of the hub have it
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    size = tuple(side // 16 * 16 for side in size)
+    larger = timm.create_model(name, img_size=size, **options)
+    module = import_library("timm.models.vision_transformer")
+    larger.load_state_dict(module.checkpoint_filter_fn(model.state_dict(), larger))
+    images = RANDOM.standard_normal((2, 3, *size)).astype(np.float32)
+    with torch.no_grad():
+        theirs = larger._pos_embed(larger.patch_embed(torch.from_numpy(images))).numpy()
+    near(pp.embed(tmp_path / "model.safetensors", images, resample="timm"), theirs)
+    target = tmp_path / "hf.safetensors"
+    report = pp.port(
+        tmp_path / "model.safetensors", target, "timm-vit", image_size=size, resample="timm"
+    )
+    assert report.ok
+    near(pp.embed(target, images, image_size=size), theirs)
+
+
+def test_kernels_and_channels_are_timms_own(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    try:
+        layers = import_library("timm.layers")
+        adapt = import_library("timm.models._manipulate").adapt_input_conv
+    except ModuleNotFoundError:
+        pytest.skip("timm is not installed")
+    model = randomized(
+        transformers.ViTModel(transformers.ViTConfig(image_size=48, patch_size=8, **TINY))
+    )
+    model.save_pretrained(tmp_path / "model")
+    kernel = model.embeddings.patch_embeddings.projection.weight.detach()
+    report = pp.port(
+        tmp_path / "model",
+        tmp_path / "other.safetensors",
+        "timm-vit",
+        image_size=72,
+        patch_size=12,
+        in_channels=1,
+        resample=["pi-timm-bicubic-antialias", "timm"],
+    )
+    expected = layers.resample_patch_embed(adapt(1, kernel), [12, 12]).numpy()
+    from safetensors.numpy import load_file
+
+    held = load_file(tmp_path / "other.safetensors")
+    near(held["patch_embed.proj.weight"], expected)
+    # the grid is the same, and so its positions stay to the bit
+    table = model.embeddings.position_embeddings.detach().numpy()
+    np.testing.assert_array_equal(held["pos_embed"], table)
+    kinds = [step.partition(":")[0] for step in report.steps]
+    assert kinds[:2] == ["channels", "kernel"]
+    assert "positions" not in kinds
+    assert torch.is_tensor(kernel)
+
+
+def test_a_checkpoint_of_keras_hub_is_resized_as_keras_hub_does(tmp_path):
+    keras_hub = pytest.importorskip("keras_hub")
+    import keras
+
+    backend = keras.backend.backend()
+    options = {
+        "patch_size": 14,
+        "num_layers": 1,
+        "hidden_dim": 24,
+        "num_heads": 2,
+        "intermediate_dim": 16,
+        "layer_scale_init_value": 1.0,
+        "num_register_tokens": 0,
+        "use_mask_token": False,
+        "use_swiglu_ffn": False,
+        "dropout_rate": 0.0,
+        "drop_path_rate": 0.0,
+        "image_shape": (70, 70, 3),
+        "position_embedding_shape": (70, 70, 3),
+    }
+    model = keras_hub.models.DINOV2Backbone(**options)
+    layer = model.embeddings
+    table = RANDOM.standard_normal(layer.position_embeddings.shape).astype(np.float32)
+    layer.position_embeddings.assign(table)
+    theirs = layer._interpolate_position_embeddings(
+        layer.position_embeddings, 14, (70, 70), (126, 70)
+    )
+    ours = pp.resize_positions(
+        table[0], (5, 5), (9, 5), prefix_rows=1, recipe=f"keras-hub-dinov2-{backend}"
+    )
+    near(ours, np.asarray(theirs)[0])
+    assert f"keras-hub-dinov2-{backend}" in list_dialects()["keras-hub-dinov2"].resample
+
+
+def test_verify_names_the_recipe_and_takes_one(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = randomized(
+        transformers.ViTModel(transformers.ViTConfig(image_size=64, patch_size=2, **TINY))
+    )
+    model.save_pretrained(tmp_path / "model")
+    for name, recipe in (("timm", "timm"), ("google", "scipy-zoom-1")):
+        pp.port(
+            tmp_path / "model",
+            tmp_path / f"{name}.safetensors",
+            "timm-vit",
+            image_size=32,
+            resample=recipe,
+        )
+    first, timm, google = (
+        tmp_path / name for name in ("model", "timm.safetensors", "google.safetensors")
+    )
+    without = pp.verify(first, timm)
+    assert not without.same
+    assert "resized by transformers-dinov2-registers: cubic with a = −0.5" in without.explanation
+    assert pp.verify(first, timm, resample="timm").same
+    wrong = pp.verify(first, timm, resample="transformers-vit")
+    assert not wrong.same
+    assert "resized by transformers-dinov2-registers" in wrong.explanation
+    zeros = pp.verify(first, google)
+    assert "resized by google-vit: linear, corners aligned" in zeros.explanation
+    assert pp.verify(first, google, resample="google-vit").same
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"image_size": 48, "resample": "timn"}, "did you mean timm"),
+        ({"image_size": 64, "resample": "timm"}, "timm has nothing to resize: hf-vit is of these"),
+        ({"patch_size": 4, "resample": "timm"}, "nothing says how kernels are resized"),
+        (
+            {"image_size": 48, "resample": "pi-timm-bicubic"},
+            "nothing says how positions are resized .--resample: its library's own is transformers",
+        ),
+        ({"in_channels": 1, "resample": "mae"}, "nothing says how channels are resized"),
+        ({"image_size": 48, "resample": ["timm", "mae"]}, "timm and mae both resize positions"),
+        ({"image_size": 4, "resample": "timm"}, "4"),
+        ({"image_size": (48, 32), "resample": "torchvision"}, "torchvision knows square grids"),
+        ({"in_channels": 2, "resample": "timm", "patch_size": 4}, "nothing says how kernels"),
+    ],
+)
+def test_what_cannot_be_resized_is_one_sentence(told, message, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.ViTModel(transformers.ViTConfig(image_size=64, patch_size=8, **TINY))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(pp.PatchParityError, match=message):
+        pp.port(tmp_path / "model", tmp_path / "other.safetensors", "timm-vit", **told)
+    assert not (tmp_path / "other.safetensors").exists()
