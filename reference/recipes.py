@@ -133,7 +133,10 @@ def _jax() -> dict[str, Recipe]:
         _CUBIC_ANTIALIAS,
         "jax.image.resize(method='cubic-pytorch')",
     )
-    recipes["jax-nearest"] = (Rule("nearest"), "jax.image.resize(method='nearest')")
+    recipes["jax-nearest"] = (
+        Rule("nearest", rounding="exact"),
+        "jax.image.resize(method='nearest')",
+    )
     return _named(recipes)
 
 
@@ -242,7 +245,7 @@ def _opencv() -> dict[str, Recipe]:
     recipes = _named(
         {
             "opencv-nearest": (
-                Rule("nearest", coordinates="asymmetric"),
+                Rule("nearest", coordinates="asymmetric", rounding="inverse"),
                 "cv2.resize(INTER_NEAREST)",
             ),
             "opencv-linear": (Rule(), "cv2.resize(INTER_LINEAR)"),

@@ -58,7 +58,7 @@ class Rule:
             and the weights of the others sum to 1; `zero`; `mirror`, about the sample at the edge.
         table: entries of the table that the kernel is looked up in, for each sample; 0 for none.
         rounding: the type in which coordinates are computed; `summed`, float64 by adding up steps,
-            of `nearest` alone.
+            and `exact`, in whole numbers, of `nearest` alone; `inverse`, float64, the step as 1/(new/old), as OpenCV has it.
         outside_is_zero: whether a new sample is zero whose coordinate leaves the grid, be it by a
             rounding error: SciPy's zoom.
     """
@@ -71,7 +71,7 @@ class Rule:
     stretch: Literal["step", "sizes"] = "step"
     edge: Edge = "clamp"
     table: int = 0
-    rounding: Literal["float64", "float32", "summed"] = "float64"
+    rounding: Literal["float64", "float32", "summed", "inverse", "exact"] = "float64"
     outside_is_zero: bool = False
 
 
@@ -100,7 +100,7 @@ def resize_matrix(rule: Rule, size: int, new_size: int) -> NDArray[np.float64]:
         fraction = np.rint(fraction * rule.table) / rule.table
     steps = np.arange(-reach, reach + 1)
     taps = start[:, None] + steps
-    weights = _kernel(rule, (fraction[:, None] - steps) / stretch)
+    weights = kernel_values(rule, (fraction[:, None] - steps) / stretch)
     inside = (taps >= 0) & (taps < size)
     if rule.edge in ("drop", "zero"):
         weights = np.where(inside, weights, 0.0)
@@ -123,6 +123,8 @@ def _coordinates(rule: Rule, size: int, new_size: int) -> tuple[NDArray[np.float
     number: Any = np.float32 if rule.rounding == "float32" else np.float64
     new, half = np.arange(new_size).astype(number), number(0.5)
     step = number(size) / number(new_size + rule.offset)
+    if rule.rounding == "inverse":
+        step = 1.0 / (new_size / size)
     corners = number(size - 1) / number(new_size - 1) if new_size > 1 else number(0)
     at, apart = {
         "half-pixel": ((new + half) * step - half, step),
@@ -134,13 +136,14 @@ def _coordinates(rule: Rule, size: int, new_size: int) -> tuple[NDArray[np.float
     return at.astype(np.float64), float(apart)
 
 
-def _kernel(rule: Rule, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+def kernel_values(rule: Rule, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A rule's kernel at distances, of any shape, in samples."""
     x, a = np.abs(distance), rule.a
     if rule.kernel == "linear":
         return np.maximum(1.0 - x, 0.0)
     if rule.kernel == "cubic":
         near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = ((x - 5) * x + 8) * x * a - 4 * a
+        far = (((x - 5) * x + 8) * x - 4) * a
         return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
     if rule.kernel == "spline3":
         near = 2 / 3 - x * x * (2 - x) / 2
@@ -175,6 +178,8 @@ def nearest_samples(rule: Rule, size: int, new_size: int) -> NDArray[np.int64]:
     if rule.rounding == "summed":  # Pillow adds up steps, and their rounding errors
         step = size / new_size
         at = np.add.accumulate(np.concatenate([[step * 0.5], np.full(new_size - 1, step)]))
+    elif rule.rounding == "exact":
+        at = (2 * np.arange(new_size) + 1) * size // (2 * new_size)
     else:
         at, _ = _coordinates(rule, size, new_size)
         # (i + ½)·step lies in old sample floor(…); a half-pixel coordinate is less by ½
@@ -195,9 +200,9 @@ def _matrix_of_bins(rule: Rule, size: int, new_size: int) -> NDArray[np.float64]
         share = np.clip(np.minimum(high, old + 1) - np.maximum(low, old), 0, None)
         matrix = share / share.sum(axis=1, keepdims=True)
     else:
-        step = size / new_size
-        start = np.floor(new * step).astype(np.int64)
-        over = (new + 1) - (start + 1) / step
+        by = new_size / size
+        start = np.floor(new * (1.0 / by)).astype(np.int64)
+        over = ((new + 1) - (start + 1) * by).astype(np.float32)  # a tie depends on it
         fraction = np.where(over <= 0, 0.0, over - np.floor(over))
         np.add.at(matrix, (new, start.clip(0, size - 1)), 1 - fraction)
         np.add.at(matrix, (new, (start + 1).clip(0, size - 1)), fraction)

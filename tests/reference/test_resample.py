@@ -13,7 +13,7 @@ from patchparity.reference.resample import (
     SUPPORT,
     VARIATION,
     Rule,
-    _kernel,
+    kernel_values,
     resize_axes,
     resize_bound,
     resize_matrix,
@@ -256,7 +256,7 @@ def test_a_kernel_varies_no_more_than_its_bound_says():
         for a in (-1.0, -0.75, -0.5) if kernel == "cubic" else (0.0,):
             rule, sums = Rule(kernel, a), []
             for part in np.linspace(0.001, 0.999, 501):
-                near, far = (_kernel(rule, part + by - steps) for by in (1e-6, -1e-6))
+                near, far = (kernel_values(rule, part + by - steps) for by in (1e-6, -1e-6))
                 sums.append(np.abs(near - far).sum() / 2e-6)
             assert bound / 1.25 < max(sums) < bound + 0.01
         assert set(VARIATION) <= set(SUPPORT)
