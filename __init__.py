@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from .porting.objects.transfer import from_module as from_module
     from .porting.objects.transfer import transfer as transfer
     from .porting.port import port as port
+    from .porting.preprocess import preprocess as preprocess
     from .porting.verify import verify as verify
     from .reference.controls import negative_controls as negative_controls
     from .reference.diagnosis.diagnose import diagnose as diagnose
+    from .reference.diagnosis.pixels import diagnose_pixels as diagnose_pixels
     from .reference.diagnosis.resize import diagnose_resize as diagnose_resize
     from .reference.diagnosis.resize import diagnose_resized_output as diagnose_resized_output
     from .reference.embed import patch_embed as patch_embed
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from .reference.initialize import initialize_weights as initialize_weights
     from .reference.patches import patchify as patchify
     from .reference.patches import unpatchify as unpatchify
+    from .reference.pixels import resize_pixels as resize_pixels
     from .reference.resize import adapt_channels as adapt_channels
     from .reference.resize import resize_kernel as resize_kernel
     from .reference.resize import resize_positions as resize_positions
@@ -68,9 +71,11 @@ _PUBLIC = {
     "patch_embed": "patchparity.reference.embed",
     "patch_embed_gradients": "patchparity.reference.embed",
     "diagnose": "patchparity.reference.diagnosis.diagnose",
+    "diagnose_pixels": "patchparity.reference.diagnosis.pixels",
     "diagnose_resize": "patchparity.reference.diagnosis.resize",
     "diagnose_resized_output": "patchparity.reference.diagnosis.resize",
     "resize_positions": "patchparity.reference.resize",
+    "resize_pixels": "patchparity.reference.pixels",
     "resize_kernel": "patchparity.reference.resize",
     "adapt_channels": "patchparity.reference.resize",
     "diagnose_object": "patchparity.bench.check.object_diagnosis",
@@ -87,6 +92,7 @@ _PUBLIC = {
     "Sizes": "patchparity.porting.dialects.sizes",
     "verify": "patchparity.porting.verify",
     "embed": "patchparity.porting.embed",
+    "preprocess": "patchparity.porting.preprocess",
     "to_module": "patchparity.porting.objects.build",
     "from_module": "patchparity.porting.objects.transfer",
     "transfer": "patchparity.porting.objects.transfer",

@@ -22,7 +22,7 @@ from .checkpoint_options import (
     StrideOption,
     sizes_of_options,
 )
-from .choices import DIALECTS, OUTPUTS
+from .choices import DIALECTS, OUTPUTS, PIXEL_BACKENDS
 from .exit import FAILED, FINE
 from .options import JsonOption
 
@@ -260,8 +260,8 @@ def embed_command(
         Path,
         typer.Argument(
             metavar="IMAGES",
-            help="A .npy file, NCHW (tubelets NCTHW), taken as it is, or a picture, scaled to -1 "
-            "to 1.",
+            help="A .npy file, NCHW (tubelets NCTHW), taken as it is, or a picture: scaled to -1 "
+            "to 1, or made into images by --preprocess.",
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The .npy file to write.")],
@@ -281,6 +281,28 @@ def embed_command(
     stride: StrideOption = None,
     padding: PaddingOption = None,
     resample: ResampleOption = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            "--preprocess",
+            metavar="auto|FILE",
+            help="Make the images of a picture as this file says (preprocessor_config.json of "
+            "transformers, timm's config.json, KerasHub's preprocessor.json), or auto, the one "
+            "beside the checkpoint.",
+        ),
+    ] = None,
+    preprocess_backend: Annotated[
+        str,
+        typer.Option(
+            "--preprocess-backend",
+            **PIXEL_BACKENDS,
+            help="What transformers' processors resize with: torchvision, as version 5 does, or "
+            "pillow.",
+        ),
+    ] = "torchvision",
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Turn a picture as its EXIF data say.")
+    ] = False,
     ignore: IgnoreOption = None,
     dialects: DialectsOption = None,
 ) -> None:
@@ -289,7 +311,8 @@ def embed_command(
     from ..porting.dialects.sizes import Sizes
     from ..porting.embed import read_for_images, told_parts
     from ..porting.files.atomic import files_read, require_writable
-    from ..porting.files.images import read_images, write_array
+    from ..porting.files.images import write_array
+    from ..porting.preprocess import images_of
 
     if target.suffix != ".npy":
         raise PatchParityError(f"{target}: expected the name of a .npy file to write the {to} to")
@@ -301,7 +324,8 @@ def embed_command(
     require_writable(target, *files_read(checkpoint), *(dialects or ()), images)
     sizes = Sizes.of_user(**sizes_of_options(context))
     require_choice("to", to, ("tokens", "sequence"))
-    pixels = read_images(images)
+    made = images_of(images, checkpoint, preprocess, preprocess_backend, rotate)
+    pixels = made.images
     read = read_for_images(
         checkpoint,
         pixels,
@@ -313,7 +337,9 @@ def embed_command(
         dialects=dialects or (),
     )
     tokens = read.embed(pixels, to)
-    for step in read.steps:
+    for note in made.notes:
+        err.print(f"[yellow]told[/] {escape(note)}", soft_wrap=True)
+    for step in (*made.steps, *read.steps):
         err.print(f"[yellow]step[/] {escape(step)}", soft_wrap=True)
     for sentence in (*told_parts(read.stage), *read.left_out(pixels)):
         err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)

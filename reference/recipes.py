@@ -134,7 +134,7 @@ def _jax() -> dict[str, Recipe]:
         "jax.image.resize(method='cubic-pytorch')",
     )
     recipes["jax-nearest"] = (
-        Rule("nearest", rounding="exact"),
+        Rule("nearest", rounding="reciprocal"),
         "jax.image.resize(method='nearest')",
     )
     return _named(recipes)

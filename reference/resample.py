@@ -57,8 +57,9 @@ class Rule:
         edge: what a sample outside of the grid is: `clamp`, the sample at the edge; `drop`, none,
             and the weights of the others sum to 1; `zero`; `mirror`, about the sample at the edge.
         table: entries of the table that the kernel is looked up in, for each sample; 0 for none.
-        rounding: the type in which coordinates are computed; `summed`, float64 by adding up steps,
-            and `exact`, in whole numbers, of `nearest` alone; `inverse`, float64, the step as 1/(new/old), as OpenCV has it.
+        rounding: the type in which coordinates are computed; `inverse`, float64, the step as
+            1/(new/old), as OpenCV has it; `reciprocal`, float32, the step as old·(1/new), as XLA
+            has it; of `nearest` alone `summed`, float64 by adding up steps.
         outside_is_zero: whether a new sample is zero whose coordinate leaves the grid, be it by a
             rounding error: SciPy's zoom.
     """
@@ -71,7 +72,7 @@ class Rule:
     stretch: Literal["step", "sizes"] = "step"
     edge: Edge = "clamp"
     table: int = 0
-    rounding: Literal["float64", "float32", "summed", "inverse", "exact"] = "float64"
+    rounding: Literal["float64", "float32", "summed", "inverse", "reciprocal"] = "float64"
     outside_is_zero: bool = False
 
 
@@ -118,13 +119,20 @@ def resize_matrix(rule: Rule, size: int, new_size: int) -> NDArray[np.float64]:
     return matrix
 
 
+def _step(rule: Rule, size: int, new_size: int) -> tuple[Any, Any]:
+    """The type in which coordinates are computed, and the ratio of the sizes in it."""
+    number: Any = np.float32 if rule.rounding in ("float32", "reciprocal") else np.float64
+    if rule.rounding == "inverse":
+        return number, 1.0 / (new_size / size)
+    if rule.rounding == "reciprocal":
+        return number, number(size) * (number(1) / number(new_size))
+    return number, number(size) / number(new_size + rule.offset)
+
+
 def _coordinates(rule: Rule, size: int, new_size: int) -> tuple[NDArray[np.float64], float]:
     """Where new samples lie among the old ones, and how far apart."""
-    number: Any = np.float32 if rule.rounding == "float32" else np.float64
+    number, step = _step(rule, size, new_size)
     new, half = np.arange(new_size).astype(number), number(0.5)
-    step = number(size) / number(new_size + rule.offset)
-    if rule.rounding == "inverse":
-        step = 1.0 / (new_size / size)
     corners = number(size - 1) / number(new_size - 1) if new_size > 1 else number(0)
     at, apart = {
         "half-pixel": ((new + half) * step - half, step),
@@ -178,12 +186,12 @@ def nearest_samples(rule: Rule, size: int, new_size: int) -> NDArray[np.int64]:
     if rule.rounding == "summed":  # Pillow adds up steps, and their rounding errors
         step = size / new_size
         at = np.add.accumulate(np.concatenate([[step * 0.5], np.full(new_size - 1, step)]))
-    elif rule.rounding == "exact":
-        at = (2 * np.arange(new_size) + 1) * size // (2 * new_size)
+    elif rule.coordinates == "half-pixel":
+        # (i + ½)·step lies in old sample floor(…); a coordinate would be less by ½, and a rounding
+        number, step = _step(rule, size, new_size)
+        at = (np.arange(new_size).astype(number) + number(0.5)) * step
     else:
         at, _ = _coordinates(rule, size, new_size)
-        # (i + ½)·step lies in old sample floor(…); a half-pixel coordinate is less by ½
-        at = at + 0.5 if rule.coordinates == "half-pixel" else at
     return np.floor(at).astype(np.int64).clip(0, size - 1)
 
 

@@ -3,6 +3,7 @@ result, written in one step."""
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,64 @@ def read_images(path: str | os.PathLike[str]) -> NDArray[Any]:
                 f"images of shape {images.shape}: expected (B, C, H, W), or (B, C, T, H, W)"
             )
         return images.astype(np.float64)
+    return (read_picture(source).pixels / 127.5 - 1).transpose(2, 0, 1)[None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture from a file.
+
+    Args:
+        pixels: `(H, W, 3)`, uint8.
+        notes: what was done to it, or not, in sentences.
+    """
+
+    pixels: NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+
+
+CONVERTED = {
+    "1": "of one bit a pixel, read as black and white in three channels",
+    "L": "gray, repeated in three channels",
+    "P": "of a palette, whose colors are read",
+    "LA": "gray with alpha: repeated in three channels, the alpha left out",
+    "PA": "of a palette with alpha, which is left out",
+    "RGBA": "with alpha, which is left out: what is transparent shows the color below",
+    "RGBa": "with alpha, which is left out",
+    "CMYK": "CMYK, turned into RGB by Pillow, without a color profile",
+    "YCbCr": "YCbCr, turned into RGB",
+    "LAB": "L*a*b*, turned into RGB",
+    "HSV": "HSV, turned into RGB",
+}
+"""What a picture of each of Pillow's modes becomes, in words."""
+
+ROTATED = {
+    2: "mirrored",
+    3: "by 180 degrees",
+    4: "upside down and mirrored",
+    5: "by 90 degrees and mirrored",
+    6: "by 90 degrees",
+    7: "by 270 degrees and mirrored",
+    8: "by 270 degrees",
+}
+"""EXIF's orientations."""
+
+
+def read_picture(path: str | os.PathLike[str], rotate: bool = False) -> Picture:
+    """A picture as three channels of 8 bits.
+
+    Args:
+        path: the file.
+        rotate: whether it is turned as its EXIF data say.
+
+    Raises:
+        PatchParityError: a file that cannot be read, of more than 8 bits, or that claims to be
+            larger than it can be; Pillow missing.
+    """
+    source = Path(path)
     try:
         import PIL.Image
+        import PIL.ImageOps
     except ImportError:
         raise PatchParityError(
             "a picture needs Pillow: pip install 'patchparity[images]'"
@@ -52,14 +109,31 @@ def read_images(path: str | os.PathLike[str]) -> NDArray[Any]:
                     f"{source} claims {picture.width}×{picture.height} pixels in "
                     f"{source.stat().st_size} bytes: it is not read"
                 )
-            pixels = np.asarray(picture.convert("RGB"), np.float64)
+            mode = picture.mode
+            if mode != "RGB" and mode not in CONVERTED:
+                kind = "of floats" if mode == "F" else "of more than 8 bits"
+                raise PatchParityError(
+                    f"{source} is {kind} a channel (mode {mode}): expected 8; scale it first, for "
+                    "Pillow would cut it off"
+                )
+            notes = [f"the picture is {CONVERTED[mode]}"] if mode != "RGB" else []
+            turned = picture.getexif().get(ORIENTATION, 1)
+            image = picture.convert("RGB")
+            if turned in ROTATED:
+                how = f"its EXIF data say that it is to be turned {ROTATED[turned]}"
+                notes.append(f"{how}: it was" if rotate else f"{how}: read as it lies (--rotate)")
+                image = PIL.ImageOps.exif_transpose(image) if rotate else image
+            return Picture(np.asarray(image, np.uint8), tuple(notes))
     except (PatchParityError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged picture makes Pillow raise
         raise PatchParityError(
             f"cannot read a picture from {source}: {error or type(error).__name__}"
         ) from None
-    return (pixels / 127.5 - 1).transpose(2, 0, 1)[None]
+
+
+ORIENTATION = 0x0112
+"""EXIF's tag of how a picture is turned."""
 
 
 def write_array(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
