@@ -17,9 +17,12 @@ standard error of 6% of the tail. Probabilities below
 `FEWEST_IN_A_TAIL` of them are read from the tail of a normal distribution instead: Holm's
 adjustment asks for 0.025/m among m comparisons, and a whole record has a thousand."""
 
-MOST_DRAWN = 16
-"""Shapes of samples whose resamples are kept, half a megabyte each for 24 rounds: a record has a
-few, one for each number of rounds."""
+MOST_DRAWN = 2
+"""Shapes of samples whose resamples are kept, half a megabyte each for 24 rounds: rows come
+interleave by interleave, and those of one have the same rounds."""
+
+AT_ONCE = 1000
+"""Resamples that are laid out in one go: 24 rounds of all of them are 2 MB in each step."""
 
 FEWEST_IN_A_TAIL = 10
 """Resamples whose number tells a probability: its standard error is then a third of it."""
@@ -58,7 +61,15 @@ def resampled_medians(groups: Groups, seed: int = 0) -> NDArray[np.float64]:
         `RESAMPLES` medians.
     """
     values = np.concatenate([np.asarray(group, np.float64) for group in groups])
-    return _medians(values[_drawn(tuple(len(group) for group in groups), seed)])
+    drawn = _drawn(tuple(len(group) for group in groups), seed)
+    return np.concatenate(
+        [_medians(values[drawn[at : at + AT_ONCE]]) for at in range(0, RESAMPLES, AT_ONCE)]
+    )
+
+
+def median_of(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """The median, to the last bit that of `np.median`, which loads masked arrays for it."""
+    return float(_medians(np.array(values, np.float64, ndmin=2))[0])
 
 
 @functools.lru_cache(maxsize=MOST_DRAWN)
@@ -67,33 +78,42 @@ def _drawn(generation_lengths: tuple[int, ...], seed: int) -> NDArray[np.integer
     rounds: the same for all rows of an interleave."""
     generator = np.random.default_rng(seed)
     lengths = np.array(generation_lengths)
-    count, total = len(lengths), int(lengths.sum())
-    smallest = np.uint16 if total < 2**16 else np.int64
-    drawn = generator.integers(count, size=(RESAMPLES, count))
-    if len(set(generation_lengths)) == 1:
-        rounds = generator.integers(lengths[0], size=(RESAMPLES, count, lengths[0]))
-        return (drawn[:, :, None] * lengths[0] + rounds).reshape(RESAMPLES, -1).astype(smallest)
+    total = int(lengths.sum())
+    resamples = np.empty((RESAMPLES, total), np.uint16 if total < 2**16 else np.int64)
+    drawn = generator.integers(len(lengths), size=(RESAMPLES, len(lengths)))
+    for at in range(0, RESAMPLES, AT_ONCE):
+        here = drawn[at : at + AT_ONCE]
+        resamples[at : at + AT_ONCE] = _rounds_of(here, lengths, generator)
+    return resamples
+
+
+def _rounds_of(
+    drawn: NDArray[np.int64], lengths: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """The rounds of some resamples, `(resamples, samples)`, of the generations that were drawn for
+    them."""
+    count, total = len(drawn), int(lengths.sum())
+    if len(set(lengths.tolist())) == 1:
+        rounds = generator.integers(lengths[0], size=(count, len(lengths), lengths[0]))
+        return (drawn[:, :, None] * lengths[0] + rounds).reshape(count, -1)
     # As many rounds as there are, each from any of those of the drawn generations: a longer one has
     # more of them, as in the median itself.
     ends = np.cumsum(lengths[drawn], axis=1)
-    picked = (generator.random((RESAMPLES, total)) * ends[:, -1:]).astype(np.int64)
+    picked = (generator.random((count, total)) * ends[:, -1:]).astype(np.int64)
     place = (picked[:, :, None] >= ends[:, None, :-1]).sum(axis=2)
     within = picked - np.take_along_axis(
-        np.concatenate([np.zeros((RESAMPLES, 1), np.int64), ends], axis=1), place, axis=1
+        np.concatenate([np.zeros((count, 1), np.int64), ends], axis=1), place, axis=1
     )
     starts = np.cumsum(lengths) - lengths
-    return (starts[np.take_along_axis(drawn, place, axis=1)] + within).astype(smallest)
+    return starts[np.take_along_axis(drawn, place, axis=1)] + within
 
 
 def _medians(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median of each row, to the last bit that of `np.median`, which takes five times as long
-    for many short rows."""
-    ordered, half = np.sort(rows, axis=1), rows.shape[1] // 2
-    return (
-        ordered[:, half].copy()
-        if rows.shape[1] % 2
-        else (ordered[:, half - 1] + ordered[:, half]) / 2
-    )
+    """The median of each row, which is sorted where it lies: to the last bit that of `np.median`,
+    which takes five times as long for many short rows."""
+    rows.sort(axis=1)
+    half = rows.shape[1] // 2
+    return rows[:, half].copy() if rows.shape[1] % 2 else (rows[:, half - 1] + rows[:, half]) / 2
 
 
 def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64]]:
@@ -145,7 +165,7 @@ def paired_ratio(
         ValueError: as `paired_ratios`.
     """
     ratios = paired_ratios(seconds, reference)
-    median = float(np.median(np.concatenate(ratios)))
+    median = median_of(np.concatenate(ratios))
     return median, interval_of(resampled_medians(ratios, seed)) if enough(ratios) else None
 
 
@@ -260,7 +280,7 @@ def _chance_of_none(ratio: Ratio) -> float:
     else:
         spread, distance = (
             float(np.std(ratio.medians)),
-            abs(float(np.median(ratio.medians)) - limit),
+            abs(median_of(ratio.medians) - limit),
         )
         chance = NormalDist().cdf(-distance / spread) if spread else 0.0
         chance = min(chance, (1 + FEWEST_IN_A_TAIL) / (1 + len(ratio.medians)))
@@ -273,7 +293,7 @@ def _adjusted_interval(medians: NDArray[np.float64], tail: float) -> tuple[float
     low, high = interval_of(medians, tail)
     if tail * len(medians) < FEWEST_IN_A_TAIL:
         center, reach = (
-            float(np.median(medians)),
+            median_of(medians),
             float(np.std(medians)) * NormalDist().inv_cdf(1 - tail),
         )
         low, high = min(low, center - reach), max(high, center + reach)

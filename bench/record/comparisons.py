@@ -18,6 +18,7 @@ from ..intervals import (
     by_generation,
     compare_ratios,
     enough,
+    median_of,
     paired_chance,
     paired_ratios,
     resampled_medians,
@@ -288,7 +289,7 @@ def _ratio_of(entry: Measured, partner: Measured, chosen_from: int, floors: Floo
 
 
 def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: int) -> Ratio:
-    median = float(np.median(np.concatenate(pairs)))
+    median = median_of(np.concatenate(pairs))
     if not enough(pairs):
         return Ratio(median, None)
     if noise is None:
