@@ -17,7 +17,7 @@ standard error of 6% of the tail. Probabilities below
 `FEWEST_IN_A_TAIL` of them are read from the tail of a normal distribution instead: Holm's
 adjustment asks for 0.025/m among m comparisons, and a whole record has a thousand."""
 
-MOST_DRAWN = 2
+MOST_DRAWN = 1
 """Shapes of samples whose resamples are kept, half a megabyte each for 24 rounds: rows come
 interleave by interleave, and those of one have the same rounds."""
 
@@ -142,9 +142,20 @@ def paired_ratios(seconds: Groups, reference: Groups) -> list[NDArray[np.float64
 def interval_of(
     medians: NDArray[np.float64], tail: float = (1 - CONFIDENCE) / 2
 ) -> tuple[float, float]:
-    """The percentile interval of resampled medians, with probability `tail` beyond each end."""
-    low, high = np.quantile(medians, (tail, 1 - tail))
-    return float(low), float(high)
+    """The percentile interval of resampled medians, with probability `tail` beyond each end, to the
+    last bit that of `np.quantile`, which loads masked arrays for it."""
+    return _quantile(medians, tail), _quantile(medians, 1 - tail)
+
+
+def _quantile(values: NDArray[np.float64], share: float) -> float:
+    """A quantile, reckoned from the nearer of the two values beside it."""
+    place = share * (len(values) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(values) - 1)
+    ordered = np.partition(values, (below, above))
+    low, high = float(ordered[below]), float(ordered[above])
+    step, rest = high - low, place - below
+    return low + step * rest if rest < 0.5 else high - step * (1 - rest)
 
 
 def paired_ratio(

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError
+from patchparity.bench import intervals
 from patchparity.bench.cases import VIT_PATCHES, VIT_WIDTHS, named_case
 from patchparity.bench.check.shapes import CHECK_CASES
 from patchparity.bench.intervals import (
     RESAMPLES,
     Ratio,
+    _drawn,
     _medians,
     by_generation,
     compare_ratios,
+    interval_of,
+    median_of,
     noise_floor,
     paired_chance,
     paired_ratio,
@@ -302,6 +306,26 @@ def test_few_rounds_are_not_believed_however_far_apart_they_lie():
 def test_medians_of_resamples_are_numpy_s_to_the_last_bit(count):
     rows = np.random.default_rng(count).lognormal(size=(50, count))
     assert (_medians(rows) == np.median(rows, axis=1)).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 400, 10_000])
+def test_medians_and_intervals_are_numpy_s_to_the_last_bit(count):
+    values = np.random.default_rng(count).lognormal(size=count)
+    kept = values.copy()
+    assert median_of(values) == np.median(values)
+    for tail in (0.025, 0.0001, 0.013, 0.5):
+        assert interval_of(values, tail) == tuple(np.quantile(values, (tail, 1 - tail)))
+    assert (values == kept).all(), "what was measured keeps its order"
+
+
+@pytest.mark.parametrize("lengths", [(24,), (6, 6, 6), (16, 7, 1)])
+def test_resamples_do_not_depend_on_how_many_are_laid_out_at_once(lengths, monkeypatch):
+    whole = _drawn.__wrapped__(lengths, 3)
+    monkeypatch.setattr(intervals, "AT_ONCE", 999)
+    assert (_drawn.__wrapped__(lengths, 3) == whole).all()
+    samples = np.split(np.random.default_rng(0).random(sum(lengths)), np.cumsum(lengths)[:-1])
+    medians = np.median(np.concatenate(samples)[whole], axis=1)
+    assert (resampled_medians(samples, 3) == medians).all()
 
 
 def test_every_case_has_one_name_everywhere_and_so_has_any_shape():
