@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from patchparity.bench.progress import progress_bar
-from patchparity.bench.record.bench_json import SCHEMA, entry_of, machine_info, write_bench
+from patchparity.bench.record.bench_json import entry_of, machine_info, write_bench
 from patchparity.bench.record.rows import Row
+from patchparity.bench.record.schema import SCHEMA
 from patchparity.bench.timing.options import BenchOptions
 from patchparity.bench.timing.plan import plan
 from patchparity.bench.timing.session import BenchSession

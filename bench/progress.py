@@ -19,16 +19,17 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Report | None]:
         yield None
         return
     from rich.console import Console  # 40 ms to load
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn(title),
             BarColumn(),

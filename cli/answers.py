@@ -158,8 +158,7 @@ def report_command(
 ) -> None:
     """Write report.html, report.md and report.csv from a folder's record."""
     from ..bench.progress import part_of, progress_bar
-    from ..bench.report.render import content_of, write_pages
-    from ..bench.timing.benchmark import load_bench
+    from ..bench.timing.load import load_bench
 
     with progress_bar("report") as progress:
         assert progress is not None
@@ -167,8 +166,11 @@ def report_command(
         bench = load_bench(folder)
         missing, planned = bench.missing, bench.planned
         progress(READ, 1, "comparing")
+        # loaded after the file, whose text takes as much memory as all that draws
+        from ..bench.report.render import content_of, write_pages
+
         content = content_of(folder, bench, against or ())
-        del bench  # half of the memory; the pages need what is made of it
+        del bench  # a third of the memory; the pages need what is made of it
         files = write_pages(folder, content, figures, part_of(progress, COMPARED, 1, "writing"))
     for file in files[:3]:
         out.print(str(file))

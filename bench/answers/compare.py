@@ -24,7 +24,7 @@ from ..record.noise import Floors, noise_floors, noise_of
 from ..record.rows import Block
 from ..record.schema import Bench, Measured
 from ..record.words import block_title, disturbed_blocks
-from ..timing.benchmark import load_bench
+from ..timing.load import load_bench
 from .compare_report import ComparedRow, CompareReport
 
 

@@ -9,13 +9,9 @@ from typing import Any
 import msgspec
 
 from ...porting.files.atomic import plain, write_text
-from ...reference.errors import PatchParityError
 from .comparisons import comparisons
 from .rows import Row
-from .schema import Bench, Figures, Measured
-
-SCHEMA = "patchparity.bench/2"
-"""What `bench.json` calls itself; beside it stands pytest-benchmark's own version."""
+from .schema import SCHEMA, Figures, Measured
 
 TEST = "test_patch_embed"
 OPTIONS = {
@@ -94,59 +90,3 @@ def write_bench(
     }
     write_text(path, msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
     return content
-
-
-def read_bench(folder: Path) -> Bench:
-    """Read a folder's `bench.json`.
-
-    Raises:
-        PatchParityError: none that is there, one that is damaged, of another version or of another
-            tool.
-    """
-    path = folder / "bench.json"
-    try:
-        held = path.read_bytes()
-    except OSError as error:
-        raise PatchParityError(
-            f"cannot read {path}: {error.strerror or error}; patchparity bench --out {folder} "
-            "makes it (with --resume where a run was interrupted)"
-        ) from None
-    try:
-        version = msgspec.json.decode(held, type=_Version)
-    except msgspec.ValidationError:
-        raise PatchParityError(f"{path} was not written by patchparity bench") from None
-    except (msgspec.DecodeError, RecursionError):
-        raise PatchParityError(f"{path} is no JSON: the file is damaged") from None
-    if version.schema != SCHEMA:
-        raise PatchParityError(
-            f"{path} is {version.schema}, and this version reads {SCHEMA}: measure again, or use "
-            "the version that wrote it"
-        )
-    try:
-        return msgspec.json.decode(held, type=Bench)
-    except msgspec.ValidationError as error:
-        raise PatchParityError(f"{path} is damaged: {error}") from None
-
-
-class _Version(msgspec.Struct):
-    """What every `bench.json` of patchparity has, whatever its version."""
-
-    benchmarks: msgspec.Raw
-    environment: msgspec.Raw
-    failures: msgspec.Raw
-    skipped: msgspec.Raw
-    options: msgspec.Raw
-    planned: msgspec.Raw
-    schema: str = "a record without a schema"
-
-
-def bench_of(content: dict[str, Any], path: Path) -> Bench:
-    """The content of a `bench.json` by its types.
-
-    Raises:
-        PatchParityError: content that is not of them, with the path of the field.
-    """
-    try:
-        return msgspec.convert(content, Bench)
-    except msgspec.ValidationError as error:
-        raise PatchParityError(f"{path} is damaged: {error}") from None

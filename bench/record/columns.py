@@ -1,5 +1,8 @@
 """The columns of `report.csv`: the figures of a row as the schema has them, and its statistics."""
 
+import csv
+import io
+from collections.abc import Iterable
 from typing import Any
 
 from .schema import Figures, Measured
@@ -86,3 +89,12 @@ def csv_row(entry: Measured) -> dict[str, Any]:
     return {
         name: of_samples[name] if name in of_samples else getattr(info, name) for name in CSV_FIELDS
     }
+
+
+def csv_text(entries: Iterable[Measured]) -> str:
+    """`report.csv`: a line for each measured row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(csv_row, entries))
+    return text.getvalue()

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ...reference.errors import PatchParityError
 
+PACKED = "record.tar.xz"
+"""What the file of a kept record is called."""
+
 
 def record_files(folder: Path) -> list[Path]:
     """The files of a record."""

@@ -18,9 +18,6 @@ from ...reference.errors import PatchParityError
 from .record import Record
 from .schema import Sample
 
-PACKED = "record.tar.xz"
-"""What the file is called."""
-
 LARGEST = 2**29
 """Bytes that one may unpack to: a hundred times those of a full record."""
 

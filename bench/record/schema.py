@@ -6,7 +6,7 @@ pytest-benchmark's own schema with `Figures` as the
 damaged record is one sentence with the field's path.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,6 +14,9 @@ import msgspec
 
 from ...porting.files.atomic import plain
 from ...reference.errors import PatchParityError
+
+SCHEMA = "patchparity.bench/2"
+"""What `bench.json` calls itself; beside it stands pytest-benchmark's own version."""
 
 Status = Literal["measured", "skip", "fail", "error"]
 Role = Literal["implementation", "peer", "overhead", "ceiling", "aa"]
@@ -224,7 +227,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of pytest-benchmark's own statistics of a benchmark."""
 
-    data: Annotated[list[Seconds], msgspec.Meta(min_length=1)]
+    data: Annotated[Sequence[Seconds], msgspec.Meta(min_length=1)]
     median: Seconds
     q1: Seconds
     q3: Seconds

@@ -10,7 +10,7 @@ from ..answers.compare import compare
 from ..record.comparisons import framework_of
 from ..record.schema import Bench
 from ..record.words import block_title, ratio_text
-from ..timing.benchmark import load_bench
+from ..timing.load import load_bench
 from .front import color_of
 from .pictures import Drawn, line_plot
 from .svg import Line

@@ -3,13 +3,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..check.results import CheckReport
 from ..check.tables import false_alarms
 from ..machine.environment import UNAVAILABLE
 from ..machine.hosts import LOCAL
-from ..record.columns import csv_row
+from ..record.columns import csv_text
 from ..record.comparisons import pairs_of
 from ..record.noise import noise_floors
 from ..record.rows import Block
@@ -33,7 +32,7 @@ class Content:
         answers: what to use for each shape.
         summary: what was measured and where, as names and texts.
         tables, pictures: all of them.
-        csv_rows: the rows of `report.csv`.
+        csv: the text of `report.csv`.
     """
 
     verdict: str
@@ -44,7 +43,7 @@ class Content:
     summary: list[tuple[str, str]]
     tables: list[Table]
     pictures: list[Picture]
-    csv_rows: list[dict[str, Any]]
+    csv: str
 
 
 def build_content(
@@ -84,7 +83,7 @@ def build_content(
         summary=_summary(bench, check, seeds, entries),
         tables=[table for table in tables if table.rows],
         pictures=pictures_of(entries, answers, convolutions, trends),
-        csv_rows=[csv_row(entry) for entry in entries],
+        csv=csv_text(entries),
     )
 
 

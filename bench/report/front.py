@@ -1,12 +1,13 @@
 """The first screen of the report: is it right, what to use on each shape, and how sure that is."""
 
+import functools
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..answers.choice import choice_of
 from ..answers.fastest import over_the_fastest
-from ..answers.recommend import choice_of
 from ..check.results import CheckReport
 from ..machine.hosts import LOCAL
 from ..record.comparisons import Pair, framework_of, is_called_today
@@ -14,7 +15,7 @@ from ..record.noise import noise_floors, noise_of
 from ..record.schema import Bench, Figures, Measured
 from ..record.words import place_text
 from .svg import COLORS, Dot
-from .table import milliseconds
+from .table import FACETS, milliseconds
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,14 @@ class Answer:
 def facets_of(info: Figures) -> dict[str, str]:
     """What a row is of, as the page's filters have it."""
     host = "" if info.host == LOCAL else f" on {info.host}"
-    return {
-        "case": info.case,
-        "framework": framework_of(info),
-        "dtype": info.dtype,
-        "threads": str(info.threads_requested),
-        "device": place_text(info) + host,
-    }
+    threads, place = str(info.threads_requested), place_text(info) + host
+    return _facets(info.case, framework_of(info), info.dtype, threads, place)
+
+
+@functools.cache
+def _facets(*values: str) -> dict[str, str]:
+    """Values of `FACETS`, held once: a thousand rows share a few hundred of them."""
+    return dict(zip(FACETS, values, strict=True))
 
 
 def frameworks_of(entries: Sequence[Measured]) -> list[str]:

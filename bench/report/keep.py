@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import msgspec
 
 from ...porting.files.atomic import write_json, write_text
 from ...reference.errors import PatchParityError
-from ..record.packed import PACKED, pack
-from ..timing.benchmark import load_bench
+from ..record.columns import csv_row
+from ..record.folder import PACKED
+from ..record.packed import pack
+from ..timing.load import load_bench
 from .content import build_content
 from .render import to_markdown
 
@@ -73,7 +76,7 @@ def keep_record(folder: str | os.PathLike[str], target: str | os.PathLike[str]) 
     content = build_content(bench, None)
     tables = [table for table in content.tables if table.title in TABLES_OF_A_PAGE]
     files = {
-        "medians.csv": _medians(content.csv_rows),
+        "medians.csv": _medians(map(csv_row, bench.benchmarks)),
         "summary.md": to_markdown(
             dataclasses.replace(content, answers=[], tables=tables, pictures=[])
         ),
@@ -89,7 +92,7 @@ def keep_record(folder: str | os.PathLike[str], target: str | os.PathLike[str]) 
     return [place / name for name in (*files, "environment.json", PACKED)]
 
 
-def _medians(rows: list[dict[str, Any]]) -> str:
+def _medians(rows: Iterable[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, MEDIANS, lineterminator="\n")
     writer.writeheader()

@@ -1,7 +1,5 @@
 """How the report looks: one self-contained HTML page, Markdown and CSV, from the record alone."""
 
-import csv
-import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -11,10 +9,8 @@ from ...porting.files.atomic import write_text
 from ...reference.errors import PatchParityError
 from ..check.results import load_check
 from ..progress import Report
-from ..record.columns import CSV_FIELDS
 from ..record.schema import Bench
-from ..timing.benchmark import load_bench
-from .against import comparison_table, trend_pictures
+from ..timing.load import load_bench
 from .content import Content, build_content
 from .front import Answer, frameworks_of
 from .page import anchor, to_html
@@ -62,12 +58,15 @@ def content_of(
     """What the pages say of a record, of the checks beside it, and of earlier records."""
     names = ("check.json", "controls.json", "seeds.json")
     checks = [load_check(source / name) if (source / name).exists() else None for name in names]
-    trends = trend_pictures(against, bench, frameworks_of(bench.benchmarks)) if against else []
+    if not against:
+        return build_content(bench, *checks)
+    from .against import comparison_table, trend_pictures
+
     return build_content(
         bench,
         *checks,
         comparisons=[comparison_table(old, source) for old in against],
-        trends=trends,
+        trends=trend_pictures(against, bench, frameworks_of(bench.benchmarks)),
     )
 
 
@@ -82,7 +81,7 @@ def write_pages(
     pages: dict[str, Callable[[Content], str | Iterable[str]]] = {
         "report.html": to_html,
         "report.md": to_markdown,
-        "report.csv": to_csv,
+        "report.csv": lambda written: written.csv,
     }
     for done, (name, page) in enumerate(pages.items()):
         if progress:
@@ -188,12 +187,3 @@ def _markdown_table(table: Table) -> list[str]:
         + "|"
     )
     return [line(table.columns), rule, *map(line, table.rows)]
-
-
-def to_csv(content: Content) -> str:
-    """Render one line a row, the columns those of `CSV_FIELDS`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(content.csv_rows)
-    return text.getvalue()

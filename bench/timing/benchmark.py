@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import os
-import tempfile
 from collections import defaultdict
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -14,15 +13,9 @@ from typing import Any
 from ...reference.answer import Answer
 from ...reference.errors import PatchParityError
 from ..progress import Report, progress_bar
-from ..record.bench_json import (
-    bench_of,
-    entry_of,
-    machine_info,
-    read_bench,
-    write_bench,
-)
+from ..record.bench_json import entry_of, machine_info, write_bench
 from ..record.folder import REPORTS, locked, output_folder, set_aside
-from ..record.packed import PACKED, unpack
+from ..record.reading import bench_of
 from ..record.rows import Block, Row
 from ..record.schema import Bench
 from ..record.words import block_title
@@ -178,58 +171,3 @@ def require_modules(extra: str, names: tuple[str, ...]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise PatchParityError(f"{name} is not installed: pip install 'patchparity[{extra}]'")
-
-
-def load_bench(folder: Path, case: str | None = None) -> Bench:
-    """Read a folder's `bench.json`; where it is missing or damaged, make it again from the samples
-    and rows of the record, or from a kept one.
-
-    Args:
-        folder: of the record.
-        case: the one that is asked about, if there is one; of a kept record only its rows are then
-            laid out.
-
-    Raises:
-        PatchParityError: a folder without a record, a damaged one, or one that patchparity did not
-            write.
-    """
-    try:
-        return read_bench(folder)
-    except PatchParityError:
-        if (folder / "rows.jsonl").exists():
-            return _made_again(folder)
-        if (folder / PACKED).exists():
-            return _made_of(folder / PACKED, case)
-        raise
-
-
-def _made_of(kept: Path, case: str | None) -> Bench:
-    with tempfile.TemporaryDirectory(prefix="patchparity-") as unpacked:
-        unpack(kept, Path(unpacked), case)
-        try:
-            return _made_again(Path(unpacked))
-        except PatchParityError as error:
-            raise PatchParityError(
-                f"{kept} is damaged, or holds no record: "
-                f"{str(error).replace(unpacked + os.sep, '')}"
-            ) from None
-
-
-def _made_again(folder: Path) -> Bench:
-    require_modules("bench", ("pytest", "pytest_benchmark", "execnet"))
-    try:
-        with locked(folder):
-            measure_into(plan(BenchOptions(replay=True)), folder)
-        return read_bench(folder)
-    except PatchParityError:
-        raise
-    except (
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        ValueError,
-    ) as error:  # types hold, and what they tell cannot be
-        raise PatchParityError(
-            f"the record of {folder} is damaged ({type(error).__name__}: {str(error)[:160]})"
-        ) from None

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from patchparity.bench.check.results import CheckReport, CheckResult
-from patchparity.bench.record.bench_json import SCHEMA
-from patchparity.bench.record.schema import Bench, Figures, Measured
-from patchparity.bench.timing.benchmark import BenchReport, load_bench
+from patchparity.bench.record.schema import SCHEMA, Bench, Figures, Measured
+from patchparity.bench.timing.benchmark import BenchReport
+from patchparity.bench.timing.load import load_bench
 
 SMALL: dict[str, Any] = dict(
     cases=("vit-ti32-224-b2",),
@@ -59,6 +59,6 @@ def loaded(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = (
         json.loads(path.read_text())
         if path.exists()
-        else {"schema": SCHEMA, **msgspec.to_builtins(bench)}
+        else {"schema": SCHEMA, **msgspec.to_builtins(bench, enc_hook=list)}
     )
     return content

@@ -4,7 +4,10 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 import threading
+from array import array
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from patchparity.bench.record.record import Record
 from patchparity.bench.record.rows import Row, blank_outcome
 from patchparity.bench.record.schema import Sample
 from patchparity.bench.report.keep import keep_record
-from patchparity.bench.timing.benchmark import load_bench
+from patchparity.bench.timing.load import load_bench
 from patchparity.porting.files.atomic import plain, write_json
 
 from .records import loaded
@@ -180,6 +183,28 @@ def test_a_record_that_is_kept_is_the_same_record(report, tmp_path):
     assert load_bench(tmp_path / "kept") == load_bench(report.folder)
     with pytest.raises(PatchParityError, match="is the record itself"):
         keep_record(report.folder, report.folder)
+
+
+def test_a_record_is_read_before_numpy_is_loaded(report):
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from patchparity.bench.timing.load import load_bench\n"
+        f"bench = load_bench(Path({str(report.folder)!r}))\n"
+        "assert bench.benchmarks and 'numpy' not in sys.modules\n"
+        "import patchparity.bench.report.render, patchparity.bench.answers.fastest\n"
+        "assert 'patchparity.bench.timing.session' not in sys.modules, 'measuring'\n"
+        "assert 'patchparity.bench.worker' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_read_is_held_once(report):
+    bench = load_bench(report.folder)
+    first, second = bench.benchmarks[0], bench.benchmarks[1]
+    assert first.extra_info.case is second.extra_info.case
+    assert first.extra_info.dtype is second.extra_info.dtype
+    held = json.loads((report.folder / "bench.json").read_text())["benchmarks"][0]["stats"]["data"]
+    assert first.stats.data == array("d", held), "eight bytes a sample"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
