@@ -2,9 +2,10 @@
 it is opened."""
 
 import base64
-import gzip
 import json
 import re
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ def to_html(content: Content) -> str:
     )
     environment.filters["milliseconds"] = milliseconds
     first = next((p for p in content.pictures if p.section == next(iter(SECTIONS))), None)
-    packed = gzip.compress(json.dumps(_data(content)).encode(), 6, mtime=0)
     return environment.get_template("template.html").render(
         content=content,
         facets=_facets(content),
@@ -46,7 +46,7 @@ def to_html(content: Content) -> str:
         narrow="" if first is None else first.draw(NARROW, False),
         style=STYLE,
         shared_color=len(COLORS) - 1,
-        data=base64.b64encode(packed).decode(),
+        data=base64.b64encode(_gzipped(_data(content))).decode(),
     )
 
 
@@ -94,24 +94,37 @@ def _folds(content: Content) -> list[dict[str, Any]]:
     return [*tables[:ends], *pictures, *tables[ends:]]
 
 
-def _data(content: Content) -> dict[str, Any]:
-    return {
-        "tables": [
-            {
-                "columns": table.columns,
-                "numeric": sorted(table.numeric),
-                "rows": table.rows,
-                "marks": table.marks,
-                "facets": [[facets[name] for name in FACETS] for facets in table.facets],
-            }
-            for table in content.tables
-        ],
-        "pictures": [
-            {
-                "title": picture.title,
-                "wide": picture.draw(WIDE, False),
-                "narrow": picture.draw(NARROW, False),
-            }
-            for picture in content.pictures
-        ],
-    }
+def _gzipped(pieces: Iterable[str]) -> bytes:
+    """A text as a file of gzip, from pieces that are forgotten one after another."""
+    packer = zlib.compressobj(6, wbits=zlib.MAX_WBITS + 16)  # 16: as gzip, with no time in it
+    return b"".join([*(packer.compress(piece.encode()) for piece in pieces), packer.flush()])
+
+
+def _data(content: Content) -> Iterator[str]:
+    """Tables and pictures as JSON, a table or a picture at a time."""
+    yield '{"tables": ['
+    yield from _separated(
+        {
+            "columns": table.columns,
+            "numeric": sorted(table.numeric),
+            "rows": table.rows,
+            "marks": table.marks,
+            "facets": [[facets[name] for name in FACETS] for facets in table.facets],
+        }
+        for table in content.tables
+    )
+    yield '], "pictures": ['
+    yield from _separated(
+        {
+            "title": picture.title,
+            "wide": picture.draw(WIDE, False),
+            "narrow": picture.draw(NARROW, False),
+        }
+        for picture in content.pictures
+    )
+    yield "]}"
+
+
+def _separated(items: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for place, item in enumerate(items):
+        yield (", " if place else "") + json.dumps(item)

@@ -1,7 +1,11 @@
 """What the report says of a record: comparisons that the record supports, and nothing it does
 not."""
 
+import base64
 import copy
+import gzip
+import json
+import re
 
 import msgspec
 import pytest
@@ -18,6 +22,8 @@ from patchparity.bench.record.comparisons import (
     gains,
 )
 from patchparity.bench.report.content import build_content
+from patchparity.bench.report.page import to_html
+from patchparity.bench.report.svg import WIDE
 
 from .records import checked, rows_of, typed
 
@@ -401,3 +407,17 @@ def test_what_was_compared_is_read_and_not_judged_again(record, monkeypatch):
 
     monkeypatch.setattr(comparisons, "_judged", never)
     assert comparisons.pairs_of(bench) == judged
+
+
+def test_the_page_holds_every_table_and_picture_whole(record):
+    pytest.importorskip("jinja2")
+    content = build_content(typed(record), None)
+    packed = re.search(r'id="data">([^<]+)<', to_html(content)).group(1)
+    held = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert [table["rows"] for table in held["tables"]] == [
+        [list(row) for row in table.rows] for table in content.tables
+    ]
+    assert [(picture["title"], picture["wide"]) for picture in held["pictures"]] == [
+        (picture.title, picture.draw(WIDE, False)) for picture in content.pictures
+    ]
+    assert content.csv.count("\n") == 1 + len(record["benchmarks"])
