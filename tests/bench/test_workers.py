@@ -1,5 +1,6 @@
 """One worker by itself: its cores, its death, its silence, its noise, the memory of a call."""
 
+import gc
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from patchparity.bench.cases import named_case
 from patchparity.bench.machine.environment import usable_cores
 from patchparity.bench.record.rows import WorkerKey
 from patchparity.bench.worker.client import Worker, WorkerError, WorkerLostError
+from patchparity.bench.worker.server import Server
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
@@ -126,3 +128,13 @@ def test_noise_on_a_workers_stdout_does_no_harm(tmp_path):
     assert channel.receive(10) == 1
     assert worker.start()["unavailable"] is None
     worker.end()
+
+
+def test_what_is_imported_at_the_start_is_no_garbage_to_look_through():
+    before = gc.get_freeze_count()
+    try:
+        Server().start("numpy", "cpu", "ieee")
+        assert gc.get_freeze_count() > before
+        assert gc.isenabled(), "what a row leaves behind is looked for"
+    finally:
+        gc.unfreeze()
