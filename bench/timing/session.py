@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -288,15 +288,17 @@ class BenchSession:
             if key not in self._unavailable
             and (key not in self._workers or self._workers[key].lost)
         ]
-        for turn, key in enumerate(fresh):
-            try:
-                self._workers[key] = self._worker(key, turn)
-            except WorkerLostError as error:
-                starts[key] = _Start(failure=str(error))
-        launched = [key for key in fresh if not starts[key].failure]
+        launched: dict[WorkerKey, Future[_Start]] = {}
         with ThreadPoolExecutor(usable_cores()) as pool:
             try:
-                starts.update(zip(launched, pool.map(self._first_words, launched), strict=True))
+                for turn, key in enumerate(fresh):  # the first import while the others are launched
+                    try:
+                        self._workers[key] = self._worker(key, turn)
+                    except WorkerLostError as error:
+                        starts[key] = _Start(failure=str(error))
+                    else:
+                        launched[key] = pool.submit(self._first_words, key)
+                starts.update({key: words.result() for key, words in launched.items()})
             except (
                 BaseException
             ):  # Ctrl-C, while a framework takes its time to be imported: the threads wait for it
@@ -307,7 +309,12 @@ class BenchSession:
 
     def _first_words(self, key: WorkerKey) -> "_Start":
         try:
-            answer = self._workers[key].start()
+            loaded = [
+                row.implementation
+                for row in self.rows
+                if row.worker == key and row.role != "ceiling" and not row.skip
+            ]
+            answer = self._workers[key].start(list(dict.fromkeys(loaded)))
             reason = answer["unavailable"]
             self._versions[key] = {**answer["versions"], "patchparity": __version__}
         except (WorkerLostError, WorkerError) as error:

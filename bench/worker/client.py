@@ -6,7 +6,7 @@ hangs raises `WorkerLostError` here and costs its own rows.
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -91,12 +91,16 @@ class Worker:
             raise WorkerLostError(f"the worker for {key} could not be started: {why}") from error
         self.lost: str | None = None
 
-    def start(self) -> dict[str, Any]:
-        """Import the framework; return `versions`, `pid` and the `unavailable` reason of the
-        device, if any."""
+    def start(self, implementations: Sequence[str] = ()) -> dict[str, Any]:
+        """Import the framework, and what some implementations need beside it; return `versions`,
+        `pid` and the `unavailable` reason of the device, if any."""
         key = self.key
         return self.request(
-            "start", backend=key.backend, device=key.device, precision=key.precision
+            "start",
+            backend=key.backend,
+            device=key.device,
+            precision=key.precision,
+            implementations=list(implementations),
         )
 
     def request(self, action: str, **arguments: Any) -> dict[str, Any]:

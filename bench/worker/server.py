@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -85,12 +85,22 @@ class Server:
         """Tell of the machine."""
         return describe_environment(list_backends())
 
-    def start(self, backend: str, device: str, precision: str) -> dict[str, Any]:
-        """Import the framework and hold its precision; say why the device cannot be used, if so."""
-        with _no_garbage():
-            return self._start(backend, device, precision)
+    def start(
+        self, backend: str, device: str, precision: str, implementations: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Import the framework and hold its precision; say why the device cannot be used, if so.
 
-    def _start(self, backend: str, device: str, precision: str) -> dict[str, Any]:
+        Args:
+            backend, device, precision: of the worker.
+            implementations: those that will be loaded: what they import beside the framework is
+                imported here, where workers import side by side.
+        """
+        with _no_garbage():
+            return self._start(backend, device, precision, implementations)
+
+    def _start(
+        self, backend: str, device: str, precision: str, implementations: Sequence[str]
+    ) -> dict[str, Any]:
         self.backend, self.device = get_backend(backend), device
         check_precision(precision)
         self.loaded: dict[str, Loaded] = {}
@@ -101,6 +111,10 @@ class Server:
             self.precision = self.backend.precision(precision)  # type: ignore[arg-type]
             self.precision.__enter__()  # held for the life of the process
             self.at = open_device(self.backend, device)
+            for name in implementations:
+                # what is wrong with one is told when it is loaded
+                with contextlib.suppress(Exception):
+                    self.backend.unavailable(find_implementation(name))
         if self.home is not None:
             # threads that are there; later ones inherit it
             for task in Path("/proc/self/task").iterdir():

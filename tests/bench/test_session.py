@@ -434,7 +434,7 @@ def test_ctrl_c_while_a_framework_is_imported_ends_at_once_and_leaves_no_process
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
-    def interrupted(worker):
+    def interrupted(worker, implementations):
         if worker.key.copy:
             time.sleep(0.5)
             # reaches the main thread, which waits for the other one

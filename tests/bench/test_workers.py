@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
+from patchparity.backends.registry import get_backend
 from patchparity.bench.cases import named_case
 from patchparity.bench.machine.environment import usable_cores
 from patchparity.bench.record.rows import WorkerKey
@@ -138,3 +139,20 @@ def test_what_is_imported_at_the_start_is_no_garbage_to_look_through():
         assert gc.isenabled(), "what a row leaves behind is looked for"
     finally:
         gc.unfreeze()
+
+
+def test_a_worker_imports_at_its_start_what_its_implementations_need(monkeypatch):
+    asked = []
+
+    def unavailable(implementation):
+        asked.append(implementation.name)
+        if implementation.formulation == "naive":
+            raise ImportError("told when it is loaded, and costs its own row")
+
+    monkeypatch.setattr(get_backend("numpy"), "unavailable", unavailable, raising=False)
+    names = ["numpy:naive:eager", "numpy:nothing:eager", "numpy:linear:eager"]
+    try:
+        assert Server().start("numpy", "cpu", "ieee", names)["unavailable"] is None
+    finally:
+        gc.unfreeze()
+    assert asked == ["numpy:naive:eager", "numpy:linear:eager"]
