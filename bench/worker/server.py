@@ -308,7 +308,8 @@ def unpacked(packed: tuple[bytes, tuple[int, ...], str]) -> NDArray[Any]:
 
 
 def serve(channel: Any, home: list[int] | None) -> None:
-    """Answer requests until None comes; runs in the worker process."""
+    """Answer requests until None comes; runs in the worker process, and ends it there: it has
+    nothing to save, and a framework takes seconds to put its house in order."""
     server = Server(home)
     while (request := channel.receive()) is not None:
         action, arguments = request
@@ -317,3 +318,4 @@ def serve(channel: Any, home: list[int] | None) -> None:
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
         channel.send(answer)
+    os._exit(0)

@@ -156,3 +156,11 @@ def test_a_worker_imports_at_its_start_what_its_implementations_need(monkeypatch
     finally:
         gc.unfreeze()
     assert asked == ["numpy:naive:eager", "numpy:linear:eager"]
+
+
+def test_a_worker_that_is_let_go_ends_by_itself():
+    worker = Worker(WorkerKey("numpy", "cpu", 1, "ieee"))
+    worker.start()
+    process = worker._process.popen
+    worker.end()
+    assert process.returncode == 0, "it was not killed"
