@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .choices import DIALECTS, RECIPES
+from .choices import DIALECTS, PIXEL_BACKENDS, RECIPES
 from .given import size_of
 
 CheckpointArgument = Annotated[
@@ -94,6 +94,17 @@ ResampleOption = Annotated[
         help="Take it to the sizes told (--image-size, --patch-size, --in-channels) by this "
         "recipe: timm, transformers-vit, torch-bicubic-antialias, pi-timm-bicubic-antialias, ... "
         "May be repeated.",
+    ),
+]
+
+
+PreprocessBackendOption = Annotated[
+    str,
+    typer.Option(
+        "--preprocess-backend",
+        **PIXEL_BACKENDS,
+        help="What transformers' processors resize with: torchvision, as version 5 does, or "
+        "pillow.",
     ),
 ]
 

@@ -18,11 +18,12 @@ from .checkpoint_options import (
     PaddingOption,
     PatchSizeOption,
     PrefixOption,
+    PreprocessBackendOption,
     ResampleOption,
     StrideOption,
     sizes_of_options,
 )
-from .choices import DIALECTS, OUTPUTS, PIXEL_BACKENDS
+from .choices import DIALECTS, OUTPUTS
 from .exit import FAILED, FINE
 from .options import JsonOption
 
@@ -291,15 +292,7 @@ def embed_command(
             "beside the checkpoint.",
         ),
     ] = None,
-    preprocess_backend: Annotated[
-        str,
-        typer.Option(
-            "--preprocess-backend",
-            **PIXEL_BACKENDS,
-            help="What transformers' processors resize with: torchvision, as version 5 does, or "
-            "pillow.",
-        ),
-    ] = "torchvision",
+    preprocess_backend: PreprocessBackendOption = "torchvision",
     rotate: Annotated[
         bool, typer.Option("--rotate", help="Turn a picture as its EXIF data say.")
     ] = False,

@@ -7,7 +7,8 @@ import typer
 
 from ..bench.report.console import escape, out
 from ..reference.errors import PatchParityError
-from .choices import REMAINDERS
+from .checkpoint_options import PreprocessBackendOption
+from .choices import RECIPES, REMAINDERS
 from .exit import FAILED, FINE
 from .given import LIVE_ONLY, READING, options_typed, reading_of, refuse_strays, source_of
 from .options import (
@@ -28,6 +29,8 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..reference.diagnosis.diagnose import Diagnosis
+    from ..reference.diagnosis.pixels import PixelDiagnosis
+    from ..reference.diagnosis.resize import ResizeDiagnosis
     from ..reference.spec import Remainder
 
 
@@ -65,22 +68,95 @@ def diagnose_command(
             help="What to do with images that do not divide.",
         ),
     ] = "floor",
+    positions: Annotated[
+        Path | None,
+        typer.Option(
+            "--positions",
+            metavar="FILE",
+            help="A table of positions, .npy, (rows, D): by which recipe --resized was made of it.",
+        ),
+    ] = None,
+    resized: Annotated[
+        Path | None,
+        typer.Option("--resized", metavar="FILE", help="The table of another grid."),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            "--grid", metavar="HxW", help="Patches of --positions; a square where none is told."
+        ),
+    ] = None,
+    new_grid: Annotated[
+        str | None, typer.Option("--new-grid", metavar="HxW", help="The same of --resized.")
+    ] = None,
+    prefix_rows: Annotated[
+        int,
+        typer.Option(
+            "--prefix-rows", min=0, help="Rows in front, of class and other tokens, in both tables."
+        ),
+    ] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CKPT",
+            help="By which recipe a model of this checkpoint resized its positions, from --images "
+            "of another size and --tokens, the sequence that entered its encoder.",
+        ),
+    ] = None,
+    resample: Annotated[
+        str | None,
+        typer.Option(
+            "--resample", **RECIPES, help="The recipe that it should have been: what differs."
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", metavar="FILE", help="A picture: how --pixels were made of it."),
+    ] = None,
+    pixels: Annotated[
+        Path | None,
+        typer.Option(
+            "--pixels", metavar="FILE", help="What an image processor made of --image, .npy."
+        ),
+    ] = None,
+    preprocess: Annotated[
+        Path | None,
+        typer.Option(
+            "--preprocess",
+            metavar="FILE",
+            help="The steps that it should have made: a preprocessor_config.json, timm's "
+            "config.json, KerasHub's preprocessor.json.",
+        ),
+    ] = None,
+    preprocess_backend: PreprocessBackendOption = "torchvision",
     json: JsonOption = None,
 ) -> None:
-    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it;
-    exit 1 if it is wrong."""
+    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; by
+    which recipe positions were resized, or images made of a picture; exit 1 if it is wrong."""
     from ..porting.files.atomic import require_writable, write_json
+    from .diagnose_sizes import of_pixels, of_positions, of_sequence
 
+    typed = options_typed(context)
     if json:
-        require_writable(json, images, weights, tokens, *source_of(target))
+        given = (images, weights, tokens, positions, resized, image, pixels, preprocess)
+        require_writable(json, *given, *source_of(target))
+    diagnosis: Diagnosis | ResizeDiagnosis | PixelDiagnosis
     if target is not None:
         diagnosis = _of_object(context, target)
-    else:
-        if not (images and weights and tokens):
-            raise PatchParityError(
-                "diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE"
-            )
+    elif positions or resized:
+        diagnosis = of_positions(typed, positions, resized, grid, new_grid, prefix_rows, resample)
+    elif image or pixels:
+        diagnosis = of_pixels(typed, image, pixels, preprocess, preprocess_backend)
+    elif checkpoint:
+        diagnosis = of_sequence(typed, checkpoint, images, tokens, resample)
+    elif images and weights and tokens:
         diagnosis = _of_arrays(context, images, weights, tokens)
+    else:
+        raise PatchParityError(
+            "diagnose needs --images, --weights and --tokens, or MODULE:ATTRIBUTE; or --positions "
+            "and --resized; or --checkpoint, --images and --tokens; or --image and --pixels"
+        )
     if json:
         write_json(json, diagnosis.to_dict())
     for line in diagnosis.lines():

@@ -52,6 +52,16 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Arrays": ("images", "tokens"),
         "Somebody's implementation": ("framework", "module", "init"),
         "Both": tuple(name for name in READING if name not in ("framework", "module", "init")),
+        "Resized positions": (
+            "positions",
+            "resized",
+            "grid",
+            "new_grid",
+            "prefix_rows",
+            "checkpoint",
+            "resample",
+        ),
+        "A picture": ("image", "pixels", "preprocess", "preprocess_backend"),
     },
     "bench": TIMED,
     "run": {"What is checked": ("image", "remainder"), **TIMED},
@@ -62,7 +72,11 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "inspect": CHECKPOINT,
     "port": CHECKPOINT,
     "verify": CHECKPOINT,
-    "embed": {"Which dialect": ("from_", "prefix", "dialects"), "What no file tells": UNTOLD},
+    "embed": {
+        "Which dialect": ("from_", "prefix", "dialects"),
+        "What no file tells": UNTOLD,
+        "A picture": ("preprocess", "preprocess_backend", "rotate"),
+    },
 }
 """Which options of a command stand together: a title, and names of parameters. What is in no group
 stands last, as options."""

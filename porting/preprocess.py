@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..reference.errors import PatchParityError
+from ..reference.pixel_steps import PixelRecipe
 from .files.images import read_images, read_picture
 from .files.preprocessing import read_preprocessing
 
@@ -62,7 +63,7 @@ def preprocess(
         >>> patchparity.preprocess(photo, "preprocessor_config.json").shape
         (1, 3, 32, 48)
     """
-    recipe = read_preprocessing(processor, backend, _pillow_version())
+    recipe = recipe_of(processor, backend)
     if isinstance(picture, np.ndarray):
         return recipe.run(picture)
     return recipe.run(read_picture(picture, rotate).pixels)
@@ -93,10 +94,15 @@ def images_of(
         images = (picture.pixels / 127.5 - 1).transpose(2, 0, 1)[None]
         return Images(images, ("images: values from -1 to 1, nothing resized",), picture.notes)
     where = checkpoint if processor == "auto" else processor
-    recipe = read_preprocessing(where, backend, _pillow_version())
+    recipe = recipe_of(where, backend)
     return Images(
         recipe.run(picture.pixels), (f"images: {recipe.words()}, as {recipe.name}",), picture.notes
     )
+
+
+def recipe_of(processor: str | os.PathLike[str], backend: str) -> PixelRecipe:
+    """The steps that a file tells, as the Pillow that is installed makes them."""
+    return read_preprocessing(processor, backend, _pillow_version())
 
 
 def _pillow_version() -> int | None:

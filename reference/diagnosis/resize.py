@@ -38,7 +38,7 @@ class ResizeDiagnosis(Answer):
         correct: whether it is the one that was expected; where none was, whether one is found.
         status: `correct`; `unique`, one rule explains it, under all its names; `tied`, several do;
             `unknown`.
-        recipes: names of all that explain it, libraries first.
+        recipes: names of all that explain it, operations first.
         explanation: in words; where another was expected, what is different.
         left: largest error of the best one, as a fraction of the largest value.
     """
@@ -125,8 +125,8 @@ def diagnose_resize(
         >>> found = patchparity.diagnose_resize(
         ...     table, other, (14, 14), (24, 24), expected="transformers-vit"
         ... )
-        >>> print(found.explanation.partition(";")[0])
-        resized by timm and not by transformers-vit: antialias was on, a = −0.5 for −0.75
+        >>> print(found.explanation.partition(": ")[2].partition(";")[0])
+        antialias was on, a = −0.5 for −0.75
     """
     old, new = _checked(positions, resized, grid, new_grid, prefix_rows)
     before, after = (table.astype(np.float64) for table in (positions, resized))
@@ -193,7 +193,7 @@ def diagnose_resized_output(
     exact, few = weights.astype(np.float64), images[:2].astype(np.float64)
     plain = exact.patch_norm is None and exact.token_norm is None
     # what all hypotheses share, once
-    tokens = patch_embed(few, exact, spec) if plain else None
+    tokens = patch_embed(few, _with_positions(exact, None), spec) if plain else None
     observed = sequence[:2].astype(np.float64)
     scale = float(np.abs(observed).max())
     rounding = max(ROUNDINGS.get(sequence.dtype.name, 0.0), UNIT)
@@ -219,7 +219,7 @@ reference/error.py, for norms behind the product and layers of additions."""
 
 
 def _with_positions(
-    weights: PatchEmbedWeights, positions: NDArray[np.float64]
+    weights: PatchEmbedWeights, positions: NDArray[np.float64] | None
 ) -> PatchEmbedWeights:
     return dataclasses.replace(weights, positions=positions)
 
@@ -256,14 +256,23 @@ def _checked(
 
 
 def _hypotheses(grid: Grid, new: Grid) -> Iterator[_Hypothesis]:
-    """Every rule once, under all its names; then what is done to tables by mistake."""
-    by_rule: dict[tuple[Rule, Rule], list[str]] = {}
+    """Every way to weigh samples once, under all names of recipes that do here; then what is done
+    to tables by mistake."""
+    by_weights: dict[bytes, tuple[tuple[Rule, Rule], list[str]]] = {}
+    square = len(set(grid)) == len(set(new)) == 1
     for name, recipe in RECIPES.items():
-        square = len(set(grid)) == len(set(new)) == 1
-        if square or not recipe.square:
-            by_rule.setdefault(recipe.rules(grid, new), []).append(name)
-    for rules, names in by_rule.items():
-        yield _by_rules(rules, tuple(sorted(names, key=_libraries_first)), grid, new, "")
+        if recipe.square and not square:
+            continue
+        rules = recipe.rules(grid, new)
+        matrices = [
+            resize_matrix(rule, size, count)
+            for rule, size, count in zip(rules, grid, new, strict=True)
+        ]
+        # antialias makes no other weights where a grid grows
+        weights = b"".join(np.round(matrix, 12).tobytes() for matrix in matrices)
+        by_weights.setdefault(weights, (rules, []))[1].append(name)
+    for rules, names in by_weights.values():
+        yield _by_rules(rules, tuple(sorted(names, key=_operation_first)), grid, new, "")
     for name in ("torch-bicubic", "torch-bicubic-antialias", "torch-bilinear"):
         rule = RECIPES[name].rule
         turned = _by_rules((rule, rule), (name,), grid, (new[1], new[0]), "")
@@ -326,8 +335,12 @@ def _along_one_axis(name: str, grid: Grid, new: Grid) -> _Hypothesis:
     )
 
 
-def _libraries_first(name: str) -> tuple[bool, int]:
-    return name not in LIBRARIES and name != "dinov2", list(RECIPES).index(name)
+def _operation_first(name: str) -> tuple[bool, int]:
+    """The order of names: operations as frameworks have them, then libraries."""
+    return name in LIBRARIES or name == "dinov2", _PLACES[name]
+
+
+_PLACES = {name: place for place, name in enumerate(RECIPES)}
 
 
 def _judged(
@@ -350,7 +363,7 @@ def _judged(
     names = tuple(
         sorted(
             dict.fromkeys(name for hypothesis, _ in fitting for name in hypothesis.names),
-            key=_libraries_first,
+            key=_operation_first,
         )
     )
     left = min(error for _, error in fitting) / max(largest, 1e-300)
@@ -365,9 +378,10 @@ def _judged(
 
 def _told(named: list[_Hypothesis], names: tuple[str, ...], wanted: Recipe | None) -> str:
     """Which recipes explain it, and how they differ from the one that was expected."""
-    others = names[1:LISTED]
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    also = f"; as {', '.join(others)}{more}" if others else ""
+    libraries = [name for name in names[1:] if name in LIBRARIES or name == "dinov2"]
+    others = [*libraries, *(name for name in names[1:] if name not in libraries)]
+    more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+    also = f"; so do {', '.join(others[:LISTED])}{more}" if others else ""
     rule = named[0].rule
     if wanted is None or rule is None:
         words = "" if rule is None else f": {in_words(rule)}"

@@ -245,13 +245,13 @@ def test_verify_names_the_recipe_and_takes_one(tmp_path):
     )
     without = pp.verify(first, timm)
     assert not without.same
-    assert "resized by transformers-dinov2-registers: cubic with a = −0.5" in without.explanation
+    assert "resized by torch-bicubic-antialias: cubic with a = −0.5" in without.explanation
     assert pp.verify(first, timm, resample="timm").same
     wrong = pp.verify(first, timm, resample="transformers-vit")
     assert not wrong.same
-    assert "resized by transformers-dinov2-registers" in wrong.explanation
+    assert "resized by torch-bicubic-antialias: cubic" in wrong.explanation
     zeros = pp.verify(first, google)
-    assert "resized by google-vit: linear, corners aligned" in zeros.explanation
+    assert "resized by scipy-zoom-1: linear, corners aligned" in zeros.explanation
     assert pp.verify(first, google, resample="google-vit").same
 
 
