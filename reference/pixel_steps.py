@@ -237,6 +237,19 @@ class Normalize:
 
 
 @dataclass(frozen=True)
+class Round:
+    """Rounded to bytes, as Keras does to pictures of bytes that it has resized in floats."""
+
+    def apply(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """What comes out, uint8."""
+        return np.asarray(np.rint(picture).clip(0, 255).astype(np.uint8))
+
+    def words(self) -> str:
+        """What it does."""
+        return "rounded to bytes"
+
+
+@dataclass(frozen=True)
 class Reverse:
     """Channels in reverse: BGR."""
 

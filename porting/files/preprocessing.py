@@ -17,6 +17,7 @@ from ...reference.pixel_steps import (
     PixelRecipe,
     Rescale,
     Resize,
+    Round,
     Step,
     per_channel,
 )
@@ -263,7 +264,7 @@ def _of_keras(table: Mapping[str, Any]) -> PixelRecipe:
     steps: list[Step] = [AspectCrop(size)] if config.get("crop_to_aspect_ratio", True) else []
     if config.get("pad_to_aspect_ratio"):
         raise PatchParityError("pad_to_aspect_ratio is not known here")
-    steps.append(Resize(method, size))
+    steps += [Resize(method, size), Round()]
     scale, offset = config.get("scale"), config.get("offset")
     if scale is not None or offset is not None:
         factors = per_channel(1.0 if scale is None else scale)

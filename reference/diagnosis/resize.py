@@ -283,7 +283,8 @@ def _hypotheses(grid: Grid, new: Grid) -> Iterator[_Hypothesis]:
             _transposed(turned.make, new),
             turned.bound,
         )
-        yield _along_one_axis(name, grid, new)
+        if grid[0] * grid[1] != new[0] * new[1]:
+            yield _along_one_axis(name, grid, new)
     if grid[0] * grid[1] == new[0] * new[1]:
         yield _Hypothesis(
             (),
