@@ -53,12 +53,12 @@ def preprocess(
         PatchParityError: a picture or a file that cannot be read, steps that are not known.
 
     Examples:
-        >>> import json
+        >>> import json, pathlib
         >>> import numpy as np
         >>> import patchparity
         >>> size = {"height": 32, "width": 48}
         >>> steps = {"image_processor_type": "ViTImageProcessor", "size": size}
-        >>> _ = open("preprocessor_config.json", "w").write(json.dumps(steps))
+        >>> _ = pathlib.Path("preprocessor_config.json").write_text(json.dumps(steps))
         >>> photo = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
         >>> patchparity.preprocess(photo, "preprocessor_config.json").shape
         (1, 3, 32, 48)

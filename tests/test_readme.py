@@ -2,6 +2,7 @@
 there, options, fields and links that exist."""
 
 import collections
+import json
 import re
 import shlex
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from . import field_tables
+from . import field_tables, recipe_tables
 from .figures import PAGE, PICTURE, made_anew, picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +70,65 @@ def folder_of_the_readme(tmp_path_factory):
     np.save(folder / "images.npy", np.random.default_rng(0).standard_normal((2, 3, 64, 64)))
     (folder / "bench").symlink_to(ROOT / "bench")
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder_of_resizing(folder_of_the_readme):
+    """What docs/resizing.md says that is there: tables, a larger image and what the model made of
+    it, a photograph and its processor's file."""
+    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
+    image = pytest.importorskip("PIL.Image")
+    import numpy as np
+
+    import patchparity as pp
+
+    folder, random = folder_of_the_readme, np.random.default_rng(0)
+    table = random.standard_normal((17, 32))
+    resized = pp.resize_positions(table, (4, 4), (6, 6), prefix_rows=1, recipe="timm")
+    larger = random.standard_normal((1, 3, 96, 96)).astype(np.float32)
+    model = transformers.ViTModel.from_pretrained(folder / "hf")
+    with torch.no_grad():
+        tokens = model.embeddings(torch.from_numpy(larger), interpolate_pos_encoding=True)
+    named = {"old": table, "new": resized, "larger": larger, "tokens": tokens.numpy()}
+    for name, array in named.items():
+        np.save(folder / f"{name}.npy", array)
+    rows, columns = np.mgrid[:90, :120]
+    photo = np.stack([rows * 2, columns * 2, (rows * columns) % 251], axis=-1).astype(np.uint8)
+    image.fromarray(photo).save(folder / "photo.jpg")
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": 64, "width": 64},
+        "resample": 3,
+    }
+    file = folder / "hf" / "preprocessor_config.json"
+    file.write_text(json.dumps(processor))
+    np.save(folder / "pixel_values.npy", pp.preprocess(folder / "photo.jpg", file))
+    return folder
+
+
+def runs_of(page):
+    """Each command of a page's console blocks, and the lines below it."""
+    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
+        for run in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *lines = run.splitlines()
+            yield command, lines
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"), runs_of(PAGES["resizing.md"]), ids=lambda value: str(value)[:40]
+)
+def test_every_command_of_resizing_prints_what_stands_below_it(command, lines, folder_of_resizing):
+    (folder_of_resizing / "vit.safetensors").unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)],
+        capture_output=True,
+        text=True,
+        cwd=folder_of_resizing,
+    )
+    printed = (done.stdout + done.stderr).splitlines()
+    for line in lines:
+        beginning = line.partition(", ...")[0]
+        assert line == "..." or any(each.startswith(beginning) for each in printed), printed
 
 
 def runs():
@@ -137,6 +197,7 @@ def test_every_option_named_in_the_readme_exists(command):
 def test_every_field_of_the_contract_is_documented():
     """`python -m tests.field_tables` makes the page anew."""
     assert field_tables.PAGE.read_text(encoding="utf-8") == field_tables.page()
+    assert recipe_tables.PAGE.read_text(encoding="utf-8") == recipe_tables.page()
     for kind in field_tables.KINDS.values():
         named = [name for names in field_tables.meanings_of(kind) for name in names]
         assert sorted(named) == sorted(field_tables.fields_of(kind)), kind

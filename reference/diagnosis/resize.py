@@ -175,6 +175,21 @@ def diagnose_resized_output(
 
     Raises:
         PatchParityError: weights without positions, or positions or a sequence of another size.
+
+    Examples:
+        >>> import dataclasses
+        >>> import numpy as np
+        >>> import patchparity as pp
+        >>> spec = pp.PatchEmbedSpec((48, 48), 8, 3, 20)  # a grid of 6×6
+        >>> random = np.random.default_rng(0)
+        >>> weights = pp.initialize_weights(spec, seed=0)
+        >>> table = random.standard_normal((36, 20))
+        >>> new = pp.resize_positions(table, (6, 6), (9, 9), recipe="timm")
+        >>> larger, images = spec.replace(image_size=(72, 72)), random.random((1, 3, 72, 72))
+        >>> tokens = pp.patch_embed(images, weights, larger) + new  # what a model made
+        >>> weights = dataclasses.replace(weights, positions=table)
+        >>> pp.diagnose_resized_output(images, weights, tokens, larger, (6, 6)).recipes[0]
+        'torch-bicubic-antialias'
     """
     if weights.positions is None:
         raise PatchParityError("the weights hold no positions, of which a model could resize some")
