@@ -79,9 +79,10 @@ def resize_positions(
         >>> import numpy as np
         >>> import patchparity
         >>> table = np.random.default_rng(0).standard_normal((1 + 14 * 14, 64))
-        >>> patchparity.resize_positions(
-        ...     table, (14, 14), (24, 16), prefix_rows=1, recipe="timm"
-        ... ).shape
+        >>> new = patchparity.resize_positions(
+        ...     table, grid=(14, 14), new_grid=(24, 16), prefix_rows=1, recipe="timm"
+        ... )
+        >>> new.shape
         (385, 64)
     """
     require_array("positions", positions)

@@ -122,9 +122,8 @@ def diagnose_resize(
         >>> import patchparity
         >>> table = np.random.default_rng(0).standard_normal((14 * 14, 64))
         >>> other = patchparity.resize_positions(table, (14, 14), (24, 24), recipe="timm")
-        >>> found = patchparity.diagnose_resize(
-        ...     table, other, (14, 14), (24, 24), expected="transformers-vit"
-        ... )
+        >>> vit = "transformers-vit"
+        >>> found = patchparity.diagnose_resize(table, other, (14, 14), (24, 24), expected=vit)
         >>> print(found.explanation.partition(": ")[2].partition(";")[0])
         antialias was on, a = −0.5 for −0.75
     """
@@ -181,13 +180,13 @@ def diagnose_resized_output(
         >>> import numpy as np
         >>> import patchparity as pp
         >>> spec = pp.PatchEmbedSpec((48, 48), 8, 3, 20)  # a grid of 6×6
-        >>> random = np.random.default_rng(0)
-        >>> weights = pp.initialize_weights(spec, seed=0)
-        >>> table = random.standard_normal((36, 20))
-        >>> new = pp.resize_positions(table, (6, 6), (9, 9), recipe="timm")
-        >>> larger, images = spec.replace(image_size=(72, 72)), random.random((1, 3, 72, 72))
-        >>> tokens = pp.patch_embed(images, weights, larger) + new  # what a model made
-        >>> weights = dataclasses.replace(weights, positions=table)
+        >>> weights = pp.initialize_weights(spec, seed=0)  # with a class token and positions
+        >>> old = weights.positions
+        >>> table = pp.resize_positions(old, (6, 6), (9, 9), prefix_rows=1, recipe="timm")
+        >>> larger = spec.replace(image_size=(72, 72))
+        >>> images = np.random.default_rng(0).random((1, 3, 72, 72))
+        >>> model = dataclasses.replace(weights, positions=table)  # what another one does
+        >>> tokens = pp.assemble_sequence(pp.patch_embed(images, model, larger), model, larger)
         >>> pp.diagnose_resized_output(images, weights, tokens, larger, (6, 6)).recipes[0]
         'torch-bicubic-antialias'
     """
