@@ -10,6 +10,7 @@ import patchparity as pp
 from patchparity.porting.dialects.catalogue import list_dialects
 
 from ..census.stand_in import import_library
+from .torchvision_beside import run_beside_torchvision
 
 # of pixels that are in no patch, and of assumptions
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -279,3 +280,62 @@ def test_what_cannot_be_resized_is_one_sentence(told, message, tmp_path):
     with pytest.raises(pp.PatchParityError, match=message):
         pp.port(tmp_path / "model", tmp_path / "other.safetensors", "timm-vit", **told)
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_functions_of_libraries_resize_tables_the_same():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    try:
+        layers = import_library("timm.layers")
+    except ModuleNotFoundError:
+        pytest.skip("timm is not installed")
+    table = RANDOM.standard_normal((36, 20)).astype(np.float32)
+    grid = torch.from_numpy(table.reshape(6, 6, 20))
+    # SigLIP 2: each image's own grid, padded to as many rows as the longest has
+    siglip2 = transformers.models.siglip2.modeling_siglip2.Siglip2VisionEmbeddings
+    shapes = torch.tensor([[10, 14], [5, 3]])
+    theirs = siglip2.resize_positional_embeddings(grid, shapes, 150).numpy()
+    for row, (height, width) in zip(theirs, shapes.tolist(), strict=True):
+        ours = pp.resize_positions(table, (6, 6), (height, width), recipe="transformers-siglip2")
+        near(ours, row[: height * width])
+    # Qwen3-VL: corners aligned, tokens in blocks of 2×2
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+    from patchparity.reference.sequence import merge_block_order
+
+    indices, weights = get_vision_interpolation_indices_and_weights(
+        torch.tensor([[1, 10, 14]]),
+        6,
+        mode="bilinear",
+        align_corners=True,
+        spatial_merge_size=2,
+    )
+    theirs = (torch.from_numpy(table)[indices] * weights[..., None]).sum(1).numpy()
+    ours = pp.resize_positions(table, (6, 6), (10, 14), recipe="transformers-qwen3-vl")
+    near(ours[merge_block_order((10, 14))], theirs)
+    # timm, with a class token and on a grid
+    whole = np.concatenate([RANDOM.standard_normal((1, 20)).astype(np.float32), table])
+    theirs = layers.resample_abs_pos_embed(
+        torch.from_numpy(whole)[None], [9, 4], num_prefix_tokens=1
+    )
+    near(
+        pp.resize_positions(whole, (6, 6), (9, 4), prefix_rows=1, recipe="timm"), theirs[0].numpy()
+    )
+    theirs = layers.resample_abs_pos_embed(
+        torch.from_numpy(whole)[None],
+        [9, 9],
+        num_prefix_tokens=1,
+        interpolation="bilinear",
+        antialias=False,
+    )
+    ours = pp.resize_positions(whole, (6, 6), (9, 9), prefix_rows=1, recipe="timm-npz")
+    near(ours, theirs[0].numpy())
+    theirs = layers.resample_abs_pos_embed_nhwc(grid[None], [9, 4]).numpy()
+    ours = pp.resize_positions(table, (6, 6), (9, 4), recipe="timm-nhwc")
+    near(ours, theirs.reshape(36, 20))
+
+
+def test_torchvision_resizes_its_own_table_the_same():
+    pytest.importorskip("torch")
+    printed = run_beside_torchvision("tests.porting.torchvision_table")
+    assert float(printed.strip().splitlines()[-1]) < 1e-5
