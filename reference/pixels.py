@@ -153,7 +153,9 @@ def _lanczos(x: float) -> float:
 
 
 def _hamming(x: float) -> float:
-    # its two constants are of float32
+    if x == 0:
+        return 1.0
+    # its two constants are of float32, and do not sum to 1
     share = float(np.float32(0.54)) + float(np.float32(0.46)) * math.cos(x * math.pi)
     return _sinc(x) * share
 

@@ -83,7 +83,9 @@ def page(found: dict[str, list[int]]) -> str:
         ),
         "",
         "OpenCV sums `area`, `cubic` and `lanczos4` in float32, or in products of 11 bits whose "
-        "sum it rounds otherwise on each kind of CPU; here they are exact sums, rounded.",
+        "sum it rounds otherwise on each kind of CPU; here they are exact sums, rounded. torch's "
+        "`nearest-exact` takes one sample or its neighbor where a middle falls on a border, by "
+        "which of its two ways to compute the sample it goes.",
     ]
     return "\n".join(lines) + "\n"
 

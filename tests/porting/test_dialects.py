@@ -598,7 +598,7 @@ def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_p
     write_checkpoint(
         tmp_path / "larger.safetensors", tensors_of(other, larger, DIALECTS["timm-vit"])
     )
-    with pytest.raises(PatchParityError, match="sizes of positions are not changed on the way"):
+    with pytest.raises(PatchParityError, match="--image-size and --resample change it"):
         port(
             tmp_path / "larger.safetensors",
             tmp_path / "n.safetensors",

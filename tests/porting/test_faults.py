@@ -53,7 +53,10 @@ def test_the_existing_checkpoint_s_own_size_is_not_overruled(tmp_path):
     same = saved(tmp_path / "same", seed=1, grid=(3, 5), size=(25, 12))
     found = verify(one, same)
     assert not found.same
-    assert found.explanation == "the first has a grid of (3, 5), the second of (5, 3)"
+    assert found.explanation == (
+        "the first has a grid of (3, 5), the second of (5, 3); the positions of the second are "
+        "those of the first, not resized: the table was taken as it is, for it has as many rows"
+    )
 
 
 def test_a_copy_keeps_the_shapes_that_its_model_takes(tmp_path):
