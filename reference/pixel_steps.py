@@ -1,7 +1,6 @@
 """The way from a picture to the images that a model takes: resize, crop, pad, rescale, normalize,
 layout, each step as libraries make it, in the type in which they make it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -297,8 +296,3 @@ def per_channel(value: float | Sequence[float], channels: int = 3) -> tuple[floa
     if isinstance(value, int | float):
         return (float(value),) * channels
     return tuple(float(each) for each in value)
-
-
-def is_finite(values: Sequence[float]) -> bool:
-    """Whether all are numbers."""
-    return all(math.isfinite(value) for value in values)

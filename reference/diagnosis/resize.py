@@ -141,16 +141,12 @@ def diagnose_resize(
     table, observed = before[prefix_rows:].reshape(*old, -1), after[prefix_rows:]
     largest = float(np.abs(table).max())
     rounding = max(ROUNDINGS.get(array.dtype.name, 0.0) for array in (positions, resized))
-    return _judged(
-        [
-            (hypothesis, float(np.abs(hypothesis.make(table) - observed).max()), allowed)
-            for hypothesis in _hypotheses(old, new)
-            # of 16 bits, one rounding for each axis and one for the file
-            if (allowed := hypothesis.bound(largest) + 4 * rounding * largest) >= 0
-        ],
-        largest,
-        expected,
-    )
+    tried = []
+    for hypothesis in _hypotheses(old, new):
+        error = float(np.abs(hypothesis.make(table) - observed).max())
+        # of 16 bits, one rounding for each axis and one for the file
+        tried.append((hypothesis, error, hypothesis.bound(largest) + 4 * rounding * largest))
+    return _judged(tried, largest, expected)
 
 
 def diagnose_resized_output(
