@@ -1,4 +1,4 @@
-"""`python -m tests.pixel_record --count 100000`: docs/pixels.md, how often pictures resized here
+"""`python -m tests.pixel_record --count 120000`: docs/pixels.md, how often pictures resized here
 have the bytes of the libraries' own. Random pictures, sizes and filters; minutes, outside of CI."""
 
 import argparse
@@ -92,5 +92,5 @@ def page(found: dict[str, list[int]]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--count", type=int, default=120_000)
     PAGE.write_text(page(counted(parser.parse_args().count)), encoding="utf-8")
