@@ -157,7 +157,13 @@ def port(
         read = stage = read_stage(checkpoint, from_, prefix, known, told, ignore)
         raw, proofs = _read_source(checkpoint, stage, prove, not recipes)
         not_moved = len(set(checkpoint.tensors) - _names_of(stage))
-    changed = resized(stage, sizes or Sizes(), recipes) if recipes else Resized(stage, [], [])
+    if recipes and (sizes is None or not (sizes.image_size or sizes.patch_size or sizes.channels)):
+        raise PatchParityError(
+            f"{', '.join(recipes)}: to which size? --image-size, --patch-size or --in-channels says"
+        )
+    changed = Resized(stage, [], [])
+    if recipes:
+        changed = resized(stage, sizes or Sizes(), recipes, dtype)
     stage, proofs = changed.stage, [*proofs, *changed.checks]
     _require_proof(changed.checks, "the library's own function gives another table")
     place = None if into is None else _place(into, to, known, stage)

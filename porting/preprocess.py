@@ -39,7 +39,7 @@ def preprocess(
     """The images that a model takes, of a picture, as its library's image processor makes them.
 
     Args:
-        picture: a file, or `(H, W, C)`, uint8.
+        picture: a file, or `(H, W, 3)`, uint8.
         processor: the file that tells the steps, or a checkpoint or folder beside which it lies:
             `preprocessor_config.json` of transformers, `config.json` of timm, `preprocessor.json`
             of KerasHub.
@@ -65,6 +65,11 @@ def preprocess(
     """
     recipe = recipe_of(processor, backend)
     if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise PatchParityError(
+                f"picture of shape {picture.shape} and dtype {picture.dtype}: expected (H, W, 3), "
+                "uint8"
+            )
         return recipe.run(picture)
     return recipe.run(read_picture(picture, rotate).pixels)
 

@@ -50,8 +50,7 @@ def sizes_of_source(sizes: Sizes | None, recipes: Sequence[str]) -> Sizes | None
 def own_recipes(stage: Stage) -> tuple[str, ...]:
     """The recipes by which a stage's own library resizes its positions."""
     registers = stage.weights.register_tokens is not None
-    dialect = stage.dialect
-    return (dialect.resample_registers if registers else ()) or dialect.resample
+    return stage.dialect.recipes(registers, stage.model_type)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,9 @@ class Resized:
     checks: list[Check]
 
 
-def resized(stage: Stage, sizes: Sizes, recipes: Sequence[str]) -> Resized:
+def resized(
+    stage: Stage, sizes: Sizes, recipes: Sequence[str], dtype: str | None = None
+) -> Resized:
     """Take a stage to the sizes that a user told.
 
     Args:
@@ -77,6 +78,7 @@ def resized(stage: Stage, sizes: Sizes, recipes: Sequence[str]) -> Resized:
         sizes: the new ones; what they do not tell stays.
         recipes: names of `RECIPES` (positions), `KERNEL_RECIPES`, `CHANNEL_RECIPES`; one of each at
             most.
+        dtype: in which what is resized is kept; None for its own.
 
     Raises:
         PatchParityError: what no recipe is named for, or cannot be resized.
@@ -89,20 +91,17 @@ def resized(stage: Stage, sizes: Sizes, recipes: Sequence[str]) -> Resized:
     steps: list[str] = []
     checks: list[Check] = []
     before = stage.spec
-    stage = _with_channels(stage, sizes.channels, recipes, steps)
-    stage = _with_patch(stage, sizes.patch_size[-2:], recipes, steps, checks)
+    stage = _with_channels(stage, sizes.channels, recipes, steps, dtype)
+    stage = _with_patch(stage, sizes.patch_size[-2:], recipes, steps, checks, dtype)
     if image := sizes.image_size[-2:]:
         whole = (*before.image_size[:-2], *image)
         spec = stage.spec.replace(image_size=whole)
         stage = dataclasses.replace(stage, spec=spec, size_known=True)
-    stage = _with_grid(stage, before, recipes, steps, checks)
+    stage = _with_grid(stage, before, recipes, steps, checks, dtype)
     if stage.spec.grid != before.grid and not steps:
         steps.append("no positions that are resized: the image size alone changes")
     if not steps:
-        raise PatchParityError(
-            f"{', '.join(recipes)} has nothing to resize: {stage.candidate.label} is of these "
-            "sizes already"
-        )
+        steps.append(f"{', '.join(recipes)}: nothing is resized, for it is of these sizes already")
     return Resized(stage, steps, checks)
 
 
@@ -122,14 +121,18 @@ def _one_of(recipes: Sequence[str], known: Sequence[str], what: str, own: Sequen
 
 
 def _with_channels(
-    stage: Stage, channels: int | None, recipes: Sequence[str], steps: list[str]
+    stage: Stage,
+    channels: int | None,
+    recipes: Sequence[str],
+    steps: list[str],
+    dtype: str | None,
 ) -> Stage:
     """The stage of other input channels."""
     if channels is None or channels == stage.spec.in_channels:
         return stage
     name = _one_of(recipes, CHANNEL_RECIPES, "channels", ())
     old = stage.weights.kernel
-    kernel = adapt_channels(old, channels, recipe=name).astype(old.dtype)
+    kernel = adapt_channels(old, channels, recipe=name).astype(dtype or old.dtype)
     steps.append(f"channels: {old.shape[-1]} to {channels} by {name} (adapt_input_conv)")
     return _changed(stage, stage.spec.replace(in_channels=channels), kernel=kernel)
 
@@ -140,6 +143,7 @@ def _with_patch(
     recipes: Sequence[str],
     steps: list[str],
     checks: list[Check],
+    dtype: str | None,
 ) -> Stage:
     """The stage of other patches, that tile as before; the image keeps its size."""
     spec = stage.spec
@@ -152,7 +156,7 @@ def _with_patch(
         )
     name = _one_of(recipes, tuple(KERNEL_RECIPES), "kernels", ())
     old = stage.weights.kernel
-    kernel = resize_kernel(old, patch, recipe=name).astype(old.dtype)
+    kernel = resize_kernel(old, patch, recipe=name).astype(dtype or old.dtype)
     whole = (*spec.patch_size[:-2], *patch)
     image = spec.image_size
     if not stage.size_known:  # some patches of the new size
@@ -172,6 +176,7 @@ def _with_grid(
     recipes: Sequence[str],
     steps: list[str],
     checks: list[Check],
+    dtype: str | None,
 ) -> Stage:
     """The stage, whose positions are still of the grid of another spec, with those of its own."""
     weights, old, new = stage.weights, before.grid, stage.spec.grid
@@ -182,6 +187,12 @@ def _with_grid(
             f"{stage.candidate.label} has positions for every grid: the image size alone tells "
             "which, and nothing is resized"
         )
+    if stage.dialect.copies:
+        raise PatchParityError(
+            f"{stage.candidate.label} holds two tables of positions, and its library makes those "
+            "of every size from the one of the size that the model was made with: they are not "
+            "resized here"
+        )
     name = _one_of(recipes, tuple(RECIPES), "positions", own_recipes(stage))
     ahead = weights.num_positions_ahead
     frames, table = old[0] if len(old) == 3 else 1, weights.positions
@@ -189,7 +200,7 @@ def _with_grid(
     behind = table[ahead + patches :]
     parts = np.split(table[ahead : ahead + patches], frames)
     resized_parts = [
-        resize_positions(part, old[-2:], new[-2:], recipe=name).astype(table.dtype)
+        resize_positions(part, old[-2:], new[-2:], recipe=name).astype(dtype or table.dtype)
         for part in parts
     ]
     positions = np.concatenate([table[:ahead], *resized_parts, behind])

@@ -1,7 +1,6 @@
 """The way from a picture to the images that a model takes: resize, crop, pad, rescale, normalize,
 layout, each step as libraries make it, in the type in which they make it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -64,7 +63,7 @@ class Resize:
             other = int(edge * short / long)
             return (edge, other) if height >= width else (other, edge)
         new_short, new_long = edge, int(edge * long / short)
-        if self.most and self.most < max(new_long, 1):
+        if self.most and long / short * edge > self.most:
             # the shortest edge as it is where the longest one is the limit
             raw = self.most * short / long
             new_short = round(raw)
@@ -289,10 +288,3 @@ class PixelRecipe:
     def words(self) -> str:
         """What it does, in order."""
         return ", then ".join(step.words() for step in self.steps) or "nothing"
-
-
-def per_channel(value: float | Sequence[float], channels: int = 3) -> tuple[float, ...]:
-    """One number for each channel."""
-    if isinstance(value, int | float):
-        return (float(value),) * channels
-    return tuple(float(each) for each in value)

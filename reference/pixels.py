@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import PatchParityError, require_array, require_choice
+from .errors import PatchParityError, require_array, require_choice, require_sizes
 from .recipes import RECIPES
 from .resample import (
     SUPPORT,
@@ -59,8 +59,7 @@ def resize_pixels(
         raise PatchParityError(f"picture of shape {picture.shape}: expected (H, W, C)")
     if picture.dtype != np.uint8 and picture.dtype.kind != "f":
         raise PatchParityError(f"picture of dtype {picture.dtype}: expected uint8 or floats")
-    if len(size) != 2 or min(size) < 1:
-        raise PatchParityError(f"size {size}: expected positive rows and columns")
+    require_sizes("size", size, (2,))
     if reducing_gap is not None:
         if not method.startswith("pillow-") or not reducing_gap >= 1:
             raise PatchParityError("a reducing gap is Pillow's, and at least 1")

@@ -148,6 +148,9 @@ def _settings(table: Mapping[str, Any], wrong: Wrong) -> dict[str, Any]:
             raise wrong(f"{key} = {table[key]!r} is of the wrong kind")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise wrong(f"{key} = {value!r}: expected one of {', '.join(map(repr, _CHOICES[key]))}")
+    for names in settings.get("resample_of", {}).values():
+        if unknown := sorted(set(names) - set(RECIPES)):
+            raise wrong(f"resample_of names {', '.join(unknown)}, and there is no such recipe")
     for key in ("resample", "resample_registers"):
         if unknown := sorted(set(settings.get(key, ())) - set(RECIPES)):
             raise wrong(f"{key} names {', '.join(unknown)}, and there is no such recipe")
@@ -157,7 +160,7 @@ def _settings(table: Mapping[str, Any], wrong: Wrong) -> dict[str, Any]:
         if settings.get("padding", 0) != 0:  # its zeros are put around images that were normalized
             raise wrong("pixels that are normalized have no padding around them")
         settings["pixels"] = {name: tuple(held) for name, held in settings["pixels"].items()}
-    for key in ("copies", "config", "architectures_if", "always", "lacks"):
+    for key in ("copies", "config", "architectures_if", "always", "lacks", "resample_of"):
         if key in settings:
             settings[key] = {
                 name: (held,) if isinstance(held, str) else tuple(held)
@@ -272,7 +275,7 @@ def _of_its_kind(key: str, value: Any) -> bool:
             isinstance(alternative, list) and all(isinstance(name, str) for name in alternative)
             for alternative in value
         )
-    if key in ("copies", "config", "architectures_if", "always", "lacks"):
+    if key in ("copies", "config", "architectures_if", "always", "lacks", "resample_of"):
         return isinstance(value, dict) and all(
             isinstance(names, str)
             or (isinstance(names, list) and all(isinstance(name, str) for name in names))

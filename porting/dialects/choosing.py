@@ -373,19 +373,18 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
             raise PatchParityError(
                 f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and "
                 f"{'×'.join(map(str, asked))}{image_note} was told"
-                f"{_way_to(name, candidate)}"
+                f"{_way_to(name, candidate, known_of(checkpoint, None).model_type)}"
             )
 
 
-def _way_to(name: str, candidate: Candidate) -> str:
+def _way_to(name: str, candidate: Candidate, model_type: str) -> str:
     """Which recipe takes a stage to the size that was told, and what it would do, as the end of a
     sentence."""
     if candidate.dialect.stem:
         return ""
     if name == "grid":
-        own = candidate.dialect.resample
-        if "register_tokens" in candidate.names and candidate.dialect.resample_registers:
-            own = candidate.dialect.resample_registers
+        registers = "register_tokens" in candidate.names
+        own = candidate.dialect.recipes(registers, model_type)
         return way_to_positions(own)
     recipe = {"patch": "pi-timm-bicubic-antialias", "channels": "timm"}[name]
     does = {

@@ -286,6 +286,7 @@ class Dialect:
         resample: recipes by which its library resizes the position table to another image size,
             where it does; more than one where that depends on the backend.
         resample_registers: the same of models with register tokens, where it is another.
+        resample_of: the same of models of a type, by model type, where it is another.
         always: optional fields that all models of a type have, by model type; `*` for all types.
         lacks: fields that models of a type do not have although the dialect does, by model type.
         shared_rows: rows in front of the position table that are added to every patch.
@@ -347,6 +348,7 @@ class Dialect:
     resize_to: Literal["grid", "square", "swapped"] = "grid"
     resample: tuple[str, ...] = ()
     resample_registers: tuple[str, ...] = ()
+    resample_of: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     shared_rows: int = 0
     square: tuple[str, ...] = ()
     plain: bool = False
@@ -355,6 +357,12 @@ class Dialect:
     def required(self) -> tuple[str, ...]:
         """Fields that must be there."""
         return tuple(name for name in self.entries if name not in self.optional)
+
+    def recipes(self, registers: bool, model_type: str) -> tuple[str, ...]:
+        """The recipes by which its library resizes positions, of a model of this type, with
+        register tokens or without."""
+        of_type = self.resample_of.get(model_type, ())
+        return of_type or (self.resample_registers if registers else ()) or self.resample
 
     def means(self, name: str) -> str:
         """What it means that an optional field is in no tensor."""

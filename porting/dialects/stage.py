@@ -62,6 +62,7 @@ class Stage:
         epsilon_assumed: whether nothing tells ε of its norms, which its library lets users choose.
         layer_untold: whether it is the layer of a user's own model, of which the file has the
             tensors and nothing else.
+        model_type: what config.json calls its model.
         real_names: under which names its tensors are in the file, by the names without wrappers;
             empty where they have none.
     """
@@ -76,6 +77,7 @@ class Stage:
     real_names: Mapping[str, str] = field(default_factory=dict)
     epsilon_assumed: bool = False
     layer_untold: bool = False
+    model_type: str = ""
 
     def real_name(self, name: str) -> str:
         """Under which name a tensor is in the file."""
@@ -255,6 +257,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         not (config.model_type if dialect.epsilon_of_config else config.architecture)
         and (dialect.epsilon_of_config or bool(dialect.architectures)),
         dialect.plain and dialect.framework == "keras" and checkpoint.format == "h5",
+        config.model_type,
     )
 
 

@@ -116,6 +116,11 @@ def read_picture(path: str | os.PathLike[str], rotate: bool = False) -> Picture:
                     f"{source} is {kind} a channel (mode {mode}): expected 8; scale it first, for "
                     "Pillow would cut it off"
                 )
+            if (bits := _bits(picture, source)) > 8:
+                raise PatchParityError(
+                    f"{source} is of {bits} bits a channel: expected 8; scale it first, for Pillow "
+                    "would cut it off"
+                )
             notes = [f"the picture is {CONVERTED[mode]}"] if mode != "RGB" else []
             turned = picture.getexif().get(ORIENTATION, 1)
             image = picture.convert("RGB")
@@ -130,6 +135,20 @@ def read_picture(path: str | os.PathLike[str], rotate: bool = False) -> Picture:
         raise PatchParityError(
             f"cannot read a picture from {source}: {error or type(error).__name__}"
         ) from None
+
+
+def _bits(picture: Any, source: Path) -> int:
+    """Bits of a channel, as the file says: Pillow reads some of 16 as though they were of 8."""
+    if picture.format == "PNG":
+        with source.open("rb") as file:
+            return (file.read(PNG_DEPTH + 1) + bytes(PNG_DEPTH))[PNG_DEPTH]
+    if picture.format == "TIFF":
+        return max(picture.tag_v2.get(BITS_PER_SAMPLE, (8,)))
+    return 8
+
+
+PNG_DEPTH, BITS_PER_SAMPLE = 24, 258
+"""The byte of a PNG that holds its bits, and TIFF's tag of them."""
 
 
 ORIENTATION = 0x0112

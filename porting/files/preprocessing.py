@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from ...reference.pixel_steps import (
     Resize,
     Round,
     Step,
-    per_channel,
 )
 
 NAMES = ("preprocessor_config.json", "processor_config.json", "preprocessor.json", "config.json")
@@ -35,30 +35,78 @@ BACKENDS = ("torchvision", "pillow")
 """What transformers resizes with: torchvision on tensors, since version 5 wherever it is installed,
 or Pillow."""
 
+HALF = (0.5, 0.5, 0.5)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What an image processor of transformers does where its file says nothing else.
+
+    Args:
+        size: what is resized to, as its file would say it.
+        crop: the middle that is cut out; None where nothing is.
+        resample: Pillow's number of the filter.
+        mean, std: None where nothing is normalized.
+        kind: `plain`; `rescaled-first`; `crop-percent`; `pixels`, by the number of them.
+        factor: that pixels are multiplied by.
+        square: whether a size that is one number is that of both edges, else of the shortest.
+        crop_size: that a file takes which says `do_center_crop` alone.
+    """
+
+    size: Mapping[str, int]
+    crop: int | None = None
+    resample: int = 3
+    mean: tuple[float, ...] | None = HALF
+    std: tuple[float, ...] | None = HALF
+    kind: str = "plain"
+    factor: float = 1 / 255
+    square: bool = True
+    crop_size: int | None = None
+
+
+def _edges(edge: int) -> dict[str, int]:
+    return {"height": edge, "width": edge}
+
+
+_OF_CLIP = Processor({"shortest_edge": 224}, 224, mean=CLIP[0], std=CLIP[1], square=False)
 PROCESSORS = {
-    **dict.fromkeys(
-        (
-            "Bit",
-            "Blip",
-            "Chameleon",
-            "ChineseCLIP",
-            "CLIP",
-            "DeiT",
-            "MobileNetV1",
-            "OwlViT",
-            "Pvt",
-            "Siglip",
-            "ViT",
-            "Tipsv2",
-            "Beit",
-        ),
-        "plain",
+    "Bit": _OF_CLIP,
+    "Blip": Processor(_edges(384), mean=CLIP[0], std=CLIP[1]),
+    "Chameleon": Processor(
+        {"shortest_edge": 512},
+        512,
+        resample=1,
+        mean=(1.0, 1.0, 1.0),
+        std=(1.0, 1.0, 1.0),
+        factor=0.0078,
+        square=False,
     ),
-    "DINOv3ViT": "rescaled-first",
-    "ConvNext": "crop-percent",
-    "Qwen2VL": "pixels",
+    "ChineseCLIP": _OF_CLIP,
+    "CLIP": _OF_CLIP,
+    "DeiT": Processor(_edges(256), 224),
+    "MobileNetV1": Processor({"shortest_edge": 256}, 224, resample=2, square=False),
+    "OwlViT": Processor(_edges(768), mean=CLIP[0], std=CLIP[1], crop_size=768),
+    "Pvt": Processor(_edges(224), mean=IMAGENET[0], std=IMAGENET[1]),
+    "Siglip": Processor(_edges(224), square=False),
+    "ViT": Processor(_edges(224), resample=2),
+    "Tipsv2": Processor(_edges(448), resample=2, mean=None, std=None),
+    "Beit": Processor(_edges(224), crop_size=224),
+    "DINOv3ViT": Processor(
+        _edges(224), resample=2, mean=IMAGENET[0], std=IMAGENET[1], kind="rescaled-first"
+    ),
+    "ConvNext": Processor({"shortest_edge": 384}, kind="crop-percent", square=False),
+    "Qwen2VL": Processor(
+        {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+        mean=CLIP[0],
+        std=CLIP[1],
+        kind="pixels",
+        square=False,
+    ),
 }
-"""Image processors of transformers 5.23 by what they do; the tests run each on each backend."""
+"""Image processors of transformers 5.23, and what each does by itself; the tests run each on each
+backend, with and without each setting."""
 
 
 def read_preprocessing(
@@ -86,7 +134,7 @@ def read_preprocessing(
         if "input_size" in table and "mean" in table:
             return _of_timm(table, version)
         return _of_transformers(table, backend, version)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, PatchParityError):
             raise PatchParityError(f"{file}: {error}") from None
         raise PatchParityError(
@@ -130,8 +178,13 @@ def _table(file: Path) -> dict[str, Any]:
 
 
 def _method(filter_: Any, backend: str, version: int | None) -> str:
-    """The method of a filter, by Pillow's number or its name."""
-    name = FILTERS.get(filter_) if isinstance(filter_, int) else str(filter_).lower()
+    """The method of a filter, by Pillow's number or its name.
+
+    Raises:
+        PatchParityError: an unknown one, or one that torchvision does not have.
+    """
+    known = isinstance(filter_, int) and not isinstance(filter_, bool)
+    name = FILTERS.get(filter_, "") if known else filter_
     if name not in FILTERS.values():
         raise PatchParityError(f"a filter {filter_!r} is unknown")
     if backend == "pillow":
@@ -139,7 +192,53 @@ def _method(filter_: Any, backend: str, version: int | None) -> str:
         return f"pillow-{name}{'-12' if old else ''}"
     if name in ("box", "hamming"):
         raise PatchParityError(f"torchvision has no filter {name}: the backend pillow has it")
-    return f"torchvision-{name}" + ("" if name == "nearest" else "-antialias")
+    # transformers takes Pillow's nearest for torch's nearest-exact
+    return "torchvision-nearest-exact" if name == "nearest" else f"torchvision-{name}-antialias"
+
+
+def _numbers(name: str, value: Any, least: float | None = None) -> tuple[float, ...]:
+    """Three numbers, or one for all channels.
+
+    Raises:
+        PatchParityError: another count, what is no number, or not above `least`.
+    """
+    values = value if isinstance(value, (list, tuple)) else (value,) * 3
+    good = len(values) == 3 and all(
+        isinstance(each, (int, float)) and not isinstance(each, bool) and math.isfinite(each)
+        for each in values
+    )
+    if not good or (least is not None and min(values) <= least):
+        above = "" if least is None else f" above {least:g}"
+        raise PatchParityError(f"{name} = {value!r}: expected one number{above}, or three")
+    return tuple(float(each) for each in values)
+
+
+def _count(name: str, value: Any) -> int:
+    """A number of pixels.
+
+    Raises:
+        PatchParityError: what is none, or more than a picture has.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_PIXELS:
+        raise PatchParityError(f"{name} = {value!r}: expected a number of pixels")
+    return value
+
+
+MOST_PIXELS = 2**25
+"""Pixels of an edge, or of an image whose number of pixels is told."""
+
+
+def _flag(table: Mapping[str, Any], name: str, default: bool) -> bool:
+    """A switch.
+
+    Raises:
+        PatchParityError: what is neither true nor false.
+    """
+    value = table.get(name, default)
+    value = default if value is None else value
+    if not isinstance(value, bool):
+        raise PatchParityError(f"{name} = {value!r}: expected true or false")
+    return value
 
 
 def _of_transformers(table: Mapping[str, Any], backend: str, version: int | None) -> PixelRecipe:
@@ -156,87 +255,98 @@ def _of_transformers(table: Mapping[str, Any], backend: str, version: int | None
             f"{written} makes steps of its own that are not known here; known are those of "
             f"{', '.join(PROCESSORS)}"
         )
-    kind = PROCESSORS[name]
-    resize = _resize_of(table, kind, _method(table.get("resample", 2), backend, version))
+    usual = PROCESSORS[name]
+    resize: list[Step] = []
+    if _flag(table, "do_resize", True):
+        method = _method(table.get("resample", usual.resample), backend, version)
+        resize = _resize_of(table, usual, method)
     crop: list[Step] = []
-    if table.get("do_center_crop") and table.get("crop_size") is not None:
+    if usual.kind != "pixels" and _flag(table, "do_center_crop", usual.crop is not None):
+        size = table.get("crop_size", usual.crop or usual.crop_size)
         padding: Any = "up" if backend == "pillow" else "down"
-        crop = [Crop(_sides(table["crop_size"]), padding=padding)]
-    factor = float(table.get("rescale_factor") or 1 / 255)
-    rescales = table.get("do_rescale", True)
-    mean, std = (per_channel(table.get(key) or 0.5) for key in ("image_mean", "image_std"))
-    rescale = Rescale((factor,), dtype="float64" if backend == "pillow" else "float32")
-    normalizes = bool(table.get("do_normalize", True))
-    end: list[Step] = [rescale] if rescales else []
-    end += [Normalize(mean, std)] if normalizes else []
-    if backend == "torchvision" and rescales and normalizes and kind != "rescaled-first":
-        end = [Normalize(mean, std, factor)]
-    if kind == "rescaled-first" and rescales:
-        steps = [rescale, *resize, *crop, *end[1:]]
-    else:
-        steps = [*resize, *crop, *end]
-    return PixelRecipe(f"transformers {written} ({backend})", tuple(steps))
+        crop = [Crop(_sides("crop_size", size), padding=padding)]
+    rescales = _flag(table, "do_rescale", True)
+    normalizes = _flag(table, "do_normalize", usual.mean is not None)
+    factor = _numbers("rescale_factor", table.get("rescale_factor", usual.factor), 0.0)[0]
+    end: list[Step] = []
+    if rescales:
+        end = [Rescale((factor,), dtype="float64" if backend == "pillow" else "float32")]
+    first = end if usual.kind == "rescaled-first" else []
+    if normalizes:
+        mean = _numbers("image_mean", table.get("image_mean", usual.mean))
+        std = _numbers("image_std", table.get("image_std", usual.std), 0.0)
+        fused = backend == "torchvision" and rescales and not first
+        end = [Normalize(mean, std, factor)] if fused else [*end, Normalize(mean, std)]
+    if first:
+        end = end[len(first) :]
+    return PixelRecipe(f"transformers {written} ({backend})", (*first, *resize, *crop, *end))
 
 
-def _resize_of(table: Mapping[str, Any], kind: str, method: str) -> list[Step]:
+def _resize_of(table: Mapping[str, Any], usual: Processor, method: str) -> list[Step]:
     """The change of size that a processor of transformers makes, and what it crops with it."""
-    if not table.get("do_resize", True):
-        return []
-    size = table.get("size")
-    if kind == "pixels":
-        limits = size if isinstance(size, dict) else {}
-        low = table.get("min_pixels") or limits.get("shortest_edge") or 56 * 56
-        high = table.get("max_pixels") or limits.get("longest_edge") or 28 * 28 * 1280
-        factor = int(table.get("patch_size", 14)) * int(table.get("merge_size", 2))
-        return [Resize(method, (int(low), int(high)), "pixels", factor=factor)]
-    if kind == "crop-percent":
-        edge = size["shortest_edge"] if isinstance(size, dict) else int(size or 384)
+    size = table.get("size", usual.size)
+    if usual.kind == "pixels":
+        limits = {**usual.size, **size} if isinstance(size, Mapping) else usual.size
+        low = table.get("min_pixels") or limits["shortest_edge"]
+        high = table.get("max_pixels") or limits["longest_edge"]
+        factor = math.prod(
+            _count(name, table.get(name, default))
+            for name, default in (("patch_size", 14), ("merge_size", 2))
+        )
+        bounds = _count("min_pixels", low), _count("max_pixels", high)
+        return [Resize(method, bounds, "pixels", factor=factor)]
+    if not isinstance(size, Mapping):
+        if isinstance(size, int):
+            edge = _count("size", size)
+            return [Resize(method, (edge, edge), "exact" if usual.square else "shortest")]
+        return [Resize(method, _sides("size", size))]
+    told = {name: value for name, value in size.items() if value is not None}
+    if usual.kind == "crop-percent":
+        edge = _count("size.shortest_edge", told.get("shortest_edge"))
         if edge >= 384:
             return [Resize(method, (edge, edge))]
-        larger = int(edge / float(table.get("crop_pct") or 224 / 256))
+        percent = _numbers("crop_pct", table.get("crop_pct", 224 / 256), 0.0)[0]
+        larger = int(edge / percent)
         return [Resize(method, (larger, larger), "shortest"), Crop((edge, edge))]
-    if isinstance(size, dict):
-        if size.get("shortest_edge"):
-            edge, most = int(size["shortest_edge"]), int(size.get("longest_edge") or 0)
-            return [Resize(method, (edge, edge), "shortest", most)]
-        if size.get("longest_edge"):
-            edge = int(size["longest_edge"])
-            return [Resize(method, (edge, edge), "longest")]
-        if size.get("max_height"):
-            return [Resize(method, (int(size["max_height"]), int(size["max_width"])), "inside")]
-    # a number alone, in files of old versions, is the shortest edge of CLIP's kin, else both edges
-    shortest = not table.get("default_to_square", not table.get("do_center_crop", False))
-    if isinstance(size, int):
-        return [Resize(method, (size, size), "shortest" if shortest else "exact")]
-    return [Resize(method, _sides(size))]
+    if "shortest_edge" in told:
+        edge = _count("size.shortest_edge", told["shortest_edge"])
+        most = _count("size.longest_edge", told["longest_edge"]) if "longest_edge" in told else 0
+        return [Resize(method, (edge, edge), "shortest", most)]
+    if {"max_height", "max_width"} <= set(told):
+        inside = _count("max_height", told["max_height"]), _count("max_width", told["max_width"])
+        return [Resize(method, inside, "inside")]
+    return [Resize(method, _sides("size", told))]
 
 
-def _sides(size: Any) -> tuple[int, int]:
+def _sides(name: str, size: Any) -> tuple[int, int]:
     """Rows and columns.
 
     Raises:
         PatchParityError: what is no size.
     """
-    if isinstance(size, dict) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
-    if isinstance(size, dict) and size.get("shortest_edge"):
-        return int(size["shortest_edge"]), int(size["shortest_edge"])
+    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
+        return _count(f"{name}.height", size["height"]), _count(f"{name}.width", size["width"])
+    if isinstance(size, Mapping) and name == "crop_size" and "shortest_edge" in size:
+        size = size["shortest_edge"]
     if isinstance(size, int):
-        return size, size
+        return _count(name, size), _count(name, size)
     if isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2:
-        return int(size[0]), int(size[1])
-    raise PatchParityError(f"size {size!r}: expected height and width, or an edge")
+        return _count(name, size[0]), _count(name, size[1])
+    raise PatchParityError(f"{name} = {size!r}: expected height and width, or an edge")
 
 
 def _of_timm(table: Mapping[str, Any], version: int | None) -> PixelRecipe:
     """`create_transform(**resolve_data_config(...))` of timm 1.0.31, for evaluation."""
     size = table.get("input_size", (3, 224, 224))
-    height, width = int(size[1]), int(size[2])
-    percent = float(table.get("crop_pct") or 0.875)
+    if not isinstance(size, (list, tuple)) or len(size) != 3 or size[0] != 3:
+        raise PatchParityError(f"input_size = {size!r}: expected 3, height and width")
+    height, width = _sides("input_size", tuple(size[1:]))
+    percent = _numbers("crop_pct", table.get("crop_pct") or 0.875, 0.0)[0]
     scaled = math.floor(height / percent), math.floor(width / percent)
-    method = _method(table.get("interpolation", "bilinear"), "pillow", version)
+    method = _method(table.get("interpolation") or "bicubic", "pillow", version)
     mode = table.get("crop_mode") or "center"
-    mean, std = per_channel(table["mean"]), per_channel(table["std"])
+    mean = _numbers("mean", table.get("mean", IMAGENET[0]))
+    std = _numbers("std", table.get("std", IMAGENET[1]), 0.0)
     steps: list[Step]
     if mode == "squash":
         steps = [Resize(method, scaled)]
@@ -252,21 +362,30 @@ def _of_timm(table: Mapping[str, Any], version: int | None) -> PixelRecipe:
 def _of_keras(table: Mapping[str, Any]) -> PixelRecipe:
     """An `ImageConverter` of KerasHub, alone or in a preprocessor."""
     config = table.get("config", table)
+    if not isinstance(config, dict):
+        raise PatchParityError("its config is no JSON object")
     converter = config.get("image_converter")
     if isinstance(converter, dict):
         config, table = converter["config"], converter
     whose = str(table.get("registered_name") or table.get("class_name") or "ImageConverter")
-    size = _sides(config["image_size"])
-    method = {"bilinear": "tf-bilinear", "bicubic": "tf-bicubic", "nearest": "tf-nearest"}[
-        config.get("interpolation", "bilinear")
-    ]
-    method += "-antialias" if config.get("antialias") else ""
+    size = _sides("image_size", config.get("image_size"))
+    known = {"bilinear": "tf-bilinear", "bicubic": "tf-bicubic", "nearest": "tf-nearest"}
+    interpolation = config.get("interpolation", "bilinear")
+    if interpolation not in known:
+        raise PatchParityError(f"an interpolation {interpolation!r} is not known here")
+    method = known[interpolation]
+    method += "-antialias" if config.get("antialias") and interpolation != "nearest" else ""
     steps: list[Step] = [AspectCrop(size)] if config.get("crop_to_aspect_ratio", True) else []
     if config.get("pad_to_aspect_ratio"):
         raise PatchParityError("pad_to_aspect_ratio is not known here")
     steps += [Resize(method, size), Round()]
     scale, offset = config.get("scale"), config.get("offset")
-    if scale is not None or offset is not None:
-        factors = per_channel(1.0 if scale is None else scale)
-        steps.append(Rescale(factors, per_channel(0.0 if offset is None else offset)))
+    if scale is None and offset is not None:
+        raise PatchParityError(
+            "an offset without a scale is added to bytes by Keras, and what is beyond 0 to 255 "
+            "wraps: it is not read"
+        )
+    if scale is not None:
+        factors = _numbers("scale", scale)
+        steps.append(Rescale(factors, _numbers("offset", 0.0 if offset is None else offset)))
     return PixelRecipe(f"KerasHub {whose.rpartition('>')[2]}", tuple(steps))

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from ..answer import Answer
 from ..errors import PatchParityError, require_array
-from ..pixel_steps import AspectCrop, Crop, Normalize, PixelRecipe, Rescale, Resize, Step
+from ..pixel_steps import (
+    AspectCrop,
+    Crop,
+    Divide,
+    Normalize,
+    PixelRecipe,
+    Rescale,
+    Resize,
+    Step,
+)
 from ..pixels import METHODS
 from ..recipes import RECIPES
 from ..resample import resize_bound
@@ -140,6 +149,19 @@ def diagnose_pixels(
         )
     arrangements = _arranged(pixels)
     allowed = _allowed(pixels)
+    if expected is not None and (left := _apart(picture, pixels, expected)) is not None:
+        return PixelDiagnosis(
+            True,
+            "correct",
+            (expected,),
+            f"as {expected.name}: {expected.words()}",
+            left,
+            arrangements[0].layout,
+        )
+    if np.ptp(picture.reshape(-1, 3), axis=0).min() == 0 or min(picture.shape[:2]) < 2:
+        return _untold("a channel of the picture has one value, or it is one pixel wide")
+    if np.ptp(arrangements[0].array.reshape(-1, 3), axis=0).min() == 0:
+        return _untold("a channel of the images has one value")
     fits = _fits(picture, arrangements, allowed)
     scale = float(np.ptp(arrangements[0].array)) or 1.0
     best = min(fit.left for fit in fits)
@@ -153,9 +175,9 @@ def diagnose_pixels(
             False,
             "unknown",
             (),
-            f"no known way gives these images: the nearest, {words}, leaves {best / scale:.2g} of "
-            "their range",
-            best / scale,
+            f"no known way gives these images: the nearest, {words}, leaves "
+            f"{nearest.left / scale:.2g} of their range",
+            nearest.left / scale,
         )
     least = min(fit.rms for fit in near)
     near = [fit for fit in near if fit.rms <= ALIKE * least + allowed / ALIKE]
@@ -169,6 +191,41 @@ def diagnose_pixels(
         fit for fit in near if "-12" not in _ways(fit) or _ways(fit).replace("-12", "") not in held
     ]
     return _answer(near, best / scale, expected)
+
+
+def _apart(picture: NDArray[Any], pixels: NDArray[Any], expected: PixelRecipe) -> float | None:
+    """How far images lie from what these steps make of the picture, as a share of their range; None
+    where they are others."""
+    try:
+        made = expected.run(picture).astype(np.float64)
+    except PatchParityError:
+        return None
+    given = np.asarray(pixels, np.float64)
+    given = given[None] if given.ndim == 3 else given
+    if given.shape != made.shape:
+        return None
+    apart, slack, factor = float(np.abs(given - made).max()), 0.0, 1.0
+    for place, step in enumerate(expected.steps):
+        if isinstance(step, Resize):  # on floats where something is computed before
+            slack = _slack(
+                picture, (step,), step.method, place > 0 and _computes(expected.steps[0])
+            )
+        elif isinstance(step, Rescale | Normalize | Divide):
+            pair = step.apply(np.array([[[0.0] * 3, [1.0] * 3]])).astype(np.float64)
+            factor *= float(np.abs(np.diff(pair, axis=1)).max())
+    allowed = _allowed(pixels) + slack * factor
+    return apart / (float(np.ptp(made)) or 1.0) if apart <= allowed else None
+
+
+def _computes(step: Step) -> bool:
+    """Whether a step makes floats."""
+    return isinstance(step, Rescale | Normalize | Divide)
+
+
+def _untold(why: str) -> PixelDiagnosis:
+    """That nothing can be told."""
+    explanation = f"it cannot be told how these images were made: {why}"
+    return PixelDiagnosis(False, "unknown", (), explanation, math.inf)
 
 
 ALIKE = 2.0
@@ -221,8 +278,10 @@ def _fits(picture: NDArray[Any], arrangements: list[_Arranged], allowed: float) 
                 left = min(fit.rms for fit in _affine(made, arranged, steps, False))
                 rough.append((left, arranged, steps))
     rough.sort(key=lambda each: each[0])
+    # a filter that is rough itself leaves most where nothing is cropped: that is tried in any case
+    plain = [each for each in rough[FINEST:] if len(each[2]) < 2]
     fits: list[_Fit] = []
-    for _, arranged, steps in rough[:FINEST]:
+    for _, arranged, steps in [*rough[:FINEST], *plain[:2]]:
         if any(fit.left <= allowed + fit.slack for fit in fits):
             break
         if not any(isinstance(step, Resize) for step in steps):
@@ -250,7 +309,9 @@ def _slack(picture: NDArray[Any], steps: tuple[Step, ...], method: str, on_float
         return 0.0
     resize = next(step for step in steps if isinstance(step, Resize))
     size = resize.target(*picture.shape[:2])
-    rules = RECIPES[method.replace("torchvision-", "torch-")].rules(picture.shape[:2], size)
+    rules = RECIPES[method.replace("torchvision-", "torch-").removesuffix("-12")].rules(
+        picture.shape[:2], size
+    )
     return resize_bound(rules, picture.shape[:2], size, 255.0, 2.0**-24)
 
 
@@ -371,11 +432,7 @@ def _answer(near: list[_Fit], left: float, expected: PixelRecipe | None) -> Pixe
         explanation += f"; the same bits as {others}{more}"
     if expected is not None:
         parted = _parted(near, normalization, expected)
-        if not parted:
-            return PixelDiagnosis(
-                True, "correct", recipes, f"as {expected.name}: {explanation}", left, first.layout,
-                normalization,
-            )  # fmt: skip
+        parted = parted or ["by less than a step of 8 bits, or by where half a pixel is cut off"]
         explanation = f"not as {expected.name}: {'; '.join(parted)} ({explanation})"
     status: Literal["unique", "tied"] = "unique" if len(ways) == 1 else "tied"
     return PixelDiagnosis(
@@ -485,6 +542,8 @@ def _parted(near: list[_Fit], normalization: dict[str, Any], expected: PixelReci
         told.append(
             "cropped before it was resized"
             if orders[1][:1] == ["Crop"] and "Resize" in orders[1]
+            else f"resized, and {expected.name} does not"
+            if "Resize" in orders[1] and "Resize" not in orders[0]
             else "not cropped"
             if "Crop" in orders[0] and "Crop" not in orders[1]
             else "cropped"
@@ -501,6 +560,9 @@ def _parted(near: list[_Fit], normalization: dict[str, Any], expected: PixelReci
             for steps in resized[:1]
             if steps
         ]
+    floats = bool(expected.steps) and _computes(expected.steps[0])
+    if wanted and resized[0] and all(fit.on_floats != floats for fit in near):
+        told.append(f"resized as {'floats' if first.on_floats else 'bytes'}")
     if first.order == "bgr":
         told.append("channels were read as BGR")
     if first.layout != "NCHW":
@@ -544,9 +606,8 @@ def _normalizations_differ(fit: _Fit, expected: PixelRecipe) -> list[str]:
             probe = np.asarray(step.apply(probe), np.float64)
     offset, factor = probe[0, 0], (probe[0, 1] - probe[0, 0]) / 255
     near_factor = np.allclose(factor, fit.factor, rtol=1e-3)
-    if near_factor and np.allclose(
-        offset, fit.offset, atol=2e-3 * float(np.abs(factor).max()) * 255
-    ):
+    # a tenth of a step of 8 bits
+    if near_factor and np.allclose(offset, fit.offset, atol=0.1 * float(np.abs(factor).max())):
         return []
     found = _normalization(fit)["words"][0]
     wanted = _normalization(

@@ -76,6 +76,7 @@ class _Hypothesis:
     Args:
         names: of the recipes that have this rule.
         rule: of both axes; None where nothing was resized along two axes.
+        rules: all that do the same between these grids.
         said: in words.
         make: the new table, `(rows, D)`, out of the old one, `(H, W, D)`.
         bound: how far another implementation's may lie from it, for a largest value.
@@ -86,6 +87,7 @@ class _Hypothesis:
     said: str
     make: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     bound: Callable[[float], float]
+    rules: tuple[Rule, ...] = ()
 
 
 UNIT = 2.0**-24
@@ -128,8 +130,11 @@ def diagnose_resize(
         antialias was on, a = −0.5 for −0.75
     """
     old, new = _checked(positions, resized, grid, new_grid, prefix_rows)
+    if expected is not None:
+        get_recipe(expected).rules(old, new)  # which says what it does not know
     before, after = (table.astype(np.float64) for table in (positions, resized))
-    if prefix_rows and not np.allclose(before[:prefix_rows], after[:prefix_rows], 1e-2, 1e-6):
+    unit = max(ROUNDINGS.get(array.dtype.name, UNIT) for array in (positions, resized))
+    if prefix_rows and not np.allclose(before[:prefix_rows], after[:prefix_rows], 2 * unit, 1e-30):
         return ResizeDiagnosis(
             False,
             "unknown",
@@ -189,6 +194,8 @@ def diagnose_resized_output(
     if weights.positions is None:
         raise PatchParityError("the weights hold no positions, of which a model could resize some")
     require_sizes("grid", tuple(grid), (2,))
+    if expected is not None:
+        get_recipe(expected).rules(grid, spec.grid[-2:])
     ahead, count = weights.num_positions_ahead, grid[0] * grid[1]
     table = weights.positions.astype(np.float64)
     shape = (len(images), weights.num_prefix_tokens + spec.num_patches, spec.embed_dim)
@@ -200,11 +207,13 @@ def diagnose_resized_output(
             f"{count + weights.num_positioned_prefix_tokens} rows, for a grid of "
             f"{'×'.join(map(str, grid))}"
         )
-    exact, few = weights.astype(np.float64), images[:2].astype(np.float64)
+    if not np.isfinite(sequence).all():
+        raise PatchParityError("the sequence holds NaN or infinite values")
+    exact, few = weights.astype(np.float64), images.astype(np.float64)
     plain = exact.patch_norm is None and exact.token_norm is None
     # what all hypotheses share, once
     tokens = patch_embed(few, _with_positions(exact, None), spec) if plain else None
-    observed = sequence[:2].astype(np.float64)
+    observed = sequence.astype(np.float64)
     scale = float(np.abs(observed).max())
     rounding = max(ROUNDINGS.get(sequence.dtype.name, 0.0), UNIT)
     allowed = SEQUENCE_ALLOWED * math.sqrt(spec.patch_values) * rounding * scale
@@ -268,7 +277,7 @@ def _checked(
 def _hypotheses(grid: Grid, new: Grid) -> Iterator[_Hypothesis]:
     """Every way to weigh samples once, under all names of recipes that do here; then what is done
     to tables by mistake."""
-    by_weights: dict[bytes, tuple[tuple[Rule, Rule], list[str]]] = {}
+    by_weights: dict[bytes, tuple[list[tuple[Rule, Rule]], list[str]]] = {}
     square = len(set(grid)) == len(set(new)) == 1
     for name, recipe in RECIPES.items():
         if recipe.square and not square:
@@ -280,9 +289,13 @@ def _hypotheses(grid: Grid, new: Grid) -> Iterator[_Hypothesis]:
         ]
         # antialias makes no other weights where a grid grows
         weights = b"".join(np.round(matrix, 12).tobytes() for matrix in matrices)
-        by_weights.setdefault(weights, (rules, []))[1].append(name)
-    for rules, names in by_weights.values():
-        yield _by_rules(rules, tuple(sorted(names, key=_operation_first)), grid, new, "")
+        all_rules, names = by_weights.setdefault(weights, ([], []))
+        all_rules.append(rules)
+        names.append(name)
+    for all_rules, names in by_weights.values():
+        of_names = tuple(sorted(names, key=_operation_first))
+        made = _by_rules(RECIPES[of_names[0]].rules(grid, new), of_names, grid, new, "")
+        yield dataclasses.replace(made, rules=tuple(dict.fromkeys(one for one, _ in all_rules)))
     for name in ("torch-bicubic", "torch-bicubic-antialias", "torch-bilinear"):
         rule = RECIPES[name].rule
         turned = _by_rules((rule, rule), (name,), grid, (new[1], new[0]), "")
@@ -378,12 +391,27 @@ def _judged(
         )
     )
     left = min(error for _, error in fitting) / max(largest, 1e-300)
-    if expected in names:
-        return ResizeDiagnosis(True, "correct", names, f"resized by {expected}", left)
     named = [hypothesis for hypothesis, _ in fitting if hypothesis.names]
+    kinds = {
+        (
+            rule.kernel,
+            rule.a if rule.kernel == "cubic" else 0,
+            COORDINATES[rule.coordinates],
+            rule.offset,
+        )
+        for hypothesis in named
+        for rule in hypothesis.rules
+    }
+    if expected in names and len(named) == 1:
+        return ResizeDiagnosis(True, "correct", names, f"resized by {expected}", left)
+    if expected in names:
+        others = [hypothesis.names[0] for hypothesis in named if expected not in hypothesis.names]
+        shown = ", ".join(others[:LISTED]) + (" and others" if len(others) > LISTED else "")
+        why = f"resized by {expected}, or by {shown}: they cannot be told apart here"
+        return ResizeDiagnosis(True, "tied", names, why, left)
     if not named:
         return ResizeDiagnosis(False, "unique", (), fitting[0][0].said, left)
-    status: Literal["unique", "tied"] = "unique" if len(named) == 1 else "tied"
+    status: Literal["unique", "tied"] = "unique" if len(kinds) == 1 else "tied"
     return ResizeDiagnosis(wanted is None, status, names, _told(named, names, wanted), left)
 
 
@@ -397,7 +425,8 @@ def _told(named: list[_Hypothesis], names: tuple[str, ...], wanted: Recipe | Non
     if wanted is None or rule is None:
         words = "" if rule is None else f": {in_words(rule)}"
         return f"resized by {names[0]}{words}{also}"
-    different = differences(wanted.rule, rule)
+    # of rules that do the same here the one that is nearest to what was expected
+    different = min((differences(wanted.rule, each) for each in named[0].rules or (rule,)), key=len)
     return f"resized by {names[0]} and not by {wanted.name}: {', '.join(different)}{also}"
 
 

@@ -129,11 +129,19 @@ def test_keras_hubs_converter_gives_the_same(crops, tmp_path):
             {"image_processor_type": "ViTImageProcessor", "resample": 4},
             "no filter box: the backend",
         ),
-        (
-            {"pretrained_cfg": {"mean": [1], "std": [1], "crop_mode": "border"}},
-            "crop_mode 'border'",
-        ),
-        ({"pretrained_cfg": {}}, "tells no steps of an image processor"),
+        ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode 'border'"),
+        ({"pretrained_cfg": {"mean": [1], "crop_mode": "center"}}, "mean = .1.: expected one num"),
+        ({"pretrained_cfg": {"input_size": [1, 224, 224]}}, "expected 3, height and width"),
+        ({"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.5]}, "or three"),
+        ({"image_processor_type": "CLIPImageProcessor", "image_std": 0}, "one number above 0"),
+        ({"image_processor_type": "CLIPImageProcessor", "rescale_factor": 0}, "above 0"),
+        ({"image_processor_type": "CLIPImageProcessor", "rescale_factor": None}, "None: expected"),
+        ({"image_processor_type": "CLIPImageProcessor", "resample": True}, "a filter True"),
+        ({"image_processor_type": "CLIPImageProcessor", "size": [3.5, 9]}, "3.5"),
+        ({"image_processor_type": "CLIPImageProcessor", "do_resize": "no"}, "true or false"),
+        ({"image_processor_type": "CLIPImageProcessor", "crop_size": None}, "crop_size = None"),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"longest_edge": 9}}, "expected h"),
+        ({"class_name": "ViTImageConverter", "config": 5}, "its config is no JSON object"),
         ([1], "is no JSON object"),
     ],
 )
@@ -178,6 +186,16 @@ def test_pictures_of_other_modes_are_told(mode, shape, told, tmp_path):
     assert picture.pixels.dtype == np.uint8
     assert (told in " ".join(picture.notes)) if told else picture.notes == ()
     np.testing.assert_array_equal(picture.pixels, np.asarray(made.convert("RGB")))
+
+
+def test_colors_of_16_bits_are_refused(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    pytest.importorskip("PIL")
+    for name in ("a.png", "b.tiff"):
+        path = tmp_path / name
+        cv2.imwrite(str(path), RANDOM.integers(0, 65536, (20, 30, 3)).astype(np.uint16))
+        with pytest.raises(pp.PatchParityError, match="16 bits a channel"):
+            read_picture(path)
 
 
 def test_pictures_of_16_bits_are_refused_and_turned_ones_are_turned_on_request(tmp_path):

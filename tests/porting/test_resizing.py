@@ -260,7 +260,7 @@ def test_verify_names_the_recipe_and_takes_one(tmp_path):
     ("told", "message"),
     [
         ({"image_size": 48, "resample": "timn"}, "did you mean timm"),
-        ({"image_size": 64, "resample": "timm"}, "timm has nothing to resize: hf-vit is of these"),
+        ({"resample": "timm"}, "timm: to which size.*--image-size"),
         ({"patch_size": 4, "resample": "timm"}, "nothing says how kernels are resized"),
         (
             {"image_size": 48, "resample": "pi-timm-bicubic"},
@@ -280,6 +280,72 @@ def test_what_cannot_be_resized_is_one_sentence(told, message, tmp_path):
     with pytest.raises(pp.PatchParityError, match=message):
         pp.port(tmp_path / "model", tmp_path / "other.safetensors", "timm-vit", **told)
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_table_that_the_library_made_is_the_same_within_its_bound(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("safetensors")
+    from safetensors.torch import load_file, save_file
+
+    model = randomized(
+        transformers.ViTModel(transformers.ViTConfig(image_size=64, patch_size=8, **TINY))
+    )
+    model.save_pretrained(tmp_path / "model")
+    state = load_file(tmp_path / "model" / "model.safetensors")
+    (name,) = [each for each in state if each.endswith("position_embeddings")]
+    table = state[name][0]
+    grid = table[1:].reshape(8, 8, -1).permute(2, 0, 1)[None]
+    made = torch.nn.functional.interpolate(grid, (6, 6), mode="bicubic", antialias=True)
+    rows = made[0].permute(1, 2, 0).reshape(36, -1)
+    state[name] = torch.cat([table[:1], rows])[None].contiguous()
+    save_file(state, tmp_path / "theirs.safetensors")
+    first, second = tmp_path / "model", tmp_path / "theirs.safetensors"
+    same = pp.verify(first, second, resample="timm")
+    assert same.same
+    assert "within the bound of timm" in str(same)
+    assert not pp.verify(first, second, resample="transformers-vit").same
+    # another class token is no rounding
+    other = dict(state)
+    token = next(each for each in state if each.endswith("cls_token"))
+    other[token] = state[token] + 1
+    save_file(other, tmp_path / "other.safetensors")
+    assert not pp.verify(first, tmp_path / "other.safetensors", resample="timm").same
+
+
+def test_a_model_type_has_its_own_recipe(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DPTConfig(
+        image_size=64, patch_size=8, backbone_out_indices=[0], neck_hidden_sizes=[8], **TINY
+    )
+    model = randomized(transformers.DPTModel(config))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(pp.PatchParityError, match="its library's own is torch-bilinear: linear"):
+        pp.port(tmp_path / "model", tmp_path / "x.safetensors", "timm-vit", image_size=96)
+    images = RANDOM.standard_normal((1, 3, 96, 80)).astype(np.float32)
+    theirs = embedded(model, images)
+    near(pp.embed(tmp_path / "model", images, resample="torch-bilinear"), theirs)
+
+
+def test_what_is_resized_is_rounded_once_to_the_type_that_is_asked(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("safetensors")
+    from safetensors.numpy import load_file
+
+    model = randomized(
+        transformers.ViTModel(transformers.ViTConfig(image_size=64, patch_size=8, **TINY))
+    ).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "model")
+    told = {"image_size": 96, "resample": "timm", "dtype": "float32"}
+    pp.port(tmp_path / "model", tmp_path / "wide.safetensors", "timm-vit", **told)
+    table = model.embeddings.position_embeddings[0].detach().float().numpy()
+    expected = pp.resize_positions(table, (8, 8), (12, 12), prefix_rows=1, recipe="timm")
+    made = load_file(tmp_path / "wide.safetensors")["pos_embed"][0]
+    np.testing.assert_allclose(made, expected, rtol=2e-7, atol=1e-7)
+    # one column, which torch itself gets wrong where channels do not lie together
+    told["image_size"] = (16, 8)
+    assert pp.port(tmp_path / "model", tmp_path / "one.safetensors", "timm-vit", **told).ok
 
 
 def test_functions_of_libraries_resize_tables_the_same():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import patchparity as pp
-from patchparity.reference.pixel_steps import Crop, Normalize, PixelRecipe, Resize
+from patchparity.reference.pixel_steps import Crop, Normalize, PixelRecipe, Rescale, Resize
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -33,6 +33,8 @@ def named(diagnosis):
         "pillow-bicubic",
         "pillow-lanczos",
         "pillow-nearest",
+        "torchvision-nearest",
+        "opencv-nearest",
         "pillow-box",
         "pillow-bicubic-12",
         "torchvision-bilinear",
@@ -94,6 +96,41 @@ def test_the_step_where_they_part_is_named():
     assert "not cropped" in whole.explanation
     twice = expected_and(resize, crop, Normalize(CLIP[0], CLIP[1], 1 / 255**2))
     assert not twice.correct
+
+
+def test_what_is_near_is_not_correct():
+    photo = photograph()
+    steps = Resize("pillow-bicubic", (48, 56)), Normalize((0.5,) * 3, (0.5,) * 3, 1 / 255)
+    usual = PixelRecipe("usual", steps)
+    made = usual.run(photo)
+    assert pp.diagnose_pixels(photo, made, expected=usual).status == "correct"
+    resized = pp.resize_pixels(photo, (48, 56), "pillow-bicubic").astype(np.float32)
+    for shift in (128, 127):
+        near = ((resized - shift) / np.float32(127.5)).transpose(2, 0, 1)[None]
+        found = pp.diagnose_pixels(photo, near, expected=usual)
+        assert not found.correct, found
+    floats = PixelRecipe(
+        "floats",
+        (Rescale((1 / 255,)), Resize("torchvision-bicubic-antialias", (48, 56)), steps[1]),
+    )
+    bytes_ = PixelRecipe("bytes", (Resize("torchvision-bicubic-antialias", (48, 56)), steps[1]))
+    floats = PixelRecipe("floats", (*floats.steps[:2], Normalize((0.5,) * 3, (0.5,) * 3)))
+    assert not pp.diagnose_pixels(photo, bytes_.run(photo), expected=floats).correct
+    assert not pp.diagnose_pixels(photo, floats.run(photo), expected=bytes_).correct
+    assert pp.diagnose_pixels(photo, floats.run(photo), expected=floats).correct
+    even, down = (
+        PixelRecipe(
+            way, (Resize("pillow-bicubic", (57, 57), "shortest"), Crop((50, 50), way), steps[1])
+        )
+        for way in ("even", "down")
+    )
+    assert pp.diagnose_pixels(photo, even.run(photo), expected=even).correct
+    assert not pp.diagnose_pixels(photo, even.run(photo), expected=down).correct
+    flat = np.full((40, 50, 3), 7, np.uint8)
+    assert pp.diagnose_pixels(flat, usual.run(flat), expected=usual).correct
+    untold = pp.diagnose_pixels(flat, usual.run(flat))
+    assert (untold.status, untold.correct) == ("unknown", False)
+    assert "it cannot be told" in untold.explanation
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,50 @@ def test_the_recipe_of_a_model_is_found_in_its_sequence(recipe, norm):
         pp.diagnose_resized_output(images, weights, sequence[:, 1:], new, (6, 6))
 
 
+def test_what_cannot_be_told_is_tied():
+    old = pp.PatchEmbedSpec((48, 48), 8, 3, 20)
+    new = old.replace(image_size=(80, 80))
+    weights = pp.initialize_weights(old, seed=1)
+    images = RANDOM.standard_normal((4, 3, 80, 80)).astype(np.float32)
+
+    def made(given_images, table):
+        resized = pp.resize_positions(table, (6, 6), (10, 10), prefix_rows=1, recipe="timm")
+        held = dataclasses.replace(weights, positions=resized)
+        tokens = pp.patch_embed(given_images, held, new)
+        return pp.assemble_sequence(tokens, held, new).astype(np.float32)
+
+    drowned = pp.diagnose_resized_output(
+        images * 1e6, weights, made(images * 1e6, weights.positions), new, (6, 6), expected="mae"
+    )
+    assert drowned.status == "tied"
+    assert "cannot be told apart here" in drowned.explanation
+    zero = np.zeros((37, 20))
+    resized = np.zeros((101, 20))
+    tied = pp.diagnose_resize(zero, resized, (6, 6), (10, 10), prefix_rows=1, expected="timm")
+    assert tied.status == "tied"
+    # every image of a batch is looked at
+    sequence = made(images, weights.positions)
+    sequence[3] += 1
+    found = pp.diagnose_resized_output(images, weights, sequence, new, (6, 6), expected="timm")
+    assert not found.correct
+    with pytest.raises(pp.PatchParityError, match="the sequence holds NaN"):
+        pp.diagnose_resized_output(images, weights, sequence * np.nan, new, (6, 6))
+    one = pp.diagnose_resize(np.ones((1, 3)), np.ones((9, 3)), (1, 1), (3, 3))
+    assert one.status == "tied"
+    # rows of prefix tokens are equal to their rounding, and not to a percent
+    table = RANDOM.standard_normal((37, 20))
+    new_table = pp.resize_positions(table, (6, 6), (10, 10), prefix_rows=1, recipe="timm")
+    new_table[0] *= 1.001
+    found = pp.diagnose_resize(table, new_table, (6, 6), (10, 10), prefix_rows=1)
+    assert "of prefix tokens, are not those" in found.explanation
+    # of a grid that grows, nobody knows whether antialias was on
+    bilinear = pp.resize_positions(table[1:], (6, 6), (12, 12), recipe="torch-bilinear-antialias")
+    told = pp.diagnose_resize(table[1:], bilinear, (6, 6), (12, 12), expected="timm").explanation
+    assert "antialias" not in told.partition(";")[0].partition(": ")[2]
+    with pytest.raises(pp.PatchParityError, match="torchvision knows square grids alone"):
+        pp.diagnose_resize(table[1:], bilinear, (6, 6), (16, 9), expected="torchvision")
+
+
 def test_libraries_rules_are_those_of_their_operations():
     for name, (operation, *_) in LIBRARIES.items():
         assert RECIPES[name].rule == RECIPES[operation].rule

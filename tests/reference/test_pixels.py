@@ -145,7 +145,7 @@ def test_pictures_that_cannot_be_resized_are_refused():
         ((picture[0], (2, 2), "pillow-box"), r"picture of shape \(5, 3\): expected \(H, W, C\)"),
         ((picture[:0], (2, 2), "pillow-box"), "picture of shape"),
         ((picture.astype(np.uint16), (2, 2), "pillow-box"), "dtype uint16: expected uint8 or"),
-        ((picture, (0, 2), "pillow-box"), r"size \(0, 2\): expected positive"),
+        ((picture, (0, 2), "pillow-box"), r"size=\(0, 2\): expected a positive integer"),
         ((picture, (2, 2), "pillow-bicubik"), "did you mean pillow-bicubic"),
         (([1], (2, 2), "pillow-box"), "picture: list, expected a NumPy array"),
     ):
