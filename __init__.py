@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .reference.embed import patch_embed as patch_embed
     from .reference.embed import patch_embed_gradients as patch_embed_gradients
     from .reference.errors import PatchParityError as PatchParityError
+    from .reference.fold import border_pixels as border_pixels
+    from .reference.fold import fold_normalization as fold_normalization
     from .reference.initialize import initialize_weights as initialize_weights
     from .reference.patches import patchify as patchify
     from .reference.patches import unpatchify as unpatchify
@@ -74,6 +76,8 @@ _PUBLIC = {
     "diagnose_pixels": "patchparity.reference.diagnosis.pixels",
     "diagnose_resize": "patchparity.reference.diagnosis.resize",
     "diagnose_resized_output": "patchparity.reference.diagnosis.resize",
+    "fold_normalization": "patchparity.reference.fold",
+    "border_pixels": "patchparity.reference.fold",
     "resize_positions": "patchparity.reference.resize",
     "resize_pixels": "patchparity.reference.pixels",
     "resize_kernel": "patchparity.reference.resize",
