@@ -24,6 +24,7 @@ from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .computation import Computation, DeviceMemory, Events, LoadedEmbedding
 from .layouts import NCHW, OIHW
+from .pixels import LARGEST_MEAN, NORMALIZING_ROUNDINGS, refuses_padding, unfolded
 
 Precision = Literal["ieee", "tf32", "bf16", "default"]
 """How float32 is computed: as it is, with inputs rounded to TF32 or bfloat16, or however the
@@ -66,6 +67,11 @@ class Implementation:
             them: what the fastest is held against.
         peer: whether it is a library's own module, called as its users call it: a row of role
             `peer`, what ours are held against.
+        pixels: `float`, or `uint8`: images are bytes, given as whole numbers from 0 to 255 of any
+            dtype, and weights are folded ones (`fold_normalization`). It has tokens alone, and is
+            compared with others of its kind.
+        normalizes: whether it rescales and normalizes these bytes first, with ImageNet's mean and
+            standard deviation, as users do: it unfolds the weights that it is given.
     """
 
     backend: str
@@ -86,6 +92,8 @@ class Implementation:
     variant: bool = False
     customary: bool = False
     peer: bool = False
+    pixels: Literal["float", "uint8"] = "float"
+    normalizes: bool = False
 
     @property
     def name(self) -> str:
@@ -129,7 +137,14 @@ class Implementation:
             inputs=inputs,
             gradients=gradients,
             accumulate=model.accumulate * (2 if truncating else 1),
+            pixel_roundings=NORMALIZING_ROUNDINGS if self.normalizes else 0,
+            pixel_offset=LARGEST_MEAN if self.normalizes else 0.0,
         )
+
+    def own_weights(self, weights: PatchEmbedWeights) -> PatchEmbedWeights:
+        """The weights that it computes with: those that it is given, unfolded where it
+        normalizes."""
+        return unfolded(weights) if self.normalizes else weights
 
 
 def spec_code(spec: PatchEmbedSpec) -> str:
@@ -187,7 +202,9 @@ class Backend(abc.ABC):
     def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
         """Say in one sentence why an implementation cannot compute these sizes, or None if it
         can."""
-        return None
+        return (
+            refuses_padding(implementation.name, spec) if implementation.pixels == "uint8" else None
+        )
 
     def lacks(self, precision: Precision, device: str) -> str | None:
         """Say in one sentence why the framework has no such float32 precision on a device, or None

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..reference.embed import PatchEmbedGradients, patch_embed, patch_embed_gradients
+from ..reference.errors import PatchParityError
 from ..reference.patches import pad_images, patchify
 from ..reference.sequence import assemble_sequence
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Implementation, Precision, nothing_held, only_ieee
+from .base import DTYPES, Backend, Implementation, Precision, nothing_held, only_ieee
 from .computation import Computation, LoadedEmbedding, Operation, step_results
 from .layouts import (
     CANONICAL,
@@ -30,6 +31,7 @@ from .layouts import (
     kernel_from_layout,
     kernel_to_layout,
 )
+from .pixels import SCALE, as_bytes, channel_statistics, unfolded
 
 
 def usable_threads() -> int:
@@ -92,7 +94,7 @@ class _Naive(LoadedEmbedding):
             patch_embed_gradients(images, self.weights, self.spec, grad_tokens, self.work)
         )
 
-    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
         """As the reference assembles it, in the dtype under test (16-bit ones in float32, rounded
         once)."""
         weights = dataclasses.replace(
@@ -105,7 +107,7 @@ class _Naive(LoadedEmbedding):
 
         return Operation(self, function, lambda outputs: {"forward": outputs})
 
-    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation | None:
         """Tokens, and the closed-form gradients of kernel and bias."""
         upstream = grad_tokens.reshape(-1, self.spec.embed_dim).astype(self.work)
 
@@ -238,9 +240,7 @@ class _Linear(_Naive):
         for part, rows in pieces:
             source = windows[part, rows]
             patches = room[: source.shape[0] * source.shape[1] * row]
-            self._copy(
-                source, patches[:, : spec.patch_values].view(self._run()).reshape(source.shape)
-            )
+            self._copy(source, self._runs_of(patches[:, : spec.patch_values], source.shape))
             result = results[part, rows.start * row : rows.stop * row]
             np.matmul(patches, self.matrix, out=result.reshape(len(patches), spec.embed_dim))
         return tokens, patches
@@ -250,7 +250,7 @@ class _Linear(_Naive):
         interpreter meanwhile."""
         threads = self.threads
         axis = 0 if len(source) >= threads else 1
-        if threads == 1 or source.nbytes < THREADED_COPY_BYTES or source.shape[axis] < threads:
+        if threads == 1 or target.nbytes < THREADED_COPY_BYTES or source.shape[axis] < threads:
             np.copyto(target, source)
             return
         first_part, *others = zip(
@@ -262,6 +262,10 @@ class _Linear(_Naive):
         np.copyto(*first_part)
         for done in given:
             done.result()
+
+    def _runs_of(self, patches: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Patches `(rows, K)` as what windows of such a shape are copied to."""
+        return patches.view(self._run()).reshape(shape)
 
     def _padded(self, inputs: NDArray[Any]) -> NDArray[Any]:
         images, padding = inputs.astype(self.work, copy=False), self.spec.effective_padding
@@ -345,6 +349,59 @@ class _Block(_Linear):
     cache."""
 
     piece_bytes = BLOCK_BYTES
+
+
+class _OfBytes(LoadedEmbedding):
+    """What takes pixels as bytes has tokens, and neither gradients nor sequences."""
+
+    def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        return LoadedEmbedding.gradients(self, images, grad_tokens)
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
+        return None
+
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation | None:
+        return None
+
+
+class _LinearBytes(_OfBytes, _Linear):
+    """As `linear`, from bytes, which the copy of the patches casts: a row of a patch at a time is
+    as fast as moving floats is, for a quarter of the bytes is read."""
+
+    def place(self, images: NDArray[Any]) -> NDArray[Any]:
+        self.spec.check_images(images)
+        return np.ascontiguousarray(images_to_layout(as_bytes(images), self.image_layout))
+
+    def _padded(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        return inputs  # sizes that pad are refused
+
+    def _run(self) -> np.dtype[np.void]:
+        return np.dtype((np.void, self.spec.patch_size[-1] * self.spec.in_channels))
+
+    def _rows_of_images(self, images: NDArray[Any]) -> NDArray[Any]:
+        """`(B, *grid, *patch[:-1], P·C)` views of bytes."""
+        rows = super()._rows_of_images(images)
+        shape, strides = (*rows.shape, rows.itemsize), (*rows.strides, 1)
+        return np.ndarray(shape, np.uint8, images, strides=strides)
+
+    def _runs_of(self, patches: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        return patches.reshape(shape)
+
+
+class _NaiveBytes(_OfBytes, _Naive):
+    """Bytes rescaled and normalized as users write it, then as `naive`."""
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        super().assign(unfolded(weights))
+
+    def place(self, images: NDArray[Any]) -> NDArray[Any]:
+        self.spec.check_images(images)
+        return np.ascontiguousarray(as_bytes(images))
+
+    def _work_tokens(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        mean, std = channel_statistics(self.spec.in_channels, self.work, self.spec.spatial_axes)
+        images = (inputs.astype(self.work) * self.work.type(SCALE) - mean) / std
+        return super()._work_tokens(images)
 
 
 class _DirectConvolution(_Naive):
@@ -487,6 +544,8 @@ class NumPyBackend(Backend):
         "conv2d": (_DirectConvolution, NCHW, CANONICAL),
         "linear_nchw": (_LinearChannelsFirst, NCHW, DENSE_CHANNELS_FIRST),
         "block": (_Block, NHWC, DENSE_CHANNELS_LAST),
+        "linear_uint8": (_LinearBytes, NHWC, DENSE_CHANNELS_LAST),
+        "naive_uint8": (_NaiveBytes, NCHW, CANONICAL),
     }
     implementations = tuple(
         Implementation(
@@ -495,9 +554,13 @@ class NumPyBackend(Backend):
             "eager",
             images,
             kernel,
+            dtypes=("float32",) if formulation == "naive_uint8" else DTYPES,
             narrow_gradients=False,
-            variant=formulation in ("linear_nchw", "block"),
-            customary=formulation == "naive",
+            differentiable=not formulation.endswith("_uint8"),
+            variant=formulation not in ("linear", "naive", "conv2d"),
+            customary=formulation in ("naive", "naive_uint8"),
+            pixels="uint8" if formulation.endswith("_uint8") else "float",
+            normalizes=formulation == "naive_uint8",
         )
         for formulation, (_, images, kernel) in formulations.items()
     )
@@ -563,6 +626,8 @@ def embed(images):  # {(batch, *spec.image_size, spec.in_channels)}, contiguous
     ) -> LoadedEmbedding:
         """Load the canonical weights, for `linear` in the order of its patches."""
         weights.check_spec(spec)
+        if reason := self.refuses(implementation, spec):
+            raise PatchParityError(reason)
         return self.formulations[implementation.formulation][0](weights, spec, dtype)
 
     def copy(self, values: int, dtype: str, device: str) -> Computation:

@@ -19,7 +19,7 @@ from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Implementation, Precision, check_precision
+from .base import DTYPES, Backend, Implementation, Precision, check_precision
 from .computation import (
     Computation,
     DeviceMemory,
@@ -39,6 +39,7 @@ from .layouts import (
     kernel_to_layout,
 )
 from .patches import channels_last_patches, patches_code
+from .pixels import SCALE, as_bytes, channel_statistics
 
 Forward = Callable[[Any], Any]
 
@@ -193,6 +194,56 @@ def _space_to_depth(
     return variables, forward
 
 
+WORD_BYTES = 8
+"""Of the widest whole numbers. XLA's CPU code for a transpose moves a value at a time: bytes of
+ViT-B/16, batch 8, on one core, take 4 ms by ones and 0.7 by eights."""
+
+
+def _byte_patches(images: Any, spec: PatchEmbedSpec) -> Any:
+    """Patches of bytes, `(B, N, K)`: where they tile the image a row of a patch, P·C bytes, is
+    moved in words."""
+    tf = import_tensorflow()
+    if not spec.tiles:
+        return channels_last_patches(images, spec, _Functions)
+    axes, run = spec.spatial_axes, spec.patch_size[-1] * spec.in_channels
+    size = math.gcd(run, WORD_BYTES)
+    split = [extent for pair in zip(spec.grid, spec.patch_size, strict=True) for extent in pair]
+    rows = _Functions.reshape_each(images, (*split[:-1], run // size, size))
+    word = {1: tf.uint8, 2: tf.int16, 4: tf.int32, 8: tf.int64}[size]
+    words = tf.bitcast(rows, word) if size > 1 else rows[..., 0]
+    moved = tf.transpose(words, (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2)))
+    return _Functions.reshape_each(
+        tf.bitcast(moved, tf.uint8), (spec.num_patches, spec.patch_values)
+    )
+
+
+def _linear_uint8(
+    spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str
+) -> tuple[list[Any], Forward]:
+    """Cut bytes into patches, cast, `tf.matmul`, then `tf.nn.bias_add`."""
+    tf = import_tensorflow()
+    variables = _variables(shapes, dtype)
+
+    def forward(images: Any) -> Any:
+        return _projected(tf.cast(_byte_patches(images, spec), dtype), variables, spec)
+
+    return variables, forward
+
+
+def _conv2d_uint8(
+    spec: PatchEmbedSpec, shapes: list[tuple[int, ...]], dtype: str
+) -> tuple[list[Any], Forward]:
+    """Bytes cast, rescaled and normalized, then `tf.nn.conv2d`."""
+    tf = import_tensorflow()
+    variables, convolve = _conv2d(spec, shapes, dtype)
+    mean, std = channel_statistics(spec.in_channels, dtype)
+
+    def forward(images: Any) -> Any:
+        return convolve((tf.cast(images, dtype) * SCALE - mean) / std)
+
+    return variables, forward
+
+
 def _usage(implementation: Implementation, spec: PatchEmbedSpec) -> str:
     """What each formulation is in plain TensorFlow."""
     axes, width, values = spec.spatial_axes, spec.embed_dim, spec.patch_values
@@ -328,6 +379,7 @@ class _Embedding(LoadedEmbedding):
         self.plain, self.forward, self.pullback = forward, self.wrap(forward), self.wrap(pullback)
 
     def _arrays(self, weights: PatchEmbedWeights) -> list[NDArray[Any]]:
+        weights = self.implementation.own_weights(weights)
         arrays = [kernel_to_layout(weights.kernel, self.implementation.kernel_layout)]
         return arrays if weights.bias is None else [*arrays, weights.bias]
 
@@ -335,14 +387,18 @@ class _Embedding(LoadedEmbedding):
         for variable, array in zip(self.variables, self._arrays(weights), strict=True):
             variable.assign(self._tensor(array))
 
-    def _tensor(self, array: NDArray[Any]) -> Any:
+    def _tensor(self, array: NDArray[Any], dtype: Any = None) -> Any:
         with self.device:
             # A copy on the device: tf.constant keeps small arrays on the host, tf.identity moves
             # them.
-            return self.tf.identity(self.tf.constant(np.array(array, self.dtype, order="C")))
+            own = np.array(array, dtype or self.dtype, order="C")
+            return self.tf.identity(self.tf.constant(own))
 
     def place(self, images: NDArray[Any]) -> Any:
-        return self._tensor(images_to_layout(images, self.implementation.image_layout))
+        placed = images_to_layout(images, self.implementation.image_layout)
+        if self.implementation.pixels == "uint8":
+            return self._tensor(as_bytes(placed), np.uint8)
+        return self._tensor(placed)
 
     def call(self, inputs: Any) -> Any:
         with self.device:
@@ -371,8 +427,10 @@ class _Embedding(LoadedEmbedding):
 
         return placed
 
-    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
         """`tf.concat` with the broadcast class token, then the sum."""
+        if self.implementation.pixels == "uint8":
+            return None
         tf, forward = self.tf, self.plain
         token, table = self._tensor(class_token), self._tensor(positions)
 
@@ -384,8 +442,10 @@ class _Embedding(LoadedEmbedding):
             self, self._on_device(assemble), lambda outputs: {"forward": np.asarray(outputs)}
         )
 
-    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation | None:
         """`tf.GradientTape` over the forward pass, gradients of the variables."""
+        if not self.implementation.differentiable:
+            return None
         tf, forward, gradient = self.tf, self.plain, self._tensor(grad_tokens)
 
         def step(images: Any) -> Any:
@@ -401,6 +461,8 @@ class _Embedding(LoadedEmbedding):
         )
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        if not self.implementation.differentiable:
+            return super().gradients(images, grad_tokens)
         with self.device:
             gradients = self.pullback(self.place(images), self._tensor(grad_tokens))
         image, kernel, *bias = (np.asarray(gradient) for gradient in gradients)
@@ -495,6 +557,8 @@ class TensorFlowBackend(Backend):
         # XLA has no kernel for extracting patches.
         "extract_patches": (_extract_patches, DENSE_CHANNELS_LAST, ("eager", "graph")),
         "space_to_depth": (_space_to_depth, DENSE_CHANNELS_LAST, ("eager", "graph", "xla")),
+        "linear_uint8": (_linear_uint8, DENSE_CHANNELS_LAST, ("eager", "graph", "xla")),
+        "conv2d_uint8": (_conv2d_uint8, HWIO, ("eager", "graph", "xla")),
     }
     implementations += tuple(
         Implementation(
@@ -503,10 +567,15 @@ class TensorFlowBackend(Backend):
             mode,
             NHWC,
             layout,
+            dtypes=("float32",) if formulation == "conv2d_uint8" else DTYPES,
             flush_to_zero=True,
             output_roundings=2,
             default_on_cuda="tf32",
+            differentiable=not formulation.endswith("_uint8"),
             variant=True,
+            customary=formulation == "conv2d_uint8" and mode != "xla",
+            pixels="uint8" if formulation.endswith("_uint8") else "float",
+            normalizes=formulation == "conv2d_uint8",
         )
         for formulation, (_, layout, modes) in variants.items()
         for mode in modes
@@ -526,7 +595,7 @@ class TensorFlowBackend(Backend):
                 f"{implementation.name} cuts images into square patches of two pixels or more "
                 "that do not overlap, and no others"
             )
-        return None
+        return super().refuses(implementation, spec)
 
     def __init__(self) -> None:
         # Read when TensorFlow's library is loaded, and JAX sets it to 1: too talkative, at every
@@ -605,7 +674,9 @@ class TensorFlowBackend(Backend):
         return _Embedding(implementation, weights, spec, dtype, device)
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-        """In plain TensorFlow and Keras."""
+        """In plain TensorFlow and Keras; with patchparity what takes bytes."""
+        if implementation.pixels == "uint8":
+            return super().usage(implementation, spec, batch)
         return _usage(implementation, spec)
 
     def wait(self, outputs: Any) -> None:

@@ -64,6 +64,10 @@ class ArithmeticModel:
         gradients: unit roundoff of the sums of gradients where it is coarser than `accumulate`:
             frameworks split these sums (over images, tokens, overlapping patches) and keep the
             parts in the 16-bit type; 0 where it is the same.
+        pixel_roundings: how often a product has been rounded before it is added up, where pixels
+            are rescaled and normalized in `accumulate` first and the weights are unfolded for it;
+            0 where they are used as they are.
+        pixel_offset: the largest mean that is then subtracted, in the unit of the pixels.
         smallest: magnitude below which a result may be lost: half the smallest subnormal under IEEE
             rules, the smallest normal where subnormals are flushed to zero.
     """
@@ -74,6 +78,8 @@ class ArithmeticModel:
     output_roundings: int = 0
     smallest: float = 0.0
     gradients: float = 0.0
+    pixel_roundings: int = 0
+    pixel_offset: float = 0.0
 
     @property
     def name(self) -> str:
@@ -221,7 +227,7 @@ def effective_bits(
     return math.inf if rms == 0 else -math.log2(rms)
 
 
-def effective_bits_floor(terms: int, model: ArithmeticModel) -> float:
+def effective_bits_floor(terms: float, model: ArithmeticModel) -> float:
     """Fewest effective bits that declared arithmetic may deliver on the zero-mean random probe.
 
     Derivation. In a sequential sum the k-th partial sum has rms √k·σ, and rounding it errs
@@ -234,6 +240,24 @@ def effective_bits_floor(terms: int, model: ArithmeticModel) -> float:
         terms * model.accumulate**2 + 2 * model.inputs**2 + model.output_roundings * model.output**2
     )
     return -0.5 * math.log2(variance)
+
+
+MEAN_SQUARE_OF_BYTES = 255 * 511 / 6
+"""Of 0, 1, ..., 255, each as often: Σk²/256."""
+
+
+def terms_of_normalization(model: ArithmeticModel) -> float:
+    """Terms of a sum whose rounding costs as many effective bits as rescaling and normalizing
+    random bytes in `model`'s arithmetic does at most.
+
+    Derivation. Of bytes x and means of up to m in their unit, r roundings of a pixel err by
+    r·u·(x + m)|w| at most, and the kernel's signs make a random walk of it: its variance is r²·u²
+    times that of the result, times E(x + m)² / E x². The bias, which takes up the means, is of
+    variance m²/E x² in the same measure, and rounded once. A floor of u·√n holds n of these.
+    """
+    offset = model.pixel_offset
+    spread = 1 + (255 * offset + offset**2) / MEAN_SQUARE_OF_BYTES
+    return model.pixel_roundings**2 * spread + offset**2 / MEAN_SQUARE_OF_BYTES
 
 
 LEVELS = {
@@ -250,7 +274,7 @@ SPREAD_BITS = 1.5
 Rounding one input alone gains half a bit, truncating instead of rounding costs one."""
 
 
-def delivered_arithmetic(bits: float, terms: int, dtype: str = "float32") -> str:
+def delivered_arithmetic(bits: float, terms: float, dtype: str = "float32") -> str:
     """Name the arithmetic of a float32 or float64 output by its effective bits on the fingerprint
     probe, whatever was declared.
 

@@ -14,6 +14,10 @@ from .errors import PatchParityError, require_choice
 from .spec import PatchEmbedSpec
 from .weights import PatchEmbedWeights
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""ImageNet's mean and standard deviation of red, green and blue, of pixels between 0 and 1
+(torchvision)."""
+
 Statistics = float | Sequence[float] | NDArray[Any]
 """A number for all channels, or one for each."""
 Border = Literal["refuse", "mean"]

@@ -9,6 +9,7 @@ compiled implementation is compiled once.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -375,6 +376,105 @@ def photograph(
         "deterministic",
         DIRECTIONS[1:],
     )
+
+
+def random_bytes(
+    spec: PatchEmbedSpec,
+    batch: int,
+    dtype: DTypeLike,
+    seed: int,
+    *,
+    zero_bias: bool = False,
+    forward_only: bool = True,
+) -> Probe:
+    """Pixels as bytes, 0 to 255 and each as likely, with the kernel of `random_normal` and a bias
+    of the products' size.
+
+    Bytes are not of zero mean: forward results are judged by the deterministic bound. The kernel
+    is, so that the products are, and with zero bias effective bits are told as of other random
+    data.
+    """
+    random = random_normal(spec, batch, dtype, seed, forward_only=forward_only)
+    generator = np.random.default_rng([seed, 2])
+    pixels = generator.integers(0, 256, spec.images_shape(batch)).astype(dtype)
+    drawn = np.asarray(random.weights.bias, np.float64)
+    bias = (drawn * BYTES_ROOT_MEAN_SQUARE).astype(dtype)
+    weights = PatchEmbedWeights(random.weights.kernel, bias)
+    probe = dataclasses.replace(
+        random,
+        name="random-bytes",
+        images=pixels,
+        weights=weights,
+        gate="deterministic",
+        gradients=(),
+    )
+    return (
+        dataclasses.replace(without_bias(probe), name="random-bytes-zero-bias")
+        if zero_bias
+        else probe
+    )
+
+
+def byte_photograph(
+    spec: PatchEmbedSpec, pixels: NDArray[np.generic], dtype: DTypeLike, seed: int
+) -> Probe:
+    """A real image as the bytes that it is, with random weights.
+
+    Args:
+        spec: the sizes; C, H and W those of the picture.
+        pixels: shape `(H, W, C)` or `(H, W)`, uint8.
+        dtype: type under test.
+        seed: of the weights.
+
+    Raises:
+        PatchParityError: as `photograph`; a picture of another type.
+    """
+    if pixels.dtype != np.uint8:
+        raise PatchParityError(f"image of dtype {pixels.dtype}: expected uint8")
+    probe = photograph(spec, pixels, dtype, seed)
+    channels_last = pixels[..., None] if pixels.ndim == 2 else pixels
+    images = channels_last.transpose(2, 0, 1)[None].astype(dtype)
+    return dataclasses.replace(probe, images=images, gradients=())
+
+
+BYTES_ROOT_MEAN_SQUARE = 147.4
+"""√(255·511/6): of bytes, and of their products with a kernel of std 1/√K."""
+
+
+def byte_probes(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> list[Probe]:
+    """The probes that `check` runs on what takes pixels as bytes: forward alone, images of whole
+    numbers from 0 to 255, which every dtype holds.
+
+    The exact ones that can have such images are themselves, with the signs of their pixels left
+    out: that changes no |x||w|, and so nothing of why they are exact. The identity kernel moves
+    random bytes. Mantissas and ranges of pixels, and other scales, there are none.
+    """
+
+    def of_bytes(make: Callable[[PatchEmbedSpec, int, DTypeLike, int], Probe | None]) -> Any:
+        def made(spec: PatchEmbedSpec, batch: int, dtype: DTypeLike, seed: int) -> Probe | None:
+            probe = make(spec, batch, dtype, seed)
+            if probe is None:
+                return None
+            moves_bytes = make is identity_kernel
+            images = np.abs(probe.images)
+            if moves_bytes:
+                drawn = np.random.default_rng([seed, 3]).integers(0, 256, images.shape)
+                images = drawn.astype(dtype)
+            short = probe.short or moves_bytes  # a byte has 8 significand bits
+            return dataclasses.replace(probe, images=images, gradients=(), short=short)
+
+        return made
+
+    makers = (identity_kernel, one_hot_images, bounded_integers, swamping)
+    exact = [
+        _telling(of_bytes(make), spec, batch, dtype, _derived(seed, 3, number))
+        for number, make in enumerate(makers)
+    ]
+    random = [
+        random_bytes(spec, batch, dtype, _derived(seed, 4, number), zero_bias=bool(number))
+        for number in range(2)
+    ]
+    return [*(probe for probe in exact if probe is not None), *random]
 
 
 def _derived(seed: int, *path: int) -> int:

@@ -254,14 +254,17 @@ class PatchEmbedSpec:
     def minimum_bytes(self, batch: int, itemsize: int) -> int:
         """Bytes that any formulation must move at `itemsize` bytes a value: read image, kernel and
         bias once, write tokens once."""
-        pixels = batch * self.in_channels * math.prod(self._seen_extents())
         values = (
-            pixels
+            self.pixels_seen(batch)
             + math.prod(self.kernel_shape)
             + self.embed_dim
             + math.prod(self.tokens_shape(batch))
         )
         return itemsize * values
+
+    def pixels_seen(self, batch: int) -> int:
+        """Values of the images that some window sees."""
+        return batch * self.in_channels * math.prod(self._seen_extents())
 
     def _seen_extents(self) -> list[int]:
         """Pixels along each axis that some window sees: fewer than there are, where the rest is

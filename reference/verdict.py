@@ -22,6 +22,7 @@ from .error import (
     effective_bits_floor,
     error_bound,
     is_cut_off,
+    terms_of_normalization,
 )
 from .expectation import Direction, Expectation
 from .probe import Probe
@@ -75,12 +76,9 @@ def judge(
         return verdict
     values = observed.astype(np.float64)
     # Where the implementation declares that it rounds its inputs, an exact probe whose data do not
-    # survive that has a bound.
-    gate = (
-        "deterministic"
-        if probe.gate == "exact" and model.inputs and not probe.short
-        else probe.gate
-    )
+    # survive that has a bound; so has every one where pixels are normalized first.
+    inexact = (model.inputs and not probe.short) or model.pixel_roundings
+    gate: Gate = "deterministic" if probe.gate == "exact" and inexact else probe.gate
     # An exact sum is rounded to the output's type once, and mostly needs no rounding.
     expected = (
         expectation.value.astype(observed.dtype).astype(np.float64)
@@ -89,13 +87,13 @@ def judge(
     )
     if direction != "forward" and model.gradients:
         model = dataclasses.replace(model, accumulate=model.gradients)
-    sums = expectation.gauge, expectation.terms
+    sums = _sums(probe, expectation, model)
     bound = error_bound(
         expected, *sums, model, gate, expectation.largest_input, expectation.partial
     )
     ratio, worst = bound_ratio(values, expected, bound)
     if expectation.exact is not None:
-        ratio, verdict = _at_samples(values, expectation, model, gate, ratio)
+        ratio, verdict = _at_samples(values, expectation, sums, model, gate, ratio)
         if verdict:
             return verdict
     bits = delivered = None
@@ -135,9 +133,27 @@ def _unfit(
     return None
 
 
+def _sums(
+    probe: Probe, expectation: Expectation, model: ArithmeticModel
+) -> tuple[NDArray[np.float64], int]:
+    """The size of what is added up, and how many roundings each of it meets.
+
+    Where pixels x are rescaled and normalized first, with unfolded weights, a product that was W·x
+    is W·(x − m) and the bias takes up W·m, m the means in the unit of the pixels: terms of size up
+    to |W|(x + m), |W|·m and |b|, each rounded some more times before it is added up. So the gauge
+    grows by 2·m·Σ|W|, and γ_n becomes γ of n and these roundings (Higham 2002, Lemma 3.3).
+    """
+    if not model.pixel_roundings:
+        return expectation.gauge, expectation.terms
+    sizes = np.abs(probe.weights.matrix.astype(np.float64)).sum(axis=1)
+    gauge = expectation.gauge + 2 * model.pixel_offset * sizes
+    return gauge, expectation.terms + model.pixel_roundings
+
+
 def _at_samples(
     values: NDArray[np.float64],
     expectation: Expectation,
+    sums: tuple[NDArray[np.float64], int],
     model: ArithmeticModel,
     gate: Gate,
     ratio: float,
@@ -148,7 +164,7 @@ def _at_samples(
     assert expectation.exact is not None
     places, truth = expectation.exact
     there = values.ravel()[places]
-    sampled = _exact_bound(expectation, places, truth, model, gate)
+    sampled = _exact_bound(expectation, sums, places, truth, model, gate)
     exact_ratio, where = bound_ratio(there, truth, sampled)
     if not exact_ratio > 1 >= ratio:
         return max(ratio, exact_ratio), None
@@ -174,7 +190,8 @@ def _of_fingerprint(
         places, truth = expectation.exact
         values, scale = values.ravel()[places], scale.ravel()[places]
     bits = effective_bits(values, truth, scale)
-    floor = effective_bits_floor(expectation.terms, model)
+    terms = expectation.terms + terms_of_normalization(model)
+    floor = effective_bits_floor(terms, model)
     delivered = None
     if model.output and is_cut_off(observed, expectation.value):
         delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF}"
@@ -184,7 +201,7 @@ def _of_fingerprint(
         )
         return bits, delivered, message
     if not model.output:
-        delivered = delivered_arithmetic(bits, expectation.terms, observed.dtype.name)
+        delivered = delivered_arithmetic(bits, terms, observed.dtype.name)
     message = (
         f"declared {model.name}, delivered {delivered or 'lower precision'}: {bits:.1f} effective "
         f"bits, expected at least {floor:.1f}"
@@ -232,6 +249,7 @@ def _of_worst(
 
 def _exact_bound(
     expectation: Expectation,
+    sums: tuple[NDArray[np.float64], int],
     places: NDArray[np.int64],
     truth: NDArray[np.float64],
     model: ArithmeticModel,
@@ -239,11 +257,11 @@ def _exact_bound(
 ) -> NDArray[np.float64]:
     """The bound at sampled places against the exact result: without the reference's own error, but
     for the one rounding of that result."""
-    gauge = expectation.gauge.ravel()[places]
+    gauge, terms = sums
     bound = error_bound(
         truth,
-        gauge,
-        expectation.terms,
+        gauge.ravel()[places],
+        terms,
         model,
         gate,
         expectation.largest_input,

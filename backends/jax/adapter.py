@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.embed import PatchEmbedGradients
+from ...reference.errors import PatchParityError
 from ...reference.expectation import Direction
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import DEVICES, Backend, Implementation, Precision, check_precision
+from ..base import DEVICES, DTYPES, Backend, Implementation, Precision, check_precision
 from ..computation import (
     Computation,
     DeviceMemory,
@@ -35,8 +36,18 @@ from ..layouts import (
     kernel_from_layout,
     kernel_to_layout,
 )
+from ..pixels import as_bytes
 from ..registry import get_backend
-from .formulations import conv2d, conv2d_nchw, einsum, linear, linear_nchw, linear_words
+from .formulations import (
+    conv2d,
+    conv2d_nchw,
+    conv2d_uint8,
+    einsum,
+    linear,
+    linear_nchw,
+    linear_uint8,
+    linear_words,
+)
 from .lines import usage, words_usage
 
 TRACE_EVENTS = (
@@ -104,6 +115,7 @@ class _Embedding(LoadedEmbedding):
         self.plain, self.forward, self.pullback = forward, jax.jit(forward), jax.jit(pullback)
 
     def assign(self, weights: PatchEmbedWeights) -> None:
+        weights = self.implementation.own_weights(weights)
         self.kernel = self._array(
             kernel_to_layout(weights.kernel, self.implementation.kernel_layout)
         )
@@ -113,12 +125,16 @@ class _Embedding(LoadedEmbedding):
         """Kernel and bias, or what stands for them, as they are kept here."""
         return kernel, bias
 
-    def _array(self, array: NDArray[Any]) -> Any:
+    def _array(self, array: NDArray[Any], dtype: Any = None) -> Any:
         with wide(self.dtype):
-            return self.jax.device_put(np.array(array, self.dtype, order="C"), self.device)
+            own = np.array(array, dtype or self.dtype, order="C")
+            return self.jax.device_put(own, self.device)
 
     def place(self, images: NDArray[Any]) -> Any:
-        return self._array(images_to_layout(images, self.implementation.image_layout))
+        placed = images_to_layout(images, self.implementation.image_layout)
+        if self.implementation.pixels == "uint8":
+            return self._array(as_bytes(placed), np.uint8)
+        return self._array(placed)
 
     def call(self, inputs: Any) -> Any:
         with wide(self.dtype):
@@ -131,6 +147,8 @@ class _Embedding(LoadedEmbedding):
         return np.asarray(outputs)
 
     def gradients(self, images: NDArray[Any], grad_tokens: NDArray[Any]) -> PatchEmbedGradients:
+        if not self.implementation.differentiable:
+            return super().gradients(images, grad_tokens)
         with wide(self.dtype):
             gradients = self.pullback(
                 self.place(images), self.kernel, self.bias, self._array(grad_tokens)
@@ -150,9 +168,11 @@ class _Embedding(LoadedEmbedding):
         """Call, listening."""
         return first_call_told(lambda: self.call(inputs))
 
-    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
         """`jnp.concatenate` with the broadcast class token, then the sum, as Flax's ViT has it; one
         jitted function."""
+        if self.implementation.pixels == "uint8":
+            return None
         import jax.numpy as jnp
 
         token, table, plain = self._array(class_token), self._array(positions), self.plain
@@ -170,8 +190,10 @@ class _Embedding(LoadedEmbedding):
 
         return Operation(self, function, lambda outputs: {"forward": np.asarray(outputs)})
 
-    def train_step(self, grad_tokens: NDArray[Any]) -> Operation:
+    def train_step(self, grad_tokens: NDArray[Any]) -> Operation | None:
         """`jax.vjp` with respect to kernel and bias; one jitted function."""
+        if not self.implementation.differentiable:
+            return None
         jax, plain, gradient = self.jax, self.plain, self._array(grad_tokens)
 
         def step(images: Any, kernel: Any, bias: Any, gradient: Any) -> Any:
@@ -285,6 +307,8 @@ class JaxBackend(Backend):
         "conv2d_nchw": (conv2d_nchw, OIHW, NCHW),
         "linear_nchw": (linear_nchw, LINEAR_CHANNELS_FIRST, NCHW),
         "einsum": (einsum, HWIO, NHWC),
+        "linear_uint8": (linear_uint8, DENSE_CHANNELS_LAST, NHWC),
+        "conv2d_uint8": (conv2d_uint8, HWIO, NHWC),
     }
     implementations = tuple(
         # XLA sets flush-to-zero on the CPU (jax issue 16200, "working as intended"). Bias is added
@@ -295,12 +319,16 @@ class JaxBackend(Backend):
             "jit",
             images,
             kernel,
+            dtypes=("float32",) if formulation == "conv2d_uint8" else DTYPES,
             devices=("cpu",) if formulation == "linear_words" else DEVICES,
             flush_to_zero=True,
             output_roundings=1 if formulation == "linear_words" else 2,
             default_on_cuda="tf32",
             variant=formulation not in ("conv2d", "linear"),
-            customary=formulation == "conv2d",
+            customary=formulation in ("conv2d", "conv2d_uint8"),
+            differentiable=not formulation.endswith("_uint8"),
+            pixels="uint8" if formulation.endswith("_uint8") else "float",
+            normalizes=formulation == "conv2d_uint8",
         )
         for formulation, (_, kernel, images) in formulations.items()
     )
@@ -361,12 +389,16 @@ class JaxBackend(Backend):
     ) -> LoadedEmbedding:
         """Put the weights on the device and jit the forward and backward functions."""
         weights.check_spec(spec)
+        if reason := self.refuses(implementation, spec):
+            raise PatchParityError(reason)
         kept = _WithBiasRow if implementation.formulation == "linear_words" else _Embedding
         return kept(implementation, weights, spec, dtype, device)
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
         """In plain JAX; `linear_words` where patches do not tile as `linear`, which it is there but
-        for the bias."""
+        for the bias; with patchparity what takes bytes."""
+        if implementation.pixels == "uint8":
+            return super().usage(implementation, spec, batch)
         words = implementation.formulation == "linear_words" and spec.tiles
         return words_usage(spec, batch) if words else usage(implementation, spec)
 

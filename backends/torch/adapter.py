@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.embed import PatchEmbedGradients
+from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..base import DEVICES, DTYPES, Backend, Implementation, Precision, check_precision, spec_code
@@ -26,11 +27,13 @@ from ..computation import (
     step_results,
 )
 from ..layouts import LINEAR_CHANNELS_FIRST, OIHW, kernel_from_layout, kernel_to_layout
+from ..pixels import as_bytes
 from ..registry import get_backend
 from .formulations import (
     CHANNELS_LAST,
     Forward,
     conv2d,
+    conv2d_uint8,
     einsum,
     fused,
     linear,
@@ -95,7 +98,7 @@ class _Embedding(LoadedEmbedding):
         self.torch, self.spec, self.implementation = torch, spec, implementation
         self.device, self.dtype = torch.device(device), getattr(torch, dtype)
         build = get_backend(implementation.backend).formulations[implementation.formulation][0]  # type: ignore[attr-defined]
-        self.layer, forward = build(spec, weights.bias is not None)
+        self.layer, forward = build(spec, implementation.own_weights(weights).bias is not None)
         self.layer.to(device=self.device, dtype=self.dtype)
         if implementation.formulation == CHANNELS_LAST:
             self.memory_format = (
@@ -111,6 +114,7 @@ class _Embedding(LoadedEmbedding):
         ](forward)
 
     def assign(self, weights: PatchEmbedWeights) -> None:
+        weights = self.implementation.own_weights(weights)
         with self.torch.no_grad():
             self.layer.weight.copy_(
                 self._tensor(kernel_to_layout(weights.kernel, self.implementation.kernel_layout))
@@ -123,6 +127,8 @@ class _Embedding(LoadedEmbedding):
         return as_tensor(array).to(device=self.device, dtype=self.dtype)
 
     def place(self, images: NDArray[Any]) -> Any:
+        if self.implementation.pixels == "uint8":
+            return as_tensor(as_bytes(images)).to(self.device)
         tensor = self._tensor(images)
         return (
             tensor.contiguous(memory_format=self.memory_format)
@@ -165,9 +171,11 @@ class _Embedding(LoadedEmbedding):
         )
         return outputs, FirstCall(compile_seconds=beyond_the_second)
 
-    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
         """`torch.cat` with the expanded class token, then the sum, as timm and transformers have
         it."""
+        if self.implementation.pixels == "uint8":
+            return None
         torch, forward = self.torch, self.plain
         token, table = self._tensor(class_token), self._tensor(positions)
 
@@ -319,6 +327,9 @@ class _Memory(DeviceMemory):
 
 
 FUSED, PREPACKED = "fused", "linear_prepacked"
+NORMALIZING = "conv2d_uint8"
+PREPACKING = (PREPACKED, "linear_uint8_prepacked")
+OF_BYTES = ("linear_uint8", "linear_uint8_prepacked", NORMALIZING)
 MODES = {
     "conv2d": ("eager", "compile", "cudagraph"),
     "linear": ("eager", "compile", "cudagraph"),
@@ -333,7 +344,7 @@ def _implementation(formulation: str, mode: str, layout: str) -> Implementation:
     if formulation == FUSED or mode == "cudagraph":
         devices: tuple[str, ...] = ("cuda",)
     else:
-        devices = ("cpu",) if formulation == PREPACKED else DEVICES
+        devices = ("cpu",) if formulation in PREPACKING else DEVICES
     return Implementation(
         "torch",
         formulation,
@@ -341,22 +352,26 @@ def _implementation(formulation: str, mode: str, layout: str) -> Implementation:
         kernel_layout=layout,
         # oneDNN's own product has no float64 here; tensor cores know no float32, and Triton
         # multiplies slowly what is not theirs.
-        dtypes={PREPACKED: ("float32", "bfloat16"), FUSED: ("bfloat16", "float16")}.get(
-            formulation, DTYPES
-        ),
+        dtypes={
+            **dict.fromkeys(PREPACKING, ("float32", "bfloat16")),
+            FUSED: ("bfloat16", "float16"),
+            NORMALIZING: ("float32",),
+        }.get(formulation, DTYPES),
         devices=devices,
         # cuDNN's convolutions may use TF32 unless told not to, matrix products not (docs,
         # "Numerical accuracy").
-        default_on_cuda="tf32" if formulation in ("conv2d", CHANNELS_LAST) else "ieee",
+        default_on_cuda="tf32" if formulation in ("conv2d", CHANNELS_LAST, NORMALIZING) else "ieee",
         # The bias is added afterwards: to a product of what is not contiguous, on a GPU to a
         # convolution, and to a bfloat16 product of odd K (147: seen on an H200, torch 2.11).
         output_roundings=2 if formulation in ("einsum", "unfold") else 1,
         output_roundings_on_cuda=1 if formulation == FUSED else 2,
         differentiable=mode in ("eager", "compile")
-        and formulation not in (PREPACKED, "linear_words", FUSED),
+        and formulation not in (*PREPACKING, "linear_words", FUSED, *OF_BYTES),
         costly_compile=mode == "compile",
         variant=formulation not in ("conv2d", "linear") or mode == "cudagraph",
-        customary=(formulation, mode) == ("conv2d", "eager"),
+        customary=formulation in ("conv2d", NORMALIZING) and mode == "eager",
+        pixels="uint8" if formulation in OF_BYTES else "float",
+        normalizes=formulation == NORMALIZING,
     )
 
 
@@ -374,6 +389,9 @@ class TorchBackend(Backend):
         "unfold": (unfold, LINEAR_CHANNELS_FIRST),
         "einsum": (einsum, OIHW),
         FUSED: (fused, LINEAR_CHANNELS_FIRST),
+        "linear_uint8": (linear_words, LINEAR_CHANNELS_FIRST),
+        "linear_uint8_prepacked": (prepacked, LINEAR_CHANNELS_FIRST),
+        NORMALIZING: (conv2d_uint8, OIHW),
     }
     implementations = tuple(
         _implementation(formulation, mode, layout)
@@ -389,7 +407,7 @@ class TorchBackend(Backend):
             return (
                 "torch.compile needs a C++ compiler, and none of c++, g++, clang++ is on the PATH"
             )
-        if implementation.formulation == PREPACKED:
+        if implementation.formulation in PREPACKING:
             import torch
 
             if not torch.backends.mkldnn.is_available():
@@ -404,7 +422,7 @@ class TorchBackend(Backend):
     def lacks_dtype(self, implementation: Implementation, dtype: str, device: str) -> str | None:
         """oneDNN lays bfloat16 weights out for CPUs with AVX-512 (avx512bw, avx512vl, avx512dq)
         alone, or with NE_CONVERT."""
-        if implementation.formulation == PREPACKED and dtype == "bfloat16":
+        if implementation.formulation in PREPACKING and dtype == "bfloat16":
             import torch
 
             if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -508,11 +526,13 @@ class TorchBackend(Backend):
     ) -> LoadedEmbedding:
         """Build the module and copy the weights into its parameters."""
         weights.check_spec(spec)
+        if reason := self.refuses(implementation, spec):
+            raise PatchParityError(reason)
         return _Embedding(implementation, weights, spec, dtype, device)
 
     def usage(self, implementation: Implementation, spec: PatchEmbedSpec, batch: int) -> str:
-        """In plain torch; with patchparity `unfold` of a video, which takes a detour, the Triton
-        kernel, and CUDA graphs, on tensors of the GPU."""
+        """In plain torch; with patchparity `unfold` of a video, which takes a detour, what takes
+        bytes, the Triton kernel, and CUDA graphs, on tensors of the GPU."""
         if implementation.mode == "cudagraph":
             return f"""\
 {super().usage(implementation, spec, batch).replace("embed = ", "loaded = ").replace(").tokens", ")")}
@@ -537,7 +557,7 @@ def embed(images):
         detour = implementation.formulation == "unfold" and spec.spatial_axes == 3
         return (
             super().usage(implementation, spec, batch)
-            if detour
+            if detour or implementation.pixels == "uint8"
             else usage(implementation, spec, batch)
         )
 

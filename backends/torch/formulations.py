@@ -5,7 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ...reference.spec import PatchEmbedSpec
+from ..pixels import SCALE, channel_statistics
 
 Forward = Callable[[Any], Any]
 
@@ -88,7 +91,13 @@ def _word_patches(spec: PatchEmbedSpec) -> Forward:
     go into a word, whole patches and whole steps."""
     import torch
 
-    words = {2: torch.int16, 4: torch.int32, 8: torch.int64, WIDEST_WORD: torch.complex128}
+    words = {
+        1: torch.uint8,
+        2: torch.int16,
+        4: torch.int32,
+        8: torch.int64,
+        WIDEST_WORD: torch.complex128,
+    }
     pad, order, windows = padder(spec), patches_last(spec), {}
 
     def patches(images: Any) -> Any:
@@ -114,14 +123,36 @@ def _word_patches(spec: PatchEmbedSpec) -> Forward:
 
 
 def linear_words(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
-    """As `linear`, with patches copied in words of up to 16 bytes."""
+    """As `linear`, with patches copied in words of up to 16 bytes, and those of bytes then cast.
+
+    To cast them in that copy would be a pass less, but torch then moves byte by byte (ViT-B/16,
+    batch 8, one core: 0.43 ms, against 0.19 in two passes, and 0.29 for floats).
+    """
     import torch
 
     layer, patches = (
         torch.nn.Linear(spec.patch_values, spec.embed_dim, bias=bias),
         _word_patches(spec),
     )
-    return layer, lambda images: layer(patches(images))
+    return layer, lambda images: layer(patches(images).to(layer.weight.dtype))
+
+
+def conv2d_uint8(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
+    """Bytes cast, rescaled and normalized as torchvision does, each in place, then `conv2d`."""
+    import torch
+
+    layer, convolve = conv2d(spec, bias)
+    arrays = channel_statistics(spec.in_channels, np.float32, spec.spatial_axes)
+    kept: dict[Any, tuple[Any, Any]] = {}
+
+    def forward(images: Any) -> Any:
+        place = layer.weight.device
+        if place not in kept:
+            kept[place] = tuple(torch.from_numpy(array).to(place) for array in arrays)
+        mean, std = kept[place]
+        return convolve(images.to(layer.weight.dtype).mul_(SCALE).sub_(mean).div_(std))
+
+    return layer, forward
 
 
 def unfold(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
@@ -180,7 +211,7 @@ def prepacked(spec: PatchEmbedSpec, bias: bool) -> tuple[Any, Forward]:
             packed[key] = torch.ops.mkldnn._reorder_linear_weight(
                 layer.weight.detach(), key[0] * spec.num_patches
             )
-        rows = patches(images).reshape(-1, spec.patch_values)
+        rows = patches(images).to(layer.weight.dtype).reshape(-1, spec.patch_values)
         tokens = torch.ops.mkldnn._linear_pointwise(rows, packed[key], layer.bias, "none", [], "")
         return tokens.reshape(len(images), spec.num_patches, spec.embed_dim)
 

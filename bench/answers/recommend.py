@@ -89,7 +89,9 @@ def recommend(
             for backend in list_backends()
             if (backend.yardstick in frameworks or not frameworks) and not backend.missing()
             for implementation in backend.implementations
-            if device in implementation.devices and not implementation.costly_compile
+            if device in implementation.devices
+            and implementation.pixels == "float"
+            and not implementation.costly_compile
         ]
         if not names:
             raise PatchParityError(

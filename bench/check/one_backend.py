@@ -16,7 +16,7 @@ from ...porting.files.checkpoint import first_line
 from ...reference.error import ArithmeticModel
 from ...reference.expectation import Direction
 from ...reference.probe import DIRECTIONS, Probe
-from ...reference.probes import photograph, standard_probes
+from ...reference.probes import byte_photograph, byte_probes, photograph, standard_probes
 from ...reference.verdict import judge
 from ...reference.weights import PatchEmbedWeights
 from ..cases import Case
@@ -217,6 +217,18 @@ class BackendCheck:
         refusals = [backend.refuses(implementation, problem.case.spec) for problem in problems]
         able = [problem for problem, refusal in zip(problems, refusals, strict=True) if not refusal]
         reasons += [refusal for refusal in refusals if refusal][:1]
+        if implementation.pixels == "uint8":
+            floats = [p for p in able if p.pixels is not None and p.pixels.dtype != np.uint8]
+            able = [problem for problem in able if problem not in floats]
+            reasons += [
+                f"pixels are bytes, and those of {p.case.name} are {p.pixels.dtype}"
+                for p in floats
+                if p.pixels is not None
+            ]
+            reasons.append(
+                "pixels are bytes, of which there is no NaN, no subnormal and no gradient: forward "
+                "results of whole numbers are checked"
+            )
         chosen_problems = able[:1] if implementation.minor and not self.every_case else able
         if len(chosen_problems) < len(able):
             why = (
@@ -303,19 +315,25 @@ class _Problem:
 
     def __init__(self, case: Case, seed: int, pixels: NDArray[Any] | None = None) -> None:
         self.case, self.seed, self.pixels = case, seed, pixels
-        self._cache: dict[str, list[Probe]] = {}
+        self._cache: dict[tuple[str, str], list[Probe]] = {}
 
-    def probes(self, dtype: str) -> list[Probe]:
-        if dtype not in self._cache:
+    def probes(self, implementation: Implementation, dtype: str) -> list[Probe]:
+        """Those of implementations that take pixels as this one does."""
+        key = implementation.pixels, dtype
+        if key not in self._cache:
+            spec, batch = self.case.spec, self.case.batch
+            of_bytes = implementation.pixels == "uint8"
             if self.pixels is None:
-                self._cache[dtype] = standard_probes(
-                    self.case.spec, self.case.batch, dtype, self.seed
+                probes = (byte_probes if of_bytes else standard_probes)(
+                    spec, batch, dtype, self.seed
                 )
             else:
-                self._cache[dtype] = [photograph(self.case.spec, self.pixels, dtype, self.seed)]
-            for probe in self._cache[dtype]:
+                make = byte_photograph if of_bytes else photograph
+                probes = [make(spec, self.pixels, dtype, self.seed)]
+            self._cache[key] = probes
+            for probe in probes:
                 _ = probe.expectations  # the truth, before any implementation has touched the data
-        return self._cache[dtype]
+        return self._cache[key]
 
 
 class _Unit(NamedTuple):
@@ -399,7 +417,7 @@ def _check_unit(
     probe: Probe | None = None
     try:
         with backend.precision(precision):
-            for probe in problem.probes(dtype):
+            for probe in problem.probes(implementation, dtype):
                 if "loaded" in kept:
                     kept["loaded"].assign(probe.weights)
                 else:
@@ -436,11 +454,12 @@ def _check_without_bias(
 ) -> list[CheckResult]:
     """Load weights that have no bias, and judge what comes out, forward and backward."""
     implementation, case = unit.implementation, unit.problem.case
-    random = next(probe for probe in unit.problem.probes(unit.dtype) if probe.name == "random")
+    probes = unit.problem.probes(implementation, unit.dtype)
+    random = next(probe for probe in probes if probe.name in ("random", "random-bytes"))
     weights = PatchEmbedWeights(random.weights.kernel)
     directions = tuple(direction for direction in random.gradients if direction != "grad_bias")
     probe = dataclasses.replace(
-        random, name="random-no-bias", weights=weights, gradients=directions
+        random, name=f"{random.name}-no-bias", weights=weights, gradients=directions
     )
     loaded = backend.load(implementation, weights, case.spec, unit.dtype, unit.device)
     results = []

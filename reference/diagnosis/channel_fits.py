@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..fold import IMAGENET
 from ..pipeline import Array, Pipeline
 from .fit import CLOSE, Fit, rms
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 STATISTICS = {

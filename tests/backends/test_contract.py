@@ -2,6 +2,7 @@
 skipped by name."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
@@ -24,7 +25,12 @@ from patchparity import (
 from patchparity.bench.check.known_issues import FINGERPRINT, load_known_issues
 from patchparity.bench.check.one_backend import observe
 from patchparity.reference.error import ArithmeticModel
-from patchparity.reference.probes import random_sequence, standard_probes, train_step
+from patchparity.reference.probes import (
+    byte_probes,
+    random_sequence,
+    standard_probes,
+    train_step,
+)
 from patchparity.reference.verdict import judge
 
 SPECS = {
@@ -160,14 +166,29 @@ def some_spec(backend, implementation):
     return SPECS["square" if backend.refuses(implementation, SPECS["image"]) else "image"]
 
 
+def probes_of(implementation, spec, batch, dtype, seed):
+    """Those of what takes pixels as it does."""
+    make = byte_probes if implementation.pixels == "uint8" else standard_probes
+    return make(spec, batch, dtype, seed)
+
+
+def wrong_about(implementation, probe, tokens):
+    """What is wrong with tokens of the first images of a float32 probe; empty for nothing."""
+    count = len(tokens)
+    part = dataclasses.replace(
+        probe, images=probe.images[:count], grad_tokens=probe.grad_tokens[:count]
+    )
+    return judge(part, "forward", tokens, implementation.arithmetic("float32")).message
+
+
 OPERATION_CASES = {"image": 2, "overlap-k7s4p3": 3, "video": 2}
 """Shapes, and their batches, on which whole sequences and train steps are tried."""
 
 
 def operations():
     for parameter in problems():
-        *_, shape, _ = parameter.values
-        if shape in OPERATION_CASES:
+        _, implementation, shape, _ = parameter.values
+        if shape in OPERATION_CASES and implementation.pixels == "float":
             yield parameter
 
 
@@ -217,7 +238,7 @@ def test_a_first_call_gives_what_every_call_gives_and_tells_what_compiling_took(
 ):
     available(backend, implementation)
     spec = some_spec(backend, implementation)
-    probe = standard_probes(spec, 2, "float32", seed=3)[0]
+    probe = probes_of(implementation, spec, 2, "float32", seed=3)[0]
     loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
     inputs = loaded.place(probe.images)
     started = time.perf_counter()
@@ -246,7 +267,7 @@ def test_right_on_every_probe_forward_and_backward(backend, implementation, shap
     spec = SPECS[shape]
     loaded = None
     with backend.precision("ieee"):
-        for probe in standard_probes(spec, 2, dtype, seed=11):
+        for probe in probes_of(implementation, spec, 2, dtype, seed=11):
             if loaded is None:
                 loaded = backend.load(implementation, probe.weights, spec, dtype, "cpu")
             loaded.assign(probe.weights)
@@ -260,11 +281,11 @@ def test_right_on_every_probe_forward_and_backward(backend, implementation, shap
 def test_no_bias_and_other_batches(backend, implementation):
     available(backend, implementation)
     spec = some_spec(backend, implementation)
-    probe = standard_probes(spec, 3, "float32", seed=12)[0]
+    probe = probes_of(implementation, spec, 3, "float32", seed=12)[0]
     weights = PatchEmbedWeights(probe.weights.kernel)
     loaded = backend.load(implementation, weights, spec, "float32", "cpu")
-    assert (loaded.tokens(probe.images) == probe.expectations["forward"].value).all()
-    assert (loaded.tokens(probe.images[:1]) == probe.expectations["forward"].value[:1]).all()
+    for count in (3, 1):
+        assert wrong_about(implementation, probe, loaded.tokens(probe.images[:count])) == ""
     ones = np.ones(spec.tokens_shape(3), np.float32)
     if implementation.differentiable:
         assert loaded.gradients(probe.images, ones).kernel.shape == spec.kernel_shape
@@ -277,7 +298,7 @@ def test_no_bias_and_other_batches(backend, implementation):
 def test_inputs_are_read_and_never_written(backend, implementation):
     available(backend, implementation)
     spec = some_spec(backend, implementation)
-    probe = standard_probes(spec, 2, "float32", seed=13)[-2]
+    probe = probes_of(implementation, spec, 2, "float32", seed=13)[-2]
     # a view with negative strides on the way, and read-only
     images = probe.images[:, :, ::-1][:, :, ::-1]
     images.flags.writeable = False
@@ -403,7 +424,10 @@ def _precision_state(name: str):
 def test_models_declare_what_arithmetic_they_use():
     for _, implementation in list_implementations():
         assert implementation.arithmetic("float32").accumulate == 2.0**-24
-        assert implementation.arithmetic("float64") == ArithmeticModel.of(
+        model = implementation.arithmetic("float64")
+        pixels = (model.pixel_roundings, model.pixel_offset)
+        assert pixels == ((7, 0.485 * 255) if implementation.normalizes else (0, 0))
+        assert dataclasses.replace(model, pixel_roundings=0, pixel_offset=0) == ArithmeticModel.of(
             "float64", implementation.flush_to_zero
         )
         assert implementation.arithmetic("float32", "tf32").inputs == 2.0**-11
@@ -464,13 +488,13 @@ def test_a_taller_image_never_becomes_more_images(backend, implementation, shape
     spec = SPECS[shape]
     if reason := backend.refuses(implementation, spec):
         pytest.skip(reason)
-    probe = standard_probes(spec, 2, "float32", seed=4)[0]
+    probe = probes_of(implementation, spec, 2, "float32", seed=4)[0]
     loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
     # of a grid twice as tall
     rows = 2 * spec.grid[0] * spec.stride[0] + spec.patch_size[0] - spec.stride[0]
-    taller = (
+    taller = (  # whole numbers, which bytes are too
         np.random.default_rng(5)
-        .standard_normal((2, spec.in_channels, rows, spec.image_size[1]))
+        .integers(0, 256, (2, spec.in_channels, rows, spec.image_size[1]))
         .astype(np.float32)
     )
     tokens = None
@@ -500,7 +524,7 @@ def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
     ):
         if backend.refuses(implementation, spec):
             continue
-        probe = standard_probes(spec, max(batch, 1), "float32", seed=8)[0]
+        probe = probes_of(implementation, spec, max(batch, 1), "float32", seed=8)[0]
         loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
         if batch == 0 and backend.yardstick == "tensorflow":
             pytest.skip("TensorFlow's convolution of no images: a known issue")
@@ -510,7 +534,7 @@ def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
             )
         tokens = loaded.tokens(probe.images[:batch])
         assert tokens.shape == spec.tokens_shape(batch)
-        assert (tokens == probe.expectations["forward"].value[:batch]).all()
+        assert not batch or wrong_about(implementation, probe, tokens) == ""
 
 
 @pytest.mark.parametrize(("backend", "implementation"), implementations(costly=False))
@@ -526,7 +550,7 @@ def test_patches_of_one_pixel_round_as_others_do(backend, implementation, dtype)
     if backend.name == "einops":
         pytest.skip("its users' layer gets the view, and rounds twice: a finding")
     for batch in (1, 3):
-        for probe in standard_probes(spec, batch, dtype, seed=9):
+        for probe in probes_of(implementation, spec, batch, dtype, seed=9):
             tokens = backend.load(implementation, probe.weights, spec, dtype, "cpu").tokens(
                 probe.images
             )

@@ -10,7 +10,7 @@ import pytest
 from patchparity import PatchEmbedSpec, list_backends
 from patchparity.backends.layouts import images_to_layout, kernel_to_layout
 from patchparity.bench.check.known_issues import FINGERPRINT, load_known_issues
-from patchparity.reference.probes import random_normal
+from patchparity.reference.probes import random_bytes, random_normal
 from patchparity.reference.verdict import judge
 
 SPECS = {
@@ -124,7 +124,8 @@ def run_lines(backend, implementation, spec, monkeypatch, dtype="float32"):
     """The verdict on what the lines compute, and the lines."""
     # the lines set it; it is put back
     monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", ""))
-    probe = random_normal(spec, 3, dtype, seed=5)
+    make = random_bytes if implementation.pixels == "uint8" else random_normal
+    probe = make(spec, 3, dtype, seed=5)
     code = backend.usage(implementation, spec, 3)
     kernel = np.ascontiguousarray(
         kernel_to_layout(probe.weights.kernel, implementation.kernel_layout)

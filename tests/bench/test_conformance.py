@@ -69,14 +69,16 @@ def test_numpy_passes_everything(numpy_report):
         "pass": len(judged),
         "fail": 0,
         "known": 0,
-        "skip": 2,
+        "skip": 8,
         "error": 0,
     }
-    _, skipped = (result for result in numpy_report.results if result.verdict == "skip")
-    assert (skipped.implementation, skipped.message) == (
-        "numpy:block:eager", "is no formulation of its own, so only c3-b3 is checked: --every-case "
-                             "for all"
-    )  # fmt: skip
+    skipped = [result for result in numpy_report.results if result.verdict == "skip"]
+    alone = "is no formulation of its own, so only c3-b3 is checked: --every-case for all"
+    variants = ("linear_nchw", "block", "linear_uint8", "naive_uint8")
+    assert [row.formulation for row in skipped if row.message == alone] == list(variants)
+    others = [row for row in skipped if row.message != alone]
+    assert {row.formulation for row in others} == {"linear_uint8", "naive_uint8"}
+    assert all("takes raw pixels" in row.message or "are bytes" in row.message for row in others)
     seen = {
         name: {getattr(result, name) for result in judged}
         for name in ("dtype", "direction", "probe", "case", "device")
@@ -95,6 +97,9 @@ def test_numpy_passes_everything(numpy_report):
         "random-0.001",
         "random-1000",
         "random-no-bias",
+        "random-bytes",
+        "random-bytes-zero-bias",
+        "random-bytes-no-bias",
         "photograph",
         *BEHAVIORS,
     }
@@ -487,9 +492,9 @@ def test_progress_is_told_of_every_unit():
         image=PIXELS,
         progress=lambda *news: told.append(news),
     )
-    assert [done for done, _, _ in told] == list(range(41))
-    assert {total for _, total, _ in told} == {40}, (
-        "33 at ieee, one of each of the two variants, and one for each implementation at the "
+    assert [done for done, _, _ in told] == list(range(45))
+    assert {total for _, total, _ in told} == {44}, (
+        "33 at ieee, one of each of the four variants, and one for each implementation at the "
         "default precision"
     )
 
