@@ -60,7 +60,7 @@ def _kernel_layouts() -> Iterable[str]:
 PRESETS = among("smoke", "quick", "full")
 DEVICES = among("cpu", "cuda")
 CACHES = among("warm", "cold")
-OPERATIONS = among("tokens", "sequence", "train-step")
+OPERATIONS = among("tokens", "sequence", "train-step", "uint8")
 PRECISIONS = among("ieee", "tf32", "bf16", "default")
 REMAINDERS = among("error", "floor", "pad-end", "same")
 IMAGE_LAYOUTS = among("nchw", "nhwc")

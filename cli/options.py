@@ -232,7 +232,8 @@ OperationOption = Annotated[
     typer.Option(
         "--operation",
         **OPERATIONS,
-        help="May be repeated; tokens are always timed. Default: the preset's.",
+        help="May be repeated; tokens are always timed; uint8: pixels as bytes, normalization "
+        "folded and not. Default: the preset's.",
         show_default=False,
     ),
 ]

@@ -115,7 +115,7 @@ def _convolutions(entries: list[Measured]) -> list[Chosen]:
     linear = {
         (_pair_key(info), layout): entry
         for entry in implementation_entries
-        for layout in ("", "_nchw")
+        for layout in ("", "_nchw", "_uint8")
         if (info := entry.extra_info).formulation == f"linear{layout}"
     }
     pairs = []
@@ -182,7 +182,7 @@ class Gain:
 
     Args:
         framework: by whose products it is told.
-        operation: tokens, sequence or train-step.
+        operation: tokens, sequence, train-step or uint8.
         ratios: time of what they call today over that of the fastest, one for each case and row
             that they call; 1 where that is the fastest itself.
         slower: how many of these are surely faster than our fastest.

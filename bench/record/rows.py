@@ -6,9 +6,10 @@ from ..cases import Case
 from ..machine.hosts import LOCAL
 from .schema import Outcome, Role
 
-OPERATIONS = ("tokens", "sequence", "train-step")
+OPERATIONS = ("tokens", "sequence", "train-step", "uint8")
 """What is timed of an implementation: the projection; the projection, a class token in front and
-positions added; the projection and the gradients of its kernel and bias."""
+positions added; the projection and the gradients of its kernel and bias; the projection of pixels
+as bytes, by what takes them."""
 
 Block = tuple[str, str, int, str, str]
 """What is measured in one interleave, on all devices and at all precisions: case, dtype, threads,
@@ -45,10 +46,10 @@ class Row:
         device, dtype, precision: as in the results.
         threads: CPU threads asked for.
         operation: `tokens`; `sequence`, with a class token and positions; `train-step`, tokens and
-            the gradients of kernel and bias; `one-patch`, tokens of one patch; `gemm`, the bare
-            matrix product of the same shape; `peak`, a square one, on a GPU `peak-4096`;
-            `peak-float32`, that in float32 beside rows of 16 bits; `copy`, of as many bytes as the
-            case must move.
+            the gradients of kernel and bias; `uint8`, tokens of pixels as bytes; `one-patch`,
+            tokens of one patch; `gemm`, the bare matrix product of the same shape; `peak`, a square
+            one, on a GPU `peak-4096`; `peak-float32`, that in float32 beside rows of 16 bits;
+            `copy`, of as many bytes as the case must move.
         role: `implementation`, `ceiling`, `overhead` (one patch), or `aa` (the reference
             implementation again, in a second process).
         skip: why it cannot be measured here, or an empty string.
@@ -165,6 +166,8 @@ def row_work(operation: str, case: Case, itemsize: int) -> tuple[int, int]:
         )
     tokens, least = spec.flops(batch), spec.minimum_bytes(batch, itemsize)
     rows, width = batch * spec.num_patches, spec.embed_dim
+    if operation == "uint8":  # a byte is read of each pixel
+        return tokens, least - (itemsize - 1) * spec.pixels_seen(batch)
     if operation == "sequence":
         # A sum for every value; the class token and positions are read, and a row more is written
         # for each image.

@@ -136,7 +136,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
             row.
         host: `local`, or `host1`, ... of those behind ssh.
         operation: `tokens`; `sequence`, a class token in front and positions added; `train-step`,
-            tokens and the gradients of kernel and bias.
+            tokens and the gradients of kernel and bias; `uint8`, tokens of pixels as bytes.
         role: `implementation`, `peer`, `overhead` (one patch), `ceiling` or `aa`.
         cache: `warm`, or `cold`: twice the last-level cache was written between the warm call and
             the timed one.

@@ -40,7 +40,7 @@ def missed_goals(benchmarks: list[Measured]) -> dict[Block, str]:
     return sentences
 
 
-OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step"}
+OPERATION_NOTES = {"sequence": ", sequence", "train-step": ", train step", "uint8": ", bytes"}
 """What is added to a name where the operation is not the tokens."""
 
 

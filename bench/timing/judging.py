@@ -12,7 +12,12 @@ from ...reference.probe import Probe
 from ...reference.verdict import Verdict, judge
 from ..cases import Case
 from ..record.rows import Row
-from ..worker.operations import FINGERPRINT_IMAGES, forget_problems, timing_probe
+from ..worker.operations import (
+    FINGERPRINT_IMAGES,
+    forget_problems,
+    timing_probe,
+    twin_operation,
+)
 from ..worker.server import unpacked, unpacked_weights
 
 
@@ -70,7 +75,7 @@ def first_verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> di
     judged = judged_results(row, case, seed, answer["results"], answer["weights"])
     if answer["weights"]:  # the bias is its own, and the twin without it does not exist
         return _told(judged, None)
-    unbiased = _truth(case, row.dtype, seed, "tokens", True)
+    unbiased = _truth(case, row.dtype, seed, twin_operation(row.timed_operation), True)
     fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), _model(row, False))
     return _told(judged, fingerprint)
 

@@ -40,7 +40,7 @@ class BenchOptions:
         precisions: of float32: `ieee`, `tf32`, `bf16`, `default`; none means the preset's, on a CPU
             `ieee`.
         caches: `warm`, `cold`; warm by default.
-        operations: `tokens`, `sequence`, `train-step`; none means the preset's.
+        operations: `tokens`, `sequence`, `train-step`, `uint8`; none means the preset's.
         rounds: samples a row; None means the preset's. With a precision goal, the most there may be
             (512 unless given).
         generations: lives of the worker processes that the rounds are spread over; None means the

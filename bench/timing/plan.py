@@ -35,6 +35,9 @@ from .presets import Part, preset
 REFERENCE_IMPLEMENTATION = "numpy:linear:eager"
 """What ratios are to: the reference's own formulation."""
 
+BYTES_IMPLEMENTATION = "numpy:linear_uint8:eager"
+"""The same of pixels as bytes."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -157,6 +160,7 @@ def rows_of(options: BenchOptions, machines: Mapping[str, Machine] | None = None
             operations = {
                 *(options.operations or part.operations),
                 *("sequence" for facts in objects if facts.to_sequence),
+                *("uint8" for _, each in selection if each.pixels == "uint8"),
             }
             for case, threads, cache, device, (dtype, precision) in places:
                 if device == "cpu" and precision not in (options.precisions or ("ieee",)):
@@ -226,12 +230,17 @@ def _selection(
         if implementation.name in options.implementations
         or set(implementation.devices) & set(options.devices or devices)
     ]
+    of_bytes = "uint8" in (options.operations or part.operations)
     if not options.implementations:
         selection = [
             (backend, implementation)
             for backend, implementation in selection
             if (part.compiled or not implementation.costly_compile)
-            and (part.every_formulation or not implementation.variant)
+            and (
+                of_bytes
+                if implementation.pixels == "uint8"
+                else part.every_formulation or not implementation.variant
+            )
         ]
     if not (options.implementations or options.backends):  # nobody asked for a peer
         selection = [
@@ -239,10 +248,13 @@ def _selection(
             for backend, implementation in selection
             if not implementation.peer or (part.every_formulation and not backend.missing())
         ]
-    if REFERENCE_IMPLEMENTATION not in {implementation.name for _, implementation in selection}:
-        numpy = get_backend("numpy")
-        selection.insert(0, (numpy, numpy.implementation(REFERENCE_IMPLEMENTATION)))
-    return selection
+    references = [REFERENCE_IMPLEMENTATION]
+    if of_bytes or any(implementation.pixels == "uint8" for _, implementation in selection):
+        references.append(BYTES_IMPLEMENTATION)
+    chosen = {implementation.name for _, implementation in selection}
+    numpy = get_backend("numpy")
+    missing = [(numpy, numpy.implementation(name)) for name in references if name not in chosen]
+    return [*missing, *selection]
 
 
 def _place_rows(
@@ -260,6 +272,9 @@ def _place_rows(
     ]
     backends = dict.fromkeys([*(backend for backend, _ in selection), *theirs])
     reference = {**place, "device": "cpu", "precision": "ieee"}
+    numpy = get_backend("numpy")
+    bytes_twin = numpy.implementation(BYTES_IMPLEMENTATION)
+    byte_skip = numpy.refuses(bytes_twin, named_case(place["case"]).spec) or ""
     return [
         *(
             row
@@ -276,7 +291,13 @@ def _place_rows(
         ),
         *(
             Row(
-                implementation=REFERENCE_IMPLEMENTATION, operation=operation, role="aa", **reference
+                implementation=BYTES_IMPLEMENTATION
+                if operation == "uint8"
+                else REFERENCE_IMPLEMENTATION,
+                operation=operation,
+                role="aa",
+                skip=byte_skip if operation == "uint8" else "",
+                **reference,
             )
             for operation in OPERATIONS
             if operation == "tokens" or operation in operations
@@ -330,7 +351,7 @@ def _implementation_rows(
     """
     name, dtype, spec = implementation.name, place["dtype"], named_case(place["case"]).spec
     if backend.name == "numpy" and (place["device"], place["precision"]) != ("cpu", "ieee"):
-        if name != REFERENCE_IMPLEMENTATION:
+        if name not in (REFERENCE_IMPLEMENTATION, BYTES_IMPLEMENTATION):
             return []
         place = {**place, "device": "cpu", "precision": "ieee"}
     device, precision = place["device"], place["precision"]
@@ -341,12 +362,14 @@ def _implementation_rows(
     skip = skip or backend.lacks(precision, device) or _no_such_precision(precision, dtype)
     skip = skip or backend.refuses(implementation, spec) or ""
     role: Role = "peer" if implementation.peer else "implementation"
+    if implementation.pixels == "uint8":
+        return [Row(implementation=name, operation="uint8", role=role, skip=skip, **place)]
     rows = [
         Row(implementation=name, role=role, skip=skip, **place),
         Row(implementation=name, operation="one-patch", role="overhead", skip=skip, **place),
     ]
     for operation in OPERATIONS[1:]:
-        if operation in operations:
+        if operation in operations and operation != "uint8":
             lacking = operation == "train-step" and not implementation.differentiable
             reason = skip or (f"{name} has no gradients" if lacking else "")
             rows.append(

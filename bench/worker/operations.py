@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from ...backends.computation import LoadedEmbedding, Operation
 from ...reference.expectation import Direction
 from ...reference.probe import Probe
-from ...reference.probes import random_normal, random_sequence, train_step, without_bias
+from ...reference.probes import (
+    random_bytes,
+    random_normal,
+    random_sequence,
+    train_step,
+    without_bias,
+)
 from ...reference.spec import PatchEmbedSpec
 
 FINGERPRINT_IMAGES = 8
@@ -31,9 +37,17 @@ def timing_probe(
         return random_sequence(spec, batch, dtype, seed, num_registers=0)
     if operation == "train-step":
         return train_step(spec, batch, dtype, seed)
+    if operation == "uint8":
+        return random_bytes(spec, batch, dtype, seed, zero_bias=zero_bias)
     if zero_bias:
         return without_bias(timing_probe(spec, batch, dtype, seed, "tokens", False))
     return random_normal(spec, batch, dtype, seed, forward_only=True)
+
+
+def twin_operation(operation: str) -> str:
+    """The operation of the twin without bias, on which effective bits are told: tokens, of what an
+    implementation takes."""
+    return "uint8" if operation == "uint8" else "tokens"
 
 
 def forget_problems() -> None:

@@ -27,7 +27,14 @@ from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..machine.environment import describe_environment
 from ..machine.readings import busy_seconds
 from .devices import open_device
-from .operations import FINGERPRINT_IMAGES, forget_problems, operation_of, results_of, timing_probe
+from .operations import (
+    FINGERPRINT_IMAGES,
+    forget_problems,
+    operation_of,
+    results_of,
+    timing_probe,
+    twin_operation,
+)
 
 CORE_SLACK = 0.1
 """Cores above a whole number that do not count as one more thread. TensorFlow keeps a helper thread
@@ -144,7 +151,7 @@ class Server:
             return {"unavailable": reason}
         sizes = PatchEmbedSpec.from_dict(spec)
         probe = timing_probe(sizes, batch, dtype, seed, operation, False)
-        unbiased = timing_probe(sizes, batch, dtype, seed, "tokens", True)
+        unbiased = timing_probe(sizes, batch, dtype, seed, twin_operation(operation), True)
         started = time.perf_counter()
         if somebodys:
             embedding: LoadedEmbedding = ObjectEmbedding(chosen, sizes, dtype, self.device)
@@ -163,7 +170,7 @@ class Server:
             return {"unavailable": f"{implementation} has no {operation}"}
         called_at = time.perf_counter()
         results = results_of(computation, inputs)
-        if operation != "tokens":
+        if operation != twin_operation(operation):
             times["first_call_seconds"], first_call = time.perf_counter() - called_at, FirstCall()
         self._keep(row, computation, inputs, cold, results)
         memory = self.at.peak_memory(computation, inputs)

@@ -7,7 +7,9 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("execnet")
 
 from patchparity import BenchOptions, PatchParityError, benchmark, get_backend
+from patchparity.bench.cases import named_case
 from patchparity.bench.machine.environment import usable_cores
+from patchparity.bench.record.rows import row_work
 from patchparity.bench.timing.effort import LEAST_ROUNDS, Effort
 from patchparity.bench.timing.plan import rows_of, thread_counts
 
@@ -285,3 +287,43 @@ def test_a_gpu_has_an_a_a_copy_of_its_own(monkeypatch):
         for row in full
         if row.device == "cpu" and row.role not in ("aa",) and row.backend != "numpy"
     }
+
+
+def test_bytes_are_timed_where_somebody_asks_for_them_in_the_interleave_of_the_others():
+    def planned(**changes):
+        rows = rows_of(BenchOptions(**{"cases": ("vit-ti32-224-b2",), "threads": (1,), **changes}))
+        return {(row.implementation, row.operation, row.role) for row in rows if not row.skip}
+
+    of_bytes = ("numpy:linear_uint8:eager", "numpy:naive_uint8:eager")
+    for preset in ("smoke", "quick", "full"):
+        plain = planned(preset=preset, backends=("numpy",))
+        assert not {name for name, operation, _ in plain if operation == "uint8"}
+    asked = planned(backends=("numpy",), operations=("uint8",))
+    assert {(name, "uint8", "implementation") for name in of_bytes} <= asked
+    assert ("numpy:linear:eager", "tokens", "implementation") in asked
+    named = planned(implementations=("numpy:naive_uint8",))
+    assert {(name, "uint8", "implementation") for name in of_bytes} <= named
+    for rows in (asked, named):
+        assert ("numpy:linear_uint8:eager", "uint8", "aa") in rows
+        assert not {row for row in rows if row[0] in of_bytes and row[1] != "uint8"}
+        assert not {row for row in rows if row[0] not in of_bytes and row[1] == "uint8"}
+
+
+def test_bytes_of_sizes_that_pad_are_skipped_with_the_reason():
+    rows = rows_of(
+        BenchOptions(
+            cases=("segformer-k7s4p3-224-b4",),
+            threads=(1,),
+            backends=("numpy",),
+            operations=("uint8",),
+        )
+    )
+    skipped = [row for row in rows if row.operation == "uint8"]
+    assert len(skipped) == 3
+    assert all("padding behind normalization" in row.skip for row in skipped)
+
+
+def test_bytes_move_a_byte_for_a_pixel():
+    case = named_case("vit-ti32-224-b2")
+    tokens, least = row_work("tokens", case, 4)
+    assert row_work("uint8", case, 4) == (tokens, least - 3 * 2 * 3 * 224 * 224)
