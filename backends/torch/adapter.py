@@ -329,7 +329,8 @@ class _Memory(DeviceMemory):
 FUSED, PREPACKED = "fused", "linear_prepacked"
 NORMALIZING = "conv2d_uint8"
 PREPACKING = (PREPACKED, "linear_uint8_prepacked")
-OF_BYTES = ("linear_uint8", "linear_uint8_prepacked", NORMALIZING)
+FUSING = (FUSED, "fused_uint8")
+OF_BYTES = ("linear_uint8", "linear_uint8_prepacked", "fused_uint8", NORMALIZING)
 MODES = {
     "conv2d": ("eager", "compile", "cudagraph"),
     "linear": ("eager", "compile", "cudagraph"),
@@ -341,7 +342,7 @@ MODES = {
 
 def _implementation(formulation: str, mode: str, layout: str) -> Implementation:
     """What a formulation declares in a mode."""
-    if formulation == FUSED or mode == "cudagraph":
+    if formulation in FUSING or mode == "cudagraph":
         devices: tuple[str, ...] = ("cuda",)
     else:
         devices = ("cpu",) if formulation in PREPACKING else DEVICES
@@ -354,7 +355,7 @@ def _implementation(formulation: str, mode: str, layout: str) -> Implementation:
         # multiplies slowly what is not theirs.
         dtypes={
             **dict.fromkeys(PREPACKING, ("float32", "bfloat16")),
-            FUSED: ("bfloat16", "float16"),
+            **dict.fromkeys(FUSING, ("bfloat16", "float16")),
             NORMALIZING: ("float32",),
         }.get(formulation, DTYPES),
         devices=devices,
@@ -364,7 +365,7 @@ def _implementation(formulation: str, mode: str, layout: str) -> Implementation:
         # The bias is added afterwards: to a product of what is not contiguous, on a GPU to a
         # convolution, and to a bfloat16 product of odd K (147: seen on an H200, torch 2.11).
         output_roundings=2 if formulation in ("einsum", "unfold") else 1,
-        output_roundings_on_cuda=1 if formulation == FUSED else 2,
+        output_roundings_on_cuda=1 if formulation in FUSING else 2,
         differentiable=mode in ("eager", "compile")
         and formulation not in (*PREPACKING, "linear_words", FUSED, *OF_BYTES),
         costly_compile=mode == "compile",
@@ -391,6 +392,7 @@ class TorchBackend(Backend):
         FUSED: (fused, LINEAR_CHANNELS_FIRST),
         "linear_uint8": (linear_words, LINEAR_CHANNELS_FIRST),
         "linear_uint8_prepacked": (prepacked, LINEAR_CHANNELS_FIRST),
+        "fused_uint8": (fused, LINEAR_CHANNELS_FIRST),
         NORMALIZING: (conv2d_uint8, OIHW),
     }
     implementations = tuple(
@@ -412,7 +414,7 @@ class TorchBackend(Backend):
 
             if not torch.backends.mkldnn.is_available():
                 return "this build of torch has no oneDNN, which lays the weights out"
-        if implementation.formulation == FUSED and importlib.util.find_spec("triton") is None:
+        if implementation.formulation in FUSING and importlib.util.find_spec("triton") is None:
             return (
                 "triton is not installed, in whose language the kernel is written: pip install "
                 "triton"

@@ -50,7 +50,8 @@ def embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmbedSpec) -> A
     """Tokens `(B, N, D)` of images `(B, C, *image)`, padded already, with kernel `(D, K)` in the
     order (channel, patch) and bias `(D,)`; float32 sums.
 
-    All on one GPU and of one type, bfloat16 or float16.
+    All on one GPU and of one type, bfloat16 or float16; images of bytes, which both hold, are cast
+    where they are multiplied.
 
     Raises:
         PatchParityError: images of other sizes or another type: the kernel would read what lies
@@ -62,7 +63,8 @@ def embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmbedSpec) -> A
             f"images of shape {tuple(images.shape)}: expected (B, "
             f"{', '.join(map(str, expected))}), padding included"
         )
-    if images.dtype != kernel.dtype or kernel.shape != (spec.embed_dim, spec.patch_values):
+    of_one_type = images.dtype in (kernel.dtype, torch.uint8)
+    if not of_one_type or kernel.shape != (spec.embed_dim, spec.patch_values):
         raise PatchParityError(
             f"kernel of {kernel.dtype} and shape {tuple(kernel.shape)}: expected {images.dtype} "
             f"and ({spec.embed_dim}, {spec.patch_values})"
@@ -70,7 +72,7 @@ def embed(images: Any, kernel: Any, bias: Any | None, spec: PatchEmbedSpec) -> A
     images, planes = images.contiguous(), 3 - spec.spatial_axes  # an image is a video of one frame
     rows, width = images.shape[0] * spec.num_patches, spec.embed_dim
     tokens = torch.empty(
-        images.shape[0], spec.num_patches, width, dtype=images.dtype, device=images.device
+        images.shape[0], spec.num_patches, width, dtype=kernel.dtype, device=images.device
     )
     tile = _tile(rows, width, _multiprocessors(images))
     count = math.ceil(rows / tile.rows) * math.ceil(width / tile.columns)
@@ -175,10 +177,10 @@ def _embed(  # type: ignore[no-untyped-def]
         )
         weights = kernel + known[None, :] * K + k[:, None]
         if K % DEPTH == 0:
-            sums = tl.dot(tl.load(pixels), tl.load(weights), sums)
+            sums = tl.dot(tl.load(pixels).to(kernel.dtype.element_ty), tl.load(weights), sums)
         else:
             left, right = (
-                tl.load(pixels, k[None, :] < K, 0.0),
+                tl.load(pixels, k[None, :] < K, 0).to(kernel.dtype.element_ty),
                 tl.load(weights, k[:, None] < K, 0.0),
             )
             sums = tl.dot(left, right, sums)

@@ -11,7 +11,7 @@ import pytest
 from patchparity import PatchEmbedSpec, PatchEmbedWeights, PatchParityError, get_backend
 from patchparity.backends.layouts import kernel_to_layout
 from patchparity.backends.torch.adapter import as_array, as_tensor
-from patchparity.reference.probes import random_normal, standard_probes
+from patchparity.reference.probes import byte_probes, random_normal, standard_probes
 from patchparity.reference.verdict import judge
 
 SPECS = {
@@ -24,6 +24,11 @@ SPECS = {
     "same": PatchEmbedSpec((10, 14), 3, 4, 12, stride=2, remainder="same"),
     "video": PatchEmbedSpec((4, 8, 12), (2, 4, 3), 3, 10),
 }
+BYTE_SPECS = [
+    pytest.param(spec, id=name)
+    for name, spec in SPECS.items()
+    if not any(map(any, spec.effective_padding))
+]
 HALF = get_backend("torch").implementation("torch:fused:eager").arithmetic("float16", device="cuda")
 INTERPRETED = "TRITON_INTERPRET"
 """What turns Triton's interpreter on, if it is set before triton is imported."""
@@ -56,7 +61,7 @@ def test_in_a_process_that_interprets():
         command, capture_output=True, text=True, env={**os.environ, INTERPRETED: "1"}
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert f"{2 * len(SPECS) + 2} passed" in done.stdout
+    assert f"{2 * len(SPECS) + len(BYTE_SPECS) + 2} passed" in done.stdout
 
 
 @needs_triton
@@ -76,6 +81,24 @@ def test_the_kernel_computes_the_patch_embedding(spec):
             "cpu",
         )
         verdict = judge(probe, "forward", loaded.tokens(probe.images), HALF)
+        assert verdict.verdict == "pass", f"{probe.name}: {verdict.message}"
+
+
+@needs_triton
+@pytest.mark.skipif(
+    INTERPRETED not in os.environ, reason="Triton compiles for a GPU in this process"
+)
+@pytest.mark.parametrize("spec", BYTE_SPECS)
+def test_of_bytes_too(spec):
+    backend = get_backend("torch")
+    implementation = backend.implementation("torch:fused_uint8:eager")
+    for probe in byte_probes(spec, 3, "float16", seed=7):
+        weights = PatchEmbedWeights(probe.weights.kernel, probe.weights.bias)
+        loaded = backend.load(implementation, weights, spec, "float16", "cpu")
+        placed = loaded.place(probe.images)
+        assert str(placed.dtype) == "torch.uint8"
+        tokens = loaded.fetch(loaded.call(placed))
+        verdict = judge(probe, "forward", tokens, HALF)
         assert verdict.verdict == "pass", f"{probe.name}: {verdict.message}"
 
 
