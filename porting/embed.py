@@ -282,7 +282,7 @@ def _require_positions(
             f"({'×'.join(map(str, stage.spec.grid))}): "
             "expected images of "
             f"{'×'.join(map(str, wanted))}{'' if tiles else ', or a few pixels more'}"
-            f"{'' if stage.stem else way_to_positions(own_recipes(stage))}"
+            f"{'' if stage.stem else way_to_positions(own_recipes(stage), bool(stage.dialect.copies))}"
         )
 
 

@@ -385,7 +385,7 @@ def _way_to(name: str, candidate: Candidate, model_type: str) -> str:
     if name == "grid":
         registers = "register_tokens" in candidate.names
         own = candidate.dialect.recipes(registers, model_type)
-        return way_to_positions(own)
+        return way_to_positions(own, bool(candidate.dialect.copies))
     recipe = {"patch": "pi-timm-bicubic-antialias", "channels": "timm"}[name]
     does = {
         "patch": "resizes the kernel as timm does",
@@ -394,8 +394,14 @@ def _way_to(name: str, candidate: Candidate, model_type: str) -> str:
     return f" (--resample {recipe} {does})"
 
 
-def way_to_positions(own: Sequence[str]) -> str:
-    """The recipes by which a library resizes its positions, as a hint in brackets."""
+def way_to_positions(own: Sequence[str], two_tables: bool = False) -> str:
+    """The recipes by which a library resizes its positions, as a hint in brackets; of one that
+    keeps another table for that, that it does."""
+    if two_tables:
+        return (
+            " (its library makes those of every size from a second table of the file, which is not "
+            "done here)"
+        )
     if not own:
         return (
             " (its library resizes no positions; --resample RECIPE does, torch-bicubic-antialias "
