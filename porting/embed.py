@@ -276,13 +276,14 @@ def _require_positions(
             and not stage.stem
         )
         wanted = image_of(stage.spec.image_size, stage.stem)
+        way = way_to_positions(own_recipes(stage), bool(stage.dialect.copies))
         raise PatchParityError(
             f"images of {given} give {spec.num_patches} tokens, "
             f"and there are positions for {stage.spec.num_patches} "
             f"({'×'.join(map(str, stage.spec.grid))}): "
             "expected images of "
             f"{'×'.join(map(str, wanted))}{'' if tiles else ', or a few pixels more'}"
-            f"{'' if stage.stem else way_to_positions(own_recipes(stage), bool(stage.dialect.copies))}"
+            f"{'' if stage.stem else way}"
         )
 
 

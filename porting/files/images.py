@@ -122,6 +122,10 @@ def read_picture(path: str | os.PathLike[str], rotate: bool = False) -> Picture:
                     "would cut it off"
                 )
             notes = [f"the picture is {CONVERTED[mode]}"] if mode != "RGB" else []
+            if mode == "P" and "transparency" in picture.info:
+                notes.append("what is transparent in it shows the color of its palette")
+            if (frames := getattr(picture, "n_frames", 1)) > 1:
+                notes.append(f"of its {frames} frames the first is read")
             turned = picture.getexif().get(ORIENTATION, 1)
             image = picture.convert("RGB")
             if turned in ROTATED:
