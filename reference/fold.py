@@ -18,6 +18,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """ImageNet's mean and standard deviation of red, green and blue, of pixels between 0 and 1
 (torchvision)."""
 
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Those of OpenAI's CLIP."""
+
 Statistics = float | Sequence[float] | NDArray[Any]
 """A number for all channels, or one for each."""
 Border = Literal["refuse", "mean"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...reference.errors import PatchParityError, require_choice
+from ...reference.fold import CLIP, IMAGENET
 from ...reference.pixel_steps import (
     AspectCrop,
     Crop,
@@ -36,8 +37,6 @@ BACKENDS = ("torchvision", "pillow")
 or Pillow."""
 
 HALF = (0.5, 0.5, 0.5)
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)

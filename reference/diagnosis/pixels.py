@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..answer import Answer
 from ..errors import PatchParityError, require_array
+from ..fold import CLIP, IMAGENET
 from ..pixel_steps import (
     AspectCrop,
     Crop,
@@ -28,8 +29,8 @@ from ..recipes import RECIPES
 from ..resample import resize_bound
 
 KNOWN = {
-    "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "OpenAI CLIP's": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "ImageNet's": IMAGENET,
+    "OpenAI CLIP's": CLIP,
     "one half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """Means and standard deviations, of pixels from 0 to 1, that image processors have."""
