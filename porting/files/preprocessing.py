@@ -228,13 +228,13 @@ MOST_PIXELS = 2**25
 
 
 def _flag(table: Mapping[str, Any], name: str, default: bool) -> bool:
-    """A switch.
+    """A switch; null is off, as transformers takes it.
 
     Raises:
         PatchParityError: what is neither true nor false.
     """
     value = table.get(name, default)
-    value = default if value is None else value
+    value = False if value is None else value
     if not isinstance(value, bool):
         raise PatchParityError(f"{name} = {value!r}: expected true or false")
     return value
@@ -294,6 +294,8 @@ def _resize_of(table: Mapping[str, Any], usual: Processor, method: str) -> list[
         )
         bounds = _count("min_pixels", low), _count("max_pixels", high)
         return [Resize(method, bounds, "pixels", factor=factor)]
+    if usual.kind == "crop-percent" and isinstance(size, int):
+        size = {"shortest_edge": size}
     if not isinstance(size, Mapping):
         if isinstance(size, int):
             edge = _count("size", size)

@@ -27,6 +27,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"left_out": True},
     {"resample": 0},
     {"size": 64},
+    {"size": 64, "do_center_crop": True, "crop_size": {"height": 56, "width": 40}},
+    {"do_normalize": None},
+    {"do_resize": None},
     {"image_mean": 0.25, "image_std": [0.5, 0.25, 1.0]},
 ]
 """What is given to each processor that takes it."""
@@ -64,8 +67,8 @@ def main(backend: str) -> None:
         if processor_class is None:
             continue
         for settings in SETTINGS:
-            if kind == "crop-percent" and "size" in settings:
-                settings = {"size": {"shortest_edge": 64}}
+            if kind == "crop-percent" and isinstance(settings.get("size"), dict):
+                settings = {**settings, "size": {"shortest_edge": 64}}
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     given = {key: value for key, value in settings.items() if key != "left_out"}
