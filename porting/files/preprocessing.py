@@ -257,7 +257,10 @@ def _of_transformers(table: Mapping[str, Any], backend: str, version: int | None
     usual = PROCESSORS[name]
     resize: list[Step] = []
     if _flag(table, "do_resize", True):
-        method = _method(table.get("resample", usual.resample), backend, version)
+        filter_ = table.get("resample", usual.resample)
+        if isinstance(filter_, str):  # which transformers takes for bilinear on Pillow
+            raise PatchParityError(f"resample = {filter_!r}: expected Pillow's number of a filter")
+        method = _method(filter_, backend, version)
         resize = _resize_of(table, usual, method)
     crop: list[Step] = []
     if usual.kind != "pixels" and _flag(table, "do_center_crop", usual.crop is not None):

@@ -79,7 +79,11 @@ def main(backend: str) -> None:
                         for _ in range(2)
                     ]
                     theirs = [processed(processor, picture, kind) for picture in pictures]
-                except (ValueError, TypeError) as error:  # a setting that it does not take
+                except (
+                    ValueError,
+                    TypeError,
+                    RuntimeError,
+                ) as error:  # a setting that it does not take
                     print(f"{name} refuses {settings}: {str(error)[:60]}", file=sys.stderr)
                     continue
                 file = Path(folder) / "preprocessor_config.json"
