@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .bench.timing.options import BenchOptions as BenchOptions
     from .porting.dialects.sizes import Sizes as Sizes
     from .porting.embed import embed as embed
+    from .porting.embed import embed_packed as embed_packed
     from .porting.files.own_format import load_weights as load_weights
     from .porting.files.own_format import save_weights as save_weights
     from .porting.inspection import inspect_checkpoint as inspect_checkpoint
@@ -96,6 +97,7 @@ _PUBLIC = {
     "Sizes": "patchparity.porting.dialects.sizes",
     "verify": "patchparity.porting.verify",
     "embed": "patchparity.porting.embed",
+    "embed_packed": "patchparity.porting.embed",
     "preprocess": "patchparity.porting.preprocess",
     "to_module": "patchparity.porting.objects.build",
     "from_module": "patchparity.porting.objects.transfer",

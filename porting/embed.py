@@ -93,6 +93,66 @@ def embed(
 
 
 @dataclass(frozen=True)
+class Packed:
+    """Sequences of images of several sizes, one behind the other.
+
+    Args:
+        sequence: `(ΣN, D)`, float64, the tokens of each image in its library's order.
+        grids: `(images, 2)`, rows and columns of patches; of tubelets `(images, 3)`, frames first.
+        lengths: `(images,)`, tokens of each image, prefix tokens among them.
+    """
+
+    sequence: NDArray[np.float64]
+    grids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def embed_packed(
+    checkpoint: str | os.PathLike[str], images: Sequence[NDArray[Any]], **options: Any
+) -> Packed:
+    """Run the reference on images of several sizes, packed into one sequence, as NaViT, NaFlex and
+    Qwen-VL take them.
+
+    Args:
+        checkpoint: of any dialect.
+        images: each `(C, H, W)`, or `(C, T, H, W)` for tubelets, preprocessed as the model has it.
+        options: those of `embed`; with `resample` positions are taken to the grid of each image.
+
+    Returns:
+        The tokens of all images, and the table of their grids.
+
+    Raises:
+        PatchParityError: whatever `embed` refuses; no images.
+
+    Examples:
+        >>> import numpy as np
+        >>> import transformers, patchparity
+        >>> sizes = dict(image_size=32, patch_size=8, hidden_size=16, num_attention_heads=2)
+        >>> config = transformers.ViTConfig(num_hidden_layers=1, intermediate_size=32, **sizes)
+        >>> transformers.ViTModel(config).save_pretrained("vit")
+        >>> two = [np.zeros((3, 32, 48)), np.zeros((3, 16, 24))]
+        >>> patchparity.embed_packed("vit", two, resample="transformers-vit").grids
+        array([[4, 6],
+               [2, 3]])
+    """
+    if not images:
+        raise PatchParityError("no images to pack")
+    told = ("image_size", "patch_size", "in_channels", "stride", "padding", "sizes")
+    sizes = Sizes.of_user(*(options.pop(name, None) for name in told))
+    to = options.pop("to", "sequence")
+    require_choice("to", to, ("tokens", "sequence"))
+    parts, grids = [], []
+    for image in images:
+        batch = np.asarray(image)[None]
+        read = read_for_images(checkpoint, batch, sizes=sizes, **options)
+        parts.append(read.embed(batch, to)[0])
+        size = features_of(batch.shape[2:], read.stage.stem)
+        grids.append(read.stage.spec.replace(image_size=size).grid)
+    lengths = np.array([len(part) for part in parts])
+    return Packed(np.concatenate(parts), np.array(grids), lengths)
+
+
+@dataclass(frozen=True)
 class ReadForImages:
     """The embedding stage of a checkpoint, read for images.
 

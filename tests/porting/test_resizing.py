@@ -405,3 +405,49 @@ def test_torchvision_resizes_its_own_table_the_same():
     pytest.importorskip("torch")
     printed = run_beside_torchvision("tests.porting.torchvision_table")
     assert float(printed.strip().splitlines()[-1]) < 1e-5
+
+
+def test_images_of_several_sizes_are_packed_as_navit_packs_them(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    try:
+        navit = import_library("vit_pytorch.na_vit")
+    except ModuleNotFoundError:
+        pytest.skip("vit-pytorch is not installed")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = navit.NaViT(
+        image_size=64, patch_size=8, num_classes=2, dim=24, depth=1, heads=2, mlp_dim=16, channels=3
+    ).eval()
+    caught = []
+    model.transformer.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    images = [
+        RANDOM.standard_normal((3, height, width)).astype(np.float32)
+        for height, width in ((32, 48), (64, 16), (8, 64))
+    ]
+    with torch.no_grad():
+        model([[torch.from_numpy(image) for image in images]])
+    packed = pp.embed_packed(tmp_path / "model.safetensors", images, patch_size=8)
+    assert packed.grids.tolist() == [[4, 6], [8, 2], [1, 8]]
+    assert packed.lengths.tolist() == [24, 16, 8]
+    near(packed.sequence, caught[0][0].numpy())
+    with pytest.raises(pp.PatchParityError, match="no images to pack"):
+        pp.embed_packed(tmp_path / "model.safetensors", [])
+
+
+def test_packed_images_of_a_resized_table_are_each_resized_by_themselves(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = randomized(
+        transformers.ViTModel(transformers.ViTConfig(image_size=64, patch_size=8, **TINY))
+    )
+    model.save_pretrained(tmp_path / "model")
+    images = [
+        RANDOM.standard_normal((3, height, width)).astype(np.float32)
+        for height, width in ((96, 40), (48, 48))
+    ]
+    packed = pp.embed_packed(tmp_path / "model", images, resample="transformers-vit")
+    theirs = np.concatenate([embedded(model, image[None])[0] for image in images])
+    near(packed.sequence, theirs)
+    assert packed.lengths.tolist() == [61, 37]
