@@ -3,7 +3,7 @@ way, is tried; what is left is a factor and an offset for each channel."""
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from ..pixel_steps import (
     Round,
     Step,
 )
-from ..pixels import METHODS
+from ..pixels import METHODS, Size
 from ..recipes import RECIPES
 from ..resample import resize_bound
 
@@ -167,6 +167,10 @@ def diagnose_pixels(
     fits = _fits(picture, arrangements, allowed)
     scale = float(np.ptp(arrangements[0].array)) or 1.0
     best = min(fit.left for fit in fits)
+    if not any(fit.left <= allowed + fit.slack for fit in fits):
+        upright = [each for each in arrangements if each.layout in ("NCHW", "NHWC")]
+        fits += _fits(picture, _mirrored(upright), allowed, _plain_geometries)
+        fits += _fits(picture, upright, allowed, _more_geometries)
     near = [fit for fit in fits if fit.left <= allowed]
     # of what libraries compute in floats, or OpenCV in sums of them: what its rounding may leave
     near = near or [fit for fit in fits if fit.left <= allowed + fit.slack]
@@ -184,7 +188,7 @@ def diagnose_pixels(
     least = min(fit.rms for fit in near)
     near = [fit for fit in near if fit.rms <= ALIKE * least + allowed / ALIKE]
     # of ways that fit, those that say least beside the plain order of things
-    near.sort(key=lambda fit: (fit.layout != "NCHW", fit.order != "rgb", len(fit.steps)))
+    near.sort(key=_plainness)
     shape = near[0].layout, near[0].order
     near = [fit for fit in near if (fit.layout, fit.order) == shape]
     # Pillow's two orders, where they give the same
@@ -242,6 +246,12 @@ def _untold(why: str) -> PixelDiagnosis:
     return PixelDiagnosis(False, "unknown", (), explanation, math.inf)
 
 
+def _plainness(fit: _Fit) -> tuple[bool, bool, bool, int]:
+    """The order of ways that fit: as they are before mirrored, channels first before last."""
+    mirrored, other = "," in fit.layout, not fit.layout.startswith("NCHW")
+    return mirrored, other, fit.order != "rgb", len(fit.steps)
+
+
 ALIKE = 2.0
 """How much more one way may leave, rms, than the best, to be told as one that may have been: two
 libraries of one rule round by as much, another rule leaves ten times as much and more."""
@@ -280,13 +290,37 @@ def _allowed(pixels: NDArray[Any]) -> float:
     return 16 * unit * float(np.abs(array).max() + np.ptp(array))
 
 
-def _fits(picture: NDArray[Any], arrangements: list[_Arranged], allowed: float) -> list[_Fit]:
+def _mirrored(arrangements: list[_Arranged]) -> list[_Arranged]:
+    """The same mirrored, and turned by half."""
+    ways = {
+        "left to right": (slice(None), slice(None, None, -1)),
+        "upside down": (slice(None, None, -1), slice(None)),
+        "turned by 180 degrees": (slice(None, None, -1), slice(None, None, -1)),
+    }
+    return [
+        _Arranged(arranged.array[turn], f"{arranged.layout}, {words}")
+        for arranged in arrangements
+        for words, turn in ways.items()
+    ]
+
+
+Geometries = Callable[[Sequence[int], Size], list[tuple[Step, ...]]]
+"""Ways to come from a size to another."""
+
+
+def _fits(
+    picture: NDArray[Any],
+    arrangements: list[_Arranged],
+    allowed: float,
+    geometries: Geometries | None = None,
+) -> list[_Fit]:
     """Every way to crop with one filter, then the nearest ways with every filter, until one of
     them gives these images."""
     rough: list[tuple[float, _Arranged, tuple[Step, ...]]] = []
     for arranged in arrangements:
         height, width = arranged.array.shape[:2]
-        for steps in _geometries(picture.shape[:2], (height, width)):
+        ways = (geometries or _geometries)(picture.shape[:2], (height, width))
+        for steps in ways:
             made = _made(picture, steps, "pillow-bilinear", False)
             if made is not None and made.shape == arranged.array.shape:
                 left = min(fit.rms for fit in _affine(made, arranged, steps, False))
@@ -338,7 +372,7 @@ def _methods() -> Iterator[tuple[str, bool]]:
             yield method, True
 
 
-def _geometries(size: Sequence[int], new: tuple[int, int]) -> list[tuple[Step, ...]]:
+def _geometries(size: Sequence[int], new: Size) -> list[tuple[Step, ...]]:
     """Usual ways to come to a size: resized, resized and cropped, cropped and resized."""
     some = "pillow-bilinear"
     ways: list[tuple[Step, ...]] = []
@@ -363,6 +397,27 @@ def _geometries(size: Sequence[int], new: tuple[int, int]) -> list[tuple[Step, .
             if min(size) >= edge >= max(new):
                 ways.append((Crop((edge, edge)), Resize(some, new)))
     return list(dict.fromkeys(ways))
+
+
+def _more_geometries(size: Sequence[int], new: Size) -> list[tuple[Step, ...]]:
+    """Ways that nobody calls usual: every edge up to two thirds more than what is left of it, and
+    the middle of the picture cut out first."""
+    some, least = "pillow-bilinear", min(new)
+    ways: list[tuple[Step, ...]] = [(Resize(some, new),)]
+    crop = Crop(new)
+    for edge in range(least, least * 5 // 3 + 1):
+        ways.append((Resize(some, (edge, edge), "shortest"), crop))
+        if edge >= max(new):
+            ways.append((Resize(some, (edge, edge)), crop))
+    sides = range(least, min(size) + 1)
+    ways.extend((Crop((side, side)), Resize(some, new)) for side in sides)
+    return ways
+
+
+def _plain_geometries(size: Sequence[int], new: Size) -> list[tuple[Step, ...]]:
+    """Resized, or the middle of what was resized by its shortest edge."""
+    some, edge = "pillow-bilinear", max(new)
+    return [(Resize(some, new),), (Resize(some, (edge, edge), "shortest"), Crop(new))]
 
 
 def _made(
@@ -438,12 +493,15 @@ def _answer(near: list[_Fit], left: float, expected: PixelRecipe | None) -> Pixe
         "NCWH": "rows and columns are swapped",
         "NWHC": "channels stand last, and rows and columns are swapped",
     }
-    explanation += f"; {layouts[first.layout]}" if first.layout in layouts else ""
+    layout, _, mirrored = first.layout.partition(", ")
+    explanation += f"; {layouts[layout]}" if layout in layouts else ""
+    turned = mirrored if mirrored.startswith("turned") else f"mirrored {mirrored}"
+    explanation += f"; {turned}" if mirrored else ""
     ways = list(dict.fromkeys(_ways(fit) for fit in near))
     if len(ways) > 1:
         others = ", ".join(ways[1:LISTED])
         more = f" and {len(ways) - LISTED} more" if len(ways) > LISTED else ""
-        explanation += f"; the same bits as {others}{more}"
+        explanation += f"; not to be told from {others}{more}"
     if expected is not None:
         parted = _parted(near, normalization, expected)
         parted = parted or ["by less than a step of 8 bits, or by where half a pixel is cut off"]

@@ -122,10 +122,10 @@ def diagnose_resize(
     Examples:
         >>> import numpy as np
         >>> import patchparity
-        >>> table = np.random.default_rng(0).standard_normal((14 * 14, 64))
-        >>> other = patchparity.resize_positions(table, (14, 14), (24, 24), recipe="timm")
+        >>> table = np.random.default_rng(0).standard_normal((24 * 24, 64))
+        >>> other = patchparity.resize_positions(table, (24, 24), (14, 14), recipe="timm")
         >>> vit = "transformers-vit"
-        >>> found = patchparity.diagnose_resize(table, other, (14, 14), (24, 24), expected=vit)
+        >>> found = patchparity.diagnose_resize(table, other, (24, 24), (14, 14), expected=vit)
         >>> print(found.explanation.partition(": ")[2].partition(";")[0])
         antialias was on, a = −0.5 for −0.75
     """

@@ -98,6 +98,21 @@ def test_the_step_where_they_part_is_named():
     assert not twice.correct
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Resize("pillow-bicubic", (57, 57), "shortest"), Crop((48, 48))),
+        (Resize("torchvision-bilinear-antialias", (61, 61)), Crop((48, 44))),
+        (Crop((101, 101)), Resize("pillow-lanczos", (48, 48))),
+    ],
+)
+def test_unusual_crops_are_found(steps):
+    photo = photograph()
+    made = PixelRecipe("made", (*steps, Normalize(*CLIP, 1 / 255))).run(photo)
+    found = pp.diagnose_pixels(photo, made)
+    assert any(recipe.steps[:2] == steps for recipe in found.recipes), found
+
+
 def test_what_is_near_is_not_correct():
     photo = photograph()
     steps = Resize("pillow-bicubic", (48, 56)), Normalize((0.5,) * 3, (0.5,) * 3, 1 / 255)
@@ -144,6 +159,9 @@ def test_what_is_near_is_not_correct():
         (lambda made: made / 255, "divided by 255 twice"),
         (lambda made: made, "divided by 255"),
         (lambda made: made[0], "divided by 255"),
+        (lambda made: made[..., ::-1], "mirrored left to right"),
+        (lambda made: made[..., ::-1, :], "mirrored upside down"),
+        (lambda made: made[..., ::-1, ::-1], "turned by 180 degrees"),
         (lambda made: made.astype(np.float16), "divided by 255"),
     ],
 )
