@@ -344,7 +344,6 @@ def _mlx() -> dict[str, Recipe]:
     return recipes
 
 
-_SAME = "kept as it is where the number of patches is the same and the image is square"
 LIBRARIES: dict[str, tuple[str, str, bool, str]] = {
     **{
         f"transformers-{name}": (

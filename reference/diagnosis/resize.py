@@ -77,7 +77,7 @@ class _Hypothesis:
         names: of the recipes that have this rule.
         rule: of both axes; None where nothing was resized along two axes.
         rules: all that do the same between these grids.
-        said: in words.
+        said: in words, where no recipe has it.
         make: the new table, `(rows, D)`, out of the old one, `(H, W, D)`.
         bound: how far another implementation's may lie from it, for a largest value.
     """
@@ -294,11 +294,11 @@ def _hypotheses(grid: Grid, new: Grid) -> Iterator[_Hypothesis]:
         names.append(name)
     for all_rules, names in by_weights.values():
         of_names = tuple(sorted(names, key=_operation_first))
-        made = _by_rules(RECIPES[of_names[0]].rules(grid, new), of_names, grid, new, "")
+        made = _by_rules(RECIPES[of_names[0]].rules(grid, new), of_names, grid, new)
         yield dataclasses.replace(made, rules=tuple(dict.fromkeys(one for one, _ in all_rules)))
     for name in ("torch-bicubic", "torch-bicubic-antialias", "torch-bilinear"):
         rule = RECIPES[name].rule
-        turned = _by_rules((rule, rule), (name,), grid, (new[1], new[0]), "")
+        turned = _by_rules((rule, rule), (name,), grid, (new[1], new[0]))
         yield _Hypothesis(
             (),
             rule,
@@ -319,7 +319,7 @@ def _hypotheses(grid: Grid, new: Grid) -> Iterator[_Hypothesis]:
 
 
 def _by_rules(
-    rules: tuple[Rule, Rule], names: tuple[str, ...], grid: Grid, new: Grid, said: str
+    rules: tuple[Rule, Rule], names: tuple[str, ...], grid: Grid, new: Grid
 ) -> _Hypothesis:
     matrices = [
         resize_matrix(rule, size, count) for rule, size, count in zip(rules, grid, new, strict=True)
@@ -331,7 +331,7 @@ def _by_rules(
     def bound(largest: float) -> float:
         return resize_bound(rules, grid, new, largest, UNIT)
 
-    return _Hypothesis(names, rules[0], said, make, bound)
+    return _Hypothesis(names, rules[0], "", make, bound)
 
 
 def _transposed(

@@ -61,6 +61,10 @@ def test_a_filter_is_named(method):
     assert "normalized by ImageNet's mean and std" in found.explanation
     assert found.status in ("unique", "tied")
     assert pp.diagnose_pixels(photo, recipe.run(photo), expected=recipe).status == "correct"
+    # what was found makes these images: filters that are tied lie within a step of 8 bits
+    step = 1 / 255 / min(IMAGENET[1])
+    for way in found.recipes:
+        np.testing.assert_allclose(way.run(photo), recipe.run(photo), rtol=0, atol=step)
 
 
 def expected_and(*steps):
@@ -173,6 +177,12 @@ def test_layout_and_range_are_named(change, words):
     found = pp.diagnose_pixels(photo, change(made.transpose(2, 0, 1)[None]))
     assert words in found.explanation, found
     assert "pillow-bilinear" in named(found)
+    if found.layout == "NCHW":  # channels in the order in which they were found
+        given = change(made.transpose(2, 0, 1)[None]).astype(np.float64)
+        given = given if given.ndim == 4 else given[None]
+        # of float16 half a unit in its last place, below 1
+        allowed = 2.0**-11 if given.max() <= 1 else 1e-6 * np.abs(given).max()
+        np.testing.assert_allclose(found.recipes[0].run(photo), given, rtol=0, atol=allowed)
 
 
 def test_what_nobody_makes_is_unknown_and_what_is_no_picture_refused():

@@ -36,8 +36,14 @@ def test_every_recipe_is_named(name, grids, dtype, smooth):
     assert name in found.recipes
     assert found.correct
     assert found.status in ("unique", "tied")
+    # which lie 0.1 and more apart on these tables
+    different = {"torch-bilinear", "torch-bicubic", "torch-bicubic-align-corners"}
+    assert not different <= set(found.recipes)
     again = pp.diagnose_resize(table, resized, grid, new, expected=name)
-    assert again.status == "correct"
+    assert again.correct
+    # two areas of a grid that grows, say, lie within the rounding of float32
+    if found.status == "unique":
+        assert again.status == "correct"
 
 
 def told(found, expected, **sizes):
