@@ -392,4 +392,5 @@ def _of_keras(table: Mapping[str, Any]) -> PixelRecipe:
     if scale is not None:
         factors = _numbers("scale", scale)
         steps.append(Rescale(factors, _numbers("offset", 0.0 if offset is None else offset)))
-    return PixelRecipe(f"KerasHub {whose.rpartition('>')[2]}", tuple(steps))
+    # each backend of Keras has a bicubic of its own
+    return PixelRecipe(f"KerasHub {whose.rpartition('>')[2]} (on TensorFlow)", tuple(steps))
