@@ -29,6 +29,8 @@ from .pixels import LARGEST_MEAN, NORMALIZING_ROUNDINGS, refuses_padding, unfold
 Precision = Literal["ieee", "tf32", "bf16", "default"]
 """How float32 is computed: as it is, with inputs rounded to TF32 or bfloat16, or however the
 framework does when nobody asks."""
+Stored = Literal["", "float16", "int8"]
+"""What a model keeps its kernel in, where that is another type than the images'."""
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 INPUT_ROUNDOFF: dict[str, float] = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 """Unit roundoff of the inputs in the reduced float32 precisions: 10 and 7 explicit mantissa bits,
@@ -72,6 +74,9 @@ class Implementation:
             compared with others of its kind.
         normalizes: whether it rescales and normalizes these bytes first, with ImageNet's mean and
             standard deviation, as users do: it unfolds the weights that it is given.
+        stored: the type that its model keeps the kernel in, where that is another than the images':
+            `float16`, or `int8`, whose steps `LoadedEmbedding.quantization` tells. It is a file of
+            its own, checked on the shapes of 16-bit types, and timed only where it is named.
     """
 
     backend: str
@@ -94,6 +99,7 @@ class Implementation:
     peer: bool = False
     pixels: Literal["float", "uint8"] = "float"
     normalizes: bool = False
+    stored: Stored = ""
 
     @property
     def name(self) -> str:
@@ -139,6 +145,9 @@ class Implementation:
             accumulate=model.accumulate * (2 if truncating else 1),
             pixel_roundings=NORMALIZING_ROUNDINGS if self.normalizes else 0,
             pixel_offset=LARGEST_MEAN if self.normalizes else 0.0,
+            stored=self.stored,
+            weights=2.0**-11 if self.stored == "float16" else 0.0,
+            weights_smallest=2.0**-25 if self.stored == "float16" else 0.0,
         )
 
     def own_weights(self, weights: PatchEmbedWeights) -> PatchEmbedWeights:
@@ -240,6 +249,11 @@ class Backend(abc.ABC):
         """Hand a NumPy array over as the framework's users do, and give it back as one: what is
         refused or changed on the way?"""
         return np.asarray(array)
+
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any] | None:
+        """Cast float32 to float16 and back in one computation of the framework, compiled where it
+        compiles; None where it has none."""
+        return None
 
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any] | None:
         """Convolve with the framework's own function, on the CPU, without bias or padding; None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..reference.embed import PatchEmbedGradients
 from ..reference.errors import PatchParityError
 from ..reference.expectation import Direction
+from ..reference.quantize import Quantization
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .layouts import kernel_from_layout
@@ -53,6 +54,11 @@ class LoadedEmbedding(Computation):
     @abc.abstractmethod
     def place(self, images: NDArray[Any]) -> Any:
         """Move images `(B, C, H, W)` to the device in the implementation's own layout and dtype."""
+
+    def quantization(self, images: NDArray[Any]) -> Quantization | None:
+        """The steps that the runtime chose for what it stores as integers, once it has been given
+        images `(B, C, H, W)` of float32; None where nothing is."""
+        return None
 
     @abc.abstractmethod
     def fetch(self, outputs: Any) -> NDArray[Any]:

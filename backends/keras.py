@@ -431,6 +431,13 @@ class KerasBackend(Backend):
 
         return np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(array)))
 
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`keras.ops.cast`."""
+        import keras
+
+        narrow = keras.ops.cast(keras.ops.convert_to_tensor(array), "float16")
+        return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(narrow, "float32")))
+
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
         """`keras.ops.conv`, channels last."""
         import keras

@@ -634,6 +634,10 @@ def embed(images):  # {(batch, *spec.image_size, spec.in_channels)}, contiguous
         """`np.copyto`, on one thread whatever was asked."""
         return _Copy(values, dtype)
 
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`astype`."""
+        return array.astype(np.float16).astype(np.float32)
+
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
         """`np.matmul` into a preallocated result."""
         return _Gemm(rows, depth, columns, dtype)

@@ -4,124 +4,21 @@ forward alone."""
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..reference.quantize import Quantization
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Implementation, Precision, check_precision
+from .base import DEVICES, Backend, Implementation, Precision, check_precision
 from .computation import Computation, LoadedEmbedding, Operation
-from .layouts import DENSE_CHANNELS_FIRST, NCHW, OIHW, kernel_to_layout
-from .patches import window_indices
-
-OPSET = 17
-"""Of the graphs: the first with everything in them. IR version 8 belongs to it, so that any ONNX
-Runtime since 1.13 reads them."""
-IR_VERSION = 8
-
-
-class _Graph:
-    """An ONNX graph under construction: nodes in a row, each with one result."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
-
-    def constant(self, array: NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
-        name = f"constant{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        from onnx import helper
-
-        result = f"value{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [result], **attributes))
-        return result
-
-    def model(self, inputs: dict[str, tuple[str, list[Any]]], result: str) -> bytes:
-        """Serialize; `inputs` maps names to dtype and shape, and the result has the first one's
-        dtype."""
-        from onnx import TensorProto, helper
-
-        kinds = {
-            "float32": TensorProto.FLOAT,
-            "float64": TensorProto.DOUBLE,
-            "bfloat16": TensorProto.BFLOAT16,
-        }
-        values = [
-            helper.make_tensor_value_info(name, kinds[kind], shape)
-            for name, (kind, shape) in inputs.items()
-        ]
-        kind = kinds[next(iter(inputs.values()))[0]]
-        outputs = [helper.make_tensor_value_info(result, kind, None)]
-        graph = helper.make_graph(self.nodes, "patch_embed", values, outputs, self.initializers)
-        opsets = [helper.make_opsetid("", OPSET)]
-        content: bytes = helper.make_model(
-            graph, opset_imports=opsets, ir_version=IR_VERSION
-        ).SerializeToString()
-        return content
-
-
-def _conv2d(graph: _Graph, spec: PatchEmbedSpec, weights: PatchEmbedWeights) -> str:
-    """`Conv` with explicit pads, the bias inside; then `flatten(2)` as a `Reshape` (0 keeps the
-    batch) and `transpose(1, 2)`."""
-    arrays = [kernel_to_layout(weights.kernel, OIHW)] + (
-        [] if weights.bias is None else [weights.bias]
-    )
-    before, after = zip(*spec.effective_padding, strict=True)
-    constants = [graph.constant(array) for array in arrays]
-    grid = graph.add(
-        "Conv",
-        "images",
-        *constants,
-        strides=spec.stride,
-        kernel_shape=spec.patch_size,
-        pads=(*before, *after),
-    )
-    flat = graph.add(
-        "Reshape", grid, graph.constant(np.array((0, spec.embed_dim, spec.num_patches), np.int64))
-    )
-    return graph.add("Transpose", flat, perm=(0, 2, 1))
-
-
-def _linear(graph: _Graph, spec: PatchEmbedSpec, weights: PatchEmbedWeights) -> str:
-    """`Pad`, cut into patches by `Reshape` (by `Gather` where they do not tile), `Transpose`,
-    `MatMul`, `Add`.
-
-    Patches are in the order (channel, row, column), which exporters get from `unfold`.
-    """
-    images, axes = "images", spec.spatial_axes
-    if any(any(pair) for pair in spec.effective_padding):
-        before, after = zip(*spec.effective_padding, strict=True)
-        images = graph.add(
-            "Pad", images, graph.constant(np.array((0, 0, *before, 0, 0, *after), np.int64))
-        )
-    if spec.tiles:
-        split = [extent for pair in zip(spec.grid, spec.patch_size, strict=True) for extent in pair]
-        blocks = graph.add(
-            "Reshape", images, graph.constant(np.array((-1, spec.in_channels, *split), np.int64))
-        )
-    else:
-        blocks = images
-        for axis in range(axes):
-            blocks = graph.add(
-                "Gather", blocks, graph.constant(window_indices(spec, axis)), axis=2 + 2 * axis
-            )
-    order = (0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 2 + 2 * axes, 2))
-    rows = graph.add("Transpose", blocks, perm=order)
-    shape = np.array((-1, spec.num_patches, spec.patch_values), np.int64)
-    patches = graph.add("Reshape", rows, graph.constant(shape))
-    tokens = graph.add(
-        "MatMul", patches, graph.constant(kernel_to_layout(weights.kernel, DENSE_CHANNELS_FIRST))
-    )
-    return (
-        tokens if weights.bias is None else graph.add("Add", tokens, graph.constant(weights.bias))
-    )
+from .layouts import DENSE_CHANNELS_FIRST, NCHW, OIHW
+from .onnx_graph import Graph, conv2d, embedding_model, linear
+from .onnx_int8 import quantize_dynamic, quantize_static, steps_of
 
 
 class _Session(Computation):
@@ -159,6 +56,7 @@ class _Embedding(LoadedEmbedding):
         tf32: bool,
     ) -> None:
         self.build = OnnxRuntimeBackend.formulations[implementation.formulation][0]
+        self.formulation = implementation.formulation
         self.spec, self.dtype, self.device, self.tf32 = spec, np.dtype(dtype), device, tf32
         self.assign(weights)
 
@@ -168,19 +66,19 @@ class _Embedding(LoadedEmbedding):
         self.weights = weights.astype(self.dtype)
         self.session = self._session(lambda graph, tokens: tokens)
 
-    def _session(self, after: Callable[[_Graph, str], str]) -> _Session:
+    def _session(self, after: Callable[[Graph, str], str]) -> _Session:
         """A session of the projection, and of what comes after it in a graph."""
-        graph = _Graph()
+        graph = Graph()
         result = after(graph, self.build(graph, self.spec, self.weights))
         shape = ["batch", self.spec.in_channels, *self.spec.image_size]
         return _Session(
             graph.model({"images": (self.dtype.name, shape)}, result), self.device, self.tf32
         )
 
-    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation:
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
         """`Expand` of the class token to the batch, `Concat`, `Add`, as exporters write them."""
 
-        def assemble(graph: _Graph, tokens: str) -> str:
+        def assemble(graph: Graph, tokens: str) -> str:
             batch = graph.add(
                 "Gather", graph.add("Shape", tokens), graph.constant(np.array([0], np.int64))
             )
@@ -214,13 +112,56 @@ class _Embedding(LoadedEmbedding):
         return outputs
 
 
+class _Int8Embedding(_Embedding):
+    """A `Conv` that ONNX Runtime's own tools made one of integers."""
+
+    def assign(self, weights: PatchEmbedWeights) -> None:
+        """New weights are quantized anew; where pixels have a range that is known before, with the
+        images that come first, on which it is calibrated."""
+        self.weights = weights.astype(self.dtype)
+        self.waits = not self.dynamic
+        if self.dynamic or not hasattr(self, "model"):
+            self._quantize(None if self.dynamic else np.zeros(self.spec.images_shape(1), "float32"))
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether pixels are quantized as they come."""
+        return self.formulation == "conv2d_int8_dynamic"
+
+    def _quantize(self, images: NDArray[Any] | None) -> None:
+        with TemporaryDirectory(prefix="patchparity-") as folder:
+            source, target = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
+            source.write_bytes(embedding_model(self.spec, self.weights, self.dtype.name))
+            if images is None:
+                quantize_dynamic(source, target)
+            else:
+                quantize_static(source, target, images)
+            self.model = target.read_bytes()
+        self.session = _Session(self.model, self.device, self.tf32)
+
+    def place(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        placed = super().place(images)
+        if self.waits and len(images):
+            self._quantize(placed["images"])
+            self.waits = False
+        return placed
+
+    def quantization(self, images: NDArray[Any]) -> Quantization | None:
+        """As the model tells it."""
+        return steps_of(self.model, images)
+
+    def sequence(self, class_token: NDArray[Any], positions: NDArray[Any]) -> Operation | None:
+        """None: the projection alone is quantized."""
+        return None
+
+
 class _Gemm(Computation):
     """`MatMul` of an input and a constant, as in a model."""
 
     def __init__(
         self, rows: int, depth: int, columns: int, dtype: str, device: str, tf32: bool
     ) -> None:
-        generator, graph = np.random.default_rng(0), _Graph()
+        generator, graph = np.random.default_rng(0), Graph()
         right = generator.standard_normal((depth, columns)).astype(dtype)
         result = graph.add("MatMul", "left", graph.constant(right))
         self.inputs = {"left": generator.standard_normal((rows, depth)).astype(dtype)}
@@ -240,10 +181,12 @@ class OnnxRuntimeBackend(Backend):
     packages = ("onnxruntime", "onnx")
     product_dtypes = ("float32", "float64")
     formulations = {
-        "conv2d": (_conv2d, OIHW, ("float32",)),
-        "linear": (_linear, DENSE_CHANNELS_FIRST, ("float32", "float64")),
+        "conv2d": (conv2d, OIHW, ("float32", "float16")),
+        "linear": (linear, DENSE_CHANNELS_FIRST, ("float32", "float64")),
+        "conv2d_int8_dynamic": (conv2d, OIHW, ("float32",)),
+        "conv2d_int8": (conv2d, OIHW, ("float32",)),
     }
-    """With the dtypes that its CPU kernels have: `Conv` float32 alone."""
+    """With the dtypes that its CPU has: of `Conv` float32, and float16 by casts around it."""
     implementations = tuple(
         Implementation(
             "onnxruntime",
@@ -255,6 +198,8 @@ class OnnxRuntimeBackend(Backend):
             default_on_cuda="tf32",
             differentiable=False,
             customary=formulation == "conv2d",
+            stored="int8" if "int8" in formulation else "",
+            devices=("cpu",) if "int8" in formulation else DEVICES,
         )
         for formulation, (_, layout, dtypes) in formulations.items()
     )
@@ -278,15 +223,26 @@ class OnnxRuntimeBackend(Backend):
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
         """`InferenceSession.run` of an `Identity`."""
-        graph = _Graph()
+        graph = Graph()
         model = graph.model(
             {"array": (array.dtype.name, list(array.shape))}, graph.add("Identity", "array")
         )
         return _Session(model, "cpu", tf32=False).call({"array": array})
 
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`Cast` and `Cast` in a graph."""
+        from onnx import TensorProto
+
+        graph = Graph()
+        result = graph.add(
+            "Cast", graph.add("Cast", "array", to=TensorProto.FLOAT16), to=TensorProto.FLOAT
+        )
+        model = graph.model({"array": (array.dtype.name, list(array.shape))}, result)
+        return _Session(model, "cpu", tf32=False).call({"array": array})
+
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
         """`Conv`, images and kernel as inputs."""
-        graph, patch = _Graph(), kernel.shape[2:]
+        graph, patch = Graph(), kernel.shape[2:]
         result = graph.add("Conv", "images", "kernel", strides=patch, kernel_shape=patch)
         inputs = {"images": images, "kernel": kernel}
         model = graph.model(
@@ -322,7 +278,8 @@ class OnnxRuntimeBackend(Backend):
     ) -> LoadedEmbedding:
         """Write the graph, with the weights as its constants, and begin a session."""
         weights.check_spec(spec)
-        return _Embedding(implementation, weights, spec, dtype, device, self.tf32)
+        kind = _Int8Embedding if implementation.stored else _Embedding
+        return kind(implementation, weights, spec, dtype, device, self.tf32)
 
     def gemm(self, rows: int, depth: int, columns: int, dtype: str, device: str) -> Computation:
         """`MatMul` in a graph of its own."""

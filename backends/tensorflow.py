@@ -632,6 +632,12 @@ class TensorFlowBackend(Backend):
         """`tf.constant`."""
         return np.asarray(import_tensorflow().constant(array))
 
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`tf.cast` in a graph."""
+        tf = import_tensorflow()
+        cast = tf.function(lambda values: tf.cast(tf.cast(values, tf.float16), tf.float32))
+        return np.asarray(cast(tf.constant(array)))
+
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
         """`tf.nn.conv2d`, channels last."""
         moved = images_to_layout(images, NHWC), kernel.transpose(2, 3, 1, 0)

@@ -68,6 +68,11 @@ class ArithmeticModel:
             are rescaled and normalized in `accumulate` first and the weights are unfolded for it;
             0 where they are used as they are.
         pixel_offset: the largest mean that is then subtracted, in the unit of the pixels.
+        weights: unit roundoff of the type that the kernel is stored in, where that is coarser; 0
+            where it is the same.
+        weights_smallest: half the smallest number of that type.
+        stored: the name of that type: `float16` or `int8`, whose error is that of the steps that a
+            runtime chose (`reference.quantize`); empty where the kernel is used as it is.
         smallest: magnitude below which a result may be lost: half the smallest subnormal under IEEE
             rules, the smallest normal where subnormals are flushed to zero.
     """
@@ -80,10 +85,15 @@ class ArithmeticModel:
     gradients: float = 0.0
     pixel_roundings: int = 0
     pixel_offset: float = 0.0
+    weights: float = 0.0
+    weights_smallest: float = 0.0
+    stored: str = ""
 
     @property
     def name(self) -> str:
         """The arithmetic in words, as `delivered_arithmetic` words what it finds."""
+        if self.stored:
+            return f"{self.stored} kernel"
         if self.inputs:
             return INPUT_NAMES.get(self.inputs, f"inputs of roundoff {self.inputs:.2g}")
         if self.output:
@@ -140,7 +150,8 @@ def error_bound(
     """Componentwise bound on |observed − expected|, for an `expected` computed in float64 by the
     reference.
 
-    The sum of: input rounding (2u_in + u_in²)·A (Blanchard, Higham, Lopez, Mary, Pranesh, SIAM J.
+    The sum of: the kernel's rounding to the type that it is stored in, u_w·A, and what is too small
+    for that; input rounding (2u_in + u_in²)·A (Blanchard, Higham, Lopez, Mary, Pranesh, SIAM J.
     Sci. Comput. 42(3), 2020); accumulation λ√n·u·A or γ_n·A, whichever applies (γ_n is a theorem,
     so the smaller of the two under the probabilistic gate); underflow, n·(2 + largest)·η, since
     each product and each sum may lose η and each flushed operand η times its partner; the same
@@ -174,13 +185,15 @@ def error_bound(
         )
 
     factor = (
-        accumulation(model.accumulate)
+        accumulation(model.accumulate) * (1 + model.weights)
+        + model.weights
         + 2 * model.inputs
         + model.inputs**2
         + accumulation(reference_roundoff)
     )
     # An infinite factor times no terms is no error, and not NaN.
-    bound = np.where(gauge == 0, 0.0, factor) * gauge + terms * (2 + largest_input) * model.smallest
+    lost = (2 + largest_input) * model.smallest + largest_input * model.weights_smallest
+    bound = np.where(gauge == 0, 0.0, factor) * gauge + terms * lost
     if model.output:
         rounding = model.output / (1 - model.output)
         earlier = np.abs(expected) if partial is None else partial
@@ -227,17 +240,24 @@ def effective_bits(
     return math.inf if rms == 0 else -math.log2(rms)
 
 
-def effective_bits_floor(terms: float, model: ArithmeticModel) -> float:
+def effective_bits_floor(
+    terms: float, model: ArithmeticModel, quantization_variance: float = 0.0
+) -> float:
     """Fewest effective bits that declared arithmetic may deliver on the zero-mean random probe.
 
     Derivation. In a sequential sum the k-th partial sum has rms √k·σ, and rounding it errs
     uniformly within ±u·|s|, rms at most u·√k·σ/√3. Over n sums the variance is u²σ²·n²/6, and
     relative to the result's √n·σ the rms is u·√(n/6), which is 1.29 bits better than the floor's
     u·√n; every other order of summation is better still. Rounded inputs err by at most √2·u_in in
-    rms, each output rounding by u_out. The floor adds the squares of the three.
+    rms, each output rounding by u_out, a kernel's own rounding by u_w. The floor adds the squares
+    of all, and what storing numbers as integers costs (`reference.quantize`).
     """
     variance = (
-        terms * model.accumulate**2 + 2 * model.inputs**2 + model.output_roundings * model.output**2
+        terms * model.accumulate**2
+        + 2 * model.inputs**2
+        + model.weights**2
+        + model.output_roundings * model.output**2
+        + quantization_variance
     )
     return -0.5 * math.log2(variance)
 
@@ -288,11 +308,18 @@ def delivered_arithmetic(bits: float, terms: float, dtype: str = "float32") -> s
     if bits >= effective_bits_floor(terms, ArithmeticModel(2.0**-24)):
         return "float32"
     name, level = min(LEVELS.items(), key=lambda item: abs(item[1] - bits))
-    return (
-        name
-        if abs(level - bits) <= SPREAD_BITS
-        else "lower precision than float32, or a wrong result"
-    )
+    return name if abs(level - bits) <= SPREAD_BITS else LOWER
+
+
+LOWER = "lower precision than float32, or a wrong result"
+SHORT_SUMS = "sums"
+"""Words for what is less than any arithmetic that is known, and for sums kept in a 16-bit type."""
+
+
+def short_sum_bits(terms: float, model: ArithmeticModel) -> float:
+    """Effective bits of a sequential sum of n terms that is kept in the 16-bit type of the result:
+    an rms of u·√(n/6), as derived for `effective_bits_floor`."""
+    return -math.log2(model.output * math.sqrt(terms / 6))
 
 
 ONE_ROUNDING_FRACTION = 0.9

@@ -12,6 +12,8 @@ from .error import (
     CUT_OFF,
     ONE_ROUNDING_FRACTION,
     ROUNDED,
+    SHORT_SUMS,
+    SPREAD_BITS,
     TYPE_NAMES,
     ArithmeticModel,
     Gate,
@@ -22,10 +24,18 @@ from .error import (
     effective_bits_floor,
     error_bound,
     is_cut_off,
+    short_sum_bits,
     terms_of_normalization,
 )
 from .expectation import Direction, Expectation
 from .probe import Probe
+from .quantize import (
+    Quantization,
+    QuantizationError,
+    float16_storage,
+    quantization_error,
+    quantization_variance,
+)
 
 WRONG_BITS = 4.0
 """Effective bits below which an output is not imprecise but wrong: half of what bfloat16 inputs
@@ -55,7 +65,11 @@ class Verdict:
 
 
 def judge(
-    probe: Probe, direction: Direction, observed: NDArray[Any], model: ArithmeticModel
+    probe: Probe,
+    direction: Direction,
+    observed: NDArray[Any],
+    model: ArithmeticModel,
+    quantization: Quantization | None = None,
 ) -> Verdict:
     """Judge one output of an implementation on a probe, against the arithmetic that the
     implementation declares.
@@ -66,6 +80,7 @@ def judge(
         observed: in canonical layout: tokens `(B, N, D)`, image `(B, C, H, W)`, kernel `(D, P_h,
             P_w, C)` or bias `(D,)`.
         model: the declared arithmetic.
+        quantization: the steps that a runtime chose for what it stores as integers.
 
     Returns:
         `fail` for another shape, a value that is not finite, an error above the bound of the
@@ -77,7 +92,12 @@ def judge(
     values = observed.astype(np.float64)
     # Where the implementation declares that it rounds its inputs, an exact probe whose data do not
     # survive that has a bound; so has every one where pixels are normalized first.
-    inexact = (model.inputs and not probe.short) or model.pixel_roundings
+    # And where its kernel is stored in a type that does not hold this one.
+    inexact = (
+        (model.inputs and not probe.short)
+        or model.pixel_roundings
+        or (model.stored and not _is_held(probe.weights.kernel, model))
+    )
     gate: Gate = "deterministic" if probe.gate == "exact" and inexact else probe.gate
     # An exact sum is rounded to the output's type once, and mostly needs no rounding.
     expected = (
@@ -91,6 +111,12 @@ def judge(
     bound = error_bound(
         expected, *sums, model, gate, expectation.largest_input, expectation.partial
     )
+    lattices = None
+    if model.stored == "int8" and quantization is None:  # it left the kernel as it is
+        model = dataclasses.replace(model, stored="")
+    if quantization is not None:
+        lattices = quantization, quantization_error(probe, quantization)
+        bound = bound + lattices[1].bound(gate)
     ratio, worst = bound_ratio(values, expected, bound)
     if expectation.exact is not None:
         ratio, verdict = _at_samples(values, expectation, sums, model, gate, ratio)
@@ -98,7 +124,9 @@ def judge(
             return verdict
     bits = delivered = None
     if expectation.scale is not None:
-        bits, delivered, message = _of_fingerprint(observed, values, expectation, model)
+        bits, delivered, message = _of_fingerprint(observed, values, expectation, model, lattices)
+        if model.stored == "float16" and not message:
+            delivered, message = _of_storage(probe, values, bits, model)
         if message and (ratio <= 1 or bits > WRONG_BITS):
             return Verdict("fail", ratio, bits, message, delivered)
     rounded = model.output and probe.weights.bias is not None
@@ -112,6 +140,14 @@ def judge(
     if probe.explain is not None and direction == "forward":
         message += f"; {probe.explain(values)}"
     return Verdict("fail", ratio, bits, message, delivered)
+
+
+def _is_held(kernel: NDArray[np.generic], model: ArithmeticModel) -> bool:
+    """Whether the type that a kernel is stored in holds every value of it."""
+    if model.stored != "float16":
+        return False
+    with np.errstate(over="ignore"):
+        return bool((kernel.astype(np.float16) == kernel).all())
 
 
 def _unfit(
@@ -181,6 +217,7 @@ def _of_fingerprint(
     values: NDArray[np.float64],
     expectation: Expectation,
     model: ArithmeticModel,
+    lattices: tuple[Quantization, QuantizationError] | None,
 ) -> tuple[float, str | None, str]:
     """Effective bits, the arithmetic that they show, and what is wrong with it, empty for
     nothing."""
@@ -191,7 +228,8 @@ def _of_fingerprint(
         values, scale = values.ravel()[places], scale.ravel()[places]
     bits = effective_bits(values, truth, scale)
     terms = expectation.terms + terms_of_normalization(model)
-    floor = effective_bits_floor(terms, model)
+    stepped = 0.0 if lattices is None else quantization_variance(lattices[1], scale)
+    floor = effective_bits_floor(terms, model, stepped)
     delivered = None
     if model.output and is_cut_off(observed, expectation.value):
         delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {CUT_OFF}"
@@ -200,13 +238,28 @@ def _of_fingerprint(
             "where rounding to nearest lowers half of them"
         )
         return bits, delivered, message
-    if not model.output:
+    if model.stored:
+        words = model.name if lattices is None else lattices[0].words
+        delivered = words if bits >= floor else delivered_arithmetic(bits, terms)
+    elif not model.output:
         delivered = delivered_arithmetic(bits, terms, observed.dtype.name)
+    elif bits < floor and abs(bits - short_sum_bits(terms, model)) <= SPREAD_BITS:
+        delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {SHORT_SUMS}"
     message = (
         f"declared {model.name}, delivered {delivered or 'lower precision'}: {bits:.1f} effective "
         f"bits, expected at least {floor:.1f}"
     )
     return bits, delivered, message if bits < floor else ""
+
+
+def _of_storage(
+    probe: Probe, values: NDArray[np.float64], bits: float, model: ArithmeticModel
+) -> tuple[str, str]:
+    """What a kernel was stored as, and what is wrong with it, empty for nothing."""
+    done = float16_storage(probe, values)
+    delivered = model.name + done
+    message = f"declared {model.name}, delivered {delivered}: {bits:.1f} effective bits"
+    return delivered, message if done else ""
 
 
 def _of_roundings(

@@ -351,6 +351,13 @@ class JaxBackend(Backend):
 
         return np.asarray(jax.numpy.asarray(array))
 
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`astype` under `jit`."""
+        import jax
+
+        cast = jax.jit(lambda values: values.astype("float16").astype("float32"))
+        return np.asarray(cast(array))
+
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
         """`lax.conv_general_dilated`, channels first."""
         from jax import lax

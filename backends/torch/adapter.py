@@ -455,6 +455,10 @@ class TorchBackend(Backend):
         finally:
             torch.set_warn_always(always)
 
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`.half().float()`."""
+        return as_array(as_tensor(array).half().float())
+
     def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
         """`torch.nn.functional.conv2d`."""
         import torch

@@ -92,6 +92,7 @@ def recommend(
             if device in implementation.devices
             and implementation.pixels == "float"
             and not implementation.costly_compile
+            and not implementation.stored
         ]
         if not names:
             raise PatchParityError(

@@ -18,8 +18,10 @@ from ...backends.base import Backend
 from ...backends.computation import LoadedEmbedding
 from ...reference.embed import patch_embed
 from ...reference.errors import PatchParityError
+from ...reference.patches import fold
 from ...reference.probe import Probe
 from ...reference.probes import random_normal
+from ...reference.quantize import float16_kernels
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 
@@ -80,9 +82,95 @@ def _infinity(loaded: LoadedEmbedding, probe: Probe) -> str:
     taps = np.asarray(probe.weights.kernel)[:, 2, 1, 1]
     for value in (np.inf, -np.inf):
         token = _tokens(loaded, _poisoned(probe, value))[_TOUCHED]
+        if np.isfinite(token).all():
+            return "turned finite"
         if not (token == np.sign(taps) * value).all():
             return "wrong"
     return "signed by the kernel"
+
+
+OUTLIER = 1e4
+"""A pixel that is ten thousand times as large as others, and float16 still holds."""
+
+
+def _outlier(loaded: LoadedEmbedding, probe: Probe) -> str:
+    """Whose tokens change with one pixel, beside the one that sees it."""
+    clean, dirty = _tokens(loaded, probe.images), _tokens(loaded, _poisoned(probe, OUTLIER))
+    dirty[_TOUCHED] = clean[_TOUCHED]
+    if _equal(clean, dirty):
+        return "its own token only"
+    return "its image" if _equal(clean[[0, 2]], dirty[[0, 2]]) else "every image"
+
+
+def _lower_than_patch(loaded: LoadedEmbedding, probe: Probe) -> str:
+    """Images of fewer rows than a patch has."""
+    images = np.ascontiguousarray(probe.images[:, :, : SPEC.patch_size[0] - 1])
+    tokens = _tokens(loaded, images)
+    return "no tokens" if not tokens.size else f"shape {tokens.shape}"
+
+
+LEAST_EXPONENT = -20
+"""Of a kernel that is read out: float16's normal numbers end at 2⁻¹⁴, its subnormal ones at
+2⁻²⁴."""
+
+
+def _stored_kernel(loaded: LoadedEmbedding, probe: Probe) -> str:
+    """Read the kernel that is computed with, by images in which each patch holds a single 1."""
+    generator = np.random.default_rng(SPEC.patch_values)
+    shape = SPEC.kernel_shape
+    exponents = generator.integers(LEAST_EXPONENT, 1, shape)
+    signs = generator.choice((-1, 1), shape)
+    kernel = (np.ldexp(generator.uniform(1, 2, shape), exponents) * signs).astype(np.float32)
+    batch = -(-SPEC.patch_values // SPEC.num_patches)
+    rows = np.arange(batch * SPEC.num_patches) % SPEC.patch_values
+    patches = np.eye(SPEC.patch_values, dtype=np.float32)[rows]
+    images = fold(patches.reshape(batch, SPEC.num_patches, -1), SPEC)
+    loaded.assign(PatchEmbedWeights(kernel, np.zeros(SPEC.embed_dim, np.float32)))
+    try:
+        read = _tokens(loaded, images).reshape(-1, SPEC.embed_dim)[: SPEC.patch_values].T
+    finally:
+        loaded.assign(probe.weights)
+    return _storage(read.astype(np.float64), kernel.reshape(SPEC.embed_dim, -1))
+
+
+def _storage(read: NDArray[np.float64], kernel: NDArray[np.float32]) -> str:
+    """What type a kernel was stored in, by what was read of it."""
+    # integers lie on multiples of a step, 1/127 of the largest of their channel or more
+    steps = np.abs(kernel).max(axis=1, keepdims=True) / 100
+    stored = float16_kernels(kernel)
+    known = {"kept": kernel, **{f"float16{name}": array for name, array in stored.items()}}
+    for name, expected in known.items():
+        # a flushed or rounded product with 1 is none of the storage's faults
+        if np.allclose(read, np.asarray(expected, np.float64), 2.0**-20, 2.0**-40):
+            return name
+    if (np.abs(read - kernel) <= 2 * steps.max()).all():
+        return "integers of 8 bits"
+    return "other values"
+
+
+CHANNEL_SCALES = (1e-3, 1.0, 1e3)
+"""Of the kernel's channels, in turn: one step for all of them leaves nothing of the smallest."""
+
+LEAST_CHANNEL_BITS = 3.0
+"""Effective bits below which a channel is lost: integers of 8 bits with a step of their own keep
+6."""
+
+
+def _channel_scales(loaded: LoadedEmbedding, probe: Probe) -> str:
+    """Whether each channel of a kernel keeps its bits beside channels of other sizes."""
+    scales = np.resize(np.array(CHANNEL_SCALES, np.float32), SPEC.embed_dim)
+    kernel = probe.weights.kernel * scales.reshape(-1, *(1,) * (probe.weights.kernel.ndim - 1))
+    weights = PatchEmbedWeights(kernel, np.zeros(SPEC.embed_dim, np.float32))
+    loaded.assign(weights)
+    try:
+        tokens = _tokens(loaded, probe.images).astype(np.float64)
+    finally:
+        loaded.assign(probe.weights)
+    expected = patch_embed(probe.images, weights, SPEC)
+    error = np.sqrt(np.mean((tokens - expected) ** 2, axis=(0, 1)))
+    size = np.sqrt(np.mean(expected**2, axis=(0, 1)))
+    lost = error > size * 2.0**-LEAST_CHANNEL_BITS
+    return "each its own bits" if not lost.any() else f"{100 * lost.mean():.0f}% of them lost"
 
 
 SUBNORMAL = 1e-40
@@ -118,13 +206,16 @@ def _not_dividing(loaded: LoadedEmbedding, probe: Probe) -> str:
     tokens = _tokens(loaded, images)
     spec = SPEC.replace(image_size=images.shape[2:], remainder="floor")
     expected = patch_embed(images, probe.weights, spec)
-    # Not a verdict on precision: values are of size 1, and a window at another place changes them
-    # by as much.
-    return (
-        "floor"
-        if tokens.shape == expected.shape and np.allclose(tokens, expected, 1e-3, 1e-3)
-        else f"shape {tokens.shape}"
-    )
+    if tokens.shape != expected.shape:
+        return f"shape {tokens.shape}"
+    return "floor" if _near(tokens, expected) else "other values"
+
+
+def _near(tokens: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether tokens are those, whatever precision they have: a window at another place changes
+    them by as much as they are, integers of 8 bits by a twentieth."""
+    error = np.asarray(tokens, np.float64) - expected
+    return bool(np.sqrt(np.mean(error**2)) < 0.2 * np.sqrt(np.mean(np.square(expected))))
 
 
 def _input(
@@ -152,12 +243,14 @@ def _repeated(loaded: LoadedEmbedding, probe: Probe) -> str:
 
 
 def _batch_invariance(loaded: LoadedEmbedding, probe: Probe) -> str:
-    together, alone = _tokens(loaded, probe.images), _tokens(loaded, probe.images[:1])
-    if _equal(together[:1], alone):
+    together = _tokens(loaded, probe.images)
+    alone = [_tokens(loaded, probe.images[number : number + 1]) for number in range(BATCH)]
+    apart = np.concatenate(alone)
+    if _equal(together, apart):
         return "bitwise"
     # A matrix product of another height may add up in another order: u·√K of the result, with a
     # margin of 100.
-    return "last bits differ" if np.allclose(together[:1], alone, 0, 1e-4) else "differs"
+    return "last bits differ" if np.allclose(together, apart, 0, 1e-4) else "differs"
 
 
 BATCHES = (1, 2, 4, 7, 19)
@@ -198,10 +291,34 @@ def _big_endian(images: NDArray[Any]) -> NDArray[Any]:
 IMPLEMENTATION_BEHAVIORS = (
     Behavior("nan-containment", "a NaN in one pixel", ("its own token only",), _nan),
     Behavior("infinity", "an infinity in one pixel", ("signed by the kernel",), _infinity),
+    Behavior(
+        "outlier-pixel",
+        "one pixel of an image ten thousand times as large",
+        ("its own token only",),
+        _outlier,
+    ),
     Behavior("subnormals", "1e-40 times 1, float32", ("kept",), _subnormal),
     Behavior("zero-batch", "a batch of no images", ("(0, N, D)",), _zero_batch),
     Behavior(
         "not-dividing", "images a row and two columns too large", ("floor", "raises"), _not_dividing
+    ),
+    Behavior(
+        "lower-than-patch",
+        "images lower than the patch",
+        ("no tokens", "raises"),
+        _lower_than_patch,
+    ),
+    Behavior(
+        "stored-kernel",
+        "a kernel of 2⁻²⁰ to 2, read out",
+        ("kept", "float16", "integers of 8 bits"),
+        _stored_kernel,
+    ),
+    Behavior(
+        "channel-scales",
+        "channels of scales 1e-3, 1 and 1e3",
+        ("each its own bits",),
+        _channel_scales,
     ),
     Behavior("repeatability", "the same call six times", ("bitwise",), _repeated),
     Behavior(
@@ -239,6 +356,17 @@ def _taken(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Backend]
         return "taken" if (taken == array).all() else "changed"
 
     return find
+
+
+def _cast(backend: Backend) -> str:
+    """Float32 to float16 and back, computed at once."""
+    array = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    cast = backend.cast_and_back(array)
+    if cast is None:
+        return "has no cast"
+    if (cast == array).all():
+        return "vanishes"
+    return "rounds" if (cast == array.astype(np.float16).astype(np.float32)).all() else "changed"
 
 
 def _empty(channels: int, width: int) -> Callable[[Backend], str]:
@@ -293,6 +421,7 @@ FRAMEWORK_BEHAVIORS = (
         ("taken",),
         _taken(lambda a: a.astype(np.float64)),
     ),
+    Behavior("cast-and-back", "float32 to float16 and back", ("rounds", "has no cast"), _cast),
     Behavior(
         "zero-channels",
         "convolution of images without channels",

@@ -39,6 +39,7 @@ class KnownIssue:
     cpu_lacks: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     dtype: str = ""
+    precision: str = ""
     unless: dict[str, str] = dataclasses.field(default_factory=dict)
     link: str = ""
 
@@ -155,7 +156,10 @@ def apply_known_issues(
         current = [
             issue
             for issue in issues
-            if issue.probe == result.probe and issue.covers(*place) and issue.applies(versions)
+            if issue.probe == result.probe
+            and issue.covers(*place)
+            and issue.applies(versions)
+            and issue.precision in ("", result.precision)
         ]
         known = next((issue for issue in current if issue.found == finding), None)
         if known and result.verdict == "fail":

@@ -25,8 +25,8 @@ from .results import CheckResult
 from .shapes import CHECK_CASES
 
 NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
-"""Shapes on which 16-bit types are checked unless every case is asked for: what they add to
-float32, roundings, does not depend on it."""
+"""Shapes on which 16-bit types, and kernels stored in other types, are checked unless every case is
+asked for: what they add to float32, roundings, does not depend on it."""
 
 SMALL_CASES = tuple(case.name for case in CHECK_CASES if case.name != "vit-b16-224")
 """Shapes of milliseconds; ViT-B/16 itself and pictures take more."""
@@ -123,10 +123,10 @@ class BackendCheck:
         for unit in units:
             yield Begun(unit.name)
             yield Found(_check_unit(backend, unit, {}))
+        major = [unit for unit in units if not unit.implementation.minor]
         asked = {
             (unit.implementation.name, unit.device): unit
-            for unit in units
-            if not unit.implementation.minor
+            for unit in major or [unit for unit in units if unit.implementation.customary]
         }
         if self.behaviors and asked:
             yield Begun(f"{self.backend} behavior")
@@ -262,6 +262,7 @@ class BackendCheck:
                 or dtype not in implementation.slow_dtypes
                 or problem.case.name in SMALL_CASES
             )
+            and (self.every_case or not implementation.stored or problem.case.name in NARROW_CASES)
         ]
 
     def _asked(self, dtype: str) -> bool:
@@ -418,6 +419,8 @@ def _check_unit(
     try:
         with backend.precision(precision):
             for probe in problem.probes(implementation, dtype):
+                if not _fits_storage(probe, implementation):
+                    continue
                 if "loaded" in kept:
                     kept["loaded"].assign(probe.weights)
                 else:
@@ -428,7 +431,8 @@ def _check_unit(
                 for direction, outputs in observe(
                     loaded, probe, implementation.differentiable
                 ).items():
-                    judged = [judge(probe, direction, output, model) for output in outputs]
+                    steps = loaded.quantization(probe.images) if model.stored == "int8" else None
+                    judged = [judge(probe, direction, output, model, steps) for output in outputs]
                     worst = max(
                         judged,
                         key=lambda verdict: (verdict.verdict == "fail", verdict.bound_ratio or 0),
@@ -449,6 +453,14 @@ def _check_unit(
     return results
 
 
+def _fits_storage(probe: Probe, implementation: Implementation) -> bool:
+    """Whether the type that an implementation stores its kernel in reaches as far as a kernel: of
+    float16 its range, of integers the terms beside one that is 2²² times as large."""
+    if implementation.stored != "float16":
+        return not (implementation.stored and probe.name == "swamping")
+    return float(np.abs(probe.weights.kernel).max(initial=0)) <= float(np.finfo(np.float16).max)
+
+
 def _check_without_bias(
     backend: Backend, unit: _Unit, place: dict[str, Any], model: ArithmeticModel
 ) -> list[CheckResult]:
@@ -465,7 +477,8 @@ def _check_without_bias(
     results = []
     for direction, outputs in observe(loaded, probe, implementation.differentiable).items():
         if direction in probe.directions:
-            judged = dataclasses.asdict(judge(probe, direction, outputs[0], model))
+            steps = loaded.quantization(probe.images) if model.stored == "int8" else None
+            judged = dataclasses.asdict(judge(probe, direction, outputs[0], model, steps))
             results.append(
                 result_row(implementation, **place, probe=probe.name, direction=direction, **judged)
             )

@@ -239,7 +239,8 @@ def _selection(
             and (
                 of_bytes
                 if implementation.pixels == "uint8"
-                else part.every_formulation or not implementation.variant
+                else (part.every_formulation or not implementation.variant)
+                and not implementation.stored
             )
         ]
     if not (options.implementations or options.backends):  # nobody asked for a peer

@@ -1,0 +1,150 @@
+"""OpenVINO on the CPU: the graph that exporters write, converted by `openvino.convert_model`."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.spec import PatchEmbedSpec
+from ...reference.weights import PatchEmbedWeights
+from ..base import Backend, Implementation, Precision, check_precision
+from ..computation import LoadedEmbedding
+from ..onnx_graph import embedding_model
+from ..runtime import RuntimeBackend, RuntimeModel, number_of_threads
+
+HINTS: dict[Precision, str] = {"ieee": "f32", "bf16": "bf16"}
+"""What a compiled model is told of its precision; nothing where it is the default's."""
+
+
+class _Model(RuntimeModel):
+    def __init__(
+        self,
+        spec: PatchEmbedSpec,
+        weights: PatchEmbedWeights,
+        precision: Precision,
+        stored: str,
+    ) -> None:
+        self.precision, self.stored = precision, stored
+        super().__init__(spec, weights, "float32")
+
+    def convert(self, folder: Path) -> None:
+        """As users do: an ONNX file; for the float16 kernel what `save_model` writes, read
+        again."""
+        import openvino
+
+        source = folder / "model.onnx"
+        source.write_bytes(embedding_model(self.spec, self.weights, "float32"))
+        model = openvino.convert_model(source)
+        core = openvino.Core()
+        if self.stored == "float16":
+            openvino.save_model(model, folder / "model.xml", compress_to_fp16=True)
+            model = core.read_model(folder / "model.xml")
+        self.model = core.compile_model(model, "CPU", _settings(self.precision))
+
+    def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self.model([inputs])[0])
+
+
+def _settings(precision: Precision) -> dict[str, Any]:
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": number_of_threads()}
+    if precision in HINTS:
+        settings["INFERENCE_PRECISION_HINT"] = HINTS[precision]
+    return settings
+
+
+class OpenVinoBackend(RuntimeBackend):
+    """OpenVINO, whose default precision is the CPU's fastest: bfloat16 where there are instructions
+    for it."""
+
+    name = "openvino"
+    packages = ("openvino", "onnx")
+    implementations = (
+        Implementation(
+            "openvino",
+            "conv2d",
+            "graph",
+            dtypes=("float32",),
+            devices=("cpu",),
+            differentiable=False,
+            customary=True,
+        ),
+        Implementation(
+            "openvino",
+            "conv2d_float16",
+            "graph",
+            dtypes=("float32",),
+            devices=("cpu",),
+            differentiable=False,
+            stored="float16",
+        ),
+    )
+
+    def __init__(self) -> None:
+        self.chosen: Precision = "default"
+
+    def lacks(self, precision: Precision, device: str) -> str | None:
+        """Bfloat16 can be asked for; whether it is done depends on the CPU."""
+        return None if precision != "tf32" else "openvino has no tf32 mode for float32 on the CPU"
+
+    @contextlib.contextmanager
+    def precision(self, precision: Precision) -> Iterator[None]:
+        """A property of a compiled model: it holds for what is loaded inside."""
+        check_precision(precision)
+        kept, self.chosen = self.chosen, precision
+        try:
+            yield
+        finally:
+            self.chosen = kept
+
+    def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
+        """What a model of the array's own type gives back."""
+        import openvino
+        from openvino import opset13
+
+        parameter = opset13.parameter(list(array.shape), array.dtype)
+        model = openvino.Model([opset13.relu(parameter)], [parameter], "adopt")
+        compiled = openvino.Core().compile_model(model, "CPU", _settings("ieee"))
+        return np.asarray(compiled([np.abs(array)])[0]) * np.sign(array)
+
+    def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`Convert` and `Convert` in a model."""
+        import openvino
+        from openvino import opset13
+
+        parameter = opset13.parameter(list(array.shape), array.dtype)
+        cast = opset13.convert(opset13.convert(parameter, "f16"), "f32")
+        model = openvino.Model([cast], [parameter], "cast")
+        compiled = openvino.Core().compile_model(model, "CPU", _settings("ieee"))
+        return np.asarray(compiled([array])[0])
+
+    def convolve(self, images: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
+        """`Convolution`, images and kernel as inputs."""
+        import openvino
+        from openvino import opset13
+
+        inputs = [opset13.parameter(list(array.shape), "f32") for array in (images, kernel)]
+        patch = list(kernel.shape[2:])
+        zeros = [0] * len(patch)
+        node = opset13.convolution(*inputs, patch, zeros, zeros, [1] * len(patch))
+        compiled = openvino.Core().compile_model(
+            openvino.Model([node], inputs, "convolve"), "CPU", _settings("ieee")
+        )
+        return np.asarray(compiled([images, kernel])[0])
+
+    def load(
+        self,
+        implementation: Implementation,
+        weights: PatchEmbedWeights,
+        spec: PatchEmbedSpec,
+        dtype: str,
+        device: str,
+    ) -> LoadedEmbedding:
+        """Convert, and compile for the CPU."""
+        weights.check_spec(spec)
+        return _Model(spec, weights, self.chosen, implementation.stored)
+
+
+BACKENDS: tuple[Backend, ...] = (OpenVinoBackend(),)
