@@ -175,6 +175,9 @@ class Backend(abc.ABC):
     """Everything it offers, known without importing the framework."""
     product_dtypes: tuple[str, ...] = DTYPES
     """Those in which its matrix product is worth timing as a yardstick."""
+    distributions_alone: tuple[str, ...] = ()
+    """Those of `distributions` that would bring what is not needed: installed without what they
+    name."""
     switches: Mapping[str, str] = MappingProxyType({})
     """Variables that hold for a whole process and without which the framework is another one;
     `check` and `bench` set them."""
@@ -190,12 +193,20 @@ class Backend(abc.ABC):
         """Names of the extras that install it."""
         return self.name
 
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """What pip installs for it."""
+        return self.packages
+
     def missing(self) -> str | None:
         """Say in one sentence why the backend cannot run here and what to install, or None if it
         can."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
-                return f"{package} is not installed: pip install 'patchparity[{self.extra}]'"
+                return (
+                    f"{package} is not installed: pip install 'patchparity[{self.extra}]', or "
+                    f"patchparity backends --install {self.name}"
+                )
         return None
 
     def unavailable(self, implementation: Implementation) -> str | None:

@@ -2,13 +2,12 @@
 holds options, tables and exit codes."""
 
 import importlib
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
-from ..bench.report.console import escape, out
+from ..bench.report.console import out
 from .help import EXAMPLES, GroupedCommand
 
 
@@ -34,34 +33,8 @@ def _options(
     """Is my patch embedding right, is it fast, and how do I move its weights?"""
 
 
-def backends_command() -> None:
-    """List backends, versions and implementations; imports no framework."""
-    from rich.table import Table
-
-    from ..backends.registry import list_backends, list_broken_backends
-
-    table = Table("backend", "version", "implementations", "status")
-    for backend in list_backends():
-        names = defaultdict(list)
-        for implementation in backend.implementations:
-            where = "" if "cpu" in implementation.devices else " on cuda"
-            names[implementation.formulation, where].append(implementation.mode)
-        described = "\n".join(
-            f"{formulation} ({' '.join(modes)}){where}"
-            for (formulation, where), modes in names.items()
-        )
-        missing = backend.missing()
-        versions = "\n".join(f"{name} {version}" for name, version in backend.versions().items())
-        table.add_row(
-            backend.name, versions, described, escape(missing) if missing else "[green]ready[/]"
-        )
-    for broken in list_broken_backends():
-        table.add_row(broken.name, "", "", f"[red]{escape(broken.reason)}[/]")
-    out.print(table)
-
-
 COMMANDS = {
-    "backends": "app",
+    "backends": "backends",
     "check": "check",
     "diagnose": "diagnose",
     "bench": "bench",

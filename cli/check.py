@@ -27,6 +27,7 @@ from .options import (
     ModuleOption,
     PaddingOption,
     PatchSizeOption,
+    PythonOption,
     RemainderOption,
     StrideOption,
     TargetArgument,
@@ -95,6 +96,7 @@ def check_command(
             help="Instead, make every known mistake: the verdicts must reject each.",
         ),
     ] = False,
+    python: PythonOption = None,
     json: JsonOption = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="A line for each check of MODULE:ATTRIBUTE.")
@@ -141,6 +143,7 @@ def check_command(
             remainder=remainder,
             every_case=every_case,
             seeds=seeds,
+            pythons=python,
         )
     if json:
         report.save(json)

@@ -92,6 +92,7 @@ SUITE = (
     "remainder",
     "every_case",
     "seeds",
+    "python",
 )
 """Options of a check of the suite's own implementations."""
 

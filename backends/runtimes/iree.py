@@ -151,7 +151,10 @@ class IreeBackend(RuntimeBackend):
         """Its distributions are two parts of one module."""
         for part in ("compiler", "runtime"):
             if not _has(f"iree.{part}"):
-                return f"iree.{part} is not installed: pip install 'patchparity[{self.extra}]'"
+                return (
+                    f"iree.{part} is not installed: pip install 'patchparity[{self.extra}]', or "
+                    f"patchparity backends --install {self.name}"
+                )
         return None
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:

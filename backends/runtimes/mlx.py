@@ -86,6 +86,7 @@ class MlxBackend(RuntimeBackend):
 
     name = "mlx"
     packages = ("mlx",)
+    distributions = ("mlx", "mlx-cpu")
     implementations = tuple(
         Implementation(
             "mlx",

@@ -91,6 +91,7 @@ class NcnnBackend(RuntimeBackend):
 
     name = "ncnn"
     packages = ("ncnn", "pnnx", "onnx")
+    distributions_alone = ("pnnx",)
     implementations = tuple(
         Implementation(
             "ncnn",

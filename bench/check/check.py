@@ -39,6 +39,7 @@ def check(
     remainder: "Remainder" = "error",
     every_case: bool = False,
     seeds: int = 1,
+    pythons: list[str] | None = None,
     progress: "Progress | None" = None,
 ) -> CheckReport:
     """Check anyone's implementation, or with none the suite's own, against the NumPy reference.
@@ -53,7 +54,7 @@ def check(
             framework, module, init: with an implementation, for what cannot be read out of it, as
             in `read_live`.
         backends, implementations, dtypes, devices, precisions, image, remainder, every_case, seeds,
-            progress: without one, as in `check_suite`.
+            pythons, progress: without one, as in `check_suite`.
 
     Returns:
         A report: it prints as the answer, and has `ok`, `diagnosis` and `raise_if_wrong()`.
@@ -92,6 +93,7 @@ def check(
         devices=devices,
         precisions=precisions,
         image=image,
+        pythons=pythons,
         progress=progress,
     )
     fixed: dict[str, Any] = dict(remainder=remainder, every_case=every_case, seeds=seeds)

@@ -5,8 +5,10 @@ import dataclasses
 import os
 import platform
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -117,7 +119,10 @@ def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
 
 
 def apply_known_issues(
-    results: list[CheckResult], issues: list[KnownIssue], backends: list[Backend]
+    results: list[CheckResult],
+    issues: list[KnownIssue],
+    backends: list[Backend],
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> list[CheckResult]:
     """Turn failures that are known into `known`, and add a failure for every entry that is stale or
     names nothing.
@@ -130,10 +135,11 @@ def apply_known_issues(
         results: behaviors and verdicts as found.
         issues: the entries.
         backends: all that there are, installed or not, for the names that entries may use.
+        elsewhere: versions of packages in other interpreters.
     """
     versions = {
         name: version for backend in backends for name, version in backend.versions().items()
-    }
+    } | dict(elsewhere)
     names = {
         name
         for backend in backends

@@ -37,10 +37,12 @@ what it adds, precision, depends on K alone."""
 
 
 class Planned(NamedTuple):
-    """How many units will be run, and the devices that the backend has here."""
+    """How many units will be run, the devices that the backend has here, and the versions of its
+    packages."""
 
     units: int
     devices: tuple[str, ...]
+    versions: dict[str, str]
 
 
 class Begun(NamedTuple):
@@ -95,6 +97,11 @@ class BackendCheck:
     def run(self) -> Iterator[Event]:
         """Do it, and tell of every step."""
         backend = get_backend(self.backend)
+        if reason := backend.missing():  # of an interpreter that the caller knows too little of
+            chosen_names = map(backend.implementation, self.implementations)
+            yield Planned(0, (), backend.versions())
+            yield Found([result_row(each, verdict="skip", message=reason) for each in chosen_names])
+            return
         problems = self._problems()
         chosen, results = [], []
         for name in self.implementations:
@@ -115,7 +122,7 @@ class BackendCheck:
             for (implementation, device, dtype), reason in lacking.items()
             if reason
         ]
-        yield Planned(len(units) * self.seeds, present)
+        yield Planned(len(units) * self.seeds, present, backend.versions())
         yield Found(results + skipped)
         if self.seeds > 1:
             yield from self._over_seeds(backend, units)

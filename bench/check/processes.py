@@ -13,7 +13,8 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ...backends.base import Backend
@@ -58,16 +59,24 @@ def process_environment(backend: Backend) -> dict[str, str]:
     )
 
 
-def run_apart(checks: list[BackendCheck]) -> Iterator[tuple[BackendCheck, Event | Lost]]:
+def run_apart(
+    checks: list[BackendCheck], interpreters: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[BackendCheck, Event | Lost]]:
     """Run each check in a process of its own, in the order given, and tell of every step of any of
-    them as it comes."""
+    them as it comes.
+
+    Args:
+        checks: one a backend.
+        interpreters: that of each backend that has another than this one's.
+    """
     waiting, running = list(checks), set[_Child]()
     news: queue.Queue[tuple[_Child, Any]] = queue.Queue()
     try:
         while waiting or running:
             while waiting and len(running) < min(AT_ONCE, usable_cores()):
                 try:
-                    running.add(_Child(waiting[0], news))
+                    python = interpreters.get(waiting[0].backend)
+                    running.add(_Child(waiting[0], news, python))
                 except Exception as error:  # whatever execnet raises of one that does not start
                     yield waiting[0], Lost(f"its process did not start: {error_text(error)}")
                 del waiting[0]
@@ -98,7 +107,7 @@ class _End(NamedTuple):
 
 _START = """\
 import sys
-sys.path[:] = channel.receive()
+sys.path[:] = channel.receive() or sys.path
 from patchparity.bench.check.processes import serve
 serve(channel)
 """
@@ -107,14 +116,21 @@ serve(channel)
 class _Child:
     """The parent's side of a process."""
 
-    def __init__(self, check: BackendCheck, news: queue.Queue[tuple["_Child", Any]]) -> None:
+    def __init__(
+        self,
+        check: BackendCheck,
+        news: queue.Queue[tuple["_Child", Any]],
+        python: str | None = None,
+    ) -> None:
         self.check, self.heard, self.silent = check, time.monotonic(), False
         self.gone_since = math.inf
         variables = {"PYTHONSAFEPATH": "1", **process_environment(get_backend(check.backend))}
-        self.process = Process(Host().launch(sys.executable, variables), _START)
+        if python:  # which has packages of its own, and this one
+            variables["PYTHONPATH"] = ""
+        self.process = Process(Host().launch(python or sys.executable, variables), _START)
         # One that has died at once is told of by the end of its news.
         with contextlib.suppress(LostError):
-            self.process.send(sys.path)
+            self.process.send([] if python else sys.path)
             self.process.send(pickle.dumps(check))
         self.process.listen(lambda payload: news.put((self, _loaded(payload))), end=b"")
 

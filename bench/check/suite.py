@@ -29,6 +29,7 @@ from ...reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_contro
 from ...reference.errors import PatchParityError, require_choice
 from ...reference.spec import Remainder
 from ..machine.environment import describe_environment
+from ..machine.interpreters import own_interpreters, parse_interpreters
 from .known_issues import apply_known_issues, load_known_issues
 from .one_backend import BackendCheck, Begun, Event, Found, Planned, error_text, result_row
 from .photographs import find_picture, picture_case
@@ -51,6 +52,7 @@ def check_suite(
     precisions: list[Precision] | None = None,
     seed: int = 0,
     seeds: int = 1,
+    pythons: list[str] | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Check implementations against the NumPy reference: exact probes, random ones within a bound,
@@ -77,6 +79,8 @@ def check_suite(
             alarms, on the first shape alone, of which every failure is reported and of all else the
             worst. Variants take part there only where they are named, other libraries' modules
             (peers) anywhere only where they are named or `every_case` is given.
+        pythons: other interpreters for some backends, each `BACKEND=PATH`, with this patchparity;
+            what `patchparity backends --install` made is found without.
         progress: called before each implementation meets a shape; the total grows where a backend
             turns out to have more to do.
 
@@ -87,7 +91,8 @@ def check_suite(
         PatchParityError: an unknown name, a named backend that is not installed, a picture that
             cannot be read or does not fit.
     """
-    require_installed(backends or [])
+    interpreters = {**own_interpreters(backends or ()), **parse_interpreters(pythons or ())}
+    require_installed(name for name in backends or [] if name not in interpreters)
     check_place(dtypes or [], devices or [])
     for precision in precisions or []:
         check_precision(precision)
@@ -107,7 +112,7 @@ def check_suite(
     }
     work = []
     for backend, chosen in selection.items():
-        reason = backend.missing()
+        reason = None if backend.name in interpreters else backend.missing()
         results[backend.name] = [
             result_row(implementation, verdict="skip", message=reason)
             for implementation in chosen
@@ -132,14 +137,18 @@ def check_suite(
                 )
             )
     here = _runs_here(work)
-    events = run_here(work[0]) if here else run_apart(_longest_first(work))
-    _follow(events, work, devices or [], results, progress)
+    events = run_here(work[0]) if here else run_apart(_longest_first(work), interpreters)
+    versions = _follow(events, work, devices or [], results, progress)
     if no_picture:
         _tell_of_no_picture(results, no_picture)
     judged = apply_known_issues(
-        [row for rows in results.values() for row in rows], load_known_issues(), list_backends()
+        [row for rows in results.values() for row in rows],
+        load_known_issues(),
+        list_backends(),
+        versions,
     )
     environment = describe_environment(list(selection))
+    environment["versions"].update(versions)
     if not here:
         environment["workers"] = {
             check.backend: process_environment(get_backend(check.backend)) for check in work
@@ -203,9 +212,10 @@ def _follow(
     devices: list[str],
     results: dict[str, list[CheckResult]],
     progress: Progress | None,
-) -> None:
+) -> dict[str, str]:
     """Gather results and tell of progress, until all is done or a device that was asked for turns
-    out to be nowhere."""
+    out to be nowhere; return the versions of what ran."""
+    versions: dict[str, str] = {}
     units = {check.backend: check.expected_units() for check in work}
     begun: dict[str, str] = {}
     present: dict[str, tuple[str, ...]] = {}
@@ -215,6 +225,7 @@ def _follow(
         match event:
             case Planned():
                 units[name], present[name] = event.units, event.devices
+                versions.update(event.versions)
                 absent = [
                     device
                     for device in devices
@@ -234,6 +245,7 @@ def _follow(
                 results[name].append(CheckResult(name, name, verdict="error", message=message))
     if devices and not work:
         raise PatchParityError(f"device {devices[0]!r} was asked for, but {NOWHERE}")
+    return versions
 
 
 NOWHERE = "no backend that is installed and selected has it here"

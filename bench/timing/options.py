@@ -2,15 +2,12 @@
 
 import dataclasses
 import json
-import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from ... import __version__
-from ...backends.registry import get_backend
 from ...reference.errors import PatchParityError
+from ..machine.interpreters import own_interpreters, parse_interpreters
 from ..worker.client import CALL_SECONDS
-from ..worker.process import START_SECONDS
 from .effort import Effort
 from .presets import preset
 
@@ -93,36 +90,8 @@ class BenchOptions:
             PatchParityError: an unknown backend, or an interpreter that is absent or has no
                 patchparity.
         """
-        interpreters = {}
-        for text in self.pythons:
-            name, _, path = text.partition("=")
-            if not path:
-                raise PatchParityError(
-                    f"python {text!r}: expected BACKEND=PATH, for instance "
-                    "tensorflow=/opt/tf/bin/python"
-                )
-            get_backend(name)
-            try:
-                command = [
-                    path,
-                    "-c",
-                    "import patchparity, execnet; print(patchparity.__version__)",
-                ]
-                asked = subprocess.run(
-                    command, capture_output=True, text=True, timeout=START_SECONDS, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise PatchParityError(f"python {text!r} cannot be run: {error}") from None
-            if asked.returncode or asked.stdout.strip() != __version__:
-                answer = (
-                    asked.stdout.strip() or (asked.stderr.strip().splitlines() or ["no answer"])[-1]
-                )
-                raise PatchParityError(
-                    f"python {text!r}: expected an interpreter with patchparity[bench] "
-                    f"{__version__}, found {answer}; pip install it there"
-                )
-            interpreters[name] = path
-        return interpreters
+        given = parse_interpreters(self.pythons)
+        return {**own_interpreters(self.backends), **given}
 
     def effort(self, case: str | None = None, dtype: str | None = None) -> Effort:
         """How long a block is measured; of no case in particular, as one is at least."""

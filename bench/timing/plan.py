@@ -75,8 +75,8 @@ def plan(options: BenchOptions) -> Plan:
     machines = {label: machine_of(host) for label, host in hosts.items()}
     for dtype in options.dtypes:
         require_choice("dtype", dtype, DTYPES)
-    rows = rows_of(options, machines)
     interpreters = options.interpreters()
+    rows = rows_of(options, machines, interpreters)
     _require_possible(options, machines, interpreters)
     return Plan(options, tuple(rows), hosts, machines, interpreters)
 
@@ -117,13 +117,18 @@ def _require_possible(
             )
 
 
-def rows_of(options: BenchOptions, machines: Mapping[str, Machine] | None = None) -> list[Row]:
+def rows_of(
+    options: BenchOptions,
+    machines: Mapping[str, Machine] | None = None,
+    interpreters: Mapping[str, str] | None = None,
+) -> list[Row]:
     """Lay out every row, block by block: in each the implementations (and one patch of each), the
     ceilings, and the A/A copy.
 
     Args:
         options: what is asked for.
         machines: those that take part, by label; None for those that the options name.
+        interpreters: of backends that have one of their own; None for those of the options.
 
     Raises:
         PatchParityError: an unknown preset, case, backend or implementation.
@@ -135,7 +140,7 @@ def rows_of(options: BenchOptions, machines: Mapping[str, Machine] | None = None
     if options.cases:
         first = next(part for part in parts if not part.devices)
         parts = (dataclasses.replace(first, cases=options.cases, compiled=first.every_formulation),)
-    separate_backends = {text.partition("=")[0] for text in options.pythons}
+    separate_backends = set(options.interpreters() if interpreters is None else interpreters)
     rows: list[Row] = []
     for label, machine in machines.items():
         for part in parts:
