@@ -1,5 +1,7 @@
-"""The machines that take part in a benchmark: this one, and others through ssh."""
+"""The machines that take part in a benchmark: this one, others through ssh, the nodes of a Ray
+cluster."""
 
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
@@ -9,6 +11,10 @@ from ...reference.errors import PatchParityError
 
 LOCAL = "local"
 """What this machine is called in options and records."""
+
+RAY = "ray"
+"""What a Ray cluster is called in options: the one that this machine is part of."""
+_RAY_ADDRESS = re.compile(r"ray://(\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+):[0-9]{1,5}")
 
 CONNECT_SECONDS = 20
 """Time for a connection to stand; nobody is there to type a password either (BatchMode)."""
@@ -20,14 +26,19 @@ class Host:
     """A machine with patchparity on it.
 
     Args:
-        label: as in rows and records, which name no machine: `local`, `host1`, ...
+        label: as in rows and records, which name no machine: `local`, `host1`, ..., `node1`, ...
         ssh: destination as ssh takes it, options included; empty for this machine.
         python: the interpreter there; empty for this one's own.
+        ray: a Ray cluster, as it was typed: `ray`, or `ray://HOST:PORT`; empty for none.
+        node: which of its nodes, by Ray's own name; empty for a cluster whose nodes are not asked
+            for yet.
     """
 
     label: str = LOCAL
     ssh: str = ""
     python: str = ""
+    ray: str = ""
+    node: str = ""
 
     def require_reachable(self) -> None:
         """Raise PatchParityError, with ssh's own reason, unless it runs a command there and nothing
@@ -96,22 +107,26 @@ class Machine:
 
 
 def parse_hosts(texts: tuple[str, ...]) -> tuple[Host, ...]:
-    """Read `local` or `ssh=DESTINATION[//python=PATH]`, each once; none means this machine alone.
+    """Read `local`, `ssh=DESTINATION[//python=PATH]`, `ray` or `ray://HOST:PORT`, each once; none
+    means this machine alone. A cluster is one host here: its nodes tell that they are there.
 
     Raises:
-        PatchParityError: a text that is neither.
+        PatchParityError: a text that is none of them.
     """
     hosts: list[Host] = []
     for text in dict.fromkeys(texts or (LOCAL,)):
         if text == LOCAL:
             hosts.append(Host())
             continue
+        if text == RAY or _RAY_ADDRESS.fullmatch(text):
+            hosts.append(Host(RAY, ray=text))
+            continue
         fields = dict(part.partition("=")[::2] for part in text.split("//"))
         if not fields.get("ssh") or not set(fields) <= {"ssh", "python"}:
             raise PatchParityError(
                 f"host {text!r}: expected local, or ssh=USER@MACHINE, or "
-                "ssh=USER@MACHINE//python=PATH"
+                "ssh=USER@MACHINE//python=PATH, or ray, or ray://HOST:PORT"
             )
-        number = 1 + sum(host.label != LOCAL for host in hosts)
+        number = 1 + sum(bool(host.ssh) for host in hosts)
         hosts.append(Host(f"host{number}", fields["ssh"], fields.get("python") or "python3"))
     return tuple(hosts)

@@ -16,7 +16,6 @@ import numpy as np
 from ..cases import Case
 from ..intervals import paired_ratio
 from ..machine.disturbance import Disturbance
-from ..machine.hosts import LOCAL
 from ..record.rows import (
     PRODUCTS,
     Row,
@@ -45,6 +44,7 @@ def measure_block(
     on_samples: Callable[[list[Sample]], None],
     restart: Callable[[], None] = lambda: None,
     report: Report = lambda fraction, what: None,
+    here: bool = True,
 ) -> list[Outcome]:
     """Measure all rows of one case, device, dtype and thread count in one interleave.
 
@@ -60,11 +60,12 @@ def measure_block(
         on_samples: receives the samples of each round.
         restart: ends the workers and starts them anew, for a new generation.
         report: told of progress.
+        here: whether this process, too, computes on the machine of the rows.
 
     Returns:
         One outcome for each row, without what its block and machine are.
     """
-    block = _Block(rows, case, workers, seed, on_samples)
+    block = _Block(rows, case, workers, seed, on_samples, here)
     stretches = effort.stretches()
     renewed = effort.generations > 1
     total, done, number, started = sum(stretches), 0, 0, time.monotonic()
@@ -122,13 +123,15 @@ class _Block:
         workers: dict[WorkerKey, Worker],
         seed: int,
         on_samples: Callable[[list[Sample]], None],
+        here: bool,
     ) -> None:
-        self.rows, self.case, self.workers, self.seed, self.on_samples = (
+        self.rows, self.case, self.workers, self.seed, self.on_samples, self.here = (
             rows,
             case,
             workers,
             seed,
             on_samples,
+            here,
         )
         self.outcomes = {row.identity: blank_outcome(row) for row in rows}
         self.seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -165,7 +168,7 @@ class _Block:
         samples: list[Sample] = []
         cpu_seconds, live = 0.0, self.live
         watched = {
-            device: Disturbance(self._asker(device), self.rows[0].host == LOCAL)
+            device: Disturbance(self._asker(device), self.here)
             for device in dict.fromkeys(row.device for row in live)
         }
         for order, index in enumerate(self.generator.permutation(len(live))):

@@ -28,6 +28,7 @@ from ..machine.hosts import LOCAL, Host, Machine, parse_hosts
 from ..record.rows import NEARLY_PEAK, OPERATIONS, Block, Row, product_shape
 from ..record.schema import Role
 from ..worker.client import machine_of
+from .fleet import nodes_of
 from .memory import refuse_what_does_not_fit, require_fit
 from .options import CACHES, BenchOptions
 from .presets import Part, preset
@@ -71,14 +72,31 @@ def plan(options: BenchOptions) -> Plan:
     """
     if options.replay:
         return Plan(options, (), {}, {}, {})
-    hosts = {host.label: host for host in parse_hosts(options.hosts)}
-    machines = {label: machine_of(host) for label, host in hosts.items()}
+    known = taking_part(options)
+    hosts = {host.label: host for host in known}
+    machines = {host.label: machine for host, machine in known.items()}
     for dtype in options.dtypes:
         require_choice("dtype", dtype, DTYPES)
     interpreters = options.interpreters()
     rows = rows_of(options, machines, interpreters)
     _require_possible(options, machines, interpreters)
     return Plan(options, tuple(rows), hosts, machines, interpreters)
+
+
+def taking_part(options: BenchOptions) -> dict[Host, Machine]:
+    """The hosts that options name, with what is known of them; of a Ray cluster every node.
+
+    Raises:
+        PatchParityError: one that cannot be read or reached, or that cannot measure.
+    """
+    known: dict[Host, Machine] = {}
+    for host in parse_hosts(options.hosts):
+        if host.ray:
+            first = 1 + sum(bool(other.ray) for other in known)
+            known.update(nodes_of(host.ray, first))
+        else:
+            known[host] = machine_of(host)
+    return known
 
 
 def _require_possible(
@@ -134,7 +152,7 @@ def rows_of(
         PatchParityError: an unknown preset, case, backend or implementation.
     """
     if machines is None:
-        machines = {host.label: machine_of(host) for host in parse_hosts(options.hosts)}
+        machines = {host.label: machine for host, machine in taking_part(options).items()}
     chosen = preset(options.preset)
     parts = chosen.parts
     if options.cases:
@@ -182,10 +200,10 @@ def rows_of(
                 )
                 place.update(device=device, precision=precision)
                 rows += _place_rows(selection, objects, place, elsewhere, operations)
-    return _that_fit(list({row.identity: row for row in rows}.values()), options)
+    return _that_fit(list({row.identity: row for row in rows}.values()), options, machines)
 
 
-def _that_fit(rows: list[Row], options: BenchOptions) -> list[Row]:
+def _that_fit(rows: list[Row], options: BenchOptions, machines: Mapping[str, Machine]) -> list[Row]:
     """The rows, those of blocks for which there is no memory with that reason to skip them.
 
     Raises:
@@ -194,9 +212,10 @@ def _that_fit(rows: list[Row], options: BenchOptions) -> list[Row]:
     blocks: dict[Block, list[Row]] = defaultdict(list)
     for row in rows:
         blocks[row.block].append(row)
-    free = {host.label: machine_of(host).available_bytes for host in parse_hosts(options.hosts)}
     reasons = {
-        block: refuse_what_does_not_fit(members, named_case(block[0]), free[block[-1]])
+        block: refuse_what_does_not_fit(
+            members, named_case(block[0]), machines[block[-1]].available_bytes
+        )
         for block, members in blocks.items()
     }
     if options.cases:

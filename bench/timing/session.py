@@ -33,6 +33,7 @@ from ..record.schema import Figures, Outcome, Sample, line_of
 from ..record.words import block_title
 from ..worker.client import Worker, WorkerError, WorkerLostError, worker_environment
 from .effort import LEAST_ROUNDS
+from .fleet import Fleet, job_of
 from .interleave import measure_block
 from .plan import Plan
 from .resume import RecordedBlock, recorded_blocks
@@ -76,6 +77,7 @@ class BenchSession:
             name: named_case(name) for name in dict.fromkeys(row.case for row in self.rows)
         }
         self._workers: dict[WorkerKey, Worker] = {}
+        self._fleet: Fleet | None = None
         self._unavailable: dict[WorkerKey, str] = {}
         self._versions: dict[WorkerKey, dict[str, str]] = {}
         self._broken: dict[Block, Exception] = {}
@@ -190,6 +192,9 @@ class BenchSession:
         )
 
     def _measure(self, rows: list[Row]) -> None:
+        if self.hosts[rows[0].host].ray:
+            self._await_nodes(rows)
+            return
         attempt, effort = uuid.uuid4().hex[:12], self.options.effort(rows[0].case, rows[0].dtype)
 
         def keep(samples: list[Sample]) -> None:
@@ -222,6 +227,7 @@ class BenchSession:
             keep,
             lambda: self._restart({row.worker for row in able if not row.skip}),
             self._report(rows),
+            here=not self.hosts[rows[0].host].ssh,
         )
         outcomes += [
             blank_outcome(row).but(status="error", message=failed[row.identity])
@@ -229,14 +235,7 @@ class BenchSession:
             if row.identity in failed
         ]
         rounds = max((len(self.samples[row.identity]) for row in rows), default=0)
-        about: dict[str, Any] = {
-            "attempt": attempt,
-            "rounds": rounds,
-            "effort": dataclasses.asdict(effort),
-            "seed": self.options.seed,
-        }
-        about["rows_of_block"] = len(rows)
-        about["machine"] = machine_fingerprint(self.environments[rows[0].host])
+        about = self._about_block(rows, attempt, rounds)
         skipped = {row.identity for row in rows if row.skip}
         self.visit_seconds += sum(outcome.visit_seconds or 0.0 for outcome in outcomes)
         versions = {row.identity: self._versions.get(row.worker, {}) for row in rows}
@@ -245,9 +244,94 @@ class BenchSession:
             self.outcomes[outcome.row] = outcome.but(
                 **about, versions=versions[outcome.row], planned_skip=planned_skip
             )
+        self._keep_rows(rows)
+
+    def _about_block(self, rows: list[Row], attempt: str, rounds: int) -> dict[str, Any]:
+        """What every outcome of a block tells of it."""
+        effort = self.options.effort(rows[0].case, rows[0].dtype)
+        return {
+            "attempt": attempt,
+            "rounds": rounds,
+            "effort": dataclasses.asdict(effort),
+            "seed": self.options.seed,
+            "rows_of_block": len(rows),
+            "machine": machine_fingerprint(self.environments[rows[0].host]),
+        }
+
+    def _keep_rows(self, rows: list[Row]) -> None:
+        """Write what became of the rows of a block into the record."""
         if self.record:
-            self.record.keep_machines({about["machine"]: self.environments[rows[0].host]})
-            self.record.append_rows([self.outcomes[outcome.row] for outcome in outcomes])
+            environment = self.environments[rows[0].host]
+            self.record.keep_machines({machine_fingerprint(environment): environment})
+            self.record.append_rows([self.outcomes[row.identity] for row in rows])
+
+    def _await_nodes(self, rows: list[Row]) -> None:
+        """Wait until a block of a node of a Ray cluster has ended there.
+
+        All nodes measure at the same time, from the first time that one is waited for; what ends
+        meanwhile on the others is kept as it comes.
+        """
+        if self._fleet is None:
+            waiting = defaultdict(list)
+            for row in self.rows:
+                host = self.hosts.get(row.host)
+                if host and host.ray and row.identity not in self.outcomes:
+                    waiting[host].append(row)
+            self._fleet = Fleet(
+                {
+                    host: job_of(self.options, host.label, theirs, self.plan.machines[host.label])
+                    for host, theirs in waiting.items()
+                }
+            )
+        while rows[0].identity not in self.outcomes:
+            for label, news in self._fleet.news().items():
+                if "outcomes" in news:
+                    self._keep_block(
+                        msgspec.convert(news["outcomes"], list[Outcome]),
+                        msgspec.convert(news["samples"], list[Sample]),
+                    )
+                elif "end" in news:
+                    self._lose_node(label, news["end"])
+                elif news["progress"]:
+                    self._tell(label, *news["progress"])
+
+    def _keep_block(self, outcomes: list[Outcome], samples: list[Sample]) -> None:
+        """Keep what a node measured: its samples, then what became of its rows."""
+        for outcome in outcomes:
+            self.samples[outcome.row].clear()
+        for sample in samples:
+            self.samples[sample.row].append(sample)
+        if self.record:
+            self.record.append_samples(samples)
+        self.visit_seconds += sum(sample.visit_seconds for sample in samples)
+        self.visit_seconds += sum(outcome.visit_seconds or 0.0 for outcome in outcomes)
+        self.outcomes.update({outcome.row: outcome for outcome in outcomes})
+        self._keep_rows([self.by_identity[outcome.row] for outcome in outcomes])
+
+    def _lose_node(self, label: str, why: str) -> None:
+        """Rows of a node that are not measured yet, and will not be, are errors."""
+        for block, rows in self._blocks.items():
+            if block[-1] != label or rows[0].identity in self.outcomes:
+                continue
+            about = self._about_block(rows, uuid.uuid4().hex[:12], 0)
+            for row in rows:
+                self.samples[row.identity].clear()
+                error = {} if row.skip else {"status": "error", "message": why}
+                self.outcomes[row.identity] = blank_outcome(row).but(
+                    **about, **error, planned_skip=bool(row.skip)
+                )
+            self._keep_rows(rows)
+
+    def _tell(self, label: str, done: float, total: float, what: str) -> None:
+        """Tell how far the run is by the word of one node, which stands for the others that measure
+        beside it."""
+        if self.progress and total:
+            on_nodes = [row for row in self.rows if row.host in self.hosts]
+            on_nodes = [row for row in on_nodes if self.hosts[row.host].ray]
+            asked = {row.identity for row in on_nodes}
+            behind = sum(identity not in asked for identity in self.outcomes)
+            reached = behind + len(on_nodes) * done / total
+            self.progress(reached, len(self.rows), f"{label}: {what}")
 
     def _worker(self, key: WorkerKey, turn: int) -> Worker:
         python = self.interpreters.get(key.backend, sys.executable)
@@ -436,7 +520,9 @@ class BenchSession:
         return call
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, and what measures on the nodes of a Ray cluster."""
+        if self._fleet is not None:
+            self._fleet.end()
         if self._workers:
             with ThreadPoolExecutor(len(self._workers)) as pool:
                 list(pool.map(Worker.end, self._workers.values()))
