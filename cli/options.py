@@ -223,7 +223,8 @@ HostOption = Annotated[
         "--host",
         metavar="HOST",
         help="A machine to measure on: local (the default), ssh=USER@MACHINE or "
-        "ssh=USER@MACHINE//python=PATH. May be repeated.",
+        "ssh=USER@MACHINE//python=PATH; or every node of a Ray cluster: ray (the one that this "
+        "machine is part of) or ray://HOST:PORT. May be repeated.",
         show_default=False,
     ),
 ]

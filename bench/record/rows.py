@@ -55,7 +55,8 @@ class Row:
         skip: why it cannot be measured here, or an empty string.
         cache: `warm` (the call before left its data there), or `cold` (something else has been read
             since).
-        host: label of the machine: `local`, or `host1`, ... of those behind ssh.
+        host: label of the machine: `local`, `host1`, ... of those behind ssh, or `node1`, ... of a
+            Ray cluster.
     """
 
     case: str

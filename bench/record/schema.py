@@ -134,7 +134,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         implementation, backend, formulation, mode, case, batch, device, dtype, precision: which
             row.
-        host: `local`, or `host1`, ... of those behind ssh.
+        host: `local`, `host1`, ... of those behind ssh, or `node1`, ... of a Ray cluster.
         operation: `tokens`; `sequence`, a class token in front and positions added; `train-step`,
             tokens and the gradients of kernel and bias; `uint8`, tokens of pixels as bytes.
         role: `implementation`, `peer`, `overhead` (one patch), `ceiling` or `aa`.

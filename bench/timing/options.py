@@ -50,8 +50,8 @@ class BenchOptions:
         pythons: other interpreters for some backends, each `BACKEND=PATH`, so that frameworks whose
             dependencies conflict can take part in one run; patchparity must be installed there.
         hosts: `local`, `ssh=USER@MACHINE` or `ssh=USER@MACHINE//python=PATH`: the machines to
-            measure on; none means this one. Where another takes part, this version of patchparity
-            must be installed there.
+            measure on; `ray` or `ray://HOST:PORT`: every node of a Ray cluster; none means this
+            one. Where another takes part, this version of patchparity must be installed there.
         seed: of data and order.
         call_seconds: a worker that takes longer than this for one call is ended, and its rows say
             so.
