@@ -1,5 +1,6 @@
 """Ray clusters as hosts: their nodes are asked what they are, and measured on at the same time."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -231,34 +232,32 @@ class Fleet:
     def news(self) -> dict[str, dict[str, Any]]:
         """What is told next, by label: `outcomes` and `samples` of a block, `progress`, or `end`
         with a sentence where there was more to do; nothing where nothing comes within a second."""
-        try:
-            typed, node, told = self._news.get(timeout=1.0)
-        except queue.Empty:
-            now = time.monotonic()
-            silent = [host for host, last in self._heard.items() if now - last > START_SECONDS]
-            return {
-                host.label: self._end(host, f"gave no news for {START_SECONDS:g} s")
-                for host in silent
-            }
-        about = [host for host in self._heard if host.ray == typed and node in (host.node, "")]
         answers = {}
-        for host in about:
-            self._heard[host] = time.monotonic()
-            if told is None:
-                answers[host.label] = self._end(host, "is lost: its cluster cannot be reached")
-            elif "failure" in told:
-                answers[host.label] = self._end(host, f"failed: {told['failure']}")
-            elif "late" in told:
-                why = f"did not start within {FREE_SECONDS:g} s: its CPUs and GPUs are not free"
-                answers[host.label] = self._end(host, why)
-            elif "lost" in told:
-                why = f"is lost: its process or its node died ({told['lost']})"
-                answers[host.label] = self._end(host, why)
-            elif "end" in told:
-                answers[host.label] = self._end(host, "ended before its work was done")
-            else:
-                answers[host.label] = told
+        with contextlib.suppress(queue.Empty):
+            typed, node, told = self._news.get(timeout=1.0)
+            for host in list(self._heard):
+                if host.ray == typed and node in (host.node, ""):
+                    self._heard[host] = time.monotonic()
+                    why = self._why_it_ended(told)
+                    answers[host.label] = self._end(host, why) if why else told
+        if self._news.empty():  # what was told while nobody asked is heard first
+            now = time.monotonic()
+            for host in [host for host, last in self._heard.items() if now - last > START_SECONDS]:
+                answers[host.label] = self._end(host, f"gave no news for {START_SECONDS:g} s")
         return answers
+
+    @staticmethod
+    def _why_it_ended(told: dict[str, Any] | None) -> str:
+        """What the last news of a session say; nothing of others."""
+        if told is None:
+            return "is lost: its cluster cannot be reached"
+        if "failure" in told:
+            return f"failed: {told['failure']}"
+        if "late" in told:
+            return f"did not start within {FREE_SECONDS:g} s: its CPUs and GPUs are not free"
+        if "lost" in told:
+            return f"is lost: its process or its node died ({told['lost']})"
+        return "ended before its work was done" if "end" in told else ""
 
     def _end(self, host: Host, why: str) -> dict[str, Any]:
         del self._heard[host]

@@ -72,7 +72,12 @@ class _Cluster:
         """
         import ray
 
-        ray.init(_way_to(address), log_to_driver=False, logging_level="CRITICAL")
+        try:
+            ray.init(_way_to(address), log_to_driver=False, logging_level="CRITICAL")
+        except ConnectionError as error:
+            if address == "auto":
+                return {"error": "no Ray cluster runs here, and RAY_ADDRESS names none"}
+            return {"error": _reason(error)}
         nodes = sorted(
             (node for node in ray.nodes() if node["Alive"]),
             key=lambda node: (node["NodeManagerAddress"], node["NodeID"]),
