@@ -263,7 +263,7 @@ class Fleet:
         del self._heard[host]
         return {"end": f"the session on {host.label} {why}"}
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the sessions that still run."""
         for cluster in self._clusters:
             cluster.close()

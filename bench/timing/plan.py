@@ -93,7 +93,10 @@ def taking_part(options: BenchOptions) -> dict[Host, Machine]:
     for host in parse_hosts(options.hosts):
         if host.ray:
             first = 1 + sum(bool(other.ray) for other in known)
-            known.update(nodes_of(host.ray, first))
+            nodes = nodes_of(host.ray, first)
+            if {node.node for node in nodes} & {other.node for other in known}:
+                raise PatchParityError(f"host {host.ray}: this cluster is named twice")
+            known.update(nodes)
         else:
             known[host] = machine_of(host)
     return known

@@ -130,7 +130,8 @@ class _Cluster:
         stopped: threading.Event,
     ) -> None:
         """Measure on all nodes at the same time, and tell of each, by its name, what its session
-        tells; `lost` of one that cannot be asked any more, `late` of one where none started."""
+        tells; `failure` of one that raised, `lost` of one that cannot be asked any more, `late` of
+        one where none started."""
         import ray
 
         self._start(nodes)
@@ -143,7 +144,8 @@ class _Cluster:
                 try:
                     news = ray.get(reference)
                 except Exception as error:
-                    news = {"lost": type(getattr(error, "cause", None) or error).__name__}
+                    raised = getattr(error, "cause", None)
+                    news = {"failure": _reason(error)} if raised else {"lost": type(error).__name__}
                 if news is not None:
                     tell(node, news)
                 if news is None or {"outcomes", "progress"} & set(news):

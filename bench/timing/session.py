@@ -522,7 +522,7 @@ class BenchSession:
     def close(self) -> None:
         """End all workers, and what measures on the nodes of a Ray cluster."""
         if self._fleet is not None:
-            self._fleet.end()
+            self._fleet.close()
         if self._workers:
             with ThreadPoolExecutor(len(self._workers)) as pool:
                 list(pool.map(Worker.end, self._workers.values()))

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 
 import pytest
 
@@ -22,8 +23,10 @@ import psutil
 
 from patchparity import BenchOptions, PatchParityError, benchmark
 from patchparity.bench.machine.hosts import LOCAL, Host, parse_hosts
+from patchparity.bench.record.folder import output_folder
 from patchparity.bench.report.render import render_report
 from patchparity.bench.timing import fleet
+from patchparity.bench.timing.benchmark import measure_into
 from patchparity.bench.timing.fleet import Fleet
 from patchparity.bench.timing.plan import plan
 
@@ -47,12 +50,19 @@ the last one not."""
 
 @pytest.fixture(scope="module")
 def started():
-    """A cluster of two nodes."""
+    """A cluster of two nodes, and a Ray client server, whose children gRPC 1.85 ends as it forks
+    them."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    alone = {"include_dashboard": False, "num_cpus": 1}
-    cluster = Cluster(initialize_head=True, head_node_args=alone)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    alone = {"include_dashboard": False, "num_cpus": 1, "ray_client_server_port": port}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
+        cluster = Cluster(initialize_head=True, head_node_args=alone)
+    cluster.client = f"ray://127.0.0.1:{port}"
     try:
         cluster.add_node(num_cpus=1)
         yield cluster
@@ -214,9 +224,10 @@ def test_every_node_measures_with_its_own_reference_and_limits(cluster, tmp_path
     assert data_of(again.content) == data_of(report.content), "what is finished is kept"
 
 
-def test_a_cluster_is_reached_by_its_address_beside_this_machine(cluster, tmp_path):
-    hosts = (LOCAL, f"ray://{cluster.address}")
-    report = benchmark(BenchOptions(**SMALL, hosts=hosts, out=str(tmp_path)))
+@pytest.mark.parametrize("door", ["its own", "its client server"])
+def test_a_cluster_is_reached_by_its_address_beside_this_machine(started, tmp_path, door):
+    address = f"ray://{started.address}" if door == "its own" else started.client
+    report = benchmark(BenchOptions(**SMALL, hosts=(LOCAL, address), out=str(tmp_path)))
     assert report.ok
     assert {entry["extra_info"]["host"] for entry in report.content["benchmarks"]} == {
         "local",
@@ -262,6 +273,7 @@ def test_a_node_whose_session_dies_loses_its_own_rows_alone(cluster, tmp_path):
 def test_a_node_that_is_taken_is_one_sentence_and_no_session(cluster, tmp_path, monkeypatch):
     import ray
 
+    laid_out = plan(BenchOptions(**SMALL, hosts=("ray",)))
     monkeypatch.setattr(fleet, "FREE_SECONDS", 3.0)
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
@@ -273,9 +285,19 @@ def test_a_node_that_is_taken_is_one_sentence_and_no_session(cluster, tmp_path, 
             r"expected its 1 CPUs and 0 GPUs to be free$",
         ):
             benchmark(BenchOptions(**SMALL, hosts=("ray",), out=str(tmp_path / "o")))
+        assert not (tmp_path / "o").exists()
+        report = measure_into(laid_out, output_folder(tmp_path / "planned before"))
     finally:
         ray.shutdown()
-    assert not (tmp_path / "o").exists()
+    measured = {row.extra_info.host for row in report.bench.benchmarks}
+    assert {(row.host, row.message) for row in report.bench.failures} == {
+        (
+            label,
+            f"the session on {label} did not start within 3 s: its CPUs and GPUs are not free",
+        )
+        for label in {"node1", "node2"} - measured
+    }
+    assert len(measured) == 1
 
 
 def test_a_node_with_another_version_is_one_sentence(cluster, tmp_path, monkeypatch):
@@ -287,6 +309,20 @@ def test_a_node_with_another_version_is_one_sentence(cluster, tmp_path, monkeypa
         plan(BenchOptions(**SMALL, hosts=("ray",)))
 
 
+def test_a_cluster_is_named_once(cluster):
+    address = f"ray://{cluster.address}"
+    with pytest.raises(PatchParityError, match=f"^host {address}: this cluster is named twice$"):
+        plan(BenchOptions(**SMALL, hosts=("ray", address)))
+
+
+def test_a_session_that_fails_is_told_with_its_reason(cluster):
+    hosts = plan(BenchOptions(**SMALL, hosts=("ray",))).hosts
+    with closing(Fleet({hosts["node2"]: {}})) as sessions:
+        while not (news := sessions.news()):
+            pass
+    assert news == {"node2": {"end": "the session on node2 failed: KeyError: 'label'"}}
+
+
 def test_a_session_that_cannot_start_any_more_loses_its_rows(cluster, tmp_path, monkeypatch):
     laid_out = plan(BenchOptions(**SMALL, hosts=("ray",)))
     monkeypatch.setattr(fleet, "_address", lambda typed: "127.0.0.1:1")
@@ -296,7 +332,7 @@ def test_a_session_that_cannot_start_any_more_loses_its_rows(cluster, tmp_path, 
         label: {"end": f"the session on {label} is lost: its cluster cannot be reached"}
         for label in ("node1", "node2")
     }
-    sessions.end()
+    sessions.close()
 
 
 def told(*news):
