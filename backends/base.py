@@ -23,6 +23,7 @@ from ..reference.errors import PatchParityError, require_choice
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .computation import Computation, DeviceMemory, Events, LoadedEmbedding
+from .device_work import DeviceWork
 from .layouts import NCHW, OIHW
 from .pixels import LARGEST_MEAN, NORMALIZING_ROUNDINGS, refuses_padding, unfolded
 
@@ -46,7 +47,7 @@ class Implementation:
     Args:
         backend: name of the backend.
         formulation: `conv2d`, `linear` (reshape + matmul), ...
-        mode: `eager`, `graph`, `xla`, `jit`, `compile`.
+        mode: `eager`, `graph`, `xla`, `jit`, `compile`, or `sharded` over several devices.
         image_layout, kernel_layout: einops patterns of `backends.layouts`.
         dtypes: those it computes in.
         devices: those it computes on, where its framework has them.
@@ -105,6 +106,12 @@ class Implementation:
     def name(self) -> str:
         """`backend:formulation:mode`, as users write it."""
         return f"{self.backend}:{self.formulation}:{self.mode}"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether several devices compute it together: judged as others are, asked how its work is
+        split, and timed only where somebody names it."""
+        return self.mode == "sharded"
 
     @property
     def minor(self) -> bool:
@@ -307,6 +314,13 @@ weights = pp.PatchEmbedWeights(kernel_from_layout(kernel, "{implementation.kerne
 backend = pp.get_backend("{self.name}")
 embed = backend.load(backend.implementation("{implementation.name}"), weights, spec, kernel.dtype.name, "{implementation.devices[0]}").tokens
 """  # noqa: E501
+
+    def device_work(
+        self, implementation: Implementation, spec: PatchEmbedSpec, batch: int
+    ) -> DeviceWork | None:
+        """What each of several devices does of a forward pass in float32; None where one does
+        all."""
+        return None
 
     def wait(self, outputs: Any) -> None:  # noqa: B027  nothing to do is a default
         """Return once outputs of the framework, whoever called it, are computed; where calls return

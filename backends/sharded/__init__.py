@@ -1,0 +1,1 @@
+"""The patch embedding over several devices, by the frameworks' own engines; a file each."""
