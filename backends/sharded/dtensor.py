@@ -111,9 +111,7 @@ class _Plan:
         self.whole_shape: tuple[int, ...] = ()
         self.split = split_of(formulation)
         self.local = formulation.endswith(LOCAL)
-        self.context = (
-            torch.inference_mode if formulation.endswith(INFERENCE) else torch.no_grad
-        )
+        self.context = torch.inference_mode if formulation.endswith(INFERENCE) else torch.no_grad
         self.assign(kernel, bias)
 
     def assign(self, kernel: NDArray[Any], bias: NDArray[Any] | None) -> None:
@@ -215,9 +213,7 @@ class _Plan:
         even = all(before == after for before, after in pairs)
         return ((0, 0), (0, 0)) if even else pairs
 
-    def _padded(
-        self, images: NDArray[Any], pairs: tuple[tuple[int, int], ...]
-    ) -> NDArray[Any]:
+    def _padded(self, images: NDArray[Any], pairs: tuple[tuple[int, int], ...]) -> NDArray[Any]:
         return np.pad(images, ((0, 0), (0, 0), *pairs)) if any(map(any, pairs)) else images
 
     def _forward(self, placed: Any) -> Any:
@@ -285,10 +281,15 @@ class _Counter:
 
     def see(self, operator: Any, arguments: Any, keywords: Any, result: Any) -> None:
         """One operator that has run."""
+        from torch import ops
         from torch.utils.flop_counter import flop_registry
 
         packet = operator._overloadpacket
-        if packet in flop_registry:
+        if packet is ops.aten.conv2d:  # not taken apart in inference mode
+            images, kernel, *_ = arguments
+            formula = flop_registry[ops.aten.convolution]
+            self.flops += int(formula(images, kernel, None, 1, 0, 1, False, out_val=result))
+        elif packet in flop_registry:
             self.flops += int(flop_registry[packet](*arguments, **keywords, out_val=result))
         name = COLLECTIVE_NAMES.get(packet.__name__)
         if name and operator.namespace.endswith("c10d_functional"):
@@ -299,11 +300,12 @@ class _Counter:
 def _counter() -> Iterator[_Counter]:
     """Count within: DTensors are passed by, until they have become operators on local tensors, and
     so are fake ones, on which shapes are tried."""
+    from torch import device
     from torch._subclasses.fake_tensor import FakeTensor
     from torch.distributed.tensor import DTensor
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    counter = _Counter()
+    counter, cpu = _Counter(), device("cpu")
 
     class Mode(TorchDispatchMode):  # type: ignore[misc]
         def __torch_dispatch__(
@@ -312,7 +314,7 @@ def _counter() -> Iterator[_Counter]:
             if any(issubclass(each, DTensor) for each in types):
                 return NotImplemented
             result = operator(*args, **(kwargs or {}))
-            if not isinstance(result, FakeTensor):
+            if not isinstance(result, FakeTensor) and getattr(result, "device", None) == cpu:
                 counter.see(operator, args, kwargs or {}, result)
             return result
 

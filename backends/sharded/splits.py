@@ -71,7 +71,12 @@ def windows(spec: PatchEmbedSpec, axis: int, devices: int) -> list[Window]:
     neighbors share are in both windows. A device without patches reads nothing."""
     stride, patch = spec.stride[axis], spec.patch_size[axis]
     return [
-        Window(first, last, first * stride, (last - 1) * stride + patch if last > first else first * stride)
+        Window(
+            first,
+            last,
+            first * stride,
+            (last - 1) * stride + patch if last > first else first * stride,
+        )
         for first, last in parts(spec.grid[axis], devices)
     ]
 

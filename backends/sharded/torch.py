@@ -60,9 +60,7 @@ def _forget(group: Ranks, key: int) -> None:
 class _Embedding(LoadedEmbedding):
     """Weights lie in the ranks; images and results travel there and back with every call."""
 
-    def __init__(
-        self, formulation: str, weights: PatchEmbedWeights, spec: PatchEmbedSpec
-    ) -> None:
+    def __init__(self, formulation: str, weights: PatchEmbedWeights, spec: PatchEmbedSpec) -> None:
         self.spec, self.key, self.group = spec, next(_keys), ranks()
         self.group.ask("load", self.key, formulation, spec, *_arrays(weights))
         weakref.finalize(self, _forget, self.group, self.key).atexit = False
