@@ -93,6 +93,7 @@ def recommend(
             and implementation.pixels == "float"
             and not implementation.costly_compile
             and not implementation.stored
+            and not implementation.sharded
         ]
         if not names:
             raise PatchParityError(

@@ -19,6 +19,7 @@ from ...reference.errors import PatchParityError
 from ..machine.environment import processor_features
 from .behavior import BEHAVIORS
 from .results import CheckResult
+from .sharding import SHARDED_BEHAVIORS, SHARDED_RESULT
 
 FINGERPRINT = "random-zero-bias"
 """The probe whose `delivered` an entry about arithmetic names."""
@@ -129,7 +130,8 @@ def apply_known_issues(
 
     An entry about a behavior explains that behavior alone. One about delivered arithmetic (its
     probe is the fingerprint) explains every failure of the same implementation, device, dtype and
-    precision: they have one cause.
+    precision: they have one cause. One about a sharded result explains all verdicts on that
+    implementation and device, and what the framework raised there.
 
     Args:
         results: behaviors and verdicts as found.
@@ -148,7 +150,7 @@ def apply_known_issues(
             *(implementation.name for implementation in backend.implementations),
         )
     }
-    probes = {*BEHAVIORS, FINGERPRINT}
+    probes = {*BEHAVIORS, *SHARDED_BEHAVIORS, FINGERPRINT}
     stale = [
         _nothing(issue)
         for issue in issues
@@ -177,7 +179,29 @@ def apply_known_issues(
                 f"not {current[0].found!r}; close its versions"
             )
             stale.append(dataclasses.replace(result, verdict="fail", message=message))
-    return [_explained(result, explained.get(_scope(result))) for result in judged_results] + stale
+    return [_explained(result, _cause(result, explained)) for result in judged_results] + stale
+
+
+def _cause(
+    result: CheckResult, explained: dict[tuple[str | None, ...], KnownIssue]
+) -> KnownIssue | None:
+    """The entry that explains a result: its own, or that about all that its implementation gives.
+
+    An error of ours (ranks that ended, say) has another cause.
+    """
+    own = explained.get(_scope(result)) if result.verdict == "fail" else None
+    ours = result.verdict == "error" and result.message.startswith("PatchParityError")
+    if own or result.behavior is not None or ours:
+        return own
+    return next(
+        (
+            issue
+            for (implementation, device, _, probe, *_), issue in explained.items()
+            if probe == SHARDED_RESULT
+            and (implementation, device) == (result.implementation, result.device)
+        ),
+        None,
+    )
 
 
 def _scope(result: CheckResult) -> tuple[str | None, ...]:
@@ -190,7 +214,7 @@ def _scope(result: CheckResult) -> tuple[str | None, ...]:
 
 
 def _explained(result: CheckResult, issue: KnownIssue | None) -> CheckResult:
-    if issue is None or result.verdict != "fail":
+    if issue is None or result.verdict not in ("fail", "error"):
         return result
     link = f" ({issue.link})" if issue.link else ""
     return dataclasses.replace(result, verdict="known", message=f"{issue.id}: {issue.reason}{link}")

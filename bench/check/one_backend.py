@@ -23,6 +23,7 @@ from ..cases import Case
 from . import behavior
 from .results import CheckResult
 from .shapes import CHECK_CASES
+from .sharding import QUESTIONS, RESULT, RIGHT, ask_sharded
 
 NARROW_CASES = ("c3-b3", "overlap-k7s4p3")
 """Shapes on which 16-bit types, and kernels stored in other types, are checked unless every case is
@@ -124,6 +125,8 @@ class BackendCheck:
         ]
         yield Planned(len(units) * self.seeds, present, backend.versions())
         yield Found(results + skipped)
+        if not self.behaviors:
+            yield Found(_sharded_results(backend, units))
         if self.seeds > 1:
             yield from self._over_seeds(backend, units)
             return
@@ -520,20 +523,39 @@ def observe(
     return outputs
 
 
+def _behavior_place(device: str) -> dict[str, Any]:
+    return dict(
+        device=device, dtype="float32", precision="ieee", case="behavior", direction="forward"
+    )
+
+
+def _sharded_results(backend: Backend, units: list[_Unit]) -> list[CheckResult]:
+    """Whether the results of several devices are right at all: where no other behavior is asked
+    for, the known issues of the verdicts still need it."""
+    asked = {unit.implementation: unit.device for unit in units if unit.implementation.sharded}
+    return [
+        result_row(
+            implementation,
+            **_behavior_place(device),
+            **ask_sharded(RESULT, backend, implementation),
+        )
+        for implementation, device in asked.items()
+    ]
+
+
 def _behaviors(backend: Backend, units: list[_Unit], seed: int) -> list[CheckResult]:
     """Ask implementations on their devices, and the framework, how they behave."""
     results = []
     question = behavior.problem(seed)
     for unit in units:
         implementation = unit.implementation
-        place = dict(
-            device=unit.device,
-            dtype="float32",
-            precision="ieee",
-            case="behavior",
-            direction="forward",
-        )
+        place = _behavior_place(unit.device)
         with backend.precision("ieee"):
+            if implementation.sharded:
+                findings = [ask_sharded(each, backend, implementation) for each in QUESTIONS]
+                results += [result_row(implementation, **place, **finding) for finding in findings]
+                if findings[0]["behavior"] != RIGHT:
+                    continue  # what is wrong everywhere behaves in no way
             try:
                 loaded = backend.load(
                     implementation, question.weights, behavior.SPEC, "float32", unit.device
@@ -557,6 +579,8 @@ def _behaviors(backend: Backend, units: list[_Unit], seed: int) -> list[CheckRes
     about: dict[str, Any] = dict(
         device="cpu", dtype="float32", case="behavior", direction="forward"
     )
+    if all(implementation.sharded for implementation in backend.implementations):
+        return results  # the framework itself is another backend's, and asked there
     framework_findings = [
         behavior.ask(tested_behavior, backend) for tested_behavior in behavior.FRAMEWORK_BEHAVIORS
     ]

@@ -263,6 +263,7 @@ def _selection(
             (backend, implementation)
             for backend, implementation in selection
             if (part.compiled or not implementation.costly_compile)
+            and (not implementation.sharded or backend.name in options.backends)
             and (
                 of_bytes
                 if implementation.pixels == "uint8"
