@@ -157,7 +157,8 @@ class _Layout:
                 return result
             if axis is not None and result.shape[1 + axis] > grid[axis]:
                 result = lax.slice_in_dim(result, 0, grid[axis], axis=1 + axis)
-            return result.reshape(result.shape[0], -1, result.shape[-1])
+            batch, rows, columns, width = result.shape
+            return result.reshape(batch, rows * columns, width)
 
         return forward
 
@@ -167,8 +168,9 @@ class _Layout:
         result = result[:batch, ..., : self.spec.embed_dim]
         if self.whole:
             rows, columns = self.spec.grid
-            result = result[:, :rows, :columns]
-            result = result.reshape(len(result), -1, result.shape[-1])
+            grid = result[:, :rows, :columns]
+            batch, rows, columns, width = grid.shape
+            result = grid.reshape(batch, rows * columns, width)
         return np.ascontiguousarray(result)
 
 
