@@ -5,6 +5,7 @@ Without devices the CPU is several of them (`--xla_force_host_platform_device_co
 ever wrong here. What XLA cannot split it gathers, without a word.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -227,31 +228,39 @@ def device_work(formulation: str, spec: PatchEmbedSpec, batch: int) -> DeviceWor
     import jax
 
     layout = _Layout(formulation, spec)
-    weights = PatchEmbedWeights(
-        np.zeros(spec.kernel_shape, np.float32), np.zeros(spec.embed_dim, np.float32)
-    )
-    images = np.zeros(spec.images_shape(batch), np.float32)
-    alone = _Layout("batch", spec)
-    whole = jax.jit(alone.forward()).lower(
-        images_to_layout(images, NHWC), alone.kernel(weights), alone.bias(weights)
-    )
-    placed = [
-        jax.device_put(array, sharding)
-        for array, sharding in zip(
-            (layout.images(images), layout.kernel(weights), layout.bias(weights)),
-            layout.shardings,
-            strict=True,
-        )
-    ]
-    compiled, whole = jax.jit(layout.forward()).lower(*placed).compile(), whole.compile()
+    images, weights = _zeros(spec, batch)
+    arrays = layout.images(images), layout.kernel(weights), layout.bias(weights)
+    placed = map(jax.device_put, arrays, layout.shardings)
+    compiled = jax.jit(layout.forward()).lower(*placed).compile()
+    whole_flops, whole_size = _alone(spec, batch)
     return DeviceWork(
         units_of(layout.split, spec, batch),
         (_flops(compiled),) * DEVICES,
-        _flops(whole),
+        whole_flops,
         (_held(compiled),) * DEVICES,
-        _held(whole),
+        whole_size,
         collectives_of(compiled.as_text()),
     )
+
+
+@functools.lru_cache
+def _alone(spec: PatchEmbedSpec, batch: int) -> tuple[float, int]:
+    """Operations and bytes of the program of one device."""
+    import jax
+
+    layout = _Layout("output-channels", spec)  # which leaves images as they are
+    images, weights = _zeros(spec, batch)
+    kernel, bias = kernel_to_layout(weights.kernel, HWIO), weights.bias
+    lowered = jax.jit(layout.forward()).lower(layout.images(images), kernel, bias)
+    compiled = lowered.compile()
+    return _flops(compiled), _held(compiled)
+
+
+def _zeros(spec: PatchEmbedSpec, batch: int) -> tuple[NDArray[Any], PatchEmbedWeights]:
+    """Images and weights of zeros: programs depend on shapes alone."""
+    kernel = np.zeros(spec.kernel_shape, np.float32)
+    bias = np.zeros(spec.embed_dim, np.float32)
+    return np.zeros(spec.images_shape(batch), np.float32), PatchEmbedWeights(kernel, bias)
 
 
 def _flops(compiled: Any) -> float:

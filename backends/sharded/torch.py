@@ -110,6 +110,7 @@ class ShardedTorchBackend(TorchBackend):
             devices=("cpu",),
             differentiable=False,
             slow_dtypes=("float32",),
+            variant=formulation.endswith(INFERENCE),
         )
         for formulation in FORMULATIONS
     )

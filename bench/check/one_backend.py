@@ -137,6 +137,8 @@ class BackendCheck:
         asked = {
             (unit.implementation.name, unit.device): unit
             for unit in major or [unit for unit in units if unit.implementation.customary]
+            for unit in units
+            if unit.implementation.sharded or not unit.implementation.minor
         }
         if self.behaviors and asked:
             yield Begun(f"{self.backend} behavior")
@@ -554,7 +556,7 @@ def _behaviors(backend: Backend, units: list[_Unit], seed: int) -> list[CheckRes
             if implementation.sharded:
                 findings = [ask_sharded(each, backend, implementation) for each in QUESTIONS]
                 results += [result_row(implementation, **place, **finding) for finding in findings]
-                if findings[0]["behavior"] != RIGHT:
+                if implementation.minor or findings[0]["behavior"] != RIGHT:
                     continue  # what is wrong everywhere behaves in no way
             try:
                 loaded = backend.load(
