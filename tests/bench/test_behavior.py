@@ -21,6 +21,12 @@ from patchparity.bench.check.known_issues import (
     load_known_issues,
 )
 from patchparity.bench.check.results import CheckResult
+from patchparity.bench.check.sharding import (
+    QUESTIONS,
+    RIGHT,
+    SHARDED_BEHAVIORS,
+    ask_sharded,
+)
 
 PROBLEM = behavior.problem(seed=4)
 
@@ -141,16 +147,29 @@ def backends_of_this_process():
     return [
         backend
         for backend in present
-        if not backend.name.startswith("keras-")
+        if not (backend.name.startswith("keras-") or is_sharded(backend))
         or not backend.unavailable(backend.implementations[0])
     ]
+
+
+def is_sharded(backend):
+    return all(each.sharded for each in backend.implementations)
 
 
 def everything_found() -> list[CheckResult]:
     results = []
     for backend, implementation in list_implementations():
-        if backend.missing() or implementation.minor or backend.unavailable(implementation):
+        asked = implementation.sharded or not implementation.minor
+        if backend.missing() or not asked or backend.unavailable(implementation):
             continue
+        if implementation.sharded:
+            found = [ask_sharded(each, backend, implementation) for each in QUESTIONS]
+            results += [
+                CheckResult(implementation.name, backend.name, device="cpu", **finding)
+                for finding in found
+            ]
+            if implementation.minor or found[0]["behavior"] != RIGHT:
+                continue
         with backend.precision("ieee"):
             ready = backend.load(implementation, PROBLEM.weights, SPEC, "float32", "cpu")
             for each in IMPLEMENTATION_BEHAVIORS:
@@ -159,6 +178,8 @@ def everything_found() -> list[CheckResult]:
                     CheckResult(implementation.name, backend.name, device="cpu", **finding)
                 )
     for backend in backends_of_this_process():
+        if is_sharded(backend):
+            continue
         found = [behavior.ask(each, backend) for each in FRAMEWORK_BEHAVIORS]
         results += [
             CheckResult(backend.name, backend.name, device="cpu", **finding) for finding in found
@@ -175,7 +196,7 @@ def test_every_surprise_is_known_and_every_entry_reproduces():
     expected = {
         issue.id
         for issue in load_known_issues()
-        if issue.probe in BEHAVIORS
+        if issue.probe in {*BEHAVIORS, *SHARDED_BEHAVIORS}
         and {name.split(":")[0] for name in issue.implementations} & asked
         and issue.applies(
             {
