@@ -38,6 +38,9 @@ def test_every_file_of_the_folder_with_a_backend_is_found():
             "keras",
             "onnxruntime",
             "peers.flax",
+            "sharded.jax",
+            "sharded.tensorflow",
+            "sharded.torch",
         )
     } <= files
     names = [backend.name for backend in list_backends()]
@@ -83,7 +86,7 @@ def test_selection():
     with pytest.raises(
         PatchParityError,
         match=r"backend 'tourch' is unknown.*; expected one of einops, flax, jax, .*numpy, "
-        r"onnxruntime, tensorflow, torch, transformers",
+        r"onnxruntime, tensorflow, tensorflow-sharded, torch, torch-sharded, transformers",
     ):
         get_backend("tourch")
     with pytest.raises(
