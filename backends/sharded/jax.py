@@ -291,7 +291,7 @@ class ShardedJaxBackend(JaxBackend):
             flush_to_zero=True,
             output_roundings=2,
             differentiable=False,
-            slow_dtypes=("float32",),
+            slow_dtypes=("float32",),  # all devices share the cores: small shapes unless asked
         )
         for formulation in FORMULATIONS
     )

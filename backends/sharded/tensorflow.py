@@ -234,7 +234,7 @@ class ShardedTensorFlowBackend(TensorFlowBackend):
             flush_to_zero=True,
             output_roundings=2,
             differentiable=False,
-            slow_dtypes=("float32",),
+            slow_dtypes=("float32",),  # all devices share the cores: small shapes unless asked
         )
         for formulation in FORMULATIONS
     )
