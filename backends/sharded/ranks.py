@@ -183,6 +183,7 @@ class Ranks:
 
 def _host(module: str, folder: str, descriptors: list[int]) -> None:
     """Fork the ranks once all is imported, and wait for them; told to end, kill them first."""
+    owner = os.getppid()
     serving = importlib.import_module(module)
     pids: list[int] = []
 
@@ -202,6 +203,8 @@ def _host(module: str, folder: str, descriptors: list[int]) -> None:
     for pid in list(pids):
         os.waitpid(pid, 0)
         pids.remove(pid)
+    if os.getppid() != owner:  # who would remove it has been killed
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rank(serve: Any, rank: int, folder: str, descriptors: list[int]) -> NoReturn:
