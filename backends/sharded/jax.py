@@ -118,10 +118,14 @@ class _Layout:
         moved = images_to_layout(images, NHWC)
         if self.image_axis is None:
             return moved
-        extent = rounded_up(moved.shape[self.image_axis], DEVICES)
-        if self.whole:
-            extent = max(extent, whole_extent(self.spec, self.image_axis - 1, DEVICES))
-        return lengthened(moved, self.image_axis, extent)
+        axis = spatial_axis(self.split)
+        if axis is None or not self.whole:
+            extent = rounded_up(moved.shape[self.image_axis], DEVICES)
+            return lengthened(moved, self.image_axis, extent)
+        extent = whole_extent(self.spec, axis, DEVICES)
+        # What no patch sees is left out, or devices would share it.
+        seen = moved[:, :extent] if axis == 0 else moved[:, :, :extent]
+        return lengthened(seen, self.image_axis, extent)
 
     def kernel(self, weights: PatchEmbedWeights) -> NDArray[Any]:
         """The kernel as `(H, W, C, D)`, the axis that is split long enough for it."""

@@ -298,6 +298,17 @@ def test_whole_units_give_the_best_share_at_any_size(backend, implementation, ro
     assert work.share <= 1.1 * best_share(work.units, splits.DEVICES), work.describe()
 
 
+def test_rows_that_no_patch_sees_are_not_shared():
+    backend = get_backend("jax-sharded")
+    if backend.missing() or not here(backend):
+        pytest.skip("in a process with its switches")
+    spec = PatchEmbedSpec((35, 12), 4, 3, 16, remainder="floor")  # 8 rows of patches, and 3 pixels
+    for formulation, finding in (("height-whole", "split"), ("height", "replicated, gathered")):
+        implementation = backend.implementation(f"jax-sharded:{formulation}:sharded")
+        assert judged(backend, implementation, spec, 2) == ""
+        assert backend.device_work(implementation, spec, 2).finding == finding
+
+
 @pytest.mark.parametrize("name", ["height", "width"])
 def test_xla_gathers_the_image_at_224_over_four_devices(name):
     backend = get_backend("jax-sharded")
@@ -469,7 +480,7 @@ def test_whole_extents_divide_and_give_the_same_patches(sizes, devices):
     images = 1.0 + np.arange(math.prod(spec.images_shape(1))).reshape(spec.images_shape(1))
     before, after = splits.whole_padding(spec, 0)
     assert min(before, after) >= 0
-    longer = splits.lengthened(images, 2, extent)[:, :, : max(extent, spec.image_size[0])]
+    longer = splits.lengthened(images[:, :, :extent], 2, extent)
     padded = np.pad(longer, ((0, 0), (0, 0), (before, after), (0, 0)))
     original = pad_images(images, spec)
     for number in range(spec.grid[0]):
