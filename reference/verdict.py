@@ -124,7 +124,9 @@ def judge(
             return verdict
     bits = delivered = None
     if expectation.scale is not None:
-        bits, delivered, message = _of_fingerprint(observed, values, expectation, model, lattices)
+        bits, delivered, message = _of_fingerprint(
+            observed, values, expectation, model, lattices, _small_weights(probe, model)
+        )
         if model.stored == "float16" and not message:
             delivered, message = _of_storage(probe, values, bits, model)
         if message and (ratio <= 1 or bits > WRONG_BITS):
@@ -140,6 +142,13 @@ def judge(
     if probe.explain is not None and direction == "forward":
         message += f"; {probe.explain(values)}"
     return Verdict("fail", ratio, bits, message, delivered)
+
+
+def _small_weights(probe: Probe, model: ArithmeticModel) -> float:
+    """What weights below the normal numbers of the type that they are stored in add to the mean
+    square of an error: half the smallest number each, in the unit of their own root mean square."""
+    mean_square = float(np.mean(np.square(probe.weights.kernel.astype(np.float64))))
+    return model.weights_smallest**2 / mean_square if mean_square else 0.0
 
 
 def _is_held(kernel: NDArray[np.generic], model: ArithmeticModel) -> bool:
@@ -218,6 +227,7 @@ def _of_fingerprint(
     expectation: Expectation,
     model: ArithmeticModel,
     lattices: tuple[Quantization, QuantizationError] | None,
+    small_weights: float,
 ) -> tuple[float, str | None, str]:
     """Effective bits, the arithmetic that they show, and what is wrong with it, empty for
     nothing."""
@@ -228,7 +238,9 @@ def _of_fingerprint(
         values, scale = values.ravel()[places], scale.ravel()[places]
     bits = effective_bits(values, truth, scale)
     terms = expectation.terms + terms_of_normalization(model)
-    stepped = 0.0 if lattices is None else quantization_variance(lattices[1], scale)
+    stepped = small_weights
+    if lattices is not None:
+        stepped += quantization_variance(lattices[1], scale)
     floor = effective_bits_floor(terms, model, stepped)
     delivered = None
     if model.output and is_cut_off(observed, expectation.value):

@@ -21,6 +21,7 @@ from ..computation import FirstCall, LoadedEmbedding
 from ..device_work import Collective, DeviceWork
 from ..jax.adapter import JaxBackend, first_call_told
 from ..layouts import HWIO, NHWC, images_to_layout, kernel_to_layout
+from ..runtime import require_patch_fits
 from .splits import (
     DEVICES,
     MODE,
@@ -204,6 +205,7 @@ class _Embedding(LoadedEmbedding):
         return self.jax.device_put(np.array(array, self.dtype, order="C"), sharding)
 
     def place(self, images: NDArray[Any]) -> Any:
+        require_patch_fits(images, self.spec)  # or rows that are added would make tokens
         placed = self._array(self.layout.images(images), self.layout.shardings[0])
         return placed, len(images)
 

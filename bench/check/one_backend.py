@@ -133,12 +133,12 @@ class BackendCheck:
         for unit in units:
             yield Begun(unit.name)
             yield Found(_check_unit(backend, unit, {}))
-        major = [unit for unit in units if not unit.implementation.minor]
+        major = [
+            unit for unit in units if unit.implementation.sharded or not unit.implementation.minor
+        ]
         asked = {
             (unit.implementation.name, unit.device): unit
             for unit in major or [unit for unit in units if unit.implementation.customary]
-            for unit in units
-            if unit.implementation.sharded or not unit.implementation.minor
         }
         if self.behaviors and asked:
             yield Begun(f"{self.backend} behavior")
