@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import patchparity
+from patchparity.backends.runtime import RuntimeBackend
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("torch", "tensorflow", "jax", "keras")
@@ -116,8 +117,10 @@ def test_extras_hold_lower_bounds_and_all_holds_every_extra():
         "optional-dependencies"
     ]
     joined = extras.pop("all")
-    # peers, which are nobody's need
-    ours = [name for name in extras if name not in ("transformers", "flax", "keras-hub")]
+    # peers, runtimes and fleets, which few need, and which are large
+    apart = {"transformers", "flax", "keras-hub", "ray", "runtimes"}
+    apart |= {each.name for each in patchparity.list_backends() if isinstance(each, RuntimeBackend)}
+    ours = [name for name in extras if name not in apart]
     assert joined == [f"patchparity[{','.join(ours)}]"]
     assert all(
         (">=" in requirement or requirement.startswith("patchparity[")) and "==" not in requirement

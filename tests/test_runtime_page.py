@@ -1,0 +1,16 @@
+"""The page of runtimes is that of its record, and the record holds what it says."""
+
+from patchparity.bench.check.results import CheckReport
+from tests import runtime_tables
+
+
+def test_the_page_is_the_record():
+    assert runtime_tables.PAGE.read_text() == runtime_tables.page(runtime_tables.kept())
+
+
+def test_the_record_holds_twelve_backends_and_nothing_that_is_wrong():
+    report = runtime_tables.kept()
+    assert isinstance(report, CheckReport)
+    ran = {row.backend for row in report.results if row.verdict in ("pass", "known")}
+    assert len(ran) >= 12
+    assert report.ok
