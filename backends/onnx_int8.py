@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..reference.quantize import Lattice, Quantization
+from .quiet import silenced
 
 
 def quantize_dynamic(source: Path, target: Path) -> None:
     """`quantize_dynamic`, asked for a step a channel: pixels are quantized as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(source, target, weight_type=QuantType.QUInt8, per_channel=True)
+    with silenced():
+        quantize_dynamic(source, target, weight_type=QuantType.QUInt8, per_channel=True)
 
 
 def quantize_static(source: Path, target: Path, images: NDArray[np.float32]) -> None:
@@ -36,15 +38,16 @@ def quantize_static(source: Path, target: Path, images: NDArray[np.float32]) -> 
             image = next(self.left, None)
             return None if image is None else {"images": image}
 
-    quantize_static(
-        source,
-        target,
-        Images(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-    )
+    with silenced():
+        quantize_static(
+            source,
+            target,
+            Images(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
 
 
 def steps_of(model: bytes, images: NDArray[Any]) -> Quantization:

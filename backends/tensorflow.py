@@ -40,6 +40,7 @@ from .layouts import (
 )
 from .patches import channels_last_patches, patches_code
 from .pixels import SCALE, as_bytes, channel_statistics
+from .quiet import silenced
 
 Forward = Callable[[Any], Any]
 
@@ -52,7 +53,7 @@ def import_tensorflow() -> Any:
     purpose.
     """
     if "tensorflow" not in sys.modules:
-        with _silent_stderr():
+        with silenced():
             import tensorflow
     import tensorflow
 
@@ -60,19 +61,6 @@ def import_tensorflow() -> Any:
     if _is_no_retracing_advice not in logger.filters:
         logger.addFilter(_is_no_retracing_advice)
     return tensorflow
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Send what C++ code writes to file descriptor 2 nowhere."""
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _is_no_retracing_advice(record: logging.LogRecord) -> bool:

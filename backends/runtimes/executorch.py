@@ -1,8 +1,6 @@
 """ExecuTorch on the CPU: `torch.export` of a `Conv2d`, lowered to the portable kernels and to
 XNNPACK."""
 
-import contextlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from ...reference.weights import PatchEmbedWeights
 from ..base import Backend, Implementation
 from ..computation import LoadedEmbedding
 from ..layouts import OIHW, kernel_to_layout
+from ..quiet import silenced
 from ..runtime import RuntimeBackend, RuntimeModel
 from ..torch import as_tensor
 
@@ -32,24 +31,25 @@ class _Model(RuntimeModel):
     def method(self, images: Any) -> Any:
         """What is exported, lowered and loaded for so many images."""
         import torch
-        from executorch.exir import to_edge_transform_and_lower
-        from executorch.runtime import Runtime
 
         if len(images) not in self.methods:
-            partitioners = []
-            if self.mode == "xnnpack":
-                from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
-                    XnnpackPartitioner,
-                )
+            with silenced():
+                from executorch.exir import to_edge_transform_and_lower
+                from executorch.runtime import Runtime
 
-                partitioners.append(XnnpackPartitioner())
-            # its passes print to the standard streams
-            with contextlib.redirect_stdout(io.StringIO()):
                 exported = torch.export.export(_module(self.spec, self.weights), (images,))
-                lowered = to_edge_transform_and_lower(exported, partitioner=partitioners)
+                lowered = to_edge_transform_and_lower(exported, partitioner=self._partitioners())
                 program = Runtime.get().load_program(lowered.to_executorch().buffer)
             self.methods[len(images)] = program, program.load_method("forward")
         return self.methods[len(images)][1]
+
+    def _partitioners(self) -> list[Any]:
+        """Who takes the convolution over from the portable kernels."""
+        if self.mode == "portable":
+            return []
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+        return [XnnpackPartitioner()]
 
     def place(self, images: NDArray[Any]) -> Any:
         return as_tensor(super().place(images))

@@ -15,7 +15,9 @@ from ...reference.weights import PatchEmbedWeights
 from ..base import Backend, Implementation, Stored
 from ..computation import LoadedEmbedding
 from ..layouts import HWIO, NHWC, kernel_to_layout
+from ..quiet import silenced
 from ..runtime import RuntimeBackend, RuntimeModel, number_of_threads
+from ..tensorflow import import_tensorflow
 
 CONVERTED: dict[bytes, bytes] = {}
 MOST_CONVERTED = 128
@@ -53,7 +55,7 @@ class _Model(RuntimeModel):
         return CONVERTED[key]
 
     def _convert(self, images: NDArray[Any] | None) -> bytes:
-        import tensorflow as tf
+        tf = import_tensorflow()
 
         function = _function(self.spec, self.weights).get_concrete_function()
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
@@ -69,7 +71,8 @@ class _Model(RuntimeModel):
 
             converter.representative_dataset = representative
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converted: bytes = converter.convert()
+        with silenced():
+            converted: bytes = converter.convert()
         return converted
 
     def _interpret(self, model: bytes) -> None:
@@ -80,11 +83,12 @@ class _Model(RuntimeModel):
             if self.mode == "xnnpack"
             else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
-        self.interpreter = Interpreter(
-            model_content=model,
-            num_threads=number_of_threads(),
-            experimental_op_resolver_type=resolver,
-        )
+        with silenced():
+            self.interpreter = Interpreter(
+                model_content=model,
+                num_threads=number_of_threads(),
+                experimental_op_resolver_type=resolver,
+            )
         self.input = self.interpreter.get_input_details()[0]["index"]
         self.output = self.interpreter.get_output_details()[0]["index"]
         self.shape: tuple[int, ...] = ()
@@ -99,7 +103,8 @@ class _Model(RuntimeModel):
     def call(self, inputs: NDArray[Any]) -> NDArray[Any]:
         if inputs.shape != self.shape:
             self.interpreter.resize_tensor_input(self.input, inputs.shape)
-            self.interpreter.allocate_tensors()
+            with silenced():
+                self.interpreter.allocate_tensors()
             self.shape = inputs.shape
         self.interpreter.set_tensor(self.input, inputs)
         self.interpreter.invoke()
@@ -160,8 +165,7 @@ def _lattice(details: dict[str, Any], lowest: int = -128) -> Lattice:
 
 def _function(spec: PatchEmbedSpec, weights: PatchEmbedWeights) -> Any:
     """The projection as a `tf.function` of one signature, for any number of images."""
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     kernel = np.ascontiguousarray(kernel_to_layout(weights.kernel, HWIO))
     padding = [(0, 0), *spec.effective_padding, (0, 0)]
     shape = [None, *spec.image_size, spec.in_channels]
@@ -179,9 +183,9 @@ def _function(spec: PatchEmbedSpec, weights: PatchEmbedWeights) -> Any:
 
 def _through_a_model(function: Callable[[Any], Any], array: NDArray[Any]) -> NDArray[Any]:
     """What a model of one function makes of an array."""
-    import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
+    tf = import_tensorflow()
     signature = [tf.TensorSpec(array.shape, tf.as_dtype(array.dtype.newbyteorder("=")))]
     traced = tf.function(function, input_signature=signature, autograph=False)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -237,13 +241,13 @@ class LiteRtBackend(RuntimeBackend):
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
         """`set_tensor` and `get_tensor` of a model that does nothing."""
-        import tensorflow as tf
+        tf = import_tensorflow()
 
         return _through_a_model(lambda values: tf.identity(values), array)
 
     def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
         """`tf.cast` and back, converted."""
-        import tensorflow as tf
+        tf = import_tensorflow()
 
         return _through_a_model(
             lambda values: tf.cast(tf.cast(values, tf.float16), tf.float32), array
