@@ -4,12 +4,13 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Send what is written to the standard streams, by C++ code too, and warnings that are logged,
+    """Send what is written to the standard streams, by C++ code too, and warnings,
     nowhere: what is wrong is raised."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -20,7 +21,9 @@ def silenced() -> Iterator[None]:
     for stream, _ in kept:
         os.dup2(nowhere, stream)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

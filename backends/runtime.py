@@ -38,6 +38,13 @@ def require_patch_fits(images: NDArray[Any], spec: PatchEmbedSpec) -> None:
         )
 
 
+def require_size(images: NDArray[Any], spec: PatchEmbedSpec) -> None:
+    """Raise PatchParityError for images `(B, C, H, W)` of another size than a model was made for,
+    for runtimes that do not look."""
+    if images.shape[2:] != spec.image_size:
+        raise PatchParityError(f"images {images.shape[2:]}: the model is one of {spec.image_size}")
+
+
 class RuntimeModel(LoadedEmbedding):
     """A model of the projection in a runtime, made anew for other weights.
 

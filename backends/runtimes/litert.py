@@ -176,7 +176,8 @@ def _function(spec: PatchEmbedSpec, weights: PatchEmbedWeights) -> Any:
         grid = tf.nn.conv2d(images, tf.constant(kernel), spec.stride, "VALID")
         if weights.bias is not None:
             grid = tf.nn.bias_add(grid, tf.constant(weights.bias))
-        return tf.reshape(grid, [-1, spec.num_patches, spec.embed_dim])
+        # as many tokens as there are: with a number for them a taller image would be more images
+        return tf.reshape(grid, tf.concat([tf.shape(grid)[:1], [-1, spec.embed_dim]], 0))
 
     return tf.function(embed, input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
 

@@ -65,13 +65,14 @@ class _Model(RuntimeModel):
         if any(map(any, spec.effective_padding)):
             inputs = mx.pad(inputs, [(0, 0), *spec.effective_padding, (0, 0)])
         if self.formulation == "conv2d":
-            tokens = mx.conv2d(inputs, self.kernel, (down, right)).reshape(
-                batch, -1, spec.embed_dim
-            )
+            grid = mx.conv2d(inputs, self.kernel, (down, right))
+            tokens = grid.reshape(batch, grid.shape[1] * grid.shape[2], spec.embed_dim)
         else:
             (rows, columns), (high, wide) = spec.grid, spec.patch_size
             blocks = inputs.reshape(batch, rows, high, columns, wide, spec.in_channels)
-            patches = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+            patches = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(
+                batch, spec.num_patches, spec.patch_values
+            )
             tokens = patches @ self.kernel
         tokens = tokens if self.bias is None else tokens + self.bias
         mx.eval(tokens)

@@ -20,7 +20,7 @@ from ..runtime import (
     RuntimeBackend,
     RuntimeModel,
     number_of_threads,
-    require_patch_fits,
+    require_size,
 )
 
 CONVERT = "import _tools, sys; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
@@ -59,9 +59,9 @@ class _Model(RuntimeModel):
         )
 
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Images that a patch does not fit into are refused: MNN's process does not survive
-        them."""
-        require_patch_fits(images, self.spec)
+        """Images of another size than the model's are refused: MNN's process does not survive
+        all of them."""
+        require_size(images, self.spec)
         placed: NDArray[Any] = super().place(images)
         return placed
 

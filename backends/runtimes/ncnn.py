@@ -15,7 +15,7 @@ from ...reference.weights import PatchEmbedWeights
 from ..base import Backend, Implementation
 from ..computation import LoadedEmbedding
 from ..onnx_graph import embedding_model
-from ..runtime import FLOAT16_FILES, RuntimeBackend, RuntimeModel, number_of_threads
+from ..runtime import FLOAT16_FILES, RuntimeBackend, RuntimeModel, number_of_threads, require_size
 
 
 def _pnnx() -> Path:
@@ -65,10 +65,7 @@ class _Model(RuntimeModel):
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
         """Contiguous, for ncnn takes the values as they lie. Images of another size than the
         model's are refused: ncnn does not look at it."""
-        if images.shape[2:] != self.spec.image_size:
-            raise PatchParityError(
-                f"images {images.shape[2:]}: the model is one of {self.spec.image_size}"
-            )
+        require_size(images, self.spec)
         placed: NDArray[Any] = super().place(images)
         return placed
 

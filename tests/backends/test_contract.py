@@ -22,6 +22,7 @@ from patchparity import (
     list_implementations,
     patch_embed,
 )
+from patchparity.backends.base import Backend
 from patchparity.backends.runtime import RuntimeBackend
 from patchparity.bench.check.known_issues import FINGERPRINT, load_known_issues
 from patchparity.bench.check.one_backend import observe
@@ -85,6 +86,9 @@ def known_to_be_wrong(backend, implementation):
     return ""
 
 
+FEW = ("image", "video")
+
+
 def problems():
     """Implementations with shapes and dtypes. Compiling every shape is not what a contract is
     about: `check` does that."""
@@ -100,6 +104,8 @@ def problems():
                 )
                 if parameter.values[0].refuses(implementation, SPECS[shape]):
                     continue
+                if isinstance(parameter.values[0], RuntimeBackend) and shape not in FEW:
+                    continue  # a model is made of every probe's weights, and `check` makes them all
                 if compiled_elsewhere or (
                     implementation.costly_compile and (shape, dtype) != ("image", "float32")
                 ):
@@ -341,10 +347,14 @@ def test_a_kernel_in_the_wrong_layout_is_refused(backend, implementation):
 
 @pytest.mark.parametrize("backend", backends())
 def test_gemm_devices_versions_and_environment(backend):
-    product = backend.gemm(4, 5, 6, "float32", "cpu")
-    result = product.call(None)
-    product.synchronize(result)
-    assert tuple(result.shape) == (4, 6)
+    if isinstance(backend, RuntimeBackend):
+        with pytest.raises(PatchParityError, match="no matrix product"):
+            backend.gemm(4, 5, 6, "float32", "cpu")
+    else:
+        product = backend.gemm(4, 5, 6, "float32", "cpu")
+        result = product.call(None)
+        product.synchronize(result)
+        assert tuple(result.shape) == (4, 6)
     assert backend.devices()[0] == "cpu"
     assert set(backend.versions()) <= set(backend.packages)
     assert backend.versions()
@@ -386,7 +396,7 @@ def test_a_frameworks_own_convolution_is_the_reference(backend):
     kernel = generator.integers(-8, 9, (7, 3, 4, 4)).astype(np.float32)
     found = backend.convolve(images, kernel)
     if found is None:
-        assert backend.name == "numpy"
+        assert type(backend).convolve is Backend.convolve
         return
     expected = patch_embed(images, PatchEmbedWeights(kernel.transpose(0, 2, 3, 1)), spec)
     assert (found.reshape(2, 7, -1).transpose(0, 2, 1) == expected).all()
@@ -406,21 +416,24 @@ def test_precision_is_held_and_given_back(backend):
     with backend.precision("ieee"):
         inside = _precision_state(backend.yardstick)
     assert _precision_state(backend.yardstick) == before
+    ours = backend.name == "openvino"  # whose models are told, and by us as they declare
     if before is not None:
-        assert inside != before, "every framework but NumPy has a default other than ieee"
+        assert ours or inside != before, "every framework but NumPy has another default than ieee"
     for precision in ("tf32", "bf16"):
         if not backend.lacks(precision, "cpu"):
             with backend.precision(precision):
                 assert _precision_state(backend.yardstick) != inside
             assert _precision_state(backend.yardstick) == before
     with backend.precision("default"):
-        assert _precision_state(backend.yardstick) == before
+        assert _precision_state(backend.yardstick) == ("default" if ours else before)
 
 
 def _precision_state(name: str):
     name = name.removeprefix("keras-")
     if name == "onnxruntime":
         return get_backend(name).tf32
+    if name == "openvino":
+        return get_backend(name).chosen
     if name == "torch":
         import torch
 
@@ -441,6 +454,10 @@ def _precision_state(name: str):
 def test_models_declare_what_arithmetic_they_use():
     for _, implementation in list_implementations():
         assert implementation.arithmetic("float32").accumulate == 2.0**-24
+        stored = implementation.arithmetic("float32").stored
+        assert stored == implementation.stored
+        if stored:
+            continue
         model = implementation.arithmetic("float64")
         pixels = (model.pixel_roundings, model.pixel_offset)
         assert pixels == ((7, 0.485 * 255) if implementation.normalizes else (0, 0))
@@ -545,6 +562,8 @@ def test_one_row_of_patches_and_any_batch(backend, implementation, batch):
         loaded = backend.load(implementation, probe.weights, spec, "float32", "cpu")
         if batch == 0 and backend.yardstick == "tensorflow":
             pytest.skip("TensorFlow's convolution of no images: a known issue")
+        if batch == 0 and backend.name == "mnn":
+            pytest.skip("MNN's result of no images: a known issue")
         if batch == 0 and backend.name.startswith("keras-hub"):
             pytest.skip(
                 "KerasHub reshapes to (batch, -1, width), which no framework can do for no images"
