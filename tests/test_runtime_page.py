@@ -1,7 +1,8 @@
 """The page of runtimes is that of its record, and the record holds what it says."""
 
 from patchparity.bench.check.results import CheckReport
-from tests import runtime_tables
+
+from . import runtime_tables
 
 
 def test_the_page_is_the_record():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import Backend, Implementation
+from ..base import Implementation
 from ..computation import LoadedEmbedding
 from ..layouts import OIHW, kernel_to_layout
 from ..quiet import silenced
@@ -40,7 +40,9 @@ class _Model(RuntimeModel):
                 exported = torch.export.export(_module(self.spec, self.weights), (images,))
                 lowered = to_edge_transform_and_lower(exported, partitioner=self._partitioners())
                 program = Runtime.get().load_program(lowered.to_executorch().buffer)
-            self.methods[len(images)] = program, program.load_method("forward")
+                method = program.load_method("forward")
+                method.execute([images])  # which, for the first time, tells what CPU it found
+            self.methods[len(images)] = program, method
         return self.methods[len(images)][1]
 
     def _partitioners(self) -> list[Any]:
@@ -131,4 +133,4 @@ class ExecutorchBackend(RuntimeBackend):
         return _Model(spec, weights, dtype, implementation.mode)
 
 
-BACKENDS: tuple[Backend, ...] = (ExecutorchBackend(),)
+BACKENDS = (ExecutorchBackend(),)

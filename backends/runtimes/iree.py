@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import DTYPES, Backend, Implementation
+from ..base import DTYPES, Implementation
 from ..computation import LoadedEmbedding
 from ..layouts import OIHW, kernel_to_layout
 from ..runtime import RuntimeBackend, RuntimeModel, number_of_threads
@@ -197,4 +197,4 @@ def _has(module: str) -> bool:
         return False
 
 
-BACKENDS: tuple[Backend, ...] = (IreeBackend(),)
+BACKENDS = (IreeBackend(),)

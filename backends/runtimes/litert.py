@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...reference.quantize import Lattice, Quantization
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import Backend, Implementation, Stored
+from ..base import Implementation, Stored
 from ..computation import LoadedEmbedding
 from ..layouts import HWIO, NHWC, kernel_to_layout
 from ..quiet import silenced
@@ -267,4 +267,4 @@ class LiteRtBackend(RuntimeBackend):
         return _Model(spec, weights, implementation.formulation, implementation.mode)
 
 
-BACKENDS: tuple[Backend, ...] = (LiteRtBackend(),)
+BACKENDS = (LiteRtBackend(),)

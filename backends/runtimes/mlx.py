@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import DTYPES, Backend, Implementation
+from ..base import DTYPES, Implementation
 from ..computation import LoadedEmbedding
 from ..layouts import CANONICAL, DENSE_CHANNELS_LAST, NHWC, images_to_layout, kernel_to_layout
 from ..runtime import RuntimeBackend, RuntimeModel, require_patch_fits
@@ -150,4 +150,4 @@ class MlxBackend(RuntimeBackend):
         return _Model(spec, weights, dtype, implementation.formulation)
 
 
-BACKENDS: tuple[Backend, ...] = (MlxBackend(),)
+BACKENDS = (MlxBackend(),)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import Backend, Implementation
+from ..base import Implementation
 from ..computation import LoadedEmbedding
 from ..onnx_graph import embedding_model
 from ..runtime import (
@@ -124,4 +124,4 @@ class MnnBackend(RuntimeBackend):
         return _Model(spec, weights, implementation.stored)
 
 
-BACKENDS: tuple[Backend, ...] = (MnnBackend(),)
+BACKENDS = (MnnBackend(),)

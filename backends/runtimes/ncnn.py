@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import Backend, Implementation
+from ..base import Implementation
 from ..computation import LoadedEmbedding
 from ..onnx_graph import embedding_model
 from ..runtime import FLOAT16_FILES, RuntimeBackend, RuntimeModel, number_of_threads, require_size
@@ -130,4 +130,4 @@ class NcnnBackend(RuntimeBackend):
         return _Model(spec, weights, implementation.stored)
 
 
-BACKENDS: tuple[Backend, ...] = (NcnnBackend(),)
+BACKENDS = (NcnnBackend(),)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import Backend, Implementation, Precision, check_precision
+from ..base import Implementation, Precision, check_precision
 from ..computation import LoadedEmbedding
 from ..onnx_graph import embedding_model
 from ..runtime import RuntimeBackend, RuntimeModel, number_of_threads
@@ -151,4 +151,4 @@ class OpenVinoBackend(RuntimeBackend):
         return _Model(spec, weights, self.chosen, implementation.stored)
 
 
-BACKENDS: tuple[Backend, ...] = (OpenVinoBackend(),)
+BACKENDS = (OpenVinoBackend(),)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import Backend, Implementation
+from ..base import Implementation
 from ..computation import LoadedEmbedding
 from ..layouts import OIHW, kernel_to_layout
 from ..runtime import RuntimeBackend, RuntimeModel
@@ -103,4 +103,4 @@ class TinygradBackend(RuntimeBackend):
         return _Model(spec, weights, dtype)
 
 
-BACKENDS: tuple[Backend, ...] = (TinygradBackend(),)
+BACKENDS = (TinygradBackend(),)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
-from ..base import Backend, Implementation
+from ..base import Implementation
 from ..computation import LoadedEmbedding
 from ..onnx_graph import embedding_model
 from ..runtime import RuntimeBackend, RuntimeModel
@@ -69,4 +69,4 @@ class TractBackend(RuntimeBackend):
         return _Model(spec, weights, dtype)
 
 
-BACKENDS: tuple[Backend, ...] = (TractBackend(),)
+BACKENDS = (TractBackend(),)

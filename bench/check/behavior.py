@@ -170,7 +170,9 @@ def _channel_scales(loaded: LoadedEmbedding, probe: Probe) -> str:
     error = np.sqrt(np.mean((tokens - expected) ** 2, axis=(0, 1)))
     size = np.sqrt(np.mean(expected**2, axis=(0, 1)))
     lost = error > size * 2.0**-LEAST_CHANNEL_BITS
-    return "each its own bits" if not lost.any() else f"{100 * lost.mean():.0f}% of them lost"
+    of_scales = [lost[scales == scale].mean() > 1 / 2 for scale in CHANNEL_SCALES]
+    kinds = f"those of {sum(of_scales)} of {len(CHANNEL_SCALES)} scales lost"
+    return "each its own bits" if not any(of_scales) else kinds
 
 
 SUBNORMAL = 1e-40

@@ -38,6 +38,8 @@ def test_every_file_of_the_folder_with_a_backend_is_found():
             "keras",
             "onnxruntime",
             "peers.flax",
+            "runtimes.openvino",
+            "runtimes.tract",
             "sharded.jax",
             "sharded.tensorflow",
             "sharded.torch",
@@ -85,8 +87,8 @@ def test_selection():
         list_implementations(["numpy"], ["jax:linear"])
     with pytest.raises(
         PatchParityError,
-        match=r"backend 'tourch' is unknown.*; expected one of einops, flax, jax, .*numpy, "
-        r"onnxruntime, tensorflow, tensorflow-sharded, torch, torch-sharded, transformers",
+        match=r"backend 'tourch' is unknown.*; expected one of einops, .*flax, .*jax, .*numpy, "
+        r"onnxruntime, .*tensorflow, tensorflow-sharded, .*torch, torch-sharded, .*transformers",
     ):
         get_backend("tourch")
     with pytest.raises(
@@ -103,8 +105,9 @@ def test_selection():
 
 def test_a_missing_framework_names_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert (
-        get_backend("torch").missing() == "torch is not installed: pip install 'patchparity[torch]'"
+    assert get_backend("torch").missing() == (
+        "torch is not installed: pip install 'patchparity[torch]', or patchparity backends "
+        "--install torch"
     )
     assert "patchparity[tensorflow]" in get_backend("tensorflow").missing()
     assert "patchparity[keras,jax]" in get_backend("keras-jax").missing()
