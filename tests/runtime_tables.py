@@ -108,10 +108,12 @@ def arithmetic(results: list[CheckResult]) -> list[str]:
 
 def behaviors(results: list[CheckResult]) -> list[str]:
     """A row for each question and finding, with who it is found of, and the reason."""
-    issues, asked = load_known_issues(), {**BEHAVIORS, **SHARDED_BEHAVIORS}
+    issues = load_known_issues()
+    questions = {name: behavior.question for name, behavior in BEHAVIORS.items()}
+    questions |= {name: question.question for name, question in SHARDED_BEHAVIORS.items()}
     lines = ["| question | found | of | why |", "|---|---|---|---|"]
     for probe, finding, names, verdict, message in behavior_findings(results):
-        question = asked[probe].question
+        question = questions[probe]
         reasons = "; ".join(
             dict.fromkeys(issue.reason for issue in issues if f"{issue.id}: " in message)
         )
