@@ -1,14 +1,16 @@
 """Interpreters of their own for backends whose packages do not go beside others: a virtual
 environment each, under the user's cache, with the versions that were run together."""
 
-import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
+from .. import __version__
 from ..reference.errors import PatchParityError
 from .base import Backend
 from .registry import get_backend
@@ -18,6 +20,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CONSTRAINTS = ROOT / "constraints.txt"
 """Exact versions, those of the tests."""
+
+REQUIREMENTS = (
+    "numpy",
+    "ml_dtypes",
+    "safetensors",
+    "msgspec",
+    "einops",
+    "packaging",
+    "typer",
+    "rich",
+    "execnet",
+)
+"""What the package itself needs; a test compares this with `pyproject.toml`."""
 
 BESIDE = ("psutil", "threadpoolctl")
 """What `bench` asks a worker, beside the package's own requirements."""
@@ -33,21 +48,24 @@ def cache_folder() -> Path:
 
 
 def own_interpreter(name: str) -> str | None:
-    """The interpreter that was installed for a backend, or None."""
+    """The interpreter that was installed for a backend, by this very patchparity; or None."""
     folder = cache_folder() / name
-    python = folder / "bin" / "python"
-    return str(python) if (folder / MARK).is_file() and python.exists() else None
+    python, mark = folder / "bin" / "python", _mark(name)
+    mine = mark.get("root") == str(ROOT) and mark.get("patchparity") == __version__
+    return str(python) if mine and python.exists() else None
 
 
-def requirements() -> tuple[str, ...]:
-    """What the package itself needs, without versions."""
-    told = importlib.metadata.requires("patchparity") or []
-    own = [text for text in told if "extra ==" not in text]
-    return tuple(text.split(";")[0].split(">")[0].split("=")[0].strip() for text in own)
+def _mark(name: str) -> dict[str, Any]:
+    try:
+        mark = json.loads((cache_folder() / name / MARK).read_text())
+    except (OSError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
 
 
 def install(name: str) -> str:
-    """Make an interpreter of its own for a backend, anew where there is one.
+    """Make an interpreter of its own for a backend, in the place of one that is there once it is
+    known to work.
 
     Args:
         name: of a backend.
@@ -57,32 +75,53 @@ def install(name: str) -> str:
 
     Raises:
         PatchParityError: an unknown backend, or the last line of what pip or venv says of what it
-            cannot do.
+            cannot do, or of what the backend lacks there.
     """
     backend = get_backend(name)
-    folder = cache_folder() / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache_folder()))
+    try:
+        mark = _fill(fresh, backend)
+        (fresh / MARK).write_text(json.dumps(mark))
+        folder = cache_folder() / name
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return str(folder / "bin" / "python")
+
+
+def _fill(folder: Path, backend: Backend) -> dict[str, Any]:
+    """Install into an environment, and load it there; return what the mark is to say."""
+    name = backend.name
     _run([sys.executable, "-m", "venv", str(folder)], f"no virtual environment in {folder}")
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip += ["--constraint", str(CONSTRAINTS)]
     whole = [each for each in backend.distributions if each not in backend.distributions_alone]
-    _run([*pip, *requirements(), *BESIDE, *whole], f"pip could not install {name}")
+    _run([*pip, *REQUIREMENTS, *BESIDE, *whole], f"pip could not install {name}")
     if backend.distributions_alone:
         _run([*pip, "--no-deps", *backend.distributions_alone], f"pip could not install {name}")
     _make_known(python, folder)
-    told = _run(
-        [python, "-c", _VERSIONS, *backend.distributions], f"{name} cannot be loaded in {folder}"
+    told = json.loads(
+        _run([python, "-c", _LOADED, name], f"{name} cannot be loaded").splitlines()[-1]
     )
-    (folder / MARK).write_text(told)
-    return python
+    if told["missing"]:
+        raise PatchParityError(f"{name} is installed and cannot run: {told['missing']}")
+    return {"versions": told["versions"], "patchparity": __version__, "root": str(ROOT)}
 
 
-_VERSIONS = """\
-import importlib.metadata, json, sys, patchparity
-print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
+_LOADED = """\
+import json, sys
+from patchparity.backends.registry import get_backend
+backend = get_backend(sys.argv[1])
+missing = backend.missing()
+if missing is None:
+    with backend.precision("ieee"):
+        backend.devices()
+print(json.dumps({"missing": missing, "versions": backend.versions()}))
 """
+"""What the new interpreter is asked: whether the backend is there."""
 
 _FINDER = """\
 import importlib.util, os, sys
@@ -138,5 +177,5 @@ def installed_versions(backend: Backend) -> dict[str, str]:
     """Versions of a backend's packages in its own interpreter; empty where there is none."""
     if own_interpreter(backend.name) is None:
         return {}
-    versions: dict[str, str] = json.loads((cache_folder() / backend.name / MARK).read_text())
+    versions: dict[str, str] = _mark(backend.name).get("versions", {})
     return versions

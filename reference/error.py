@@ -322,6 +322,14 @@ def short_sum_bits(terms: float, model: ArithmeticModel) -> float:
     return -math.log2(model.output * math.sqrt(terms / 6))
 
 
+def is_short_sum(bits: float, terms: float, model: ArithmeticModel) -> bool:
+    """Whether effective bits of a 16-bit output are those of such a sum, and of no other arithmetic
+    rather."""
+    distance = abs(bits - short_sum_bits(terms, model))
+    others = min(abs(bits - level) for level in LEVELS.values())
+    return distance <= min(SPREAD_BITS, 2 * others)
+
+
 ONE_ROUNDING_FRACTION = 0.9
 """Share of correctly rounded results above which a 16-bit output was rounded once. Rounded once
 from a float32 sum, a result is another than the correctly rounded one only where the sum's error

@@ -13,7 +13,6 @@ from .error import (
     ONE_ROUNDING_FRACTION,
     ROUNDED,
     SHORT_SUMS,
-    SPREAD_BITS,
     TYPE_NAMES,
     ArithmeticModel,
     Gate,
@@ -24,7 +23,7 @@ from .error import (
     effective_bits_floor,
     error_bound,
     is_cut_off,
-    short_sum_bits,
+    is_short_sum,
     terms_of_normalization,
 )
 from .expectation import Direction, Expectation
@@ -90,6 +89,8 @@ def judge(
     if verdict := _unfit(observed, expectation, probe, direction):
         return verdict
     values = observed.astype(np.float64)
+    if model.stored == "int8" and quantization is None:  # it left the kernel as it is
+        model = dataclasses.replace(model, stored="")
     # Where the implementation declares that it rounds its inputs, an exact probe whose data do not
     # survive that has a bound; so has every one where pixels are normalized first.
     # And where its kernel is stored in a type that does not hold this one.
@@ -112,8 +113,6 @@ def judge(
         expected, *sums, model, gate, expectation.largest_input, expectation.partial
     )
     lattices = None
-    if model.stored == "int8" and quantization is None:  # it left the kernel as it is
-        model = dataclasses.replace(model, stored="")
     if quantization is not None:
         lattices = quantization, quantization_error(probe, quantization)
         bound = bound + lattices[1].bound(gate)
@@ -255,7 +254,7 @@ def _of_fingerprint(
         delivered = words if bits >= floor else delivered_arithmetic(bits, terms)
     elif not model.output:
         delivered = delivered_arithmetic(bits, terms, observed.dtype.name)
-    elif bits < floor and abs(bits - short_sum_bits(terms, model)) <= SPREAD_BITS:
+    elif bits < floor and is_short_sum(bits, terms, model):
         delivered = f"{TYPE_NAMES.get(model.output, observed.dtype.name)} {SHORT_SUMS}"
     message = (
         f"declared {model.name}, delivered {delivered or 'lower precision'}: {bits:.1f} effective "

@@ -25,9 +25,10 @@ HEAD = """\
 # Runtimes: what each says, and what it delivers
 
 Made by `python -m tests.runtime_tables` from `bench/records/runtimes`, one `patchparity check` of everything on {machine}: {counts}.
-Models are made of the same weights by each runtime's own converter, in a temporary folder, as users make them, and the converter is part of what is judged.
+Models are made of the same weights by each runtime's own converter where it has one (MLX and tinygrad take arrays, IREE compiles StableHLO), in a temporary folder, as users
+make them, and the converter is part of what is judged.
 
-    patchparity backends --install openvino     # an interpreter of its own, with the versions below
+    patchparity backends --install openvino     # an interpreter of its own, with the versions of constraints.txt
     patchparity check --backend openvino
 
 A runtime whose packages are installed beside this one is used as it is (`pip install 'patchparity[runtimes]'`); one that is not, from the interpreter that

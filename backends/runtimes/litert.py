@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...reference.errors import PatchParityError
 from ...reference.quantize import Lattice, Quantization
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
@@ -94,8 +95,10 @@ class _Model(RuntimeModel):
         self.shape: tuple[int, ...] = ()
 
     def place(self, images: NDArray[Any]) -> NDArray[Any]:
+        if not len(images):  # an interpreter that had some before does not survive it
+            raise PatchParityError("LiteRT is not given a batch of no images")
         placed: NDArray[Any] = super().place(images)
-        if self.waits and len(placed):
+        if self.waits:
             self._interpret(self._convert(placed))
             self.waits = False
         return placed

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,10 +106,13 @@ class OpenVinoBackend(RuntimeBackend):
         import openvino
         from openvino import opset13
 
-        parameter = opset13.parameter(list(array.shape), array.dtype)
-        model = openvino.Model([opset13.relu(parameter)], [parameter], "adopt")
+        narrow = array.dtype == ml_dtypes.bfloat16
+        kind = openvino.Type.bf16 if narrow else openvino.Type(array.dtype.newbyteorder("="))
+        parameter = opset13.parameter(list(array.shape), kind)
+        shape = opset13.constant(np.array(array.shape, np.int64))
+        model = openvino.Model([opset13.reshape(parameter, shape, False)], [parameter], "adopt")
         compiled = openvino.Core().compile_model(model, "CPU", _settings("ieee"))
-        return np.asarray(compiled([np.abs(array)])[0]) * np.sign(array)
+        return np.array(compiled([array])[0])
 
     def cast_and_back(self, array: NDArray[Any]) -> NDArray[Any]:
         """`Convert` and `Convert` in a model."""

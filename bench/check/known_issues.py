@@ -123,7 +123,7 @@ def apply_known_issues(
     results: list[CheckResult],
     issues: list[KnownIssue],
     backends: list[Backend],
-    elsewhere: Mapping[str, str] = MappingProxyType({}),
+    elsewhere: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> list[CheckResult]:
     """Turn failures that are known into `known`, and add a failure for every entry that is stale or
     names nothing.
@@ -137,11 +137,11 @@ def apply_known_issues(
         results: behaviors and verdicts as found.
         issues: the entries.
         backends: all that there are, installed or not, for the names that entries may use.
-        elsewhere: versions of packages in other interpreters.
+        elsewhere: of backends in processes of their own the versions of their packages there.
     """
     versions = {
         name: version for backend in backends for name, version in backend.versions().items()
-    } | dict(elsewhere)
+    }
     names = {
         name
         for backend in backends
@@ -166,7 +166,7 @@ def apply_known_issues(
             for issue in issues
             if issue.probe == result.probe
             and issue.covers(*place)
-            and issue.applies(versions)
+            and issue.applies({**versions, **elsewhere.get(result.backend, {})})
             and issue.precision in ("", result.precision)
         ]
         known = next((issue for issue in current if issue.found == finding), None)

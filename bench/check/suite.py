@@ -28,7 +28,7 @@ from ...backends.registry import (
 from ...reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
 from ...reference.errors import PatchParityError, require_choice
 from ...reference.spec import Remainder
-from ..machine.environment import describe_environment
+from ..machine.environment import UNAVAILABLE, describe_environment
 from ..machine.interpreters import own_interpreters, parse_interpreters
 from .known_issues import apply_known_issues, load_known_issues
 from .one_backend import BackendCheck, Begun, Event, Found, Planned, error_text, result_row
@@ -136,7 +136,7 @@ def check_suite(
                     dtypes_asked=tuple(dtypes or ()),
                 )
             )
-    here = _runs_here(work)
+    here = _runs_here(work) and work[0].backend not in interpreters
     events = run_here(work[0]) if here else run_apart(_longest_first(work), interpreters)
     versions = _follow(events, work, devices or [], results, progress)
     if no_picture:
@@ -148,7 +148,10 @@ def check_suite(
         versions,
     )
     environment = describe_environment(list(selection))
-    environment["versions"].update(versions)
+    for told in versions.values():  # what is not installed here was elsewhere
+        for name, version in told.items():
+            if environment["versions"].get(name, UNAVAILABLE) == UNAVAILABLE:
+                environment["versions"][name] = version
     if not here:
         environment["workers"] = {
             check.backend: process_environment(get_backend(check.backend)) for check in work
@@ -212,10 +215,10 @@ def _follow(
     devices: list[str],
     results: dict[str, list[CheckResult]],
     progress: Progress | None,
-) -> dict[str, str]:
+) -> dict[str, dict[str, str]]:
     """Gather results and tell of progress, until all is done or a device that was asked for turns
-    out to be nowhere; return the versions of what ran."""
-    versions: dict[str, str] = {}
+    out to be nowhere; return the versions of what ran, by backend."""
+    versions: dict[str, dict[str, str]] = {}
     units = {check.backend: check.expected_units() for check in work}
     begun: dict[str, str] = {}
     present: dict[str, tuple[str, ...]] = {}
@@ -225,7 +228,7 @@ def _follow(
         match event:
             case Planned():
                 units[name], present[name] = event.units, event.devices
-                versions.update(event.versions)
+                versions[name] = event.versions
                 absent = [
                     device
                     for device in devices

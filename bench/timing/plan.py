@@ -365,6 +365,13 @@ def _twin_on(
     return [selection[min(candidates)[1]][1]] if candidates and device != "cpu" else []
 
 
+def _untimed(implementation: Implementation) -> str:
+    """Why an implementation is not timed; empty where it is."""
+    if implementation.stored != "int8":
+        return ""
+    return f"{implementation.name} is checked and not timed: its bound needs the steps it chose"
+
+
 def _implementation_rows(
     backend: Backend,
     implementation: Implementation,
@@ -384,8 +391,10 @@ def _implementation_rows(
             return []
         place = {**place, "device": "cpu", "precision": "ieee"}
     device, precision = place["device"], place["precision"]
-    skip = ("" if elsewhere else backend.missing()) or (
-        "" if dtype in implementation.dtypes else f"{name} has no {dtype}"
+    skip = (
+        ("" if elsewhere else backend.missing())
+        or _untimed(implementation)
+        or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
     )
     skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
     skip = skip or backend.lacks(precision, device) or _no_such_precision(precision, dtype)

@@ -5,11 +5,12 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
 
-from patchparity import PatchEmbedSpec, PatchParityError, get_backend, list_backends
+from patchparity import PatchEmbedSpec, PatchParityError, __version__, get_backend, list_backends
 from patchparity.backends import install
 from patchparity.backends.runtime import RuntimeBackend
 from patchparity.bench.check.known_issues import load_known_issues
@@ -101,7 +102,11 @@ def test_an_environment_that_was_not_finished_is_none(cache):
     (cache / "mnn" / "bin").mkdir(parents=True)
     (cache / "mnn" / "bin" / "python").symlink_to(sys.executable)
     assert install.own_interpreter("mnn") is None
-    (cache / "mnn" / install.MARK).write_text('{"MNN": "3"}')
+    mark = {"versions": {"MNN": "3"}, "patchparity": __version__, "root": str(install.ROOT)}
+    for other in ({}, {"root": "/elsewhere"}, {"patchparity": "0.0.1"}):
+        (cache / "mnn" / install.MARK).write_text(json.dumps({**mark, **other}) if other else "[")
+        assert install.own_interpreter("mnn") is None
+    (cache / "mnn" / install.MARK).write_text(json.dumps(mark))
     assert install.own_interpreter("mnn") == str(cache / "mnn" / "bin" / "python")
     assert install.installed_versions(get_backend("mnn")) == {"MNN": "3"}
     here = get_backend("mnn").missing() is None
@@ -119,6 +124,12 @@ def test_what_cannot_be_installed_is_one_sentence_and_leaves_no_interpreter(cach
         install.install("mnn")
     assert "\n" not in str(told.value)
     assert install.own_interpreter("mnn") is None
+    assert list(cache.iterdir()) == []
+
+
+def test_an_interpreter_gets_what_the_package_needs():
+    project = tomllib.loads((install.ROOT / "pyproject.toml").read_text())["project"]
+    assert [each.split(">=")[0] for each in project["dependencies"]] == list(install.REQUIREMENTS)
 
 
 def test_the_pins_of_an_install_are_those_of_the_tests():
