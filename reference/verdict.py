@@ -146,6 +146,8 @@ def judge(
 def _small_weights(probe: Probe, model: ArithmeticModel) -> float:
     """What weights below the normal numbers of the type that they are stored in add to the mean
     square of an error: half the smallest number each, in the unit of their own root mean square."""
+    if not model.weights_smallest:
+        return 0.0
     mean_square = float(np.mean(np.square(probe.weights.kernel.astype(np.float64))))
     return model.weights_smallest**2 / mean_square if mean_square else 0.0
 

@@ -136,10 +136,13 @@ class BackendCheck:
         major = [
             unit for unit in units if unit.implementation.sharded or not unit.implementation.minor
         ]
-        asked = {
-            (unit.implementation.name, unit.device): unit
-            for unit in major or [unit for unit in units if unit.implementation.customary]
-        }
+        # of a backend that compiles for seconds whatever it does, what its users call
+        slow = [
+            unit
+            for unit in units
+            if unit.implementation.customary and unit.implementation.costly_compile
+        ]
+        asked = {(unit.implementation.name, unit.device): unit for unit in major or slow}
         if self.behaviors and asked:
             yield Begun(f"{self.backend} behavior")
             yield Found(_behaviors(backend, list(asked.values()), self.seed))

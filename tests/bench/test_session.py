@@ -284,7 +284,8 @@ def test_a_missing_framework_is_rows_that_say_how_to_get_it(tmp_path):
         "absent:copy",
     }
     assert set(skipped.values()) == {
-        "no_such_framework is not installed: pip install 'patchparity[absent]'"
+        "no_such_framework is not installed: pip install 'patchparity[absent]', or patchparity "
+        "backends --install absent"
     }
     assert len(content["benchmarks"]) == 8
     asked = dataclasses.replace(options, backends=("absent",), implementations=())
