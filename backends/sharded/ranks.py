@@ -181,6 +181,11 @@ class Ranks:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+LAST_MOMENT = 0.5
+"""Seconds between the end of a killed process's connections and its own, at most: it has its memory
+to give back. One that lives waits so long for its host when it ends."""
+
+
 def _host(module: str, folder: str, descriptors: list[int]) -> None:
     """Fork the ranks once all is imported, and wait for them; told to end, kill them first."""
     owner = os.getppid()
@@ -203,6 +208,10 @@ def _host(module: str, folder: str, descriptors: list[int]) -> None:
     for pid in list(pids):
         os.waitpid(pid, 0)
         pids.remove(pid)
+    # A process that is killed closes its connections a moment before it is gone.
+    deadline = time.monotonic() + LAST_MOMENT
+    while os.getppid() == owner and time.monotonic() < deadline:
+        time.sleep(0.02)
     if os.getppid() != owner:  # who would remove it has been killed
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_what_cannot_be_installed_is_one_sentence_and_leaves_no_interpreter(cach
 
 
 def test_an_interpreter_gets_what_the_package_needs():
-    project = tomllib.loads((install.ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert [each.split(">=")[0] for each in project["dependencies"]] == list(install.REQUIREMENTS)
 
 
