@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..reference.errors import PatchParityError
 from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
-from .base import Backend, Precision, Stored, nothing_held, only_ieee
+from .base import Backend, Implementation, Precision, Stored, nothing_held, only_ieee
 from .computation import Computation, LoadedEmbedding
 from .layouts import NCHW, images_to_layout
 
@@ -94,6 +94,8 @@ class RuntimeBackend(Backend):
     """A runtime on the CPU, without products of its own that are worth timing, or gradients."""
 
     product_dtypes = ()
+    videos = True
+    """Whether its convolution knows a time axis."""
 
     def devices(self) -> tuple[str, ...]:
         """The CPU."""
@@ -106,6 +108,12 @@ class RuntimeBackend(Backend):
     def lacks(self, precision: Precision, device: str) -> str | None:
         """Float32 is computed in one way."""
         return only_ieee(self.name, precision)
+
+    def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
+        """Videos, where it knows images alone."""
+        if not self.videos and spec.spatial_axes != 2:
+            return f"{implementation.name} knows images alone"
+        return super().refuses(implementation, spec)
 
     def precision(self, precision: Precision) -> contextlib.AbstractContextManager[None]:
         """Nothing to hold."""

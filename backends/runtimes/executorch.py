@@ -101,6 +101,7 @@ class ExecutorchBackend(RuntimeBackend):
 
     name = "executorch"
     packages = ("executorch", "torch")
+    videos = False
     implementations = tuple(
         Implementation(
             "executorch",
@@ -115,10 +116,6 @@ class ExecutorchBackend(RuntimeBackend):
         )
         for mode in ("portable", "xnnpack")
     )
-
-    def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
-        """Images alone."""
-        return None if spec.spatial_axes == 2 else f"{implementation.name} knows images alone"
 
     def load(
         self,

@@ -218,6 +218,7 @@ class LiteRtBackend(RuntimeBackend):
 
     name = "litert"
     packages = ("ai_edge_litert", "tensorflow")
+    videos = False
     implementations = tuple(
         Implementation(
             "litert",
@@ -238,10 +239,6 @@ class LiteRtBackend(RuntimeBackend):
     def environment(self, threads: int) -> dict[str, str]:
         """TensorFlow, which converts, says less."""
         return {**super().environment(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-    def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
-        """It has no convolution of videos on the CPU that all of these modes know."""
-        return None if spec.spatial_axes == 2 else f"{implementation.name} knows images alone"
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
         """`set_tensor` and `get_tensor` of a model that does nothing."""

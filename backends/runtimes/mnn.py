@@ -82,6 +82,7 @@ class MnnBackend(RuntimeBackend):
 
     name = "mnn"
     packages = ("MNN", "onnx")
+    videos = False
     implementations = tuple(
         Implementation(
             "mnn",
@@ -95,10 +96,6 @@ class MnnBackend(RuntimeBackend):
         )
         for formulation, stored in FLOAT16_FILES
     )
-
-    def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
-        """Images alone."""
-        return None if spec.spatial_axes == 2 else f"{implementation.name} knows images alone"
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
         """`expr.const`, of the type that it is given."""

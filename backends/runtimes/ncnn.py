@@ -88,6 +88,7 @@ class NcnnBackend(RuntimeBackend):
 
     name = "ncnn"
     packages = ("ncnn", "pnnx", "onnx")
+    videos = False
     distributions_alone = ("pnnx",)
     implementations = tuple(
         Implementation(
@@ -102,10 +103,6 @@ class NcnnBackend(RuntimeBackend):
         )
         for formulation, stored in FLOAT16_FILES
     )
-
-    def refuses(self, implementation: Implementation, spec: PatchEmbedSpec) -> str | None:
-        """Images alone."""
-        return None if spec.spatial_axes == 2 else f"{implementation.name} knows images alone"
 
     def adopt(self, array: NDArray[Any]) -> NDArray[Any]:
         """`ncnn.Mat`, of float32 alone: of other types it takes the bytes."""
