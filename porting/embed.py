@@ -20,7 +20,7 @@ from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import list_dialects
 from .dialects.choosing import way_to_positions
 from .dialects.recognize import UNKNOWN_MODEL
-from .dialects.sizes import Sizes, read_config
+from .dialects.sizes import Sizes, config_of
 from .dialects.stage import Stage, read_stage
 from .files.opening import opened
 from .resized import as_recipes, own_recipes, resized, sizes_of_source
@@ -215,7 +215,7 @@ def read_for_images(
 ) -> ReadForImages:
     """Read the stage as these images need it; arguments and errors as those of `embed`."""
     with opened(checkpoint) as file:
-        config = read_config(file.config_folder)
+        config = config_of(file)
         if recipes := as_recipes(resample):
             known, told = list_dialects(dialects), sizes_of_source(sizes, recipes)
             stage = read_stage(file, from_, prefix, known, told, ignore)

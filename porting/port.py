@@ -29,7 +29,7 @@ from .dialects.plan import Plan
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem
-from .files.checkpoint import Checkpoint
+from .files.checkpoint import KEPT_AS, Checkpoint
 from .files.opening import opened
 from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check
@@ -147,7 +147,7 @@ def port(
     if dtype is not None:
         require_choice("dtype", dtype, DTYPES)
     kind = format_of(target)
-    if kind not in wanted.formats:
+    if not wanted.may_be_in(KEPT_AS.get(kind, kind)):
         raise PatchParityError(
             f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}"
         )
@@ -295,7 +295,11 @@ def _steps(
         steps.append(
             f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has"
         )
-    return [*steps, *(f"assumed: {assumption}" for assumption in stage.assumptions)]
+    return [
+        *(f"read: {note}" for note in stage.notes),
+        *steps,
+        *(f"assumed: {assumption}" for assumption in stage.assumptions),
+    ]
 
 
 def _left_to_a_model(written: PatchEmbedWeights, wanted: Dialect) -> list[str]:

@@ -8,7 +8,6 @@ from ...reference.errors import PatchParityError
 from ...reference.recipes import get_recipe, in_words
 from ..files.checkpoint import Checkpoint
 from ..files.own_format import FORMAT as OWN_FORMAT
-from ..files.tree import IN_MEMORY
 from .catalogue import list_dialects
 from .dialect import Dialect
 from .evidence import known_of, known_reason
@@ -16,7 +15,7 @@ from .grids import channels_of, known_grid
 from .lacking import find_lacking, nearest_told, nearness
 from .ledger import unexplained
 from .recognize import MOST_CHANNELS, Candidate, find_candidates, prefixes_of
-from .sizes import Sizes, read_config
+from .sizes import Sizes, config_of
 from .unreadable import in_parts, of_arrays, of_old_keras, of_shards
 
 QUANTIZED = ("int4", "uint4", "int8", "uint8", "float8_e4m3fn", "float8_e5m2", "F8_E4M3", "F8_E5M2")
@@ -73,7 +72,7 @@ def plain_ones(checkpoint: Checkpoint) -> str:
     plain = [
         dialect
         for dialect in list_dialects().values()
-        if dialect.plain and checkpoint.format in (*dialect.formats, IN_MEMORY)
+        if dialect.plain and dialect.may_be_in(checkpoint.kept_as)
     ]
     flat = {dialect.id for dialect in plain if "(" in dialect.entries["kernel"].layout}
     readings = [
@@ -106,7 +105,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     can."""
     if candidates and not candidates[0].refusals:
         return of_shards(checkpoint, candidates[0])
-    if reason := known_reason(read_config(checkpoint.config_folder), checkpoint.tensors):
+    if reason := known_reason(config_of(checkpoint), checkpoint.tensors):
         return f"{checkpoint.path} is read by no dialect: {reason}{layers_alone(checkpoint)}"
     if not candidates:
         return (
@@ -179,11 +178,7 @@ def if_told(checkpoint: Checkpoint) -> str:
     empty where there are none."""
     identities = []
     for dialect in list_dialects().values():
-        if (
-            dialect.typed_only
-            and not dialect.mlx
-            and checkpoint.format in (*dialect.formats, IN_MEMORY)
-        ):
+        if dialect.typed_only and not dialect.mlx and dialect.may_be_in(checkpoint.kept_as):
             near = find_candidates(checkpoint, {dialect.id: dialect}, gridless=True)
             identities += [dialect.id] if near and not near[0].refusals else []
     return (
@@ -201,7 +196,7 @@ def if_patch_told(checkpoint: Checkpoint) -> str:
         kernel = dialect.entries["kernel"]
         if dialect.plain or dialect.mlx or "(" not in kernel.layout:
             continue
-        if checkpoint.format not in (*dialect.formats, IN_MEMORY):
+        if not dialect.may_be_in(checkpoint.kept_as):
             continue
         for prefix in prefixes_of(checkpoint, dialect):
             required = [prefix + dialect.entries[name].name for name in dialect.required]
@@ -220,7 +215,7 @@ def remedy(checkpoint: Checkpoint, rivals: list[Candidate]) -> str:
     """What would tell rivals apart."""
     named = ["--prefix"] if len({rival.prefix for rival in rivals}) > 1 else []
     named += ["--from with a dialect"] if len({rival.dialect.id for rival in rivals}) > 1 else []
-    has_config = bool(read_config(checkpoint.config_folder).table)
+    has_config = bool(config_of(checkpoint).table)
     if not has_config and any(rival.dialect.model_types for rival in rivals):
         named.append("a config.json beside it")
     return " or ".join(named or ["a config.json with the image size"])

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from ...backends.layouts import CANONICAL
 from ...reference.stem import Activation
 from ...reference.weights import PrefixToken, TokenOrder
+from ..files.tree import IN_MEMORY
 
-FORMATS = ("safetensors", "torch", "npz", "h5", "keras", "msgpack")
+FORMATS = ("safetensors", "torch", "npz", "h5", "keras", "msgpack", "gguf", "graph")
+"""What a dialect may be kept in: formats of files, and the graph of a whole model, in whatever
+format that is."""
 
 FIELDS: dict[str, str] = {
     "kernel": CANONICAL,
@@ -357,6 +360,10 @@ class Dialect:
     def required(self) -> tuple[str, ...]:
         """Fields that must be there."""
         return tuple(name for name in self.entries if name not in self.optional)
+
+    def may_be_in(self, kept_as: str) -> bool:
+        """Whether a checkpoint that is kept so may be in this dialect."""
+        return kept_as in (*self.formats, IN_MEMORY)
 
     def recipes(self, registers: bool, model_type: str) -> tuple[str, ...]:
         """The recipes by which its library resizes positions, of a model of this type, with

@@ -15,18 +15,18 @@ from .arguments import against_arguments, patch_of_stages
 from .dialect import REQUIRED, Dialect
 from .grids import channels_of
 from .keras_config import PIXELS, against_call
-from .sizes import KERAS_HUB, MOST_COLORS, Sizes, numbers_at, read_config
+from .sizes import KERAS_HUB, MOST_COLORS, Sizes, config_of, numbers_at
 
 
 def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
     """What is known of the sizes: by a user, by the file's own `config.json`, by another
     checkpoint."""
-    config = read_config(checkpoint.config_folder)
+    config = config_of(checkpoint)
     if sizes is None:
         return config
     merged = sizes.over(config) if sizes.asked else config.over(sizes)
     of_config = config.image_size and not (sizes.asked and sizes.image_size)
-    return dataclasses.replace(merged, source="config.json" if of_config else sizes.source)
+    return dataclasses.replace(merged, source=config.source if of_config else sizes.source)
 
 
 @functools.cache
@@ -116,7 +116,7 @@ def conflicts_of(
         )
         return [of_torch]
     # of no library that writes a config.json: one beside it is another file's
-    if checkpoint.format == "npz":
+    if checkpoint.kept_as == "npz":
         return []
     file = checkpoint.config_name
     return [

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..files.checkpoint import Checkpoint
-from ..files.tree import IN_MEMORY
 from .dialect import Dialect
 from .evidence import is_architecture, known_of, speaks_against
 from .grids import grids_of
@@ -94,7 +93,7 @@ def find_lacking(checkpoint: Checkpoint, dialects: Mapping[str, Dialect]) -> lis
     found = [
         near
         for dialect in dialects.values()
-        if not dialect.plain and checkpoint.format in (*dialect.formats, IN_MEMORY)
+        if not dialect.plain and dialect.may_be_in(checkpoint.kept_as)
         for prefix in _prefixes_of(checkpoint, dialect, _is_typed(dialect, known))
         if (near := _lacking(checkpoint, dialect, prefix, known))
     ]

@@ -10,14 +10,13 @@ from typing import Any
 from ...reference.errors import PatchParityError
 from ...reference.weights import PrefixToken
 from ..files.checkpoint import Checkpoint
-from ..files.tree import IN_MEMORY
 from .catalogue import list_dialects
 from .dialect import Dialect
 from .evidence import conflicts_of, is_architecture, known_of, misfit, told_patch
 from .grid_evidence import of_any_grid, other_grid, other_rows, resized
 from .grids import channels_of, grids_of, known_grid
 from .ledger import LedgerEntry, in_words, ledger_of, unexplained
-from .sizes import Sizes, read_config
+from .sizes import Sizes, config_of
 from .strides import known_patches, steps_of
 
 MOST_CHANNELS = 16
@@ -140,7 +139,7 @@ def find_candidates(
         gridless: whether also those whose positions fit no grid.
         ignore: tensors that a user says play no part.
     """
-    config, known_sizes = read_config(checkpoint.config_folder), known_of(checkpoint, sizes)
+    config, known_sizes = config_of(checkpoint), known_of(checkpoint, sizes)
     for pattern in ignore:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in checkpoint.tensors):
             raise PatchParityError(
@@ -150,7 +149,7 @@ def find_candidates(
     candidates: list[Candidate] = []
     known = list_dialects() if dialects is None else dialects
     for dialect in known.values():
-        if checkpoint.format not in (*dialect.formats, IN_MEMORY):
+        if not dialect.may_be_in(checkpoint.kept_as):
             continue
         for kernel_prefix in prefixes_of(checkpoint, dialect):
             if prefix is None or kernel_prefix == prefix:
@@ -288,6 +287,11 @@ def _evidence(place: _Place, names: Mapping[str, str], resized: Mapping[str, str
             f"{shapes}: the {name} that were made for its images are read; its library makes "
             "them anew of the others when it loads the file"
         )
+    sentences += [
+        f"{tensor}: {checkpoint.told[tensor]}"
+        for tensor in names.values()
+        if tensor in checkpoint.told
+    ]
     return sentences
 
 

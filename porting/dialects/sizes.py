@@ -1,6 +1,7 @@
 """What is known of a checkpoint beside its tensors: its `config.json`, or what a user says.
 Evidence, which is held against the tensors."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,7 @@ import numpy as np
 
 from ...reference.errors import PatchParityError, require_sizes
 from ...reference.spec import PatchEmbedSpec
+from ..files.checkpoint import Checkpoint
 from .config_numbers import (
     EPSILONS,
     LARGEST_SIZE,
@@ -224,6 +226,21 @@ def read_config(folder: Path | None) -> Sizes:
     if wrong := nonsense(sizes.table):
         raise PatchParityError(f"{file} says that {wrong}: mend it, or move it away")
     return sizes
+
+
+def config_of(checkpoint: Checkpoint) -> Sizes:
+    """What a checkpoint itself tells of its model, and the `config.json` beside it.
+
+    Raises:
+        PatchParityError: what is no JSON object, or tells nonsense.
+    """
+    beside = read_config(checkpoint.config_folder)
+    if not checkpoint.own_config:
+        return beside
+    own = sizes_of_config(checkpoint.own_config)
+    if wrong := nonsense(own.table):
+        raise PatchParityError(f"{checkpoint.path} says that {wrong}")
+    return dataclasses.replace(own, source="the file itself").over(beside)
 
 
 def _tells_nothing(value: Any) -> bool:

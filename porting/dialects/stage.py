@@ -17,7 +17,6 @@ from ...reference.spec import PatchEmbedSpec
 from ...reference.stem import StemLayer, apply_stem, fold_batch_norm, image_of
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
 from ..files.checkpoint import Checkpoint
-from ..files.tree import IN_MEMORY
 from .catalogue import get_dialect, list_dialects
 from .choosing import (
     QUANTIZED,
@@ -182,7 +181,7 @@ def read_stage(
         )
     if dialect and not candidates:
         wanted = chosen[dialect]
-        if checkpoint.format not in (*wanted.formats, IN_MEMORY):
+        if not wanted.may_be_in(checkpoint.kept_as):
             raise PatchParityError(
                 f"{checkpoint.path} is a {checkpoint.format} file, and {dialect} is kept in "
                 f"{', '.join(wanted.formats)}"
@@ -338,8 +337,13 @@ def _norms_of(arrays: dict[str, NDArray[Any]], dialect: Dialect) -> dict[str, La
 
 
 def _notes(checkpoint: Checkpoint, candidate: Candidate) -> tuple[str, ...]:
-    """Where a copy of a field holds other values than the field."""
-    sentences = []
+    """What was done to a tensor on reading it, and where a copy of a field holds other values than
+    the field."""
+    sentences = [
+        f"{tensor}: {checkpoint.told[tensor]}"
+        for tensor in candidate.names.values()
+        if tensor in checkpoint.told
+    ]
     for entry in candidate.ledger:
         original_name = candidate.names.get(entry.role, "") if entry.status == "copy" else ""
         if not original_name or checkpoint.tensors[original_name].shape != entry.shape:

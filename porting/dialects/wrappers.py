@@ -34,6 +34,10 @@ class UnwrappedCheckpoint(Checkpoint):
         self.wrapped, self.names, self.format = wrapped, dict(names), wrapped.format
         self.tensors = {name: wrapped.tensors[real] for name, real in names.items()}
         self.metadata, self.unbuilt = wrapped.metadata, wrapped.unbuilt
+        self.own_config = wrapped.own_config
+        self.told = {
+            name: wrapped.told[real] for name, real in names.items() if real in wrapped.told
+        }
 
     @property
     def config_folder(self) -> Any:

@@ -40,6 +40,10 @@ EXPANSION, SMALL = 4, 2**26
 nine tenths, and zeros that were never written to nothing. What claims more is a bomb, or holds no
 weights."""
 
+KEPT_AS = {"orbax": "msgpack", "dcp": "torch"}
+"""Formats that keep the trees of another one under the same names, which then are in the same
+dialects."""
+
 LARGEST_TENSOR = 2**31
 """Bytes of one tensor that may be read: eight times the largest patch embedding that is known (8192
 × 2·32·32·4 values of 4 bytes)."""
@@ -80,10 +84,13 @@ class Checkpoint(abc.ABC):
 
     Args:
         path: the file, or the index of the shards.
-        format: `safetensors`, `torch`, `npz`, `h5`, `keras` or `msgpack`.
+        format: `safetensors`, `torch`, `npz`, `h5`, `keras`, `msgpack`, ...
         tensors: what there is, in the file's order.
         metadata: texts that the format keeps beside the tensors.
         unbuilt: classes that the file names beside its tensors, of which nothing was built.
+        own_config: what the file itself tells of its model, under the keys of a `config.json` of
+            transformers (`patch_size`, `image_size`, `num_channels`, ...).
+        told: what was done to a tensor on reading it, or is to be known of it, by its name.
     """
 
     format: str
@@ -93,6 +100,13 @@ class Checkpoint(abc.ABC):
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
         self.unbuilt: list[str] = []
+        self.own_config: dict[str, Any] = {}
+        self.told: dict[str, str] = {}
+
+    @property
+    def kept_as(self) -> str:
+        """The format whose dialects it may be in."""
+        return KEPT_AS.get(self.format, self.format)
 
     @property
     def config_folder(self) -> Path | None:
@@ -101,7 +115,9 @@ class Checkpoint(abc.ABC):
 
     @property
     def config_name(self) -> str:
-        """What that `config.json` is called."""
+        """What that `config.json` is called, or the part of the file that tells as much."""
+        if self.own_config:
+            return f"{self.path}"
         return f"{self.config_folder}/config.json"
 
     def read(self, name: str) -> NDArray[Any]:
