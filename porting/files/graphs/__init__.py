@@ -1,0 +1,1 @@
+"""Graphs of whole models, in which the embedding stage is found by what the image passes."""
