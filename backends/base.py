@@ -77,7 +77,7 @@ class Implementation:
             standard deviation, as users do: it unfolds the weights that it is given.
         stored: the type that its model keeps the kernel in, where that is another than the images':
             `float16`, or `int8`, whose steps `LoadedEmbedding.quantization` tells. It is a file of
-            its own, checked on the shapes of 16-bit types; float16 is timed where it is named.
+            its own, checked on the shapes of 16-bit types, and timed where it is named.
     """
 
     backend: str

@@ -16,7 +16,7 @@ or made by its own rule from the images, and so is the bound. Two of them, as fo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +102,13 @@ class Quantization:
     pixels: Lattice | None = None
     tokens: Lattice | None = None
     bias: NDArray[np.float64] | None = None
+
+    def of_first(self, count: int) -> "Quantization":
+        """That of the first so many images."""
+        if self.pixels is None or not self.pixels.step.ndim:
+            return self
+        parts = (part[:count] for part in (self.pixels.step, self.pixels.low, self.pixels.high))
+        return replace(self, pixels=Lattice(*parts))
 
     @property
     def words(self) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..intervals import by_generation, paired_ratio
+from ..record.comparisons import stored_as
 from ..record.rows import OPERATIONS
 from ..record.schema import Measured
 
 
 def fastest(benchmarks: list[Measured]) -> dict[tuple[Any, ...], Measured]:
     """The fastest implementation of each backend, by (block, operation, device, precision,
-    backend): block by block, operation by operation."""
+    backend, the type that its kernel is stored in): block by block, operation by operation."""
     best: dict[tuple[Any, ...], Measured] = {}
     implementation_entries = [
         entry for entry in benchmarks if entry.extra_info.role == "implementation"
@@ -28,6 +29,7 @@ def fastest(benchmarks: list[Measured]) -> dict[tuple[Any, ...], Measured]:
             info.device,
             info.precision,
             info.backend,
+            stored_as(info.implementation),
         )
         if key not in best or entry.stats.median < best[key].stats.median:
             best[key] = entry

@@ -12,6 +12,7 @@ from ..record.comparisons import (
     best_against_today,
     best_overall,
     framework_of,
+    stored_as,
 )
 from ..record.noise import noise_floors, noise_of
 from ..record.schema import Bench, Figures, Measured
@@ -180,6 +181,7 @@ def _asked_for(
         if entry.extra_info.cache == "warm"
         and entry.extra_info.role in ("implementation", "peer", "aa")
         and entry.extra_info.operation == "tokens"
+        and not stored_as(entry.extra_info.implementation)
     ]
     of_case = _holding(entries, "case", case, source)
     if device != "cpu":

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...backends.registry import get_backend
 from ...porting.objects.implementation import find_implementation
+from ...reference.errors import PatchParityError
 from ..intervals import (
     Comparison,
     Ratio,
@@ -148,7 +149,12 @@ def best_overall(
     """The fastest row of these frameworks against the fastest of any other of them, of one
     interleave: both, how many times as fast the first is, and whether that is sure; None where
     there is one framework alone."""
-    candidates = [entry for entry in entries if entry.extra_info.role in ("implementation", "peer")]
+    candidates = [
+        entry
+        for entry in entries
+        if entry.extra_info.role in ("implementation", "peer")
+        and not stored_as(entry.extra_info.implementation)
+    ]
     candidates.sort(key=lambda entry: entry.stats.median)
     first, *others = [entry for entry in candidates if framework_of(entry.extra_info) in frameworks]
     framework = framework_of(first.extra_info)
@@ -174,6 +180,16 @@ def is_called_today(info: Figures) -> bool:
     if info.role != "implementation":
         return bool(info.role == "peer")
     return find_implementation(info.implementation).customary
+
+
+def stored_as(implementation: str) -> str:
+    """The type that a row's kernel is stored in, where that is another than its images': it is of
+    another arithmetic then, and no choice among those of theirs. Empty for a name that this version
+    does not know."""
+    try:
+        return find_implementation(implementation).stored
+    except PatchParityError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -304,7 +320,8 @@ def _ratio(pairs: list[NDArray[np.float64]], noise: float | None, chosen_from: i
 
 
 def _framework_key(info: Figures) -> tuple[Any, ...]:
-    return info.block, info.device, info.precision, info.operation, framework_of(info)
+    stored = stored_as(info.implementation)
+    return info.block, info.device, info.precision, info.operation, framework_of(info), stored
 
 
 def _pair_key(info: Figures) -> tuple[Any, ...]:

@@ -346,7 +346,8 @@ def _finish(row: Row, case: Case, worker: Worker, seed: int) -> dict[str, Any]:
     was timed."""
     answer = worker.request("finish", row=row.key)
     results, weights = answer.pop("results", None), answer.pop("weights", None)
-    judged = [] if results is None else judged_results(row, case, seed, results, weights)
+    steps = answer.pop("steps", None)
+    judged = [] if results is None else judged_results(row, case, seed, results, weights, steps)
     if failed := [verdict for verdict in judged if verdict.verdict == "fail"]:
         answer.update(
             status="fail",

@@ -18,7 +18,7 @@ from ..worker.operations import (
     timing_probe,
     twin_operation,
 )
-from ..worker.server import unpacked, unpacked_weights
+from ..worker.server import unpacked, unpacked_steps, unpacked_weights
 
 
 @functools.lru_cache(maxsize=6)
@@ -51,9 +51,10 @@ def judged_results(
     seed: int,
     results: dict[Direction, Any],
     own_weights: dict[str, Any] | None = None,
+    steps: dict[str, Any] | None = None,
 ) -> list[Verdict]:
     """Judge what an operation gave, each of its results; of somebody's own implementation with the
-    weights that it has."""
+    weights that it has, of one that computes with integers with the steps that it chose."""
     truth = _truth(case, row.dtype, seed, row.timed_operation, False)
     if own_weights:
         truth = dataclasses.replace(truth, weights=unpacked_weights(own_weights))
@@ -64,7 +65,7 @@ def judged_results(
         ]
     model = _model(row, truth.to_sequence)
     return [
-        judge(truth, direction, unpacked(results[direction]), model)
+        judge(truth, direction, unpacked(results[direction]), model, unpacked_steps(steps))
         for direction in truth.directions
     ]
 
@@ -72,11 +73,14 @@ def judged_results(
 def first_verdict(row: Row, case: Case, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
     """Judge the very configuration that will be timed, on the timed data and, for effective bits,
     on the twin without bias."""
-    judged = judged_results(row, case, seed, answer["results"], answer["weights"])
+    judged = judged_results(row, case, seed, answer["results"], answer["weights"], answer["steps"])
     if answer["weights"]:  # the bias is its own, and the twin without it does not exist
         return _told(judged, None)
     unbiased = _truth(case, row.dtype, seed, twin_operation(row.timed_operation), True)
-    fingerprint = judge(unbiased, "forward", unpacked(answer["fingerprint"]), _model(row, False))
+    steps = unpacked_steps(answer["steps_of_twin"])
+    steps = steps and steps.of_first(FINGERPRINT_IMAGES)
+    output, model = unpacked(answer["fingerprint"]), _model(row, False)
+    fingerprint = judge(unbiased, "forward", output, model, steps)
     return _told(judged, fingerprint)
 
 

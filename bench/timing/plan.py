@@ -365,13 +365,6 @@ def _twin_on(
     return [selection[min(candidates)[1]][1]] if candidates and device != "cpu" else []
 
 
-def _untimed(implementation: Implementation) -> str:
-    """Why an implementation is not timed; empty where it is."""
-    if implementation.stored != "int8":
-        return ""
-    return f"{implementation.name} is checked and not timed: its bound needs the steps it chose"
-
-
 def _implementation_rows(
     backend: Backend,
     implementation: Implementation,
@@ -391,10 +384,8 @@ def _implementation_rows(
             return []
         place = {**place, "device": "cpu", "precision": "ieee"}
     device, precision = place["device"], place["precision"]
-    skip = (
-        ("" if elsewhere else backend.missing())
-        or _untimed(implementation)
-        or ("" if dtype in implementation.dtypes else f"{name} has no {dtype}")
+    skip = ("" if elsewhere else backend.missing()) or (
+        "" if dtype in implementation.dtypes else f"{name} has no {dtype}"
     )
     skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
     skip = skip or backend.lacks(precision, device) or _no_such_precision(precision, dtype)
@@ -409,7 +400,9 @@ def _implementation_rows(
     for operation in OPERATIONS[1:]:
         if operation in operations and operation != "uint8":
             lacking = operation == "train-step" and not implementation.differentiable
+            whole = operation == "sequence" and implementation.stored == "int8"
             reason = skip or (f"{name} has no gradients" if lacking else "")
+            reason = reason or (f"{name} has the projection alone as integers" if whole else "")
             rows.append(
                 Row(implementation=name, operation=operation, role=role, skip=reason, **place)
             )

@@ -22,6 +22,7 @@ from ...backends.registry import get_backend, list_backends
 from ...porting.files.checkpoint import first_line
 from ...porting.objects.implementation import OBJECT_MODE, ObjectEmbedding, find_implementation
 from ...reference.expectation import Direction
+from ...reference.quantize import Lattice, Quantization
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights, SequenceLayout
 from ..machine.environment import describe_environment
@@ -52,7 +53,7 @@ were no better for Swin."""
 @dataclass
 class Loaded:
     """Something to time in a worker: a computation, its placed inputs, how often a sample repeats
-    it, what its results were, and the time that its samples took."""
+    it, what its results were, the time that its samples took, and the steps of its integers."""
 
     computation: Computation
     inputs: Any
@@ -61,6 +62,7 @@ class Loaded:
     digests: dict[Direction, bytes]
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
+    steps: dict[str, Any] | None = None
 
 
 @contextlib.contextmanager
@@ -163,6 +165,7 @@ class Server:
         outputs, first_call = embedding.first_call(inputs)
         times["first_call_seconds"] = calls = time.perf_counter() - placed_at
         fingerprint = embedding.fetch(outputs)[:FINGERPRINT_IMAGES]
+        steps_of_twin = embedding.quantization(unbiased.images)
         embedding.assign(PatchEmbedWeights(probe.weights.kernel, probe.weights.bias))
         inputs, _ = self.at.place(embedding, probe.images)
         computation = operation_of(embedding, operation, probe)
@@ -173,6 +176,7 @@ class Server:
         if operation != twin_operation(operation):
             times["first_call_seconds"], first_call = time.perf_counter() - called_at, FirstCall()
         self._keep(row, computation, inputs, cold, results)
+        self.loaded[row].steps = steps = _packed_steps(embedding.quantization(probe.images))
         memory = self.at.peak_memory(computation, inputs)
         calls += time.perf_counter() - called_at
         # Less than the results: they lie in arrays or pages that are kept from call to call, and
@@ -186,6 +190,8 @@ class Server:
             "visit_seconds": calls,
             "results": {direction: _packed(array) for direction, array in results.items()},
             "fingerprint": _packed(fingerprint),
+            "steps": steps,
+            "steps_of_twin": _packed_steps(steps_of_twin),
             **times,
             "trace_seconds": first_call.trace_seconds,
             "compile_seconds": first_call.compile_seconds,
@@ -277,6 +283,7 @@ class Server:
                     direction: _packed(array) for direction, array in results.items()
                 }
                 whose = getattr(loaded.computation, "embedding", loaded.computation)
+                answer["steps"] = loaded.steps
                 answer["weights"] = (
                     _packed_weights(whose.weights) if isinstance(whose, ObjectEmbedding) else None
                 )
@@ -300,6 +307,28 @@ def _packed_weights(weights: PatchEmbedWeights) -> dict[str, Any]:
         "arrays": {name: _packed(array) for name, array in arrays.items()},
         "layout": dict(vars(weights.layout)),
     }
+
+
+def _packed_steps(steps: Quantization | None) -> dict[str, Any] | None:
+    if steps is None:
+        return None
+    lattices = {name: getattr(steps, name) for name in ("kernel", "pixels", "tokens")}
+    packed = {
+        name: [_packed(part) for part in (lattice.step, lattice.low, lattice.high)]
+        for name, lattice in lattices.items()
+        if lattice is not None
+    }
+    return {**packed, "bias": None if steps.bias is None else _packed(steps.bias)}
+
+
+def unpacked_steps(packed: dict[str, Any] | None) -> Quantization | None:
+    """Return the steps of integers that a worker packed."""
+    if packed is None:
+        return None
+    lattices = {
+        name: Lattice(*map(unpacked, parts)) for name, parts in packed.items() if name != "bias"
+    }
+    return Quantization(**lattices, bias=packed["bias"] and unpacked(packed["bias"]))
 
 
 def unpacked_weights(packed: dict[str, Any]) -> PatchEmbedWeights:

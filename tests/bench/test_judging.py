@@ -24,7 +24,13 @@ def test_a_product_that_is_cut_off_is_named_and_not_only_seen():
             row,
             case,
             0,
-            {"results": {"forward": _packed(tokens)}, "weights": None, "fingerprint": fingerprint},
+            {
+                "results": {"forward": _packed(tokens)},
+                "weights": None,
+                "fingerprint": fingerprint,
+                "steps": None,
+                "steps_of_twin": None,
+            },
         )
 
     assert verdict(product.astype(probe.images.dtype))["verdict"] == "pass"
