@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     from .reference.diagnosis.resize import diagnose_resized_output as diagnose_resized_output
     from .reference.embed import patch_embed as patch_embed
     from .reference.embed import patch_embed_gradients as patch_embed_gradients
+    from .reference.encoder import Places as Places
+    from .reference.encoder import encode as encode
+    from .reference.encoder import encode_blocks as encode_blocks
+    from .reference.encoder import rotary_angles as rotary_angles
+    from .reference.encoder_weights import EncoderSpec as EncoderSpec
+    from .reference.encoder_weights import EncoderWeights as EncoderWeights
+    from .reference.encoder_weights import initialize_encoder as initialize_encoder
     from .reference.errors import PatchParityError as PatchParityError
     from .reference.fold import border_pixels as border_pixels
     from .reference.fold import fold_normalization as fold_normalization
@@ -73,6 +80,13 @@ _PUBLIC = {
     "unpatchify": "patchparity.reference.patches",
     "patch_embed": "patchparity.reference.embed",
     "patch_embed_gradients": "patchparity.reference.embed",
+    "EncoderSpec": "patchparity.reference.encoder_weights",
+    "EncoderWeights": "patchparity.reference.encoder_weights",
+    "initialize_encoder": "patchparity.reference.encoder_weights",
+    "Places": "patchparity.reference.encoder",
+    "encode": "patchparity.reference.encoder",
+    "encode_blocks": "patchparity.reference.encoder",
+    "rotary_angles": "patchparity.reference.encoder",
     "diagnose": "patchparity.reference.diagnosis.diagnose",
     "diagnose_pixels": "patchparity.reference.diagnosis.pixels",
     "diagnose_resize": "patchparity.reference.diagnosis.resize",

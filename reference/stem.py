@@ -1,38 +1,20 @@
 """Stems: convolutions with norms and activations between them, in front of the projection, whose
 image is then a map of their features."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .activations import ACTIVATIONS
 from .embed import patch_embed
 from .errors import PatchParityError
 from .spec import PatchEmbedSpec
 from .weights import PatchEmbedWeights
 
 Activation = Literal["", "relu", "gelu", "hard-swish", "silu"]
-
-_ERF = np.frompyfunc(math.erf, 1, 1)
-
-
-def _gelu(x: NDArray[Any]) -> NDArray[Any]:
-    erf = np.asarray(_ERF(x / math.sqrt(2)), x.dtype)
-    return np.asarray(x * (1 + erf) / 2, x.dtype)
-
-
-ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "gelu": _gelu,
-    "hard-swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "silu": lambda x: (x * (1 + np.tanh(x / 2)) / 2).astype(x.dtype),
-}
-"""What is done to every value behind a convolution; `gelu` is the exact one (Hendrycks, Gimpel,
-2016), `hard-swish` that of MobileNetV3 (2019), `silu` is x·σ(x)."""
 
 
 @dataclass(frozen=True)
