@@ -1,16 +1,7 @@
-"""A process that reads and changes HDF5 files for another: what hangs, crashes or takes memory
-within HDF5's own library costs this process alone.
+"""Answers of the process that reads and changes HDF5 files for another (`native_server.py`), which
+knows nothing of patchparity."""
 
-Run as a script, it knows nothing of patchparity. A request is a line of JSON, with the bytes of
-arrays behind it where it writes; an answer is the same.
-"""
-
-import contextlib
-import json
 import math
-import os
-import signal
-import sys
 from typing import Any, BinaryIO
 
 import h5py
@@ -26,15 +17,6 @@ their product."""
 
 MOST_PIECES = 2**16
 """Pieces that a dataset may lie in."""
-
-PATIENCE = 4
-"""Seconds of this process's own time that one request may take, beside those for its bytes."""
-
-SLOWEST = 2 * 10**7
-"""Bytes a second that a packed dataset gives at least: a tenth of what zlib unpacks."""
-
-SPARE = 200 * 2**20
-"""Bytes that a request may take beside four times the file and two times what it reads."""
 
 
 class DamagedError(Exception):
@@ -59,23 +41,6 @@ class _Walk:
         self.names = 0
         self.seen: set[int] = set()
         self.linked = False
-
-
-def _limit(size: int, nbytes: int) -> None:
-    """Hold the next request to time and memory, where the system can; Windows cannot."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        most = math.ceil(used.ru_utime + used.ru_stime) + PATIENCE + nbytes // SLOWEST
-        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with open("/proc/self/statm", encoding="ascii") as file:
-            now = int(file.read().split()[5]) * resource.getpagesize()
-        most = now + 4 * size + 2 * nbytes + SPARE
-        resource.setrlimit(
-            resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1])
-        )
 
 
 def _look_into(group: Any, prefix: str, above: tuple[int, ...], walk: _Walk) -> None:
@@ -182,38 +147,15 @@ def _fill(source: BinaryIO, array: np.ndarray[Any, Any]) -> None:
         left = left[count:]
 
 
-def main() -> None:
-    """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the library prints is no answer
-    for line in source:
-        request = json.loads(line)
-        array = None
-        answer: dict[str, Any] = {}
-        try:
-            _limit(os.path.getsize(request["path"]), request["nbytes"])
-            if request["do"] == "walk":
-                answer = {"found": walk(request["path"])}
-            elif request["do"] == "read":
-                array = read(request["path"], request["name"])
-                answer = {"shape": array.shape, "dtype": array.dtype.str, "nbytes": array.nbytes}
-            else:
-                write(request["path"], request["changes"], source)
-        except DamagedError as error:
-            answer = {"kind": "", "error": str(error)}
-        except Exception as error:
-            array = None
-            answer = {
-                "kind": type(error).__name__,
-                "error": str(error),
-                "number": getattr(error, "errno", None),
-            }
-        target.write(json.dumps(answer).encode() + b"\n")
-        if array is not None:
-            target.write(array.tobytes())
-        target.flush()
-
-
-if __name__ == "__main__":
-    main()
+def answer(
+    request: dict[str, Any], source: BinaryIO
+) -> tuple[dict[str, Any], np.ndarray[Any, Any] | None]:
+    """What is told of one request, and the array that goes with it."""
+    if request["do"] == "walk":
+        return {"found": walk(request["path"])}, None
+    if request["do"] == "read":
+        array = read(request["path"], request["name"])
+        told = {"shape": array.shape, "dtype": array.dtype.str, "nbytes": array.nbytes}
+        return told, array.reshape(-1).view(np.uint8)
+    write(request["path"], request["changes"], source)
+    return {}, None

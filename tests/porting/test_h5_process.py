@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from patchparity import PatchParityError
-from patchparity.porting.files import h5_client
+from patchparity.porting.files import h5_client, native_client
 from patchparity.porting.files.opening import opened
 
 h5py = pytest.importorskip("h5py")
@@ -29,7 +29,7 @@ def test_a_process_that_is_lost_costs_one_file(file, monkeypatch, tmp_path):
     stand_in = tmp_path / "stand_in.py"
     stand_in.write_text("import sys\nsys.stdin.readline()\n")
     with monkeypatch.context() as changed:
-        changed.setattr(h5_client, "SERVER", stand_in)
+        changed.setattr(native_client, "SERVER", stand_in)
         h5_client._SERVER.end()
         with pytest.raises(
             PatchParityError,
@@ -70,7 +70,7 @@ def test_one_process_reads_all_files_and_nothing_of_hdf5_is_loaded_here(file):
 )
 def test_a_request_is_held_to_time_and_memory(work, end):
     code = (
-        "from patchparity.porting.files import h5_server as s\ns.PATIENCE = 1\ns._limit(10, "
+        "from patchparity.porting.files import native_server as s\ns.PATIENCE = 1\ns.limit(10, "
         f"10)\n{work}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
