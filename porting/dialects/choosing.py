@@ -14,7 +14,7 @@ from .evidence import known_of, known_reason
 from .grids import channels_of, known_grid
 from .lacking import find_lacking, nearest_told, nearness
 from .ledger import unexplained
-from .recognize import MOST_CHANNELS, Candidate, find_candidates, prefixes_of
+from .recognize import MOST_CHANNELS, OPTIMIZERS, Candidate, find_candidates, prefixes_of
 from .sizes import Sizes, config_of
 from .unreadable import in_parts, of_arrays, of_old_keras, of_shards
 
@@ -79,7 +79,8 @@ def plain_ones(checkpoint: Checkpoint) -> str:
         (dialect.id, prefix)
         for dialect in plain
         for prefix in prefixes_of(checkpoint, dialect)
-        if find_candidates(checkpoint, {dialect.id: dialect}, prefix, gridless=True)
+        if not OPTIMIZERS.search(prefix)
+        and find_candidates(checkpoint, {dialect.id: dialect}, prefix, gridless=True)
     ]
     layers = [
         (name, prefix)

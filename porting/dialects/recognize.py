@@ -3,13 +3,14 @@ agree."""
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...reference.errors import PatchParityError
 from ...reference.weights import PrefixToken
-from ..files.checkpoint import Checkpoint
+from ..files.checkpoint import Checkpoint, in_sentences
 from .catalogue import list_dialects
 from .dialect import Dialect
 from .evidence import conflicts_of, is_architecture, known_of, misfit, told_patch
@@ -22,6 +23,12 @@ from .strides import known_patches, steps_of
 MOST_CHANNELS = 16
 """Channels above which an axis is hardly one of channels: satellite images have 13."""
 
+
+OPTIMIZERS = re.compile(
+    r"(?:^|[./])(opt_states?|optimizer(?:_states?)?|optim(?:_states?)?|mu|nu|exp_avg|exp_avg_sq)[./]"
+)
+"""Parts of the name of what an optimizer keeps beside each weight, under the weight's own names:
+optax's (`opt_state/0/mu/...`, in a TrainState of Flax or MaxText), nnx's and torch's."""
 
 UNKNOWN_MODEL = "which is not known to be of"
 """How evidence says that a configuration names a model that no dialect knows."""
@@ -287,12 +294,7 @@ def _evidence(place: _Place, names: Mapping[str, str], resized: Mapping[str, str
             f"{shapes}: the {name} that were made for its images are read; its library makes "
             "them anew of the others when it loads the file"
         )
-    sentences += [
-        f"{tensor}: {checkpoint.told[tensor]}"
-        for tensor in names.values()
-        if tensor in checkpoint.told
-    ]
-    return sentences
+    return sentences + in_sentences(checkpoint.told, names.values())
 
 
 def behind_layers(layers: tuple[str, ...]) -> str:
@@ -370,6 +372,7 @@ def _readings(
             f"that it is {dialect.title}"
         )
     conflicts = conflicts_of(place.checkpoint, dialect, names, sizes, place.config, place.alone)
+    conflicts += _of_optimizer(names["kernel"])
     grids = grids_of(dialect, names, sizes, known, stride, padding)
     of_config = known.source == "config.json" and known.image_size
     if not grids and not gridless and of_config and "positions" in names:
@@ -414,6 +417,13 @@ def _readings(
         )
         for positioned, grid, assumed in grids or ([((), (), "")] if gridless else [])
     ]
+
+
+def _of_optimizer(kernel: str) -> list[str]:
+    """That a kernel is what an optimizer keeps of one, in a sentence."""
+    if not (match := OPTIMIZERS.search(kernel)):
+        return []
+    return [f"{kernel} is what an optimizer keeps of a kernel ({match[1]}), and no kernel"]
 
 
 def _order_asked(place: _Place) -> list[str]:

@@ -16,7 +16,7 @@ from ...reference.sequence import embed_sequence
 from ...reference.spec import PatchEmbedSpec
 from ...reference.stem import StemLayer, apply_stem, fold_batch_norm, image_of
 from ...reference.weights import LayerNorm, PatchEmbedWeights, SequenceLayout
-from ..files.checkpoint import Checkpoint
+from ..files.checkpoint import Checkpoint, in_sentences
 from .catalogue import get_dialect, list_dialects
 from .choosing import (
     QUANTIZED,
@@ -339,11 +339,7 @@ def _norms_of(arrays: dict[str, NDArray[Any]], dialect: Dialect) -> dict[str, La
 def _notes(checkpoint: Checkpoint, candidate: Candidate) -> tuple[str, ...]:
     """What was done to a tensor on reading it, and where a copy of a field holds other values than
     the field."""
-    sentences = [
-        f"{tensor}: {checkpoint.told[tensor]}"
-        for tensor in candidate.names.values()
-        if tensor in checkpoint.told
-    ]
+    sentences = in_sentences(checkpoint.told, candidate.names.values())
     for entry in candidate.ledger:
         original_name = candidate.names.get(entry.role, "") if entry.status == "copy" else ""
         if not original_name or checkpoint.tensors[original_name].shape != entry.shape:

@@ -7,7 +7,7 @@ format has a file of its own beside this one, which reads and writes it.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -180,6 +180,15 @@ class Checkpoint(abc.ABC):
     ) -> None:
         """Close."""
         self.close()
+
+
+def in_sentences(told: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """What is to be known of tensors, those of which the same is told in one sentence."""
+    of_phrase: dict[str, list[str]] = {}
+    for name in names:
+        if name in told:
+            of_phrase.setdefault(told[name], []).append(name)
+    return [f"{', '.join(held)}: {phrase}" for phrase, held in of_phrase.items()]
 
 
 def first_twin(names: list[str]) -> str | None:

@@ -12,6 +12,8 @@ from .checkpoint import Checkpoint, first_line, first_twin
 from .keras_files import H5Checkpoint, KerasCheckpoint
 from .msgpack_files import MsgpackCheckpoint
 from .npz_files import NpzCheckpoint
+from .orbax_files import OrbaxCheckpoint
+from .orbax_folders import folder_of, is_orbax
 from .safetensors_files import LARGEST_HEADER, SafetensorsCheckpoint
 from .shards import INDICES, KERAS_INDEX, KerasShards, ShardedCheckpoint
 from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
@@ -26,12 +28,14 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         PatchParityError: a file that cannot be read, of another kind, damaged, or hostile.
     """
-    source = Path(path)
-    if source.is_dir():
-        source = _in_folder(source)
-    if source.exists() and not source.is_file():
-        raise PatchParityError(f"cannot read {source}: it is no regular file")
+    source = folder_of(Path(path))
     try:
+        if source.is_dir():
+            if (found := _in_folder(source)) is None:
+                return OrbaxCheckpoint(source)
+            source = found
+        if source.exists() and not source.is_file():
+            raise PatchParityError(f"cannot read {source}: it is no regular file")
         with source.open("rb") as file:
             start = file.read(16)
         return _reader(source, start)
@@ -49,8 +53,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ) from None
 
 
-def _in_folder(folder: Path) -> Path:
-    """The checkpoint of a folder, as transformers and timm lay it out."""
+def _in_folder(folder: Path) -> Path | None:
+    """The checkpoint of a folder, as transformers and timm lay it out; None where the folder itself
+    is one, as Orbax lays it out."""
     if unfinished := next(folder.glob(".*.patchparity-unfinished"), None):
         raise PatchParityError(
             f"{folder} holds a copy that was cut off ({unfinished.name}): run the same port again"
@@ -73,6 +78,8 @@ def _in_folder(folder: Path) -> Path:
         return preferred[0]
     if not indices and len(single) == 1:
         return single[0]
+    if is_orbax(folder):
+        return None
     for name, description in FOREIGN_FOLDERS.items():
         if (folder / name).exists():
             raise PatchParityError(f"{folder} is {description}")
@@ -83,12 +90,6 @@ FOREIGN_FOLDERS = {
     ".metadata": "a checkpoint of torch.distributed (DCP), which is not read: "
     "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt` makes a "
     "file of it",
-    "_CHECKPOINT_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and "
-    "save its tree with flax.serialization or numpy.savez",
-    "_METADATA": "a checkpoint of orbax, which is not read: restore it with orbax, and save its "
-    "tree with flax.serialization or numpy.savez",
-    "manifest.ocdbt": "a checkpoint of orbax (OCDBT), which is not read: restore it with orbax, "
-    "and save its tree with numpy.savez",
     "saved_model.pb": "a SavedModel of TensorFlow, which is not read: load it, and save its "
     "weights as .weights.h5",
 }

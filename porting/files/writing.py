@@ -21,6 +21,7 @@ from .keras_files import H5Checkpoint, KerasCheckpoint, replace_in_h5, replace_i
 from .msgpack_files import MsgpackCheckpoint, replace_in_msgpack, write_msgpack
 from .npz_files import NpzCheckpoint, replace_in_npz, write_npz
 from .opening import open_checkpoint
+from .orbax_files import OrbaxCheckpoint, replace_in_orbax, write_orbax
 from .safetensors_files import SafetensorsCheckpoint, replace_in_safetensors, write_safetensors
 from .shards import INDEX_SUFFIX, ShardedCheckpoint
 from .torch_files import TensorsOfStorages, replace_in_torch, write_torch
@@ -34,8 +35,9 @@ SUFFIXES = {
     ".bin": "torch",
     ".h5": "h5",
     ".keras": "keras",
+    ".orbax": "orbax",
 }
-"""Formats by the end of a file's name."""
+"""Formats by the end of a file's name, or of a folder's."""
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -86,6 +88,7 @@ def write_checkpoint(
         "npz": lambda draft: write_npz(draft, plain),
         "msgpack": lambda draft: write_msgpack(draft, plain),
         "torch": lambda draft: write_torch(draft, plain),
+        "orbax": lambda draft: write_orbax(draft, plain),
     }
     if kind not in writers:
         raise PatchParityError(
@@ -144,6 +147,7 @@ def replace_tensors(
         (MsgpackCheckpoint, lambda held, draft: replace_in_msgpack(held, draft, plain)),
         (KerasCheckpoint, lambda held, draft: replace_in_keras(held, draft, plain)),
         (H5Checkpoint, lambda held, draft: replace_in_h5(held, draft, plain)),
+        (OrbaxCheckpoint, lambda held, draft: replace_in_orbax(held, draft, plain)),
         (TensorsOfStorages, lambda held, draft: replace_in_torch(held, draft, plain)),
     ]
     writer = next(writer for kind, writer in writers if isinstance(source, kind))
@@ -169,6 +173,8 @@ def _draft(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from None
     if not target.parent.is_dir():
         raise PatchParityError(f"cannot write {path}: there is no folder {target.parent}")
+    if target.exists() and (target.is_dir() or format_of(path) == "orbax"):
+        raise PatchParityError(f"cannot write {path}: it is there, and a folder replaces nothing")
     try:
         remove_stale(target.parent)
         with tempfile.TemporaryDirectory(
@@ -176,6 +182,9 @@ def _draft(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) as folder:
             draft = Path(folder) / f"draft{target.suffix}"
             yield draft
+            if draft.is_dir():  # its mode is the usual one; a folder that is there would be lost
+                os.rename(draft, target)
+                return
             draft.chmod(target.stat().st_mode & 0o7777 if target.exists() else usual_mode())
             draft.replace(target)
     except OSError as error:
