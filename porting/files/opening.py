@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ...reference.errors import PatchParityError
 from .checkpoint import Checkpoint, first_line, first_twin
+from .dcp_files import METADATA as DCP_METADATA
+from .dcp_files import PART_OF_DCP, PARTS_OF_DCP, DcpCheckpoint, is_part_of_dcp
+from .dcp_files import SUFFIX as DCP_SUFFIX
 from .keras_files import H5Checkpoint, KerasCheckpoint
 from .msgpack_files import MsgpackCheckpoint
 from .npz_files import NpzCheckpoint
@@ -29,10 +32,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         PatchParityError: a file that cannot be read, of another kind, damaged, or hostile.
     """
     source = folder_of(Path(path))
+    if source.name == DCP_METADATA:
+        source = source.parent
     try:
         if source.is_dir():
-            if (found := _in_folder(source)) is None:
-                return OrbaxCheckpoint(source)
+            found = _in_folder(source)
+            if isinstance(found, Checkpoint):
+                return found
             source = found
         if source.exists() and not source.is_file():
             raise PatchParityError(f"cannot read {source}: it is no regular file")
@@ -53,9 +59,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ) from None
 
 
-def _in_folder(folder: Path) -> Path | None:
-    """The checkpoint of a folder, as transformers and timm lay it out; None where the folder itself
-    is one, as Orbax lays it out."""
+def _in_folder(folder: Path) -> Path | Checkpoint:
+    """The checkpoint of a folder, as transformers and timm lay it out; itself opened where it is
+    the folder, as torch.distributed and Orbax lay it out."""
     if unfinished := next(folder.glob(".*.patchparity-unfinished"), None):
         raise PatchParityError(
             f"{folder} holds a copy that was cut off ({unfinished.name}): run the same port again"
@@ -78,8 +84,12 @@ def _in_folder(folder: Path) -> Path | None:
         return preferred[0]
     if not indices and len(single) == 1:
         return single[0]
+    if (folder / DCP_METADATA).is_file():
+        return DcpCheckpoint(folder)
     if is_orbax(folder):
-        return None
+        return OrbaxCheckpoint(folder)
+    if part := next(folder.glob(PARTS_OF_DCP), None):
+        raise PatchParityError(f"{part} {PART_OF_DCP}")
     for name, description in FOREIGN_FOLDERS.items():
         if (folder / name).exists():
             raise PatchParityError(f"{folder} is {description}")
@@ -87,9 +97,6 @@ def _in_folder(folder: Path) -> Path | None:
 
 
 FOREIGN_FOLDERS = {
-    ".metadata": "a checkpoint of torch.distributed (DCP), which is not read: "
-    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt` makes a "
-    "file of it",
     "saved_model.pb": "a SavedModel of TensorFlow, which is not read: load it, and save its "
     "weights as .weights.h5",
 }
@@ -121,8 +128,8 @@ def _foreign(source: Path, start: bytes) -> str:
             "the index of a checkpoint of TensorFlow, which is not read: its values are "
             "tf.train.load_checkpoint(PREFIX).get_tensor(NAME)"
         )
-    if source.suffix == ".distcp":
-        return "a part of a checkpoint of torch.distributed: name its folder"
+    if source.suffix == DCP_SUFFIX:
+        return f"a part of a checkpoint of torch.distributed: name its folder, {source.parent}"
     return ""
 
 
@@ -142,7 +149,10 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         and start[8:9] == b"{"
         and struct.unpack("<Q", start[:8])[0] <= max(LARGEST_HEADER, source.stat().st_size)
     ):
-        return SafetensorsCheckpoint(source)
+        held = SafetensorsCheckpoint(source)
+        if is_part_of_dcp(held):
+            raise PatchParityError(f"{source} {PART_OF_DCP}")
+        return held
     if source.suffix == ".safetensors":
         raise PatchParityError(
             f"{source} is damaged or hostile: it does not begin as a safetensors file does"

@@ -346,10 +346,13 @@ class _Bounded:
         return self.file.read(min(size, max(self.end - self.file.tell(), 0)))
 
 
-def load_pickle(file: Any, path: Path) -> tuple[Any, "Unpickler"]:
-    """The object of the pickle that comes next, and who built it."""
+def load_pickle(
+    file: Any, path: Path, kind: "type[Unpickler] | None" = None
+) -> tuple[Any, "Unpickler"]:
+    """The object of the pickle that comes next, and who built it; `kind` may know more names than
+    those of tensors."""
     content = file.read(_require_modest(_Bounded(file), path))
-    unpickler = Unpickler(io.BytesIO(content), path)
+    unpickler = (kind or Unpickler)(io.BytesIO(content), path)
     try:
         return unpickler.load(), unpickler
     except PatchParityError as error:

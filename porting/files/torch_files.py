@@ -140,14 +140,20 @@ class TensorsOfStorages(Checkpoint):
 
 class TorchCheckpoint(TensorsOfStorages):
     """What `torch.save` and `torch.jit.save` write since torch 1.6: an archive with a pickle, and a
-    file for each storage."""
+    file for each storage.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        part: the archive, where it is a part of that file.
+    """
+
+    def __init__(self, path: Path, part: io.BytesIO | None = None) -> None:
         super().__init__(path)
-        self.archive = zipfile.ZipFile(path)
+        self.archive = zipfile.ZipFile(part or path)
         self.whole: set[str] = set()
         try:
-            require_whole(self.archive, path)
+            if part is None:
+                require_whole(self.archive, path)
             names = {entry.filename: entry for entry in self.archive.infolist()}
             entry = min(
                 (entry for name, entry in names.items() if name.endswith("data.pkl")),
