@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
-from .checkpoint import LONGEST_NAMES, Checkpoint, TensorInfo, dtype_of
+from .checkpoint import LONGEST_NAMES, Checkpoint, TensorInfo, dtype_of, first_line
 from .pickles import Inert, Unpickler, load_pickle
 from .torch_files import TorchCheckpoint
 
@@ -277,12 +277,21 @@ class DcpCheckpoint(Checkpoint):
                 f"{path} keeps {name} as torch.save does not (another serialization format, or "
                 "damaged), which is not read: save it with the default of FileSystemWriter"
             )
-        with TorchCheckpoint(path, io.BytesIO(content)) as held:
+        try:
+            return self._of_archive(name, path, io.BytesIO(content), info)
+        except PatchParityError as error:
+            raise self.damaged(f"{name} cannot be read ({first_line(error)})") from None
+
+    def _of_archive(
+        self, name: str, path: Path, content: io.BytesIO, info: TensorInfo
+    ) -> NDArray[Any]:
+        """The one tensor of an archive, which is a part of a file."""
+        with TorchCheckpoint(path, content) as held:
             there = held.tensors.get("")
             if there is None or (there.shape, there.dtype) != (info.shape, info.dtype):
                 found = "no tensor" if there is None else f"one of {there.shape} {there.dtype}"
-                raise self.damaged(
-                    f"a chunk of {name} should be of {info.shape} {info.dtype}, and {place.file} "
-                    f"holds {found} there"
+                raise PatchParityError(
+                    f"{path.name} holds {found} where a chunk of {info.shape} {info.dtype} should "
+                    "be"
                 )
             return held.read("")

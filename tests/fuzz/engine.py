@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -40,7 +41,7 @@ def judge(number: int, made: list[Seed], truths: list[Stage | None], folder: Pat
     which = chance.randrange(len(made))
     files, kind = mutated(made[which], chance)
     for old in folder.iterdir():
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     path = Seed("", files).write(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:

@@ -69,8 +69,10 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
     content, done = files[name], []
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         ways = [_bytes, _bytes, _number, _span, _cut]
-        if name.endswith(".json"):
+        if name.endswith((".json", "_METADATA")):
             ways += [_json] * 6
+        if name == ".metadata":
+            ways += [_opcode] * 8
         if name.endswith(".safetensors"):
             ways += [_header] * 6
         if content[:2] == b"PK":
@@ -83,7 +85,7 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             way = _bytes
         done.append(way.__name__)
     files[name] = content
-    mended = {"_member", "_json", "_header", "_directory"}
+    mended = {"_member", "_json", "_header", "_directory", "_opcode"}
     return files, "mended" if mended & set(done) else "raw"
 
 

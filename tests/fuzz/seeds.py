@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Seed:
     def write(self, folder: Path) -> Path:
         """Write it, and return the file that is opened."""
         for name, content in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         return folder / self.first
 
@@ -55,7 +57,16 @@ def seeds(folder: Path) -> list[Seed]:
         _of("big-vision-vit", "model.npz", folder, config=False, change=_packed, checked=True),
         _sharded(folder),
     ]
-    for make in (_msgpack, _keras_h5, _keras_archive, _legacy_torch, _torch_shards):
+    for make in (
+        _msgpack,
+        _keras_h5,
+        _keras_archive,
+        _legacy_torch,
+        _torch_shards,
+        _orbax,
+        _orbax_folders,
+        _dcp,
+    ):
         try:
             made.append(make(folder))
         except ImportError:
@@ -174,3 +185,62 @@ def _torch_shards(folder: Path) -> Seed:
         places |= dict.fromkeys(list(tensors)[part], file)
     index = json.dumps({"metadata": {}, "weight_map": places}).encode()
     return Seed("shards of torch", {"pytorch_model.bin.index.json": index, **files}, checked=True)
+
+
+def _of_folder(name: str, first: str, folder: Path) -> Seed:
+    """All files of a folder; the one that is opened first."""
+    held = {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    return Seed(name, {first: held.pop(first), **held})
+
+
+def _orbax(folder: Path) -> Seed:
+    __import__("tensorstore")
+    tensors, _ = _tensors("google-vit")
+    write_checkpoint(folder / "step.orbax", tensors)
+    return _of_folder("Orbax in OCDBT", "_METADATA", folder / "step.orbax")
+
+
+def _orbax_folders(folder: Path) -> Seed:
+    """Arrays of zarr 3, a folder for each, under the names of an `nnx.State`."""
+    import tensorstore
+
+    tensors, _ = _tensors("google-vit")
+    place = folder / "folders"
+    place.mkdir()
+    leaves = {}
+    for name, array in tensors.items():
+        keys = [*name.split("/"), "value"]
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": f"{place}/{'.'.join(keys)}/"},
+            "dtype": array.dtype.name,
+            "metadata": {"shape": list(array.shape)},
+        }
+        tensorstore.open(spec, create=True).result().write(array).result()
+        leaves[str(tuple(keys))] = {
+            "key_metadata": [{"key": key, "key_type": 2} for key in keys],
+            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
+        }
+    told = {
+        "tree_metadata": leaves,
+        "use_zarr3": True,
+        "store_array_data_equal_to_fill_value": True,
+    }
+    (place / "_METADATA").write_text(json.dumps(told))
+    return _of_folder("Orbax in folders", "_METADATA", place)
+
+
+def _dcp(folder: Path) -> Seed:
+    import torch
+    from torch.distributed import checkpoint
+
+    tensors, _ = _tensors("timm-vit")
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checkpoint.save({"model": state}, checkpoint_id=folder / "dcp", no_dist=True)
+    return _of_folder("torch.distributed", ".metadata", folder / "dcp")
