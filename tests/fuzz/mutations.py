@@ -4,6 +4,7 @@ an archive."""
 import io
 import json
 import random
+import re
 import struct
 import zipfile
 import zlib
@@ -71,6 +72,8 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
         ways = [_bytes, _bytes, _number, _span, _cut]
         if name.endswith((".json", "_METADATA")):
             ways += [_json] * 6
+        if OCDBT.search(content):
+            ways += [_node] * 6
         if name == ".metadata":
             ways += [_opcode] * 8
         if name.endswith(".safetensors"):
@@ -85,7 +88,7 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             way = _bytes
         done.append(way.__name__)
     files[name] = content
-    mended = {"_member", "_json", "_header", "_directory", "_opcode"}
+    mended = {"_member", "_json", "_header", "_directory", "_opcode", "_node"}
     return files, "mended" if mended & set(done) else "raw"
 
 
@@ -295,3 +298,30 @@ def _directory(content: bytes, chance: random.Random) -> bytes:
         + content[at + width :]
     )
     return changed if chance.random() < 0.8 else changed + struct.pack("<I", zlib.crc32(changed))
+
+
+OCDBT = re.compile(rb"\x0c\xdb(\x3a\x2a|\x20\xde|\x12\x34)", re.DOTALL)
+"""How a manifest of OCDBT begins, and a node of its trees (tensorstore/kvstore/ocdbt/format)."""
+
+
+def _node(content: bytes, chance: random.Random) -> bytes:
+    """A byte of a manifest or a node, with its checksum made right; behind the mark stand its
+    length in eight bytes, and the checksum at its end."""
+    begin = chance.choice([match.start() for match in OCDBT.finditer(content)])
+    size = int.from_bytes(content[begin + 4 : begin + 12], "little")
+    node = bytearray(content[begin : begin + size])
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.randrange(12, size - 4)
+        node[at] = chance.choice((node[at] ^ 1 << chance.randrange(8), chance.randrange(256), 255))
+    node[-4:] = _crc32c(bytes(node[:-4])).to_bytes(4, "little")
+    return content[:begin] + bytes(node) + content[begin + size :]
+
+
+def _crc32c(content: bytes) -> int:
+    """Castagnoli's checksum (RFC 3720, B.4)."""
+    checksum = 0xFFFFFFFF
+    for byte in content:
+        checksum ^= byte
+        for _ in range(8):
+            checksum = checksum >> 1 ^ (0x82F63B78 if checksum & 1 else 0)
+    return checksum ^ 0xFFFFFFFF

@@ -197,41 +197,54 @@ def _of_folder(name: str, first: str, folder: Path) -> Seed:
     return Seed(name, {first: held.pop(first), **held})
 
 
-def _orbax(folder: Path) -> Seed:
-    __import__("tensorstore")
-    tensors, _ = _tensors("google-vit")
-    write_checkpoint(folder / "step.orbax", tensors)
-    return _of_folder("Orbax in OCDBT", "_METADATA", folder / "step.orbax")
-
-
-def _orbax_folders(folder: Path) -> Seed:
-    """Arrays of zarr 3, a folder for each, under the names of an `nnx.State`."""
-    import tensorstore
-
-    tensors, _ = _tensors("google-vit")
-    place = folder / "folders"
-    place.mkdir()
+def _told_to_orbax(place: Path, names: list[str], driver: str) -> None:
     leaves = {}
-    for name, array in tensors.items():
-        keys = [*name.split("/"), "value"]
-        spec = {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{place}/{'.'.join(keys)}/"},
-            "dtype": array.dtype.name,
-            "metadata": {"shape": list(array.shape)},
-        }
-        tensorstore.open(spec, create=True).result().write(array).result()
+    for name in names:
+        keys = name.split("/")
         leaves[str(tuple(keys))] = {
             "key_metadata": [{"key": key, "key_type": 2} for key in keys],
             "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
         }
     told = {
         "tree_metadata": leaves,
-        "use_zarr3": True,
+        "use_zarr3": driver == "zarr3",
         "store_array_data_equal_to_fill_value": True,
     }
     (place / "_METADATA").write_text(json.dumps(told))
-    return _of_folder("Orbax in folders", "_METADATA", place)
+
+
+def _arrays_of_orbax(name: str, folder: Path, driver: str, ocdbt: bool, last: str) -> Seed:
+    """What Orbax writes; OCDBT is not packed, so that mutants reach into it."""
+    import tensorstore
+
+    place = folder / name.replace(" ", "-")
+    place.mkdir()
+    base = {"driver": "file", "path": f"{place}/"}
+    unpacked = {"driver": "ocdbt", "base": base, "config": {"compression": None}}
+    kept = tensorstore.KvStore.open(unpacked if ocdbt else base).result()
+    tensors, _ = _tensors("google-vit")
+    for tensor, array in tensors.items():
+        stored = (tensor + last).replace("/", ".")
+        spec = {
+            "driver": driver,
+            "kvstore": {**kept.spec().to_json(), "path": stored + "/"}
+            if ocdbt
+            else {**base, "path": f"{place}/{stored}/"},
+            "dtype": array.dtype.name,
+            "metadata": {"shape": list(array.shape)},
+        }
+        tensorstore.open(spec, create=True).result().write(array).result()
+    _told_to_orbax(place, [tensor + last for tensor in tensors], driver)
+    return _of_folder(name, "_METADATA", place)
+
+
+def _orbax(folder: Path) -> Seed:
+    return _arrays_of_orbax("Orbax in OCDBT", folder, "zarr", True, "")
+
+
+def _orbax_folders(folder: Path) -> Seed:
+    """A folder for each array, under the names of an `nnx.State`."""
+    return _arrays_of_orbax("Orbax in folders", folder, "zarr3", False, "/value")
 
 
 def _dcp(folder: Path) -> Seed:
