@@ -24,7 +24,7 @@ from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint: safetensors (one file, an index of shards, or a folder with either),
-    torch, npz, Keras h5 and .keras, Flax msgpack.
+    torch, npz, Keras h5 and .keras, Flax msgpack, a folder of Orbax or of torch.distributed.
 
     What it is, its first bytes tell, not its name.
 
@@ -165,7 +165,7 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return MsgpackCheckpoint(source)
     raise PatchParityError(
         f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or "
-        ".keras, Flax msgpack"
+        ".keras, Flax msgpack, a folder of Orbax or of torch.distributed"
     )
 
 
