@@ -53,8 +53,10 @@ def dtype_of(name: str) -> np.dtype[Any]:
     """NumPy's type of a name, those of ml_dtypes among them."""
     try:
         return np.dtype(getattr(ml_dtypes, name, name))
-    except TypeError:
-        raise PatchParityError(f"a tensor of type {name!r}, which is none of numbers") from None
+    except (TypeError, ValueError, SyntaxError):
+        raise PatchParityError(
+            f"a tensor of type {name[:80]!r}, which is none of numbers"
+        ) from None
 
 
 @dataclass(frozen=True)

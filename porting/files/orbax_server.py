@@ -96,6 +96,8 @@ def _told(key: str, answers: list[tuple[str, Any]]) -> Any:
         shape, dtype, chunks = _parts(told, JSON_NAMES[name])
         if not all(type(size) is int and size >= 0 for size in (*shape, *chunks)):
             raise ValueError("sizes that are no numbers")
+        if not dtype.isidentifier():
+            raise ValueError("a type without a name")
         if len(chunks) != len(shape):
             raise ValueError("chunks of other axes than its shape")
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -69,6 +69,7 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
     name = chance.choice(list(files))
     content, done = files[name], []
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        ways: list[Callable[[bytes, random.Random], bytes]]
         ways = [_bytes, _bytes, _number, _span, _cut]
         if name.endswith((".json", "_METADATA")):
             ways += [_json] * 6

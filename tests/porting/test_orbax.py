@@ -345,6 +345,7 @@ DAMAGE = [
     ("folders", _array(f"{KERNEL}/.zarray", "chunks", [2**20, 2**20, 3, 20]), "lies in chunks"),
     ("folders", _array(f"{KERNEL}/.zarray", "dtype", "<f8"), "damaged or hostile"),
     ("folders", _array(f"{KERNEL}/.zarray", "dtype", [["a", "<f4"]]), "tells no array"),
+    ("zarr3-folders", _array(f"{KERNEL}/zarr.json", "data_type", "1e+308"), "tells no array"),
 ]
 
 
