@@ -260,7 +260,7 @@ def require_grid(
             near[0].sizes.get(axis, 1) for axis in ("Gh", "Gw", "Wh", "Ww", "Sh", "Sw")
         )
         known = known_of(checkpoint, sizes)
-        whose = f" ({checkpoint.config_name} tells it)" if known.source == "config.json" else ""
+        whose = f" ({checkpoint.config_name} tells it)" if known.evident else ""
         mismatch = (
             f"not of an image of {'×'.join(map(str, known.image_size))}{whose}"
             if known.image_size

@@ -39,9 +39,7 @@ def grids_of(
         return [((), grid, "")]
     # an image size that is no evidence of this dialect's tells nothing of what it takes
     if "positions" not in names:
-        evident = (
-            known.source != "config.json" or "image_size" in dialect.checked or dialect.any_grid
-        )
+        evident = not known.evident or "image_size" in dialect.checked or dialect.any_grid
         return [((), image_grid if evident else (), "")]
     counts = {
         name: sizes.get("R", 0) if name == "register_tokens" else 1
@@ -67,7 +65,7 @@ def grids_of(
             image_grid = (patches // math.prod(image_grid[1:]), *image_grid[1:])
         if image_grid and math.prod(image_grid) == patches:
             return [(present, image_grid, "")]
-        if image_grid and known.source == "config.json" and "image_size" in dialect.checked:
+        if image_grid and known.evident and "image_size" in dialect.checked:
             continue  # what is told is held against the table, not passed over
         side = math.isqrt(max(patches, 0))
         if patches > 0 and side * side == patches and not dialect.video:

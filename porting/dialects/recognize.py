@@ -307,9 +307,11 @@ def _evidence_of_config(place: _Place) -> list[str]:
     dialect, known, config = place.dialect, place.known, place.config
     sentences = []
     if place.typed:
-        sentences.append(f"config.json calls the model {known.model_type or known.architecture}")
+        sentences.append(
+            f"{config.teller} calls the model {known.model_type or known.architecture}"
+        )
     elif (called := config.model_type or config.architecture) and not dialect.plain:
-        sentences.append(f"config.json calls the model {called}, {UNKNOWN_MODEL} {dialect.id}")
+        sentences.append(f"{config.teller} calls the model {called}, {UNKNOWN_MODEL} {dialect.id}")
     if dialect.pixels:
         sentences.append(f"{dialect.pixels_told}; here kernel and bias hold that")
     if dialect.framework == "keras" and config.layers:
@@ -374,7 +376,7 @@ def _readings(
     conflicts = conflicts_of(place.checkpoint, dialect, names, sizes, place.config, place.alone)
     conflicts += _of_optimizer(names["kernel"])
     grids = grids_of(dialect, names, sizes, known, stride, padding)
-    of_config = known.source == "config.json" and known.image_size
+    of_config = known.evident and known.image_size
     if not grids and not gridless and of_config and "positions" in names:
         theirs = known_grid(dialect, sizes, known, stride, padding)
         conflicts.append(misfit(place.checkpoint, names, sizes, known, theirs))

@@ -26,6 +26,9 @@ from .keras_config import DEEPEST, PIXELS, convolution, layers_in_front
 LARGEST_CONFIG = 2**22
 """Bytes of a config.json: the largest known, with the labels of 21843 classes twice, has 1.7 MB."""
 
+CONFIG_JSON, FILE_ITSELF = "config.json", "the file itself"
+"""Where evidence was said, in words."""
+
 DEEPEST_CONFIG = 5
 """Tables within one another that are looked into: thinker_config, vision_config, backbone_config,
 ... of today's models are three."""
@@ -71,6 +74,17 @@ class Sizes:
     source: str = ""
     layers: tuple[str, ...] = ()
     table: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def evident(self) -> bool:
+        """Whether the image size was said by a config.json or by the file itself: evidence, which
+        is held against the tensors."""
+        return self.source in (CONFIG_JSON, FILE_ITSELF)
+
+    @property
+    def teller(self) -> str:
+        """Who says what the model is, in words."""
+        return FILE_ITSELF if self.source == FILE_ITSELF else CONFIG_JSON
 
     def over(self, other: "Sizes") -> "Sizes":
         """This, and the other where this tells nothing."""
@@ -240,7 +254,7 @@ def config_of(checkpoint: Checkpoint) -> Sizes:
     own = sizes_of_config(checkpoint.own_config)
     if wrong := nonsense(own.table):
         raise PatchParityError(f"{checkpoint.path} says that {wrong}")
-    return dataclasses.replace(own, source="the file itself").over(beside)
+    return dataclasses.replace(own, source=FILE_ITSELF).over(beside)
 
 
 def _tells_nothing(value: Any) -> bool:
@@ -255,7 +269,7 @@ def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
         return _of_keras_hub(settings)
     if isinstance(settings.get("class_name"), str) and isinstance(settings.get("config"), dict):
         return Sizes(
-            source="config.json",
+            source=CONFIG_JSON,
             layers=tuple(layers_in_front(settings, KERAS_HUB)),
             table={"keras_convolution": convolution(settings)},
         )
@@ -279,7 +293,7 @@ def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
         whole_number(inner.get("num_frames", inner.get("frames_per_clip"))),
         _epsilon(inner),
         registers=count_of(inner.get("num_register_tokens")),
-        source="config.json",
+        source=CONFIG_JSON,
         table={**inner, "whole_model_type": settings.get("model_type")},
     )
 
@@ -342,7 +356,7 @@ def _of_keras_hub(settings: Mapping[str, Any]) -> Sizes:
         if isinstance(given.get("use_class_token"), bool)
         else None,
         architecture=registered,
-        source="config.json",
+        source=CONFIG_JSON,
         layers=tuple(
             dict.fromkeys([*layers_in_front(settings, KERAS_HUB), *_pixel_layers(settings, 0)])
         ),
@@ -407,7 +421,7 @@ def _of_timm(settings: Mapping[str, Any]) -> Sizes:
         if isinstance(given.get("class_token"), bool)
         else None,
         architecture=str(settings["architecture"]).partition(".")[0],
-        source="config.json",
+        source=CONFIG_JSON,
         table=given,
     )
 
