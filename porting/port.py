@@ -28,8 +28,9 @@ from .dialects.fit import (
 from .dialects.plan import Plan
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
-from .dialects.stage import Stage, read_stage, require_no_stem
+from .dialects.stage import NORMS, Stage, read_stage, require_no_stem
 from .files.checkpoint import KEPT_AS, Checkpoint
+from .files.gguf_files import tower_values
 from .files.opening import opened
 from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check
@@ -171,7 +172,7 @@ def port(
         raise PatchParityError(
             f"{to} has no names of its own: --into names a file that Keras wrote"
         )
-    held, plan = _fitted(stage, wanted, place, allow_loss)
+    held, plan = _fitted(stage, wanted, place, allow_loss, kind)
     written = _cast(held, place, dtype, allow_loss)
     under = place.candidate.prefix if place else ""
     tensors = tensors_of(written, stage.spec, wanted, under)
@@ -197,7 +198,7 @@ def port(
 
     steps = changed.steps + _steps(stage, plan, held, written, dtype)
     if into is None:
-        metadata = {"format": "mlx" if wanted.mlx else "pt"} if kind == "safetensors" else None
+        metadata = _metadata(kind, wanted, stage, written)
         write_checkpoint(target, tensors_by_name, metadata, prove_draft)
         checks += [unproved_target()] if prove else []
         steps += [f"names: {wanted.loads}"] if wanted.loads else []
@@ -251,13 +252,16 @@ def _names_of(stage: Stage) -> set[str]:
 
 
 def _fitted(
-    stage: Stage, wanted: Dialect, place: Stage | None, allow_loss: bool
+    stage: Stage, wanted: Dialect, place: Stage | None, allow_loss: bool, kind: str
 ) -> tuple[PatchEmbedWeights, Plan]:
-    """The weights as a dialect has them, and what was done to them.
+    """The weights as a dialect has them in a format, and what was done to them.
 
     Raises:
         PatchParityError: what it cannot hold, unless that may be left out.
     """
+    # a file that tells its own ε keeps that of the source
+    kept = stage if kind == "gguf" and wanted.epsilon_of_config else None
+    of_norms = place or kept
     held, plan = fit(
         stage.weights,
         stage.spec,
@@ -265,7 +269,7 @@ def _fitted(
         tuple(place.candidate.names) if place else (),
         stage.size_known,
         stage.dialect.computed,
-        place.weights.layout.norm_epsilon if place else None,
+        of_norms.weights.layout.norm_epsilon if of_norms else None,
     )
     if stage.dialect.any_grid and held.positions is not None:
         plan.steps.append("fixed-positions")
@@ -277,6 +281,26 @@ def _fitted(
             f"{'; '.join(losses_in_words(plan))} (--allow-loss leaves it out)"
         )
     return held, plan
+
+
+def _metadata(
+    kind: str, wanted: Dialect, stage: Stage, written: PatchEmbedWeights
+) -> dict[str, Any] | None:
+    """What a new file of a format tells beside its tensors."""
+    if kind == "safetensors":
+        return {"format": "mlx" if wanted.mlx else "pt"}
+    if kind != "gguf":
+        return None
+    layout, patch = written.layout, stage.spec.patch_size
+    normed = any(getattr(written, norm) is not None for norm in NORMS)
+    return tower_values(
+        next(iter(wanted.model_types), ""),
+        patch,
+        stage.spec.image_size if stage.size_known else (),
+        stage.spec.embed_dim,
+        layout.norm_epsilon if normed else None,
+        layout.window * patch[-1],
+    )
 
 
 def _steps(

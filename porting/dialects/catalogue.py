@@ -380,6 +380,7 @@ def _own_dialects() -> dict[str, Dialect]:
         "transformers.toml",
         "jax.toml",
         "keras.toml",
+        "gguf.toml",
         "plain.toml",
     ):
         content = tomllib.loads((folder / name).read_text(encoding="utf-8"))

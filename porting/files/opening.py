@@ -12,6 +12,7 @@ from .checkpoint import Checkpoint, first_line, first_twin
 from .dcp_files import METADATA as DCP_METADATA
 from .dcp_files import PART_OF_DCP, PARTS_OF_DCP, DcpCheckpoint, is_part_of_dcp
 from .dcp_files import SUFFIX as DCP_SUFFIX
+from .gguf_files import GgufCheckpoint
 from .keras_files import H5Checkpoint, KerasCheckpoint
 from .msgpack_files import MsgpackCheckpoint
 from .npz_files import NpzCheckpoint
@@ -24,7 +25,7 @@ from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint: safetensors (one file, an index of shards, or a folder with either),
-    torch, npz, Keras h5 and .keras, Flax msgpack, a folder of Orbax or of torch.distributed.
+    torch, npz, Keras h5 and .keras, Flax msgpack, GGUF, a folder of Orbax or of torch.distributed.
 
     What it is, its first bytes tell, not its name.
 
@@ -90,6 +91,9 @@ def _in_folder(folder: Path) -> Path | Checkpoint:
         return OrbaxCheckpoint(folder)
     if part := next(folder.glob(PARTS_OF_DCP), None):
         raise PatchParityError(f"{part} {PART_OF_DCP}")
+    towers = [] if indices or single else sorted(folder.glob("*mmproj*.gguf"))
+    if len(towers) == 1:
+        return towers[0]
     for name, description in FOREIGN_FOLDERS.items():
         if (folder / name).exists():
             raise PatchParityError(f"{folder} is {description}")
@@ -103,8 +107,6 @@ FOREIGN_FOLDERS = {
 """Folders of kinds that are known and not read, by a file in them; and what to do."""
 
 FOREIGN_STARTS = {
-    b"GGUF": "a GGUF file, which is not read: convert it back with gguf (gguf.GGUFReader), and "
-    "save its tensors as safetensors",
     b"\x93NUMPY": "one NumPy array, or a dictionary that was pickled, and no checkpoint: save the "
     "arrays by name with numpy.savez",
     b"version https://": "a pointer of git-lfs, and not the file itself: git lfs pull fetches that",
@@ -140,6 +142,8 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return ShardedCheckpoint(source, _shard)
     if description := _foreign(source, start):
         raise PatchParityError(f"{source} is {description}")
+    if start[:4] == b"GGUF":
+        return GgufCheckpoint(source)
     if start[:8] == b"\x89HDF\r\n\x1a\n":
         return H5Checkpoint(source, source)
     if start[:4] == b"PK\x03\x04":
@@ -165,7 +169,7 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return MsgpackCheckpoint(source)
     raise PatchParityError(
         f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or "
-        ".keras, Flax msgpack, a folder of Orbax or of torch.distributed"
+        ".keras, Flax msgpack, GGUF, a folder of Orbax or of torch.distributed"
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from .atomic import usual_mode
 from .checkpoint import Checkpoint, Tensors
+from .gguf_files import GgufCheckpoint, replace_in_gguf, write_gguf
 from .keras_files import H5Checkpoint, KerasCheckpoint, replace_in_h5, replace_in_keras
 from .msgpack_files import MsgpackCheckpoint, replace_in_msgpack, write_msgpack
 from .npz_files import NpzCheckpoint, replace_in_npz, write_npz
@@ -36,6 +37,7 @@ SUFFIXES = {
     ".h5": "h5",
     ".keras": "keras",
     ".orbax": "orbax",
+    ".gguf": "gguf",
 }
 """Formats by the end of a file's name, or of a folder's."""
 
@@ -60,7 +62,7 @@ def is_index(path: str | os.PathLike[str]) -> bool:
 def write_checkpoint(
     path: str | os.PathLike[str],
     tensors: Tensors,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     check: Callable[[Path], None] = lambda draft: None,
 ) -> None:
     """Write tensors to a new file, of the format that its name tells.
@@ -68,7 +70,7 @@ def write_checkpoint(
     Args:
         path: the file; an existing one is replaced, in one step.
         tensors: by name; `/` in a name of Flax's msgpack is a level of its tree.
-        metadata: texts, kept by safetensors alone.
+        metadata: texts, kept by safetensors, or keys and values of GGUF; no other format keeps any.
         check: called with the new file before it takes its place; what it raises leaves the old one
             there.
 
@@ -89,6 +91,7 @@ def write_checkpoint(
         "msgpack": lambda draft: write_msgpack(draft, plain),
         "torch": lambda draft: write_torch(draft, plain),
         "orbax": lambda draft: write_orbax(draft, plain),
+        "gguf": lambda draft: write_gguf(draft, plain, metadata or {}),
     }
     if kind not in writers:
         raise PatchParityError(
@@ -144,6 +147,7 @@ def replace_tensors(
     writers: list[tuple[Any, Callable[[Any, Path], None]]] = [
         (SafetensorsCheckpoint, lambda held, draft: replace_in_safetensors(held, draft, plain)),
         (NpzCheckpoint, lambda held, draft: replace_in_npz(held, draft, plain)),
+        (GgufCheckpoint, lambda held, draft: replace_in_gguf(held, draft, plain)),
         (MsgpackCheckpoint, lambda held, draft: replace_in_msgpack(held, draft, plain)),
         (KerasCheckpoint, lambda held, draft: replace_in_keras(held, draft, plain)),
         (H5Checkpoint, lambda held, draft: replace_in_h5(held, draft, plain)),

@@ -177,6 +177,7 @@ def random_stage(dialect, seed=0, grid=None, registers=2, positioned=None):
 def suffix_of(dialect):
     """Of a format that needs no other library, where a dialect is kept in one."""
     suffixes = {"safetensors": ".safetensors", "npz": ".npz", "msgpack": ".msgpack", "torch": ".pt"}
+    suffixes["gguf"] = ".gguf"
     return next(suffix for kind, suffix in suffixes.items() if kind in dialect.formats)
 
 
