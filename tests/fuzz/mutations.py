@@ -79,6 +79,8 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             ways += [_opcode] * 8
         if name.endswith(".safetensors"):
             ways += [_header] * 6
+        if name.endswith(".gguf"):
+            ways += [_gguf] * 8
         if content[:2] == b"PK":
             ways += [_member] * 5 + [_directory] * 2
         way = chance.choice(ways)
@@ -89,7 +91,7 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             way = _bytes
         done.append(way.__name__)
     files[name] = content
-    mended = {"_member", "_json", "_header", "_directory", "_opcode", "_node"}
+    mended = {"_member", "_json", "_header", "_directory", "_opcode", "_node", "_gguf"}
     return files, "mended" if mended & set(done) else "raw"
 
 
@@ -326,3 +328,59 @@ def _crc32c(content: bytes) -> int:
         for _ in range(8):
             checksum = checksum >> 1 ^ (0x82F63B78 if checksum & 1 else 0)
     return checksum ^ 0xFFFFFFFF
+
+
+WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of GGUF's kinds of numbers."""
+
+
+def _gguf(content: bytes, chance: random.Random) -> bytes:
+    """A number of a GGUF header: a count, a length, a kind, an extent, a type, an offset, a value;
+    or a letter of a name."""
+    at, width = chance.choice(_gguf_numbers(content))
+    old = int.from_bytes(content[at : at + width], "little")
+    near = (old + 1, old - 1, 2 * old, old // 2, old ^ 1, old + 32, chance.randrange(64))
+    value = chance.choice((*near, *near, *NUMBERS)) % 2 ** (8 * width)
+    return content[:at] + value.to_bytes(width, "little") + content[at + width :]
+
+
+def _gguf_numbers(content: bytes) -> list[tuple[int, int]]:
+    """Where the numbers of a GGUF header are, and how wide."""
+    places = [(4, 4), (8, 8), (16, 8)]
+    tensors, keys = struct.unpack_from("<QQ", content, 8)
+    at = 24
+
+    def number(width: int) -> int:
+        nonlocal at
+        if at + width > len(content):
+            raise ValueError("an earlier change left no whole header")
+        places.append((at, width))
+        at += width
+        return int.from_bytes(content[at - width : at], "little")
+
+    def text() -> None:
+        nonlocal at
+        length = number(8)
+        number(min(length, 1))
+        at += length - min(length, 1)
+
+    def value(kind: int) -> None:
+        if kind == 8:
+            text()
+        elif kind == 9:
+            inner, count = number(4), number(8)
+            for _ in range(count):
+                value(inner)
+        else:
+            number(WIDTHS[kind])
+
+    for _ in range(keys):
+        text()
+        value(number(4))
+    for _ in range(tensors):
+        text()
+        for _ in range(number(4)):
+            number(8)
+        number(4)
+        number(8)
+    return places

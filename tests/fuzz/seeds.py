@@ -13,6 +13,7 @@ import numpy as np
 
 from patchparity.porting.dialects.catalogue import list_dialects
 from patchparity.porting.dialects.fit import fit, tensors_of
+from patchparity.porting.files.gguf_files import tower_values
 from patchparity.porting.files.writing import write_checkpoint
 
 from ..porting.test_dialects import config_of, random_stage
@@ -56,6 +57,7 @@ def seeds(folder: Path) -> list[Seed]:
         _of("google-vit", "model.npz", folder, config=False, checked=True),
         _of("big-vision-vit", "model.npz", folder, config=False, change=_packed, checked=True),
         _sharded(folder),
+        *(_gguf(identity, folder) for identity in ("gguf-siglip", "gguf-qwen2-5-vl")),
     ]
     for make in (
         _msgpack,
@@ -66,6 +68,7 @@ def seeds(folder: Path) -> list[Seed]:
         _orbax,
         _orbax_folders,
         _dcp,
+        _gguf_quantized,
     ):
         try:
             made.append(make(folder))
@@ -257,3 +260,38 @@ def _dcp(folder: Path) -> Seed:
         warnings.simplefilter("ignore")
         checkpoint.save({"model": state}, checkpoint_id=folder / "dcp", no_dist=True)
     return _of_folder("torch.distributed", ".metadata", folder / "dcp")
+
+
+def _gguf(identity: str, folder: Path) -> Seed:
+    """A stage in GGUF beside another tensor, with keys of every kind that is looked at."""
+    tensors, _ = _tensors(identity)
+    del tensors["head.weight"]
+    path = folder / "mmproj.gguf"
+    model = list_dialects()[identity].model_types[0]
+    told = tower_values(model, (4, 4), (16, 16), 24, 1e-6, 8)
+    more = {"clip.vision.image_mean": [0.5, 0.25, 0.125], "tokenizer.tokens": ["a", "", "b" * 20]}
+    keys = {key: value for key, value in {**told, **more}.items() if "_size" not in key}
+    write_checkpoint(path, {**tensors, "v.post_ln.weight": np.ones(24, np.float32)}, keys)
+    return Seed(f"{identity} mmproj.gguf", {"mmproj.gguf": path.read_bytes()})
+
+
+def _gguf_quantized(folder: Path) -> Seed:
+    """The same of several types of blocks, by gguf's own writer."""
+    import gguf
+
+    draw, kinds = np.random.default_rng(3).standard_normal, gguf.GGMLQuantizationType
+    path = folder / "quantized.gguf"
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_clip_projector_type("gemma3")
+    for name, shape, kind in (
+        ("v.patch_embd.weight", (32, 3, 2, 32), kinds.Q8_0),
+        ("v.patch_embd.bias", (32,), kinds.Q5_1),
+        ("v.position_embd.weight", (16, 32), kinds.Q4_0),
+    ):
+        values = gguf.quants.quantize(draw(shape).astype(np.float32), kind)
+        writer.add_tensor(name, values, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Seed("quantized.gguf", {"quantized.gguf": path.read_bytes()})
