@@ -391,6 +391,7 @@ def _own_dialects() -> dict[str, Dialect]:
         "keras.toml",
         "gguf.toml",
         "plain.toml",
+        "graphs.toml",
     ):
         content = tomllib.loads((folder / name).read_text(encoding="utf-8"))
         dialects.update(

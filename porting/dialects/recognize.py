@@ -146,6 +146,7 @@ def find_candidates(
         gridless: whether also those whose positions fit no grid.
         ignore: tensors that a user says play no part.
     """
+    checkpoint.for_images(_images_of(sizes))
     config, known_sizes = config_of(checkpoint), known_of(checkpoint, sizes)
     for pattern in ignore:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in checkpoint.tensors):
@@ -173,6 +174,13 @@ def find_candidates(
     candidates.sort(key=lambda candidate: (not candidate.refusals, *candidate.weight), reverse=True)
     # Beside a library's own names a matrix under any other tells nothing.
     return [candidate for candidate in candidates if not candidate.dialect.plain] or candidates
+
+
+def _images_of(sizes: Sizes | None) -> tuple[int, ...]:
+    """The size of images that is known, frames in front."""
+    if sizes is None or not sizes.image_size:
+        return ()
+    return (sizes.frames, *sizes.image_size) if sizes.frames else sizes.image_size
 
 
 def prefixes_of(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:

@@ -66,6 +66,8 @@ def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
         PatchParityError: an adapter (LoRA) on a layer of the embedding stage: its weight is not in
             the file.
     """
+    if checkpoint.kept_as == "graph":  # names there say nothing
+        return checkpoint
     real_names: dict[str, str] = {}
     for name in checkpoint.tensors:
         if ".original_module." in name:

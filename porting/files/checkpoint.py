@@ -7,7 +7,7 @@ format has a file of its own beside this one, which reads and writes it.
 """
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -147,6 +147,15 @@ class Checkpoint(abc.ABC):
         except Exception as error:  # whatever damaged content makes zlib, HDF5 or NumPy raise
             raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
         return array
+
+    def for_images(self, image_size: Sequence[int] = ()) -> None:
+        """Look for the stage as images of this size meet it (frames in front; empty for nothing
+        that is known), where that changes which tensors there are: in a graph.
+
+        Raises:
+            PatchParityError: a graph in which no stage is found.
+        """
+        return
 
     @abc.abstractmethod
     def _read(self, name: str) -> NDArray[Any]:

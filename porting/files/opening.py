@@ -16,6 +16,7 @@ from .gguf_files import GgufCheckpoint
 from .keras_files import H5Checkpoint, KerasCheckpoint
 from .msgpack_files import MsgpackCheckpoint
 from .npz_files import NpzCheckpoint
+from .onnx_files import OnnxCheckpoint
 from .orbax_files import OrbaxCheckpoint
 from .orbax_folders import folder_of, is_orbax
 from .safetensors_files import LARGEST_HEADER, SafetensorsCheckpoint
@@ -121,10 +122,6 @@ def _foreign(source: Path, start: bytes) -> str:
     for begin, description in FOREIGN_STARTS.items():
         if start.startswith(begin):
             return description
-    if source.suffix == ".onnx":
-        return (
-            "a graph of ONNX, which is not read: its weights are onnx.load(FILE).graph.initializer"
-        )
     if source.suffix == ".index" and source.with_suffix(".data-00000-of-00001").exists():
         return (
             "the index of a checkpoint of TensorFlow, which is not read: its values are "
@@ -148,6 +145,8 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return H5Checkpoint(source, source)
     if start[:4] == b"PK\x03\x04":
         return _zip_reader(source)
+    if source.suffix == ".onnx" or _begins_as_onnx(start):
+        return OnnxCheckpoint(source)
     if (
         len(start) > 8
         and start[8:9] == b"{"
@@ -171,6 +170,16 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or "
         ".keras, Flax msgpack, GGUF, a folder of Orbax or of torch.distributed"
     )
+
+
+def _begins_as_onnx(start: bytes) -> bool:
+    """Whether a file begins with the version of ONNX's format (field 1 of a ModelProto, 3 to 20)
+    and then the name of what wrote it, or another field of that message."""
+    return len(start) > 2 and start[0] == 8 and 3 <= start[1] <= 20 and start[2] in ONNX_FIELDS
+
+
+ONNX_FIELDS = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72)
+"""Tags of the fields 2 to 8 and 14 of a ModelProto."""
 
 
 def _shard(source: Path) -> Checkpoint:

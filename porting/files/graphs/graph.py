@@ -61,10 +61,12 @@ class Graph:
         inputs: shapes of what it is given, by name; None for an extent that is open.
         nodes: in an order in which each comes behind what it takes.
         constants: tensors of the file, by name.
+        outputs: names of the values that it gives; empty where a format does not tell.
         notes: what is to be told of the file as a whole, in sentences.
     """
 
     inputs: Mapping[str, tuple[int | None, ...]]
     nodes: tuple[Node, ...]
     constants: Mapping[str, Constant]
+    outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
