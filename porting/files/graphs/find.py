@@ -90,6 +90,9 @@ def _require_end(way: Way) -> None:
         raise NoStage(f"goes several ways: {why}")
     if way.end.quantized == "product":
         raise NoStage(f"ends in whole numbers, at {way.stopped or 'the end'}")
+    if way.mismatch:
+        size = "×".join(map(str, way.patches.image)) if way.patches else ""
+        raise NoStage(f"is of {size} pixels, and at {way.stopped}: made for images of another size")
     if way.stopped and len(way.takers) == 1:
         raise NoStage(
             f"goes through the projection {way.kernel_told}, and from there through "

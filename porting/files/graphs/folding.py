@@ -114,9 +114,11 @@ class Folder:
         except (NotRun, PatchParityError) as error:
             self.why[name] = f"{node.op} ({error})"
             return None
-        given = [one for one in (inputs[:1] if node.op in MOVES else inputs) if one is not None]
+        of_first = node.op in (*MOVES, "QuantizeLinear", "DequantizeLinear")
+        given = [one for one in (inputs[:1] if of_first else inputs) if one is not None]
+        told = _told(node, [one for one in inputs if one is not None])
         for output, array in zip(node.outputs, arrays, strict=False):
-            made = merged(given, array, *_told(node, given), ran=_ran(node))
+            made = merged(given, array, *told, ran=_ran(node))
             if node.op in ("Shape", "Size"):
                 made = Known(array)
             self.known[output] = made
@@ -129,6 +131,8 @@ def _ran(node: Node) -> bool:
 
 def _told(node: Node, given: list[Known]) -> list[str]:
     """What an operator did to a constant, in words."""
+    if node.op == "QuantizeLinear":
+        return ["rounded as it is quantized"]
     if node.op in QUIET or not any(one.sources for one in given):
         return []
     if node.op == "Cast":

@@ -406,6 +406,22 @@ def _dequantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     return [scaled.astype(scale.dtype)]
 
 
+RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535)}
+"""Smallest and largest number of the types that a QuantizeLinear may make here."""
+
+
+def _quantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    data, scale = _all(inputs[:2])
+    zero = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros((), np.uint8)
+    axis, name = attribute(node, "axis", 1), zero.dtype.name
+    if name not in RANGES or attribute(node, "block_size", 0):
+        raise NotRun(f"a quantization to {name}")
+    wide = scale.astype(data.dtype)
+    rounded = np.rint(data / along_axis(wide, data.shape, axis))
+    moved = rounded + along_axis(zero.astype(np.float64), data.shape, axis)
+    return [np.clip(moved, *RANGES[name]).astype(zero.dtype)]
+
+
 PLACES = {
     "half_pixel": "",
     "pytorch_half_pixel": "-pytorch-half-pixel",
@@ -455,14 +471,9 @@ def _resize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     require_room(math.prod(full))
     if not changed:
         return [data]
-    inner = [axis for axis in (2, 3) if axis < data.ndim]
-    if data.ndim == 4 and 3 in changed and full[3] == data.shape[3]:
-        inner = [1, 2]
-    if data.ndim != 4 or not set(changed) <= set(inner):
-        if data.ndim == 4 and set(changed) <= {1, 2}:
-            inner = [1, 2]
-        else:
-            raise NotRun("a Resize of other than two axes")
+    inner = next((pair for pair in ((2, 3), (1, 2)) if {*changed} <= {*pair}), None)
+    if inner is None or data.ndim != 4:
+        raise NotRun("a Resize of other than rows and columns")
     order = [axis for axis in range(4) if axis not in inner]
     table = np.transpose(data, (*inner, *order))
     resized = resize_grid(
@@ -503,6 +514,7 @@ NUMBERS: dict[str, Operator] = {
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
     "DequantizeLinear": _dequantize,
+    "QuantizeLinear": _quantize,
     "Resize": _resize,
     "MatMul": _matmul,
     "LayerNormalization": _layer_norm,

@@ -30,6 +30,7 @@ class Way:
         last: its name.
         takers: operators that take it.
         stopped: why it ends there, in words.
+        mismatch: whether that is a constant of another shape.
         kernel: `(D, *patch, C)`; None where no projection was found.
         kernel_told: where it comes from.
         patches: which it takes.
@@ -45,6 +46,7 @@ class Way:
     last: str
     takers: list[str] = field(default_factory=list)
     stopped: str = ""
+    mismatch: bool = False
     kernel: NDArray[Any] | None = None
     kernel_told: str = ""
     patches: Patches | None = None
@@ -115,6 +117,7 @@ class Follower:
                 if isinstance(error, Mismatch) and self.assumed:
                     raise
                 way.stopped = f"{node.op} ({error})" if str(error) != node.op else node.op
+                way.mismatch = isinstance(error, Mismatch)
                 break
             self._take(node.inputs, left)
             self.values |= made
