@@ -146,7 +146,7 @@ def find_candidates(
         gridless: whether also those whose positions fit no grid.
         ignore: tensors that a user says play no part.
     """
-    checkpoint.for_images(_images_of(sizes))
+    checkpoint.for_images(_images_of(sizes), prefix)
     config, known_sizes = config_of(checkpoint), known_of(checkpoint, sizes)
     for pattern in ignore:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in checkpoint.tensors):

@@ -148,9 +148,10 @@ class Checkpoint(abc.ABC):
             raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
         return array
 
-    def for_images(self, image_size: Sequence[int] = ()) -> None:
+    def for_images(self, image_size: Sequence[int] = (), prefix: str | None = None) -> None:
         """Look for the stage as images of this size meet it (frames in front; empty for nothing
-        that is known), where that changes which tensors there are: in a graph.
+        that is known), of the input that a prefix names, where that changes which tensors there
+        are: in a graph.
 
         Raises:
             PatchParityError: a graph in which no stage is found.

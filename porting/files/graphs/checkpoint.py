@@ -56,6 +56,7 @@ class GraphCheckpoint(Checkpoint):
         super().__init__(path)
         self.graph = graph
         self.arrays: dict[str, NDArray[Any]] = {}
+        self.configs: dict[str, dict[str, Any]] = {}
         self.followed: tuple[int, ...] | None = None
         self.tensors = self._others()
 
@@ -69,17 +70,19 @@ class GraphCheckpoint(Checkpoint):
         """Nowhere: what a graph computes, it tells itself."""
         return
 
-    def for_images(self, image_size: Sequence[int] = ()) -> None:
+    def for_images(self, image_size: Sequence[int] = (), prefix: str | None = None) -> None:
         """Follow images of this size, or of the size that the graph takes.
 
         Args:
             image_size: what is told of it, frames in front; empty for nothing.
+            prefix: which of several inputs is meant.
 
         Raises:
             PatchParityError: a graph in which no stage is found, and why.
         """
         wanted = tuple(image_size)
         if self.followed == wanted:
+            self._tell(prefix)
             return
         self.followed = None
         found: dict[str, Parts] = {}
@@ -101,10 +104,15 @@ class GraphCheckpoint(Checkpoint):
             )
         self._take(found)
         self.followed = wanted
+        self._tell(prefix)
+
+    def _tell(self, prefix: str | None) -> None:
+        """Tell the sizes of the one stage, or of the one that is meant."""
+        self.own_config = dict(self.configs.get(prefix or "", {}))
 
     def _take(self, found: Mapping[str, Parts]) -> None:
         """Name the tensors of one stage by what they are, of several with their input in front."""
-        self.arrays, self.told, self.own_config = {}, {}, {}
+        self.arrays, self.told, self.configs = {}, {}, {}
         for name, parts in found.items():
             before = f"{name}." if len(found) > 1 else ""
             for role, array in parts.tensors.items():
@@ -112,9 +120,7 @@ class GraphCheckpoint(Checkpoint):
                 self.told[before + role] = parts.told[role]
             notes = "".join(f"; {note}" for note in self.graph.notes)
             self.told[f"{before}kernel"] += notes
-            self.own_config = dict(parts.config)
-        if len(found) > 1:
-            self.own_config = {}
+            self.configs[before] = parts.config
         self.tensors = {
             name: TensorInfo(array.shape, array.dtype.name) for name, array in self.arrays.items()
         } | self._others()

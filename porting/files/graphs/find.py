@@ -93,11 +93,12 @@ def _require_end(way: Way) -> None:
     if way.mismatch:
         size = "×".join(map(str, way.patches.image)) if way.patches else ""
         raise NoStage(f"is of {size} pixels, and at {way.stopped}: made for images of another size")
-    if way.stopped and len(way.takers) == 1:
+    if not way.block:
+        alone = f"{way.stopped} alone" if len(way.takers) == 1 else " and ".join(way.takers[:6])
         raise NoStage(
-            f"goes through the projection {way.kernel_told}, and from there through "
-            f"{way.stopped} alone, where no block begins: a stem of several layers, or an operator "
-            "that is not read"
+            f"goes through the projection {way.kernel_told}, and from there through {alone}, where "
+            "no block with a residual sum begins: a stem of several layers, or operators that are "
+            "not read"
         )
 
 

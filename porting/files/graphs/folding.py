@@ -74,7 +74,8 @@ class Folder:
 
     def tell(self, values: Mapping[str, Known]) -> None:
         """Take note of values that are known although they are made of the image: its extents."""
-        self.known.update(values)
+        kept = {name: known for name, known in self.known.items() if known is not None or not name}
+        self.known = {**kept, **values}  # what could not be told may be now
 
     def of(self, name: str, depth: int = 0) -> Known | None:
         """A value, or None where it depends on an input of the graph, or cannot be computed (`why`

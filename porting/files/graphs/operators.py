@@ -501,6 +501,17 @@ def _layer_norm(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     return [normed + inputs[2] if len(inputs) > 2 and inputs[2] is not None else normed]
 
 
+def _global_mean(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    data = _first(inputs)
+    return [data.mean(axis=tuple(range(2, data.ndim)), keepdims=True)]
+
+
+def _eye(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    rows, columns = _first(inputs).shape
+    dtype = dtype_of(ELEMENT_TYPES[attribute(node, "dtype", 1)])
+    return [np.eye(rows, columns, attribute(node, "k", 0)).astype(dtype)]
+
+
 def _where(condition: Array, one: Array, other: Array) -> Array:
     return np.where(condition.astype(bool), one, other)
 
@@ -515,6 +526,8 @@ NUMBERS: dict[str, Operator] = {
     "Range": _range,
     "DequantizeLinear": _dequantize,
     "QuantizeLinear": _quantize,
+    "EyeLike": _eye,
+    "GlobalAveragePool": _global_mean,
     "Resize": _resize,
     "MatMul": _matmul,
     "LayerNormalization": _layer_norm,

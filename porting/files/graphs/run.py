@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import begins_block
 from .folding import Folder, Known, merged
 from .graph import Graph, Node
 from .norms import BEGIN, Matched, Norm, match_norm
@@ -31,6 +32,7 @@ class Way:
         takers: operators that take it.
         stopped: why it ends there, in words.
         mismatch: whether that is a constant of another shape.
+        block: whether a block begins there, or the graph ends.
         kernel: `(D, *patch, C)`; None where no projection was found.
         kernel_told: where it comes from.
         patches: which it takes.
@@ -47,6 +49,7 @@ class Way:
     takers: list[str] = field(default_factory=list)
     stopped: str = ""
     mismatch: bool = False
+    block: bool = True
     kernel: NDArray[Any] | None = None
     kernel_told: str = ""
     patches: Patches | None = None
@@ -129,6 +132,7 @@ class Follower:
                 self._at_cut(place + 1, skipped, left)
         way.takers = [node.op for node in self.nodes if way.last in node.inputs]
         way.takers = [op for op in way.takers if op not in ("Shape", "Size")]
+        way.block = not way.takers or begins_block(self.nodes, way.last)
         return way
 
     def _take(self, names: Sequence[str], left: dict[str, int]) -> None:
@@ -449,6 +453,11 @@ def _convolved(
         pads,
         dilation,
     )
+    if (chosen := _selection(array)) is not None:
+        picked = value.moved(lambda places: extract(places)[:, chosen])
+        shape = (value.shape[0], *grid, len(array))
+        moved = picked.moved(lambda places: np.moveaxis(places.reshape(shape), -1, 1))
+        return {node.outputs[0]: moved if bias is None else moved.plus(_along(bias, axes))}
     channels = np.repeat(np.arange(array.shape[1]), math.prod(array.shape[2:]))
     matrix = array.reshape(len(array), -1).T
     rows = _project(self, value, extract, matrix, kernel.told, channels)
@@ -457,12 +466,31 @@ def _convolved(
     return {node.outputs[0]: _biased(self, tokens, bias, axes)}
 
 
+def _selection(array: NDArray[Any]) -> NDArray[np.int64] | None:
+    """Which value of a patch each channel of a convolution is, where it takes one as it is, as
+    those do by which TensorFlow's patches are cut; None where it is another convolution."""
+    rows = array.reshape(len(array), -1)
+    if rows.shape[1] != len(rows) and rows.shape[1] > LARGEST_SELECTION:
+        return None
+    there = rows != 0
+    if not ((there.sum(axis=1) == 1).all() and (rows[there] == 1).all()):
+        return None
+    return there.argmax(axis=1)
+
+
+LARGEST_SELECTION = 2**14
+"""Values of a patch that one channel may be chosen of."""
+
+
+def _along(bias: Known, axes: int) -> Known:
+    return merged([bias], bias.array.reshape(-1, *(1,) * axes))
+
+
 def _biased(self: Follower, tokens: Followed, bias: Known | None, axes: int) -> Followed:
     """Tokens with the bias of their convolution, and what a normalization of images adds."""
     for known in (bias, self.way.added):
         if known is not None and known.array.size:
-            vector = merged([known], known.array.reshape(-1, *(1,) * axes))
-            tokens = tokens.plus(vector)
+            tokens = tokens.plus(_along(known, axes))
     return tokens
 
 
