@@ -46,6 +46,8 @@ def fit(
             another kind.
     """
     if dialect.read_only:
+        if dialect.formats == ("graph",):
+            raise PatchParityError(f"{dialect.id} is read and not written: it is a whole model")
         raise PatchParityError(
             f"{dialect.id} is read and not written: more than one tensor makes its kernel or its "
             "positions, or some of their rows belong to no token"

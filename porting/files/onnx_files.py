@@ -292,8 +292,8 @@ def _tensor(tensor: Any) -> _Tensor:
         external = {entry.key: entry.value for entry in tensor.external_data}
         return _Tensor(info, number, external=external)
     if tensor.doc_string.startswith(MARK):
-        field, start, end = map(int, tensor.doc_string.removeprefix(MARK).split())
-        return _Tensor(info, number, TENSOR_DATA[field], start, end)
+        place, start, end = map(int, tensor.doc_string.removeprefix(MARK).split())
+        return _Tensor(info, number, TENSOR_DATA[place], start, end)
     for field in TENSOR_DATA.values():
         values = getattr(tensor, field)
         if len(values):
@@ -434,12 +434,11 @@ def _attribute(onnx: Any, one: Any) -> Any:
         return one.s.decode("utf-8", "replace")
     if one.type == kinds.STRINGS:
         return [text.decode("utf-8", "replace") for text in one.strings]
-    return {
-        kinds.FLOAT: lambda: one.f,
-        kinds.INT: lambda: one.i,
-        kinds.FLOATS: lambda: list(one.floats),
-        kinds.INTS: lambda: list(one.ints),
-    }.get(one.type, lambda: None)()
+    if one.type in (kinds.FLOAT, kinds.INT):
+        return one.f if one.type == kinds.FLOAT else one.i
+    if one.type in (kinds.FLOATS, kinds.INTS):
+        return list(one.floats if one.type == kinds.FLOATS else one.ints)
+    return None
 
 
 def _captured(graph: Any) -> list[str]:

@@ -8,7 +8,7 @@ stands between the projection and the first block.
 from collections.abc import Sequence
 
 from .graph import Node
-from .operators import MOVES
+from .moves import MOVES
 
 ADDS = ("Add", "Sum", "com.microsoft.QLinearAdd")
 """Operators that may be a residual sum; and those whose name ends in `SkipLayerNormalization`."""

@@ -13,7 +13,7 @@ from ..checkpoint import Checkpoint, TensorInfo
 from .find import NoStage, Parts, grid_of, parts_of
 from .folding import Folder
 from .graph import Graph
-from .operators import MOVES, NotRun
+from .moves import MOVES, NotRun
 from .run import Follower
 from .values import Mismatch
 
@@ -56,6 +56,7 @@ class GraphCheckpoint(Checkpoint):
         super().__init__(path)
         self.graph = graph
         self.arrays: dict[str, NDArray[Any]] = {}
+        self.names: dict[str, str] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self.followed: tuple[int, ...] | None = None
         self.tensors = self._others()
@@ -127,18 +128,19 @@ class GraphCheckpoint(Checkpoint):
 
     def _others(self) -> dict[str, TensorInfo]:
         """All constants of the graph: none of them is anything to the image but by the stage."""
-        return {
-            f"constant {name}" if name.rpartition(".")[2] in ROLES or name in ROLES else name: (
-                constant.info
-            )
-            for name, constant in self.graph.constants.items()
-            if name not in self.arrays
-        }
+        self.names = {_other_name(name): name for name in self.graph.constants}
+        return {name: self.graph.constants[real].info for name, real in self.names.items()}
 
     def _read(self, name: str) -> NDArray[Any]:
         if name in self.arrays:
             return np.array(self.arrays[name])
-        return self.graph.constants[name.removeprefix("constant ")].read()
+        return self.graph.constants[self.names[name]].read()
+
+
+def _other_name(name: str) -> str:
+    """The name of a constant; of one that is called as a part of a stage is, another."""
+    called = any(name == role or name.endswith(f".{role}") for role in ROLES)
+    return f"constant {name}" if called else name
 
 
 def images_of(graph: Graph) -> dict[str, tuple[int | None, ...]]:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from .folding import Known
 from .norms import Norm
-from .run import Way, _channels_of, _same_rows, _wide
-from .values import Followed, Layer, Places
+from .projection import wide_type
+from .values import Followed, Layer, Places, channels_of, same_rows
+from .walk import Way
 
 
 class NoStage(Exception):  # noqa: N818  it is told, of one input among others
@@ -68,7 +69,7 @@ def parts_of(way: Way) -> Parts:
         raise NoStage("scales its tokens behind their norm, which is not read")
     if factor is not None:
         wide = kernel.astype(np.float64) * factor.reshape(-1, *(1,) * (kernel.ndim - 1))
-        kernel = wide.astype(_wide(kernel.dtype))
+        kernel = wide.astype(wide_type(kernel.dtype))
     parts.add("kernel", kernel, _kernel_told(way))
     if before is not None:
         _add_bias(parts, scaled.layers[1:], slice(0, count))
@@ -86,8 +87,7 @@ def _require_end(way: Way) -> None:
         where = f"meets {way.stopped}" if way.stopped else "ends"
         raise NoStage(f"{where} before any projection of patches")
     if way.end.kind == "pixels":
-        why = way.stopped or " and ".join(way.takers)
-        raise NoStage(f"goes several ways: {why}")
+        raise NoStage(f"goes several ways: {' and '.join(way.ways[:6])}")
     if way.end.quantized == "product":
         raise NoStage(f"ends in whole numbers, at {way.stopped or 'the end'}")
     if way.mismatch:
@@ -105,7 +105,7 @@ def _require_end(way: Way) -> None:
 def _first_image(value: Followed, way: Way) -> Followed:
     """The tokens of the first image of a batch, `(rows, D)`."""
     width = way.width
-    axis = _channels_of(value, width)
+    axis = channels_of(value, width)
     if axis is None or way.patches is None:
         raise NoStage(f"ends as values of shape {value.shape}, none of whose axes is that of D")
     places = np.moveaxis(value.base.places, axis, -1)
@@ -209,7 +209,7 @@ class _Terms:
         assert taken.known is not None
         if len(taken.places) == 1:
             return taken.known.array.size == taken.places.shape[1]
-        return all(_same_rows(layer, 1) for layer in (taken, *taken.factors))
+        return all(same_rows(layer, 1) for layer in (taken, *taken.factors))
 
     def of(self, row: int, positions: bool) -> list[Layer]:
         """The terms of a row of the prefix: those of positions, or all others."""
@@ -225,7 +225,7 @@ def _summed(layers: Sequence[Layer], rows: slice) -> NDArray[Any]:
         return taken[0].values()
     values = [layer.values() for layer in taken]
     kinds = [known.array.dtype for layer in taken for known in layer.constants]
-    dtype = max((_wide(kind) for kind in kinds), key=lambda kind: kind.itemsize)
+    dtype = max((wide_type(kind) for kind in kinds), key=lambda kind: kind.itemsize)
     return np.sum([value.astype(np.float64) for value in values], axis=0).astype(dtype)
 
 
@@ -299,12 +299,12 @@ def _add_prefix(parts: Parts, terms: _Terms, count: int) -> None:
         return
     first = [row for row in rows if row < start and roles[rows.index(row)] in placed]
     last = [row for row in rows if row >= stop and roles[rows.index(row)] in placed]
-    table = [
+    tables = [
         *(_summed(terms.of(row, True), slice(row, row + 1)) for row in first),
         _summed(terms.varying, terms.patches),
         *(_summed(terms.of(row, True), slice(row, row + 1)) for row in last),
     ]
-    parts.add("positions", np.concatenate(table), _origin([*terms.varying, *terms.of_table]))
+    parts.add("positions", np.concatenate(tables), _origin([*terms.varying, *terms.of_table]))
 
 
 def _which(rows: Sequence[int], start: int, stop: int) -> str:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
 from .graph import Graph, Node
-from .operators import LARGEST_VALUE, MOVES, NotRun, compute
+from .moves import LARGEST_VALUE, MOVES, NotRun
+from .operators import compute
 
 DEEPEST = 200
 """Operators behind one another of which a constant is made; sizes at run time take twenty."""
@@ -117,9 +118,9 @@ class Folder:
             return None
         of_first = node.op in (*MOVES, "QuantizeLinear", "DequantizeLinear")
         given = [one for one in (inputs[:1] if of_first else inputs) if one is not None]
-        told = _told(node, [one for one in inputs if one is not None])
+        steps = _told(node, [one for one in inputs if one is not None])
         for output, array in zip(node.outputs, arrays, strict=False):
-            made = merged(given, array, *told, ran=_ran(node))
+            made = merged(given, array, *steps, ran=_ran(node))
             if node.op in ("Shape", "Size"):
                 made = Known(array)
             self.known[output] = made

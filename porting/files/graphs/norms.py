@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from .folding import Folder, Known
 from .graph import Node
-from .operators import NotRun, compute
+from .moves import NotRun
+from .operators import compute
 
 MADE_OF = (
     "Add",

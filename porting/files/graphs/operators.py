@@ -1,5 +1,5 @@
-"""ONNX's operators in NumPy: a closed list, of what moves values and what makes constants of
-constants (https://onnx.ai/onnx/operators/).
+"""ONNX's operators that make constants of constants, in NumPy: a closed list
+(https://onnx.ai/onnx/operators/).
 
 Laws: what a result would take is known before it is made; what is not of the list is not run.
 """
@@ -9,288 +9,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....reference.resize import resize_grid
 from ..checkpoint import dtype_of
 from .graph import Node
-
-Array = NDArray[Any]
-
-LARGEST_VALUE = 2**24
-"""Values of anything that an operator makes: an image of 2048×2048 in three channels has three
-quarters of that, the positions of 128×128 patches in a width of 1024 as many."""
-
-
-class NotRun(Exception):  # noqa: N818  it is caught where it may be passed over
-    """An operator that is not of the list, or that cannot be run on what it is given."""
-
-
-def integers(array: Array | None) -> list[int]:
-    """The numbers of a small tensor of sizes or axes.
-
-    Raises:
-        NotRun: none, or one that is no such thing.
-    """
-    if array is None or array.size > 4096:
-        raise NotRun("sizes that are not known")
-    return [int(number) for number in np.asarray(array).ravel()]
-
-
-def require_room(values: float) -> None:
-    """Raise NotRun for a result of more values than anything here has."""
-    if not 0 <= values <= LARGEST_VALUE:
-        raise NotRun(f"{values:.0f} values, more than {LARGEST_VALUE}")
-
-
-def attribute(node: Node, name: str, default: Any) -> Any:
-    """An attribute, of the kind that its default has.
-
-    Raises:
-        NotRun: one of another kind.
-    """
-    value = node.attributes.get(name, default)
-    if isinstance(default, bool | int) and not isinstance(value, int | np.integer):
-        raise NotRun(f"{name} = {value!r}")
-    if isinstance(default, float) and not isinstance(value, float | int | np.floating):
-        raise NotRun(f"{name} = {value!r}")
-    if isinstance(default, str) and not isinstance(value, str):
-        raise NotRun(f"{name} = {value!r}")
-    return value
-
-
-def axes_of(node: Node, inputs: Sequence[Array | None], place: int = 1) -> list[int] | None:
-    """Axes, of an input (since opset 13 or 18) or an attribute; None where none are told."""
-    if len(inputs) > place and inputs[place] is not None:
-        return integers(inputs[place])
-    axes = node.attributes.get("axes")
-    return None if axes is None else [int(axis) for axis in axes]
-
-
-def _reshape(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data = _first(inputs)
-    if len(inputs) > 1 and inputs[1] is not None:
-        shape = integers(inputs[1])
-    else:
-        shape = [int(extent) for extent in node.attributes["shape"]]
-    if not attribute(node, "allowzero", 0):
-        shape = [data.shape[axis] if extent == 0 else extent for axis, extent in enumerate(shape)]
-    if any(extent < -1 for extent in shape):
-        raise NotRun(f"a shape of {shape}")
-    return [data.reshape(shape)]
-
-
-def _flatten(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, axis = _first(inputs), attribute(node, "axis", 1)
-    axis = axis + data.ndim if axis < 0 else axis
-    return [data.reshape(math.prod(data.shape[:axis]), math.prod(data.shape[axis:]))]
-
-
-def _squeeze(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    axes = axes_of(node, inputs)
-    return [np.squeeze(_first(inputs), None if axes is None else tuple(axes))]
-
-
-def _unsqueeze(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    return [np.expand_dims(_first(inputs), tuple(axes_of(node, inputs) or ()))]
-
-
-def _transpose(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    return [np.transpose(_first(inputs), node.attributes.get("perm"))]
-
-
-def _slice(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data = _first(inputs)
-    if node.version < 10 and "starts" in node.attributes:
-        starts, ends = (list(map(int, node.attributes[name])) for name in ("starts", "ends"))
-        axes, steps = axes_of(node, inputs, 9), None
-    else:
-        starts, ends = integers(inputs[1]), integers(inputs[2])
-        axes = integers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else None
-        steps = integers(inputs[4]) if len(inputs) > 4 and inputs[4] is not None else None
-    axes = list(range(len(starts))) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    places = [slice(None)] * data.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        extent = data.shape[axis]
-        last: int | None = end
-        if step < 0 and end < -extent:
-            last = None
-        if start < -extent:
-            start = 0 if step > 0 else -extent - 1
-        places[axis] = slice(start, last, step)
-    return [data[tuple(places)]]
-
-
-def _split(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, axis = _first(inputs), attribute(node, "axis", 0)
-    sizes: list[int] | None = None
-    if len(inputs) > 1 and inputs[1] is not None:
-        sizes = integers(inputs[1])
-    elif "split" in node.attributes:
-        sizes = [int(size) for size in node.attributes["split"]]
-    if sizes is None:
-        count = len(node.outputs)
-        part = -(-data.shape[axis] // count)
-        sizes = [part] * (count - 1) + [data.shape[axis] - part * (count - 1)]
-    if min(sizes) < 0 or sum(sizes) != data.shape[axis] or len(sizes) != len(node.outputs):
-        raise NotRun(f"parts of {sizes}")
-    return np.split(data, np.cumsum(sizes)[:-1], axis)
-
-
-def _expand(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data = _first(inputs)
-    shape = np.broadcast_shapes(data.shape, tuple(integers(inputs[1])))
-    require_room(math.prod(shape))
-    return [np.broadcast_to(data, shape)]
-
-
-def _tile(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, repeats = _first(inputs), integers(inputs[1])
-    require_room(data.size * math.prod(repeats))
-    return [np.tile(data, repeats)]
-
-
-def _gather(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, places = _first(inputs), inputs[1]
-    axis = attribute(node, "axis", 0)
-    if places is None or places.dtype.kind not in "iu":
-        raise NotRun("places that are not known")
-    require_room(data.size // max(data.shape[axis], 1) * places.size)
-    return [np.take(data, places, axis)]
-
-
-def _gather_elements(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, places = _first(inputs), inputs[1]
-    if places is None:
-        raise NotRun("places that are not known")
-    return [np.take_along_axis(data, places.astype(np.int64), attribute(node, "axis", 0))]
-
-
-def _gather_nd(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, places = _first(inputs), inputs[1]
-    if places is None or attribute(node, "batch_dims", 0):
-        raise NotRun("places that are not known")
-    return [data[tuple(np.moveaxis(places, -1, 0))]]
-
-
-def _space_to_depth(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, side = _first(inputs), attribute(node, "blocksize", 1)
-    batch, channels, height, width = data.shape
-    cut = data.reshape(batch, channels, height // side, side, width // side, side)
-    shape = (batch, channels * side * side, height // side, width // side)
-    return [cut.transpose(0, 3, 5, 1, 2, 4).reshape(shape)]
-
-
-def _depth_to_space(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data, side = _first(inputs), attribute(node, "blocksize", 1)
-    batch, channels, height, width = data.shape
-    inner = channels // (side * side)
-    if attribute(node, "mode", "DCR") == "CRD":
-        cut = data.reshape(batch, inner, side, side, height, width).transpose(0, 1, 4, 2, 5, 3)
-    else:
-        cut = data.reshape(batch, side, side, inner, height, width).transpose(0, 3, 4, 1, 5, 2)
-    return [cut.reshape(batch, inner, height * side, width * side)]
-
-
-def pads_of(node: Node, inputs: Sequence[Array | None], axes: int) -> list[tuple[int, int]]:
-    """Values before and after, along each axis, that a Pad adds; fewer than none are cut off."""
-    if len(inputs) > 1 and inputs[1] is not None:
-        pads = integers(inputs[1])
-    else:
-        pads = [int(pad) for pad in node.attributes.get("pads", node.attributes.get("paddings"))]
-    along = (
-        [axis % axes for axis in integers(inputs[3])]
-        if len(inputs) > 3 and inputs[3] is not None
-        else list(range(axes))
-    )
-    if len(pads) != 2 * len(along):
-        raise NotRun(f"pads of {pads}")
-    pairs = [(0, 0)] * axes
-    for place, axis in enumerate(along):
-        pairs[axis] = (pads[place], pads[place + len(along)])
-    return pairs
-
-
-def _pad(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    data = _first(inputs)
-    pairs = pads_of(node, inputs, data.ndim)
-    mode = attribute(node, "mode", "constant")
-    cut = tuple(
-        slice(max(-before, 0), extent - max(-after, 0))
-        for extent, (before, after) in zip(data.shape, pairs, strict=True)
-    )
-    added = [(max(before, 0), max(after, 0)) for before, after in pairs]
-    require_room(math.prod(size + sum(pair) for size, pair in zip(data.shape, added, strict=True)))
-    value = fill
-    if math.isnan(fill):
-        of_input = len(inputs) > 2 and inputs[2] is not None
-        value = np.asarray(inputs[2]).item() if of_input else node.attributes.get("value", 0.0)
-    if mode == "constant":
-        return [np.pad(data[cut], added, constant_values=value)]
-    kinds = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
-    return [np.pad(data[cut], added, kinds[mode])]  # type: ignore[call-overload]
-
-
-def _identity(node: Node, inputs: Sequence[Array | None], fill: float) -> list[Array]:
-    return [_first(inputs)]
-
-
-Mover = Callable[[Node, Sequence[Array | None], float], list[Array]]
-"""A node, its inputs (the first is moved), and what stands where nothing was; its outputs."""
-
-MOVES: dict[str, Mover] = {
-    "Identity": _identity,
-    "Dropout": _identity,
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Transpose": _transpose,
-    "Slice": _slice,
-    "Split": _split,
-    "Expand": _expand,
-    "Tile": _tile,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
-    "SpaceToDepth": _space_to_depth,
-    "DepthToSpace": _depth_to_space,
-    "Pad": _pad,
-}
-"""What moves values, and changes none."""
-
-
-def move(node: Node, inputs: Sequence[Array | None], fill: float = math.nan) -> list[Array]:
-    """Run what moves values.
-
-    Args:
-        node: an operator of `MOVES`.
-        inputs: of it; the first is moved.
-        fill: what stands where a Pad adds something; not a number for what the node says.
-
-    Raises:
-        NotRun: what it cannot be run on.
-    """
-    return _guarded(MOVES[node.op], node, inputs, fill)
-
-
-def _guarded(function: Callable[..., list[Array]], *arguments: Any) -> list[Array]:
-    try:
-        with np.errstate(all="ignore"):
-            return function(*arguments)
-    except NotRun:
-        raise
-    except MemoryError:
-        raise NotRun("more memory than there is") from None
-    except Exception as error:  # whatever NumPy raises of shapes that do not go together
-        raise NotRun(f"{type(error).__name__}: {str(error)[:200]}") from None
-
-
-def _first(inputs: Sequence[Array | None]) -> Array:
-    if not inputs or inputs[0] is None:
-        raise NotRun("an input is missing")
-    return inputs[0]
+from .moves import (
+    MOVES,
+    Array,
+    NotRun,
+    attribute,
+    axes_of,
+    first_of,
+    guarded,
+    integers,
+    move,
+    require_room,
+)
 
 
 def _all(inputs: Sequence[Array | None]) -> list[Array]:
@@ -326,7 +60,7 @@ def _divide(one: Array, other: Array) -> Array:
 
 def _reduced(function: Callable[..., Any]) -> Callable[[Node, Sequence[Array | None]], Any]:
     def run(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-        data, axes = _first(inputs), axes_of(node, inputs)
+        data, axes = first_of(inputs), axes_of(node, inputs)
         if not axes and attribute(node, "noop_with_empty_axes", 0):
             return [data]
         kept = bool(attribute(node, "keepdims", 1))
@@ -364,11 +98,11 @@ def _cast(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     kind = attribute(node, "to", 1)
     if kind not in ELEMENT_TYPES:
         raise NotRun(f"a cast to type {kind}")
-    return [_first(inputs).astype(dtype_of(ELEMENT_TYPES[kind]))]
+    return [first_of(inputs).astype(dtype_of(ELEMENT_TYPES[kind]))]
 
 
 def _constant_of_shape(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    shape = integers(_first(inputs))
+    shape = integers(first_of(inputs))
     require_room(math.prod(shape))
     value = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).ravel()
     return [np.full(shape, value[0], value.dtype)]
@@ -379,7 +113,8 @@ def _range(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     if not step or not math.isfinite((limit - start) / step):
         raise NotRun("a range without end")
     require_room(max(math.ceil((limit - start) / step), 0))
-    return [np.arange(start, limit, step, _first(inputs).dtype)]
+    numbers: Array = np.arange(start, limit, step, dtype=first_of(inputs).dtype)
+    return [numbers]
 
 
 def along_axis(scale: Array, shape: tuple[int, ...], axis: int, block: int = 0) -> Array:
@@ -452,7 +187,7 @@ def recipe_of(node: Node) -> str:
 
 
 def _resize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    data, recipe = _first(inputs), recipe_of(node)
+    data, recipe = first_of(inputs), recipe_of(node)
     scales = inputs[2] if len(inputs) > 2 else None
     if len(inputs) > 3 and inputs[3] is not None and inputs[3].size:
         sizes = integers(inputs[3])
@@ -502,12 +237,21 @@ def _layer_norm(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
 
 
 def _global_mean(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    data = _first(inputs)
+    data = first_of(inputs)
     return [data.mean(axis=tuple(range(2, data.ndim)), keepdims=True)]
 
 
+def _clip(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    data = first_of(inputs)
+    bounds: list[Any] = [*inputs[1:], None, None][:2]
+    if node.version < 11:
+        bounds = [node.attributes.get(name) for name in ("min", "max")]
+    return [data if all(bound is None for bound in bounds) else np.clip(data, *bounds)]
+
+
 def _eye(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    rows, columns = _first(inputs).shape
+    rows, columns = first_of(inputs).shape
+    require_room(rows * columns)
     dtype = dtype_of(ELEMENT_TYPES[attribute(node, "dtype", 1)])
     return [np.eye(rows, columns, attribute(node, "k", 0)).astype(dtype)]
 
@@ -518,6 +262,39 @@ def _where(condition: Array, one: Array, other: Array) -> Array:
 
 Operator = Callable[[Node, Sequence[Array | None]], list[Array]]
 """A node and its inputs; its outputs."""
+
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": _divide,
+    "Mod": np.mod,
+    "Pow": lambda one, other: np.power(one, other).astype(one.dtype),
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Sqrt": np.sqrt,
+    "Reciprocal": np.reciprocal,
+    "Exp": np.exp,
+    "Log": np.log,
+    "Sin": np.sin,
+    "Cos": np.cos,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Round": np.round,
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Not": np.logical_not,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Min": lambda *all_: np.minimum.reduce(np.broadcast_arrays(*all_)),
+    "Max": lambda *all_: np.maximum.reduce(np.broadcast_arrays(*all_)),
+    "Where": _where,
+    "Relu": lambda data: np.maximum(data, 0),
+}
+"""What is done value by value."""
 
 NUMBERS: dict[str, Operator] = {
     "Concat": _concat,
@@ -533,8 +310,8 @@ NUMBERS: dict[str, Operator] = {
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _layer_norm,
     "SimplifiedLayerNormalization": _layer_norm,
-    "Shape": lambda node, inputs: [shape_of(node, _first(inputs).shape)],
-    "Size": lambda node, inputs: [np.asarray(_first(inputs).size)],
+    "Shape": lambda node, inputs: [shape_of(node, first_of(inputs).shape)],
+    "Size": lambda node, inputs: [np.asarray(first_of(inputs).size)],
     "ReduceMean": _reduced(np.mean),
     "ReduceSum": _reduced(np.sum),
     "ReduceProd": _reduced(np.prod),
@@ -542,39 +319,8 @@ NUMBERS: dict[str, Operator] = {
     "ReduceMax": _reduced(np.max),
     "ReduceSumSquare": _reduced(lambda data, **how: np.sum(data * data, **how)),
     "ReduceL2": _reduced(lambda data, **how: np.sqrt(np.sum(data * data, **how))),
-    **{
-        name: _elementwise(function)
-        for name, function in {
-            "Add": np.add,
-            "Sub": np.subtract,
-            "Mul": np.multiply,
-            "Div": _divide,
-            "Mod": np.mod,
-            "Pow": lambda one, other: np.power(one, other).astype(one.dtype),
-            "Neg": np.negative,
-            "Abs": np.abs,
-            "Sqrt": np.sqrt,
-            "Reciprocal": np.reciprocal,
-            "Exp": np.exp,
-            "Log": np.log,
-            "Sin": np.sin,
-            "Cos": np.cos,
-            "Floor": np.floor,
-            "Ceil": np.ceil,
-            "Round": np.round,
-            "Equal": np.equal,
-            "Greater": np.greater,
-            "GreaterOrEqual": np.greater_equal,
-            "Less": np.less,
-            "LessOrEqual": np.less_equal,
-            "Not": np.logical_not,
-            "And": np.logical_and,
-            "Or": np.logical_or,
-            "Min": lambda *all_: np.minimum.reduce(np.broadcast_arrays(*all_)),
-            "Max": lambda *all_: np.maximum.reduce(np.broadcast_arrays(*all_)),
-            "Where": _where,
-        }.items()
-    },
+    "Clip": _clip,
+    **{name: _elementwise(function) for name, function in ELEMENTWISE.items()},
 }
 """What makes constants of constants; and, on numbers of our own, what norms are made of."""
 
@@ -595,4 +341,4 @@ def compute(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
         return move(node, inputs)
     if node.op not in NUMBERS:
         raise NotRun(f"{node.op}, which is not run")
-    return _guarded(NUMBERS[node.op], node, inputs)
+    return guarded(NUMBERS[node.op], node, inputs)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .operators import NotRun
+from .moves import NotRun
 
 CHUNK = 2**20
 """Values of rows that are compared at a time: 8 MB of indices."""
@@ -205,7 +205,7 @@ def windows(
     if any(size < span for size, span in zip(padded.shape[2:], reach, strict=True)):
         raise NotRun("its kernel is larger than the image")
     axes = tuple(range(2, places.ndim))
-    dense: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)  # type: ignore[call-overload]
+    dense: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
     kept = tuple(slice(None, None, step) for step in stride)
     inner = tuple(slice(None, None, by) for by in dilation)
     taken = dense[(slice(None), slice(None), *kept, *inner)]

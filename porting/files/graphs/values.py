@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .folding import Known
-from .operators import NotRun, require_room
+from .moves import NotRun, require_room
 
 Places = NDArray[np.int32]
 Kind = Literal["pixels", "tokens", "sequence"]
@@ -233,3 +233,23 @@ def _beside(term: Layer, parts: Sequence[Followed], number: int, axis: int) -> L
 
     factors = tuple(Layer(widened(factor.places, 0), factor.known) for factor in term.factors)
     return Layer(widened(term.places, -1), term.known, factors)
+
+
+def channels_of(value: Followed, width: int) -> int | None:
+    """The axis along which the channels of tokens lie, or the values of patches; None for none."""
+    places = value.base.places
+    if value.kind == "pixels":
+        return places.ndim - 1 if places.ndim > 1 else None
+    for axis in reversed(range(places.ndim)):
+        if places.shape[axis] == width:
+            moved = np.moveaxis(places, axis, -1).reshape(-1, width)
+            rows = moved[moved[:, 0] >= 0]
+            if len(rows) and np.array_equal(rows, rows[:, :1] + np.arange(width)):
+                return axis
+    return None
+
+
+def same_rows(layer: Layer, axis: int) -> bool:
+    """Whether a term is the same wherever it stands, but along the axis of channels."""
+    rows = np.moveaxis(layer.places, axis, -1).reshape(-1, layer.places.shape[axis])
+    return bool((rows == rows[0]).all())
