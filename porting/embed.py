@@ -223,6 +223,9 @@ def read_for_images(
             new = new if sizes is None else sizes.over(new)
             done = resized(stage, new, recipes)
             return ReadForImages(done.stage, config, True, tuple(done.steps))
+        if images.ndim in (4, 5):
+            file.for_images(images.shape[2:], prefix)
+            config = config_of(file)  # a graph tells its sizes once it is followed
         image_sizes = Sizes(
             image_size=tuple(images.shape[-2:]),
             frames=images.shape[2] if images.ndim == 5 else None,

@@ -8,34 +8,24 @@ import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
-from .checkpoint import LARGEST_EXTENT, LARGEST_TENSOR, MOST_AXES, TensorInfo, dtype_of
+from .checkpoint import LARGEST_TENSOR, TensorInfo
 from .graphs.checkpoint import GraphCheckpoint
 from .graphs.graph import Constant, Graph, Node
-from .graphs.operators import ELEMENT_TYPES
+from .onnx_tensors import HeldTensor, bytes_of, decoded, tensor_of, without_values
 from .protobuf import DEEPEST, Content, Malformed, fields_of, of_length
 
-SMALL = 256
-"""Bytes of values that are read with the graph: sizes and axes have no more."""
+LARGEST_EXPANSION = 10**6
+"""Operators of a graph whose functions are put in their places: the largest models have 10⁵."""
 
 LARGEST_GRAPH = 2**28
 """Bytes of a graph without the values of its constants: those of the largest models are ten
 million."""
-
-TENSOR_DATA = {4: "float_data", 5: "int32_data", 7: "int64_data", 9: "raw_data", 10: "double_data"}
-TENSOR_DATA |= {6: "string_data", 11: "uint64_data"}
-"""Fields of a TensorProto that hold values."""
-
-DOC, LOCATION, EXTERNAL, SPARSE_INITIALIZER = 12, 14, 13, 15
-"""Further fields of a TensorProto: a text, where values lie, under which key; of a graph: sparse
-initializers."""
 
 INSIDE: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
@@ -45,31 +35,6 @@ INSIDE: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
 }
 """Messages within messages in which tensors may be (onnx/onnx.proto)."""
-
-MARK = "patchparity values at "
-"""How the text of a tensor begins whose values were left in the file."""
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor as the file tells it.
-
-    Args:
-        info: shape and type.
-        number: ONNX's number of its type.
-        data: its values, as a field of the message has them; None where they are in another place.
-        field: that field.
-        start, end: where they lie in the file.
-        external: where in another file.
-    """
-
-    info: TensorInfo
-    number: int
-    field: str = ""
-    start: int = 0
-    end: int = 0
-    data: Any = None
-    external: Mapping[str, str] | None = None
 
 
 class OnnxCheckpoint(GraphCheckpoint):
@@ -98,6 +63,8 @@ class OnnxCheckpoint(GraphCheckpoint):
             model = onnx.ModelProto.FromString(reduced)
         except Exception as error:
             raise self.damaged(f"it is no model of ONNX ({type(error).__name__})") from None
+        if _broken_text(model):
+            raise self.damaged("a name in it is no text")
         if not model.HasField("graph"):
             raise PatchParityError(f"{path} is no model of ONNX: it holds no graph")
         super().__init__(path, self._graph(onnx, model))
@@ -111,8 +78,12 @@ class OnnxCheckpoint(GraphCheckpoint):
         """The graph, in our words."""
         notes = []
         if model.functions:
+            if _expanded(model) > LARGEST_EXPANSION:
+                raise self.damaged("its functions call themselves, or one another without end")
             try:
-                model = onnx.inliner.inline_local_functions(model)
+                import onnx.inliner as inliner
+
+                model = inliner.inline_local_functions(model)
             except Exception as error:
                 raise self.damaged(
                     f"its functions cannot be put in their places ({type(error).__name__})"
@@ -142,7 +113,7 @@ class OnnxCheckpoint(GraphCheckpoint):
         an error."""
         name = tensor.name
         try:
-            held = _tensor(tensor)
+            held = tensor_of(tensor)
         except (Malformed, PatchParityError, ValueError) as error:
             message = f"{self.path} is damaged or hostile: {name}: {error}"
 
@@ -158,15 +129,15 @@ class OnnxCheckpoint(GraphCheckpoint):
         return Constant(held.info, lambda: self._values(name, held), told)
 
     def _note_file(self, external: Mapping[str, str]) -> None:
-        place = self.path.parent / external.get("location", "")
-        if place.is_file():
+        place = self.path.parent / external.get("location", "").replace("\0", "")
+        if _is_below(place, self.path.parent) and place.is_file():
             self.beside[place] = None
 
     def _array(self, tensor: Any) -> NDArray[Any]:
         """A tensor that is an attribute."""
-        return self._values(tensor.name or "an attribute", _tensor(tensor))
+        return self._values(tensor.name or "an attribute", tensor_of(tensor))
 
-    def _values(self, name: str, held: _Tensor) -> NDArray[Any]:
+    def _values(self, name: str, held: HeldTensor) -> NDArray[Any]:
         """The values of a tensor.
 
         Raises:
@@ -187,16 +158,17 @@ class OnnxCheckpoint(GraphCheckpoint):
         else:
             content = held.data
         try:
-            return _decoded(content, held)
+            return decoded(content, held)
         except (Malformed, ValueError) as error:
             raise self.damaged(f"{name} of shape {info.shape}: {error}") from None
 
-    def _external(self, name: str, held: _Tensor) -> bytes:
+    def _external(self, name: str, held: HeldTensor) -> bytes:
         """The bytes of a tensor in another file of the folder."""
         assert held.external is not None
         location = held.external.get("location", "")
         place = self.path.parent / location
-        inside = location and not os.path.isabs(location) and ".." not in Path(location).parts
+        sound = location and not os.path.isabs(location) and "\0" not in location
+        inside = sound and ".." not in Path(location).parts
         if not inside or not _is_below(place, self.path.parent):
             raise PatchParityError(
                 f"{self.path}: {name} lies in {location!r}, which is no file of its folder"
@@ -206,7 +178,7 @@ class OnnxCheckpoint(GraphCheckpoint):
                 f"{self.path}: {name} lies in {location!r}, which is not there: the file is "
                 "exported in two parts, and both are needed"
             )
-        wanted = _bytes_of(held.info)
+        wanted = bytes_of(held.info)
         try:
             offset = int(held.external.get("offset") or 0)
             length = int(held.external.get("length") or wanted)
@@ -238,7 +210,7 @@ def _without_values(content: Content, start: int, end: int, kind: str, depth: in
     if depth > DEEPEST:
         raise Malformed("messages too deep within one another")
     if kind == "tensor":
-        return _tensor_without_values(content, start, end)
+        return without_values(content, start, end)
     inside, parts, total = INSIDE[kind], [], 0
     for one in fields_of(content, start, end):
         inner = inside.get(one.number) if one.kind == 2 else None
@@ -257,136 +229,38 @@ def _without_values(content: Content, start: int, end: int, kind: str, depth: in
     return b"".join(parts)
 
 
-def _tensor_without_values(content: Content, start: int, end: int) -> bytes:
-    parts, places = [], []
-    for one in fields_of(content, start, end):
-        if one.number == DOC:
-            continue
-        large = one.number in TENSOR_DATA and one.kind == 2 and one.end - one.start > SMALL
-        if large:
-            places.append(f"{one.number} {one.start} {one.end}")
-        else:
-            parts.append(bytes(content[one.begin : one.end]))
-    if len(places) > 1:
-        raise Malformed("a tensor whose values lie in two places")
-    if places:
-        parts.append(of_length(DOC, (MARK + places[0]).encode()))
-    return b"".join(parts)
+def _expanded(model: Any) -> float:
+    """Operators that a model has once its functions are in their places; infinite where one calls
+    itself."""
+    bodies = {(one.domain, one.name): one.node for one in model.functions}
+    counts: dict[tuple[str, str], float] = {}
+
+    def count(nodes: Any, calling: tuple[tuple[str, str], ...]) -> float:
+        total = 0.0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in calling or len(calling) > DEEPEST:
+                return math.inf
+            if key in bodies and key not in counts:
+                counts[key] = count(bodies[key], (*calling, key))
+            total += counts.get(key, 1)
+            for one in node.attribute:
+                for graph in (one.g, *one.graphs):
+                    total += count(graph.node, calling)
+        return total
+
+    return count(model.graph.node, ())
 
 
-def _tensor(tensor: Any) -> _Tensor:
-    """What a TensorProto tells.
-
-    Raises:
-        Malformed, ValueError: a type or a shape that is none.
-    """
-    shape = tuple(int(extent) for extent in tensor.dims)
-    if tensor.data_type not in ELEMENT_TYPES:
-        raise Malformed(f"it is of type {tensor.data_type}, which is none of numbers")
-    if len(shape) > MOST_AXES or not all(0 <= extent < LARGEST_EXTENT for extent in shape):
-        raise Malformed(f"it is of shape {shape[:8]}")
-    info, number = TensorInfo(shape, ELEMENT_TYPES[tensor.data_type]), tensor.data_type
-    if tensor.HasField("segment"):
-        raise Malformed("it is in segments")
-    if tensor.data_location == 1:
-        external = {entry.key: entry.value for entry in tensor.external_data}
-        return _Tensor(info, number, external=external)
-    if tensor.doc_string.startswith(MARK):
-        place, start, end = map(int, tensor.doc_string.removeprefix(MARK).split())
-        return _Tensor(info, number, TENSOR_DATA[place], start, end)
-    for field in TENSOR_DATA.values():
-        values = getattr(tensor, field)
-        if len(values):
-            data = values if field == "raw_data" else np.array(values)
-            return _Tensor(info, number, field, data=data)
-    return _Tensor(info, number, "raw_data", data=b"")
-
-
-PACKED = ("int4", "uint4", "float4_e2m1fn")
-"""Types of which two values are in a byte, the lower bits first."""
-
-
-def _bytes_of(info: TensorInfo) -> int:
-    count = math.prod(info.shape)
-    return -(-count // 2) if info.dtype in PACKED else count * dtype_of(info.dtype).itemsize
-
-
-def _decoded(content: Any, held: _Tensor) -> NDArray[Any]:
-    """An array of the bytes, or the numbers, that a tensor is kept as."""
-    info, dtype = held.info, dtype_of(held.info.dtype)
-    count = math.prod(info.shape)
-    if held.field in ("raw_data", ""):
-        content = bytes(content)
-        if len(content) != _bytes_of(info):
-            raise Malformed(f"{len(content)} bytes, and {_bytes_of(info)} are expected")
-        return _of_bytes(content, info, count).reshape(info.shape)
-    fits = FIELDS_OF.get(held.field, ())
-    if info.dtype not in fits:
-        raise Malformed(f"{info.dtype} in {held.field}")
-    numbers = content if isinstance(content, np.ndarray) else _numbers(content, held.field)
-    if info.dtype in PACKED:
-        return _of_bytes(numbers.astype(np.uint8).tobytes(), info, count).reshape(info.shape)
-    if numbers.size != count:
-        raise Malformed(f"{numbers.size} values, and {count} are expected")
-    if held.field == "int32_data" and dtype.kind not in "iub":  # float16's bits, and like types'
-        bits = {1: np.uint8, 2: np.uint16}[dtype.itemsize]
-        return numbers.astype(bits).view(dtype).reshape(info.shape)
-    return numbers.astype(dtype).reshape(info.shape)
-
-
-FIELDS_OF = {
-    "float_data": ("float32",),
-    "double_data": ("float64",),
-    "int64_data": ("int64",),
-    "uint64_data": ("uint32", "uint64"),
-    "int32_data": tuple(
-        name
-        for name in ELEMENT_TYPES.values()
-        if name not in ("float32", "float64", "int64", "uint32", "uint64")
-    ),
-}
-"""Which types may be kept in which field."""
-
-
-def _of_bytes(content: bytes, info: TensorInfo, count: int) -> NDArray[Any]:
-    dtype = dtype_of(info.dtype)
-    if info.dtype not in PACKED:
-        return np.frombuffer(content, dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
-    pairs = np.frombuffer(content, np.uint8)
-    if len(pairs) < -(-count // 2):
-        raise Malformed(f"{len(pairs)} bytes of {count} values")
-    halves = np.stack([pairs & 15, pairs >> 4], axis=-1).ravel()[:count]
-    if info.dtype == "int4":
-        return (halves.astype(np.int8) - 16 * (halves > 7)).astype(np.int8).astype(dtype)
-    if info.dtype == "uint4":
-        return halves.astype(dtype)
-    return halves.astype(np.uint8).view(dtype)
-
-
-def _numbers(content: bytes, field: str) -> NDArray[Any]:
-    """A packed list of numbers of a message."""
-    if field == "float_data":
-        return np.frombuffer(content, "<f4")
-    if field == "double_data":
-        return np.frombuffer(content, "<f8")
-    return _whole_numbers(np.frombuffer(content, np.uint8), field)
-
-
-def _whole_numbers(content: NDArray[np.uint8], field: str) -> NDArray[Any]:
-    """Numbers of seven bits a byte, all at once."""
-    ends = np.flatnonzero(content < 128)
-    if not len(ends) or ends[-1] != len(content) - 1:
-        raise Malformed("a number without end")
-    starts = np.append(0, ends[:-1] + 1)
-    lengths = ends - starts + 1
-    if lengths.max() > 10:
-        raise Malformed("a number of more than ten bytes")
-    values = np.zeros(len(ends), np.uint64)
-    for place in range(int(lengths.max())):
-        there = lengths > place
-        bits = content[starts[there] + place].astype(np.uint64) & np.uint64(127)
-        values[there] |= bits << np.uint64(7 * place)
-    return values if field == "uint64_data" else values.view(np.int64)
+def _broken_text(message: Any) -> bool:
+    """Whether a text anywhere in a message is none (upb then gives its bytes)."""
+    for field, value in message.ListFields():
+        many = value if field.is_repeated else [value]
+        if field.type == field.TYPE_STRING and not all(isinstance(one, str) for one in many):
+            return True
+        if field.type == field.TYPE_MESSAGE and any(_broken_text(one) for one in many):
+            return True
+    return False
 
 
 def _constant_of(node: Any) -> Any:
@@ -422,7 +296,7 @@ def _node(
 def _attribute_array(tensor: Any, array: Callable[[Any], NDArray[Any]]) -> Any:
     """A tensor that is an attribute; None of one that is too large for one, or damaged."""
     try:
-        held = _tensor(tensor)
+        held = tensor_of(tensor)
         return array(tensor) if held.external is None and held.data is not None else None
     except (PatchParityError, ValueError):
         return None

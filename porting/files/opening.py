@@ -26,7 +26,8 @@ from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint: safetensors (one file, an index of shards, or a folder with either),
-    torch, npz, Keras h5 and .keras, Flax msgpack, GGUF, a folder of Orbax or of torch.distributed.
+    torch, npz, Keras h5 and .keras, Flax msgpack, GGUF, ONNX, a folder of Orbax or
+    of torch.distributed.
 
     What it is, its first bytes tell, not its name.
 
@@ -76,6 +77,7 @@ def _in_folder(folder: Path) -> Path | Checkpoint:
         "flax_model.msgpack",
         "tf_model.h5",
         "model.weights.h5",
+        "model.onnx",
     ):
         if (folder / name).is_file():
             return folder / name
@@ -168,7 +170,7 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return MsgpackCheckpoint(source)
     raise PatchParityError(
         f"{source} is no checkpoint of a kind that is known: safetensors, torch, npz, Keras h5 or "
-        ".keras, Flax msgpack, GGUF, a folder of Orbax or of torch.distributed"
+        ".keras, Flax msgpack, GGUF, ONNX, a folder of Orbax or of torch.distributed"
     )
 
 

@@ -1,6 +1,7 @@
 """Mutations that know a format's structure: a length, a number of a header, an opcode, a member of
 an archive."""
 
+import contextlib
 import io
 import json
 import random
@@ -81,6 +82,8 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             ways += [_header] * 6
         if name.endswith(".gguf"):
             ways += [_gguf] * 8
+        if name.endswith(".onnx"):
+            ways += [_message] * 8
         if content[:2] == b"PK":
             ways += [_member] * 5 + [_directory] * 2
         way = chance.choice(ways)
@@ -91,7 +94,16 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             way = _bytes
         done.append(way.__name__)
     files[name] = content
-    mended = {"_member", "_json", "_header", "_directory", "_opcode", "_node", "_gguf"}
+    mended = {
+        "_member",
+        "_json",
+        "_header",
+        "_directory",
+        "_opcode",
+        "_node",
+        "_gguf",
+        "_message",
+    }
     return files, "mended" if mended & set(done) else "raw"
 
 
@@ -384,3 +396,33 @@ def _gguf_numbers(content: bytes) -> list[tuple[int, int]]:
         number(4)
         number(8)
     return places
+
+
+def _message(content: bytes, chance: random.Random) -> bytes:
+    """A field somewhere within a protobuf message is another one, is gone, or stands there twice;
+    the lengths around it are made right again."""
+    from patchparity.porting.files.protobuf import fields_of, of_length, written
+
+    fields = list(fields_of(content, 0, len(content)))
+    chosen = chance.choice(fields)
+    before, after = content[: chosen.begin], content[chosen.end :]
+    inner = content[chosen.start : chosen.end]
+    if chosen.kind == 2 and len(inner) > 1 and chance.random() < 0.85:
+        with contextlib.suppress(ValueError, IndexError):
+            return before + of_length(chosen.number, _message(inner, chance)) + after
+    way = chance.random()
+    if way < 0.12:
+        return before + after
+    if way < 0.24:
+        return before + content[chosen.begin : chosen.end] * 2 + after
+    number = chosen.number
+    if way < 0.34:
+        number = chance.choice((1, 2, 3, 4, 5, 7, 9, 13, 14, 20, number + 1))
+    if chosen.kind == 0:
+        value = chance.choice((*NUMBERS, chosen.value + 1, chosen.value - 1, 2 * chosen.value))
+        return before + written(number << 3) + written(value % 2**64) + after
+    if chosen.kind == 2:
+        texts = (b"", b"image", b"tokens", b"kernel", b"../x", b"\xff", inner[:-1], inner + b"x")
+        swapped = bytes(inner) if way < 0.34 else chance.choice((*texts, _bytes(inner, chance)))
+        return before + of_length(number, swapped) + after
+    return before + content[chosen.begin : chosen.start] + _bytes(inner, chance) + after

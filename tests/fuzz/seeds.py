@@ -69,6 +69,9 @@ def seeds(folder: Path) -> list[Seed]:
         _orbax_folders,
         _dcp,
         _gguf_quantized,
+        _onnx,
+        _onnx_of_rows,
+        _onnx_in_two_parts,
     ):
         try:
             made.append(make(folder))
@@ -295,3 +298,121 @@ def _gguf_quantized(folder: Path) -> Seed:
     writer.write_tensors_to_file()
     writer.close()
     return Seed("quantized.gguf", {"quantized.gguf": path.read_bytes()})
+
+
+def _onnx_model(nodes: list[tuple], shape: list[int], arrays: dict[str, np.ndarray]) -> object:
+    """A model of some operators, and a block behind `tokens`."""
+    import onnx
+
+    make = onnx.helper
+    nodes = [
+        *nodes,
+        ("LayerNormalization", ["tokens", "gain"], ["normed"], {}),
+        ("MatMul", ["normed", "mix"], ["mixed"], {}),
+        ("Add", ["tokens", "mixed"], ["out"], {}),
+    ]
+    draw = np.random.default_rng(7).standard_normal
+    arrays = {
+        **arrays,
+        "gain": draw(16).astype(np.float32),
+        "mix": draw((16, 16)).astype(np.float32),
+    }
+    graph = make.make_graph(
+        [make.make_node(op, given, made, **settings) for op, given, made, settings in nodes],
+        "g",
+        [make.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
+        [make.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    return make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)
+
+
+def _onnx_of_patches() -> object:
+    draw = np.random.default_rng(8).standard_normal
+    settings = {"strides": [4, 5], "kernel_shape": [4, 5], "pads": [0, 0, 0, 0]}
+    nodes = [
+        ("DequantizeLinear", ["whole", "scale", "zero"], ["kernel"], {"axis": 0}),
+        ("Conv", ["image", "kernel", "bias"], ["map"], settings),
+        ("Shape", ["map"], ["shape"], {}),
+        ("Slice", ["shape", "start", "end"], ["first"], {}),
+        ("Concat", ["first", "rest"], ["flat"], {"axis": 0}),
+        ("Reshape", ["map", "flat"], ["columns"], {}),
+        ("Transpose", ["columns"], ["rows"], {"perm": [0, 2, 1]}),
+        ("Expand", ["token", "once"], ["tokens_ahead"], {}),
+        ("Concat", ["tokens_ahead", "rows"], ["all"], {"axis": 1}),
+        ("Cast", ["table"], ["positions"], {"to": 1}),
+        ("Add", ["all", "positions"], ["placed"], {}),
+        ("ReduceMean", ["placed", "last"], ["mean"], {}),
+        ("Sub", ["placed", "mean"], ["centered"], {}),
+        ("Mul", ["centered", "centered"], ["squares"], {}),
+        ("ReduceMean", ["squares", "last"], ["variance"], {}),
+        ("Add", ["variance", "epsilon"], ["above"], {}),
+        ("Sqrt", ["above"], ["root"], {}),
+        ("Div", ["centered", "root"], ["tokens"], {}),
+    ]
+    arrays = {
+        "whole": (40 * draw((16, 3, 4, 5))).clip(-127, 127).astype(np.int8),
+        "scale": np.abs(draw(16)).astype(np.float32),
+        "zero": np.zeros(16, np.int8),
+        "bias": draw(16).astype(np.float32),
+        "token": draw((1, 1, 16)).astype(np.float32),
+        "table": draw((1, 7, 16)).astype(np.float16),
+        "start": np.array([0]),
+        "end": np.array([1]),
+        "rest": np.array([16, -1]),
+        "once": np.array([1, 1, 1]),
+        "last": np.array([-1]),
+        "epsilon": np.array(1e-5, np.float32),
+    }
+    return _onnx_model(nodes, [1, 3, 8, 15], arrays)
+
+
+def _onnx(folder: Path) -> Seed:
+    return Seed("onnx", {"model.onnx": _onnx_of_patches().SerializeToString()})
+
+
+def _onnx_of_rows(folder: Path) -> Seed:
+    """A matrix over patches that a reshape cuts, of images that a function of the file normalizes,
+    in any batch."""
+    import onnx
+
+    draw = np.random.default_rng(9).standard_normal
+    nodes = [
+        ("Normalize", ["image", "mean", "scale"], ["normal"], {"domain": "mine"}),
+        ("Reshape", ["normal", "cut"], ["pieces"], {}),
+        ("Transpose", ["pieces"], ["turned"], {"perm": [0, 2, 4, 3, 5, 1]}),
+        ("Reshape", ["turned", "flat"], ["patches"], {}),
+        ("MatMul", ["patches", "matrix"], ["raw"], {}),
+        ("Add", ["raw", "bias"], ["tokens"], {}),
+    ]
+    arrays = {
+        "mean": draw((3, 1, 1)).astype(np.float32),
+        "scale": np.float32([[[2.0]], [[3.0]], [[4.0]]]),
+        "cut": np.array([-1, 3, 2, 4, 3, 5]),
+        "flat": np.array([-1, 6, 60]),
+        "matrix": draw((60, 16)).astype(np.float32),
+        "bias": draw(16).astype(np.float32),
+    }
+    model = _onnx_model(nodes, [None, 3, 8, 15], arrays)
+    make = onnx.helper
+    inner = [
+        make.make_node("Sub", ["x", "mean"], ["centered"]),
+        make.make_node("Mul", ["centered", "scale"], ["y"]),
+    ]
+    opsets = [make.make_opsetid("", 18)]
+    given = ["x", "mean", "scale"]
+    model.functions.append(make.make_function("mine", "Normalize", given, ["y"], inner, opsets))
+    model.opset_import.append(make.make_opsetid("mine", 1))
+    return Seed("onnx of rows", {"model.onnx": model.SerializeToString()})
+
+
+def _onnx_in_two_parts(folder: Path) -> Seed:
+    import onnx
+
+    options = {"location": "model.data", "size_threshold": 0, "save_as_external_data": True}
+    onnx.save(_onnx_of_patches(), folder / "two.onnx", **options)
+    files = {
+        "two.onnx": (folder / "two.onnx").read_bytes(),
+        "model.data": (folder / "model.data").read_bytes(),
+    }
+    return Seed("onnx in two parts", files)

@@ -675,3 +675,178 @@ def test_four_bits(tmp_path):
     with OnnxCheckpoint(file) as checkpoint:
         np.testing.assert_array_equal(checkpoint.read("signed").astype(int), numbers)
         np.testing.assert_array_equal(checkpoint.read("unsigned").astype(int), numbers + 8)
+
+
+PEAK = """
+import resource, sys
+import onnx
+from patchparity import inspect_checkpoint
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = inspect_checkpoint(sys.argv[1])
+print(report["dialect"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_large_file_takes_what_is_read_of_it(inline, tmp_path):
+    """2 GB of a block's weights, in another file or in this one: none of it is read."""
+    import subprocess
+    import sys
+
+    from patchparity.porting.files.protobuf import of_length, written
+
+    source = exported(randomized(Stem()), (1, 3, 16, 24), tmp_path / "small.onnx")
+    model = onnx.load(source)
+    shape = (20, 2**20 if inline else 2**24 + 2**22)
+    size = 4 * shape[0] * shape[1]
+    (linear,) = (node for node in model.graph.node if node.op_type == "MatMul")
+    linear.input[1] = "large"
+    large = onnx.TensorProto(name="large", data_type=1, dims=shape)
+    file = tmp_path / "large.onnx"
+    if inline:
+        head = of_length(8, b"large") + b"\x08" + written(shape[0]) + b"\x08" + written(shape[1])
+        head += b"\x10\x01"
+        raw = written(9 << 3 | 2) + written(size)
+        tensor = written(5 << 3 | 2) + written(len(head) + len(raw) + size) + head + raw
+        graph = written(7 << 3 | 2) + written(len(tensor) + size)
+        with file.open("wb") as target:  # a second part of the graph, which protobuf merges
+            target.write(model.SerializeToString() + graph + tensor)
+            target.truncate(target.tell() + size)
+    else:
+        large.data_location = 1
+        for key, value in {"location": "large.data", "length": str(size)}.items():
+            large.external_data.add(key=key, value=value)
+        model.graph.initializer.append(large)
+        file.write_bytes(model.SerializeToString())
+        with (tmp_path / "large.data").open("wb") as target:
+            target.truncate(size)
+    told = subprocess.run(
+        [sys.executable, "-c", PEAK, file], capture_output=True, text=True, check=True
+    )
+    dialect, grown = told.stdout.split()
+    assert dialect == "graph"
+    assert int(grown) < 60 * 1024
+
+
+def made(nodes, inputs, arrays, functions=(), **more):
+    """A model by hand, of a convolution in patches of 4×6 and a block behind `tokens`."""
+    make = onnx.helper
+    block = [
+        make.make_node("LayerNormalization", ["tokens", "gain"], ["normed"]),
+        make.make_node("MatMul", ["normed", "mix"], ["mixed"]),
+        make.make_node("Add", ["tokens", "mixed"], ["out"]),
+    ]
+    arrays = {"gain": drawn(20), "mix": drawn(20, 20), **arrays}
+    graph = make.make_graph(
+        [*nodes, *block],
+        "g",
+        [make.make_tensor_value_info(name, 1, shape) for name, shape in inputs.items()],
+        [make.make_tensor_value_info("out", 1, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
+        **more,
+    )
+    opsets = [make.make_opsetid("", 18), make.make_opsetid("mine", 1)]
+    return make.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+
+
+CONV = dict(strides=[4, 6])
+IMAGE = {"image": [1, 3, 16, 24]}
+
+
+def convolved(*more):
+    make = onnx.helper.make_node
+    return [
+        make("Constant", [], ["flat"], value_ints=[1, 20, -1]),
+        make("Conv", ["image", "kernel"], ["map"], **CONV),
+        make("Reshape", ["map", "flat"], ["columns"]),
+        make("Transpose", ["columns"], ["rows" if more else "tokens"], perm=[0, 2, 1]),
+        *more,
+    ]
+
+
+def read(model, file):
+    file.write_bytes(model.SerializeToString())
+    from patchparity.porting.dialects.stage import read_stage
+
+    with opened(file) as checkpoint:
+        return read_stage(checkpoint)
+
+
+def test_a_function_of_the_file_is_put_in_its_place(tmp_path):
+    make = onnx.helper
+    inner = [
+        make.make_node("Constant", [], ["large"], value=make.make_tensor(
+            "t", 1, (1, 16, 20), drawn(1, 16, 20).tobytes(), raw=True)),
+        make.make_node("Conv", ["x", "k"], ["map"], **CONV),
+        make.make_node("Reshape", ["map", "shape"], ["columns"]),
+        make.make_node("Transpose", ["columns"], ["turned"], perm=[0, 2, 1]),
+        make.make_node("Add", ["turned", "large"], ["y"]),
+    ]  # fmt: skip
+    opsets = [make.make_opsetid("", 18)]
+    function = make.make_function("mine", "Embed", ["x", "k", "shape"], ["y"], inner, opsets)
+    call = make.make_node("Embed", ["image", "kernel", "flat"], ["tokens"], domain="mine")
+    kernel = drawn(20, 3, 4, 6)
+    arrays = {"kernel": kernel, "flat": np.array([1, 20, -1])}
+    stage = read(made([call], IMAGE, arrays, [function]), tmp_path / "m.onnx")
+    np.testing.assert_array_equal(stage.weights.kernel, kernel.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(stage.weights.positions, drawn(1, 16, 20)[0])
+
+
+@pytest.mark.parametrize("calls", [["F0"], ["F1", "F1"]])
+def test_functions_without_end_are_refused(calls, tmp_path):
+    """One that calls itself; forty, each of which calls the next one twice."""
+    make = onnx.helper
+    opsets = [make.make_opsetid("", 18), make.make_opsetid("mine", 1)]
+    functions = []
+    for place in range(40):
+        names = calls if place == 0 else [f"F{place + 1}"] * 2
+        inner = [make.make_node(name, ["x"], ["y"], domain="mine") for name in names]
+        functions.append(make.make_function("mine", f"F{place}", ["x"], ["y"], inner, opsets))
+    call = make.make_node("F0", ["image"], ["tokens"], domain="mine")
+    with pytest.raises(PatchParityError, match="without end"):
+        read(made([call], IMAGE, {}, functions), tmp_path / "m.onnx")
+
+
+def test_a_branch_on_the_way_is_refused_by_name(tmp_path):
+    make = onnx.helper
+    out = make.make_tensor_value_info("y", 1, None)
+    branches = [
+        make.make_graph([make.make_node(op, ["rows"], ["y"])], op, [], [out])
+        for op in ("Identity", "Neg")
+    ]
+    chosen = make.make_node(
+        "If", ["which"], ["tokens"], then_branch=branches[0], else_branch=branches[1]
+    )
+    arrays = {"kernel": drawn(20, 3, 4, 6), "which": np.array(True)}
+    with pytest.raises(PatchParityError, match="If alone, where no block"):
+        read(made(convolved(chosen), IMAGE, arrays), tmp_path / "m.onnx")
+
+
+def test_sparse_constants_are_not_read(tmp_path):
+    values = onnx.numpy_helper.from_array(drawn(5), "kernel")
+    places = onnx.numpy_helper.from_array(np.arange(5), "places")
+    sparse = onnx.helper.make_sparse_tensor(values, places, [20, 3, 4, 6])
+    model = made(convolved(), IMAGE, {}, sparse_initializer=[sparse])
+    with pytest.raises(PatchParityError, match="'kernel', which no constant of the file tells"):
+        read(model, tmp_path / "m.onnx")
+
+
+def test_tokens_of_another_input_are_refused(tmp_path):
+    more = onnx.helper.make_node("Add", ["rows", "noise"], ["tokens"])
+    model = made(convolved(more), {**IMAGE, "noise": [16, 20]}, {"kernel": drawn(20, 3, 4, 6)})
+    with pytest.raises(PatchParityError, match="'noise', which no constant of the file tells"):
+        read(model, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 96), (1, 3, 16, 24), (2, 3, 8, 48)])
+def test_as_many_patches_as_a_square_has(shape, tmp_path):
+    """A graph tells its images' size: no square is assumed, and none is asked for."""
+    more = onnx.helper.make_node("Add", ["rows", "table"], ["tokens"])
+    nodes = convolved(more)
+    nodes[0] = onnx.helper.make_node("Constant", [], ["flat"], value_ints=[shape[0], 20, -1])
+    arrays = {"kernel": drawn(20, 3, 4, 6), "table": drawn(16, 20)}
+    file = tmp_path / "m.onnx"
+    file.write_bytes(made(nodes, {"image": shape}, arrays).SerializeToString())
+    images = drawn(*shape)
+    np.testing.assert_allclose(embed(file, images), at_runtime(file, images), atol=BOUND, rtol=0)
+    assert inspect_checkpoint(file)["spec"]["grid"] == [shape[2] // 4, shape[3] // 6]

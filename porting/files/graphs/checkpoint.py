@@ -91,9 +91,17 @@ class GraphCheckpoint(Checkpoint):
         for name, shape in images_of(self.graph).items():
             try:
                 found[name] = _Image(self.graph, name, shape, wanted).parts()
+            except PatchParityError:
+                raise
+            except MemoryError:
+                raise PatchParityError(f"{self.path} takes more memory than there is") from None
             except (NoStage, NotRun) as error:
                 shown = "×".join("?" if size is None else str(size) for size in shape)
                 reasons.append(f"the image that {name!r} takes ({shown}) {error}")
+            except Exception as error:  # whatever NumPy raises of an operator that is none
+                raise self.damaged(
+                    f"what {name!r} takes cannot be followed ({type(error).__name__}: {error})"
+                ) from None
         if not found:
             inputs = ", ".join(
                 f"{name!r} ({'×'.join('?' if size is None else str(size) for size in shape)})"

@@ -34,6 +34,17 @@ def _all(inputs: Sequence[Array | None]) -> list[Array]:
     return given
 
 
+def _constant(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    """A Constant whose value is an attribute of another kind than a tensor."""
+    kinds = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
+    for kind, dtype in kinds.items():
+        if (value := node.attributes.get(f"value_{kind}")) is not None:
+            return [np.asarray(value, dtype)]
+    if isinstance(value := node.attributes.get("value"), np.ndarray):
+        return [value]
+    raise NotRun("a constant that is no number")
+
+
 def _concat(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     arrays = _all(inputs)
     require_room(sum(array.size for array in arrays))
@@ -298,6 +309,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
 
 NUMBERS: dict[str, Operator] = {
     "Concat": _concat,
+    "Constant": _constant,
     "Cast": _cast,
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ....reference.errors import PatchParityError
 from .blocks import begins_block
 from .folding import Folder, Known
 from .graph import Graph, Node
@@ -150,11 +151,16 @@ class Follower(Walk):
         Raises:
             NotRun: one that is none of an embedding stage.
         """
-        if node.op in MOVES:
-            return self._moved(node)
-        if node.op in STEPS:
-            return STEPS[node.op](self, node)
-        raise NotRun(node.op)
+        if node.op not in MOVES and node.op not in STEPS:
+            raise NotRun(node.op)
+        try:
+            return self._moved(node) if node.op in MOVES else STEPS[node.op](self, node)
+        except PatchParityError:  # a tensor that cannot be read
+            raise
+        except MemoryError:
+            raise NotRun("more memory than there is") from None
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise NotRun(f"{type(error).__name__}: {str(error)[:200]}") from None
 
     def _moved(self, node: Node) -> dict[str, Followed]:
         value = self.values.get(node.inputs[0])
