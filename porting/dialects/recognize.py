@@ -390,6 +390,7 @@ def _readings(
         conflicts.append(misfit(place.checkpoint, names, sizes, known, theirs))
         grids = [((), (), "")]
     conflicts += other_grid(dialect, sizes, known, place.config, stride, padding, grids)
+    conflicts += place.checkpoint.against(names, (stride, padding), bool(dialect.pixels))
     first = grids[0][1] if grids else ()
     more_asks, more_conflicts = of_any_grid(place.checkpoint, dialect, names, sizes, first)
     beside = sum(place.prefix + name in place.checkpoint.tensors for name in dialect.beside)

@@ -254,7 +254,8 @@ def config_of(checkpoint: Checkpoint) -> Sizes:
     own = sizes_of_config(checkpoint.own_config)
     if wrong := nonsense(own.table):
         raise PatchParityError(f"{checkpoint.path} says that {wrong}")
-    return dataclasses.replace(own, source=FILE_ITSELF).over(beside)
+    table = {**beside.table, **own.table}
+    return dataclasses.replace(own, source=FILE_ITSELF, table=table).over(beside)
 
 
 def _tells_nothing(value: Any) -> bool:

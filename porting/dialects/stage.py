@@ -254,6 +254,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         _notes(checkpoint, candidate),
         checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {},
         not (config.model_type if dialect.epsilon_of_config else config.architecture)
+        and "own_epsilon" not in config.table
         and (dialect.epsilon_of_config or bool(dialect.architectures)),
         dialect.plain and dialect.framework == "keras" and checkpoint.format == "h5",
         config.model_type,
@@ -265,8 +266,10 @@ TIMM_EPSILON = 1e-6
 
 
 def epsilon_of(dialect: Dialect, config: Sizes) -> float:
-    """ε of the norms of a stage: that of config.json, of timm's model of that name, or of the
-    dialect."""
+    """ε of the norms of a stage: that of a program that is in the file, of config.json, of timm's
+    model of that name, or of the dialect."""
+    if isinstance(own := config.table.get("own_epsilon"), float):
+        return own
     if dialect.epsilon_of_config and config.norm_epsilon is not None:
         return config.norm_epsilon
     for pattern, epsilon in dialect.epsilons.items():

@@ -61,6 +61,9 @@ def _step_of(
     if of_config:
         return of_config, []
     overlaps = role == "stride" and setting is None and _may_overlap(dialect, patch, known)
+    of_file = numbers_at(known.table, (f"own_{role}",), len(patch))
+    if of_file and (setting == "config" or overlaps or dialect.plain):
+        return of_file, []
     if setting == "config" or overlaps:
         if said:
             return (*tiles[: len(patch) - len(said)], *said), []

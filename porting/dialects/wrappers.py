@@ -2,7 +2,7 @@
 dialect is found."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -53,6 +53,16 @@ class UnwrappedCheckpoint(Checkpoint):
     def files(self) -> Any:
         """Those of the file."""
         return self.wrapped.files
+
+    def against(
+        self,
+        names: Mapping[str, str],
+        steps: tuple[tuple[int, ...], tuple[int, ...]],
+        normalizes: bool,
+    ) -> Iterator[str]:
+        """What the file says."""
+        real_names = {role: self.names[name] for role, name in names.items()}
+        return self.wrapped.against(real_names, steps, normalizes)
 
     def _read(self, name: str) -> NDArray[Any]:
         return self.wrapped.read(self.names[name])

@@ -1,8 +1,10 @@
-"""Zip archives whose files are overwritten where they lie."""
+"""Zip archives whose files are overwritten where they lie, and those inside another one."""
 
+import io
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from ...reference.errors import PatchParityError
 from .checkpoint import COPIED_BYTES
@@ -17,14 +19,56 @@ MOST_SPARE = 64
 takes 24 at most."""
 
 
-def require_whole(archive: zipfile.ZipFile, path: Path) -> None:
-    """Raise PatchParityError where an archive's directory leaves out a part of the file: a damaged
-    one drops files without a word."""
+class Section(io.RawIOBase):
+    """A part of a file, as a file of its own that is read: an archive that lies unpacked in
+    another."""
+
+    def __init__(self, path: Path, begin: int, size: int) -> None:
+        self.file, self.begin, self.size, self.at = path.open("rb"), begin, size, 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from its begin."""
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place in it."""
+        place = {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence] + offset
+        if place < 0:
+            raise OSError("a place before the begin of a file")
+        self.at = place
+        return place
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there, at most the buffer."""
+        count = max(min(len(buffer), self.size - self.at), 0)
+        self.file.seek(self.begin + self.at)
+        content = self.file.read(count)
+        buffer[: len(content)] = content
+        self.at += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        super().close()
+
+
+def require_whole(archive: zipfile.ZipFile, path: Path, begin: int = 0) -> None:
+    """Raise PatchParityError where an archive's directory leaves out a part of the file (in which
+    it may begin behind the start): a damaged one drops files without a word."""
     at = 0
     for entry in sorted(archive.infolist(), key=lambda member: member.header_offset):
         if not -1 < entry.header_offset - at <= MOST_SPARE:
             break
-        at = data_begin(path, entry) + entry.compress_size
+        at = data_begin(path, entry, begin) - begin + entry.compress_size
     else:
         if 0 <= archive.start_dir - at <= MOST_SPARE:
             return
@@ -33,13 +77,14 @@ def require_whole(archive: zipfile.ZipFile, path: Path) -> None:
     )
 
 
-def data_begin(path: Path, entry: zipfile.ZipInfo) -> int:
-    """Where the content of a file in an archive begins."""
+def data_begin(path: Path, entry: zipfile.ZipInfo, begin: int = 0) -> int:
+    """Where the content of a file in an archive begins, of one that itself begins there."""
     with path.open("rb") as file:
-        file.seek(entry.header_offset)
+        file.seek(begin + entry.header_offset)
         header = file.read(_LOCAL)
     return (
-        entry.header_offset
+        begin
+        + entry.header_offset
         + _LOCAL
         + int.from_bytes(header[26:28], "little")
         + int.from_bytes(header[28:30], "little")

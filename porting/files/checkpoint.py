@@ -7,7 +7,7 @@ format has a file of its own beside this one, which reads and writes it.
 """
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,7 @@ EXPANSION, SMALL = 4, 2**26
 nine tenths, and zeros that were never written to nothing. What claims more is a bomb, or holds no
 weights."""
 
-KEPT_AS = {"orbax": "msgpack", "dcp": "torch"}
+KEPT_AS = {"orbax": "msgpack", "dcp": "torch", "pt2": "torch"}
 """Formats that keep the trees of another one under the same names, which then are in the same
 dialects."""
 
@@ -161,6 +161,21 @@ class Checkpoint(abc.ABC):
     @abc.abstractmethod
     def _read(self, name: str) -> NDArray[Any]:
         """Read one tensor that is known to be there."""
+
+    def against(
+        self,
+        names: Mapping[str, str],
+        steps: tuple[tuple[int, ...], tuple[int, ...]],
+        normalizes: bool,
+    ) -> Iterator[str]:
+        """What the file itself says against a reading of its tensors, in sentences; mostly nothing.
+
+        Args:
+            names: the tensors of the reading, by field.
+            steps: stride and padding of the reading.
+            normalizes: whether the reading has fixed numbers for pixels in its kernel.
+        """
+        yield from ()
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -5,7 +5,6 @@ that tells of every tensor in which chunks it lies, and `.distcp` files with the
 Source: torch/distributed/checkpoint/metadata.py and filesystem.py.
 """
 
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -271,22 +270,20 @@ class DcpCheckpoint(Checkpoint):
         path = self.path / place.file
         with path.open("rb") as file:
             file.seek(place.begin)
-            content = file.read(place.size)
-        if content[:4] != b"PK\x03\x04":
+            start = file.read(4)
+        if start != b"PK\x03\x04":
             raise PatchParityError(
                 f"{path} keeps {name} as torch.save does not (another serialization format, or "
                 "damaged), which is not read: save it with the default of FileSystemWriter"
             )
         try:
-            return self._of_archive(name, path, io.BytesIO(content), info)
+            return self._of_archive(path, place, info)
         except PatchParityError as error:
             raise self.damaged(f"{name} cannot be read ({first_line(error)})") from None
 
-    def _of_archive(
-        self, name: str, path: Path, content: io.BytesIO, info: TensorInfo
-    ) -> NDArray[Any]:
+    def _of_archive(self, path: Path, place: _Stored, info: TensorInfo) -> NDArray[Any]:
         """The one tensor of an archive, which is a part of a file."""
-        with TorchCheckpoint(path, content) as held:
+        with TorchCheckpoint(path, (place.begin, place.size)) as held:
             there = held.tensors.get("")
             if there is None or (there.shape, there.dtype) != (info.shape, info.dtype):
                 found = "no tensor" if there is None else f"one of {there.shape} {there.dtype}"

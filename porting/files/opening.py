@@ -19,6 +19,7 @@ from .npz_files import NpzCheckpoint
 from .onnx_files import OnnxCheckpoint
 from .orbax_files import OrbaxCheckpoint
 from .orbax_folders import folder_of, is_orbax
+from .pt2_files import is_exported, open_exported
 from .safetensors_files import LARGEST_HEADER, SafetensorsCheckpoint
 from .shards import INDICES, KERAS_INDEX, KerasShards, ShardedCheckpoint
 from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
@@ -131,6 +132,11 @@ def _foreign(source: Path, start: bytes) -> str:
         )
     if source.suffix == DCP_SUFFIX:
         return f"a part of a checkpoint of torch.distributed: name its folder, {source.parent}"
+    if start[4:8] in (b"ET12", b"FT01"):
+        return (
+            "a program of ExecuTorch, which is not read, for its weights are in the form of the "
+            "device that it was made for: the .pt2 that it was made from is (torch.export.save)"
+        )
     return ""
 
 
@@ -202,13 +208,8 @@ def _zip_reader(source: Path) -> Checkpoint:
         return TorchCheckpoint(source)
     if "model.weights.h5" in names:
         return KerasCheckpoint(source)
-    if any(
-        name.endswith(("/serialized_exported_program.json", "/archive_format")) for name in names
-    ):
-        raise PatchParityError(
-            f"{source} is a program of torch.export, which is not read: "
-            "torch.export.load(FILE).state_dict holds its weights"
-        )
+    if is_exported(names):
+        return open_exported(source, names)
     if names and all(name.endswith(".npy") for name in names):
         return NpzCheckpoint(source)
     raise PatchParityError(

@@ -2,6 +2,7 @@
 pickles may build."""
 
 import abc
+import functools
 import io
 import math
 import pickletools
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
-from .archives import correct_checksums, data_begin, require_whole
+from .archives import Section, correct_checksums, data_begin, require_whole
 from .checkpoint import COPIED_BYTES, LONGEST_NAMES, Checkpoint, TensorInfo, Tensors, dtype_of
 from .pickles import LARGEST_PICKLE, Tensor, flattened, load_pickle
 
@@ -138,22 +139,61 @@ class TensorsOfStorages(Checkpoint):
         return view.offset * size, view.extent * size
 
 
-class TorchCheckpoint(TensorsOfStorages):
+class ArchivedStorages(TensorsOfStorages):
+    """Storages that are files of an archive, unpacked, one each; the archive may itself `begin`
+    behind the start of the file."""
+
+    archive: zipfile.ZipFile
+    begin = 0
+
+    @abc.abstractmethod
+    def entry_of(self, key: str) -> str:
+        """The name of a storage in the archive."""
+
+    @functools.cached_property
+    def whole(self) -> set[str]:
+        """The files of the archive that were read to their ends."""
+        return set()
+
+    def _read(self, name: str) -> NDArray[Any]:
+        begin, size = self._range(name)
+        entry = self.entry_of(self.views[name].storage.key)
+        # once, to the end, where the archive's checksum is held against what was read
+        if entry not in self.whole:
+            with self.archive.open(entry) as file:
+                while file.read(COPIED_BYTES):
+                    pass
+            self.whole.add(entry)
+        with self.archive.open(entry) as file:
+            file.seek(begin)
+            return self._view(name, file.read(size))
+
+    def storage_begin(self, key: str) -> int:
+        """Behind the entry's own header, whose length the file tells once more."""
+        return data_begin(self.path, self.archive.getinfo(self.entry_of(key)), self.begin)
+
+    def replace(self, draft: Path, changes: Tensors) -> None:
+        """As told, and correct the checksums of the archive."""
+        super().replace(draft, changes)
+        keys = dict.fromkeys(self.views[name].storage.key for name in changes)
+        correct_checksums(draft, self.archive, [self.entry_of(key) for key in keys])
+
+    def close(self) -> None:
+        """Close the archive."""
+        self.archive.close()
+
+
+class TorchCheckpoint(ArchivedStorages):
     """What `torch.save` and `torch.jit.save` write since torch 1.6: an archive with a pickle, and a
-    file for each storage.
+    file for each storage; it may lie `inside` another file, from a byte on, of so many bytes."""
 
-    Args:
-        path: the file.
-        part: the archive, where it is a part of that file.
-    """
-
-    def __init__(self, path: Path, part: io.BytesIO | None = None) -> None:
+    def __init__(self, path: Path, inside: tuple[int, int] | None = None) -> None:
         super().__init__(path)
-        self.archive = zipfile.ZipFile(part or path)
-        self.whole: set[str] = set()
+        self.begin = inside[0] if inside else 0
+        self.section = Section(path, *inside) if inside else None
+        self.archive = zipfile.ZipFile(self.section or path)
         try:
-            if part is None:
-                require_whole(self.archive, path)
+            require_whole(self.archive, path, self.begin)
             names = {entry.filename: entry for entry in self.archive.infolist()}
             entry = min(
                 (entry for name, entry in names.items() if name.endswith("data.pkl")),
@@ -178,7 +218,7 @@ class TorchCheckpoint(TensorsOfStorages):
             for name, view in self.views.items():
                 self._check(name, view, names)
         except BaseException:
-            self.archive.close()
+            self.close()
             raise
 
     def _check(self, name: str, view: Tensor, names: Mapping[str, zipfile.ZipInfo]) -> None:
@@ -191,35 +231,15 @@ class TorchCheckpoint(TensorsOfStorages):
                 f"{name} claims a storage of {needed} bytes, and {stored.file_size} are there"
             )
 
-    def _read(self, name: str) -> NDArray[Any]:
-        begin, size = self._range(name)
-        entry = f"{self.root}data/{self.views[name].storage.key}"
-        # once, to the end, where the archive's checksum is held against what was read
-        if entry not in self.whole:
-            with self.archive.open(entry) as file:
-                while file.read(COPIED_BYTES):
-                    pass
-            self.whole.add(entry)
-        with self.archive.open(entry) as file:
-            file.seek(begin)
-            return self._view(name, file.read(size))
-
-    def storage_begin(self, key: str) -> int:
-        """Behind the entry's own header, whose length the file tells once more."""
-        return data_begin(self.path, self.archive.getinfo(f"{self.root}data/{key}"))
-
-    def replace(self, draft: Path, changes: Tensors) -> None:
-        """As told, and correct the checksums of the archive."""
-        super().replace(draft, changes)
-        entries = [
-            f"{self.root}data/{key}"
-            for key in dict.fromkeys(self.views[name].storage.key for name in changes)
-        ]
-        correct_checksums(draft, self.archive, entries)
+    def entry_of(self, key: str) -> str:
+        """Beside the pickle."""
+        return f"{self.root}data/{key}"
 
     def close(self) -> None:
-        """Close the archive."""
-        self.archive.close()
+        """Close the archive, and what it lies in."""
+        super().close()
+        if self.section:
+            self.section.close()
 
 
 MAGIC = 0x1950A86A20F9469CFC6C

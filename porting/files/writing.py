@@ -34,6 +34,7 @@ SUFFIXES = {
     ".pt": "torch",
     ".pth": "torch",
     ".bin": "torch",
+    ".pt2": "pt2",
     ".h5": "h5",
     ".keras": "keras",
     ".orbax": "orbax",
@@ -93,6 +94,11 @@ def write_checkpoint(
         "orbax": lambda draft: write_orbax(draft, plain),
         "gguf": lambda draft: write_gguf(draft, plain, metadata or {}),
     }
+    if kind == "pt2":
+        raise PatchParityError(
+            f"{path}: a .pt2 holds a program, which tensors alone do not tell; --into puts them "
+            "into a copy of one"
+        )
     if kind not in writers:
         raise PatchParityError(
             f"{path}: Keras keeps the places of weights and not their names; --into puts them into "
