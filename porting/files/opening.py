@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...reference.errors import PatchParityError
 from .checkpoint import Checkpoint, first_line, first_twin
+from .coreml_files import CoreMLCheckpoint, is_package
 from .dcp_files import METADATA as DCP_METADATA
 from .dcp_files import PART_OF_DCP, PARTS_OF_DCP, DcpCheckpoint, is_part_of_dcp
 from .dcp_files import SUFFIX as DCP_SUFFIX
@@ -36,7 +37,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         PatchParityError: a file that cannot be read, of another kind, damaged, or hostile.
     """
     source = folder_of(Path(path))
-    if source.name == DCP_METADATA:
+    packaged = source.name == "Manifest.json" and is_package(source.parent)
+    if source.name == DCP_METADATA or packaged:
         source = source.parent
     try:
         if source.is_dir():
@@ -66,6 +68,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _in_folder(folder: Path) -> Path | Checkpoint:
     """The checkpoint of a folder, as transformers and timm lay it out; itself opened where it is
     the folder, as torch.distributed and Orbax lay it out."""
+    if is_package(folder):
+        return CoreMLCheckpoint(folder)
     if unfinished := next(folder.glob(".*.patchparity-unfinished"), None):
         raise PatchParityError(
             f"{folder} holds a copy that was cut off ({unfinished.name}): run the same port again"
@@ -105,6 +109,8 @@ def _in_folder(folder: Path) -> Path | Checkpoint:
 
 
 FOREIGN_FOLDERS = {
+    "coremldata.bin": "a model of CoreML that was compiled, which is not read: the .mlpackage that "
+    "it was compiled from is",
     "saved_model.pb": "a SavedModel of TensorFlow, which is not read: load it, and save its "
     "weights as .weights.h5",
 }
@@ -149,6 +155,8 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         raise PatchParityError(f"{source} is {description}")
     if start[:4] == b"GGUF":
         return GgufCheckpoint(source)
+    if source.suffix == ".mlmodel":  # begins as other messages of Protocol Buffers do
+        return CoreMLCheckpoint(source)
     if start[:8] == b"\x89HDF\r\n\x1a\n":
         return H5Checkpoint(source, source)
     if start[:4] == b"PK\x03\x04":
