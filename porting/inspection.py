@@ -13,6 +13,7 @@ from .dialects.choosing import (
     require_no_other_stage,
 )
 from .dialects.describe import describe
+from .dialects.quantized import dequantized
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
 from .dialects.stage import read_stage
@@ -69,7 +70,8 @@ def inspect_checkpoint(
     """
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     known = list_dialects(dialects)
-    with opened(path) as file:
+    with opened(path) as raw:
+        file = dequantized(raw)
         checkpoint = unwrapped(file)
         chosen = known if from_ is None else {from_: get_dialect(from_, known)}
         candidates = find_candidates(checkpoint, chosen, prefix, sizes, ignore=ignore)

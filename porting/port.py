@@ -26,6 +26,7 @@ from .dialects.fit import (
     underflown,
 )
 from .dialects.plan import Plan
+from .dialects.quantized import dequantized
 from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
 from .dialects.stage import NORMS, Stage, read_stage, require_no_stem
@@ -153,7 +154,8 @@ def port(
             f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}"
         )
     recipes = as_recipes(resample)
-    with opened(source) as checkpoint:
+    with opened(source) as file:
+        checkpoint = dequantized(file)
         told = sizes_of_source(sizes, recipes)
         read = stage = read_stage(checkpoint, from_, prefix, known, told, ignore)
         raw, proofs = _read_source(checkpoint, stage, prove, not recipes)

@@ -22,6 +22,7 @@ from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import list_dialects
 from .dialects.dialect import Dialect
 from .dialects.fit import same_bits
+from .dialects.quantized import dequantized
 from .dialects.recognize import behind_layers
 from .dialects.sizes import Sizes
 from .dialects.stage import NORMS, Stage, read_stage
@@ -175,7 +176,8 @@ def _read_both(
     for side, path, dialect, prefix in zip(
         ("first", "second"), files, from_, prefixes, strict=True
     ):
-        with opened(path) as checkpoint:
+        with opened(path) as file:
+            checkpoint = dequantized(file)
             known_sizes = stages[0].sizes if stages and stages[0].size_known else sizes
             wanted = sizes or known_sizes
             if recipes:  # of another size than the first
@@ -188,7 +190,8 @@ def _read_both(
                     raise PatchParityError(f"{path} is not what it was read as: {check.message}")
     if stages[0].dialect.computed and not stages[0].size_known and stages[1].size_known:
         # its positions are computed, and the second tells of which size
-        with opened(files[0]) as checkpoint:
+        with opened(files[0]) as file:
+            checkpoint = dequantized(file)
             size = stages[1].sizes
             size = size if sizes is None else sizes.over(size)
             stages[0] = read_stage(checkpoint, from_[0], prefixes[0], known, size, ignore)

@@ -115,8 +115,8 @@ def conflicts_of(
             f"{dialect.id} as MLX has it (--from {dialect.id} says that it is)"
         )
         return [of_torch]
-    # of no library that writes a config.json: one beside it is another file's
-    if checkpoint.kept_as == "npz":
+    # of no library but MLX's that writes a config.json: one beside it is another file's
+    if checkpoint.kept_as == "npz" and not dialect.mlx:
         return []
     file = checkpoint.config_name
     return [

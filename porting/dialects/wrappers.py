@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
 from ..files.checkpoint import Checkpoint
+from .quantized import dequantized
 
 WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|module|_module|base_layer|parametrizations)\."
@@ -78,6 +79,7 @@ def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
     """
     if checkpoint.kept_as == "graph":  # names there say nothing
         return checkpoint
+    checkpoint = dequantized(checkpoint)
     real_names: dict[str, str] = {}
     for name in checkpoint.tensors:
         if ".original_module." in name:
