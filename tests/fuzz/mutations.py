@@ -82,7 +82,7 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             ways += [_header] * 6
         if name.endswith(".gguf"):
             ways += [_gguf] * 8
-        if name.endswith(".onnx"):
+        if name.endswith((".onnx", ".mlmodel")):
             ways += [_message] * 8
         if content[:2] == b"PK":
             ways += [_member] * 5 + [_directory] * 2

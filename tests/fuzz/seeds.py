@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -72,6 +74,8 @@ def seeds(folder: Path) -> list[Seed]:
         _onnx,
         _onnx_of_rows,
         _onnx_in_two_parts,
+        _exported,
+        _coreml,
     ):
         try:
             made.append(make(folder))
@@ -416,3 +420,71 @@ def _onnx_in_two_parts(folder: Path) -> Seed:
         "model.data": (folder / "model.data").read_bytes(),
     }
     return Seed("onnx in two parts", files)
+
+
+def _exported(folder: Path) -> Seed:
+    """A program of torch.export, under timm's names."""
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch_embed = torch.nn.Module()
+            self.patch_embed.proj = torch.nn.Conv2d(3, 24, (4, 6), (4, 6))
+            self.cls_token = torch.nn.Parameter(torch.randn(1, 1, 24))
+            self.pos_embed = torch.nn.Parameter(torch.randn(1, 7, 24))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            tokens = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
+            first = self.cls_token.expand(len(images), -1, -1)
+            return torch.cat([first, tokens], 1) + self.pos_embed
+
+    torch.manual_seed(1)
+    path = folder / "model.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(Model().eval(), (torch.zeros(1, 3, 12, 12),))
+        torch.export.save(program, path)
+    return Seed("torch.export", {path.name: path.read_bytes()}, checked=True)
+
+
+COREML = """
+import sys, torch, coremltools as ct
+torch.manual_seed(1)
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = torch.nn.Conv2d(3, 24, (4, 6), (4, 6))
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 24))
+        self.positions = torch.nn.Parameter(torch.randn(1, 7, 24))
+        self.norm = torch.nn.LayerNorm(24)
+        self.head = torch.nn.Linear(24, 24)
+    def forward(self, x):
+        x = torch.cat([self.token, self.proj(x).flatten(2).transpose(1, 2)], 1) + self.positions
+        return x + self.head(self.norm(x))
+given = torch.zeros(1, 3, 12, 12)
+model = ct.convert(
+    torch.jit.trace(Model().eval(), given),
+    inputs=[ct.TensorType(name="x", shape=given.shape)],
+    minimum_deployment_target=ct.target.iOS16,
+)
+opt = ct.optimize.coreml
+table = opt.OpPalettizerConfig(nbits=4, mode="uniform", weight_threshold=10)
+model = opt.palettize_weights(model, opt.OptimizationConfig(global_config=table))
+model.save(sys.argv[1])
+"""
+"""What coremltools is asked to write; it imports TensorFlow, so in a process of its own."""
+
+
+def _coreml(folder: Path) -> Seed:
+    """A package of CoreML's, with weights in a table of sixteen."""
+    package = folder / "model.mlpackage"
+    how = [sys.executable, "-c", COREML, str(package)]
+    if subprocess.run(how, capture_output=True, check=False).returncode:
+        raise ImportError("coremltools writes no package here")
+    files = {
+        str(file.relative_to(package)): file.read_bytes()
+        for file in sorted(package.rglob("*"))
+        if file.is_file()
+    }
+    return Seed("CoreML", {"Manifest.json": files.pop("Manifest.json"), **files})
