@@ -23,6 +23,7 @@ from .orbax_folders import folder_of, is_orbax
 from .pt2_files import is_exported, open_exported
 from .safetensors_files import LARGEST_HEADER, SafetensorsCheckpoint
 from .shards import INDICES, KERAS_INDEX, KerasShards, ShardedCheckpoint
+from .tflite_files import MARK, TfliteCheckpoint
 from .torch_files import LegacyTorchCheckpoint, TorchCheckpoint
 
 
@@ -161,6 +162,8 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return H5Checkpoint(source, source)
     if start[:4] == b"PK\x03\x04":
         return _zip_reader(source)
+    if start[4:8] == MARK:
+        return TfliteCheckpoint(source)
     if source.suffix == ".onnx" or _begins_as_onnx(start):
         return OnnxCheckpoint(source)
     if (
