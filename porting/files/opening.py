@@ -18,6 +18,7 @@ from .keras_files import H5Checkpoint, KerasCheckpoint
 from .msgpack_files import MsgpackCheckpoint
 from .npz_files import NpzCheckpoint
 from .onnx_files import OnnxCheckpoint
+from .openvino_files import OpenVinoCheckpoint, is_openvino
 from .orbax_files import OrbaxCheckpoint
 from .orbax_folders import folder_of, is_orbax
 from .pt2_files import is_exported, open_exported
@@ -84,6 +85,7 @@ def _in_folder(folder: Path) -> Path | Checkpoint:
         "tf_model.h5",
         "model.weights.h5",
         "model.onnx",
+        "openvino_model.xml",
     ):
         if (folder / name).is_file():
             return folder / name
@@ -144,6 +146,8 @@ def _foreign(source: Path, start: bytes) -> str:
             "a program of ExecuTorch, which is not read, for its weights are in the form of the "
             "device that it was made for: the .pt2 that it was made from is (torch.export.save)"
         )
+    if source.suffix == ".bin" and is_openvino(beside := source.with_suffix(".xml")):
+        return f"the values of {beside.name}, a model of OpenVINO: name that"
     return ""
 
 
@@ -164,7 +168,9 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         return _zip_reader(source)
     if start[4:8] == MARK:
         return TfliteCheckpoint(source)
-    if source.suffix == ".onnx" or _begins_as_onnx(start):
+    if is_openvino(source):
+        return OpenVinoCheckpoint(source)
+    if source.suffix == ".onnx":
         return OnnxCheckpoint(source)
     if (
         len(start) > 8
@@ -179,6 +185,8 @@ def _reader(source: Path, start: bytes) -> Checkpoint:
         raise PatchParityError(
             f"{source} is damaged or hostile: it does not begin as a safetensors file does"
         )
+    if _begins_as_onnx(start):
+        return OnnxCheckpoint(source)
     if start[:1] == b"\x80" and source.suffix not in (".msgpack", ".flax"):
         return LegacyTorchCheckpoint(source)
     if source.suffix in (".msgpack", ".flax") or (
