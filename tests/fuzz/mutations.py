@@ -84,6 +84,10 @@ def mutated(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str]:
             ways += [_gguf] * 8
         if name.endswith((".onnx", ".mlmodel")):
             ways += [_message] * 8
+        if name.endswith(".tflite"):
+            ways += [_word] * 8
+        if name.endswith(".xml"):
+            ways += [_markup] * 8
         if content[:2] == b"PK":
             ways += [_member] * 5 + [_directory] * 2
         way = chance.choice(ways)
@@ -159,6 +163,28 @@ def _cut(content: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.7
         else content + bytes(chance.randrange(1, 64))
     )
+
+
+def _word(content: bytes, chance: random.Random) -> bytes:
+    """A number of four bytes, as the tables of a FlatBuffer hold: an offset, a length, an index."""
+    at = 4 * chance.randrange(max(len(content) // 4, 1))
+    held = int.from_bytes(content[at : at + 4], "little")
+    other = 4 * chance.randrange(max(len(content) // 4, 1))
+    near = held + chance.choice((-8, -4, -2, -1, 1, 2, 4, 8))
+    taken = int.from_bytes(content[other : other + 4], "little")
+    value = chance.choice((near, near, taken, chance.choice(NUMBERS), other - at)) % 2**32
+    return content[:at] + value.to_bytes(4, "little") + content[at + 4 :]
+
+
+def _markup(content: bytes, chance: random.Random) -> bytes:
+    """An attribute, an extent, or an element of XML is another one, is gone, or is there twice."""
+    kind = chance.choice((rb'"[^"]*"', rb">-?\d+<", rb"<[^>]*/>", rb"<(?:port|layer|edge)\b[^>]*>"))
+    found = list(re.finditer(kind, content))
+    place, other = chance.choice(found), chance.choice(found)
+    old = place.group()
+    numbers = re.sub(rb"-?\d+", str(chance.choice(NUMBERS)).encode(), old, count=1)
+    new = chance.choice((numbers, numbers, other.group(), b"", old + old))
+    return content[: place.start()] + new + content[place.end() :]
 
 
 def _json(content: bytes, chance: random.Random) -> bytes:

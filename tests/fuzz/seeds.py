@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,76 @@ class Seed:
         return folder / self.first
 
 
+def _tflite(kind: str, folder: Path) -> Seed:
+    import tensorflow as tf
+
+    draw = np.random.default_rng(4).standard_normal
+
+    def values(*shape: int) -> object:
+        return tf.constant(draw(shape).astype(np.float32))
+
+    kernel, bias, table, first = (
+        values(4, 5, 3, 24),
+        values(24),
+        values(1, 13, 24),
+        values(1, 1, 24),
+    )
+    block = values(24, 24)
+
+    def model(images: object) -> object:
+        tokens = tf.nn.conv2d(images, kernel, [4, 5], "VALID") + bias
+        tokens = tf.reshape(tokens, [-1, 12, 24])
+        rows = tf.concat([tf.tile(first, [tf.shape(tokens)[0], 1, 1]), tokens], 1) + table
+        mean = tf.reduce_mean(rows, -1, keepdims=True)
+        return rows + (rows - mean) @ block
+
+    taken = tf.TensorSpec((1 if kind == "int8" else None, 12, 20, 3), tf.float32)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [tf.function(model).get_concrete_function(taken)], tf.Module()
+    )
+    if kind != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if kind == "int8":
+        converter.representative_dataset = lambda: (
+            [draw((1, 12, 20, 3)).astype(np.float32)] for _ in range(3)
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return Seed(f"TFLite {kind}", {"model.tflite": converter.convert()})
+
+
+def _openvino(narrow: bool, folder: Path) -> Seed:
+    import openvino
+    from openvino import opset13 as opset
+
+    draw = np.random.default_rng(6).standard_normal
+
+    def values(*shape: int) -> object:
+        return opset.constant(draw(shape).astype(np.float32))
+
+    images = opset.parameter([1, 3, 12, 20], openvino.Type.f32, name="images")
+    tokens = opset.convolution(images, values(24, 3, 4, 5), [4, 5], [0, 0], [0, 0], [1, 1])
+    tokens = opset.reshape(opset.add(tokens, values(1, 24, 1, 1)), [1, 24, 12], False)
+    rows = opset.concat([values(1, 1, 24), opset.transpose(tokens, [0, 2, 1])], 1)
+    rows = opset.add(rows, values(1, 13, 24))
+    normed = opset.mvn(rows, [2], True, 1e-6, "inside_sqrt")
+    normed = opset.add(opset.multiply(normed, values(1, 1, 24)), values(1, 1, 24))
+    out = opset.add(rows, opset.matmul(normed, values(24, 24), False, True))
+    path = folder / "model.xml"
+    openvino.save_model(openvino.Model([out], [images], "m"), path, compress_to_fp16=narrow)
+    names = ("model.xml", "model.bin")
+    files = {name: (folder / name).read_bytes() for name in names}
+    return Seed(f"OpenVINO {'float16' if narrow else 'float32'}", files)
+
+
+GRAPHS: tuple[Callable[[Path], Seed], ...] = (
+    *(partial(_tflite, kind) for kind in ("float32", "float16", "int8")),
+    *(partial(_openvino, narrow) for narrow in (True, False)),
+)
+"""Makers of graphs."""
+
+
 def seeds(folder: Path) -> list[Seed]:
     """All of them; a format whose library is not installed is left out."""
     made = [
@@ -76,6 +147,7 @@ def seeds(folder: Path) -> list[Seed]:
         _onnx_in_two_parts,
         _exported,
         _coreml,
+        *GRAPHS,
     ):
         try:
             made.append(make(folder))
