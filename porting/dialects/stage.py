@@ -255,6 +255,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         checkpoint.names if isinstance(checkpoint, UnwrappedCheckpoint) else {},
         not (config.model_type if dialect.epsilon_of_config else config.architecture)
         and "own_epsilon" not in config.table
+        and not (dialect.epsilon_of_config and config.norm_epsilon is not None)
         and (dialect.epsilon_of_config or bool(dialect.architectures)),
         dialect.plain and dialect.framework == "keras" and checkpoint.format == "h5",
         config.model_type,

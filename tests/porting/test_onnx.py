@@ -177,6 +177,17 @@ def test_which_tensor_is_which_and_where_the_block_begins_is_told(tmp_path):
     assert set(report["ledger"]["counts"]) == {"used", "elsewhere"}
 
 
+def test_epsilon_is_the_graph_s_and_not_assumed(tmp_path):
+    file = exported(randomized(Stem(behind=nn.LayerNorm(20, eps=1e-3))), (1, 3, 16, 24),
+                    tmp_path / "model.onnx", opset_version=13)  # fmt: skip
+    from patchparity.porting.dialects.stage import read_stage
+
+    with opened(file) as checkpoint:
+        stage = read_stage(checkpoint)
+    assert stage.weights.layout.norm_epsilon == 1e-3
+    assert not stage.assumptions
+
+
 def test_images_of_another_size_are_refused(tmp_path):
     file = exported(vit(), (1, 3, 16, 24), tmp_path / "model.onnx")
     with pytest.raises(PatchParityError, match=r"16×24"):

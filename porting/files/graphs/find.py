@@ -30,7 +30,6 @@ class Parts:
             `register_tokens` `(R, D)`, `positions` `(rows, D)`, `token_norm.scale`, ...
         told: where each comes from.
         config: sizes, under the keys of a config.json of transformers.
-        positioned: whether positions are among them.
     """
 
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
