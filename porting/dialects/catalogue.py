@@ -387,6 +387,7 @@ def _own_dialects() -> dict[str, Dialect]:
         "timm.toml",
         "torch.toml",
         "transformers.toml",
+        "transformers4.toml",
         "jax.toml",
         "keras.toml",
         "gguf.toml",
@@ -403,11 +404,32 @@ def _own_dialects() -> dict[str, Dialect]:
     dialects.update(
         {
             dialect.id: dialect
-            for dialect in map(_as_mlx, [*dialects.values()])
+            for derive in (_as_mlx, _as_dotted)
+            for dialect in map(derive, [*dialects.values()])
             if dialect is not None
         }
     )
     return dialects
+
+
+def _as_dotted(dialect: Dialect) -> Dialect | None:
+    """The same dialect as transformers 4 keeps the parameters of its Flax models in safetensors,
+    with dots between the parts of a name (modeling_flax_utils.py, `save_pretrained`); None of any
+    other library."""
+    if dialect.framework != "jax" or not dialect.id.startswith("hf-"):
+        return None
+    entries = {
+        field: dataclasses.replace(entry, name=entry.name.replace("/", "."))
+        for field, entry in dialect.entries.items()
+    }
+    return dataclasses.replace(
+        dialect,
+        id=f"{dialect.id}-safetensors",
+        title=f"{dialect.title}, in safetensors",
+        formats=("safetensors",),
+        separator=".",
+        entries=entries,
+    )
 
 
 MLX_LAYOUTS = {"D C Ph Pw": "D Ph Pw C", "D C Pt Ph Pw": "D Pt Ph Pw C"}

@@ -17,6 +17,9 @@ PIXELS = ("Rescaling", "Normalization")
 NOTHING = ("InputLayer", "Identity", "Dropout", "GaussianNoise")
 """Layers that change nothing where a model is not trained; so do those that begin with Random."""
 
+MOST_CHANNELS = 4
+"""Channels of a picture: an axis of no more is none of pixels."""
+
 CALLED = {
     "activation": "linear",
     "dilation_rate": 1,
@@ -60,6 +63,17 @@ def layers_in_front(settings: Mapping[str, Any], library: str) -> list[str]:
     return []
 
 
+def input_shape(settings: Mapping[str, Any]) -> tuple[int, ...]:
+    """Rows, columns and channels of the images that a model takes, where it has one input and tells
+    its size; empty where it does not."""
+    inputs = [given for kind, _, given in _layers(settings) if kind == "InputLayer"]
+    shape = inputs[0].get("batch_shape", inputs[0].get("batch_input_shape")) if inputs else None
+    if len(inputs) != 1 or not isinstance(shape, list) or len(shape) != 4:
+        return ()
+    known = all(type(size) is int and 0 < size < 2**24 for size in shape[1:])
+    return tuple(shape[1:]) if known and shape[3] <= MOST_CHANNELS < min(shape[1:3]) else ()
+
+
 def convolution(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments of the first convolution of a model; empty without one."""
     return next((given for kind, _, given in _layers(settings) if kind in CONVOLUTIONS), {})
@@ -84,16 +98,20 @@ def against_call(
 
     Args:
         file: what the configuration is called.
-        dialect: of a layer by itself.
+        dialect: of a layer by itself, or of a model that is no class of a library.
         kernel: shape `(*patch, C, D)`.
         given: the layer's arguments.
     """
     size = given.get("kernel_size")
     size = [size] * (len(kernel) - 2) if isinstance(size, int) else size
-    if not (dialect.plain and dialect.framework == "keras" and given):
+    if dialect.architectures or dialect.framework != "keras" or not given:
         return
     if size != list(kernel[:-2]) or given.get("filters") != kernel[-1]:
         return
+    steps = stride_of(given, len(kernel) - 2)
+    if not dialect.plain and steps and steps != kernel[:-2]:
+        told, side = ("×".join(map(str, axes)) for axes in (steps, kernel[:-2]))
+        yield f"{file} gives the layer stride {told}, and patches of {dialect.id} are {side} and tile"
     for name, usual in CALLED.items():
         value = given.get(name)
         parts = value if isinstance(value, list) else [value]
@@ -101,7 +119,7 @@ def against_call(
             yield (
                 f"{file} gives the layer {name} {value!r}, and {dialect.id} is read with {usual!r}"
             )
-    tiles = stride_of(given, len(kernel) - 2) == kernel[:-2]
+    tiles = steps == kernel[:-2]
     if given.get("padding") not in (None, "valid") and not tiles:
         yield (
             f"{file} gives the layer padding {given['padding']!r} at another stride than its "

@@ -21,7 +21,7 @@ from .config_numbers import (
     norm_epsilon_of,
     whole_number,
 )
-from .keras_config import DEEPEST, PIXELS, convolution, layers_in_front
+from .keras_config import DEEPEST, PIXELS, convolution, input_shape, layers_in_front
 
 LARGEST_CONFIG = 2**22
 """Bytes of a config.json: the largest known, with the labels of 21843 classes twice, has 1.7 MB."""
@@ -269,9 +269,13 @@ def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
     if keras_table(settings)[0]:
         return _of_keras_hub(settings)
     if isinstance(settings.get("class_name"), str) and isinstance(settings.get("config"), dict):
+        in_front = tuple(layers_in_front(settings, KERAS_HUB))
+        shape = () if in_front else input_shape(settings)
         return Sizes(
+            image_size=shape[:2],
+            channels=shape[2] if shape else None,
             source=CONFIG_JSON,
-            layers=tuple(layers_in_front(settings, KERAS_HUB)),
+            layers=in_front,
             table={"keras_convolution": convolution(settings)},
         )
     if isinstance(settings.get("architecture"), str) and not isinstance(

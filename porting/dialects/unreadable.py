@@ -58,9 +58,9 @@ def of_old_keras(checkpoint: Checkpoint) -> str:
         return ""
     return (
         f"{checkpoint.path} is an HDF5 file as Keras wrote it before 3, or transformers its "
-        "tf_model.h5, which is not read: load it into its model with tf_keras (in transformers "
-        "before 5 from_pretrained(..., from_tf=True)), and save its weights as .weights.h5 or "
-        "safetensors"
+        "tf_model.h5, and in no dialect of these that is known: load it into its model with "
+        "tf_keras (in transformers before 5 from_pretrained(..., from_tf=True)), and save its "
+        "weights as .weights.h5 or safetensors"
     )
 
 

@@ -32,6 +32,12 @@ def h5_names(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (tuple(shape), dtype) for name, (shape, dtype) in datasets.items()}
 
 
+def h5_config(path: Path) -> str:
+    """What a whole model of Keras before 3 keeps of how it is built, as JSON; empty without one;
+    raises as `h5_names`."""
+    return str(_SERVER.ask(path, {"do": "config", "nbytes": 0}, [])[0]["config"])
+
+
 def h5_read(path: Path, name: str, nbytes: int) -> NDArray[Any]:
     """One dataset that takes so many bytes; raises as `h5_names`."""
     answer, content = _SERVER.ask(path, {"do": "read", "name": name, "nbytes": nbytes}, [])

@@ -18,6 +18,9 @@ their product."""
 MOST_PIECES = 2**16
 """Pieces that a dataset may lie in."""
 
+LONGEST_CONFIG = 2**22
+"""Characters of how a model is built: that of a model of a thousand layers has 2 million."""
+
 
 class DamagedError(Exception):
     """Content that is refused, in words that a user reads."""
@@ -103,6 +106,16 @@ def walk(path: str) -> dict[str, Any]:
         return every.found
 
 
+def model_config(path: str) -> str:
+    """The text that a whole model of Keras before 3 keeps of how it is built; empty without one."""
+    with h5py.File(path, "r") as file:
+        if "model_config" not in file.attrs or file.attrs.get_id("model_config").shape != ():
+            return ""
+        text = file.attrs["model_config"]
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return text if isinstance(text, str) and len(text) <= LONGEST_CONFIG else ""
+
+
 def read(path: str, name: str) -> np.ndarray[Any, Any]:
     """One dataset, in this machine's order of bytes."""
     with h5py.File(path, "r") as file:
@@ -153,6 +166,8 @@ def answer(
     """What is told of one request, and the array that goes with it."""
     if request["do"] == "walk":
         return {"found": walk(request["path"])}, None
+    if request["do"] == "config":
+        return {"config": model_config(request["path"])}, None
     if request["do"] == "read":
         array = read(request["path"], request["name"])
         told = {"shape": array.shape, "dtype": array.dtype.str, "nbytes": array.nbytes}

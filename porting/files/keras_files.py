@@ -1,5 +1,6 @@
-"""Keras: `.weights.h5`, and the same within a `.keras` archive."""
+"""Keras: `.weights.h5`, the same within a `.keras` archive, and a whole model in one `.h5`."""
 
+import json
 import shutil
 import tempfile
 import zipfile
@@ -23,15 +24,20 @@ from .checkpoint import (
     dtype_of,
     first_line,
 )
-from .h5_client import H5Error, h5_names, h5_read, h5_write
+from .h5_client import H5Error, h5_config, h5_names, h5_read, h5_write
 
 LARGEST_CONFIG = 2**22
 """Bytes of a `config.json`: that of a model of a thousand layers has 2 MB."""
 
 
+WHOLE_MODEL = "model_weights/"
+"""The group of the weights of a whole model in one `.h5`."""
+
+
 class H5Checkpoint(Checkpoint):
     """HDF5, as Keras writes weights; a tensor's name is its path. Keras keeps positions there, not
-    names: `layers/conv2d/vars/0`."""
+    names: `layers/conv2d/vars/0`. Keras before 3, and transformers 4, keep names, and a whole model
+    how it is built (keras/src/legacy/saving/legacy_h5_format.py)."""
 
     format = "h5"
 
@@ -43,8 +49,15 @@ class H5Checkpoint(Checkpoint):
                 name: TensorInfo(*shape_and_dtype)
                 for name, shape_and_dtype in h5_names(source).items()
             }
+            whole = any(name.startswith(WHOLE_MODEL) for name in self.tensors)
+            config = h5_config(source) if whole else ""
         except H5Error as error:
             raise self.damaged(first_line(error)) from None
+        try:
+            told = json.loads(config) if config else {}
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(f"its model_config is no JSON ({first_line(error)})") from None
+        self.own_config = told if isinstance(told, dict) else {}
 
     def _read(self, name: str) -> NDArray[Any]:
         nbytes = self.tensors[name].nbytes

@@ -19,6 +19,7 @@ INDICES = (
     ".pt.index.json",
     ".pth.index.json",
     ".msgpack.index.json",
+    ".h5.index.json",
 )
 """How names of indices end, as transformers and accelerate write them."""
 
@@ -76,10 +77,18 @@ class ShardedCheckpoint(Checkpoint):
         self.shards[shard] = opener(self.path.parent / shard)
 
     def _place(self, wanted: dict[str, list[str]]) -> None:
-        for name, shards in wanted.items():
-            if name not in self.shards[shards[0]].tensors:
-                raise self.damaged(f"{name!r} should be in {shards[0]}, and is not")
-            self.tensors[name], self.places[name] = self.shards[shards[0]].tensors[name], shards[0]
+        for told, shards in wanted.items():
+            held = self.shards[shards[0]]
+            # transformers 4 writes a model's TensorFlow shards without its name, which its index
+            # has (modeling_tf_utils.py, `save_pretrained`)
+            of_tf = held.format == "h5" or held.metadata.get("format") == "tf"
+            bare = of_tf and told not in held.tensors
+            name = told.partition("/")[2] if bare else told
+            if name not in held.tensors:
+                raise self.damaged(f"{told!r} should be in {shards[0]}, and is not")
+            if name in self.places:
+                raise self.damaged(f"{name!r} stands there twice")
+            self.tensors[name], self.places[name] = held.tensors[name], shards[0]
 
     @property
     def files(self) -> tuple[Path, ...]:
