@@ -111,7 +111,7 @@ def against_call(
     steps = stride_of(given, len(kernel) - 2)
     if not dialect.plain and steps and steps != kernel[:-2]:
         told, side = ("×".join(map(str, axes)) for axes in (steps, kernel[:-2]))
-        yield f"{file} gives the layer stride {told}, and patches of {dialect.id} are {side} and tile"
+        yield (f"{file} gives the layer stride {told}, and patches of {dialect.id}, {side}, tile")
     for name, usual in CALLED.items():
         value = given.get(name)
         parts = value if isinstance(value, list) else [value]

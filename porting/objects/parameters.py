@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
 from ..files.checkpoint import first_line
+from .two_tables import saved_tables
 
 ROLES = {
     "class_token": r"(cls|class)_?(token|embedding|tok)?$",
@@ -58,23 +59,30 @@ def read_all(subject: Any, kind: str) -> Iterator[tuple[str, NDArray[Any], Any]]
                 yield name, as_array(buffer), None
     elif kind == "keras":
         layers = list(subject._flatten_layers())
-        for variable in subject.weights:
+        for variable in _read_of_keras(subject):
             owners = [
                 layer
                 for layer in layers
                 if any(layer_variable is variable for layer_variable in layer._trainable_variables)
             ]
-            if "seed" not in variable.path:
-                yield (
-                    variable.path.partition("/")[2] or variable.path,
-                    np.asarray(variable.numpy()),
-                    owners[-1] if owners else None,
-                )
+            yield (
+                variable.path.partition("/")[2] or variable.path,
+                np.asarray(variable.numpy()),
+                owners[-1] if owners else None,
+            )
     elif kind == "flax":
         yield from _flax_parameters(subject)
     elif kind == "tensorflow":
         for place, variable in enumerate(getattr(subject, "variables", ())):  # often of one name
             yield f"{variable.name.partition(':')[0]}.{place}", np.asarray(variable.numpy()), None
+
+
+def _read_of_keras(subject: Any) -> Iterator[Any]:
+    """The variables that a layer of Keras computes with."""
+    saved = saved_tables(subject, "keras")
+    for variable in subject.weights:
+        if "seed" not in variable.path and not any(variable is other for other in saved):
+            yield variable
 
 
 def _parametrized(modules: dict[str, Any]) -> dict[str, Any]:
@@ -191,13 +199,12 @@ def _assignable(
         for name, parameter in subject.named_parameters():
             yield name, as_array(parameter), functools.partial(put_torch, parameter)
     elif kind == "keras":
-        for variable in subject.weights:
-            if "seed" not in variable.path:
-                yield (
-                    variable.path.partition("/")[2] or variable.path,
-                    np.asarray(variable.numpy()),
-                    variable.assign,
-                )
+        for variable in _read_of_keras(subject):
+            yield (
+                variable.path.partition("/")[2] or variable.path,
+                np.asarray(variable.numpy()),
+                variable.assign,
+            )
     else:
         import jax.numpy as jnp
         from flax import nnx

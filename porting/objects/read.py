@@ -40,6 +40,7 @@ from .layer_sizes import own_sizes, spec_of
 from .live import LiveEmbedding
 from .load import build, load_object
 from .probing import with_computing_dtype, with_flatten_order, with_found_parts, with_own_batch
+from .two_tables import told_of_two_tables
 from .whole import part_of, stage_inside
 
 FRAMEWORKS = ("torch", "keras", "flax", "numpy", "jax", "tensorflow")
@@ -176,7 +177,7 @@ def _read(subject: Any, name: str, told: _Told) -> LiveEmbedding:
         dtype,
         weights.num_prefix_tokens > 0 or weights.positions is not None,
         caller(subject, kind, layout, name, is_layer, cut, spec),
-        (*found.notes, *_in_training(subject)),
+        (*found.notes, *told_of_two_tables(subject, kind), *_in_training(subject)),
         KERNEL_LAYOUTS[orders[0]] if orders[0] else "",
     )
     live = with_own_batch(live)

@@ -30,6 +30,7 @@ from .live import LiveCall, LiveEmbedding
 from .parameters import count_positions, parameters_of
 from .probing import UNLIKE, explains
 from .read import read_live
+from .two_tables import bring_up_to_date, told_of_two_tables
 
 
 def from_module(
@@ -75,7 +76,9 @@ def from_module(
             computes something else.
 
     Warns:
-        UserWarning: of a tree whose grid was assumed although its positions allow another.
+        UserWarning: of a tree whose grid was assumed although its positions allow another; of a
+            layer of Keras that computes with other positions than its file holds (KerasHub's
+            DINOv2).
 
     Examples:
         >>> import torch, patchparity
@@ -124,6 +127,8 @@ def from_module(
             raise error from None
     if check:
         _require_own_output(live)
+    for told in told_of_two_tables(module, live.framework):
+        warnings.warn(f"{live.name}: {told}", UserWarning, stacklevel=2)
     return live.weights, live.spec
 
 
@@ -257,6 +262,11 @@ def transfer(
         PatchParityError: objects of different sizes, a target that cannot hold what the source has,
             outputs that differ (the target then has its old weights again).
 
+    Warns:
+        UserWarning: of a layer of Keras that computes with other positions than its file holds
+            (KerasHub's DINOv2); those of a target are brought up to date where both tables have
+            one size.
+
     Examples:
         >>> import torch, patchparity
         >>> layer = torch.nn.Conv2d(3, 10, kernel_size=4, stride=4)
@@ -292,7 +302,7 @@ def transfer(
     ]
     if missing:
         raise PatchParityError(f"the target has no {', '.join(missing)}, and the source has")
-    undo = count_positions(target, other.framework)
+    undo, undo_saved = count_positions(target, other.framework), _nothing
     try:
         for name, (_, put) in slots.items():
             value = _held(one.weights, name)
@@ -301,13 +311,22 @@ def transfer(
                 if value is None
                 else _as_held(name, value, before[name], other)
             )
+        undo_saved = bring_up_to_date(target, other.framework)
         ratio, bitwise = _same_output(one, read_live(target, **asked))
     except BaseException:
         undo()
+        undo_saved()
         for name in slots:
             slots[name][1](before[name])
         raise
+    for end, subject in ((one, source), (other, target)):
+        for told in told_of_two_tables(subject, end.framework):
+            warnings.warn(f"{end.name}: {told}", UserWarning, stacklevel=2)
     return Transfer(tuple(fields), ratio, bitwise)
+
+
+def _nothing() -> None:
+    """There is nothing to put back."""
 
 
 def _held(weights: PatchEmbedWeights, name: str) -> NDArray[Any] | None:
