@@ -388,6 +388,7 @@ def _own_dialects() -> dict[str, Dialect]:
         "torch.toml",
         "transformers.toml",
         "transformers4.toml",
+        "mmpretrain.toml",
         "jax.toml",
         "keras.toml",
         "gguf.toml",

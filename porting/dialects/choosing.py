@@ -18,7 +18,10 @@ from .recognize import MOST_CHANNELS, OPTIMIZERS, Candidate, find_candidates, pr
 from .sizes import Sizes, config_of
 from .unreadable import in_parts, of_arrays, of_old_keras, of_shards
 
-QUANTIZED = ("int4", "uint4", "int8", "uint8", "float8_e4m3fn", "float8_e5m2", "F8_E4M3", "F8_E5M2")
+QUANTIZED = (
+    *("int4", "uint4", "int8", "uint8", "float8_e4m3fn", "float8_e5m2"),
+    *("F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"),
+)
 """Types of weights that mean nothing without their scales."""
 
 
@@ -111,7 +114,7 @@ def why_not(checkpoint: Checkpoint, candidates: list[Candidate]) -> str:
     if not candidates:
         return (
             in_parts(checkpoint)
-            or of_old_keras(checkpoint)
+            or (old + layers_alone(checkpoint) if (old := of_old_keras(checkpoint)) else "")
             or of_arrays(checkpoint)
             or of_shards(checkpoint, None)
             or what_is_missing(checkpoint)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...reference.errors import PatchParityError
 from .checkpoint import (
     MOST_AXES,
     Checkpoint,
@@ -103,10 +104,8 @@ class SafetensorsCheckpoint(Checkpoint):
             dtype = SAFETENSORS_TYPES.get(entry["dtype"])
         except (KeyError, TypeError, ValueError):
             raise self.damaged(f"its header tells {name!r} badly") from None
-        if dtype is None:  # a type that holds no embedding
-            if not 0 <= first <= last <= room:
-                raise self.damaged(f"{name} claims bytes {first} to {last} of {room}")
-            return first, last
+        if dtype is None:
+            return self._add_unread(name, shape, str(entry["dtype"]), (first, last), room)
         # Before they are multiplied: an empty tensor may be told with any extent, and is not
         # believed.
         if len(shape) > MOST_AXES or max(shape, default=0) > max(room, 1):
@@ -124,6 +123,31 @@ class SafetensorsCheckpoint(Checkpoint):
             )
         self.tensors[name], self.places[name] = info, (first, last)
         return first, last
+
+    def _add_unread(
+        self, name: str, shape: tuple[int, ...], dtype: str, place: tuple[int, int], room: int
+    ) -> tuple[int, int]:
+        """A tensor of a type that NumPy has not (F4, F6), or that holds no weights: it is counted,
+        and explained or not, as any other."""
+        first, last = place
+        if not 0 <= first <= last <= room:
+            raise self.damaged(f"{name} claims bytes {first} to {last} of {room}")
+        # of half a byte each at least
+        if len(shape) > MOST_AXES or any(not 0 <= size <= max(2 * room, 1) for size in shape):
+            raise self.damaged(
+                f"{name} claims {len(shape)} axes, or more values along one than {room} bytes hold"
+            )
+        self.tensors[name] = TensorInfo(shape, dtype)
+        return first, last
+
+    def read(self, name: str) -> NDArray[Any]:
+        """As of any file; a tensor of a type that NumPy has not is refused."""
+        if name in self.tensors and name not in self.places:
+            raise PatchParityError(
+                f"{self.path}: {name} is of type {self.tensors[name].dtype}, which is not read: "
+                "dequantize it first"
+            )
+        return super().read(name)
 
     def _read(self, name: str) -> NDArray[Any]:
         first, last = self.places[name]
