@@ -389,6 +389,7 @@ def _own_dialects() -> dict[str, Dialect]:
         "transformers.toml",
         "transformers4.toml",
         "mmpretrain.toml",
+        "monai.toml",
         "jax.toml",
         "keras.toml",
         "gguf.toml",
