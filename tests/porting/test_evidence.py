@@ -475,6 +475,7 @@ def test_a_file_of_keras_before_3_is_called_that(tmp_path):
     with h5py.File(path, "w") as file:
         layer = file.create_group("vit/tf_vit_model/vit/embeddings/patch_embeddings/projection")
         layer["kernel:0"], layer["bias:0"] = rows(P, P, C, D), rows(D)
+        file["my/own/mixer/kernel:0"] = rows(D, D)
     assert "as Keras wrote it before 3" in inspect_checkpoint(path)["refused"]
     with pytest.raises(PatchParityError, match="as Keras wrote it before 3"):
         embed(path, rows(1, C, 2 * P, 2 * P))

@@ -84,7 +84,10 @@ def test_a_whole_model_of_old_keras_is_called_so(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "model.h5", "w") as file:
         file["model_weights/patch/patch/kernel"] = np.ones((4, 4, 3, 8), np.float32)
-    assert "as Keras wrote it before 3" in inspect_checkpoint(tmp_path / "model.h5")["refused"]
+        file["model_weights/head/head/kernel"] = np.ones((8, 2), np.float32)
+    told = inspect_checkpoint(tmp_path / "model.h5")["refused"]
+    assert "as Keras wrote it before 3" in told
+    assert "keras-conv2d-legacy --prefix 'model_weights/patch/patch/'" in told
 
 
 @pytest.mark.parametrize(("factor", "told"), [(1 + 2.0**-20, "roundings"), (3.0, "3 times")])
