@@ -124,7 +124,8 @@ def test_names_of_flax(between, tmp_path):
 
 
 def test_safetensors_of_tensorflow_lost_the_names_of_the_model_and_of_the_head(tmp_path):
-    """`strip_model_name_and_prefix` takes the first part of every name, the head's only one too."""
+    """`strip_model_name_and_prefix` takes the first part of every name; of a model that `build`
+    made, the head's only one."""
     numpy = pytest.importorskip("safetensors.numpy")
     held, sequence = tower("gamma", "beta", ":0")
     held |= {"kernel:0": rows(D, 5), "bias:0": rows(5)}

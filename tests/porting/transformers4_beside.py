@@ -298,7 +298,7 @@ def main(folder: Path) -> None:
         for name, make, run, side in _tf_models(transformers):
             tf.keras.backend.clear_session()
             model = make()
-            model.build()
+            model.build_in_name_scope()  # as from_pretrained does
             for weight in model.weights:
                 if weight.dtype.is_floating:
                     values = 0.3 * GENERATOR.standard_normal(weight.shape)
