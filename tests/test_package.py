@@ -118,7 +118,7 @@ def test_extras_hold_lower_bounds_and_all_holds_every_extra():
     ]
     joined = extras.pop("all")
     # peers, runtimes and fleets, which few need, and which are large
-    apart = {"transformers", "flax", "keras-hub", "orbax", "ray", "runtimes"}
+    apart = {"transformers", "flax", "keras-hub", "ray", "runtimes"}
     apart |= {each.name for each in patchparity.list_backends() if isinstance(each, RuntimeBackend)}
     ours = [name for name in extras if name not in apart]
     assert joined == [f"patchparity[{','.join(ours)}]"]
