@@ -91,6 +91,12 @@ def rotary_angles(
 
     Source: Su et al., "RoFormer" (2021); transformers' `Qwen2VLVisionModel`,
     `DINOv3ViTRopePositionEmbedding`.
+
+    Examples:
+        >>> import patchparity
+        >>> rotary = patchparity.rotary_angles((14, 14), 64, coordinates="unit")
+        >>> rotary.angles.shape
+        (196, 32)
     """
     require_choice("coordinates", coordinates, get_args(Coordinates))
     if head_width % 4:
@@ -116,6 +122,12 @@ class Places:
     Args:
         rotary: angles, or None for none.
         windows: shape `(S,)`: tokens of one number see one another; None where all do.
+
+    Examples:
+        >>> import patchparity
+        >>> places = patchparity.Places(patchparity.rotary_angles((2, 3), 8))
+        >>> places.rotary.angles.shape
+        (6, 4)
     """
 
     rotary: Rotary | None = None
@@ -240,6 +252,14 @@ def encode_blocks(
 
     Raises:
         PatchParityError: what `attend` refuses; tokens of another width.
+
+    Examples:
+        >>> import numpy as np
+        >>> import patchparity
+        >>> weights = patchparity.initialize_encoder(12, depth=2, mlp_width=20, seed=0)
+        >>> tokens, spec = np.ones((1, 5, 12)), patchparity.EncoderSpec(3)
+        >>> [each.shape for each in patchparity.encode_blocks(tokens, weights, spec)]
+        [(1, 5, 12), (1, 5, 12)]
     """
     require_array("tokens", tokens)
     if tokens.ndim != 3:

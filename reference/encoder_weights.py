@@ -135,6 +135,12 @@ class EncoderWeights:
         pooler: a matrix behind it whose result goes through tanh (BERT's, transformers' ViT), or
             None.
         head: the matrix of classes, or of a projection; None for none.
+
+    Examples:
+        >>> import patchparity
+        >>> weights = patchparity.initialize_encoder(12, depth=3, mlp_width=20, seed=0)
+        >>> patchparity.EncoderWeights(weights.blocks[:2], weights.final_norm).head is None
+        True
     """
 
     blocks: tuple[Block, ...]
@@ -165,6 +171,11 @@ class EncoderSpec:
 
     Raises:
         PatchParityError: a name that is unknown, a number that is none.
+
+    Examples:
+        >>> import patchparity
+        >>> patchparity.EncoderSpec(12, norm_epsilon=1e-12, pooling="class").activation
+        'gelu'
     """
 
     num_heads: int
@@ -210,6 +221,11 @@ def initialize_encoder(
 
     Raises:
         PatchParityError: a size that is no positive number.
+
+    Examples:
+        >>> import patchparity
+        >>> len(patchparity.initialize_encoder(12, depth=3, mlp_width=20, seed=0).blocks)
+        3
     """
     require_sizes("width", width, counts=(1,))
     require_sizes("depth", depth, counts=(1,))

@@ -363,7 +363,8 @@ class Dialect:
 
     def may_be_in(self, kept_as: str) -> bool:
         """Whether a checkpoint that is kept so may be in this dialect."""
-        return kept_as in (*self.formats, IN_MEMORY)
+        in_memory = kept_as == IN_MEMORY and self.formats != ("graph",)
+        return in_memory or kept_as in self.formats
 
     def recipes(self, registers: bool, model_type: str) -> tuple[str, ...]:
         """The recipes by which its library resizes positions, of a model of this type, with

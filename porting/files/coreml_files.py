@@ -72,11 +72,6 @@ COLORS = {10: "gray", 20: "RGB", 30: "BGR", 40: "gray of 16 bits"}
 """Orders of the channels of a picture (ImageFeatureType)."""
 
 
-def is_package(folder: Path) -> bool:
-    """Whether a folder is a package of CoreML's."""
-    return (folder / "Manifest.json").is_file() and (folder / "Data").is_dir()
-
-
 @dataclass(frozen=True)
 class CoreMLModel:
     """A model that was opened.

@@ -5,7 +5,6 @@ that tells of every tensor in which chunks it lies, and `.distcp` files with the
 Source: torch/distributed/checkpoint/metadata.py and filesystem.py.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +16,9 @@ from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
 from .checkpoint import LONGEST_NAMES, Checkpoint, TensorInfo, dtype_of, first_line
+from .kinds import DCP_METADATA as METADATA
 from .pickles import Inert, Unpickler, load_pickle
 from .torch_files import TorchCheckpoint
-
-METADATA = ".metadata"
-"""The file that tells of a checkpoint."""
-
-SUFFIX = ".distcp"
-"""How the names of files with chunks end."""
 
 OVERHEAD = 2**16
 """Bytes of an archive of one tensor beside its values: it has some thousand."""
@@ -34,31 +28,6 @@ MOST_CHUNKS = 2**14
 
 Chunk = tuple[tuple[int, ...], tuple[int, ...]]
 """Where a chunk begins in its tensor, and its shape."""
-
-
-PARTS_OF_DCP = "shard-*-model-*.safetensors"
-"""Names of the files that each process writes of a state dict in Hugging Face's form
-(torch/distributed/checkpoint/_hf_utils.py, `SHARDED_FILE_NAME`)."""
-
-PART_OF_DCP = (
-    "is one of the parts that processes of torch.distributed wrote, and nothing in them tells how "
-    "many there were: HuggingFaceStorageWriter(..., enable_consolidation=True) makes whole files "
-    "of them, and so does consolidate_safetensors_files"
-)
-"""Why such a part is not read: without the last of them a kernel would be a smaller one."""
-
-
-def is_part_of_dcp(held: Checkpoint) -> bool:
-    """Whether a safetensors file is such a part: by its name, or because a tensor in it begins
-    within a larger one."""
-    told = held.metadata.get("DCP_SHARDING_INFO")
-    if told is None:
-        return False
-    try:
-        offsets = [entry["saved_offsets"] for entry in json.loads(told).values()]
-        return held.path.match(PARTS_OF_DCP) or any(map(any, offsets))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise held.damaged("its DCP_SHARDING_INFO tells no offsets") from None
 
 
 class _Record(Inert):

@@ -18,13 +18,12 @@ from .graphs.openvino_model import (
     Layer,
     OpenVinoModel,
     Place,
-    is_openvino,
     numbers_of,
 )
 from .graphs.openvino_operators import TRANSLATORS
 from .graphs.openvino_step import FLOATS, PRECISIONS, OpenVino, Step, UntranslatedError
 
-__all__ = ["OpenVinoCheckpoint", "is_openvino", "translate"]
+__all__ = ["OpenVinoCheckpoint", "translate"]
 
 PLAIN = ("f32", "f64", "i64", "i32", "u64", "u32", "boolean", "i16", "u16")
 """Element types of which nothing is told."""

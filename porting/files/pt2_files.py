@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from .archives import data_begin, require_whole
 from .checkpoint import MOST_AXES, TensorInfo, Tensors, dtype_of, first_line
+from .kinds import OLD_PROGRAM, OLD_STATE
 from .pickles import Storage, Tensor
 from .programs import Program, read_program
 from .torch_files import ArchivedStorages, TensorsOfStorages, TorchCheckpoint
@@ -51,16 +52,8 @@ SCALAR_TYPES = {
 STRIDED = 7
 """The number of the layout of tensors that are no sparse ones."""
 
-OLD_PROGRAM, OLD_STATE = "serialized_exported_program.json", "serialized_state_dict.pt"
-"""What torch before 2.8 wrote into a plain archive."""
-
 WEIGHTS, COMPILED = "data/weights/", "data/aotinductor/"
 """Folders of an archive: of tensors, and of compiled code."""
-
-
-def is_exported(names: list[str]) -> bool:
-    """Whether an archive with these files is one of torch.export."""
-    return OLD_PROGRAM in names or any(name.endswith("/archive_format") for name in names)
 
 
 def open_exported(path: Path, names: list[str]) -> TensorsOfStorages:

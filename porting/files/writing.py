@@ -17,30 +17,10 @@ from numpy.typing import NDArray
 from ...reference.errors import PatchParityError
 from .atomic import usual_mode
 from .checkpoint import Checkpoint, Tensors
-from .gguf_files import GgufCheckpoint, replace_in_gguf, write_gguf
-from .keras_files import H5Checkpoint, KerasCheckpoint, replace_in_h5, replace_in_keras
-from .msgpack_files import MsgpackCheckpoint, replace_in_msgpack, write_msgpack
-from .npz_files import NpzCheckpoint, replace_in_npz, write_npz
+from .formats import KEEPS_METADATA, REPLACED_BY, SUFFIXES, WRITTEN_BY, imported
 from .opening import open_checkpoint
-from .orbax_files import OrbaxCheckpoint, replace_in_orbax, write_orbax
-from .safetensors_files import SafetensorsCheckpoint, replace_in_safetensors, write_safetensors
+from .safetensors_files import SafetensorsCheckpoint, replace_in_safetensors
 from .shards import INDEX_SUFFIX, ShardedCheckpoint
-from .torch_files import TensorsOfStorages, replace_in_torch, write_torch
-
-SUFFIXES = {
-    ".safetensors": "safetensors",
-    ".npz": "npz",
-    ".msgpack": "msgpack",
-    ".pt": "torch",
-    ".pth": "torch",
-    ".bin": "torch",
-    ".pt2": "pt2",
-    ".h5": "h5",
-    ".keras": "keras",
-    ".orbax": "orbax",
-    ".gguf": "gguf",
-}
-"""Formats by the end of a file's name, or of a folder's."""
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -86,26 +66,19 @@ def write_checkpoint(
             "(--into)"
         )
     plain = {name: _plain(array) for name, array in tensors.items()}
-    writers: dict[str, Callable[[Path], None]] = {
-        "safetensors": lambda draft: write_safetensors(draft, plain, metadata or {}),
-        "npz": lambda draft: write_npz(draft, plain),
-        "msgpack": lambda draft: write_msgpack(draft, plain),
-        "torch": lambda draft: write_torch(draft, plain),
-        "orbax": lambda draft: write_orbax(draft, plain),
-        "gguf": lambda draft: write_gguf(draft, plain, metadata or {}),
-    }
     if kind == "pt2":
         raise PatchParityError(
             f"{path}: a .pt2 holds a program, which tensors alone do not tell; --into puts them "
             "into a copy of one"
         )
-    if kind not in writers:
+    if kind not in WRITTEN_BY:
         raise PatchParityError(
             f"{path}: Keras keeps the places of weights and not their names; --into puts them into "
             "a copy of a file that it wrote"
         )
     with _draft(path) as draft:
-        writers[kind](draft)
+        beside = (metadata or {},) if kind in KEEPS_METADATA else ()
+        imported(WRITTEN_BY[kind])(draft, plain, *beside)
         _require_same(draft, path, plain)
         check(draft)
 
@@ -150,19 +123,8 @@ def replace_tensors(
             )
         _replace_in_shards(source, Path(path), plain, check)
         return
-    writers: list[tuple[Any, Callable[[Any, Path], None]]] = [
-        (SafetensorsCheckpoint, lambda held, draft: replace_in_safetensors(held, draft, plain)),
-        (NpzCheckpoint, lambda held, draft: replace_in_npz(held, draft, plain)),
-        (GgufCheckpoint, lambda held, draft: replace_in_gguf(held, draft, plain)),
-        (MsgpackCheckpoint, lambda held, draft: replace_in_msgpack(held, draft, plain)),
-        (KerasCheckpoint, lambda held, draft: replace_in_keras(held, draft, plain)),
-        (H5Checkpoint, lambda held, draft: replace_in_h5(held, draft, plain)),
-        (OrbaxCheckpoint, lambda held, draft: replace_in_orbax(held, draft, plain)),
-        (TensorsOfStorages, lambda held, draft: replace_in_torch(held, draft, plain)),
-    ]
-    writer = next(writer for kind, writer in writers if isinstance(source, kind))
     with _draft(path) as draft:
-        writer(source, draft)
+        imported(REPLACED_BY[source.format])(source, draft, plain)
         _require_same(draft, path, plain)
         check(draft)
 

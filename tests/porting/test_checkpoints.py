@@ -465,12 +465,12 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     write_checkpoint(path, {"a": np.arange(3.0)})
     before = path.read_bytes()
-    from patchparity.porting.files import writing
+    from patchparity.porting.files import safetensors_files
 
     def broken(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "write_safetensors", broken)
+    monkeypatch.setattr(safetensors_files, "write_safetensors", broken)
     with pytest.raises(PatchParityError, match="No space left on device"):
         write_checkpoint(path, {"a": np.arange(5.0)})
     assert path.read_bytes() == before

@@ -172,15 +172,6 @@ class _Reader:
         self.path.pop()
 
 
-def is_openvino(path: Path) -> bool:
-    """Whether a file is there and begins as an IR does."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return start.startswith((b"<net ", b"<?xml")) and b"<net " in start
-
-
 def numbers_of(text: str) -> list[int]:
     """The integers of an attribute; an open one, or a range, is -1.
 
