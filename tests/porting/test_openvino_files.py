@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from patchparity import PatchParityError, embed, inspect_checkpoint
+from patchparity import PatchParityError, embed, inspect_checkpoint, port
 from patchparity.porting.dialects.stage import read_stage
 from patchparity.porting.files.graphs.openvino_model import NF4, OpenVinoModel
 from patchparity.porting.files.opening import opened
@@ -135,6 +135,11 @@ def test_the_stage_is_that_of_the_model(kind, tmp_path):
     found = embed(path, given)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < NEAR * np.abs(expected).max()
+    if kind == "VideoMAE":  # whose positions the target computes, and the graph holds
+        report = port(path, tmp_path / "ported.safetensors", "hf-videomae")
+        assert report.ok
+        assert "drop-computed-positions" in " ".join(report.steps)
+        np.testing.assert_array_equal(embed(tmp_path / "ported.safetensors", given), found)
 
 
 @pytest.mark.parametrize("narrow", [False, True])
