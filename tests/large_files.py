@@ -165,7 +165,7 @@ tree = dict(embedding=dict(kernel=held["kernel"].transpose(2, 3, 1, 0), bias=hel
                 kernel=draw.standard_normal({extent}, dtype="f4")))) for n in range(64)}})
 ocp.PyTreeCheckpointer().save({str(folder / "step")!r}, tree)
 """
-    np.savez(folder / "held.npz", **held)
+    np.savez(folder / "held.npz", allow_pickle=False, **held)
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=folder)
     return folder / "step", {"from_": "big-vision-vit"}
 

@@ -24,7 +24,8 @@ from patchparity.porting.dialects.stage import Stage, read_stage
 from patchparity.porting.files.opening import opened
 
 from .mutations import mutated
-from .seeds import Seed, seeds
+from .seed import Seed
+from .seeds import seeds
 
 SLOWEST = 10.0
 """Seconds that one mutant may take."""

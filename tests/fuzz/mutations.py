@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from .seeds import Seed
+from .seed import Seed
 
 NUMBERS = [
     0,

@@ -220,11 +220,11 @@ def all_values(path, images):
     by_name = {operation.get_friendly_name(): operation for operation in held.get_ops()}
     layers = {layer.number: layer for layer in model.layers}
     wanted = []
-    for (number, port), name in values.items():
+    for (number, of_port), name in values.items():
         layer = layers[number]
         computed_here = layer.kind not in ("Const", "Parameter") and layer.name in by_name
         if computed_here and name not in behind | graph.inputs.keys() | graph.constants.keys():
-            place = [each.number for each in layer.outputs].index(port)
+            place = [each.number for each in layer.outputs].index(of_port)
             wanted.append((by_name[layer.name].output(place), name))
     whole = openvino.Model([output for output, _ in wanted], held.get_parameters(), "all")
     results = core.compile_model(whole, "CPU", F32)([images])
