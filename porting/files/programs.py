@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .checkpoint import first_line, first_twin
+from .program_tail import against_tail, is_whole
 
 MOST_NODES = 10**6
 """Operators of a program: a ViT of 40 layers has two thousand."""
@@ -214,6 +215,25 @@ class Program:
         if between and not normalizes:
             ops = ", ".join(dict.fromkeys(step.op for step in between))
             yield f"its program does {ops} to images before {names['kernel']}"
+        yield from against_tail(self, place, names)
+
+    def changes_of(self, name: str, ours: set[str], changing: frozenset[str]) -> Iterator[str]:
+        """The operators of some kind between tensors of a reading and a value that is made of
+        them."""
+        makers = self._makers
+        left, seen, ops, reached = [name], set[str](), list[str](), False
+        while left and len(seen) < FARTHEST:
+            at = left.pop()
+            reached = reached or self.parameters.get(at) in ours
+            step = makers.get(at)
+            if at in seen or step is None:
+                continue
+            seen.add(at)
+            if step.op in changing:
+                ops.append(step.op)
+            left += step.takes
+        if reached:
+            yield from ops
 
     def _projects(self, step: Step, kernel: str) -> bool:
         return step.op in _PROJECTIONS and any(
@@ -240,6 +260,7 @@ class Program:
         """The operators behind which the data of a projection comes, nearest first, that change
         values."""
         makers, projection = self._makers, self.steps[place]
+        convolves = projection.op.removeprefix("_") in _CONVOLUTIONS
         data = [name for name in projection.takes if not self._source(name)][:1]
         seen: set[str] = set()
         while data and len(seen) < FARTHEST:
@@ -248,9 +269,22 @@ class Program:
             if name in seen or step is None:
                 continue
             seen.add(name)
-            if step.op not in _MOVES:
+            if step.op not in _MOVES or (convolves and self._reorders(step)):
                 yield step
             data += [taken for taken in step.takes if not self._source(taken)]
+
+    def _reorders(self, step: Step) -> bool:
+        """Whether a step may leave pixels out, or put channels or sides of an image elsewhere."""
+        if step.op in ("permute", "transpose"):
+            rank = len(self.shapes.get(step.takes[0], ()))
+            order = list(range(rank))
+            if step.op == "permute":
+                order = [axis % rank for axis in step.numbers.get("dims", order) if rank]
+            elif rank:
+                first, second = (step.numbers.get(name, 0) % rank for name in ("dim0", "dim1"))
+                order[first], order[second] = order[second], order[first]
+            return rank in _KEEPING and tuple(order) not in _KEEPING[rank]
+        return step.op in _REORDERING and not is_whole(step)
 
     def _is_explained(self, step: Step, names: Mapping[str, str]) -> bool:
         """Whether a step is one of the reading's own: of its stem, or a norm of its patches."""
@@ -284,6 +318,19 @@ class Program:
                     f"reading has {'×'.join(map(str, wanted))}"
                 )
 
+
+_REORDERING = (
+    *("index", "cat", "stack", "unbind", "select", "getitem", "chunk", "split"),
+    *("split_with_sizes", "slice", "narrow", "channel_shuffle", "pixel_unshuffle", "repeat"),
+)
+"""Moves in front of a convolution that may change which pixel or channel is where."""
+
+_KEEPING = {
+    3: {(0, 1, 2), (2, 0, 1), (1, 2, 0)},
+    4: {(0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)},
+    5: {(0, 1, 2, 3, 4), (0, 2, 1, 3, 4), (0, 4, 1, 2, 3), (0, 1, 4, 2, 3), (0, 2, 3, 4, 1)},
+}
+"""Orders of axes that keep rows before columns, by their number: channels move, and frames."""
 
 _CONVOLUTIONS = ("conv2d", "conv3d", "convolution")
 

@@ -198,6 +198,95 @@ def test_what_a_program_does_and_no_tensor_tells_is_refused(given, told, tmp_pat
         embed(path, images_of((2, 3, 24, 16)))
 
 
+class Changed(torch.nn.Module):
+    """A ViT under timm's names, whose forward does something that no tensor tells."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.patch_embed = torch.nn.Module()
+        self.patch_embed.proj = torch.nn.Conv2d(3, 24, (4, 6), (4, 6))
+        self.cls_token = torch.nn.Parameter(torch.randn(1, 1, 24))
+        self.pos_embed = torch.nn.Parameter(torch.randn(1, 7, 24))
+        self.blocks = torch.nn.ModuleList([torch.nn.Module()])
+        self.blocks[0].norm1 = torch.nn.LayerNorm(24)
+        self.blocks[0].attn = torch.nn.Module()
+        self.blocks[0].attn.proj = torch.nn.Linear(24, 24)
+
+    def embed(self, images):
+        tokens = self.patch_embed.proj(images)
+        tokens = torch.relu(tokens) if self.what == "relu" else tokens
+        tokens = tokens.flatten(2).transpose(1, 2)
+        tokens = tokens * 24**0.5 if self.what == "scaled" else tokens
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], 1)
+        tokens = tokens + (self.pos_embed * 0.5 if self.what == "positions" else self.pos_embed)
+        tokens = tokens.flip(1) if self.what == "flipped" else tokens
+        tokens = tokens[:, 1:] if self.what == "cut" else tokens
+        if self.what == "normalized":
+            tokens = torch.nn.functional.normalize(tokens, dim=-1)
+        return tokens[:, :] if self.what == "whole" else tokens
+
+    def forward(self, images):
+        tokens, block = self.embed(images), self.blocks[0]
+        return tokens + torch.nn.functional.gelu(block.attn.proj(block.norm1(tokens))) * 2
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("", ""),
+        ("whole", ""),
+        ("relu", "relu to tokens"),
+        ("scaled", "mul to tokens"),
+        ("positions", "mul to tokens behind patch_embed.proj.weight, or to what is added to them"),
+        ("flipped", "flip to tokens"),
+        ("cut", r"slice \(1 to"),
+        ("normalized", "linalg_vector_norm"),
+    ],
+)
+def test_what_a_program_does_to_tokens_is_refused(what, told, tmp_path):
+    model = Changed(what).eval()
+    images = torch.randn(2, 3, 12, 12)
+    path = tmp_path / "changed.pt2"
+    torch.export.save(torch.export.export(model, (images,)), path)
+    if told:
+        with pytest.raises(PatchParityError, match=f"its program does .*{told}"):
+            embed(path, images.numpy())
+    else:
+        expected = model.embed(images).detach().numpy()
+        np.testing.assert_allclose(embed(path, images.numpy()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        (lambda x: x[:, [2, 1, 0]], "index"),
+        (lambda x: torch.cat([x[:, 2:], x[:, 1:2], x[:, :1]], 1), "cat"),
+        (lambda x: torch.stack(x.unbind(1)[::-1], 1), "stack"),
+        (lambda x: x.transpose(2, 3), "transpose"),
+        (lambda x: x[:, :, 1:13, 1:13], "slice"),
+        (lambda x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2), ""),
+        (lambda x: x[:, :, :], ""),
+    ],
+)
+def test_images_that_are_put_otherwise_are_refused(order, told, tmp_path):
+    class Ordered(Changed):
+        def embed(self, images):
+            return super().embed(order(images))
+
+    model = Ordered("").eval()
+    side = 14 if told == "slice" else 12
+    images = torch.randn(2, 3, side, side)
+    path = tmp_path / "ordered.pt2"
+    torch.export.save(torch.export.export(model, (images,)), path)
+    if told:
+        with pytest.raises(PatchParityError, match=f"its program does .*{told}.* to images"):
+            embed(path, images.numpy())
+    else:
+        expected = model.embed(images).detach().numpy()
+        np.testing.assert_allclose(embed(path, images.numpy()), expected, atol=1e-5)
+
+
 def test_groups_are_refused(tmp_path):
     model = torch.nn.Sequential(torch.nn.Conv2d(6, 20, 4, 4, groups=2))
     path = saved(model, tmp_path / "m.pt2", (2, 6, 24, 16))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....reference.errors import PatchParityError
-from .blocks import begins_block
+from .blocks import grows_behind, residual_sum
 from .folding import Folder, Known
 from .graph import Graph, Node
 from .moves import MOVES, NotRun, attribute, move, require_room
@@ -88,7 +88,9 @@ class Follower(Walk):
         ]
         way.takers = [node.op for node in takers]
         way.ways = [_told(node, way.last, self.folder.graph) for node in takers]
-        way.block = not way.takers or begins_block(self.nodes, way.last)
+        graph = self.folder.graph
+        added = residual_sum(self.nodes, way.last, graph.inputs.keys() - {way.input})
+        way.block = not way.takers or (bool(added) and not grows_behind(graph, added))
         return way
 
     def _take(self, names: Sequence[str], left: dict[str, int]) -> None:
