@@ -13,7 +13,8 @@ CheckpointArgument = Annotated[
     typer.Argument(
         metavar="CKPT",
         help="safetensors (also an index of shards, or a folder), .pt, .npz, .h5, .keras, "
-        ".msgpack.",
+        ".msgpack, .gguf, .onnx, .tflite, .xml of OpenVINO, .mlpackage, .pt2, a folder of Orbax or "
+        "torch.distributed (docs/files.md).",
     ),
 ]
 

@@ -110,8 +110,10 @@ def _print_inspection(inspection: dict[str, Any]) -> None:
         for asked in inspection["asks"]:
             line(f"asked: {asked}")
         _print_stage(inspection, line)
+    known = set(first["evidence"]) if first else set()
     for note in inspection["notes"]:
-        line(f"note: {note}")
+        if note not in known:
+            line(f"note: {note}")
     if inspection["proof"]:
         from ..porting.proof.compare import Check
 
@@ -302,7 +304,7 @@ def embed_command(
     """Run the reference on a checkpoint of any dialect, so that anyone can compare with what their
     model computes."""
     from ..porting.dialects.sizes import Sizes
-    from ..porting.embed import read_for_images, told_parts
+    from ..porting.embed import read_for_images, require_normalized, told_parts
     from ..porting.files.atomic import files_read, require_writable
     from ..porting.files.images import write_array
     from ..porting.preprocess import images_of
@@ -329,11 +331,15 @@ def embed_command(
         ignore=ignore or (),
         dialects=dialects or (),
     )
+    if Path(images).suffix != ".npy" and preprocess is None:
+        require_normalized(images, read.stage)
     tokens = read.embed(pixels, to)
     for note in made.notes:
         err.print(f"[yellow]told[/] {escape(note)}", soft_wrap=True)
     for step in (*made.steps, *read.steps):
         err.print(f"[yellow]step[/] {escape(step)}", soft_wrap=True)
+    for note in read.stage.notes:
+        err.print(f"[yellow]read[/] {escape(note)}", soft_wrap=True)
     for sentence in (*told_parts(read.stage), *read.left_out(pixels)):
         err.print(f"[yellow]told[/] {escape(sentence)}", soft_wrap=True)
     for assumption in read.stage.assumptions:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -200,6 +201,21 @@ class ReadForImages:
         if weights.positions is not None:
             _require_positions(images, stage, spec, self.size_told)
         return embed_sequence(features, weights, spec)
+
+
+def require_normalized(picture: str | os.PathLike[str], stage: Stage) -> None:
+    """Raise PatchParityError for a picture that would be scaled to −1 … 1, where the model itself
+    normalizes images: which values it takes, no file tells."""
+    if stage.dialect.pixels or any(OWN_PIXELS.search(note) for note in stage.notes):
+        raise PatchParityError(
+            f"{picture} would be scaled to −1 … 1, and this model normalizes images itself: give "
+            "the values that it takes as .npy (a picture's own are from 0 to 255, or 0 to 1), or "
+            "--preprocess FILE"
+        )
+
+
+OWN_PIXELS = re.compile(r"normalizes images itself|is a picture of \w+ values")
+"""How the notes of a stage tell that its model normalizes images."""
 
 
 def read_for_images(

@@ -149,7 +149,7 @@ def port(
     if dtype is not None:
         require_choice("dtype", dtype, DTYPES)
     kind = format_of(target)
-    if not wanted.may_be_in(KEPT_AS.get(kind, kind)):
+    if KEPT_AS.get(kind, kind) not in wanted.formats:
         raise PatchParityError(
             f"{target}: {to} is kept in {', '.join(wanted.formats)}, and this name is of {kind}"
         )
@@ -207,6 +207,11 @@ def port(
         steps += _left_to_a_model(written, wanted)
     else:
         added = _added(into, tensors_by_name)
+        steps += [
+            f"written plain: {note}, in the existing checkpoint"
+            for note in (place.notes if place else ())
+            if "dequantized" in note
+        ]
         with opened(into) as existing:
             replace_tensors(existing, target, tensors_by_name, prove_draft)
         steps += [f"added: {name}, which the existing checkpoint does not have" for name in added]

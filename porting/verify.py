@@ -3,6 +3,7 @@ they differ."""
 
 import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,7 +158,17 @@ def verify(
         why = f"the kernels agree, and {names} {'does' if names == 'bias' else 'do'} not ({how})"
     else:
         why = f"the second against the first: {_of_kernels(one, other, spec)}"
-    return Difference(False, *labels, why, checks)
+    told = [*_told_of("first", one), *_told_of("second", other)]
+    return Difference(False, *labels, "; ".join([why, *told]), checks)
+
+
+CHANGED_VALUES = re.compile(r"dequantized|float16|bfloat16|normalizes images itself")
+"""How notes tell that a file does not hold the values that a model was trained with."""
+
+
+def _told_of(which: str, stage: Stage) -> list[str]:
+    """What explains a difference of values, of one side."""
+    return [f"of the {which}: {note}" for note in stage.notes if CHANGED_VALUES.search(note)]
 
 
 def _read_both(
@@ -235,6 +246,8 @@ def _of_kernels(one: Stage, other: Stage, spec: PatchEmbedSpec) -> str:
     message = f"the kernels differ by {apart:.3g} at most, {part:.2g} of the largest value"
     if apart <= ROUNDED * size:
         return f"{message}: roundings, or another step of one training"
+    if any("dequantized" in note for stage in (one, other) for note in stage.notes):
+        return f"{message}: one of them was kept in fewer bits"
     uneven = not_square(spec)
     # In float32: what a file's type rounded is no mistake.
     images = random_images(uneven, 2, "float32", 0)

@@ -458,6 +458,7 @@ def _as_mlx(dialect: Dialect) -> Dialect | None:
         dialect,
         id=f"{dialect.id}-mlx",
         title=f"{dialect.title}, in MLX's layout",
+        loads="",
         framework="numpy",
         formats=("safetensors", "npz"),
         entries=entries,

@@ -372,8 +372,14 @@ def require_asked(checkpoint: Checkpoint, candidate: Candidate, sizes: Sizes | N
             raise PatchParityError(
                 f"{checkpoint.path} has {name} {'×'.join(map(str, have))}, and "
                 f"{'×'.join(map(str, asked))}{image_note} was told"
-                f"{_way_to(name, candidate, known_of(checkpoint, None).model_type)}"
+                f"{_way_to(name, candidate, _called(checkpoint))}"
             )
+
+
+def _called(checkpoint: Checkpoint) -> str:
+    """What config.json calls the model, or timm's name of it."""
+    known = known_of(checkpoint, None)
+    return known.model_type or known.architecture
 
 
 def _way_to(name: str, candidate: Candidate, model_type: str) -> str:

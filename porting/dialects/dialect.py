@@ -88,6 +88,7 @@ HEADS = (
     r"(head|heads|classifier|lm_head|head_dist|head_drop|fc|fc_norm|pre_logits|logit_scale|logit_bias|score|output_projection)([./].*)?",
     r"(cls_classifier|distillation_classifier)[./].*",
     r"(.*\.)?num_batches_tracked",
+    r"(.*[./])?rngs?[./](\w+[./])?(count|key)",
 )
 """Tensors of any dialect that stand behind its encoder, as patterns of the whole name."""
 
@@ -289,7 +290,8 @@ class Dialect:
         resample: recipes by which its library resizes the position table to another image size,
             where it does; more than one where that depends on the backend.
         resample_registers: the same of models with register tokens, where it is another.
-        resample_of: the same of models of a type, by model type, where it is another.
+        resample_of: the same of models of a type, or of timm's names, by patterns of these, where
+            it is another; an empty list where no recipe is its library's.
         always: optional fields that all models of a type have, by model type; `*` for all types.
         lacks: fields that models of a type do not have although the dialect does, by model type.
         shared_rows: rows in front of the position table that are added to every patch.
@@ -364,13 +366,17 @@ class Dialect:
     def may_be_in(self, kept_as: str) -> bool:
         """Whether a checkpoint that is kept so may be in this dialect."""
         in_memory = kept_as == IN_MEMORY and self.formats != ("graph",)
-        return in_memory or kept_as in self.formats
+        # numpy.savez of a state dict keeps torch's names
+        saved = kept_as == "npz" and "torch" in self.formats and self.framework == "torch"
+        return in_memory or saved or kept_as in self.formats
 
     def recipes(self, registers: bool, model_type: str) -> tuple[str, ...]:
         """The recipes by which its library resizes positions, of a model of this type, with
         register tokens or without."""
-        of_type = self.resample_of.get(model_type, ())
-        return of_type or (self.resample_registers if registers else ()) or self.resample
+        for pattern, names in self.resample_of.items():
+            if re.fullmatch(pattern, model_type):
+                return names
+        return (self.resample_registers if registers else ()) or self.resample
 
     def means(self, name: str) -> str:
         """What it means that an optional field is in no tensor."""

@@ -115,8 +115,8 @@ def conflicts_of(
             f"{dialect.id} as MLX has it (--from {dialect.id} says that it is)"
         )
         return [of_torch]
-    # of no library but MLX's that writes a config.json: one beside it is another file's
-    if checkpoint.kept_as == "npz" and not dialect.mlx:
+    # of no library of JAX that writes a config.json: one beside it is another file's
+    if checkpoint.kept_as == "npz" and not (dialect.mlx or dialect.framework == "torch"):
         return []
     file = checkpoint.config_name
     return [

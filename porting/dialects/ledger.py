@@ -12,6 +12,9 @@ from .dialect import Dialect
 
 Status = Literal["used", "copy", "elsewhere", "outside", "ignored", "unexplained"]
 
+PIXEL_WORDS = re.compile(r"(^|[._/])((pixel|image|img|norm)_)?(mean|std)$")
+"""Names of what images are normalized with, which a wrapper keeps beside a model."""
+
 STAGE_WORDS = re.compile(
     r"pos|token|norm|patch|embed|cls|class|reg|stem|scale|gamma|mask|freq|time|abs", re.IGNORECASE
 )
@@ -90,6 +93,8 @@ def ledger_of(
                 and info.shape
                 and info.shape[-1] in width
             )
+            pixels = PIXEL_WORDS.search(name) and info.shape[-2:] == (1, 1)
+            beside = beside or (pixels and len(info.shape) > 2 and max(info.shape) in width)
             known = (
                 dialect.plain
                 or dialect.is_elsewhere(name)

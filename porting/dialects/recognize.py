@@ -17,7 +17,7 @@ from .evidence import conflicts_of, is_architecture, known_of, misfit, told_patc
 from .grid_evidence import of_any_grid, other_grid, other_rows, resized
 from .grids import channels_of, grids_of, known_grid
 from .ledger import LedgerEntry, in_words, ledger_of, unexplained
-from .sizes import Sizes, config_of
+from .sizes import FILE_ITSELF, Sizes, config_of
 from .strides import known_patches, steps_of
 
 MOST_CHANNELS = 16
@@ -316,7 +316,9 @@ def _evidence_of_config(place: _Place) -> list[str]:
     sentences = []
     if place.typed:
         sentences.append(
-            f"{config.teller} calls the model {known.model_type or known.architecture}"
+            f"{config.teller} tells a model of {known.model_type or known.architecture}"
+            if config.teller == FILE_ITSELF
+            else f"{config.teller} calls the model {known.model_type or known.architecture}"
         )
     elif (called := config.model_type or config.architecture) and not dialect.plain:
         sentences.append(f"{config.teller} calls the model {called}, {UNKNOWN_MODEL} {dialect.id}")

@@ -61,7 +61,7 @@ class Stage:
         epsilon_assumed: whether nothing tells ε of its norms, which its library lets users choose.
         layer_untold: whether it is the layer of a user's own model, of which the file has the
             tensors and nothing else.
-        model_type: what config.json calls its model.
+        model_type: what config.json calls its model, or timm's name of it.
         real_names: under which names its tensors are in the file, by the names without wrappers;
             empty where they have none.
     """
@@ -258,7 +258,7 @@ def _read(checkpoint: Checkpoint, candidate: Candidate) -> Stage:
         and not (dialect.epsilon_of_config and config.norm_epsilon is not None)
         and (dialect.epsilon_of_config or bool(dialect.architectures)),
         dialect.plain and dialect.framework == "keras" and checkpoint.format == "h5",
-        config.model_type,
+        config.model_type or config.architecture,
     )
 
 

@@ -325,7 +325,7 @@ _REORDERING = (
 )
 """Moves in front of a convolution that may change which pixel or channel is where."""
 
-_KEEPING = {
+_KEEPING: dict[int, set[tuple[int, ...]]] = {
     3: {(0, 1, 2), (2, 0, 1), (1, 2, 0)},
     4: {(0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)},
     5: {(0, 1, 2, 3, 4), (0, 2, 1, 3, 4), (0, 4, 1, 2, 3), (0, 1, 4, 2, 3), (0, 2, 3, 4, 1)},

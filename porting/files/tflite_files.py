@@ -6,6 +6,7 @@ out, and what is computed counts as real numbers, unrounded, which a note says.
 
 from pathlib import Path
 
+from ...reference.errors import PatchParityError
 from .graphs.checkpoint import GraphCheckpoint
 from .graphs.graph import Graph
 from .graphs.tflite_model import TfliteModel
@@ -14,6 +15,10 @@ from .graphs.tflite_step import FLOATS, Step, Tflite, UntranslatedError
 
 MARK = b"TFL3"
 """Bytes 4 to 8 of every file."""
+
+
+VARIABLES = ("VAR_HANDLE", "READ_VARIABLE")
+"""Operators of a model whose variables were not made constants when it was converted."""
 
 
 class TfliteCheckpoint(GraphCheckpoint):
@@ -41,6 +46,11 @@ def translate(model: TfliteModel) -> tuple[Graph, dict[int, str]]:
                 f"its input {name} is {tensor.dtype}, which stands for scale · (integer − zero "
                 "point); the embedding is read for those real numbers"
             )
+    if any(operator.name in VARIABLES for operator in model.operators):
+        raise PatchParityError(
+            f"{model.path} reads its weights from variables, which are not in the file: convert "
+            "the model by TFLiteConverter.from_keras_model or from_saved_model"
+        )
     for operator in model.operators:
         step = Step(tflite, operator)
         for number in operator.outputs:

@@ -183,6 +183,13 @@ class ArchivedStorages(TensorsOfStorages):
         self.archive.close()
 
 
+SCRIPTED = (
+    "of a program of TorchScript, whose code is not looked at: what it does to images and tokens "
+    "beside is not known"
+)
+"""What is to be known of the tensors of an archive with code in it."""
+
+
 class TorchCheckpoint(ArchivedStorages):
     """What `torch.save` and `torch.jit.save` write since torch 1.6: an archive with a pickle, and a
     file for each storage; it may lie `inside` another file, from a byte on, of so many bytes."""
@@ -217,6 +224,8 @@ class TorchCheckpoint(ArchivedStorages):
             self._keep(payload)
             for name, view in self.views.items():
                 self._check(name, view, names)
+            if any(name.startswith(f"{self.root}code/") for name in names):
+                self.told = dict.fromkeys(self.tensors, SCRIPTED)
         except BaseException:
             self.close()
             raise

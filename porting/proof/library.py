@@ -75,6 +75,8 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
 def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnModel:
     if checkpoint.format == "gguf":
         raise UnprovedError("its tensors have llama.cpp's names, which no library's model takes")
+    if checkpoint.kept_as == "graph":
+        raise UnprovedError("a graph has names that no library's model takes")
     if folder is None or not (folder / "config.json").is_file():
         raise UnprovedError("no config.json tells how its model is built")
     config = read_config(folder)

@@ -645,11 +645,31 @@ def test_an_npz_of_torch_s_layout_is_not_taken_for_mlx(channels, tmp_path):
         "pos_embed": rows(1, 197, 64),
     }
     np.savez(tmp_path / "a.npz", **tensors)
-    found = inspect_checkpoint(tmp_path / "a.npz")
-    assert "is laid out as torch has it, its channels in front" in found["refused"]
+    assert inspect_checkpoint(tmp_path / "a.npz")["dialect"] == "timm-vit"
     mlx = {**tensors, "patch_embed.proj.weight": rows(64, 16, 16, channels)}
     np.savez(tmp_path / "b.npz", **mlx)
     assert inspect_checkpoint(tmp_path / "b.npz")["dialect"] == "timm-vit-mlx"
+    both = {**tensors, "patch_embed.proj.weight": rows(64, 4, 4, 4)}
+    np.savez(tmp_path / "c.npz", **both)
+    assert inspect_checkpoint(tmp_path / "c.npz")["rivals"] == ["timm-vit", "timm-vit-mlx"]
+
+
+@pytest.mark.parametrize("name", ["mean", "model_std", "input.pixel_mean"])
+def test_what_images_are_normalized_with_beside_a_model_is_not_left_out(name, tmp_path):
+    """A wrapper that does that before the model: its own numbers lie beside the model's tensors."""
+    tensors = {
+        "m.patch_embed.proj.weight": rows(64, 3, 16, 16),
+        "m.patch_embed.proj.bias": rows(64),
+        "m.cls_token": rows(1, 1, 64),
+        "m.pos_embed": rows(1, 197, 64),
+    }
+    save_file({**tensors, name: rows(1, 3, 1, 1)}, tmp_path / "a.safetensors")
+    refused = inspect_checkpoint(tmp_path / "a.safetensors")["refused"]
+    assert f"explains {name} (1, 3, 1, 1)" in refused
+    told = inspect_checkpoint(tmp_path / "a.safetensors", ignore=[name])
+    assert told["dialect"] == "timm-vit"
+    save_file({**tensors, name: rows(64)}, tmp_path / "b.safetensors")
+    assert inspect_checkpoint(tmp_path / "b.safetensors")["dialect"] == "timm-vit"
 
 
 @pytest.mark.parametrize(

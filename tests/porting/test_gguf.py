@@ -186,7 +186,7 @@ def test_evidence_of_a_file_that_is_as_it_says(projector, tmp_path):
     told = values(projector, **{"clip.vision.image_size": 32, "clip.vision.embedding_length": 32})
     path = write(tmp_path / "a.gguf", siglip_tensors(), told)
     evidence = inspect_checkpoint(path)["candidates"][0]["evidence"]
-    assert "the file itself calls the model siglip_vision_model" in evidence
+    assert "the file itself tells a model of siglip_vision_model" in evidence
     wrong = told | {"clip.vision.embedding_length": 48}
     with pytest.raises(PatchParityError, match="tells hidden_size 48"):
         read(write(path, siglip_tensors(), wrong))

@@ -254,6 +254,23 @@ def test_video():
     np.testing.assert_array_equal(stage.weights.kernel, kernel.transpose(0, 2, 3, 4, 1))
 
 
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_factor_behind_a_norm_is_not_left_out(op):
+    """Nothing of a stage holds it: what enters the first block is another value."""
+    nodes = (
+        Node("Conv", ("image", "kernel"), ("map",), {"strides": [4, 5]}),
+        Node("Reshape", ("map", "flat"), ("columns",)),
+        Node("Transpose", ("columns",), ("rows",), {"perm": [0, 2, 1]}),
+        Node("Concat", ("first", "rows"), ("sequence",), {"axis": 1}),
+        Node("LayerNormalization", ("sequence", "gain", "offset"), ("scaled",), {"epsilon": 1e-5}),
+        Node(op, ("scaled", "factor"), ("tokens",)),
+    )
+    held = dict(kernel=rows(D, 3, 4, 5), flat=FLAT, gain=rows(D), offset=rows(D))
+    held |= dict(first=rows(1, 1, D))
+    with pytest.raises(PatchParityError, match=rf"through {op} \(behind the norm"):
+        stage_of(graph_of(*nodes, factor=rows(D), **held))
+
+
 class TestPatches:
     """Which patches rows of pixels are."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....reference.errors import PatchParityError
-from ..checkpoint import Checkpoint, TensorInfo
+from ..checkpoint import Checkpoint, TensorInfo, dtype_of
 from .find import NoStage, Parts, grid_of, parts_of
 from .folding import Folder
 from .graph import Graph
@@ -125,7 +125,7 @@ class GraphCheckpoint(Checkpoint):
         for name, parts in found.items():
             before = f"{name}." if len(found) > 1 else ""
             for role, array in parts.tensors.items():
-                self.arrays[before + role] = array
+                self.arrays[before + role] = _as_kept(array, parts.told[role])
                 self.told[before + role] = parts.told[role]
             notes = "".join(f"; {note}" for note in self.graph.notes)
             self.told[f"{before}kernel"] += notes
@@ -143,6 +143,16 @@ class GraphCheckpoint(Checkpoint):
         if name in self.arrays:
             return np.array(self.arrays[name])
         return self.graph.constants[self.names[name]].read()
+
+
+def _as_kept(array: NDArray[Any], told: str) -> NDArray[Any]:
+    """An array in the type of the file, where the graph widens it and nothing was done to it."""
+    for kind in ("bfloat16", "float16"):
+        if kind in told and array.dtype == np.float32:
+            narrow = array.astype(dtype_of(kind))
+            if np.array_equal(narrow.astype(np.float32), array):
+                return narrow
+    return array
 
 
 def _other_name(name: str) -> str:
