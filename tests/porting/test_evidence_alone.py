@@ -1,5 +1,6 @@
 """Evidence for and against a reading, of dialects made up for it."""
 
+import dataclasses
 import json
 
 import pytest
