@@ -1,5 +1,6 @@
 """patchparity port."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -110,6 +111,13 @@ def port_command(
     print_answer(done)
 
 
+def _formats(formats: Iterable[str]) -> str:
+    """The formats of files that a dialect is kept in, those that keep another's trees among
+    them."""
+    also = {"msgpack": ["msgpack", "orbax"], "graph": ["onnx", "tflite", "openvino", "coreml"]}
+    return " ".join(name for each in formats for name in also.get(each, [each]))
+
+
 def _print_dialects(files: list[Path] | None) -> None:
     from ..porting.dialects.catalogue import list_dialects
 
@@ -119,7 +127,7 @@ def _print_dialects(files: list[Path] | None) -> None:
             continue
         beside = f", and as {dialect.id}-mlx" if f"{dialect.id}-mlx" in known else ""
         out.print(
-            f"[bold]{escape(dialect.id)}[/] ({' '.join(dialect.formats)}{escape(beside)})",
+            f"[bold]{escape(dialect.id)}[/] ({_formats(dialect.formats)}{escape(beside)})",
             soft_wrap=True,
         )
         out.print(f"    {escape(dialect.title)}. Holds {escape(dialect.holds())}", soft_wrap=True)

@@ -326,6 +326,8 @@ def _steps(
         steps.append(
             f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has"
         )
+    if dtype is not None and changed:
+        steps.append(f"cast: {', '.join(changed)} rounded to {dtype}, as --dtype says")
     return [
         *(f"read: {note}" for note in stage.notes),
         *steps,

@@ -162,6 +162,9 @@ def verify(
     return Difference(False, *labels, "; ".join([why, *told]), checks)
 
 
+OF_TENSOR = re.compile(r"\w+: of ")
+"""How a note begins that tells no more than where in a graph a part of the stage is."""
+
 CHANGED_VALUES = re.compile(r"dequantized|float16|bfloat16|normalizes images itself")
 """How notes tell that a file does not hold the values that a model was trained with."""
 
@@ -226,7 +229,11 @@ def _the_same(one: Stage, other: Stage, compared: list[Check]) -> str:
         for which, stage in (("first", one), ("second", other))
         if stage.candidate.layers
     ]
-    notes += [*one.notes, *other.notes]
+    notes += [
+        note
+        for note in (*one.notes, *other.notes)
+        if CHANGED_VALUES.search(note) or not OF_TENSOR.match(note)
+    ]
     if _masks_differ(one, other):
         notes.append("but for the mask token, which plays no part but in pre-training")
     return "; ".join([f"the same embedding stage, {exact}", *notes])

@@ -183,7 +183,7 @@ def read_stage(
         wanted = chosen[dialect]
         if not wanted.may_be_in(checkpoint.kept_as):
             raise PatchParityError(
-                f"{checkpoint.path} is a {checkpoint.format} file, and {dialect} is kept in "
+                f"{checkpoint.path} is of format {checkpoint.format}, and {dialect} is kept in "
                 f"{', '.join(wanted.formats)}"
             )
         names = ", ".join(

@@ -87,7 +87,9 @@ def require_writable(path: Path, *read: str | os.PathLike[str] | None) -> None:
             f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
         ) from None
     if target.is_dir():
-        raise PatchParityError(f"cannot write {path}: it is a folder")
+        raise PatchParityError(
+            f"cannot write {path}: it is a folder, and a folder is never replaced"
+        )
     if target.exists() and not target.is_file():
         return
     try:

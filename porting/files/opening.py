@@ -184,7 +184,8 @@ def _zip_reader(source: Path) -> Any:
     if names and all(name.endswith(".npy") for name in names):
         return open_as("npz", source)
     raise PatchParityError(
-        f"{source} is an archive of a kind that is not known: expected torch, npz or .keras"
+        f"{source} is an archive of a kind that is not known: expected torch, "
+        "npz, .keras or torch.export (what was packed with them is unpacked first)"
     )
 
 

@@ -115,7 +115,8 @@ def items_of(folder: Path) -> tuple[dict[str, Path], str]:
             newest = max(steps)
             others = [str(step) for step in sorted(steps) if step != newest]
             folder = steps[newest]
-            told = f"of step {newest}, the newest; there are {', '.join(others[-4:])} too"
+            word = "steps" if len(others) > 1 else "step"
+            told = f"of step {newest}, the newest, beside {word} {', '.join(others[-4:])}"
             told = told if others else ""
         elif unfinished:
             raise PatchParityError(

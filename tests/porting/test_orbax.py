@@ -110,7 +110,7 @@ def test_every_form_is_read_to_the_last_bit(form, saved):
 
 def test_the_newest_step_is_read_and_told(saved, tmp_path):
     told = str(inspect_checkpoint(saved / "manager", image_size=IMAGE))
-    assert "of step 10, the newest; there are 9 too" in told
+    assert "of step 10, the newest, beside step 9" in told
     for place in ("10", "10/default", "10/default/_METADATA", "10/default/manifest.ocdbt"):
         require_all(saved / "manager" / place, HELD)
     folder = copied(saved, "manager", tmp_path)
