@@ -106,7 +106,12 @@ def write_msgpack(draft: Path, tensors: Tensors) -> None:
 
 
 def _pack(draft: Path, tree: Any) -> None:
-    import msgpack
+    try:
+        import msgpack
+    except ImportError:
+        raise PatchParityError(
+            "msgpack is not installed: pip install 'patchparity[porting]'"
+        ) from None
 
     def extension(value: Any) -> Any:
         if isinstance(value, np.ndarray):

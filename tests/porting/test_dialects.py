@@ -2,6 +2,7 @@
 target cannot hold."""
 
 import dataclasses
+import importlib.util
 import json
 import re
 
@@ -38,7 +39,12 @@ DIALECTS = {
     if not (each.framework == "keras" and each.plain)
 }
 NAMED = {name: each for name, each in DIALECTS.items() if not each.plain}
-WRITTEN = {name: each for name, each in DIALECTS.items() if not each.read_only}
+PACKED = importlib.util.find_spec("msgpack") is not None
+WRITTEN = {
+    name: each
+    for name, each in DIALECTS.items()
+    if not each.read_only and (PACKED or each.formats != ("msgpack",))
+}
 HUBS = (
     "timm-vit",
     "hf-vit",
