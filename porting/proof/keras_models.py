@@ -1,7 +1,6 @@
 """KerasHub's models, fed with the tensors of a file, and caught where the first block begins."""
 
 import functools
-import importlib.metadata
 import os
 import re
 import tempfile
@@ -47,6 +46,8 @@ def keras_hub_model(
     registered, given = keras_table(table)
     kind = keras.saving.get_registered_object(registered)
     if kind is None or not kind.__module__.startswith("keras_hub."):
+        import importlib.metadata
+
         raise UnprovedError(
             f"KerasHub {importlib.metadata.version('keras-hub')} has no class "
             f"{registered.removeprefix(KERAS_HUB)}"

@@ -22,9 +22,7 @@ from ..dialects.sizes import KERAS_HUB, keras_table, numbers_at, read_config
 from ..dialects.stage import Stage
 from ..files.checkpoint import Checkpoint
 from .compare import Check
-from .keras_models import keras_hub_model
 from .own_model import OtherModelError, OwnModel, UnprovedError, inner_table, require_modest
-from .torch_models import timm_model, transformers_model
 
 NAME = "sequence by the library"
 """What the check is called."""
@@ -104,8 +102,12 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
         tensors[kernel] = np.moveaxis(tensors[kernel], -1, 1)
     try:
         if keras:
+            from .keras_models import keras_hub_model
+
             require_modest(keras_table(table)[1])
             return keras_hub_model(table, tensors, stage)
+        from .torch_models import timm_model, transformers_model
+
         require_modest(
             inner_table(table) if library == "transformers" else table.get("model_args") or {}
         )
