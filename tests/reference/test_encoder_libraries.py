@@ -417,7 +417,10 @@ def test_keras_hub_vit_keeps_heads_as_an_axis():
         variable.assign(gamma + deviation * numbers.normal(size=shape))
     encoder = next(layer for layer in model.layers if "encoder" in layer.name)
     held = [
-        {"/".join(v.path.split("/")[-2:]): np.array(v, "f8") for v in block.weights}
+        {
+            "/".join(v.path.split("/")[-2:]): keras.ops.convert_to_numpy(v).astype("f8")
+            for v in block.weights
+        }
         for block in encoder.encoder_layers
     ]
 
@@ -433,12 +436,17 @@ def test_keras_hub_vit_keeps_heads_as_an_axis():
         )
         mlp = Mlp(linear(parts, "dense_1", M, D), linear(parts, "dense_2", D, M))
         blocks.append(Block(norms[0], attention, norms[1], mlp))
-    final = {v.path.split("/")[-1]: np.array(v, "f8") for v in encoder.layer_norm.weights}
+    final = {
+        v.path.split("/")[-1]: keras.ops.convert_to_numpy(v).astype("f8")
+        for v in encoder.layer_norm.weights
+    }
     weights = EncoderWeights(tuple(blocks), LayerNorm(final["gamma"], final["beta"]))
     images = pixels().numpy().transpose(0, 2, 3, 1)
     entered = keras.Model(model.inputs[0], encoder.input)(images)
-    ours = encode(np.array(entered, "f8"), weights, EncoderSpec(HEADS, 1e-6))
-    near(ours.tokens, np.array(model(images)))
+    ours = encode(
+        keras.ops.convert_to_numpy(entered).astype("f8"), weights, EncoderSpec(HEADS, 1e-6)
+    )
+    near(ours.tokens, keras.ops.convert_to_numpy(model(images)))
 
 
 def of_timm(names):
