@@ -145,6 +145,10 @@ def test_torchscript_archives_are_read(tmp_path):
     found = held(tmp_path / "clip.pt")
     assert same(found["visual.conv1.weight"], model.visual.conv1.weight.detach().numpy())
     assert same(found["visual.class_embedding"], model.visual.class_embedding.detach().numpy())
+    with open_checkpoint(tmp_path / "clip.pt") as checkpoint:
+        told = set(checkpoint.told.values())
+    assert len(told) == 1
+    assert "TorchScript, whose code is not looked at" in told.pop()
 
 
 def test_keras_files_are_read_and_changed_in_place(tmp_path):

@@ -626,6 +626,18 @@ def test_values_that_would_vanish_in_a_narrow_type_are_told(tmp_path):
         port(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "hf-siglip2", dtype="float16")
 
 
+def test_what_a_cast_rounds_is_told(tmp_path):
+    weights, spec = random_stage(DIALECTS["hf-siglip"])
+    source = tmp_path / "a.safetensors"
+    write_checkpoint(source, tensors_of(weights, spec, DIALECTS["hf-siglip"]))
+    done = port(source, tmp_path / "b.safetensors", "hf-siglip", dtype="float16")
+    assert "cast: kernel, bias, positions rounded to float16, as --dtype says" in done.steps
+    wide = port(
+        tmp_path / "b.safetensors", tmp_path / "c.safetensors", "hf-siglip", dtype="float32"
+    )
+    assert not any(step.startswith("cast") for step in wide.steps)
+
+
 def test_verify_tells_small_differences_in_narrow_types(tmp_path):
     weights, spec = random_stage(DIALECTS["hf-siglip"])
     narrow = weights.astype(DTYPE_BF16)

@@ -8,6 +8,7 @@ import pytest
 
 from patchparity import PatchParityError
 from patchparity.porting.dialects.stage import read_stage
+from patchparity.porting.embed import require_normalized
 from patchparity.porting.files.checkpoint import TensorInfo
 from patchparity.porting.files.graphs.checkpoint import GraphCheckpoint
 from patchparity.porting.files.graphs.graph import Constant, Graph, Node
@@ -252,6 +253,40 @@ def test_video():
     assert stage.dialect.id == "graph-video"
     assert stage.spec.grid == (3, 2, 3)
     np.testing.assert_array_equal(stage.weights.kernel, kernel.transpose(0, 2, 3, 4, 1))
+
+
+def test_no_picture_is_made_for_a_graph_that_normalizes_images():
+    """It would be scaled to −1 … 1, and then once more."""
+    kernel, bias, mean = rows(D, 3, 4, 5), rows(D), rows(3, 1, 1)
+    plain = stage_of(graph_of(*conv(), kernel=kernel, bias=bias, flat=FLAT))
+    require_normalized("photo.png", plain)
+    first, *others = conv()
+    normalized = (
+        Node("Sub", ("image", "mean"), ("centered",)),
+        Node("Conv", ("centered", *first.inputs[1:]), first.outputs, first.attributes),
+        *others,
+    )
+    stage = stage_of(graph_of(*normalized, kernel=kernel, bias=bias, mean=mean, flat=FLAT))
+    with pytest.raises(PatchParityError, match=r"photo\.png would be scaled .* normalizes images"):
+        require_normalized("photo.png", stage)
+
+
+@pytest.mark.parametrize("added", ["token", "positions"])
+def test_a_layer_before_the_class_token_or_the_positions_is_no_block(added):
+    """A sum of patches and of what a layer makes of them, at which the stage would end too early."""
+    last = {
+        "token": Node("Concat", ("token", "both"), ("tokens",), {"axis": 1}),
+        "positions": Node("Add", ("both", "positions"), ("tokens",)),
+    }
+    nodes = conv(
+        Node("MatMul", ("rows", "early"), ("local",)),
+        Node("Add", ("rows", "local"), ("both",)),
+        last[added],
+    )
+    held = dict(kernel=rows(D, 3, 4, 5), bias=rows(D), flat=FLAT, early=rows(D, D))
+    held[added] = rows(1, 1, D) if added == "token" else rows(1, 6, D)
+    with pytest.raises(PatchParityError, match="where no block with a residual sum begins"):
+        stage_of(graph_of(*nodes, **held))
 
 
 @pytest.mark.parametrize("op", ["Mul", "Div"])
