@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import DTYPES
 from ..reference.answer import Answer
 from ..reference.errors import PatchParityError, require_choice
-from ..reference.weights import PatchEmbedWeights
+from ..reference.weights import LayerNorm, PatchEmbedWeights
 from .dialects.catalogue import get_dialect, list_dialects
 from .dialects.dialect import Dialect
 from .dialects.fit import (
@@ -326,13 +327,22 @@ def _steps(
         steps.append(
             f"cast: {', '.join(changed)} kept in the types that the existing checkpoint has"
         )
-    if dtype is not None and changed:
-        steps.append(f"cast: {', '.join(changed)} rounded to {dtype}, as --dtype says")
+    rounded = [name for name in changed if _is_rounded(held, written, name)]
+    if dtype is not None and rounded:
+        steps.append(f"cast: {', '.join(rounded)} rounded to {dtype}, as --dtype says")
     return [
         *(f"read: {note}" for note in stage.notes),
         *steps,
         *(f"assumed: {assumption}" for assumption in stage.assumptions),
     ]
+
+
+def _is_rounded(held: PatchEmbedWeights, written: PatchEmbedWeights, name: str) -> bool:
+    """Whether a field has other values in the type that it is written in."""
+    pair = [getattr(weights, name) for weights in (held, written)]
+    if isinstance(pair[0], LayerNorm):
+        pair = [norm.scale for norm in pair]
+    return not np.array_equal(*(array.astype(np.float64) for array in pair))
 
 
 def _left_to_a_model(written: PatchEmbedWeights, wanted: Dialect) -> list[str]:

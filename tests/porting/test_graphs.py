@@ -273,7 +273,7 @@ def test_no_picture_is_made_for_a_graph_that_normalizes_images():
 
 @pytest.mark.parametrize("added", ["token", "positions"])
 def test_a_layer_before_the_class_token_or_the_positions_is_no_block(added):
-    """A sum of patches and of what a layer makes of them, at which the stage would end too early."""
+    """A sum of patches and of what a layer makes of them: the stage would end too early there."""
     last = {
         "token": Node("Concat", ("token", "both"), ("tokens",), {"axis": 1}),
         "positions": Node("Add", ("both", "positions"), ("tokens",)),
