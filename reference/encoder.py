@@ -3,7 +3,7 @@ MLP, the final norm, pooling and the head."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -286,8 +286,8 @@ class Encoded:
     """
 
     tokens: NDArray[Any]
-    pooled: NDArray[Any] | None = field(default=None)
-    output: NDArray[Any] | None = field(default=None)
+    pooled: NDArray[Any] | None = None
+    output: NDArray[Any] | None = None
 
 
 def encode(

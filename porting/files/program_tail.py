@@ -9,6 +9,55 @@ from .graphs.graph import Node
 if TYPE_CHECKING:
     from .programs import Program, Step
 
+MOVES = frozenset(
+    [
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "permute",
+        "transpose",
+        "t",
+        "numpy_T",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "clone",
+        "alias",
+        "detach",
+        "to",
+        "_to_copy",
+        "type_as",
+        "lift_fresh_copy",
+        "dropout",
+        "native_dropout",
+        "movedim",
+        "moveaxis",
+        "swapaxes",
+        "pixel_unshuffle",
+        "unfold",
+        "im2col",
+        "chunk",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "select",
+        "getitem",
+        "expand",
+        "repeat",
+        "cat",
+        "stack",
+        "_assert_tensor_metadata",
+        "sym_size",
+        "channel_shuffle",
+        "slice",
+        "index",
+        "narrow",
+    ]
+)
+"""Operators of ATen that move values, and change none."""
+
 WORDS = {
     "add": "Add",
     "add_": "Add",
@@ -106,9 +155,7 @@ def against_tail(program: "Program", place: int, names: Mapping[str, str]) -> It
 
 def _node(step: "Step") -> Node:
     """A step in ONNX's words, as far as `begins_block` needs it."""
-    from .programs import _MOVES
-
-    op = "Identity" if step.op in _MOVES and step.op != "cat" else WORDS.get(step.op, step.op)
+    op = "Identity" if step.op in MOVES and step.op != "cat" else WORDS.get(step.op, step.op)
     return Node("Shape" if step.op in QUIET else op, step.takes, step.gives)
 
 

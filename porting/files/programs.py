@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .checkpoint import first_line, first_twin
-from .program_tail import against_tail, is_whole
+from .program_tail import MOVES, against_tail, is_whole
 
 MOST_NODES = 10**6
 """Operators of a program: a ViT of 40 layers has two thousand."""
@@ -24,55 +24,6 @@ few dozen, those of a stem among them."""
 
 _DROPPED = frozenset(["metadata", "module_call_graph", "guards_code"])
 """Keys of a program that are most of its text, and tell nothing of its numbers: stack traces."""
-
-_MOVES = frozenset(
-    [
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "contiguous",
-        "clone",
-        "alias",
-        "detach",
-        "to",
-        "_to_copy",
-        "type_as",
-        "lift_fresh_copy",
-        "dropout",
-        "native_dropout",
-        "movedim",
-        "moveaxis",
-        "swapaxes",
-        "pixel_unshuffle",
-        "unfold",
-        "im2col",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "select",
-        "getitem",
-        "expand",
-        "repeat",
-        "cat",
-        "stack",
-        "_assert_tensor_metadata",
-        "sym_size",
-        "channel_shuffle",
-        "slice",
-        "index",
-        "narrow",
-    ]
-)
-"""Operators of ATen that move values, and change none."""
 
 _OF_STEMS = frozenset(
     [
@@ -247,7 +198,7 @@ class Program:
             if name in self.parameters:
                 return self.parameters[name]
             step = makers.get(name)
-            if step is None or step.op not in _MOVES or len(step.takes) != 1:
+            if step is None or step.op not in MOVES or len(step.takes) != 1:
                 return ""
             name = step.takes[0]
         return ""
@@ -269,7 +220,7 @@ class Program:
             if name in seen or step is None:
                 continue
             seen.add(name)
-            if step.op not in _MOVES or (convolves and self._reorders(step)):
+            if step.op not in MOVES or (convolves and self._reorders(step)):
                 yield step
             data += [taken for taken in step.takes if not self._source(taken)]
 

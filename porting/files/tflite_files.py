@@ -13,10 +13,6 @@ from .graphs.tflite_model import TfliteModel
 from .graphs.tflite_operators import TRANSLATORS
 from .graphs.tflite_step import FLOATS, Step, Tflite, UntranslatedError
 
-MARK = b"TFL3"
-"""Bytes 4 to 8 of every file."""
-
-
 VARIABLES = ("VAR_HANDLE", "READ_VARIABLE")
 """Operators of a model whose variables were not made constants when it was converted."""
 

@@ -10,6 +10,8 @@ import pytest
 from patchparity import PatchParityError, embed, inspect_checkpoint, port, verify
 from patchparity.porting.files.opening import opened
 
+from ..census.stand_in import import_library
+
 torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.export, of what it traces
@@ -82,7 +84,7 @@ def test_models_of_transformers_are_read_as_they_compute(name, strict, tmp_path)
 
 
 def test_models_of_timm_are_read_as_they_compute(tmp_path):
-    timm = pytest.importorskip("timm")
+    timm = import_library("timm")
     model = randomized(
         timm.create_model(
             "vit_tiny_patch16_224",
