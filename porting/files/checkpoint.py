@@ -7,6 +7,7 @@ format has a file of its own beside this one, which reads and writes it.
 """
 
 import abc
+import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,34 @@ class Checkpoint(abc.ABC):
             raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
         return array
 
+    def place_of(self, name: str) -> tuple[Path, int] | None:
+        """The file in which the values of a tensor lie as they are (in C order, little-endian,
+        unpacked, without a checksum of their own), and the byte where they begin; None where they
+        do not."""
+        return None
+
+    def view(self, name: str) -> NDArray[Any]:
+        """One tensor, read-only, mapped from the file where its values lie as they are, so that
+        its pages can be let go of at any time; read, as by `read`, where they do not.
+
+        A file that another process cuts short meanwhile ends this one: what is opened by it is
+        never changed by this package, which replaces files and does not write into them.
+
+        Raises:
+            PatchParityError: as `read`.
+        """
+        place = self.place_of(name)
+        if place is None or not self.tensors[name].nbytes:
+            return self.read(name)
+        info, (path, begin) = self.tensors[name], place
+        before = begin % mmap.ALLOCATIONGRANULARITY
+        try:
+            with path.open("rb") as file:
+                held = mapped(file.fileno(), before + info.nbytes, begin - before)
+        except (OSError, ValueError) as error:
+            raise self.damaged(f"{name} cannot be mapped ({first_line(error)})") from None
+        return np.frombuffer(held, dtype_of(info.dtype), offset=before).reshape(info.shape)
+
     def for_images(self, image_size: Sequence[int] = (), prefix: str | None = None) -> None:
         """Look for the stage as images of this size meet it (frames in front; empty for nothing
         that is known), of the input that a prefix names, where that changes which tensors there
@@ -207,6 +236,15 @@ class Checkpoint(abc.ABC):
     ) -> None:
         """Close."""
         self.close()
+
+
+def mapped(file: int, size: int, offset: int) -> mmap.mmap:
+    """A part of an open file as memory, its pages brought in at once where the system can: one by
+    one takes twice as long."""
+    if hasattr(mmap, "MAP_POPULATE"):
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        return mmap.mmap(file, size, flags=flags, prot=mmap.PROT_READ, offset=offset)
+    return mmap.mmap(file, size, access=mmap.ACCESS_READ, offset=offset)
 
 
 def in_sentences(told: Mapping[str, str], names: Iterable[str]) -> list[str]:

@@ -35,6 +35,17 @@ WRITTEN_BY = {
 }
 """What writes a new checkpoint of each format that is written."""
 
+STREAMED_BY = {
+    "safetensors": "safetensors_files.stream_safetensors",
+    "npz": "npz_files.stream_npz",
+    "msgpack": "msgpack_files.stream_msgpack",
+    "torch": "torch_writing.stream_torch",
+    "h5": "keras_files.stream_h5",
+    "orbax": "orbax_files.stream_orbax",
+    "gguf": "gguf_files.stream_gguf",
+}
+"""What writes a new checkpoint a tensor at a time, of each format that is written so."""
+
 KEEPS_METADATA = ("safetensors", "gguf")
 """Formats that keep texts, or keys and values, beside tensors."""
 

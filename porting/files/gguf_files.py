@@ -7,6 +7,7 @@ of two frames is kept there as two kernels, and is one tensor of five axes here.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from .gguf_header import (
     pack_values,
     read_header,
 )
+from .lazy import Feed, Lazy
 
 KERNEL = "v.patch_embd.weight"
 SECOND = f"{KERNEL}.1"
@@ -348,7 +350,7 @@ def write_gguf(draft: Path, tensors: Tensors, values: Mapping[str, Any]) -> None
     told = {"general.architecture": "clip", "general.alignment": ALIGNMENT, **values}
     arrays = dict(_in_frames(tensors))
     entries = [
-        (GgufTensor(name, array.shape[::-1], _number_of(name, array), 0), array.nbytes)
+        (GgufTensor(name, array.shape[::-1], _number_of(name, array.dtype.name), 0), array.nbytes)
         for name, array in arrays.items()
     ]
     with draft.open("wb") as out:
@@ -356,6 +358,43 @@ def write_gguf(draft: Path, tensors: Tensors, values: Mapping[str, Any]) -> None
         out.write(pack_header(WRITTEN_VERSION, pack_values(told), len(told), places, ALIGNMENT))
         for array in arrays.values():
             out.write(array.tobytes() + bytes(-array.nbytes % ALIGNMENT))
+
+
+def stream_gguf(draft: Path, feed: Feed, values: Mapping[str, Any]) -> None:
+    """As `write_gguf`, a piece of a tensor at a time."""
+    told = {"general.architecture": "clip", "general.alignment": ALIGNMENT, **values}
+    feed = dataclasses.replace(feed, tensors=dict(_lazy_in_frames(feed.tensors)))
+    entries = [
+        (GgufTensor(name, lazy.shape[::-1], _number_of(name, lazy.dtype), 0), lazy.nbytes)
+        for name, lazy in feed.tensors.items()
+    ]
+    with draft.open("wb") as out:
+        places = _placed(entries, ALIGNMENT)
+        out.write(pack_header(WRITTEN_VERSION, pack_values(told), len(told), places, ALIGNMENT))
+        for name, lazy in feed.tensors.items():
+            for piece in feed.pieces(name):
+                out.write(piece)
+            out.write(bytes(-lazy.nbytes % ALIGNMENT))
+    if SECOND in feed.tensors:  # the two are read as one, of which there is no checksum
+        feed.checksums.pop(KERNEL, None)
+
+
+def _lazy_in_frames(tensors: Mapping[str, Lazy]) -> Iterator[tuple[str, Lazy]]:
+    """As `_in_frames`: each of the two is made by itself."""
+    for name, lazy in tensors.items():
+        if name != KERNEL or len(lazy.shape) != 5:
+            yield name, lazy
+            continue
+        _require_two_frames(name, lazy.shape)
+        shape = (*lazy.shape[:2], *lazy.shape[3:])
+        for frame, called in enumerate((KERNEL, SECOND)):
+            yield called, Lazy(shape, lazy.dtype, functools.partial(_frame, lazy, frame))
+
+
+def _frame(lazy: Lazy, frame: int) -> NDArray[Any]:
+    whole = Feed({KERNEL: lazy}).made(KERNEL)
+    part: NDArray[Any] = whole[:, :, frame]
+    return part
 
 
 def replace_in_gguf(source: GgufCheckpoint, draft: Path, changes: Tensors) -> None:
@@ -378,7 +417,9 @@ def replace_in_gguf(source: GgufCheckpoint, draft: Path, changes: Tensors) -> No
         array = arrays[name]
         kept = there is not None and there.shape == array.shape
         extents = there.extents if there is not None and kept else array.shape[::-1]
-        entries.append((GgufTensor(name, extents, _number_of(name, array), 0), array.nbytes))
+        entries.append(
+            (GgufTensor(name, extents, _number_of(name, array.dtype.name), 0), array.nbytes)
+        )
     places, alignment = _placed(entries, header.alignment), header.alignment
     with source.path.open("rb") as file, draft.open("wb") as out:
         file.seek(KEYS_BEGIN)
@@ -412,24 +453,26 @@ def _in_frames(tensors: Tensors) -> Iterator[tuple[str, NDArray[Any]]]:
         if name != KERNEL or array.ndim != 5:
             yield name, array
             continue
-        if array.shape[2] != 2:
-            raise PatchParityError(
-                f"{name} of shape {array.shape} is of tubelets of {array.shape[2]} frames, and "
-                "llama.cpp keeps those of two"
-            )
+        _require_two_frames(name, array.shape)
         yield KERNEL, np.ascontiguousarray(array[:, :, 0])
         yield SECOND, np.ascontiguousarray(array[:, :, 1])
 
 
-def _number_of(name: str, array: NDArray[Any]) -> int:
+def _require_two_frames(name: str, shape: tuple[int, ...]) -> None:
+    if shape[2] != 2:
+        raise PatchParityError(
+            f"{name} of shape {shape} is of tubelets of {shape[2]} frames, and llama.cpp keeps "
+            "those of two"
+        )
+
+
+def _number_of(name: str, dtype: str) -> int:
     """The number of a tensor's type.
 
     Raises:
         PatchParityError: a type that GGUF has not.
     """
-    number = NUMBER_OF.get(array.dtype.name)
+    number = NUMBER_OF.get(dtype)
     if number is None:
-        raise PatchParityError(
-            f"{name} is of dtype {array.dtype.name}, and GGUF has {', '.join(NUMBER_OF)}"
-        )
+        raise PatchParityError(f"{name} is of dtype {dtype}, and GGUF has {', '.join(NUMBER_OF)}")
     return number

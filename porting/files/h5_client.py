@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .native_client import NativeError as H5Error
 from .native_client import NativeServer
 
-__all__ = ["H5Error", "h5_names", "h5_read", "h5_write"]
+__all__ = ["H5Error", "h5_add", "h5_config", "h5_create", "h5_names", "h5_read", "h5_write"]
 
 _SERVER = NativeServer(
     Path(__file__).with_name("h5_server.py"), "h5py", "porting", "HDF5's own library"
@@ -46,11 +46,24 @@ def h5_read(path: Path, name: str, nbytes: int) -> NDArray[Any]:
 
 def h5_write(path: Path, changes: dict[str, NDArray[Any]]) -> None:
     """Overwrite datasets of a file; raises as `h5_names`."""
-    change_headers = [
-        (name, array.shape, "bfloat16" if array.dtype == ml_dtypes.bfloat16 else array.dtype.str)
-        for name, array in changes.items()
-    ]
+    change_headers = [_header(name, array) for name, array in changes.items()]
     nbytes = sum(array.nbytes for array in changes.values())
     _SERVER.ask(
         path, {"do": "write", "changes": change_headers, "nbytes": nbytes}, list(changes.values())
     )
+
+
+def h5_create(path: Path) -> None:
+    """Make a file with nothing in it; raises as `h5_names`."""
+    path.touch()
+    _SERVER.ask(path, {"do": "create", "nbytes": 0}, [])
+
+
+def h5_add(path: Path, name: str, array: NDArray[Any]) -> None:
+    """Add a dataset to a file, and the groups that its path names; raises as `h5_names`."""
+    _SERVER.ask(path, {"do": "add", "new": _header(name, array), "nbytes": array.nbytes}, [array])
+
+
+def _header(name: str, array: NDArray[Any]) -> tuple[str, tuple[int, ...], str]:
+    narrow = array.dtype == ml_dtypes.bfloat16
+    return name, array.shape, "bfloat16" if narrow else array.dtype.str

@@ -150,6 +150,18 @@ def write(path: str, changes: list[tuple[str, list[int], str]], source: BinaryIO
             file[name][...] = array
 
 
+def add(path: str, name: str, shape: list[int], dtype: str, source: BinaryIO) -> None:
+    """Add a dataset; `bfloat16` as Keras does, as two bytes of no type and an attribute that tells
+    it (keras/src/saving/saving_lib.py, `H5IOStore`)."""
+    narrow = dtype == "bfloat16"
+    array = np.empty(shape, np.uint16 if narrow else dtype)
+    _fill(source, array)
+    with h5py.File(path, "r+") as file:
+        made = file.create_dataset(name, data=array.view("V2") if narrow else array)
+        if narrow:
+            made.attrs["dtype"] = "bfloat16"
+
+
 def _fill(source: BinaryIO, array: np.ndarray[Any, Any]) -> None:
     """Read the bytes of an array."""
     left = memoryview(array.reshape(-1).view(np.uint8).data) if array.size else memoryview(b"")
@@ -172,5 +184,12 @@ def answer(
         array = read(request["path"], request["name"])
         told = {"shape": array.shape, "dtype": array.dtype.str, "nbytes": array.nbytes}
         return told, array.reshape(-1).view(np.uint8)
-    write(request["path"], request["changes"], source)
+    if request["do"] == "create":
+        with h5py.File(request["path"], "w"):
+            return {}, None
+    if request["do"] == "add":
+        name, shape, dtype = request["new"]
+        add(request["path"], name, shape, dtype, source)
+    else:
+        write(request["path"], request["changes"], source)
     return {}, None

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from .checkpoint import (
     dtype_of,
     first_line,
 )
-from .h5_client import H5Error, h5_config, h5_names, h5_read, h5_write
+from .h5_client import H5Error, h5_add, h5_config, h5_create, h5_names, h5_read, h5_write
+from .lazy import Feed
 
 LARGEST_CONFIG = 2**22
 """Bytes of a `config.json`: that of a model of a thousand layers has 2 MB."""
@@ -149,6 +151,23 @@ def _change_h5(draft: Path, source: H5Checkpoint, changes: Tensors) -> None:
         h5_write(draft, dict(changes))
     except H5Error as error:
         raise source.damaged(first_line(error)) from None
+
+
+def stream_h5(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
+    """Write a file anew, a tensor at a time; a name is its path, as Keras has it:
+    `layers/conv2d/vars/0`.
+
+    Raises:
+        PatchParityError: a name that HDF5 has no place for, or a type that Keras does not keep.
+    """
+    h5_create(draft)
+    for name, lazy in feed.tensors.items():
+        if dtype_of(lazy.dtype).kind not in "fiub" and lazy.dtype != "bfloat16":
+            raise PatchParityError(f"{name!r} is of dtype {lazy.dtype}, which Keras never keeps")
+        try:
+            h5_add(draft, name, feed.whole(name))
+        except H5Error as error:
+            raise PatchParityError(f"HDF5 does not keep {name!r}: {first_line(error)}") from None
 
 
 def replace_in_keras(source: KerasCheckpoint, draft: Path, changes: Tensors) -> None:

@@ -1,14 +1,16 @@
 """Flax's msgpack."""
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
 from .checkpoint import LONGEST_NAMES, Checkpoint, TensorInfo, Tensors, dtype_of, first_twin
+from .lazy import Feed
 
 FLAX_ARRAY, FLAX_SCALAR = 1, 3
 """Extension types of Flax's msgpack (flax/serialization.py): an array as (shape, type's name,
@@ -123,6 +125,66 @@ def _pack(draft: Path, tree: Any) -> None:
         raise TypeError(f"a {type(value).__name__}")
 
     draft.write_bytes(msgpack.packb(tree, default=extension, strict_types=True))
+
+
+def stream_msgpack(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
+    """Write a file anew, a piece of a tensor at a time; `/` in a name is a level of the tree.
+
+    Raises:
+        PatchParityError: msgpack is not installed, a name that is a tensor and a level at once, a
+            tensor of more bytes than msgpack can tell.
+    """
+    tree: dict[str, Any] = {}
+    for name in feed.tensors:
+        *path, last = name.split("/")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+            if not isinstance(branch, dict):
+                raise PatchParityError(f"{name} lies within another tensor, which holds no others")
+        if last in branch:
+            raise PatchParityError(f"{name} is a tensor, and others lie within it")
+        branch[last] = name
+    with draft.open("wb") as out:
+        _stream_branch(out, tree, feed)
+
+
+LARGEST_EXTENSION = 2**32 - 1
+"""Bytes of one array with its shape and type: msgpack tells as many in 32 bits."""
+
+
+def _stream_branch(out: BinaryIO, branch: dict[str, Any], feed: Feed) -> None:
+    packer = _packer()
+    out.write(packer.pack_map_header(len(branch)))
+    for key, held in branch.items():
+        out.write(packer.pack(key))
+        if isinstance(held, dict):
+            _stream_branch(out, held, feed)
+            continue
+        lazy = feed.tensors[held]
+        begin = packer.pack_array_header(3) + packer.pack(tuple(lazy.shape))
+        begin += packer.pack(dtype_of(lazy.dtype).name)
+        begin += BYTES_OF_32 + struct.pack(">I", min(lazy.nbytes, LARGEST_EXTENSION))
+        size = len(begin) + lazy.nbytes
+        if size > LARGEST_EXTENSION:
+            raise PatchParityError(f"{held} has {lazy.nbytes} bytes: msgpack keeps 4 GB at most")
+        out.write(EXTENSION_OF_32 + struct.pack(">Ib", size, FLAX_ARRAY) + begin)
+        for piece in feed.pieces(held):
+            out.write(piece)
+
+
+EXTENSION_OF_32, BYTES_OF_32 = b"\xc9", b"\xc6"
+"""What an extension, and bytes, begin with whose size stands in 32 bits (msgpack's spec)."""
+
+
+def _packer() -> Any:
+    try:
+        import msgpack
+    except ImportError:
+        raise PatchParityError(
+            "msgpack is not installed: pip install 'patchparity[porting]'"
+        ) from None
+    return msgpack.Packer()
 
 
 def replace_in_msgpack(source: MsgpackCheckpoint, draft: Path, changes: Tensors) -> None:

@@ -83,7 +83,8 @@ class NativeServer:
             try:
                 process.stdin.write(line + b"\n")
                 for array in sent:
-                    process.stdin.write(np.ascontiguousarray(array).tobytes())
+                    values = np.ascontiguousarray(array).reshape(-1)
+                    process.stdin.write(values.view(np.uint8).data)
                 process.stdin.flush()
                 answer = json.loads(process.stdout.readline() or b"null")
                 behind = bytearray(answer.get("nbytes", 0)) if answer else bytearray()

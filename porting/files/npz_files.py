@@ -3,6 +3,7 @@
 import io
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
 from .archives import require_whole
-from .checkpoint import COPIED_BYTES, Checkpoint, TensorInfo, Tensors
+from .checkpoint import COPIED_BYTES, Checkpoint, TensorInfo, Tensors, dtype_of
+from .lazy import Feed
 
 
 class NpzCheckpoint(Checkpoint):
@@ -102,6 +104,22 @@ def _add_npy(archive: zipfile.ZipFile, tensors: Tensors) -> None:
     for name, array in tensors.items():
         with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array(file, _npy(array), allow_pickle=False)
+
+
+def stream_npz(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
+    """Write an archive anew, a piece of a tensor at a time."""
+    with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+        for name, lazy in feed.tensors.items():
+            dtype = np.dtype("V2") if lazy.dtype == "bfloat16" else dtype_of(lazy.dtype)
+            told = {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": tuple(lazy.shape),
+            }
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, told)
+                for piece in feed.pieces(name):
+                    file.write(piece)
 
 
 def replace_in_npz(source: NpzCheckpoint, draft: Path, changes: Tensors) -> None:

@@ -7,6 +7,7 @@ without JAX or Orbax.
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .checkpoint import (
     first_line,
     first_twin,
 )
+from .lazy import Feed
 from .msgpack_files import MsgpackCheckpoint
 from .native_client import NativeError, NativeServer
 from .orbax_folders import (
@@ -214,6 +216,17 @@ def write_orbax(draft: Path, tensors: Tensors) -> None:
     for name, array in tensors.items():
         _write_array(store, name.replace("/", "."), array)
     _told_to_orbax(draft, list(tensors))
+
+
+def stream_orbax(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
+    """As `write_orbax`, a tensor at a time; tensorstore holds one more copy of each, packed."""
+    if twice := first_twin([name.replace("/", ".") for name in feed.tensors]):
+        raise PatchParityError(f"Orbax keeps two tensors under the name {twice}")
+    draft.mkdir()
+    store = _opened_to_write(draft)
+    for name in feed.tensors:
+        _write_array(store, name.replace("/", "."), feed.whole(name))
+    _told_to_orbax(draft, list(feed.tensors))
 
 
 def _opened_to_write(folder: Path) -> Any:

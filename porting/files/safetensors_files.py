@@ -1,8 +1,11 @@
 """safetensors: one file, or shards with an index (https://github.com/huggingface/safetensors)."""
 
+import dataclasses
 import json
 import struct
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from .checkpoint import (
     first_line,
     first_twin,
 )
+from .lazy import Feed, copy_range, write_at
 
 LARGEST_HEADER = 100 * 2**20
 """Bytes of a header; safetensors' own limit."""
@@ -149,6 +153,10 @@ class SafetensorsCheckpoint(Checkpoint):
             )
         return super().read(name)
 
+    def place_of(self, name: str) -> tuple[Path, int] | None:
+        """Behind the header."""
+        return (self.path, self.begin + self.places[name][0]) if name in self.places else None
+
     def _read(self, name: str) -> NDArray[Any]:
         first, last = self.places[name]
         with self.path.open("rb") as file:
@@ -197,3 +205,81 @@ def replace_in_safetensors(source: SafetensorsCheckpoint, draft: Path, changes: 
                 first, last = entries[name]["data_offsets"]
                 file.seek(source.begin + first)
                 copy_bytes(file, out, last - first)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Bytes of a file that are copied in one go, and the place where they go to."""
+
+    path: Path
+    begin: int
+    at: int
+    size: int
+
+    def ends_before(self, path: Path, begin: int, at: int) -> bool:
+        """Whether what is at these places follows here and there."""
+        return (path, begin, at) == (self.path, self.begin + self.size, self.at + self.size)
+
+
+def _streamed_header(feed: Feed, metadata: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
+    """A file's header, and the byte of the file where each tensor begins."""
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise PatchParityError("safetensors keeps texts alone as metadata: write them as JSON")
+    types = {numpy: name for name, numpy in SAFETENSORS_TYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset, begins = 0, {}
+    width = {name: dtype_of(lazy.dtype).itemsize for name, lazy in feed.tensors.items()}
+    for name in sorted(feed.tensors, key=lambda name: -width[name]):
+        lazy = feed.tensors[name]
+        if lazy.dtype not in types:
+            raise PatchParityError(
+                f"{name} is of dtype {lazy.dtype}, and safetensors has {', '.join(types)}"
+            )
+        begins[name], end = offset, offset + lazy.nbytes
+        header[name] = {
+            "dtype": types[lazy.dtype],
+            "shape": list(lazy.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
+    text = struct.pack("<Q", len(text)) + text
+    return text, {name: begin + len(text) for name, begin in begins.items()}
+
+
+def stream_safetensors(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
+    """Write a file anew, a tensor at a time; those of wide types first, as safetensors' own writer
+    does, so that each begins at a multiple of its type's size. Bytes that lie in files already are
+    copied by the system, ranges that follow each other in one call, while others are made.
+
+    Raises:
+        PatchParityError: a type that safetensors has not, metadata that are no texts.
+    """
+    text, begins = _streamed_header(feed, metadata)
+    runs: list[_Run] = []
+    made = []
+    for name, at in begins.items():
+        size, place = feed.tensors[name].nbytes, feed.place_of(name)
+        if place is None:
+            made.append(name)
+            continue
+        path, begin = place
+        if runs and runs[-1].ends_before(path, begin, at):
+            runs[-1] = dataclasses.replace(runs[-1], size=runs[-1].size + size)
+        else:
+            runs.append(_Run(path, begin, at, size))
+    with draft.open("wb", buffering=0) as out, ThreadPoolExecutor(1) as beside:
+        write_at(out, 0, [memoryview(text)])
+        copies: list[Future[None]] = [
+            beside.submit(copy_range, run.path, run.begin, run.size, out, run.at) for run in runs
+        ]
+        try:
+            for name in made:
+                write_at(out, begins[name], feed.pieces(name))
+            for copy in copies:
+                copy.result()
+        except BaseException:
+            for copy in copies:
+                copy.cancel()
+            raise

@@ -95,6 +95,10 @@ class ShardedCheckpoint(Checkpoint):
         """The index, and all shards."""
         return (self.path, *(file for shard in self.shards.values() for file in shard.files))
 
+    def place_of(self, name: str) -> tuple[Path, int] | None:
+        """In the shard that holds it."""
+        return self.shards[self.places[name]].place_of(name) if name in self.places else None
+
     def _read(self, name: str) -> NDArray[Any]:
         return self.shards[self.places[name]].read(name)
 
