@@ -49,6 +49,7 @@ _FLAGS = (
     "plain",
     "typed_only",
     "epsilon_of_config",
+    "positioned_together",
     "windowed",
     "patch_asked",
     "read_only",

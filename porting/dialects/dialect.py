@@ -229,6 +229,7 @@ class Dialect:
             head. A tensor that is neither is unexplained.
         prefix, prefix_side, suffix, token_order, norm_epsilon: as in SequenceLayout.
         positioned: which prefix tokens may have rows in the position table: alternatives.
+        positioned_together: whether all that are there have rows, or none.
         epsilon_of_config: whether `layer_norm_eps` of `config.json` is that of these norms; most
             are made with their framework's default.
         separator: between the parts of a name.
@@ -308,6 +309,7 @@ class Dialect:
     prefix: tuple[PrefixToken, ...] = ()
     prefix_side: Literal["first", "last"] = "first"
     positioned: tuple[tuple[PrefixToken, ...], ...] = ((),)
+    positioned_together: bool = False
     suffix: tuple[PrefixToken, ...] = ()
     token_order: TokenOrder = "raster"
     norm_epsilon: float = 1e-6

@@ -263,6 +263,9 @@ def _with_positions(
         tuple(name for name in alternative if weights.prefix_rows(name))
         for alternative in dialect.positioned
     ]
+    if dialect.positioned_together:
+        present = tuple(name for name in dialect.prefix if weights.prefix_rows(name))
+        choices = [choice for choice in choices if choice in ((), present)]
     if have in choices and have != choices[0] and set(choices[0]) < set(have):
         spare = [name for name in have if name not in choices[0]]
         if not any(weights.positions[_rows_of(weights, name)].any() for name in spare):
@@ -276,9 +279,11 @@ def _with_positions(
     if wider:
         plan.steps.append("zero-position-rows")
         return _repositioned(weights, min(wider, key=len))
-    plan.steps.append("fold-position-rows")
-    narrower = [choice for choice in choices if set(choice) <= set(have)] or [()]
-    return _repositioned(weights, max(narrower, key=len))
+    narrower = max((choice for choice in choices if set(choice) <= set(have)), key=len, default=())
+    spare = [name for name in have if name not in narrower]
+    zeros = not any(weights.positions[_rows_of(weights, name)].any() for name in spare)
+    plan.steps.append("drop-zero-position-rows" if zeros else "fold-position-rows")
+    return _repositioned(weights, narrower)
 
 
 def _computed_away(

@@ -1,0 +1,63 @@
+"""The configuration beside a checkpoint, as far as it is about its encoder."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...reference.errors import PatchParityError
+from ..dialects.sizes import LARGEST_CONFIG, VISION
+from ..files.checkpoint import Checkpoint
+from .layout import EncoderLayout
+from .semantics import is_of
+
+TELLING = ("model_type", "architecture", "class_name", "model_cfg")
+"""Keys by which a configuration says what it is of."""
+
+
+def configuration_beside(
+    checkpoint: Checkpoint, layout: EncoderLayout
+) -> tuple[Mapping[str, Any], str]:
+    """The table of a configuration that is about an encoder of this layout, and what it is called;
+    an empty one where there is none.
+
+    Raises:
+        PatchParityError: a configuration that says that the model is another.
+    """
+    if checkpoint.own_config:
+        return checkpoint.own_config, str(checkpoint.path)
+    folder = checkpoint.config_folder
+    names = dict.fromkeys(model.file for model in layout.models if model.file)
+    for name in (*names, "config.json"):
+        table = _read(folder / name) if folder is not None else None
+        if table is None:
+            continue
+        tables = list(_tables(table))
+        for inner in tables:
+            if any(is_of(model, inner) for model in layout.models):
+                return inner, f"{folder}/{name}"
+        called = [str(each[key]) for each in tables for key in TELLING[:3] if key in each]
+        if called and names:
+            raise PatchParityError(
+                f"{folder}/{name} calls it {called[0]!r}, of which it is not known that its blocks "
+                f"compute as those of {layout.title}: --stage ports the embedding stage alone"
+            )
+    return {}, ""
+
+
+def _tables(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A configuration, and those of vision towers within."""
+    yield table
+    for key in VISION:
+        if isinstance(inner := table.get(key), dict):
+            yield from _tables(inner)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+            return None
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return table if isinstance(table, dict) else None

@@ -1,0 +1,336 @@
+"""Finding the encoder of a checkpoint behind its embedding stage: which layout its names are, block
+by block, with every tensor accounted for."""
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...backends.base import DTYPES
+from ...reference.errors import PatchParityError
+from ..dialects.choosing import QUANTIZED
+from ..dialects.stage import Stage
+from ..files.checkpoint import Checkpoint, TensorInfo
+from .layout import FIELDS, EncoderLayout, Entry
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One canonical matrix or vector, read when it is asked for.
+
+    Args:
+        shape: canonical.
+        dtype: of the file.
+        read: makes it.
+        tensor: the tensor of the file that it is in; empty where it was made up.
+        entry: how it is kept there, and which of its parts it is.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], NDArray[Any]]
+    tensor: str = ""
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FoundEncoder:
+    """The encoder of a checkpoint.
+
+    Args:
+        layout: of its names.
+        depth: number of blocks.
+        sizes: of its axes.
+        parts: by canonical name, `blocks.3.query.weight` or `final_norm.scale`.
+        left: tensors that are no part of stage or encoder, with what they are.
+    """
+
+    layout: EncoderLayout
+    depth: int
+    sizes: Mapping[str, int]
+    parts: Mapping[str, Part]
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Fields that are there, without the number of their block."""
+        return frozenset(field_of(name) for name in self.parts)
+
+
+def field_of(name: str) -> str:
+    """The field of a canonical name."""
+    return name.split(".", 2)[2] if name.startswith("blocks.") else name
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The tensors of a layout in a checkpoint, by entry and block; −1 for those of none."""
+
+    layout: EncoderLayout
+    prefix: str
+    tensors: Mapping[tuple[Entry, int], str]
+    spare: tuple[str, ...]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of its blocks."""
+        return tuple(sorted({number for _, number in self.tensors if number >= 0}))
+
+
+def find_encoder(
+    checkpoint: Checkpoint,
+    stage: Stage,
+    layouts: Mapping[str, EncoderLayout],
+    known: Mapping[str, int],
+    ignore: Sequence[str] = (),
+) -> FoundEncoder:
+    """The encoder behind a stage.
+
+    Args:
+        checkpoint: an open one, under the names that the stage was read by.
+        stage: what was read.
+        layouts: those to try.
+        known: sizes that are known beside the tensors, such as `h`.
+        ignore: patterns of names that play no part.
+
+    Raises:
+        PatchParityError: no layout of this stage, a tensor of the encoder that nothing explains,
+            a block that is missing or other than the others, tensors that are no weights.
+    """
+    fitting = [
+        layout
+        for layout in layouts.values()
+        if stage.dialect.id.removesuffix("-mlx") in layout.stages
+    ]
+    if not fitting:
+        raise PatchParityError(
+            f"{checkpoint.path} is {stage.candidate.label}, of which the embedding stage is known "
+            "and not the blocks: --stage ports that alone"
+        )
+    matches = [_match(checkpoint, stage, layout, ignore) for layout in fitting]
+    faults = [(match, _faults(checkpoint, match, known)) for match in matches]
+    good = [match for match, wrong in faults if not wrong]
+    if good:
+        return _read(checkpoint, stage, good[0], known)
+    match, wrong = min(faults, key=lambda pair: (-len(pair[0].tensors), len(pair[0].spare)))
+    if not match.tensors:
+        raise PatchParityError(
+            f"{checkpoint.path} holds an embedding stage ({stage.candidate.label}) and no blocks "
+            f"of {', '.join(layout.id for layout in fitting)}: --stage ports the stage alone"
+        )
+    raise PatchParityError(f"{checkpoint.path}, read as {match.layout.title}: {wrong[0]}")
+
+
+def _match(
+    checkpoint: Checkpoint, stage: Stage, layout: EncoderLayout, ignore: Sequence[str]
+) -> _Match:
+    prefix = stage.candidate.prefix
+    if layout.stage_under:
+        if not prefix.endswith(layout.stage_under):
+            return _Match(layout, prefix, {}, ())
+        prefix = prefix.removesuffix(layout.stage_under)
+    beside = re.sub(r"[^./]+[./]$", "", prefix)
+    used = set(stage.candidate.names.values())
+    copies = {entry.name for entry in stage.candidate.ledger if entry.status == "copy"}
+    tensors: dict[tuple[Entry, int], str] = {}
+    spare = []
+    exact = {
+        (beside if entry.name.startswith("^") else prefix) + entry.name.lstrip("^"): entry
+        for entry in layout.entries
+        if "n}" not in entry.name and (prefix or not entry.name.startswith("^"))
+    }
+    numbered = [entry for entry in layout.entries if "n}" in entry.name]
+    for name, info in checkpoint.tensors.items():
+        if name in used or name in copies:
+            continue
+        if name in exact:
+            tensors[exact[name], -1] = name
+            continue
+        if not name.startswith(prefix):
+            continue
+        inside = name.removeprefix(prefix)
+        entry, number = _numbered(numbered, inside)
+        if entry is not None:
+            tensors[entry, number] = name
+        elif not _plays_no_part(inside, info, layout, (name, *ignore), ignore):
+            spare.append(name)
+    return _Match(layout, prefix, tensors, tuple(spare))
+
+
+def _numbered(entries: Sequence[Entry], name: str) -> tuple[Entry | None, int]:
+    for entry in entries:
+        if found := entry.pattern.fullmatch(name):
+            return entry, int(found[1] or 0)
+    return None, -1
+
+
+def _plays_no_part(
+    inside: str,
+    info: TensorInfo,
+    layout: EncoderLayout,
+    names: Sequence[str],
+    ignore: Sequence[str],
+) -> bool:
+    if 0 in info.shape or any(re.fullmatch(pattern, inside) for pattern in layout.ignored):
+        return True
+    return any(fnmatch.fnmatchcase(names[0], pattern) for pattern in ignore)
+
+
+def _faults(checkpoint: Checkpoint, match: _Match, known: Mapping[str, int]) -> list[str]:
+    """Why a checkpoint is not in this layout, in sentences."""
+    layout, numbers = match.layout, match.numbers
+    wrong = []
+    stacked = any(entry.stacked for entry, _ in match.tensors)
+    if not numbers and not stacked:
+        return ["it has no blocks"]
+    if numbers and numbers != tuple(range(len(numbers))):
+        missing = sorted(set(range(max(numbers) + 1)) - set(numbers))
+        wrong.append(
+            f"block {missing[0]} of {max(numbers) + 1} is missing"
+            f"{f', and {len(missing) - 1} more' if len(missing) > 1 else ''}"
+        )
+        numbers = tuple(sorted(numbers))
+    if match.spare:
+        more = f", and {len(match.spare) - 1} more" if len(match.spare) > 1 else ""
+        wrong.append(
+            f"{match.spare[0]} {tuple(checkpoint.tensors[match.spare[0]].shape)} is no part of it"
+            f"{more} (--ignore leaves out what plays no part)"
+        )
+    for entry in layout.entries:
+        if not entry.of_blocks:
+            if (entry, -1) not in match.tensors and _needed(layout, entry):
+                wrong.append(f"{match.prefix}{entry.name} is missing")
+            continue
+        if entry.stacked:
+            if (entry, -1) not in match.tensors and _needed(layout, entry):
+                wrong.append(f"{match.prefix}{entry.name} is missing")
+            continue
+        without = [number for number in numbers if (entry, number) not in match.tensors]
+        if without and (_needed(layout, entry) or len(without) < len(numbers)):
+            some = len(numbers) - len(without)
+            having = f": {some} of {len(numbers)} blocks have it" if some else ""
+            wrong.append(f"{match.prefix}{entry.named(without[0])} is missing{having}")
+    return wrong or _misfits(checkpoint, match, known)
+
+
+def _needed(layout: EncoderLayout, entry: Entry) -> bool:
+    return not all(layout.is_optional(name) for name in entry.fields)
+
+
+def _sizes(
+    checkpoint: Checkpoint, match: _Match, known: Mapping[str, int]
+) -> tuple[dict[str, int], list[str]]:
+    """Sizes of the axes, and why they do not fit together."""
+    sizes, wrong = dict(known), []
+    # those of single axes tell what is merged in others
+    for entry, number in sorted(match.tensors, key=lambda pair: pair[0].axes.count("(")):
+        name = match.tensors[entry, number]
+        shape = checkpoint.tensors[name].shape
+        solved = entry.sizes(shape, sizes)
+        if solved is None:
+            told = ", ".join(
+                f"{letter} = {size}" for letter, size in sizes.items() if letter in "DEMhd"
+            )
+            wrong.append(f"{name} of shape {shape} is no ({entry.axes}) where {told}")
+        else:
+            sizes = {letter: size for letter, size in solved.items() if letter not in ("p", "1")}
+    return sizes, wrong
+
+
+def _misfits(checkpoint: Checkpoint, match: _Match, known: Mapping[str, int]) -> list[str]:
+    sizes, wrong = _sizes(checkpoint, match, known)
+    if wrong:
+        return wrong
+    if "n" in sizes and match.numbers:
+        return ["it has blocks under numbers and stacked ones"]
+    heads, width = sizes.get("h"), sizes.get("E")
+    if heads and width and width % heads:
+        return [f"{heads} heads do not divide the width of attention, {width}"]
+    return []
+
+
+def _read(
+    checkpoint: Checkpoint, stage: Stage, match: _Match, known: Mapping[str, int]
+) -> FoundEncoder:
+    sizes, _ = _sizes(checkpoint, match, known)
+    parts: dict[str, Part] = {}
+    kinds: dict[str, set[str]] = {}
+    for (entry, number), name in match.tensors.items():
+        info = checkpoint.tensors[name]
+        if info.dtype not in DTYPES:
+            quantized = info.dtype in QUANTIZED
+            why = "quantized: dequantize it first" if quantized else "no type of weights"
+            raise PatchParityError(f"{checkpoint.path}: {name} is of dtype {info.dtype}, {why}")
+        kinds.setdefault(info.dtype, set()).add(name)
+        parts.update(_parts(checkpoint, entry, number, name, sizes))
+    depth = len(match.numbers) or sizes["n"]
+    if (width := sizes.get("D")) and width != stage.spec.embed_dim:
+        raise PatchParityError(
+            f"{checkpoint.path}: its blocks are {width} wide, its embedding {stage.spec.embed_dim}"
+        )
+    ordered = sorted(parts, key=_place_of)
+    return FoundEncoder(
+        match.layout,
+        depth,
+        sizes,
+        {name: parts[name] for name in ordered},
+        _left(checkpoint, stage, match),
+    )
+
+
+def _place_of(name: str) -> tuple[int, int, int]:
+    order = list(FIELDS)
+    if name.startswith("blocks."):
+        return 0, int(name.split(".")[1]), order.index(field_of(name))
+    return 1, 0, order.index(name)
+
+
+def _parts(
+    checkpoint: Checkpoint, entry: Entry, number: int, name: str, sizes: Mapping[str, int]
+) -> dict[str, Part]:
+    """The canonical parts in one tensor."""
+    dtype = checkpoint.tensors[name].dtype
+    shapes = _canonical_shapes(entry, sizes)
+
+    def reading(k: int, block: int) -> Callable[[], NDArray[Any]]:
+        def read() -> NDArray[Any]:
+            array = checkpoint.view(name)
+            if not np.isfinite(array).all():
+                raise PatchParityError(f"{checkpoint.path}: {name} holds NaN or infinite values")
+            part = entry.parts(array, sizes)[k]
+            return part[block] if entry.stacked else part
+
+        return read
+
+    parts = {}
+    for k, field_name in enumerate(entry.fields):
+        if not entry.of_blocks:
+            parts[field_name] = Part(shapes, dtype, reading(k, 0), name, entry)
+            continue
+        for block in range(sizes["n"]) if entry.stacked else (number,):
+            parts[f"blocks.{block}.{field_name}"] = Part(
+                shapes, dtype, reading(k, block), name, entry
+            )
+    return parts
+
+
+def _canonical_shapes(entry: Entry, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    axes = entry.canonical.split(" ", entry.stacked + (len(entry.fields) > 1))[-1]
+    plain = Entry(entry.fields[:1], "", axes)
+    return plain.shape(sizes)
+
+
+def _left(checkpoint: Checkpoint, stage: Stage, match: _Match) -> dict[str, str]:
+    """What is neither in the stage nor in the encoder: other parts of a larger model, and what
+    plays no part."""
+    used = {*stage.candidate.names.values(), *match.tensors.values()}
+    used |= {entry.name for entry in stage.candidate.ledger if entry.status == "copy"}
+    return {
+        name: "plays no part" if name.startswith(match.prefix) and match.prefix else "another part"
+        for name in checkpoint.tensors
+        if name not in used
+    }

@@ -1,0 +1,499 @@
+"""`port --whole`: a whole model, embedding stage and encoder, moved into another library's layout,
+tensor by tensor, with the configuration that its library loads."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import DTYPES
+from ..reference.answer import Answer
+from ..reference.errors import PatchParityError, require_choice
+from ..reference.spec import PatchEmbedSpec
+from ..reference.weights import PatchEmbedWeights
+from .dialects.catalogue import get_dialect, list_dialects
+from .dialects.dialect import Dialect
+from .dialects.fit import cast, fit, losses_in_words, steps_in_words, tensors_of
+from .dialects.plan import Plan
+from .dialects.quantized import dequantized
+from .dialects.sizes import Sizes
+from .dialects.stage import Stage, read_stage, require_no_stem
+from .dialects.wrappers import UnwrappedCheckpoint, unwrapped
+from .encoders.companions import companions_of
+from .encoders.configurations import configuration_beside
+from .encoders.found import FoundEncoder, Part, find_encoder
+from .encoders.layout import Entry
+from .encoders.load import list_encoders
+from .encoders.semantics import SEMANTICS, Semantics, configuration, facts_of, read_semantics
+from .encoders.steps import State, Target, brought, moves_between, start
+from .files.checkpoint import KEPT_AS, Checkpoint, dtype_of
+from .files.formats import SUFFIXES
+from .files.opening import opened
+from .files.streamed import Lazy, write_streamed
+from .files.writing import format_of
+from .proof.compare import Check
+
+
+@dataclass(frozen=True, repr=False)
+class WholePortReport(Answer):
+    """What a port of a whole model did, and the proof that it was right.
+
+    Args:
+        source, target: layouts, and the class that takes the target.
+        semantics: what no tensor says, and where it was read, in sentences.
+        steps, losses: in sentences.
+        tensors: how many were written.
+        blocks: how many there are.
+        left: names of the source that are no part of stage and encoder.
+        checks: the proof.
+        files: that were written.
+        loads: how the target's library loads them.
+    """
+
+    source: str
+    target: str
+    semantics: list[str]
+    steps: list[str]
+    losses: list[str]
+    tensors: int
+    blocks: int
+    left: list[str]
+    checks: list[Check]
+    files: list[str]
+    loads: str = ""
+
+    def lines(self) -> list[str]:
+        """What was moved, how, its proof, and what was left."""
+        return [
+            f"{self.source} -> {self.target}: {self.tensors} tensors, {self.blocks} blocks",
+            *(f"told {sentence}" for sentence in self.semantics),
+            *(f"step {step}" for step in self.steps),
+            *(f"lost {loss}" for loss in self.losses),
+            *(f"left {name}" for name in self.left),
+            *(check.line() for check in self.checks),
+            f"{', '.join(self.files)}: {self.loads}",
+        ]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return all(check.verdict != "fail" for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {"schema": "patchparity.port-whole/1", "ok": self.ok, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class WholeModel:
+    """A whole model of a checkpoint.
+
+    Args:
+        checkpoint: the open file, under the names that it was read by.
+        stage: its embedding stage.
+        found: its encoder.
+        semantics: what no tensor says.
+        table: its configuration; empty for none.
+    """
+
+    checkpoint: Checkpoint
+    stage: Stage
+    found: FoundEncoder
+    semantics: Semantics
+    table: Mapping[str, Any]
+
+
+def read_whole(
+    file: Checkpoint,
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Sizes | None = None,
+    semantics: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> WholeModel:
+    """Read which tensors a whole model is made of, and what no tensor of it says; of the encoder no
+    value is read.
+
+    Args:
+        file: an open checkpoint.
+        from_: dialect of its embedding stage, where it is known.
+        prefix: what stands before its names.
+        sizes: what is known of them.
+        semantics: what a user tells, by name of `SEMANTICS`.
+        ignore: patterns of names that play no part.
+        dialects: TOML files with dialects of embedding stages of your own.
+
+    Raises:
+        PatchParityError: what `read_stage` refuses; an encoder that is in no layout, or of which
+            something is not told.
+    """
+    checkpoint = unwrapped(dequantized(file))
+    stage = read_stage(checkpoint, from_, prefix, list_dialects(dialects), sizes, ignore)
+    require_no_stem(checkpoint, stage)
+    told = dict(semantics or {})
+    found = find_encoder(checkpoint, stage, list_encoders(), {}, ignore)
+    table, where = configuration_beside(file, found.layout)
+    read, _ = read_semantics(found, table, told, where)
+    if "h" not in found.sizes:
+        heads = read["num_heads"]
+        sizes_with_heads = {**found.sizes, "h": heads, "d": found.sizes["E"] // heads}
+        found = dataclasses.replace(found, sizes=sizes_with_heads)
+    return WholeModel(checkpoint, stage, found, read, table)
+
+
+def port_whole(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    to: str,
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Sizes | None = None,
+    semantics: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    allow_loss: bool = False,
+    prove: bool = True,
+    shard_bytes: int | None = None,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> WholePortReport:
+    """Move a whole model into another library's layout, and prove it by running both.
+
+    Args:
+        source: a checkpoint of any dialect whose blocks are known.
+        target: the new folder, or the new file; the configuration is written beside the weights.
+        to: the dialect of the target's embedding stage (`timm-vit`, `hf-dinov2`, ...).
+        from_, prefix, sizes: of the source's embedding stage, as in `port`.
+        semantics: what no tensor says and no configuration tells: `num_heads`, `norm_epsilon`,
+            `activation`, `pooling`.
+        dtype: of the target; None keeps that of each tensor.
+        allow_loss: leave out what the target cannot hold, and accept that it computes with another
+            ε or activation, instead of refusing.
+        prove: whether both libraries' own models are run, where they are installed, or else the
+            NumPy encoder.
+        shard_bytes: largest size of a shard; None for one file.
+        ignore: names, or patterns of the shell's kind, that play no part.
+        dialects: TOML files with dialects of your own.
+
+    Raises:
+        PatchParityError: a source that is not whole, a target that cannot hold or compute it, a
+            proof that failed (nothing is then written).
+
+    Examples:
+        >>> import transformers, patchparity
+        >>> sizes = dict(image_size=32, patch_size=8, hidden_size=24, num_attention_heads=3)
+        >>> config = transformers.Dinov2Config(num_hidden_layers=2, mlp_ratio=2, **sizes)
+        >>> transformers.Dinov2Model(config).save_pretrained("dinov2")
+        >>> patchparity.port_whole("dinov2", "in-timm", "timm-vit").blocks
+        2
+    """
+    wanted = get_dialect(to, list_dialects(dialects))
+    if dtype is not None:
+        require_choice("dtype", dtype, DTYPES)
+    with opened(source) as file:
+        whole = read_whole(
+            file,
+            from_=from_,
+            prefix=prefix,
+            sizes=sizes,
+            semantics=semantics,
+            ignore=ignore,
+            dialects=dialects,
+        )
+        moved = fit_whole(whole, wanted, allow_loss)
+        place = _place(target, moved.target, wanted, shard_bytes)
+        tensors = tensors_of_whole(whole, moved, dtype)
+        companions = companions_of(moved.target.model, moved.facts, tensors)
+        checks: list[Check] = []
+
+        def prove_draft(draft: Path) -> None:
+            from .proof.whole import prove_whole
+
+            checks.extend(prove_whole(whole, moved, draft, companions, dtype, prove))
+            if wrong := next((check for check in checks if check.verdict == "fail"), None):
+                raise PatchParityError(
+                    f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
+                )
+
+        metadata = {"format": "pt"} if format_of(place) == "safetensors" else None
+        place.parent.mkdir(parents=False, exist_ok=True)
+        write_streamed(
+            place, tensors, metadata, prove_draft, shard_bytes=shard_bytes, companions=companions
+        )
+    folder = str(place.parent)
+    return WholePortReport(
+        f"{whole.stage.candidate.label}, {whole.found.layout.title}",
+        f"{to}, {moved.target.model.name}",
+        whole.semantics.lines(),
+        _steps(whole, moved, dtype),
+        moved.losses,
+        len(tensors),
+        moved.state.depth,
+        _left(whole.found),
+        checks,
+        [str(place), *(str(place.parent / name) for name in companions)],
+        moved.target.model.call.format(folder=folder),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class MovedModel:
+    """A whole model as its target holds it.
+
+    Args:
+        target: the layout and the class of its encoder.
+        dialect: of its embedding stage.
+        state: its encoder.
+        weights: its stage, as the dialect holds it.
+        spec: the sizes of that.
+        plan: what was done to the stage.
+        facts: all that a configuration may be told.
+    """
+
+    target: Target
+    dialect: Dialect
+    state: State
+    weights: PatchEmbedWeights
+    spec: PatchEmbedSpec
+    plan: Plan
+    facts: Mapping[str, Any]
+
+    @property
+    def losses(self) -> list[str]:
+        """What the target cannot hold or compute, in sentences."""
+        return [*losses_in_words(self.plan), *self.state.losses]
+
+
+def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> MovedModel:
+    """A whole model as another layout holds it: the class of its library that loses nothing, or
+    with `allow_loss` the one that loses least.
+
+    Raises:
+        PatchParityError: no class can hold it, with the reason of the one that comes nearest.
+    """
+    layouts = [
+        layout
+        for layout in list_encoders().values()
+        if dialect.id.removesuffix("-mlx") in layout.stages and not layout.read_only
+    ]
+    if not layouts:
+        raise PatchParityError(
+            f"{dialect.id}: of its library the embedding stage is known and not the blocks; "
+            f"whole models go to {', '.join(whole_targets())}"
+        )
+    refused: list[str] = []
+    fitting: list[MovedModel] = []
+    for target in (Target(layout, model) for layout in layouts for model in layout.models):
+        try:
+            fitting.append(_moved(whole, target, dialect))
+        except PatchParityError as error:
+            refused.append(str(error))
+    if not fitting:
+        raise PatchParityError("; ".join(dict.fromkeys(refused)))
+    best = min(fitting, key=lambda moved: len(moved.losses))
+    if best.losses and not allow_loss:
+        raise PatchParityError(
+            f"{best.target.model.name} cannot hold or compute all of {whole.found.layout.title}: "
+            f"{'; '.join(best.losses)} (--allow-loss accepts that)"
+        )
+    return best
+
+
+def _moved(whole: WholeModel, target: Target, dialect: Dialect) -> MovedModel:
+    """A whole model as a class of another library holds it, with what is lost.
+
+    Raises:
+        PatchParityError: something that it cannot do without, or that its configuration cannot say.
+    """
+    stage = whole.stage
+    requires = tuple(name for name in target.layout.stage_requires if name in dialect.entries)
+    weights, plan = fit(
+        stage.weights, stage.spec, dialect, requires, stage.size_known, stage.dialect.computed
+    )
+    state = brought(start(whole.found, whole.semantics), target)
+    facts = facts_of(state, state.semantics, weights, stage.spec, stage.size_known)
+    _require_structure(target, facts)
+    configuration(target.model, facts)
+    return MovedModel(target, dialect, state, weights, stage.spec, plan, facts)
+
+
+def whole_targets() -> list[str]:
+    """Dialects that whole models can be moved to."""
+    return list(
+        dict.fromkeys(
+            stage
+            for layout in list_encoders().values()
+            if not layout.read_only
+            for stage in layout.stages
+        )
+    )
+
+
+def _require_structure(target: Target, facts: Mapping[str, Any]) -> None:
+    for name, value in target.fixed.items():
+        if name not in SEMANTICS and name in facts and facts[name] != value:
+            raise PatchParityError(
+                f"{target.model.name} has {name.replace('_', ' ')} {value}, and the source "
+                f"{facts[name]}"
+            )
+
+
+def _place(
+    target: str | os.PathLike[str], wanted: Target, dialect: Dialect, shard_bytes: int | None
+) -> Path:
+    """The file of the weights: the one that is named, or the usual one in a folder.
+
+    Raises:
+        PatchParityError: a file of another format than the dialect is kept in.
+    """
+    path = Path(target)
+    if path.suffix not in SUFFIXES or path.is_dir():
+        name = wanted.model.weights
+        path = path / (f"{name}.index.json" if shard_bytes else name)
+    kind = format_of(path)
+    if KEPT_AS.get(kind, kind) not in dialect.formats:
+        raise PatchParityError(
+            f"{path}: {dialect.id} is kept in {', '.join(dialect.formats)}, and this name is of "
+            f"{kind}"
+        )
+    return path
+
+
+def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) -> dict[str, Lazy]:
+    """The tensors of the target, each made when its turn comes."""
+    model, layout = moved.target.model, moved.target.layout
+    weights = cast(moved.weights, dtype)
+    under = model.under + layout.stage_under
+    tensors = {
+        name: _held(array)
+        for name, array in tensors_of(weights, moved.spec, moved.dialect, under).items()
+    }
+    for number in range(moved.state.depth):
+        for entry in layout.entries:
+            if entry.of_blocks and not entry.stacked:
+                parts = [moved.state.parts.get(f"blocks.{number}.{name}") for name in entry.fields]
+                tensors |= _tensor(whole, moved, entry, entry.named(number), parts, dtype)
+    for entry in layout.entries:
+        if not entry.of_blocks:
+            parts = [moved.state.parts.get(name) for name in entry.fields]
+            tensors |= _tensor(whole, moved, entry, entry.name, parts, dtype)
+        elif entry.stacked:
+            tensors |= _stacked(moved, entry, dtype)
+    return tensors
+
+
+def _named(moved: MovedModel, name: str) -> str:
+    return name[1:] if name.startswith("^") else moved.target.model.under + name
+
+
+def _held(array: NDArray[Any]) -> Lazy:
+    return Lazy(array.shape, array.dtype.name, lambda: array)
+
+
+def _tensor(
+    whole: WholeModel,
+    moved: MovedModel,
+    entry: Entry,
+    name: str,
+    parts: Sequence[Part | None],
+    dtype: str | None,
+) -> dict[str, Lazy]:
+    """One tensor of these parts; none where they are not there."""
+    there = [part for part in parts if part is not None]
+    if len(there) < len(parts):
+        if there:
+            raise PatchParityError(f"{name} needs {', '.join(entry.fields)}, and one is not there")
+        return {}
+    kinds = {part.dtype for part in there}
+    if len(kinds) > 1 and dtype is None:
+        raise PatchParityError(
+            f"{name} is made of tensors of {' and '.join(sorted(kinds))}: --dtype makes them one"
+        )
+    sizes = moved.state.sizes
+    kind = dtype or there[0].dtype
+
+    def read() -> NDArray[Any]:
+        return _cast(entry.whole([part.read() for part in there], sizes), kind, name)
+
+    tensor = there[0].tensor
+    same = (
+        bool(tensor)
+        and all(part.tensor == tensor for part in there)
+        and there[0].entry is not None
+        and there[0].entry.fields == entry.fields
+        and there[0].entry.axes == entry.axes
+        and kind == there[0].dtype
+    )
+    source = _bytes_of(whole.checkpoint, tensor) if same else None
+    return {_named(moved, name): Lazy(entry.shape(sizes), kind, read, source)}
+
+
+def _bytes_of(checkpoint: Checkpoint, name: str) -> tuple[Checkpoint, str] | None:
+    """Where the bytes of a tensor lie, through whatever it was unwrapped from."""
+    if isinstance(checkpoint, UnwrappedCheckpoint):
+        return _bytes_of(checkpoint.wrapped, checkpoint.names[name])
+    return checkpoint, name
+
+
+def _stacked(moved: MovedModel, entry: Entry, dtype: str | None) -> dict[str, Lazy]:
+    """One tensor of the parts of all blocks."""
+    state = moved.state
+    columns = [
+        [state.parts.get(f"blocks.{number}.{name}") for number in range(state.depth)]
+        for name in entry.fields
+    ]
+    if any(part is None for column in columns for part in column):
+        return {}
+    kind = dtype or next(iter(state.parts.values())).dtype
+    sizes = {**state.sizes, "n": state.depth}
+
+    def read() -> NDArray[Any]:
+        parts = [np.stack([part.read() for part in column if part]) for column in columns]
+        return _cast(entry.whole(parts, sizes), kind, entry.name)
+
+    return {_named(moved, entry.name): Lazy(entry.shape(sizes), kind, read)}
+
+
+def _cast(array: NDArray[Any], kind: str, name: str) -> NDArray[Any]:
+    if array.dtype.name == kind:
+        return array
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype_of(kind))
+    if not np.isfinite(narrow).all():
+        raise PatchParityError(
+            f"{name} has values up to {float(np.abs(array.astype(np.float64)).max()):.3g}, beyond "
+            f"what {kind} reaches to"
+        )
+    return narrow
+
+
+def _steps(whole: WholeModel, moved: MovedModel, dtype: str | None) -> list[str]:
+    """What was done, in sentences."""
+    steps = [
+        *(f"read: {note}" for note in whole.stage.notes),
+        *steps_in_words(moved.plan),
+        *moved.state.steps,
+        *moves_between(moved.state, moved.target),
+    ]
+    kinds = {part.dtype for part in moved.state.parts.values()} | {whole.stage.dtype}
+    if dtype is not None and kinds != {dtype}:
+        steps.append(f"cast: tensors rounded to {dtype}, as --dtype says")
+    return [*steps, *(f"assumed: {assumption}" for assumption in whole.stage.assumptions)]
+
+
+def _left(found: FoundEncoder) -> list[str]:
+    """What was left, by the first part of its name."""
+    groups: dict[str, list[str]] = {}
+    for name in found.left:
+        groups.setdefault(name.split("." if "." in name else "/")[0], []).append(name)
+    return [
+        names[0] if len(names) == 1 else f"{word}: {len(names)} tensors, {names[0]} the first"
+        for word, names in groups.items()
+    ]
