@@ -66,7 +66,9 @@ def save_all(rank, folder):
             str(folder / name), save_distributed=True, enable_consolidation=whole
         )
         dcp.save(dict(state), storage_writer=writer)
-    distributed.destroy_process_group()
+    # both at one place, and out without tearing gloo's threads down, which aborts now and then
+    distributed.barrier()
+    os._exit(0)
 
 
 if __name__ == "__main__":
