@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...backends.layouts import NCHW, NHWC
+
 
 @contextlib.contextmanager
 def evaluating(subject: Any) -> Iterator[None]:
@@ -108,3 +110,26 @@ def conversions(
     return lambda images: images, lambda output: np.asarray(
         output.detach().cpu() if hasattr(output, "detach") else output
     )
+
+
+def framework_of(subject: Any) -> str | None:
+    """The framework that an object's type comes from, told without importing any."""
+    for base in type(subject).__mro__:
+        root = base.__module__.split(".")[0]
+        if base.__module__.startswith("torch.nn"):
+            return "torch"
+        if root in ("keras", "keras_hub") and hasattr(subject, "built"):
+            return "keras"
+        if root == "flax":
+            return "flax"
+        if root == "tensorflow" and base.__name__ == "Module":
+            return "tensorflow"
+    return None
+
+
+def image_layout(subject: Any, kind: str) -> str:
+    """The layout of the images that an object of this framework takes."""
+    if kind == "keras" and hasattr(subject, "_flatten_layers"):
+        formats = [getattr(layer, "data_format", None) for layer in subject._flatten_layers()]
+        return NCHW if "channels_first" in formats else NHWC
+    return NHWC if kind in ("keras", "flax", "jax", "tensorflow") else NCHW

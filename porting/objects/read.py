@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.base import DTYPES
-from ...backends.layouts import KERNEL_LAYOUTS, NCHW, NHWC, images_to_layout
+from ...backends.layouts import KERNEL_LAYOUTS, images_to_layout
 from ...reference.errors import PatchParityError, require_choice, require_sizes
 from ...reference.patches import patchify
 from ...reference.spec import PatchEmbedSpec
@@ -36,6 +36,7 @@ from .found import (
     given_weights,
     read_weights,
 )
+from .frameworks import framework_of, image_layout
 from .layer_sizes import own_sizes, spec_of
 from .live import LiveEmbedding
 from .load import build, load_object
@@ -139,7 +140,7 @@ def read_live(
     try:
         return read(subject, name)
     except SeveralKernelsError as error:
-        if told.weights is not None or _framework(subject) != "torch":
+        if told.weights is not None or framework_of(subject) != "torch":
             raise
         live, path = stage_inside(subject, name, error, read)
         note = f"of the whole model its part {path} was read (--module names another)"
@@ -149,7 +150,7 @@ def read_live(
 def _read(subject: Any, name: str, told: _Told) -> LiveEmbedding:
     """Read one object."""
     kind = _kind(subject, told.framework, name)
-    layout = IMAGE_LAYOUTS[told.image_layout] if told.image_layout else _image_layout(subject, kind)
+    layout = IMAGE_LAYOUTS[told.image_layout] if told.image_layout else image_layout(subject, kind)
     if kind == "keras" and not getattr(subject, "built", True):
         _build_keras(subject, told, layout)
     found = _weights_of(subject, kind, name, told)
@@ -305,7 +306,7 @@ def _kind(subject: Any, framework: str | None, name: str) -> str:
     """What an object is called with: its own framework, or of a plain function what was said."""
     if framework is not None:
         require_choice("framework", framework, FRAMEWORKS)
-    kind = _framework(subject)
+    kind = framework_of(subject)
     if framework is not None and kind not in (None, framework):
         raise PatchParityError(
             f"{name} is an object of {kind}: framework={framework!r} is for plain functions"
@@ -344,28 +345,6 @@ def _cut(images: NDArray[Any], spec: PatchEmbedSpec, channels_first: bool) -> ND
         return patches
     last = patches.reshape(*patches.shape[:2], -1, spec.in_channels)
     return last.swapaxes(2, 3).reshape(patches.shape)
-
-
-def _framework(subject: Any) -> str | None:
-    """The framework that an object's type comes from, told without importing any."""
-    for base in type(subject).__mro__:
-        root = base.__module__.split(".")[0]
-        if base.__module__.startswith("torch.nn"):
-            return "torch"
-        if root in ("keras", "keras_hub") and hasattr(subject, "built"):
-            return "keras"
-        if root == "flax":
-            return "flax"
-        if root == "tensorflow" and base.__name__ == "Module":
-            return "tensorflow"
-    return None
-
-
-def _image_layout(subject: Any, kind: str) -> str:
-    if kind == "keras" and hasattr(subject, "_flatten_layers"):
-        formats = [getattr(layer, "data_format", None) for layer in subject._flatten_layers()]
-        return NCHW if "channels_first" in formats else NHWC
-    return NHWC if kind in ("keras", "flax", "jax", "tensorflow") else NCHW
 
 
 def _build_keras(subject: Any, told: _Told, layout: str) -> None:
