@@ -2,6 +2,7 @@
 tensor by tensor, with the configuration that its library loads."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,25 +19,34 @@ from ..reference.spec import PatchEmbedSpec
 from ..reference.weights import PatchEmbedWeights
 from .dialects.catalogue import get_dialect, list_dialects
 from .dialects.dialect import Dialect
-from .dialects.fit import cast, fit, losses_in_words, steps_in_words, tensors_of
+from .dialects.fit import cast, fit, losses_in_words, same_bits, steps_in_words, tensors_of
 from .dialects.plan import Plan
 from .dialects.quantized import dequantized
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem
 from .dialects.wrappers import UnwrappedCheckpoint, unwrapped
 from .encoders.companions import companions_of
-from .encoders.configurations import configuration_beside
+from .encoders.configurations import configuration_beside, read_configuration
 from .encoders.found import FoundEncoder, Part, find_encoder
-from .encoders.layout import Entry
+from .encoders.layout import EncoderModel, Entry
 from .encoders.load import list_encoders
-from .encoders.semantics import SEMANTICS, Semantics, configuration, facts_of, read_semantics
+from .encoders.semantics import (
+    SEMANTICS,
+    Semantics,
+    configuration,
+    facts_of,
+    is_of,
+    read_semantics,
+)
 from .encoders.steps import State, Target, brought, moves_between, start
 from .files.checkpoint import KEPT_AS, Checkpoint, dtype_of
 from .files.formats import SUFFIXES
 from .files.opening import opened
 from .files.streamed import Lazy, write_streamed
 from .files.writing import format_of
-from .proof.compare import Check
+from .proof.compare import UNITS, Check
+from .proof.moved import named
+from .proof.whole import Side, prove_by_library, prove_read_back, prove_same_function
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,9 +224,7 @@ def port_whole(
         checks: list[Check] = []
 
         def prove_draft(draft: Path) -> None:
-            from .proof.whole import prove_whole
-
-            checks.extend(prove_whole(whole, moved, draft, companions, dtype, prove))
+            checks.extend(_proof(file, whole, moved, draft, dtype, prove))
             if wrong := next((check for check in checks if check.verdict == "fail"), None):
                 raise PatchParityError(
                     f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
@@ -472,6 +480,93 @@ def _cast(array: NDArray[Any], kind: str, name: str) -> NDArray[Any]:
             f"what {kind} reaches to"
         )
     return narrow
+
+
+def _proof(
+    file: Checkpoint,
+    whole: WholeModel,
+    moved: MovedModel,
+    draft: Path,
+    dtype: str | None,
+    prove: bool,
+) -> list[Check]:
+    """What was written, read again as anybody would read it, and both sides run."""
+    semantics, model = moved.state.semantics, moved.target.model
+    with opened(draft) as written:
+        told = {} if model.file else {name: semantics[name] for name in TOLD}
+        back = read_whole(
+            written,
+            from_=moved.dialect.id,
+            sizes=whole.stage.sizes if whole.stage.size_known else None,
+            semantics=told,
+        )
+        checks = [
+            _stage_reads_back(cast(moved.weights, dtype), back.stage),
+            prove_read_back(moved.state.parts, back.found.parts),
+            _semantics_read_back(semantics, back.semantics, model.lacks),
+        ]
+        if not prove or any(check.verdict == "fail" for check in checks):
+            return checks
+        kinds = [part.dtype for part in back.found.parts.values()]
+        source = _side(whole, semantics.but(pairing=whole.semantics["pairing"]))
+        target = _side(back, semantics)
+        coarsest = max([*kinds, back.stage.dtype], key=UNITS.__getitem__)
+        checks.append(prove_same_function(source, target, coarsest))
+        for side, held, name, weights, kind, complete in (
+            ("source", whole, source_model(whole).name, file.path, file.format, False),
+            ("target", back, model.name, draft, written.format, True),
+        ):
+            proved = prove_by_library(
+                _side(held, held.semantics), name, weights, kind, _whole_table(held), complete
+            )
+            checks.append(named(proved, side))
+    return checks
+
+
+TOLD = ("num_heads", "norm_epsilon", "activation", "pooling")
+"""What a user may tell of a file that has no configuration."""
+
+
+def source_model(whole: WholeModel) -> EncoderModel:
+    """The class that a source's configuration tells, or the usual one of its layout."""
+    models = whole.found.layout.models
+    return next((model for model in models if is_of(model, whole.table)), models[0])
+
+
+def _side(whole: WholeModel, semantics: Semantics) -> Side:
+    found = whole.found
+    return Side(whole.stage, found.parts, found.layout.rms, found.depth, semantics)
+
+
+def _whole_table(whole: WholeModel) -> Mapping[str, Any]:
+    """All of the configuration beside a file, of which `table` may be a part."""
+    folder, model = whole.checkpoint.config_folder, source_model(whole)
+    if folder is None or not model.file or not whole.table:
+        return {}
+    return read_configuration(folder / model.file) or {}
+
+
+def _stage_reads_back(meant: PatchEmbedWeights, back: Stage) -> Check:
+    different = same_bits(meant, back.weights)
+    if different:
+        return Check("stage reads back", "fail", math.inf, f"{different[0]} reads back otherwise")
+    return Check("stage reads back", "pass", 0.0, "the same bits")
+
+
+def _semantics_read_back(meant: Semantics, back: Semantics, lacks: Sequence[str]) -> Check:
+    """What no tensor says, as the written configuration says it."""
+    name = "semantics read back"
+    for key in SEMANTICS:
+        differs = meant[key] != back[key]
+        if key == "pooling" and "none" in (meant[key], back[key]):
+            differs = False
+        if key == "rotary_temperature" and not meant["rotary"]:
+            differs = False
+        if differs:
+            return Check(
+                name, "fail", math.inf, f"{SEMANTICS[key]} {meant[key]} reads back {back[key]}"
+            )
+    return Check(name, "pass", 0.0, "as they were told")
 
 
 def _steps(whole: WholeModel, moved: MovedModel, dtype: str | None) -> list[str]:

@@ -29,7 +29,7 @@ def configuration_beside(
     folder = checkpoint.config_folder
     names = dict.fromkeys(model.file for model in layout.models if model.file)
     for name in (*names, "config.json"):
-        table = _read(folder / name) if folder is not None else None
+        table = read_configuration(folder / name) if folder is not None else None
         if table is None:
             continue
         tables = list(_tables(table))
@@ -53,7 +53,8 @@ def _tables(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from _tables(inner)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_configuration(path: Path) -> dict[str, Any] | None:
+    """The table of a JSON file; None where there is none that can be read."""
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
             return None

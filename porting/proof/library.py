@@ -48,7 +48,7 @@ def prove_by_library(checkpoint: Checkpoint, stage: Stage, folder: Path | None =
             not.
     """
     try:
-        with _quiet():
+        with quiet():
             model = _build(
                 checkpoint, stage, checkpoint.config_folder if folder is None else folder
             )
@@ -137,7 +137,7 @@ TESTED = {
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing is fetched, and no library talks."""
     held = {
         name: os.environ.get(name)

@@ -1,20 +1,247 @@
 """The proof of a whole model's port: what was written reads back as what was meant, and both
-libraries' own models compute it, block by block within the bounds of their arithmetic."""
+libraries' own models compute it, each block and the end within the bounds of their arithmetic.
 
+Every block is fed with what the NumPy encoder of the very weights gives, so that no block is judged
+by what an earlier one rounded.
+"""
+
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ...reference.encoder import Places
+from ...reference.encoder_error import BlockExpectation, expect_block, expect_end, judge_block
+from ...reference.encoder_weights import EncoderSpec
+from ...reference.errors import PatchParityError
+from ..dialects.stage import Stage
+from ..encoders.canonical import Parts, block_of, ends_of, places_of
+from ..encoders.found import Part
+from ..encoders.semantics import Semantics
+from ..objects.blocks import BlockRun, run_blocks
 from .compare import Check
+from .library import ALLOWED, quiet
+from .own_model import OtherModelError, UnprovedError
+from .whole_models import library_model
+
+BY_LIBRARY = "blocks by the library"
+"""What the check of a library's own model is called."""
+
+WIDE = 512
+"""Width from which one image is enough: each has a thousand tokens' values more than a narrow one,
+and the NumPy encoder takes seconds a block."""
 
 
-def prove_whole(
-    whole: Any,
-    moved: Any,
-    draft: Path,
-    companions: Mapping[str, bytes],
-    dtype: str | None,
-    prove: bool,
-) -> list[Check]:
-    """x"""
-    return []
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A whole model, as far as a proof runs it.
+
+    Args:
+        stage: the embedding stage.
+        parts: of the encoder, canonical.
+        rms: whether its norms are RMSNorms.
+        depth: number of blocks.
+        semantics: what no tensor says.
+        dtype: the coarsest type of its tensors.
+    """
+
+    stage: Stage
+    parts: Parts
+    rms: bool
+    depth: int
+    semantics: Semantics
+    dtype: str = "float32"
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """As the NumPy encoder takes it."""
+        return self.semantics.spec(self.stage.weights)
+
+    @property
+    def places(self) -> Places:
+        """Rotary positions."""
+        width = self.parts["blocks.0.query.weight"].shape[0] // self.semantics["num_heads"]
+        return places_of(self.semantics, self.stage.spec.grid, width)
+
+    def images(self) -> NDArray[np.float32]:
+        """Random ones and, second, a smooth one as pictures are, `(B, C, H, W)`."""
+        spec = self.stage.spec
+        numbers = np.random.default_rng(0)
+        shape = (self.stage.in_channels, *spec.image_size)
+        noise = numbers.standard_normal((1, *shape)).astype(np.float32)
+        if spec.embed_dim > WIDE:
+            return noise
+        steps = numbers.standard_normal((1, *shape))
+        for axis in (-2, -1):
+            steps = np.cumsum(steps, axis) / np.sqrt(shape[axis])
+        return np.concatenate([noise, steps.astype(np.float32)])
+
+
+@dataclass
+class Worst:
+    """The largest share of a bound, and where."""
+
+    ratio: float = 0.0
+    place: str = ""
+
+    def see(self, measured: NDArray[Any] | None, expected: BlockExpectation, place: str) -> None:
+        """Judge one more."""
+        if measured is None:
+            return
+        ratio = judge_block(np.asarray(measured), expected)
+        if not ratio <= self.ratio:
+            self.ratio, self.place = ratio, place
+
+
+def prove_by_model(side: Side, model: Any, name: str, ends: tuple[str, ...]) -> Check:
+    """Hold a live model of a library against a reading of its file.
+
+    Args:
+        side: how it was read.
+        model: the live model.
+        name: of it.
+        ends: what of the end is compared: `tokens`, `pooled`, `output`.
+
+    Raises:
+        UnprovedError: a model that cannot be run block by block.
+    """
+    spec, places, worst = side.spec, side.places, Worst()
+    images = side.images()
+    expected: list[BlockExpectation] = []
+
+    def feed(number: int, own: NDArray[Any]) -> NDArray[Any]:
+        given = own if number == 0 else expected[-1].values.astype(np.float32)
+        if number:
+            worst.see(own, expected[-1], f"block {number - 1}")
+        block = block_of(side.parts, number, side.rms)
+        expected.append(expect_block(given, block, spec, places))
+        return given
+
+    try:
+        with quiet():
+            run = run_blocks(model, images, given=feed)
+    except PatchParityError as error:
+        raise UnprovedError(f"{name} is not run block by block: {error}") from None
+    if len(run.left) != side.depth:
+        return Check(
+            BY_LIBRARY,
+            "fail",
+            math.inf,
+            f"{name} has {len(run.left)} blocks, the file {side.depth}",
+        )
+    worst.see(run.left[-1], expected[-1], f"block {side.depth - 1}")
+    _see_end(side, run, ends, worst)
+    apart = _apart(side.stage.sequence(images, side.stage.spec), run.entered)
+    if apart > 1:
+        message = f"{name} gives another sequence to its first block ({apart:.3g} times the bound)"
+        return Check(BY_LIBRARY, "fail", apart, message)
+    if worst.ratio <= 1:
+        message = f"{name}: {side.depth} blocks, worst {worst.ratio:.2g} of the bound"
+        return Check(BY_LIBRARY, "pass", worst.ratio, message)
+    return Check(
+        BY_LIBRARY,
+        "fail",
+        worst.ratio,
+        f"{name} gives something else than this reading at {worst.place}: {worst.ratio:.3g} times "
+        "the bound",
+    )
+
+
+def _see_end(side: Side, run: BlockRun, ends: tuple[str, ...], worst: Worst) -> None:
+    end = expect_end(run.left[-1], ends_of(side.parts, side.rms), side.spec)
+    for name in ends:
+        measured = getattr(run, name)
+        if name in end and measured is not None:
+            worst.see(measured, end[name], f"its {name}")
+
+
+def _apart(expected: NDArray[Any], observed: NDArray[Any]) -> float:
+    """Relative rms difference of two sequences, as a multiple of what float32 allows."""
+    wide = np.asarray(observed).astype(np.float64)
+    if wide.shape != expected.shape:
+        return math.inf
+    apart = float(np.linalg.norm(wide - expected) / (np.linalg.norm(expected) + 1e-300))
+    return apart / (ALLOWED * math.sqrt(expected.shape[-1] * 3) * 2.0**-24)
+
+
+def prove_by_library(
+    side: Side, name: str, weights: Path, kind: str, table: Mapping[str, Any], complete: bool
+) -> Check:
+    """Let a library build its own model of a file, and hold that against the reading.
+
+    Args:
+        side: how the file was read.
+        name: of the class, its library first.
+        weights: the file.
+        kind: its format.
+        table: its configuration.
+        complete: whether every parameter must be in the file.
+    """
+    if not table:
+        return _unproved("no configuration tells how its model is built")
+    try:
+        with quiet():
+            built = library_model(name, weights, kind, table, complete)
+        ends = tuple(
+            each for each in ("tokens", "pooled", "output") if each == "tokens" or not built.lacks
+        )
+        return prove_by_model(side, built.model, built.name, ends)
+    except OtherModelError as error:
+        return Check(BY_LIBRARY, "fail", math.inf, str(error))
+    except UnprovedError as error:
+        return _unproved(str(error))
+
+
+def _unproved(why: str) -> Check:
+    return Check(BY_LIBRARY, "skip", None, f"not proved against the library: {why}")
+
+
+def prove_read_back(meant: Mapping[str, Part], back: Mapping[str, Part]) -> Check:
+    """Hold the parts of a written file against those that were meant, bit by bit in its type."""
+    name = "encoder reads back"
+    if set(meant) != set(back):
+        other = sorted(set(meant) ^ set(back))[0]
+        return Check(name, "fail", math.inf, f"{other} is on one side alone")
+    for part_name, part in meant.items():
+        written = back[part_name].read()
+        wanted = part.read().astype(written.dtype)
+        if wanted.shape != written.shape or wanted.tobytes() != written.tobytes():
+            return Check(name, "fail", math.inf, f"{part_name} reads back otherwise")
+    return Check(name, "pass", 0.0, f"{len(meant)} parts, the same bits")
+
+
+def prove_same_function(source: Side, target: Side, dtype: str) -> Check:
+    """Hold the NumPy encoder of the target against that of the source, block by block.
+
+    Args:
+        source, target: both sides, of the same semantics as far as a loss was not accepted.
+        dtype: the coarsest type in which the target is kept.
+    """
+    name = "blocks by the NumPy encoder"
+    images = source.images()
+    tokens = source.stage.sequence(images, source.stage.spec)
+    worst = Worst()
+    for number in range(source.depth):
+        block = block_of(source.parts, number, source.rms)
+        expected = expect_block(tokens, block, source.spec, source.places, dtype=dtype)
+        other = expect_block(
+            tokens, block_of(target.parts, number, target.rms), target.spec, target.places
+        )
+        worst.see(other.values, expected, f"block {number}")
+        tokens = expected.values
+    ends = expect_end(tokens, ends_of(source.parts, source.rms), source.spec, dtype=dtype)
+    others = expect_end(tokens, ends_of(target.parts, target.rms), target.spec)
+    for each in ("pooled", "output"):
+        if each in ends and each in others:
+            worst.see(others[each].values, ends[each], f"its {each}")
+    if worst.ratio <= 1:
+        message = f"{source.depth} blocks, worst {worst.ratio:.2g} of the bound of {dtype}"
+        return Check(name, "pass", worst.ratio, message)
+    message = (
+        f"the target computes something else at {worst.place}: {worst.ratio:.3g} times the bound"
+    )
+    return Check(name, "fail", worst.ratio, message)

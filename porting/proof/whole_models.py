@@ -1,0 +1,198 @@
+"""The whole models of libraries, built by their own loaders from a configuration and weights, for a
+proof.
+
+Laws: nothing of a file is run and nothing is fetched; only classes of the installed library are
+built; what cannot be built is said and is no pass.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files.checkpoint import first_line
+from ..files.shards import INDEX_SUFFIX
+from .own_model import OtherModelError, UnprovedError, require_modest
+
+WEIGHTS = {
+    "safetensors": "model.safetensors",
+    "torch": "pytorch_model.bin",
+    "h5": "model.weights.h5",
+}
+"""What transformers and KerasHub call the weights in a folder, by format."""
+
+
+@dataclass(frozen=True, eq=False)
+class LibraryModel:
+    """A library's own model.
+
+    Args:
+        name: library, version and class.
+        model: the live object.
+        lacks: names of its parameters that the file has not, and which are therefore random.
+    """
+
+    name: str
+    model: Any
+    lacks: tuple[str, ...] = ()
+
+
+def library_model(
+    name: str, weights: Path, kind: str, table: Mapping[str, Any], complete: bool
+) -> LibraryModel:
+    """Let a library build its model and read a file into it.
+
+    Args:
+        name: of the class, its library first.
+        weights: the file, or the index of shards.
+        kind: its format.
+        table: its whole configuration.
+        complete: whether every parameter must be in the file.
+
+    Raises:
+        UnprovedError: a library that is not installed or does not build it.
+        OtherModelError: weights that are not those of the model that the configuration tells.
+    """
+    library = name.split()[0]
+    builder = BUILDERS.get(library)
+    if builder is None:
+        raise UnprovedError(f"{library} is not a package that installs")
+    if "auto_map" in json.dumps(table):
+        raise UnprovedError(
+            "its configuration names code of its own (auto_map), which is never run"
+        )
+    require_modest(table)
+    for module in MODULES[library]:
+        if importlib.util.find_spec(module) is None:
+            raise UnprovedError(f"{module} is not installed")
+    try:
+        with _folder(weights, kind, table) as folder:
+            return builder(name, folder, table, complete)
+    except (UnprovedError, OtherModelError):
+        raise
+    except (Exception, SystemExit) as error:  # whatever a library makes of a configuration
+        raise UnprovedError(
+            f"{library} does not build it ({type(error).__name__}: {first_line(error)[:240]})"
+        ) from None
+
+
+@contextlib.contextmanager
+def _folder(weights: Path, kind: str, table: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder with a configuration, and links to weights under their usual names."""
+    with tempfile.TemporaryDirectory(prefix="patchparity-") as made:
+        folder = Path(made)
+        (folder / "config.json").write_text(json.dumps(table), encoding="utf-8")
+        if weights.name.endswith(INDEX_SUFFIX):
+            index = json.loads(weights.read_text(encoding="utf-8"))
+            os.symlink(weights.resolve(), folder / "model.safetensors.index.json")
+            for shard in set(index["weight_map"].values()):
+                os.symlink((weights.parent / shard).resolve(), folder / shard)
+        else:
+            os.symlink(weights.resolve(), folder / WEIGHTS.get(kind, weights.name))
+        metadata = {"keras_version": "3.0.0", "keras_hub_version": "0.0.0", "tasks": []}
+        (folder / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+        yield folder
+
+
+def _transformers(
+    name: str, folder: Path, table: Mapping[str, Any], complete: bool
+) -> LibraryModel:
+    import torch
+    import transformers
+
+    named = table.get("architectures")
+    wanted = named[0] if isinstance(named, list) and named else ""
+    kind: Any = getattr(transformers, str(wanted), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise UnprovedError(f"transformers {transformers.__version__} has no class {wanted!r}")
+    options: dict[str, Any] = {"add_pooling_layer": False} if "without pooler" in name else {}
+    model, loading = kind.from_pretrained(
+        folder,
+        output_loading_info=True,
+        dtype=torch.float32,
+        local_files_only=True,
+        attn_implementation="eager",
+        **options,
+    )
+    told = f"transformers {transformers.__version__} {wanted}"
+    if loading.get("mismatched_keys"):
+        key, *shapes = next(iter(loading["mismatched_keys"]))
+        raise OtherModelError(f"{told} has {key} of another shape ({shapes})")
+    missing = tuple(sorted(map(str, loading["missing_keys"])))
+    if complete and missing:
+        raise OtherModelError(f"{told} has {missing[0]}, which is not in the file")
+    if complete and (spare := sorted(map(str, loading["unexpected_keys"]))):
+        raise OtherModelError(f"{told} has no place for {spare[0]}")
+    return LibraryModel(told, model.eval(), missing)
+
+
+def _timm(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> LibraryModel:
+    import timm
+
+    if not (folder / "model.safetensors").exists():
+        os.symlink(
+            next(path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")),
+            folder / "pytorch_model.bin",
+        )
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return LibraryModel(f"timm {timm.__version__} {type(model).__name__}", model.eval())
+
+
+def _arguments(module: str, kind: str) -> Callable[..., LibraryModel]:
+    def build(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> LibraryModel:
+        import torch
+
+        held = getattr(importlib.import_module(module), kind)
+        model = held(**table["arguments"])
+        weights = next(path for path in folder.iterdir() if path.suffix not in (".json",))
+        if weights.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(weights)
+        else:
+            tensors = torch.load(weights, map_location="cpu", weights_only=True)
+        missing, spare = model.load_state_dict(tensors, strict=False)
+        package = module.split(".")[0].replace("_", "-")
+        told = f"{package} {importlib.metadata.version(package)} {kind}"
+        if complete and (missing or spare):
+            what = f"has {missing[0]}, which is not in the file" if missing else ""
+            raise OtherModelError(f"{told} {what or f'has no place for {spare[0]}'}")
+        return LibraryModel(told, model.eval(), tuple(missing))
+
+    return build
+
+
+def _keras_hub(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> LibraryModel:
+    import keras
+    import keras_hub
+
+    keras.backend.clear_session()
+    model = keras_hub.models.Backbone.from_preset(str(folder))
+    version = importlib.metadata.version("keras-hub")
+    return LibraryModel(f"KerasHub {version} {type(model).__name__}", model)
+
+
+BUILDERS: Mapping[str, Callable[..., LibraryModel]] = {
+    "transformers": _transformers,
+    "timm": _timm,
+    "torchvision": _arguments("torchvision.models.vision_transformer", "VisionTransformer"),
+    "vit-pytorch": _arguments("vit_pytorch.vit", "ViT"),
+    "KerasHub": _keras_hub,
+}
+"""How each library builds a model, by the first word of its classes' names."""
+
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "transformers": ("torch", "transformers"),
+    "timm": ("torch", "timm"),
+    "torchvision": ("torch", "torchvision"),
+    "vit-pytorch": ("torch", "vit_pytorch"),
+    "KerasHub": ("keras", "keras_hub"),
+}
+"""What must be installed for that."""
