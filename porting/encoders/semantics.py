@@ -137,8 +137,10 @@ def is_of(model: EncoderModel, table: Mapping[str, Any]) -> bool:
             return False
         told += 1
     for key, wanted in model.config.items():
-        if isinstance(wanted, dict) and "is" in wanted and at(table, key) not in wanted["is"]:
-            return False
+        if isinstance(wanted, dict) and "is" in wanted:
+            if at(table, key) not in wanted["is"]:
+                return False
+            told += 1
     return told > 0
 
 
