@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .porting.port import port as port
     from .porting.preprocess import preprocess as preprocess
     from .porting.verify import verify as verify
+    from .porting.whole import port_whole as port_whole
     from .reference.controls import negative_controls as negative_controls
     from .reference.diagnosis.diagnose import diagnose as diagnose
     from .reference.diagnosis.pixels import diagnose_pixels as diagnose_pixels
@@ -108,6 +109,7 @@ _PUBLIC = {
     "load_weights": "patchparity.porting.files.own_format",
     "inspect_checkpoint": "patchparity.porting.inspection",
     "port": "patchparity.porting.port",
+    "port_whole": "patchparity.porting.whole",
     "Sizes": "patchparity.porting.dialects.sizes",
     "verify": "patchparity.porting.verify",
     "embed": "patchparity.porting.embed",

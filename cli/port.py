@@ -2,28 +2,37 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..bench.report.console import escape, out
 from ..reference.errors import PatchParityError
 from .checkpoint_options import (
+    ActivationOption,
     DialectsOption,
+    EpsilonOption,
     FromOption,
+    HeadsOption,
     IgnoreOption,
     ImageSizeOption,
     InChannelsOption,
     PaddingOption,
     PatchSizeOption,
+    PoolingOption,
     PrefixOption,
     ResampleOption,
     StrideOption,
+    bytes_of,
+    semantics_of,
     sizes_of_options,
 )
 from .checkpoints import print_answer
 from .choices import DIALECTS, DTYPES
 from .exit import FINE
+
+if TYPE_CHECKING:
+    from ..reference.answer import Answer
 
 
 def port_command(
@@ -49,6 +58,33 @@ def port_command(
             "embedding stage.",
         ),
     ] = None,
+    whole: Annotated[
+        bool | None,
+        typer.Option(
+            "--whole/--stage",
+            help="The whole model with its configuration (default where the source has blocks of a "
+            "known layout, and the target's library takes them), or the embedding stage alone "
+            "(default else, and with --into or --resample).",
+        ),
+    ] = None,
+    heads: HeadsOption = None,
+    epsilon: EpsilonOption = None,
+    activation: ActivationOption = None,
+    pooling: PoolingOption = None,
+    shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--shard-size", metavar="SIZE", help="Largest shard of a whole model, 5GB or 500MB."
+        ),
+    ] = None,
+    proof: Annotated[
+        bool,
+        typer.Option(
+            "--proof/--no-proof",
+            help="Run both sides, in their own libraries where they are installed; what is written "
+            "is read back in any case.",
+        ),
+    ] = True,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -76,10 +112,12 @@ def port_command(
         bool, typer.Option("--list", help="Instead, list the dialects and what each can hold.")
     ] = False,
 ) -> None:
-    """Move the embedding stage of a checkpoint into another library's dialect, and prove it by
-    running both."""
+    """Move a checkpoint, the whole model or its embedding stage alone, into another library's
+    dialect, and prove it by running both."""
+    from ..porting.dialects.sizes import Sizes
     from ..porting.files.atomic import files_read, require_writable, write_json
     from ..porting.port import port
+    from ..porting.whole import port_whole
 
     if listed:
         _print_dialects(dialects)
@@ -91,24 +129,71 @@ def port_command(
     read = [*files_read(source), *(dialects or ())]
     if report:
         require_writable(report, *read, *files_read(into), target)
-    require_writable(target, *(dialects or ()), report)
-    done = port(
-        source,
-        target,
-        to,
-        from_=from_,
-        prefix=prefix,
-        **sizes_of_options(context),
-        into=into,
-        dtype=dtype,
-        allow_loss=allow_loss,
-        resample=resample,
-        ignore=ignore or (),
-        dialects=dialects or (),
-    )
+    told = semantics_of(heads, epsilon, activation, pooling)
+    sizes = sizes_of_options(context)
+    known: dict[str, Any] = {
+        "from_": from_,
+        "prefix": prefix,
+        "ignore": ignore or (),
+        "dialects": dialects or (),
+    }
+    if whole is None:
+        whole = _is_whole(source, to, into, resample, sizes, known)
+    done: Answer
+    if whole:
+        for option, value in (("--into", into), ("--resample", resample)):
+            if value:
+                raise PatchParityError(f"{option} is of an embedding stage: --stage ports that")
+        done = port_whole(
+            source,
+            target,
+            to,
+            **known,
+            sizes=Sizes.of_user(**sizes),
+            semantics=told,
+            dtype=dtype,
+            allow_loss=allow_loss,
+            prove=proof,
+            shard_bytes=None if shard_size is None else bytes_of(shard_size),
+        )
+    else:
+        for option, value in (("--shard-size", shard_size), *told.items()):
+            if value is not None:
+                name = {"num_heads": "--heads", "norm_epsilon": "--epsilon"}.get(option, option)
+                raise PatchParityError(f"{name} is of a whole model: --whole ports one")
+        require_writable(target, *(dialects or ()), report)
+        done = port(
+            source,
+            target,
+            to,
+            **known,
+            **sizes,
+            into=into,
+            dtype=dtype,
+            allow_loss=allow_loss,
+            prove=proof,
+            resample=resample,
+        )
     if report:
         write_json(report, done.to_dict())
     print_answer(done)
+
+
+def _is_whole(
+    source: Path,
+    to: str,
+    into: Path | None,
+    resample: Iterable[str] | None,
+    sizes: dict[str, Any],
+    known: dict[str, Any],
+) -> bool:
+    """Whether a whole model is moved where nobody says."""
+    from ..porting.dialects.sizes import Sizes
+    from ..porting.whole import holds_blocks, whole_targets
+
+    if into is not None or resample or to not in whole_targets():
+        return False
+    return holds_blocks(source, **known, sizes=Sizes.of_user(**sizes))
 
 
 def _formats(formats: Iterable[str]) -> str:

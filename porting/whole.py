@@ -27,7 +27,7 @@ from .dialects.stage import Stage, read_stage, require_no_stem
 from .dialects.wrappers import UnwrappedCheckpoint, unwrapped
 from .encoders.companions import companions_of
 from .encoders.configurations import configuration_beside, read_configuration
-from .encoders.found import FoundEncoder, Part, find_encoder
+from .encoders.found import FoundEncoder, Part, blocks_of, find_encoder
 from .encoders.layout import EncoderModel, Entry
 from .encoders.load import list_encoders
 from .encoders.semantics import (
@@ -39,6 +39,7 @@ from .encoders.semantics import (
     read_semantics,
 )
 from .encoders.steps import State, Target, brought, moves_between, start
+from .files.atomic import files_read
 from .files.checkpoint import KEPT_AS, Checkpoint, dtype_of
 from .files.formats import SUFFIXES
 from .files.opening import opened
@@ -221,6 +222,7 @@ def port_whole(
         place = _place(target, moved.target, wanted, shard_bytes)
         tensors = tensors_of_whole(whole, moved, dtype)
         companions = companions_of(moved.target.model, moved.facts, tensors)
+        _require_apart(source, place, companions)
         checks: list[Check] = []
 
         def prove_draft(draft: Path) -> None:
@@ -372,6 +374,42 @@ def _place(
             f"{kind}"
         )
     return path
+
+
+def _require_apart(source: str | os.PathLike[str], place: Path, companions: Iterable[str]) -> None:
+    """Raise PatchParityError where what is written would replace what is read."""
+    read = {path.resolve() for path in files_read(source) if path.exists()}
+    for path in (place, *(place.parent / name for name in companions)):
+        if path.resolve() in read:
+            raise PatchParityError(
+                f"cannot write {path}: it is a file of {source}, which is read; name another folder"
+            )
+
+
+def holds_blocks(
+    source: str | os.PathLike[str],
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Sizes | None = None,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> bool:
+    """Whether a checkpoint has blocks of a known layout behind its embedding stage; no where it has
+    no stage that can be read.
+
+    Args:
+        source: a checkpoint.
+        from_, prefix, sizes, ignore, dialects: as in `port_whole`.
+    """
+    try:
+        with opened(source) as file:
+            checkpoint = unwrapped(dequantized(file))
+            known = list_dialects(dialects)
+            stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
+            return bool(blocks_of(checkpoint, stage, list_encoders()))
+    except PatchParityError:
+        return False
 
 
 def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) -> dict[str, Lazy]:

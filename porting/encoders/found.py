@@ -125,6 +125,16 @@ def find_encoder(
     raise PatchParityError(f"{checkpoint.path}, read as {match.layout.title}: {wrong[0]}")
 
 
+def blocks_of(checkpoint: Checkpoint, stage: Stage, layouts: Mapping[str, EncoderLayout]) -> int:
+    """How many tensors of blocks there are behind a stage, in the layout that has most of them."""
+    matches = [
+        _match(checkpoint, stage, layout, ())
+        for layout in layouts.values()
+        if stage.dialect.id.removesuffix("-mlx") in layout.stages
+    ]
+    return max((sum(entry.of_blocks for entry, _ in match.tensors) for match in matches), default=0)
+
+
 def _match(
     checkpoint: Checkpoint, stage: Stage, layout: EncoderLayout, ignore: Sequence[str]
 ) -> _Match:

@@ -109,9 +109,10 @@ def _transformers(
 
     named = table.get("architectures")
     wanted = named[0] if isinstance(named, list) and named else ""
-    kind: Any = getattr(transformers, str(wanted), None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+    found = getattr(transformers, str(wanted), None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise UnprovedError(f"transformers {transformers.__version__} has no class {wanted!r}")
+    kind: Any = found
     options: dict[str, Any] = {"add_pooling_layer": False} if "without pooler" in name else {}
     model, loading = kind.from_pretrained(
         folder,
