@@ -546,8 +546,8 @@ def _proof(
         if not prove or any(check.verdict == "fail" for check in checks):
             return checks
         kinds = [part.dtype for part in back.found.parts.values()]
-        source = _side(whole, semantics.but(pairing=whole.semantics["pairing"]))
-        target = _side(back, semantics)
+        source = side_of(whole, semantics.but(pairing=whole.semantics["pairing"]))
+        target = side_of(back, semantics)
         coarsest = max([*kinds, back.stage.dtype], key=UNITS.__getitem__)
         checks.append(prove_same_function(source, target, coarsest))
         for side, held, name, weights, kind, complete in (
@@ -555,7 +555,7 @@ def _proof(
             ("target", back, model.name, draft, written.format, True),
         ):
             proved = prove_by_library(
-                _side(held, held.semantics), name, weights, kind, _whole_table(held), complete
+                side_of(held), name, weights, kind, whole_table(held), complete
             )
             checks.append(named(proved, side))
     return checks
@@ -571,12 +571,14 @@ def source_model(whole: WholeModel) -> EncoderModel:
     return next((model for model in models if is_of(model, whole.table)), models[0])
 
 
-def _side(whole: WholeModel, semantics: Semantics) -> Side:
+def side_of(whole: WholeModel, semantics: Semantics | None = None) -> Side:
+    """A whole model as a proof runs it, of other semantics where some are given."""
+    semantics = semantics or whole.semantics
     found = whole.found
     return Side(whole.stage, found.parts, found.layout.rms, found.depth, semantics)
 
 
-def _whole_table(whole: WholeModel) -> Mapping[str, Any]:
+def whole_table(whole: WholeModel) -> Mapping[str, Any]:
     """All of the configuration beside a file, of which `table` may be a part."""
     folder, model = whole.checkpoint.config_folder, source_model(whole)
     if folder is None or not model.file or not whole.table:

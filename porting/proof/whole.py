@@ -5,6 +5,7 @@ Every block is fed with what the NumPy encoder of the very weights gives, so tha
 by what an earlier one rounded.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,10 +136,8 @@ def prove_by_model(side: Side, model: Any, name: str, ends: tuple[str, ...]) -> 
         )
     worst.see(run.left[-1], expected[-1], f"block {side.depth - 1}")
     _see_end(side, run, ends, worst)
-    apart = _apart(side.stage.sequence(images, side.stage.spec), run.entered)
-    if apart > 1:
-        message = f"{name} gives another sequence to its first block ({apart:.3g} times the bound)"
-        return Check(BY_LIBRARY, "fail", apart, message)
+    if (first := entering(side, run, images, name)).verdict == "fail":
+        return dataclasses.replace(first, name=BY_LIBRARY)
     if worst.ratio <= 1:
         message = f"{name}: {side.depth} blocks, worst {worst.ratio:.2g} of the bound"
         return Check(BY_LIBRARY, "pass", worst.ratio, message)
@@ -157,6 +156,15 @@ def _see_end(side: Side, run: BlockRun, ends: tuple[str, ...], worst: Worst) -> 
         measured = getattr(run, name)
         if name in end and measured is not None:
             worst.see(measured, end[name], f"its {name}")
+
+
+def entering(side: Side, run: BlockRun, images: NDArray[Any], name: str) -> Check:
+    """Hold what enters a model's first block against the sequence of the embedding stage."""
+    apart = _apart(side.stage.sequence(images, side.stage.spec), run.entered)
+    if apart <= 1:
+        return Check("embedding", "pass", apart, f"{apart:.2g} of what float32 allows")
+    message = f"{name} gives another sequence to its first block ({apart:.3g} times the bound)"
+    return Check("embedding", "fail", apart, message)
 
 
 def _apart(expected: NDArray[Any], observed: NDArray[Any]) -> float:

@@ -1,0 +1,243 @@
+"""A whole model against the checkpoint, or the model, that it should compute, block by block: each
+block is fed with the reference's own input, so that the first wrong thing is named."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference.answer import Answer
+from ..reference.diagnosis.encoder import EncoderDiagnosis, MeasuredBlocks, diagnose_encoder
+from ..reference.encoder import encode_block
+from ..reference.encoder_weights import EncoderWeights
+from ..reference.errors import PatchParityError
+from .dialects.sizes import Sizes
+from .encoders.canonical import block_of, ends_of
+from .files.checkpoint import Checkpoint
+from .files.opening import opened
+from .files.tree import TreeCheckpoint
+from .objects.blocks import BlockRun, run_blocks
+from .objects.load import load_object
+from .objects.semantics import read_semantics
+from .proof.compare import Check
+from .proof.own_model import OtherModelError, UnprovedError
+from .proof.whole import Side, entering
+from .proof.whole_models import library_model
+from .whole import WholeModel, read_whole, side_of, source_model, whole_table
+
+
+@dataclass(frozen=True, repr=False)
+class ModelDiagnosis(Answer):
+    """What is wrong with a whole model.
+
+    Args:
+        model, reference: what was held against what.
+        semantics: what no tensor of the reference says, and where it was read, in sentences.
+        embedding: whether the sequence that enters the first block is right.
+        encoder: what the blocks and the end make of the reference's own tokens.
+    """
+
+    model: str
+    reference: str
+    semantics: tuple[str, ...]
+    embedding: Check
+    encoder: EncoderDiagnosis
+
+    @property
+    def correct(self) -> bool:
+        """Whether all of it is."""
+        return self.embedding.verdict == "pass" and self.encoder.correct
+
+    @property
+    def ok(self) -> bool:
+        """The same."""
+        return self.correct
+
+    def lines(self) -> list[str]:
+        """The first wrong thing first, how to mend it, and how far off each block is."""
+        over = self.encoder.evidence.get("over", ())
+        shares = ", ".join(f"{share:.2g}" for share in over)
+        return [
+            f"{self.model} against {self.reference}",
+            *(f"told {sentence}" for sentence in self.semantics),
+            self.embedding.line(),
+            *self.encoder.lines(),
+            f"blocks 0 to {len(over) - 1}, as shares of their bounds: {shares}",
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "schema": "patchparity.model-diagnosis/1",
+            "ok": self.correct,
+            "model": self.model,
+            "reference": self.reference,
+            "semantics": list(self.semantics),
+            "embedding": dataclasses.asdict(self.embedding),
+            "encoder": self.encoder.to_dict(),
+        }
+
+
+def diagnose_model(
+    model: Any,
+    reference: Any,
+    *,
+    from_: str | None = None,
+    prefix: str | None = None,
+    sizes: Sizes | None = None,
+    semantics: Mapping[str, Any] | None = None,
+    images: NDArray[Any] | None = None,
+    tower: str | None = None,
+    ignore: Sequence[str] = (),
+    dialects: Iterable[str | os.PathLike[str]] = (),
+) -> ModelDiagnosis:
+    """Say what is wrong with a whole model: which block, and which known mistake explains it.
+
+    Args:
+        model: a live one (torch, Keras, Flax), `MODULE:ATTRIBUTE`, or a checkpoint with its
+            configuration, which its own library builds.
+        reference: the checkpoint that it should compute, or a live torch model.
+        from_, prefix, sizes, ignore, dialects: of the reference, as in `port_whole`.
+        semantics: what no tensor of the reference says and no configuration tells: `num_heads`,
+            `norm_epsilon`, `activation`, `pooling`.
+        images: shape `(B, C, H, W)`, float32; None for two of our own, of the reference's size.
+        tower: how the names of the model's blocks begin, where it has several towers.
+
+    Raises:
+        PatchParityError: a reference that is not whole, a model that cannot be run block by block,
+            another number of blocks.
+
+    Examples:
+        >>> import transformers, patchparity
+        >>> sizes = dict(image_size=16, patch_size=8, hidden_size=24, num_attention_heads=3,
+        ...     num_hidden_layers=2, intermediate_size=40)
+        >>> config = transformers.ViTConfig(**sizes)
+        >>> model = transformers.ViTModel(config)
+        >>> model.save_pretrained("vit")
+        >>> patchparity.diagnose_model(model, "vit").correct
+        True
+        >>> for layer in model.layers:
+        ...     layer.mlp.activation_fn = transformers.activations.ACT2FN["gelu_pytorch_tanh"]
+        >>> patchparity.diagnose_model(model, "vit").encoder.findings[0].explanation
+        'all blocks: GELU is the tanh one, the exact one was declared'
+    """
+    told = dict(semantics or {})
+    with _opened(reference) as file:
+        if isinstance(file, TreeCheckpoint):
+            told = {**_of_live(reference, tower), **told}
+        whole = read_whole(
+            file,
+            from_=from_,
+            prefix=prefix,
+            sizes=sizes,
+            semantics=told,
+            ignore=ignore,
+            dialects=dialects,
+        )
+        live, name = _live(model)
+        return _diagnosed(live, name, side_of(whole), whole, images, tower)
+
+
+def _opened(reference: Any) -> AbstractContextManager[Checkpoint]:
+    if isinstance(reference, str | os.PathLike):
+        return opened(reference)
+    state = getattr(reference, "state_dict", None)
+    if state is None:
+        raise PatchParityError(
+            f"{type(reference).__name__} as reference: expected a checkpoint, or a torch model"
+        )
+    return TreeCheckpoint(state())
+
+
+def _of_live(model: Any, tower: str | None) -> dict[str, Any]:
+    """What a live model says of itself, as far as a reading asks for it."""
+    said = read_semantics(model, tower)
+    names = ("num_heads", "norm_epsilon", "activation", "pooling")
+    return {name: said[name] for name in names if said.get(name) is not None}
+
+
+def _live(model: Any) -> tuple[Any, str]:
+    """A live model, and what it is called.
+
+    Raises:
+        PatchParityError: a file of which no library builds a model.
+    """
+    if not isinstance(model, str | os.PathLike):
+        return model, type(model).__name__
+    if not Path(model).exists():
+        return load_object(str(model)), str(model)
+    with opened(model) as file:
+        whole = read_whole(file)
+        try:
+            built = library_model(
+                source_model(whole).name, file.path, file.format, whole_table(whole), False
+            )
+        except (UnprovedError, OtherModelError) as error:
+            raise PatchParityError(f"{model}: {error}") from None
+    return built.model, f"{model} in {built.name}"
+
+
+def _diagnosed(
+    model: Any,
+    name: str,
+    side: Side,
+    whole: WholeModel,
+    images: NDArray[Any] | None,
+    tower: str | None,
+) -> ModelDiagnosis:
+    given = side.images() if images is None else np.asarray(images, np.float32)
+    blocks = tuple(block_of(side.parts, number, side.rms) for number in range(side.depth))
+    fed: list[NDArray[Any]] = []
+
+    def feed(number: int, own: NDArray[Any]) -> NDArray[Any]:
+        if number == 0:
+            tokens = side.stage.sequence(given, side.stage.spec).astype(np.float32)
+        elif number < len(blocks):
+            before = fed[-1].astype(np.float64)
+            tokens = encode_block(before, blocks[number - 1], side.spec, side.places)
+            tokens = tokens.astype(np.float32)
+        else:
+            tokens = own
+        if tokens.shape != own.shape:
+            raise PatchParityError(
+                f"{name} gives tokens of shape {own.shape} to block {number}, and the reference "
+                f"{tokens.shape}"
+            )
+        fed.append(tokens)
+        return tokens
+
+    run = run_blocks(model, given, given=feed, prefix=tower)
+    if len(run.left) != side.depth:
+        raise PatchParityError(
+            f"{name} has {len(run.left)} blocks, and {whole.checkpoint.path} {side.depth}"
+        )
+    ends = ends_of(side.parts, side.rms)
+    weights = dataclasses.replace(ends, blocks=blocks)
+    encoder = diagnose_encoder(
+        _measured(run, fed, ends), weights, side.spec, side.places, dtype="float32"
+    )
+    return ModelDiagnosis(
+        name,
+        f"{whole.checkpoint.path} ({whole.found.layout.title})",
+        tuple(whole.semantics.lines()),
+        entering(side, run, given, name),
+        encoder,
+    )
+
+
+def _measured(run: BlockRun, fed: list[NDArray[Any]], ends: EncoderWeights) -> MeasuredBlocks:
+    """What was seen, of the end only what the reference has too."""
+    return MeasuredBlocks(
+        tuple(fed),
+        tuple(run.left),
+        run.left[-1],
+        run.tokens,
+        run.pooled,
+        run.output if ends.head is not None else None,
+    )
