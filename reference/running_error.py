@@ -64,23 +64,17 @@ class Arithmetic:
         """Raises PatchParityError for a type that is none of float64, float32, float16, bfloat16;
         the 16-bit ones add up in float32."""
         require_choice("dtype", dtype, DTYPES)
-        model = ArithmeticModel.of(_named(dtype))
+        model = ArithmeticModel.of(dtype)
         own = unit_roundoff(np.float64)
         return cls((model.output or model.accumulate) + own, model.accumulate + own, model.smallest)
 
     def rounding(self, size: Array, times: float = 1.0) -> Array:
         """Of numbers of that size, each rounded so many times."""
-        return LAMBDA * math.sqrt(times) * self.result * size + self.smallest
+        return LAMBDA * math.sqrt(times) * self.result * np.abs(size) + self.smallest
 
     def summing(self, terms: int, norm: Array, total: Array) -> Array:
         """Of a sum of `terms` numbers whose root of squares is `norm` and whose sum is `total`."""
         return LAMBDA * math.sqrt(terms) * self.sums * (norm + np.abs(total))
-
-
-def _named(dtype: str) -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,13 +173,24 @@ def layer_norm(x: Running, norm: LayerNorm, epsilon: float, arithmetic: Arithmet
     shared += [scaled * longer]
     if norm.centered:
         shared += [scale * mean_error]
-    spread = (1 + longer) * root_of_squares(
-        np.abs(scale) * x.spread,
+    own = root_of_squares(
         LAMBDA * arithmetic.sums * np.abs(scale) * (np.abs(x.values) + np.abs(mean)),
         arithmetic.rounding(scaled, times=3.0),
         arithmetic.rounding(values),
     )
-    return Running(values, spread, tuple(shared))
+    spread = (1 + longer) * root_of_squares(scale * x.spread, own)
+    return _capped(Running(values, spread, tuple(shared)), own, norm.scale, scaled)
+
+
+def _capped(normed: Running, own: Array, scale: NDArray[Any], scaled: Array) -> Running:
+    """No more than a norm can give: squares of what it makes of n channels add up to n at most,
+    whatever came in."""
+    longest = math.sqrt(scaled.shape[-1]) * np.abs(scale.astype(np.float64)) + np.abs(scaled) + own
+    beyond = normed.bound > longest
+    if not beyond.any():
+        return normed
+    shared = tuple(np.where(beyond, 0, each) for each in normed.shared)
+    return Running(normed.values, np.where(beyond, longest, normed.spread), shared)
 
 
 VARIANCE_ROUNDINGS = 11.0
@@ -284,6 +289,7 @@ def scale_by(x: Running, factor: Array, arithmetic: Arithmetic) -> Running:
 
 
 def add(a: Running, b: Running, arithmetic: Arithmetic) -> Running:
-    """a + b, of errors that need not be independent."""
+    """a + b, of errors that need not be independent: numbers that hardly differ are rounded in the
+    same way, and so are the sums of a residual stream to which little is added."""
     values = a.values + b.values
-    return Running(values, root_of_squares(a.bound + b.bound, arithmetic.rounding(values)))
+    return Running(values, a.bound + b.bound + arithmetic.rounding(values))
