@@ -63,9 +63,9 @@ def expect_block(
     The bound is a probabilistic one, λ = 4 (see `reference.running_error`): it holds for errors
     that behave like a random walk, and not for every input that could be made up.
 
-    In float32 it tells tanh and quick GELU from the exact one, ε of 1e-3 for 1e-6, a dropped bias of
-    queries or values, exchanged norms and a wrong scale or layout in every block of a random ViT-S.
-    It cannot tell ε of 1e-5 for 1e-6 where tokens are of unit variance or more, which is within
+    In float32 it tells tanh and quick GELU from the exact one, ε of 1e-3 for 1e-6, a dropped bias
+    of queries or values, exchanged norms and a wrong scale or layout in every block of a random
+    ViT-S. It cannot tell ε of 1e-5 for 1e-6 where tokens are of unit variance or more, which is within
     the rounding of float32. In float16 tanh GELU and ε of 1e-3 pass; in bfloat16 quick GELU and a
     small bias of queries do as well: one rounding of what enters the activation moves it by more.
     Whoever asks which GELU a bfloat16 model has runs it in float32, with the same weights. Where
