@@ -65,12 +65,12 @@ def expect_block(
 
     In float32 it tells tanh and quick GELU from the exact one, ε of 1e-3 for 1e-6, a dropped bias
     of queries or values, exchanged norms and a wrong scale or layout in every block of a random
-    ViT-S. It cannot tell ε of 1e-5 for 1e-6 where tokens are of unit variance or more, which is within
-    the rounding of float32. In float16 tanh GELU and ε of 1e-3 pass; in bfloat16 quick GELU and a
-    small bias of queries do as well: one rounding of what enters the activation moves it by more.
-    Whoever asks which GELU a bfloat16 model has runs it in float32, with the same weights. Where
-    scores are large (a deviation of 12) or a token's mean is far above its deviation, bfloat16
-    tells next to nothing, since attention itself is then hardly determined.
+    ViT-S. It cannot tell ε of 1e-5 for 1e-6 where tokens are of unit variance or more, which is
+    within the rounding of float32. In float16 tanh GELU and ε of 1e-3 pass; in bfloat16 quick GELU
+    and a small bias of queries do as well: one rounding of what enters the activation moves it by
+    more. Whoever asks which GELU a bfloat16 model has runs it in float32, with the same weights.
+    Where scores are large (a deviation of 12) or a token's mean is far above its deviation,
+    bfloat16 tells next to nothing, since attention itself is then hardly determined.
 
     Args:
         tokens: shape `(B, S, D)`, the exact numbers that the implementation was given, of any type
