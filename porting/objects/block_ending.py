@@ -20,7 +20,7 @@ class Ending:
         tokens, pooled, output: as in `BlockRun`, once it is concluded.
         normed: the tokens behind the final norm.
         fields: what parts of the model returned under names, the outermost last.
-        heads: what entered each matrix, and what it made; of what changes nothing None entered.
+        heads: what entered each matrix, and what it made; of what is no matrix, as if None entered.
     """
 
     record: BlockRecord
@@ -47,6 +47,11 @@ class Ending:
         """A matrix behind the blocks."""
         if self.begun:
             self.heads.append((value, made))
+
+    def see_pool(self, made: Any) -> None:
+        """A part that pools: what a model gives that ends with it has no head."""
+        if self.begun:
+            self.heads.append((None, made))
 
     def see_fields(self, made: Any) -> None:
         """What a part of the model returned under names."""
@@ -90,7 +95,7 @@ class Ending:
         self.output = self.two_axes(final)
         self.pooled = self.two_axes(pooler if inner is None else inner)
         entered = [value for value, made in self.heads if made is final and final is not None]
-        if entered and entered[-1] is None:  # a head that is none
+        if entered and entered[-1] is None:  # no head
             self.pooled, self.output = self.output, None
         elif entered:
             self.pooled = self.two_axes(entered[-1])

@@ -20,7 +20,7 @@ from .block_ending import Ending
 from .block_record import BlockRecord
 from .frameworks import deterministic
 from .towers import MATRICES, Tower
-from .whole import OF_PIXELS, STAGES
+from .whole import OF_PIXELS
 
 EVALUATING = {"train": False, "training": False, "is_training": False, "deterministic": True}
 """What says in a call that a model is not trained."""
@@ -133,7 +133,7 @@ def flax_embeds(model: Any, part: str) -> bool:
         name = _dotted(path)
         if name == part or name.startswith(f"{part}."):
             channels = getattr(module, "in_features", None)
-            if name.rpartition(".")[2] in STAGES or (
+            if "patch" in name.rpartition(".")[2] or (
                 hasattr(module, "kernel_size")
                 and isinstance(channels, int)
                 and channels <= OF_PIXELS

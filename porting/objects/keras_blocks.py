@@ -16,7 +16,6 @@ from .block_ending import Ending
 from .block_record import BlockRecord
 from .frameworks import image_layout
 from .towers import MATRICES, Tower
-from .whole import STAGES
 
 
 def children_of(layer: Any) -> list[Any]:
@@ -75,13 +74,18 @@ def is_norm(layer: Any) -> bool:
     return "norm" in type(layer).__name__.lower()
 
 
+def is_pool(layer: Any) -> bool:
+    """Whether a layer pools, by what its class is called."""
+    return "pool" in type(layer).__name__.lower()
+
+
 def keras_embeds(model: Any, part: str) -> bool:
     """Whether patches are embedded within a part of a Keras model, by its dotted name."""
     layer = model
     for name in part.split("."):
         layer = next((each for each in children_of(layer) if each.name == name), layer)
     return any(
-        hasattr(each, "patch_size") or str(each.name) in STAGES or hasattr(each, "strides")
+        hasattr(each, "patch_size") or "patch" in str(each.name) or hasattr(each, "strides")
         for each in layer._flatten_layers()
     )
 
@@ -110,7 +114,8 @@ def run_keras_blocks(model: Any, tower: Tower, images: NDArray[Any], record: Blo
             _shadow(block, functools.partial(_fed, record, number, block.call), stack)
         inside = {id(part) for _, block in tower for part in block._flatten_layers()}
         for layer in model._flatten_layers(include_self=False):
-            if id(layer) not in inside and (is_norm(layer) or hasattr(layer, "units")):
+            told = is_norm(layer) or is_pool(layer) or hasattr(layer, "units")
+            if id(layer) not in inside and told:
                 _shadow(layer, functools.partial(_behind, ending, layer, layer.call), stack)
         result = model(_named(model, placed), training=False)
     record.complete()
@@ -176,11 +181,13 @@ def _fed(record: BlockRecord, number: int, call: Any, *arguments: Any, **named: 
 
 
 def _behind(ending: Ending, layer: Any, call: Any, *arguments: Any, **named: Any) -> Any:
-    """The call of a norm or a matrix that is in no block."""
+    """The call of a norm, a pooling or a matrix that is in no block."""
     result = call(*arguments, **named)
     value = next(iter((*arguments, *named.values())), None)
     if is_norm(layer):
         ending.see_norm(value, result)
+    elif is_pool(layer):
+        ending.see_pool(result)
     else:
         ending.see_head(value, result)
     return result

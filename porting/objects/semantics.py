@@ -43,6 +43,20 @@ POOLINGS = {
 }
 """What timm, open_clip, vit-pytorch and KerasHub call poolings that EncoderSpec knows."""
 
+POOLED = {
+    **dict.fromkeys(
+        (
+            *("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPVisionTransformer"),
+            *("Dinov2Model", "Dinov2WithRegistersModel", "DINOv3ViTModel"),
+            *("DeiTForImageClassification", "ViTForImageClassification"),
+        ),
+        "class",
+    ),
+    **dict.fromkeys(("IJepaForImageClassification", "SiglipForImageClassification"), "mean"),
+}
+"""What classes of transformers 5.23 do without a word for it; torchvision's all take the class
+token."""
+
 POINTS = np.linspace(-6, 6, 97, dtype=np.float32)
 """Where activations are compared: over all that differs between two of them."""
 ALIKE = 3e-6
@@ -287,6 +301,9 @@ def _pooling(whole: Any, kind: str) -> str | None:
         word = getattr(whole, name, None)
         if isinstance(word, str):
             return "none" if word == "" else POOLINGS.get(word)
+    name = type(whole).__name__
+    if name in POOLED or (type(whole).__module__.startswith("torchvision.")):
+        return POOLED.get(name, "class")
     kinds = {type(part).__name__ for part in parts_of(whole, kind)}
     if any(re.search("Multi[Hh]eadAttentionPool", name) for name in kinds):
         return "attention"

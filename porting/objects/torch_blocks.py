@@ -18,7 +18,7 @@ from .block_record import BlockRecord
 from .frameworks import evaluating
 from .torch_entry import entry_of
 from .towers import MATRICES, Tower
-from .whole import OF_PIXELS, STAGES
+from .whole import OF_PIXELS
 
 
 def torch_towers(model: Any) -> dict[str, Tower]:
@@ -66,12 +66,17 @@ def is_norm(module: Any) -> bool:
     return any("norm" in base.__name__.lower() for base in type(module).__mro__[:2])
 
 
+def is_pool(module: Any) -> bool:
+    """Whether a module pools, by what its class is called."""
+    return "pool" in type(module).__name__.lower()
+
+
 def torch_embeds(model: Any, part: str) -> bool:
     """Whether patches are embedded within a part of a torch model."""
     for path, module in model.get_submodule(part).named_modules():
         kernel = getattr(module, "kernel_size", None)
         channels = getattr(module, "in_channels", None)
-        if path.rpartition(".")[2] in STAGES or (
+        if "patch" in path.rpartition(".")[2] or (
             kernel is not None and isinstance(channels, int) and channels <= OF_PIXELS
         ):
             return True
@@ -113,10 +118,13 @@ def run_torch_blocks(model: Any, tower: Tower, images: NDArray[Any], record: Blo
 
 
 def framework_array(array: NDArray[Any], like: Any) -> Any:
-    """A NumPy array as a tensor like another."""
+    """A NumPy array as a tensor like another, its strides included: on them depends the order in
+    which torch sums."""
+    import torch
+
     from ...backends.torch.adapter import as_tensor
 
-    return as_tensor(array).to(like.device, like.dtype)
+    return torch.empty_like(like).copy_(as_tensor(array))
 
 
 def _sequence_first(block: Any) -> bool | None:
@@ -275,9 +283,11 @@ def _watch_ending(model: Any, tower: Tower, ending: Ending, stack: contextlib.Ex
             ending.see_head(value, result)
         elif isinstance(module, torch.nn.Identity):
             ending.see_norm(value, result)
-            ending.see_head(None, result)
+            ending.see_pool(result)
         elif is_norm(module):
             ending.see_norm(value, result)
+        elif is_pool(module):
+            ending.see_pool(result)
 
     for module in model.modules():
         if id(module) not in inside:

@@ -2,17 +2,34 @@
 
 import copy
 import functools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from patchparity.porting.objects.blocks import find_blocks, read_semantics, run_blocks
-from patchparity.reference.encoder import NOWHERE, Places, encode_block, rotary_angles
-from patchparity.reference.encoder_weights import Attention, Block, EncoderSpec, Linear, Mlp
+from patchparity.reference.encoder import (
+    NOWHERE,
+    Places,
+    encode_block,
+    pool,
+    rotary_angles,
+)
+from patchparity.reference.encoder_weights import (
+    Attention,
+    Block,
+    EncoderSpec,
+    EncoderWeights,
+    Linear,
+    Mlp,
+)
 from patchparity.reference.errors import PatchParityError
 from patchparity.reference.weights import LayerNorm
 
 from ..census.stand_in import import_library
+from .torchvision_beside import run_beside_torchvision
 
 torch = pytest.importorskip("torch")
 
@@ -50,7 +67,7 @@ def grown(model, seed=0):
             shape = tuple(parameter.shape)
             values = numbers.normal(size=shape)
             if parameter.ndim >= 2:
-                values *= np.prod(shape[1:]) ** -0.5
+                values *= max(np.prod(shape[1:]), 1) ** -0.5
             elif name.endswith("weight") or "scale" in name or "gamma" in name:
                 values = 1 + 0.2 * values
             parameter.copy_(torch.from_numpy(values.reshape(shape)))
@@ -302,7 +319,8 @@ def test_transformers_beit_and_data2vec_add_to_the_scores(relative):
         config = getattr(transformers, f"{kind}Config")(
             **SQUARE, use_relative_position_bias=relative
         )
-        model = grown(getattr(transformers, f"{kind}Model")(config))
+        kind = getattr(transformers, f"{kind}Model")
+        model = grown(kind(config, add_pooling_layer=True))
         images = pixels(32)
         run, _, result = require_run(
             model, images, lambda model=model: model(torch.from_numpy(pixels(32)))
@@ -310,7 +328,8 @@ def test_transformers_beit_and_data2vec_add_to_the_scores(relative):
         same(run.tokens, result.last_hidden_state)
         same(run.pooled, result.pooler_output)
         said = read_semantics(model)
-        assert (said["pooling"], said["norm_epsilon"], said["norms"]) == ("mean", 1e-12, "pre")
+        assert (said["pooling"], said["norm_epsilon"]) == ("mean", 1e-12)
+        assert said.get("norms", "pre") == "pre"
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -410,7 +429,7 @@ def test_transformers_siglip_pools_by_attention():
     classes = transformers.SiglipForImageClassification(both.config)
     classes.vision_model.load_state_dict(model.state_dict(), strict=False)
     told = run_blocks(grown(classes), images)
-    same(told.pooled, classes.classifier.in_features * 0 + told.tokens.mean(1))
+    np.testing.assert_allclose(told.pooled, told.tokens.mean(1), rtol=1e-5, atol=1e-6)
 
 
 def test_transformers_siglip2_takes_patches():
@@ -435,6 +454,42 @@ def test_transformers_ijepa():
     run, _, result = require_run(model, pixels(), lambda: model(torch.from_numpy(pixels())))
     same(run.tokens, result.last_hidden_state)
     assert "prefix_tokens" not in read_semantics(model)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["CLIPVision", "Dinov2", "Dinov2WithRegisters", "DINOv3ViT", "DeiT", "ViT", "IJepa", "Siglip"],
+)
+@pytest.mark.parametrize("ending", ["Model", "ForImageClassification"])
+def test_transformers_pools_as_is_told(kind, ending):
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, kind + ending) or kind + ending == "SiglipModel":
+        pytest.skip(f"there is no {kind}{ending} of images alone")
+    options = dict(text_config=WORDS, vision_config=SQUARE) if kind == "Siglip" else SQUARE
+    config = getattr(transformers, f"{kind}Config")(**options)
+    model = grown(getattr(transformers, kind + ending)(config))
+    run = run_blocks(model, pixels(32))
+    said = read_semantics(model)
+    spec = EncoderSpec(HEADS, pooling=said.get("pooling", "none"))
+    if "pooling" not in said:
+        assert kind + ending in (
+            "IJepaModel",
+            "Dinov2ForImageClassification",
+            "Dinov2WithRegistersForImageClassification",
+            "DINOv3ViTForImageClassification",
+        )
+        return
+    norm = getattr(model, "post_layernorm", None)
+    pooler = getattr(model, "pooler", None)
+    pooled_norm = (
+        LayerNorm(*(each.detach().numpy() for each in norm.parameters())) if norm else None
+    )
+    dense = (
+        Linear(*(each.detach().numpy() for each in pooler.dense.parameters())) if pooler else None
+    )
+    weights = EncoderWeights((), pooled_norm=pooled_norm, pooler=dense)
+    spec = EncoderSpec(HEADS, said["norm_epsilon"], pooling=said["pooling"])
+    np.testing.assert_allclose(pool(run.tokens, weights, spec), run.pooled, rtol=1e-4, atol=1e-5)
 
 
 def test_transformers_qwen2_vl_keeps_one_row_for_each_token():
@@ -510,7 +565,7 @@ def test_timm(options, said):
         same(run.pooled, result)
         assert run.output is None
     else:
-        same(run.pooled, pooled)
+        np.testing.assert_allclose(run.pooled, pooled, rtol=1e-5, atol=1e-6)
         same(run.output, result)
     told = read_semantics(model)
     assert {**told, **said} == told
@@ -750,3 +805,71 @@ def test_what_is_refused():
         list(model.modules())
     )
     assert before
+
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_keras_hub(backend):
+    """On each backend in a process of its own: Keras chooses one as it is imported."""
+    for library in ("keras_hub", backend):
+        pytest.importorskip(library)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "patchparity.tests.porting.keras_blocks_beside"],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == "9"
+
+
+def test_torchvision():
+    out = run_beside_torchvision("patchparity.tests.porting.torchvision_blocks")
+    assert out.split()[-3:] == ["ok", "class", "1"]
+
+
+def test_flax_nnx():
+    nnx = pytest.importorskip("flax.nnx")
+    from .flax_vits import linen_vit, nnx_vit
+
+    model = nnx_vit(D, HEADS, M, DEPTH)
+    wanted = np.asarray(model(np.moveaxis(pixels(), 1, -1)))
+    model.train()
+    held = {type(each): vars(type(each)).get("__call__") for _, each in nnx.iter_modules(model)}
+    flags = [
+        each.deterministic for _, each in nnx.iter_modules(model) if hasattr(each, "deterministic")
+    ]
+    run = run_blocks(model, pixels())
+    assert run.names == [f"blocks.{number}" for number in range(DEPTH)]
+    np.testing.assert_allclose(run.output, wanted, rtol=1e-5, atol=1e-6)
+    fed = others(run)
+    replaced = run_blocks(model, pixels(), given=fed)
+    for ours, theirs in zip(replaced.given, fed, strict=True):
+        same(ours, theirs)
+    blocks = [block for _, block in find_blocks(model)]
+    model.eval()
+    for block, given, left in zip(blocks, replaced.given, replaced.left, strict=True):
+        np.testing.assert_allclose(np.asarray(block(given)), left, rtol=1e-5, atol=1e-6)
+    model.train()
+    assert flags == [
+        each.deterministic for _, each in nnx.iter_modules(model) if hasattr(each, "deterministic")
+    ]
+    assert held == {kind: vars(kind).get("__call__") for kind in held}
+    said = read_semantics(model)
+    assert (said["num_heads"], said["norm_epsilon"], said["prefix_tokens"]) == (HEADS, 1e-6, 1)
+
+    bound = linen_vit(D, HEADS, M, DEPTH, np.moveaxis(pixels(), 1, -1))
+    run = run_blocks(bound, pixels())
+    assert run.names == [f"Transformer.encoderblock_{number}" for number in range(DEPTH)]
+    same(run.output, np.asarray(bound(np.moveaxis(pixels(), 1, -1), train=False)))
+    assert run.tokens is not None
+    replaced = run_blocks(bound, pixels(), given=fed)
+    for ours, theirs in zip(replaced.given, fed, strict=True):
+        same(ours, theirs)
+    assert not np.allclose(replaced.left[0], run.left[0])
+    same(run_blocks(bound, pixels(), given=run.given).output, run.output)
+    with pytest.raises(PatchParityError, match="has no variables"):
+        find_blocks(bound.unbind()[0])
