@@ -117,7 +117,8 @@ def run_keras_blocks(model: Any, tower: Tower, images: NDArray[Any], record: Blo
             told = is_norm(layer) or is_pool(layer) or hasattr(layer, "units")
             if id(layer) not in inside and told:
                 _shadow(layer, functools.partial(_behind, ending, layer, layer.call), stack)
-        result = model(_named(model, placed), training=False)
+        part = part_of_images(model, tower[0][1])
+        result = part(_named(part, placed), training=False)
     record.complete()
     if isinstance(result, dict):
         result = result.get("sequence_output", next(iter(result.values())))
@@ -144,17 +145,21 @@ def numpy_array(tensor: Any) -> NDArray[Any]:
     return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
+def part_of_images(model: Any, block: Any) -> Any:
+    """The largest part of a model around a block that takes images alone."""
+    inputs = getattr(model, "inputs", None) or ()
+    if len(inputs) < 2:
+        return model
+    for child in children_of(model):
+        if any(layer is block for layer in child._flatten_layers()):
+            return part_of_images(child, block)
+    return model
+
+
 def _named(model: Any, placed: Any) -> Any:
-    """Images under the name by which a model takes them, where it takes several inputs or one by
-    name."""
-    inputs = getattr(model, "input", None) if getattr(model, "inputs", None) else None
-    if not isinstance(inputs, dict):
-        return placed
-    return (
-        {name: placed for name, each in inputs.items() if len(each.shape) == len(placed.shape)}
-        if len(inputs) == 1
-        else placed
-    )
+    """Images under the name by which a model takes them, where it takes them by one."""
+    inputs = model.input if getattr(model, "inputs", None) else None
+    return {name: placed for name in inputs} if isinstance(inputs, dict) else placed
 
 
 def _shadow(layer: Any, call: Any, stack: contextlib.ExitStack) -> None:

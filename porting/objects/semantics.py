@@ -92,7 +92,7 @@ def read_semantics(model: Any, prefix: str | None = None) -> dict[str, Any]:
 
     tower = find_blocks(model, prefix)
     kind = framework_of(model) or ""
-    whole = _around(model, tower[0][0], kind)
+    whole = _around(model, tower[0], kind)
     inside = [part for _, block in tower for part in parts_of(block, kind)]
     attention = [part for part in inside if _first(part, HEADS) is not None]
     said: dict[str, Any] = {
@@ -121,14 +121,18 @@ def parts_of(subject: Any, kind: str) -> list[Any]:
     return [part for _, part in nnx.iter_modules(subject)]
 
 
-def _around(model: Any, path: str, kind: str) -> Any:
+def _around(model: Any, first: tuple[str, Any], kind: str) -> Any:
     """The largest part of a model that holds the tower and takes no words, as a model of images and
-    words does."""
+    words does, whose first block is given."""
+    if kind == "keras":
+        from .keras_blocks import part_of_images
+
+        return part_of_images(model, first[1])
     if kind != "torch":
         return model
     from .torch_entry import takes_words
 
-    names = path.split(".")
+    names = first[0].split(".")
     for count in range(len(names)):
         part = model.get_submodule(".".join(names[:count]))
         if hasattr(part, "forward") and not takes_words(part):

@@ -1,4 +1,8 @@
-"""KerasHub's models run block by block, on the backend that the process has."""
+"""KerasHub's models run block by block, on the backend that the process has: as many of them as are
+asked for."""
+
+import itertools
+import sys
 
 import numpy as np
 
@@ -73,7 +77,7 @@ def main() -> None:
 
     numbers = np.random.default_rng(5)
     count = 0
-    for pooling, model in models():
+    for pooling, model in itertools.islice(models(), int(sys.argv[1])):
         kind = type(model).__name__
         grown(model)
         wide = 32
