@@ -159,7 +159,7 @@ def part_of_images(model: Any, block: Any) -> Any:
 def _named(model: Any, placed: Any) -> Any:
     """Images under the name by which a model takes them, where it takes them by one."""
     inputs = model.input if getattr(model, "inputs", None) else None
-    return {name: placed for name in inputs} if isinstance(inputs, dict) else placed
+    return dict.fromkeys(inputs, placed) if isinstance(inputs, dict) else placed
 
 
 def _shadow(layer: Any, call: Any, stack: contextlib.ExitStack) -> None:

@@ -812,7 +812,6 @@ def test_what_is_refused():
     [
         ("tensorflow", 9),
         ("torch", 1),
-        ("jax", 1),
         pytest.param("torch", 9, marks=pytest.mark.full),
         pytest.param("jax", 9, marks=pytest.mark.full),
     ],
