@@ -27,7 +27,7 @@ from .objects.load import load_object
 from .objects.semantics import read_semantics
 from .proof.compare import Check
 from .proof.own_model import OtherModelError, UnprovedError
-from .proof.whole import Side, entering
+from .proof.whole import Side, entering, with_small
 from .proof.whole_models import library_model
 from .whole import WholeModel, read_whole, side_of, source_model, whole_table
 
@@ -192,16 +192,17 @@ def _diagnosed(
     tower: str | None,
 ) -> ModelDiagnosis:
     given = side.images() if images is None else np.asarray(images, np.float32)
+    if images is not None:
+        given = np.concatenate([given, given[:1]])  # once more, to be made small
     blocks = tuple(block_of(side.parts, number, side.rms) for number in range(side.depth))
     fed: list[NDArray[Any]] = []
 
     def feed(number: int, own: NDArray[Any]) -> NDArray[Any]:
         if number == 0:
-            tokens = side.stage.sequence(given, side.stage.spec).astype(np.float32)
+            tokens = side.stage.sequence(given, side.stage.spec)
         elif number < len(blocks):
             before = fed[-1].astype(np.float64)
             tokens = encode_block(before, blocks[number - 1], side.spec, side.places)
-            tokens = tokens.astype(np.float32)
         else:
             tokens = own
         if tokens.shape != own.shape:
@@ -209,8 +210,8 @@ def _diagnosed(
                 f"{name} gives tokens of shape {own.shape} to block {number}, and the reference "
                 f"{tokens.shape}"
             )
-        fed.append(tokens)
-        return tokens
+        fed.append(with_small(tokens))
+        return fed[-1]
 
     run = run_blocks(model, given, given=feed, prefix=tower)
     if len(run.left) != side.depth:

@@ -69,17 +69,31 @@ class Side:
         return places_of(self.semantics, self.stage.spec.grid, width)
 
     def images(self) -> NDArray[np.float32]:
-        """Random ones and, second, a smooth one as pictures are, `(B, C, H, W)`."""
+        """A random one, a smooth one as pictures are, and the random one again, whose tokens are
+        made small before each block (`with_small`); of wide models no smooth one. `(B, C, H, W)`.
+        """
         spec = self.stage.spec
         numbers = np.random.default_rng(0)
         shape = (self.stage.in_channels, *spec.image_size)
         noise = numbers.standard_normal((1, *shape)).astype(np.float32)
         if spec.embed_dim > WIDE:
-            return noise
+            return np.concatenate([noise, noise])
         steps = numbers.standard_normal((1, *shape))
         for axis in (-2, -1):
             steps = np.cumsum(steps, axis) / np.sqrt(shape[axis])
-        return np.concatenate([noise, steps.astype(np.float32)])
+        return np.concatenate([noise, steps.astype(np.float32), noise])
+
+
+SMALL = 2.0**-10
+"""By what tokens are made small: the variance of usual ones, about 1, then is about 1e-6, which ε
+of a norm is added to and seen at."""
+
+
+def with_small(tokens: NDArray[Any]) -> NDArray[np.float32]:
+    """Tokens as a block is fed with them, those of the last image made small."""
+    given = tokens.astype(np.float32)
+    given[-1] *= SMALL
+    return given
 
 
 @dataclass
@@ -115,7 +129,8 @@ def prove_by_model(side: Side, model: Any, name: str, ends: tuple[str, ...]) -> 
     expected: list[BlockExpectation] = []
 
     def feed(number: int, own: NDArray[Any]) -> NDArray[Any]:
-        given = own if number == 0 else expected[-1].values.astype(np.float32)
+        given = np.array(own, np.float32) if number == 0 else expected[-1].values
+        given = with_small(given)
         if number:
             worst.see(own, expected[-1], f"block {number - 1}")
         block = block_of(side.parts, number, side.rms)
