@@ -167,7 +167,9 @@ class Checkpoint(abc.ABC):
         """
         place = self.place_of(name)
         if place is None or not self.tensors[name].nbytes:
-            return self.read(name)
+            array = self.read(name).view()
+            array.flags.writeable = False
+            return array
         info, (path, begin) = self.tensors[name], place
         before = begin % mmap.ALLOCATIONGRANULARITY
         try:

@@ -107,10 +107,19 @@ def _add_npy(archive: zipfile.ZipFile, tensors: Tensors) -> None:
 
 
 def stream_npz(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
-    """Write an archive anew, a piece of a tensor at a time."""
+    """Write an archive anew, a piece of a tensor at a time.
+
+    Raises:
+        PatchParityError: a type that NumPy has not, bfloat16 apart.
+    """
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         for name, lazy in feed.tensors.items():
             dtype = np.dtype("V2") if lazy.dtype == "bfloat16" else dtype_of(lazy.dtype)
+            if dtype.kind not in "fiub" and lazy.dtype != "bfloat16":
+                raise PatchParityError(
+                    f"{name} is of dtype {lazy.dtype}, of which npz keeps bytes alone: write "
+                    "safetensors"
+                )
             told = {
                 "descr": np.lib.format.dtype_to_descr(dtype),
                 "fortran_order": False,
