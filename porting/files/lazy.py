@@ -24,8 +24,9 @@ PADDING = 16
 """Values behind each row of a tile: a line of the cache (64 bytes) of float32, so that a column
 does not fall on the same few places of it."""
 
-READ_BYTES = 2**20
-"""Bytes that are read back at a time: two pieces of 1 MB stay in a processor's caches."""
+READ_BYTES = 2**19
+"""Bytes that are transposed, or read back, at a time where rows allow it: what is done to them next
+finds them in a processor's second cache, of 512 KB or more."""
 
 COPIED_AT_ONCE = 2**30
 """Bytes that the system is asked to copy in one call; Linux copies 2 GB at most."""
@@ -164,8 +165,9 @@ def pieces_of(array: NDArray[Any]) -> Iterator[memoryview]:
 
 
 def _rows(bits: NDArray[Any], buffer: NDArray[np.uint8]) -> Iterator[memoryview]:
-    """As many rows at a time as the buffer holds."""
-    rows = buffer.nbytes // bits[0].nbytes
+    """Some rows at a time: those of a tile at least, and no more than the buffer holds."""
+    size = bits[0].nbytes
+    rows = min(buffer.nbytes // size, max(READ_BYTES // size, TILE))
     if not rows:
         for row in bits:
             yield from pieces_of(row) if row.flags.c_contiguous else _rows(row, buffer)
