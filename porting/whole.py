@@ -540,7 +540,7 @@ def _proof(
         )
         checks = [
             _stage_reads_back(cast(moved.weights, dtype), back.stage),
-            prove_read_back(moved.state.parts, back.found.parts),
+            prove_read_back(moved.state.parts, back.found.parts, prove),
             _semantics_read_back(semantics, back.semantics, model.lacks),
         ]
         if not prove or any(check.verdict == "fail" for check in checks):

@@ -183,10 +183,11 @@ class Entry:
         return [moved.take(k, axis) if axis else moved[k] for k in range(len(self.fields))]
 
     def whole(self, parts: list[NDArray[Any]], sizes: Mapping[str, int]) -> NDArray[Any]:
-        """The tensor that holds these parts (of stacked ones, each with a first axis of blocks)."""
+        """The tensor that holds these parts (of stacked ones, each with a first axis of blocks); a
+        view of one part where that can be."""
         one = parts[0] if len(parts) == 1 else np.stack(parts, 1 if self.stacked else 0)
         moved = einops.rearrange(one, f"{self.canonical} -> {self.axes}", **self._used(sizes))
-        return np.ascontiguousarray(moved)
+        return np.asarray(moved)
 
 
 def _with_heads(sizes: dict[str, int]) -> dict[str, int] | None:
