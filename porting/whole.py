@@ -1,6 +1,7 @@
 """`port --whole`: a whole model, embedding stage and encoder, moved into another library's layout,
 tensor by tensor, with the configuration that its library loads."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -172,6 +173,7 @@ def port_whole(
     allow_loss: bool = False,
     prove: bool = True,
     shard_bytes: int | None = None,
+    into: str | os.PathLike[str] | None = None,
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> WholePortReport:
@@ -190,6 +192,9 @@ def port_whole(
         prove: whether both libraries' own models are run, where they are installed, or else the
             NumPy encoder.
         shard_bytes: largest size of a shard; None for one file.
+        into: an existing checkpoint of the target's layout (safetensors, shards of it, npz): a copy
+            is written in which the model's tensors are replaced, in the types that they have there,
+            and all others stay as they are, bit by bit.
         ignore: names, or patterns of the shell's kind, that play no part.
         dialects: TOML files with dialects of your own.
 
@@ -208,7 +213,10 @@ def port_whole(
     wanted = get_dialect(to, list_dialects(dialects))
     if dtype is not None:
         require_choice("dtype", dtype, DTYPES)
-    with opened(source) as file:
+    if into is not None and dtype is not None:
+        raise PatchParityError("--into keeps the types that are there: leave --dtype out")
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(opened(source))
         whole = read_whole(
             file,
             from_=from_,
@@ -218,11 +226,22 @@ def port_whole(
             ignore=ignore,
             dialects=dialects,
         )
-        moved = fit_whole(whole, wanted, allow_loss)
-        place = _place(target, moved.target, wanted, shard_bytes)
-        tensors = tensors_of_whole(whole, moved, dtype)
-        companions = companions_of(moved.target.model, moved.facts, tensors)
+        if into is not None:
+            from .whole_into import configuration_of, fit_into, tensors_into
+
+            there = stack.enter_context(opened(into))
+            held = read_whole(there, from_=to, dialects=dialects)
+            moved = fit_into(whole, held, allow_loss)
+            place = _place(target, moved.target, wanted, shard_bytes)
+            tensors = tensors_into(whole, moved, held, there)
+            companions = configuration_of(held)
+        else:
+            moved = fit_whole(whole, wanted, allow_loss)
+            place = _place(target, moved.target, wanted, shard_bytes)
+            tensors = tensors_of_whole(whole, moved, dtype)
+            companions = companions_of(moved.target.model, moved.facts, tensors)
         _require_apart(source, place, companions)
+        _require_apart(into, place, companions)
         checks: list[Check] = []
 
         def prove_draft(draft: Path) -> None:
@@ -302,7 +321,7 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
     fitting: list[MovedModel] = []
     for target in (Target(layout, model) for layout in layouts for model in layout.models):
         try:
-            fitting.append(_moved(whole, target, dialect))
+            fitting.append(moved_to(whole, target, dialect))
         except PatchParityError as error:
             refused.append(str(error))
     if not fitting:
@@ -316,8 +335,11 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
     return best
 
 
-def _moved(whole: WholeModel, target: Target, dialect: Dialect) -> MovedModel:
-    """A whole model as a class of another library holds it, with what is lost.
+def moved_to(
+    whole: WholeModel, target: Target, dialect: Dialect, there: tuple[str, ...] = ()
+) -> MovedModel:
+    """A whole model as a class of another library holds it, with what is lost; `there` are fields
+    of the stage that an existing checkpoint has.
 
     Raises:
         PatchParityError: something that it cannot do without, or that its configuration cannot say.
@@ -325,7 +347,12 @@ def _moved(whole: WholeModel, target: Target, dialect: Dialect) -> MovedModel:
     stage = whole.stage
     requires = tuple(name for name in target.layout.stage_requires if name in dialect.entries)
     weights, plan = fit(
-        stage.weights, stage.spec, dialect, requires, stage.size_known, stage.dialect.computed
+        stage.weights,
+        stage.spec,
+        dialect,
+        (*requires, *there),
+        stage.size_known,
+        stage.dialect.computed,
     )
     state = brought(start(whole.found, whole.semantics), target)
     facts = facts_of(state, state.semantics, weights, stage.spec, stage.size_known)
@@ -378,6 +405,8 @@ def _place(
 
 def _require_apart(source: str | os.PathLike[str], place: Path, companions: Iterable[str]) -> None:
     """Raise PatchParityError where what is written would replace what is read."""
+    if source is None:
+        return
     read = {path.resolve() for path in files_read(source) if path.exists()}
     for path in (place, *(place.parent / name for name in companions)):
         if path.resolve() in read:
@@ -418,20 +447,20 @@ def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) ->
     weights = cast(moved.weights, dtype)
     under = model.under + layout.stage_under
     tensors = {
-        name: _held(array)
+        name: held_tensor(array)
         for name, array in tensors_of(weights, moved.spec, moved.dialect, under).items()
     }
     for number in range(moved.state.depth):
         for entry in layout.entries:
             if entry.of_blocks and not entry.stacked:
                 parts = [moved.state.parts.get(f"blocks.{number}.{name}") for name in entry.fields]
-                tensors |= _tensor(whole, moved, entry, entry.named(number), parts, dtype)
+                tensors |= one_tensor(whole, moved, entry, entry.named(number), parts, dtype)
     for entry in layout.entries:
         if not entry.of_blocks:
             parts = [moved.state.parts.get(name) for name in entry.fields]
-            tensors |= _tensor(whole, moved, entry, entry.name, parts, dtype)
+            tensors |= one_tensor(whole, moved, entry, entry.name, parts, dtype)
         elif entry.stacked:
-            tensors |= _stacked(moved, entry, dtype)
+            tensors |= stacked_tensor(moved, entry, dtype)
     return tensors
 
 
@@ -439,11 +468,11 @@ def _named(moved: MovedModel, name: str) -> str:
     return name[1:] if name.startswith("^") else moved.target.model.under + name
 
 
-def _held(array: NDArray[Any]) -> Lazy:
+def held_tensor(array: NDArray[Any]) -> Lazy:
     return Lazy(array.shape, array.dtype.name, lambda: array)
 
 
-def _tensor(
+def one_tensor(
     whole: WholeModel,
     moved: MovedModel,
     entry: Entry,
@@ -488,7 +517,7 @@ def _bytes_of(checkpoint: Checkpoint, name: str) -> tuple[Checkpoint, str] | Non
     return checkpoint, name
 
 
-def _stacked(moved: MovedModel, entry: Entry, dtype: str | None) -> dict[str, Lazy]:
+def stacked_tensor(moved: MovedModel, entry: Entry, dtype: str | None) -> dict[str, Lazy]:
     """One tensor of the parts of all blocks."""
     state = moved.state
     columns = [

@@ -31,8 +31,10 @@ def table() -> list[str]:
         stages = ", ".join(f"`{stage}`" for stage in layout.stages)
         if layout.read_only:
             stages = f"read: {stages}"
-        for model in layout.models:
-            lines.append(f"| {stages} | {layout.title} | {model.name} | {_fixed(layout, model)} |")
+        lines += [
+            f"| {stages} | {layout.title} | {model.name} | {_fixed(layout, model)} |"
+            for model in layout.models
+        ]
     return lines
 
 
