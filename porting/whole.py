@@ -28,7 +28,7 @@ from .dialects.stage import Stage, read_stage, require_no_stem
 from .dialects.wrappers import UnwrappedCheckpoint, unwrapped
 from .encoders.companions import companions_of
 from .encoders.configurations import configuration_beside, read_configuration
-from .encoders.found import FoundEncoder, Part, blocks_of, find_encoder
+from .encoders.found import FoundEncoder, Part, beside, blocks_of, find_encoder
 from .encoders.layout import EncoderModel, Entry
 from .encoders.load import list_encoders
 from .encoders.semantics import (
@@ -152,7 +152,8 @@ def read_whole(
     told = dict(semantics or {})
     found = find_encoder(checkpoint, stage, list_encoders(), {}, ignore)
     table, where = configuration_beside(file, found.layout)
-    read, _ = read_semantics(found, table, told, where)
+    structure = {"class_token": stage.weights.class_token is not None}
+    read, _ = read_semantics(found, table, told, where, structure)
     if "h" not in found.sizes:
         heads = read["num_heads"]
         sizes_with_heads = {**found.sizes, "h": heads, "d": found.sizes["E"] // heads}
@@ -465,7 +466,8 @@ def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) ->
 
 
 def _named(moved: MovedModel, name: str) -> str:
-    return name[1:] if name.startswith("^") else moved.target.model.under + name
+    under = moved.target.model.under
+    return beside(under) + name[1:] if name.startswith("^") else under + name
 
 
 def held_tensor(array: NDArray[Any]) -> Lazy:

@@ -66,6 +66,11 @@ def field_of(name: str) -> str:
     return name.split(".", 2)[2] if name.startswith("blocks.") else name
 
 
+def beside(prefix: str) -> str:
+    """What stands before the names beside a model, of what stands before those within."""
+    return re.sub(r"[^./]+[./]$", "", prefix)
+
+
 @dataclass(frozen=True)
 class _Match:
     """The tensors of a layout in a checkpoint, by entry and block; −1 for those of none."""
@@ -143,13 +148,13 @@ def _match(
         if not prefix.endswith(layout.stage_under):
             return _Match(layout, prefix, {}, ())
         prefix = prefix.removesuffix(layout.stage_under)
-    beside = re.sub(r"[^./]+[./]$", "", prefix)
+    outside = beside(prefix)
     used = set(stage.candidate.names.values())
     copies = {entry.name for entry in stage.candidate.ledger if entry.status == "copy"}
     tensors: dict[tuple[Entry, int], str] = {}
     spare = []
     exact = {
-        (beside if entry.name.startswith("^") else prefix) + entry.name.lstrip("^"): entry
+        (outside if entry.name.startswith("^") else prefix) + entry.name.lstrip("^"): entry
         for entry in layout.entries
         if "n}" not in entry.name and (prefix or not entry.name.startswith("^"))
     }
@@ -236,8 +241,10 @@ def _sizes(
 ) -> tuple[dict[str, int], list[str]]:
     """Sizes of the axes, and why they do not fit together."""
     sizes, wrong = dict(known), []
-    # those of single axes tell what is merged in others
-    for entry, number in sorted(match.tensors, key=lambda pair: pair[0].axes.count("(")):
+    # those of single axes tell what is merged in others, and a pooler how wide the head is
+    for entry, number in sorted(
+        match.tensors, key=lambda pair: (pair[0].axes.count("("), "head.weight" in pair[0].fields)
+    ):
         name = match.tensors[entry, number]
         shape = checkpoint.tensors[name].shape
         solved = entry.sizes(shape, sizes)

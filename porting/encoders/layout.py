@@ -147,7 +147,7 @@ class Entry:
         groups = re.findall(r"\(([^)]*)\)|(\S+)", self.axes)
         if len(groups) != len(shape):
             return None
-        sizes = {**known, "1": 1, "p": len(self.fields)}
+        sizes = {**self._behind(known), "1": 1, "p": len(self.fields)}
         for (merged, single), size in zip(groups, shape, strict=True):
             names = merged.split() or [single]
             unknown = [name for name in names if name not in sizes]
@@ -158,19 +158,25 @@ class Entry:
                 if size == 0 or size % rest:
                     return None
                 sizes[unknown[0]] = size // rest
-        return _with_heads(sizes)
+        return _with_heads({**sizes, **{name: known[name] for name in "D" if name in known}})
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Its shape, of these sizes."""
         groups = re.findall(r"\(([^)]*)\)|(\S+)", self.axes)
-        known = {**sizes, "1": 1, "p": len(self.fields)}
+        known = {**self._behind(sizes), "1": 1, "p": len(self.fields)}
         return tuple(
             math.prod(known[name] for name in merged.split() or [single])
             for merged, single in groups
         )
 
+    def _behind(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
+        """Sizes as this tensor sees them: a head behind a pooler is as wide as that gives."""
+        if self.fields[0] == "head.weight" and "P" in sizes:
+            return {**sizes, "D": sizes["P"]}
+        return sizes
+
     def _used(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        held = {**sizes, "p": len(self.fields)}
+        held = {**self._behind(sizes), "p": len(self.fields)}
         return {name: held[name] for name in self.letters if name in held and name != "1"}
 
     def parts(self, array: NDArray[Any], sizes: Mapping[str, int]) -> list[NDArray[Any]]:

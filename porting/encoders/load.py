@@ -13,14 +13,20 @@ from .layout import AXES, FIELDS, EncoderLayout, EncoderModel, Entry
 _LISTS = ("stages", "optional", "ignored", "stage_requires")
 
 
+FIRST = "encoders.toml"
+"""The file that is read first: layouts of the others are like its."""
+
+
 @functools.cache
 def list_encoders() -> Mapping[str, EncoderLayout]:
-    """All layouts by id, in the order in which they are tried."""
-    file = importlib.resources.files(__package__) / "encoders.toml"
-    tables: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    """All layouts by id, in the order in which they are tried: those of `encoders.toml`, then those
+    of the other files by their names."""
+    folder = importlib.resources.files(__package__)
+    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
     whole: dict[str, dict[str, Any]] = {}
-    for identity, table in tables.items():
-        whole[identity] = _inherited(table, whole)
+    for file in sorted(files, key=lambda file: (file.name != FIRST, file.name)):
+        for identity, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            whole[identity] = _inherited(table, whole)
     return {identity: _layout(identity, table) for identity, table in whole.items()}
 
 

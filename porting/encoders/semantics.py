@@ -1,7 +1,7 @@
 """What no tensor of an encoder says, where it was read, and how configurations tell it.
 
 A template is what a library's configuration looks like, as data: constants, `$fact`, and tables
-`{of, words, also, default}`. The same template reads a configuration and writes one.
+`{of, words, also, default}`, `{is}` (one of these values) or `{off}` (absent, null or false). The same template reads a configuration and writes one.
 """
 
 import math
@@ -141,6 +141,8 @@ def is_of(model: EncoderModel, table: Mapping[str, Any]) -> bool:
             if at(table, key) not in wanted["is"]:
                 return False
             told += 1
+        if isinstance(wanted, dict) and "off" in wanted and at(table, key) not in (None, False):
+            return False
     return told > 0
 
 
@@ -202,6 +204,8 @@ def configuration(model: EncoderModel, facts: Mapping[str, Any]) -> dict[str, An
                 value = words[value]
         elif isinstance(template, dict) and "is" in template:
             value = template["is"][0]
+        elif isinstance(template, dict) and "off" in template:
+            continue
         place = table
         *path, last = key.split(".")
         for word in path:
@@ -224,6 +228,7 @@ def read_semantics(
     table: Mapping[str, Any],
     told: Mapping[str, Any],
     where: str,
+    structure: Mapping[str, Any] | None = None,
 ) -> tuple[Semantics, dict[str, Any]]:
     """What no tensor of an encoder says, from what is told, its configuration, its shapes and its
     library, in this order; and all facts of its configuration.
@@ -233,6 +238,7 @@ def read_semantics(
         table: its configuration; empty for none.
         told: by a user.
         where: what the configuration is called.
+        structure: what the tensors of the stage tell of it (`class_token`).
 
     Raises:
         PatchParityError: something that nobody tells, something told that the shapes contradict.
@@ -246,7 +252,7 @@ def read_semantics(
             origin = dict.fromkeys(facts_of_config(model, table), where)
             break
     else:
-        facts, origin = common(layout), {}
+        facts, origin = common(layout, found.held, structure or {}), {}
     for source, why in ((layout.fixed, f"{layout.title} has no other"), (facts, layout.title)):
         for name in SEMANTICS:
             if name in source:
@@ -282,9 +288,19 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def common(layout: EncoderLayout) -> dict[str, Any]:
-    """What all models of a layout have fixed alike."""
-    first, *others = layout.models or (EncoderModel(""),)
+def common(
+    layout: EncoderLayout, held: frozenset[str], structure: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What all models of a layout that take these fields and this structure have fixed alike."""
+    words = {name.split(".")[0] for name in held}
+    fitting = [
+        model
+        for model in layout.models
+        if not words & set(model.lacks)
+        and words >= set(model.requires)
+        and all(model.fixed.get(name, value) == value for name, value in structure.items())
+    ]
+    first, *others = fitting or layout.models or (EncoderModel(""),)
     return {
         name: value
         for name, value in first.fixed.items()
@@ -354,7 +370,13 @@ def facts_of(
         "patch_pair": list(patch),
         "image_shape": [height, width, spec.in_channels] if size_known else None,
         "channels_first_shape": [spec.in_channels, height, width] if size_known else None,
+        "square_image_shape": (
+            [height, width, spec.in_channels] if size_known and height == width else None
+        ),
         "keras_dtype": KERAS_FLOAT32,
+        "swiglu_width": _swiglu_width(mlp),
+        "pooler_width": sizes.get("P") if "pooler.weight" in held else None,
+        "first_patch_pooled": semantics["pooling"] == "class" and weights.class_token is None,
         "mask_token": weights.mask_token is not None,
         "layer_scale_init": 1e-5 if "first_scale" in held else None,
         "any_norm": bool({"final_norm.scale", "pooled_norm.scale"} & held),
@@ -417,6 +439,13 @@ def _swiglu_ratio(mlp: int | None, width: int) -> int | None:
         if mlp is not None and (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8 == mlp:
             return ratio
     return None
+
+
+def _swiglu_width(mlp: int | None) -> int | None:
+    """The smallest width of which DINOv2 makes this one of SwiGLU; None where none does."""
+    if mlp is None:
+        return None
+    return next((wide for wide in range(2 * mlp) if (int(wide * 2 / 3) + 7) // 8 * 8 == mlp), None)
 
 
 def _side(height: int, width: int) -> int | list[int]:

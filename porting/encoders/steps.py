@@ -43,7 +43,8 @@ class Target:
     @property
     def fixed(self) -> Mapping[str, Any]:
         """Facts that its code fixes."""
-        return {**self.layout.fixed, **self.model.fixed, "pairing": self.layout.pairing}
+        own = {**self.layout.fixed, **self.model.fixed}
+        return {"first_patch_pooled": False, **own, "pairing": self.layout.pairing}
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +210,28 @@ class DropUnitScale(_DropsConstant):
     value, words = 1.0, ("first_scale", "second_scale")
 
 
+class IdentityOut(Change):
+    """The identity as the matrix behind attention, where the source has none."""
+
+    id = "identity-out"
+    sentence = (
+        "the identity is added as the matrix behind attention, for the target has one and the "
+        "source none: nothing changes"
+    )
+
+    def applies(self, state: State, target: Target) -> list[str]:
+        """Its fields."""
+        lacks = "out.weight" not in state.held and target.needs("out.weight")
+        return ["out.weight"] if lacks and state.sizes["E"] == state.sizes["D"] else []
+
+    def apply(self, state: State, fields: list[str]) -> State:
+        """Done."""
+        dtype, width = next(iter(state.parts.values())).dtype, state.sizes["D"]
+        part = Part((width, width), dtype, lambda: np.eye(width, dtype=dtype_of(dtype)))
+        made = dict.fromkeys(state.places("out.weight"), part)
+        return state.but({**state.parts, **made}, self)
+
+
 class DropKeyBias(Change):
     """The bias of keys, which adds the same to all scores of a query."""
 
@@ -348,6 +371,7 @@ CHANGES: tuple[Change, ...] = (
     DropKeyBias(),
     FoldLayerScale(),
     PermuteRotary(),
+    IdentityOut(),
     ZeroBias(),
     UnitScale(),
 )
@@ -462,6 +486,8 @@ def _without_ends(state: State, target: Target) -> State:
     """Without what stands behind the tokens and has no place there."""
     homeless = [name for name in FIELDS if name in state.held and not target.holds(name)]
     ends = dict.fromkeys(name.split(".")[0] for name in homeless)
+    if {"pooler", "pool"} & set(ends) and "head.weight" in state.held:
+        ends["head"] = None  # which stands behind it
     if stuck := [word for word in ends if word not in ENDS]:
         fields = [name for name in homeless if name.split(".")[0] in stuck]
         raise PatchParityError(
