@@ -52,7 +52,8 @@ class _Reading:
         return norm
 
     def attention(self) -> Attention:
-        query, key, value, out = (self.linear(name) for name in ("query", "key", "value", "out"))
+        query, key, value = (self.linear(name) for name in ("query", "key", "value"))
+        out = self.linear_or_none("out") or Linear(np.eye(len(value.weight), dtype="f4"))
         return Attention(query, key, value, out, self.norm("query_norm"), self.norm("key_norm"))
 
     def mlp(self) -> Mlp | None:

@@ -119,8 +119,9 @@ def find_encoder(
     matches = [_match(checkpoint, stage, layout, ignore) for layout in fitting]
     faults = [(match, _faults(checkpoint, match, known)) for match in matches]
     good = [match for match, wrong in faults if not wrong]
-    if good:
-        return _read(checkpoint, stage, good[0], known)
+    if good:  # a classifier is a model and more
+        most = max(good, key=lambda match: len(match.tensors))
+        return _read(checkpoint, stage, most, known)
     match, wrong = min(faults, key=lambda pair: (-len(pair[0].tensors), len(pair[0].spare)))
     if not match.tensors:
         raise PatchParityError(

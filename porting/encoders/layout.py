@@ -228,6 +228,8 @@ class EncoderModel:
         architectures: patterns of what the configuration calls it, where that is more than one
             constant.
         beside: other files that its library wants, by name, and what they are.
+        empty: tensors without values that its library wants, by name, with their axes, one of
+            which is 0.
     """
 
     name: str
@@ -241,6 +243,7 @@ class EncoderModel:
     call: str = ""
     architectures: tuple[str, ...] = ()
     beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    empty: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ DEFAULTS: dict[str, Any] = {
 """What holds where no layout says otherwise: that of the ViT paper."""
 
 
+TELLING = ("model_type", "architecture", "class_name", "library")
+"""Keys by which a configuration says what it is of; where a template has none of them, the file's
+name and its other keys do."""
+
+
 class Encoder(Protocol):
     """An encoder, as far as a configuration is told of it."""
 
@@ -126,7 +131,7 @@ def at(table: Mapping[str, Any], key: str) -> Any:
 def is_of(model: EncoderModel, table: Mapping[str, Any]) -> bool:
     """Whether a configuration is one of a model: what tells kinds apart is the same."""
     told = 0
-    for key in ("model_type", "architecture", "class_name", "library"):
+    for key in TELLING:
         wanted, held = model.config.get(key), at(table, key)
         if not isinstance(wanted, str) or wanted.startswith("$"):
             continue
@@ -143,6 +148,8 @@ def is_of(model: EncoderModel, table: Mapping[str, Any]) -> bool:
             told += 1
         if isinstance(wanted, dict) and "off" in wanted and at(table, key) not in (None, False):
             return False
+    if not any(isinstance(model.config.get(key), str) for key in TELLING):
+        told += any(at(table, key) is not None for key in model.config if "." in key)
     return told > 0
 
 
@@ -376,6 +383,8 @@ def facts_of(
         "keras_dtype": KERAS_FLOAT32,
         "swiglu_width": _swiglu_width(mlp),
         "pooler_width": sizes.get("P") if "pooler.weight" in held else None,
+        "attention_as_wide": sizes["E"] == sizes["D"],
+        "head_alone": semantics["num_heads"] == 1 and sizes["E"] == sizes["D"],
         "first_patch_pooled": semantics["pooling"] == "class" and weights.class_token is None,
         "mask_token": weights.mask_token is not None,
         "layer_scale_init": 1e-5 if "first_scale" in held else None,

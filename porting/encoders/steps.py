@@ -24,6 +24,16 @@ ENDS = ("head", "pooler", "pool")
 """What a target may do without, when a user allows it: all that stands behind the tokens."""
 
 
+STRUCTURE: dict[str, Any] = {
+    "first_patch_pooled": False,
+    "attention_as_wide": True,
+    "head_alone": "any",
+}
+"""What holds of a model where its layout does not say otherwise: that the first token, where it is
+pooled, is a class token; that attention is as wide as the model; and whatever of one head that is
+as wide as the model."""
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """Where an encoder goes."""
@@ -44,7 +54,7 @@ class Target:
     def fixed(self) -> Mapping[str, Any]:
         """Facts that its code fixes."""
         own = {**self.layout.fixed, **self.model.fixed}
-        return {"first_patch_pooled": False, **own, "pairing": self.layout.pairing}
+        return {**STRUCTURE, **own, "pairing": self.layout.pairing}
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +131,17 @@ def _constant(state: State, name: str, value: float) -> Part:
     return Part(shape, dtype, lambda: np.full(shape, value, dtype_of(dtype)))
 
 
+def is_wanted(state: State, target: Target, name: str) -> bool:
+    """Whether a target has a field that must be there: always, or because what it is a part of is
+    there, which may be left out as a whole and not in part."""
+    if target.needs(name):
+        return True
+    owner = name.rpartition(".")[0]
+    if not target.holds(name) or not owner or name in target.layout.optional:
+        return False
+    return any(each.rpartition(".")[0] == owner for each in state.held)
+
+
 class _Adds(Change):
     value: ClassVar[float]
     words: ClassVar[tuple[str, ...]]
@@ -135,7 +156,7 @@ class _Adds(Change):
                 for name in entry.fields
                 if name not in state.held
                 and target.holds(name)
-                and (there or target.needs(name))
+                and (there or is_wanted(state, target, name))
                 and self._can(state, target, name)
             ]
         return lacking
@@ -500,7 +521,9 @@ def _without_ends(state: State, target: Target) -> State:
 
 
 def _require_complete(state: State, target: Target) -> None:
-    lacking = [name for name in FIELDS if target.needs(name) and name not in state.held]
+    lacking = [
+        name for name in FIELDS if is_wanted(state, target, name) and name not in state.held
+    ]
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise PatchParityError(
