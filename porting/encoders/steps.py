@@ -521,9 +521,7 @@ def _without_ends(state: State, target: Target) -> State:
 
 
 def _require_complete(state: State, target: Target) -> None:
-    lacking = [
-        name for name in FIELDS if is_wanted(state, target, name) and name not in state.held
-    ]
+    lacking = [name for name in FIELDS if is_wanted(state, target, name) and name not in state.held]
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise PatchParityError(

@@ -220,7 +220,9 @@ def _of_linen(tree: Any) -> Any:
         return tree
     counts: dict[str, int] = {}
     renamed = {}
-    for name in sorted(tree, key=lambda name: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", name)]):
+    for name in sorted(
+        tree, key=lambda name: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", name)]
+    ):
         value = tree[name]
         if match := re.match(r"([A-Z]+\w+)_(\d+)", name):
             number = counts.get(match[1], 0)
@@ -232,7 +234,10 @@ def _of_linen(tree: Any) -> Any:
 
 def save_npz(path: Path, params: dict[str, np.ndarray], under: str = "", dtype: Any = None) -> None:
     """As both save: joined names, bfloat16 as two bytes without a name."""
-    held = {under + name: value if dtype is None else value.astype(dtype) for name, value in params.items()}
+    held = {
+        under + name: value if dtype is None else value.astype(dtype)
+        for name, value in params.items()
+    }
     np.savez(
         path,
         **{k: v.view("V2") if v.dtype == ml_dtypes.bfloat16 else v for k, v in held.items()},
