@@ -404,8 +404,12 @@ def _place(
     return path
 
 
-def _require_apart(source: str | os.PathLike[str], place: Path, companions: Iterable[str]) -> None:
+def _require_apart(
+    source: str | os.PathLike[str] | None, place: Path, companions: Iterable[str]
+) -> None:
     """Raise PatchParityError where what is written would replace what is read."""
+    if source is None:
+        return
     if source is None:
         return
     read = {path.resolve() for path in files_read(source) if path.exists()}
@@ -464,7 +468,9 @@ def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) ->
             tensors |= stacked_tensor(moved, entry, dtype)
     for name, axes in model.empty.items():
         shape = tuple(0 if axis == "0" else moved.state.sizes[axis] for axis in axes.split())
-        tensors[model.under + name] = held_tensor(np.zeros(shape, dtype_of(dtype or whole.stage.dtype)))
+        tensors[model.under + name] = held_tensor(
+            np.zeros(shape, dtype_of(dtype or whole.stage.dtype))
+        )
     return tensors
 
 
@@ -474,6 +480,7 @@ def _named(moved: MovedModel, name: str) -> str:
 
 
 def held_tensor(array: NDArray[Any]) -> Lazy:
+    """A tensor that is in memory."""
     return Lazy(array.shape, array.dtype.name, lambda: array)
 
 
