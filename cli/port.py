@@ -64,7 +64,8 @@ def port_command(
             "--whole/--stage",
             help="The whole model with its configuration (default where the source has blocks of a "
             "known layout, and the target's library takes them), or the embedding stage alone "
-            "(default else, and with --into or --resample).",
+            "(default else, and with --into or --resample). --whole --into replaces all of a model "
+            "in a copy of a checkpoint that holds more.",
         ),
     ] = None,
     heads: HeadsOption = None,
@@ -141,9 +142,8 @@ def port_command(
         whole = _is_whole(source, to, into, resample, sizes, known)
     done: Answer
     if whole:
-        for option, value in (("--into", into), ("--resample", resample)):
-            if value:
-                raise PatchParityError(f"{option} is of an embedding stage: --stage ports that")
+        if resample:
+            raise PatchParityError("--resample is of an embedding stage: --stage ports that")
         done = port_whole(
             source,
             target,
@@ -155,6 +155,7 @@ def port_command(
             allow_loss=allow_loss,
             prove=proof,
             shard_bytes=None if shard_size is None else bytes_of(shard_size),
+            into=into,
         )
     else:
         for option, value in (("--shard-size", shard_size), *told.items()):

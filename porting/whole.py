@@ -269,7 +269,7 @@ def port_whole(
         _left(whole.found),
         checks,
         [str(place), *(str(place.parent / name) for name in companions)],
-        moved.target.model.call.format(folder=folder),
+        moved.target.model.call.format(folder=folder) if into is None else f"as {into}",
     )
 
 
@@ -609,7 +609,14 @@ TOLD = ("num_heads", "norm_epsilon", "activation", "pooling")
 def source_model(whole: WholeModel) -> EncoderModel:
     """The class that a source's configuration tells, or the usual one of its layout."""
     models = whole.found.layout.models
-    return next((model for model in models if is_of(model, whole.table)), models[0])
+    told = [model for model in models if whole.table and is_of(model, whole.table)] or models
+    return next((model for model in told if _has_parts_of(whole.found, model)), told[0])
+
+
+def _has_parts_of(found: FoundEncoder, model: EncoderModel) -> bool:
+    """Whether an encoder has what a class of its layout must have, and nothing that it lacks."""
+    words = {name.split(".")[0] for name in found.held}
+    return set(model.requires) <= words and not words & set(model.lacks)
 
 
 def side_of(whole: WholeModel, semantics: Semantics | None = None) -> Side:

@@ -33,7 +33,7 @@ def configuration_beside(
         if table is None:
             continue
         tables = list(_tables(table))
-        for inner in tables:
+        for inner in reversed(tables):  # that of a tower before that of all of the model
             if any(is_of(model, inner) for model in layout.models):
                 return inner, f"{folder}/{name}"
         called = [str(each[key]) for each in tables for key in TELLING[:3] if key in each]
