@@ -89,6 +89,7 @@ def silu(x: NDArray[Any]) -> NDArray[Any]:
 
 ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "": lambda x: x,
+    "identity": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
     "gelu": gelu,
     "gelu-tanh": gelu_tanh,

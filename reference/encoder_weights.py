@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .errors import PatchParityError, require_array, require_choice, require_sizes
 from .weights import LayerNorm
 
-MlpActivation = Literal["gelu", "gelu-tanh", "quick-gelu", "silu", "relu"]
+MlpActivation = Literal["gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "identity"]
 NormPlacement = Literal["pre", "post", "behind"]
 Pooling = Literal["none", "class", "mean", "attention"]
 Pairing = Literal["halves", "interleaved"]
@@ -158,7 +158,7 @@ class EncoderSpec:
     Args:
         num_heads: h.
         norm_epsilon: ε of its norms.
-        activation: of its MLPs; `gelu` is the exact one.
+        activation: of its MLPs; `gelu` is the exact one, `identity` none.
         norms: `pre`, x + f(norm(x)) (ViT); `post`, norm(x + f(x)) (BERT); `behind`, x + norm(f(x))
             (Swin V2).
         attention_scale: what q·k is multiplied by; None for 1/√d of a head's width d.

@@ -242,6 +242,7 @@ class Bend:
 
 
 BENDS: dict[str, Bend] = {
+    "identity": Bend(np.ones_like, 1.0, 0.0),
     "relu": Bend(lambda x: (x > 0).astype(np.float64), 1.0, math.inf),
     "gelu": Bend(_slope_of_gelu, 1.13, 0.8),
     "gelu-tanh": Bend(_slope_of_gelu_tanh, 1.13, 0.8),

@@ -30,6 +30,7 @@ ONE_BY_ONE = {
     "quick-gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
     "silu": lambda x: x / (1 + math.exp(-x)),
     "relu": lambda x: max(x, 0.0),
+    "identity": lambda x: x,
 }
 
 
