@@ -267,6 +267,7 @@ class EncoderLayout:
         stage_requires: fields of the embedding stage that its models always have, although a file
             of that alone may do without.
         names: the table of facts by the name that a configuration gives a model.
+        undecided: semantics that models of these names differ in, and of which nothing is assumed.
     """
 
     id: str
@@ -283,6 +284,7 @@ class EncoderLayout:
     read_only: bool = False
     stage_requires: tuple[str, ...] = ()
     names: str = ""
+    undecided: tuple[str, ...] = ()
 
     @functools.cached_property
     def fields(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.resources
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ...reference.errors import PatchParityError
 from .layout import AXES, FIELDS, EncoderLayout, EncoderModel, Entry
 
-_LISTS = ("stages", "optional", "ignored", "stage_requires")
+_LISTS = ("stages", "optional", "ignored", "stage_requires", "undecided")
 
 
 FIRST = "encoders.toml"
@@ -22,12 +23,32 @@ def list_encoders() -> Mapping[str, EncoderLayout]:
     """All layouts by id, in the order in which they are tried: those of `encoders.toml`, then those
     of the other files by their names."""
     folder = importlib.resources.files(__package__)
-    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    files = [
+        file
+        for file in folder.iterdir()
+        if file.name.endswith(".toml") and not file.name.endswith("_models.toml")
+    ]
     whole: dict[str, dict[str, Any]] = {}
     for file in sorted(files, key=lambda file: (file.name != FIRST, file.name)):
         for identity, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
             whole[identity] = _inherited(table, whole)
     return {identity: _layout(identity, table) for identity, table in whole.items()}
+
+
+def _read(name: str) -> dict[str, Any]:
+    file = importlib.resources.files(__package__) / name
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def list_named(names: str) -> Mapping[str, Mapping[str, Any]]:
+    """What a library's own names of models tell that no tensor says, by name; `of` is the layout
+    that such a model is in.
+
+    Args:
+        names: those of a layout.
+    """
+    return _read(f"{names}_models.toml")
 
 
 def _inherited(table: Mapping[str, Any], others: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -67,7 +88,10 @@ def _layout(identity: str, table: Mapping[str, Any]) -> EncoderLayout:
     entries = tuple(
         _entry(key, held[0], held[1], wrong) for key, held in settings.pop("tensors").items()
     )
-    models = tuple(_model(model, config) for model in settings.pop("models", ()))
+    models = tuple(
+        _named(identity, settings.get("names", ""), _model(model, config))
+        for model in settings.pop("models", ())
+    )
     known = {field.name for field in dataclasses.fields(EncoderLayout)}
     if unknown := set(settings) - known:
         raise wrong(f"unknown {', '.join(sorted(unknown))}")
@@ -81,6 +105,19 @@ def _model(table: Mapping[str, Any], config: Mapping[str, Any]) -> EncoderModel:
         key: tuple(held) if isinstance(held, list) else held for key, held in table.items()
     }
     return EncoderModel(**{**settings, "config": {**config, **table.get("config", {})}})
+
+
+def _named(identity: str, names: str, model: EncoderModel) -> EncoderModel:
+    """A class with the names that its library has for models of it."""
+    if not names:
+        return model
+    own = [
+        re.escape(name)
+        for name, facts in list_named(names).items()
+        if facts["of"] == identity
+        and all(facts.get(key, value) == value for key, value in model.fixed.items())
+    ]
+    return dataclasses.replace(model, architectures=(rf"({'|'.join(own)})(\..*)?",))
 
 
 def _entry(key: str, name: str, axes: str, wrong: Any) -> Entry:

@@ -16,6 +16,7 @@ from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from .found import FoundEncoder
 from .layout import EncoderLayout, EncoderModel
+from .named import named_facts
 
 SEMANTICS: dict[str, str] = {
     "num_heads": "number of attention heads",
@@ -250,16 +251,24 @@ def read_semantics(
     Raises:
         PatchParityError: something that nobody tells, something told that the shapes contradict.
     """
-    values, origins = dict(DEFAULTS), {}
-    facts: dict[str, Any] = {}
     layout = found.layout
-    for model in layout.models:
-        if table and is_of(model, table):
-            facts = {**model.fixed, **facts_of_config(model, table)}
-            origin = dict.fromkeys(facts_of_config(model, table), where)
+    values = {name: held for name, held in DEFAULTS.items() if name not in layout.undecided}
+    origins: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    for model in (_model_of(found, table),) if table else ():
+        if model is not None:
+            named = named_facts(layout, model, table, told)
+            _require_named_norms(found, named, where)
+            said = facts_of_config(model, table)
+            facts = {**model.fixed, **named, **said}
+            origin = dict.fromkeys(said, where) | dict.fromkeys(
+                set(named) - set(said), f"{where} calls it {table.get('architecture')}"
+            )
             break
     else:
-        facts, origin = common(layout, found.held, structure or {}), {}
+        said = common(layout, found.held, structure or {})
+        facts = {name: held for name, held in said.items() if name not in layout.undecided}
+        origin = {}
     for source, why in ((layout.fixed, f"{layout.title} has no other"), (facts, layout.title)):
         for name in SEMANTICS:
             if name in source:
@@ -288,6 +297,30 @@ def read_semantics(
         )
     _require_heads(found, values["num_heads"])
     return Semantics(values, origins), facts
+
+
+def _model_of(found: FoundEncoder, table: Mapping[str, Any]) -> EncoderModel | None:
+    """The class that a configuration is of: one that has just what is there, if there is one."""
+    models = [model for model in found.layout.models if is_of(model, table)]
+    words = {name.split(".")[0] for name in found.held}
+    same = [
+        model
+        for model in models
+        if words.issuperset(model.requires) and not words.intersection(model.lacks)
+    ]
+    return next(iter(same or models), None)
+
+
+def _require_named_norms(found: FoundEncoder, named: Mapping[str, Any], where: str) -> None:
+    """That norms stand where a model of its name has them."""
+    for name in ("final_norm", "pooled_norm"):
+        there = f"{name}.scale" in found.held
+        if named.get(name, there) != there:
+            raise PatchParityError(
+                f"{where} gives the model a name with{'out' if there else ''} "
+                f"{name.replace('_', ' ')}, and the tensors of this {found.layout.title} have "
+                f"{'one' if there else 'none'}: the name, or what is pooled, is another"
+            )
 
 
 def _listed(names: list[str]) -> str:
@@ -413,6 +446,11 @@ def facts_of(
         "projection": classes,
         "registers_positioned": "register_tokens" in weights.layout.positioned,
         "prefix_positioned": bool(weights.layout.positioned),
+        "attention_as_wide": sizes["E"] == sizes["D"],
+        "biases_alike": ("query.bias" in held) == ("value.bias" in held),
+        "pooler_width": sizes.get("P") if "pooler.weight" in held else None,
+        "value_bias": "value.bias" in held,
+        "out_bias": "out.bias" in held,
         "query_bias": "query.bias" in held,
         "key_bias": "key.bias" in held,
         "mlp_bias": "up.bias" in held,

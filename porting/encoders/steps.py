@@ -142,6 +142,13 @@ def is_wanted(state: State, target: Target, name: str) -> bool:
     return any(each.rpartition(".")[0] == owner for each in state.held)
 
 
+def _together(target: Target) -> tuple[tuple[str, ...], ...]:
+    """Biases that a target has all of or none."""
+    apart = "$key_bias" in target.model.config.values()
+    inputs = () if apart else (("query.bias", "key.bias", "value.bias"),)
+    return (*inputs, ("out.bias", "up.bias", "gate.bias", "down.bias"))
+
+
 class _Adds(Change):
     value: ClassVar[float]
     words: ClassVar[tuple[str, ...]]
@@ -149,17 +156,17 @@ class _Adds(Change):
     def applies(self, state: State, target: Target) -> list[str]:
         """Its fields."""
         lacking = []
-        for entry in target.layout.entries:
-            there = [name for name in entry.fields if name in state.held]
+        for names in (*(entry.fields for entry in target.layout.entries), *_together(target)):
+            there = [name for name in names if name in state.held]
             lacking += [
                 name
-                for name in entry.fields
+                for name in names
                 if name not in state.held
                 and target.holds(name)
                 and (there or is_wanted(state, target, name))
                 and self._can(state, target, name)
             ]
-        return lacking
+        return list(dict.fromkeys(lacking))
 
     def _can(self, state: State, target: Target, name: str) -> bool:
         if name.rpartition(".")[2] not in self.words and name not in self.words:
