@@ -9,9 +9,24 @@ from .layout import EncoderLayout, EncoderModel
 from .load import list_named
 
 INDIFFERENT = frozenset(
-    "drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate "
-    "weight_init fix_init head_init_scale dynamic_img_size dynamic_img_pad num_classes "
-    "rope_shift_coords rope_jitter_coords rope_rescale_coords pretrained_strict".split()
+    [
+        "drop_rate",
+        "pos_drop_rate",
+        "patch_drop_rate",
+        "proj_drop_rate",
+        "attn_drop_rate",
+        "drop_path_rate",
+        "weight_init",
+        "fix_init",
+        "head_init_scale",
+        "dynamic_img_size",
+        "dynamic_img_pad",
+        "num_classes",
+        "rope_shift_coords",
+        "rope_jitter_coords",
+        "rope_rescale_coords",
+        "pretrained_strict",
+    ]
 )
 """Arguments of timm's models that change nothing of what they compute when they do not train; of
 `dynamic_img_pad` the embedding stage knows."""

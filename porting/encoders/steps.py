@@ -53,8 +53,9 @@ class Target:
     @property
     def fixed(self) -> Mapping[str, Any]:
         """Facts that its code fixes."""
+        plain = {"rotary": "", "attention_scale": None}
         own = {**self.layout.fixed, **self.model.fixed}
-        return {**STRUCTURE, **own, "pairing": self.layout.pairing}
+        return {**STRUCTURE, **plain, **own, "pairing": self.layout.pairing}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +144,15 @@ def is_wanted(state: State, target: Target, name: str) -> bool:
 
 
 def _together(target: Target) -> tuple[tuple[str, ...], ...]:
-    """Biases that a target has all of or none."""
+    """Parts that a target has all of or none."""
     apart = "$key_bias" in target.model.config.values()
     inputs = () if apart else (("query.bias", "key.bias", "value.bias"),)
-    return (*inputs, ("out.bias", "up.bias", "gate.bias", "down.bias"))
+    pairs = (
+        (f"{name.removesuffix('.bias')}.weight", name)
+        for name in target.layout.fields
+        if name.endswith(".bias") and name not in target.layout.optional
+    )
+    return (*inputs, ("out.bias", "up.bias", "gate.bias", "down.bias"), *sorted(pairs))
 
 
 class _Adds(Change):

@@ -1,8 +1,6 @@
 """Whole models of torch's libraries, each moved and then run by the target's own class, loaded as
 the report says: the same outputs."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -20,9 +18,7 @@ RELATIVE = 1e-6
 """Of the root mean square: eight times the unit roundoff of float32 and more."""
 
 D, HEADS, M, DEPTH = 24, 3, 48, 2
-SIZES = dict(
-    hidden_size=D, num_attention_heads=HEADS, num_hidden_layers=DEPTH, intermediate_size=M
-)
+SIZES = dict(hidden_size=D, num_attention_heads=HEADS, num_hidden_layers=DEPTH, intermediate_size=M)
 WIDE = dict(**SIZES, patch_size=8, image_size=(24, 32))
 SQUARE = dict(**SIZES, patch_size=8, image_size=32)
 TIMM = dict(img_size=(24, 32), patch_size=8, embed_dim=D, num_heads=HEADS, depth=DEPTH, mlp_ratio=2)
@@ -67,6 +63,15 @@ def size_of(model):
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+THEIRS = {
+    "last_hidden_state": "tokens",
+    "pooler_output": "pooled",
+    "logits": "output",
+    "image_embeds": "output",
+}
+"""What transformers calls it."""
+
+
 def answers(model, size):
     """What a model gives: tokens, what is pooled of them, and what a head makes of that."""
     shape = (2, 3, *size)
@@ -78,17 +83,12 @@ def answers(model, size):
             if model.num_classes:
                 given["output"] = model.forward_head(tokens)
         else:
-            got = model(images, output_hidden_states=True)
-            given = {
-                ours: getattr(got, theirs, None)
-                for ours, theirs in (
-                    ("tokens", "last_hidden_state"),
-                    ("pooled", "pooler_output"),
-                    ("output", "logits"),
-                    ("output", "image_embeds"),
-                )
-                if getattr(got, theirs, None) is not None
-            }
+            given = {}
+            for module in dict.fromkeys(
+                (model.base_model if "For" in type(model).__name__ else model, model)
+            ):
+                got = module(images)
+                given |= {ours: got[theirs] for theirs, ours in THEIRS.items() if theirs in got}
     return {name: held.numpy() for name, held in given.items()}
 
 
@@ -178,3 +178,93 @@ def test_timm_s_clip(tmp_path, name):
 def test_timm_s_swiglu(tmp_path):
     model = of_timm("vit_giant_patch14_reg4_dinov2", mlp_ratio=16 * 2 * 2 / 24)
     moved(model, tmp_path, "timm-vit", names=("tokens", "output"))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "sizes", "call", "arguments", "dialects", "names"),
+    [
+        ("ViTModel", "ViTConfig", WIDE, {}, {}, ["hf-vit"], ("tokens", "pooled")),
+        ("ViTModel", "ViTConfig", WIDE, {}, dict(pooler_output_size=10), ["hf-vit"], ("pooled",)),
+        (
+            *("ViTModel", "ViTConfig", WIDE, dict(add_pooling_layer=False), VIT),
+            *(["timm-vit", "hf-vit"], ("tokens",)),
+        ),
+        (
+            *("ViTForImageClassification", "ViTConfig", WIDE, {}, dict(num_labels=4, **VIT)),
+            *(["timm-vit", "hf-vit"], ("tokens", "output")),
+        ),
+        ("ViTMSNModel", "ViTMSNConfig", WIDE, {}, {}, ["timm-vit"], ("tokens",)),
+        ("DeiTModel", "DeiTConfig", WIDE, {}, {}, ["hf-deit"], ("tokens", "pooled")),
+        (
+            *("DeiTForImageClassification", "DeiTConfig", WIDE, {}, dict(num_labels=4)),
+            *(["hf-deit"], ("tokens", "output")),
+        ),
+        ("IJepaModel", "IJepaConfig", WIDE, {}, VIT, ["timm-vit", "hf-ijepa"], ("tokens",)),
+        (
+            *("IJepaForImageClassification", "IJepaConfig", WIDE, {}, dict(num_labels=4, **VIT)),
+            *(["timm-vit", "hf-ijepa"], ("tokens", "output")),
+        ),
+        (
+            *("Dinov2Model", "Dinov2Config", SQUARE, {}, dict(mlp_ratio=2)),
+            *(["timm-vit", "hf-dinov2"], ("tokens", "pooled")),
+        ),
+        (
+            *("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", SQUARE, {}),
+            *(dict(mlp_ratio=2, num_register_tokens=2), ["timm-vit", "hf-dinov2"], ("pooled",)),
+        ),
+        (
+            *("Dinov2Model", "Dinov2Config", SQUARE, {}, dict(mlp_ratio=4, use_swiglu_ffn=True)),
+            *(["timm-vit", "hf-dinov2"], ("tokens",)),
+        ),
+        (
+            "DINOv3ViTModel",
+            "DINOv3ViTConfig",
+            WIDE,
+            {},
+            dict(num_register_tokens=1),
+            ["timm-vit", "hf-dinov3"],
+            ("tokens",),
+        ),
+        (
+            *("DINOv3ViTModel", "DINOv3ViTConfig", WIDE, {}),
+            *(dict(num_register_tokens=2, rope_theta=50.0, query_bias=False, value_bias=False),),
+            *(["timm-vit", "hf-dinov3"], ("tokens", "pooled")),
+        ),
+        (
+            *("DINOv3ViTModel", "DINOv3ViTConfig", WIDE, {}),
+            *(dict(num_register_tokens=3, use_gated_mlp=True, hidden_act="silu"),),
+            *(["timm-vit", "hf-dinov3"], ("tokens", "pooled")),
+        ),
+        (
+            *(
+                "DINOv3ViTModel",
+                "DINOv3ViTConfig",
+                WIDE,
+                {},
+                dict(key_bias=True, mlp_bias=False, num_register_tokens=1),
+            ),
+            *(["hf-dinov3"], ("tokens", "pooled")),
+        ),
+        (
+            *("CLIPVisionModel", "CLIPVisionConfig", SQUARE, {}, {}),
+            *(["timm-clip", "hf-clip"], ("pooled",)),
+        ),
+        (
+            *("CLIPVisionModelWithProjection", "CLIPVisionConfig", SQUARE, {}),
+            *(dict(projection_dim=10, hidden_act="gelu"), ["timm-clip", "hf-clip"], ("output",)),
+        ),
+        (
+            *("SiglipVisionModel", "SiglipVisionConfig", {**SQUARE}, {}, {}),
+            *(["timm-vit", "hf-siglip"], ("tokens", "pooled")),
+        ),
+        (
+            *("SiglipVisionModel", "SiglipVisionConfig", SQUARE, {}, dict(vision_use_head=False)),
+            *(["timm-vit", "hf-siglip"], ("tokens",)),
+        ),
+    ],
+)
+def test_transformers(tmp_path, name, config, sizes, call, arguments, dialects, names):
+    if "Dinov2" in name:
+        sizes = {key: value for key, value in sizes.items() if key != "intermediate_size"}
+    model = of_transformers(name, config, sizes, call, **arguments)
+    moved(model, tmp_path, *dialects, names=names)
