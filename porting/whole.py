@@ -26,6 +26,7 @@ from .dialects.quantized import dequantized
 from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem
 from .dialects.wrappers import UnwrappedCheckpoint, unwrapped
+from .encoders.agreement import require_agreement
 from .encoders.companions import companions_of
 from .encoders.configurations import configuration_beside, read_configuration
 from .encoders.found import FoundEncoder, Part, beside, blocks_of, find_encoder
@@ -151,6 +152,8 @@ def read_whole(
     require_no_stem(checkpoint, stage)
     told = dict(semantics or {})
     found = find_encoder(checkpoint, stage, list_encoders(), {}, ignore)
+    if prefix is None:
+        _require_once(checkpoint, stage, found)
     table, where = configuration_beside(file, found.layout)
     structure = {"class_token": stage.weights.class_token is not None}
     read, _ = read_semantics(found, table, told, where, structure)
@@ -158,7 +161,33 @@ def read_whole(
         heads = read["num_heads"]
         sizes_with_heads = {**found.sizes, "h": heads, "d": found.sizes["E"] // heads}
         found = dataclasses.replace(found, sizes=sizes_with_heads)
+    facts = facts_of(found, read, stage.weights, stage.spec, stage.size_known)
+    require_agreement(found.layout, table, facts, where)
     return WholeModel(checkpoint, stage, found, read, table)
+
+
+def _require_once(checkpoint: Checkpoint, stage: Stage, found: FoundEncoder) -> None:
+    """Raise PatchParityError where the same tensors are there under another prefix too: averaged
+    weights, a teacher beside a student."""
+    prefix = stage.candidate.prefix
+    used = {name: info for name, info in checkpoint.tensors.items() if name not in found.left}
+    shapes = {
+        name.removeprefix(prefix): info.shape
+        for name, info in used.items()
+        if name.startswith(prefix)
+    }
+    first = next(iter(shapes))
+    for name in found.left:
+        other = name.removesuffix(first)
+        twins = (checkpoint.tensors.get(f"{other}{inside}") for inside in shapes)
+        if name.endswith(first) and all(
+            twin is not None and twin.shape == shape
+            for twin, shape in zip(twins, shapes.values(), strict=True)
+        ):
+            raise PatchParityError(
+                f"{checkpoint.path} holds the model twice, under {prefix!r} and under {other!r}: "
+                "--prefix says which is meant"
+            )
 
 
 def port_whole(
@@ -246,6 +275,7 @@ def port_whole(
         checks: list[Check] = []
 
         def prove_draft(draft: Path) -> None:
+            _require_finite(whole.checkpoint, tensors)
             checks.extend(_proof(file, whole, moved, draft, dtype, prove))
             if wrong := next((check for check in checks if check.verdict == "fail"), None):
                 raise PatchParityError(
@@ -253,7 +283,7 @@ def port_whole(
                 )
 
         metadata = {"format": "pt"} if format_of(place) == "safetensors" else None
-        place.parent.mkdir(parents=False, exist_ok=True)
+        _make_folder(place.parent)
         write_streamed(
             place, tensors, metadata, prove_draft, shard_bytes=shard_bytes, companions=companions
         )
@@ -318,15 +348,15 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
             f"{dialect.id}: of its library the embedding stage is known and not the blocks; "
             f"whole models go to {', '.join(whole_targets())}"
         )
-    refused: list[str] = []
+    refused: list[tuple[int, PatchParityError]] = []
     fitting: list[MovedModel] = []
     for target in (Target(layout, model) for layout in layouts for model in layout.models):
         try:
             fitting.append(moved_to(whole, target, dialect))
         except PatchParityError as error:
-            refused.append(str(error))
+            refused.append((_apart(whole.found, target), error))
     if not fitting:
-        raise PatchParityError("; ".join(dict.fromkeys(refused)))
+        raise min(refused, key=lambda pair: pair[0])[1]
     best = min(fitting, key=lambda moved: len(moved.losses))
     if best.losses and not allow_loss:
         raise PatchParityError(
@@ -334,6 +364,12 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
             f"{'; '.join(best.losses)} (--allow-loss accepts that)"
         )
     return best
+
+
+def _apart(found: FoundEncoder, target: Target) -> int:
+    """How many fields of an encoder a class has no place for, or needs beside them."""
+    homeless = sum(not target.holds(name) for name in found.held)
+    return homeless + sum(target.lacks(name, found.held) for name in target.layout.fields)
 
 
 def moved_to(
@@ -392,6 +428,8 @@ def _place(
         PatchParityError: a file of another format than the dialect is kept in.
     """
     path = Path(target)
+    if not str(target):
+        raise PatchParityError("the target has no name: expected a folder, or a file in one")
     if path.suffix not in SUFFIXES or path.is_dir():
         name = wanted.model.weights
         path = path / (f"{name}.index.json" if shard_bytes else name)
@@ -444,6 +482,30 @@ def holds_blocks(
             return bool(blocks_of(checkpoint, stage, list_encoders()))
     except PatchParityError:
         return False
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise PatchParityError(f"cannot make {folder}: {error.strerror or error}") from None
+
+
+def _require_finite(checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> None:
+    """Raise PatchParityError for NaN or infinite values in what was copied and not computed."""
+    for lazy in tensors.values():
+        if lazy.source is None:
+            continue
+        held, name = lazy.source
+        array = held.view(name)
+        rows = array.reshape(-1)
+        for place in range(0, rows.size, PIECE):
+            if not np.isfinite(rows[place : place + PIECE]).all():
+                raise PatchParityError(f"{checkpoint.path}: {name} holds NaN or infinite values")
+
+
+PIECE = 2**20
+"""Numbers that are looked at in one go: some MB, as `write_streamed` takes them."""
 
 
 def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) -> dict[str, Lazy]:

@@ -17,6 +17,15 @@ from ..dialects.stage import Stage
 from ..files.checkpoint import Checkpoint, TensorInfo
 from .layout import FIELDS, EncoderLayout, Entry
 
+ADVICE = {
+    r"(?i)(^|[._/])(lora|dora|ia3|hada|lokr|adapter)": "an adapter: merge it into the weights "
+    "first",
+    r"(?i)(scale|zero_?points?|zeros|absmax|quant_map|quant_state|SCB|g_idx|qweight|_inv)$": "of "
+    "quantized weights: dequantize them first",
+}
+"""What tells by its name that leaving it out would change the model, and what to do with it: names
+of peft 0.18, bitsandbytes, GPTQ, AWQ and float8 checkpoints."""
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -116,6 +125,7 @@ def find_encoder(
             f"{checkpoint.path} is {stage.candidate.label}, of which the embedding stage is known "
             "and not the blocks: --stage ports that alone"
         )
+    known = {"D": stage.spec.embed_dim, **known}
     matches = [_match(checkpoint, stage, layout, ignore) for layout in fitting]
     faults = [(match, _faults(checkpoint, match, known)) for match in matches]
     good = [match for match, wrong in faults if not wrong]
@@ -179,7 +189,8 @@ def _match(
 
 def _numbered(entries: Sequence[Entry], name: str) -> tuple[Entry | None, int]:
     for entry in entries:
-        if found := entry.pattern.fullmatch(name):
+        # 007 and 7 would be one block: a number has one name
+        if (found := entry.pattern.fullmatch(name)) and name == entry.named(int(found[1] or 0)):
             return entry, int(found[1] or 0)
     return None, -1
 
@@ -203,38 +214,43 @@ def _faults(checkpoint: Checkpoint, match: _Match, known: Mapping[str, int]) -> 
     stacked = any(entry.stacked for entry, _ in match.tensors)
     if not numbers and not stacked:
         return ["it has no blocks"]
-    if numbers and numbers != tuple(range(len(numbers))):
-        missing = sorted(set(range(max(numbers) + 1)) - set(numbers))
+    if numbers and numbers[-1] != len(numbers) - 1:
+        first = next(place for place, number in enumerate(numbers) if place != number)
+        count = numbers[-1] + 1 - len(numbers)
         wrong.append(
-            f"block {missing[0]} of {max(numbers) + 1} is missing"
-            f"{f', and {len(missing) - 1} more' if len(missing) > 1 else ''}"
+            f"block {first} of {numbers[-1] + 1} is missing"
+            f"{f', and {count - 1} more' if count > 1 else ''}"
         )
-        numbers = tuple(sorted(numbers))
     if match.spare:
         more = f", and {len(match.spare) - 1} more" if len(match.spare) > 1 else ""
         wrong.append(
             f"{match.spare[0]} {tuple(checkpoint.tensors[match.spare[0]].shape)} is no part of it"
-            f"{more} (--ignore leaves out what plays no part)"
+            f"{more} ({_advice(match.spare[0])})"
         )
+    held = {name for entry, _ in match.tensors for name in entry.fields}
     for entry in layout.entries:
-        if not entry.of_blocks:
-            if (entry, -1) not in match.tensors and _needed(layout, entry):
-                wrong.append(f"{match.prefix}{entry.name} is missing")
-            continue
-        if entry.stacked:
-            if (entry, -1) not in match.tensors and _needed(layout, entry):
-                wrong.append(f"{match.prefix}{entry.name} is missing")
+        needed = not all(
+            layout.is_optional(name) and not layout.completes(name, held) for name in entry.fields
+        )
+        if not entry.of_blocks or entry.stacked:
+            if (entry, -1) not in match.tensors and needed:
+                prefix = "" if entry.name.startswith("^") else match.prefix
+                wrong.append(f"{prefix}{entry.name.removeprefix('^')} is missing")
             continue
         without = [number for number in numbers if (entry, number) not in match.tensors]
-        if without and (_needed(layout, entry) or len(without) < len(numbers)):
+        if without and (needed or len(without) < len(numbers)):
             some = len(numbers) - len(without)
             having = f": {some} of {len(numbers)} blocks have it" if some else ""
             wrong.append(f"{match.prefix}{entry.named(without[0])} is missing{having}")
     return wrong or _misfits(checkpoint, match, known)
 
 
-def _needed(layout: EncoderLayout, entry: Entry) -> bool:
-    return not all(layout.is_optional(name) for name in entry.fields)
+def _advice(name: str) -> str:
+    """What helps with a tensor that is no part of an encoder."""
+    return next(
+        (advice for pattern, advice in ADVICE.items() if re.search(pattern, name)),
+        "--ignore leaves out what plays no part",
+    )
 
 
 def _sizes(
@@ -251,9 +267,9 @@ def _sizes(
         solved = entry.sizes(shape, sizes)
         if solved is None:
             told = ", ".join(
-                f"{letter} = {size}" for letter, size in sizes.items() if letter in "DEMhd"
+                f"{letter} = {size}" for letter, size in sizes.items() if letter in entry.letters
             )
-            wrong.append(f"{name} of shape {shape} is no ({entry.axes}) where {told}")
+            wrong.append(f"{name} of shape {tuple(shape)} is no ({entry.axes}) where {told}")
         else:
             sizes = {letter: size for letter, size in solved.items() if letter not in ("p", "1")}
     return sizes, wrong
@@ -286,10 +302,6 @@ def _read(
         kinds.setdefault(info.dtype, set()).add(name)
         parts.update(_parts(checkpoint, entry, number, name, sizes))
     depth = len(match.numbers) or sizes["n"]
-    if (width := sizes.get("D")) and width != stage.spec.embed_dim:
-        raise PatchParityError(
-            f"{checkpoint.path}: its blocks are {width} wide, its embedding {stage.spec.embed_dim}"
-        )
     ordered = sorted(parts, key=_place_of)
     return FoundEncoder(
         match.layout,

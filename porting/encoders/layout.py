@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,7 @@ class Entry:
             return re.compile(re.escape(self.name))
         before, kind, *rest = pieces
         after = "".join(re.escape(each) for each in rest[::2])
-        number = r"(?:_(\d+))?" if kind else r"(\d+)"
+        number = r"(?:_([0-9]{1,9}))?" if kind else r"([0-9]{1,9})"
         return re.compile(f"{re.escape(before)}{number}{after}")
 
     def sizes(self, shape: tuple[int, ...], known: Mapping[str, int]) -> dict[str, int] | None:
@@ -295,6 +295,16 @@ class EncoderLayout:
         """Whether a part need not be there."""
         words = name.split(".")
         return any(".".join(words[:count]) in self.optional for count in range(1, len(words) + 1))
+
+    def completes(self, name: str, held: Collection[str]) -> bool:
+        """Whether a part must be there because others of the same are: of a head, an attention
+        pool, or a norm that need not be there at all."""
+        words = name.split(".")
+        owners = (".".join(words[:count]) for count in range(1, len(words)))
+        return name not in self.optional and any(
+            owner in self.optional and any(each.startswith(f"{owner}.") for each in held)
+            for owner in owners
+        )
 
     @property
     def required(self) -> tuple[str, ...]:

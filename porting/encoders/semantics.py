@@ -1,17 +1,24 @@
 """What no tensor of an encoder says, where it was read, and how configurations tell it.
 
 A template is what a library's configuration looks like, as data: constants, `$fact`, and tables
-`{of, words, also, default}`, `{is}` (one of these values) or `{off}` (absent, null or false). The same template reads a configuration and writes one.
+`{of, words, also, default}`, `{is}` (one of several constants) or `{off}` (absent, null or false).
+The same template reads a configuration and writes one.
 """
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
-from ...reference.encoder_weights import EncoderSpec
-from ...reference.errors import PatchParityError
+from ...reference.encoder_weights import (
+    EncoderSpec,
+    MlpActivation,
+    NormPlacement,
+    Pairing,
+    Pooling,
+)
+from ...reference.errors import PatchParityError, require_choice
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from .found import FoundEncoder
@@ -52,6 +59,14 @@ DEFAULTS: dict[str, Any] = {
 TELLING = ("model_type", "architecture", "class_name", "library")
 """Keys by which a configuration says what it is of; where a template has none of them, the file's
 name and its other keys do."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "activation": get_args(MlpActivation),
+    "norms": get_args(NormPlacement),
+    "pooling": get_args(Pooling),
+    "pairing": get_args(Pairing),
+}
+"""Words of what has words."""
 
 
 class Encoder(Protocol):
@@ -154,14 +169,22 @@ def is_of(model: EncoderModel, table: Mapping[str, Any]) -> bool:
     return told > 0
 
 
-def facts_of_config(model: EncoderModel, table: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of_config(
+    model: EncoderModel, table: Mapping[str, Any], first: bool = False
+) -> dict[str, Any]:
     """What a configuration of a model tells.
+
+    Args:
+        model: of which its template is.
+        table: the configuration.
+        first: whether of several keys that tell one fact the first holds, and not the last.
 
     Raises:
         PatchParityError: a word that nobody knows.
     """
     facts: dict[str, Any] = {}
-    for key, template in model.config.items():
+    templates = list(model.config.items())
+    for key, template in reversed(templates) if first else templates:
         held = at(table, key)
         if isinstance(template, str) and template.startswith("$"):
             if held is not None:
@@ -251,6 +274,8 @@ def read_semantics(
     Raises:
         PatchParityError: something that nobody tells, something told that the shapes contradict.
     """
+    for name in told:
+        require_choice("semantics", name, SEMANTICS)
     layout = found.layout
     values = {name: held for name, held in DEFAULTS.items() if name not in layout.undecided}
     origins: dict[str, str] = {}
@@ -288,6 +313,7 @@ def read_semantics(
         values[name], origins[name] = value, "as told"
     if "pool.probe" in found.parts:
         values["pooling"], origins["pooling"] = "attention", "the tensors of an attention pool"
+    _require_sense(values)
     missing = [name for name in SEMANTICS if name not in values]
     if missing:
         options = " ".join(OPTIONS.get(name, name) for name in missing)
@@ -321,6 +347,17 @@ def _require_named_norms(found: FoundEncoder, named: Mapping[str, Any], where: s
                 f"{name.replace('_', ' ')}, and the tensors of this {found.layout.title} have "
                 f"{'one' if there else 'none'}: the name, or what is pooled, is another"
             )
+
+
+def _require_sense(values: Mapping[str, Any]) -> None:
+    """Raise PatchParityError for a word that names nothing, or a number that is none."""
+    for name, options in CHOICES.items():
+        if name in values:
+            require_choice(name, values[name], options)
+    epsilon = values.get("norm_epsilon", 0)
+    number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
+    if not number or not 0 <= epsilon < 1:
+        raise PatchParityError(f"norm_epsilon={epsilon!r}: expected a number from 0 to 1")
 
 
 def _listed(names: list[str]) -> str:

@@ -7,7 +7,7 @@ source and target keep the same part; one that changes which parts there are is 
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -49,6 +49,12 @@ class Target:
         """Whether a field must be there."""
         wanted = not self.layout.is_optional(name) or name.split(".")[0] in self.model.requires
         return self.holds(name) and wanted
+
+    def lacks(self, name: str, held: Collection[str]) -> bool:
+        """Whether a field is not there and must be, alone or beside those that are."""
+        if name in held or not self.holds(name):
+            return False
+        return self.needs(name) or self.layout.completes(name, held)
 
     @property
     def fixed(self) -> Mapping[str, Any]:
@@ -132,17 +138,6 @@ def _constant(state: State, name: str, value: float) -> Part:
     return Part(shape, dtype, lambda: np.full(shape, value, dtype_of(dtype)))
 
 
-def is_wanted(state: State, target: Target, name: str) -> bool:
-    """Whether a target has a field that must be there: always, or because what it is a part of is
-    there, which may be left out as a whole and not in part."""
-    if target.needs(name):
-        return True
-    owner = name.rpartition(".")[0]
-    if not target.holds(name) or not owner or name in target.layout.optional:
-        return False
-    return any(each.rpartition(".")[0] == owner for each in state.held)
-
-
 def _together(target: Target) -> tuple[tuple[str, ...], ...]:
     """Parts that a target has all of or none."""
     apart = "$key_bias" in target.model.config.values()
@@ -169,7 +164,7 @@ class _Adds(Change):
                 for name in names
                 if name not in state.held
                 and target.holds(name)
-                and (there or is_wanted(state, target, name))
+                and (there or target.lacks(name, state.held))
                 and self._can(state, target, name)
             ]
         return list(dict.fromkeys(lacking))
@@ -534,7 +529,7 @@ def _without_ends(state: State, target: Target) -> State:
 
 
 def _require_complete(state: State, target: Target) -> None:
-    lacking = [name for name in FIELDS if is_wanted(state, target, name) and name not in state.held]
+    lacking = [name for name in FIELDS if target.lacks(name, state.held)]
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise PatchParityError(

@@ -142,7 +142,7 @@ def test_google_of_bfloat16(vits, tmp_path):
 def test_google_with_representation_to_big_vision(vits, tmp_path, width):
     model = vits.GoogleViT(CLASSES, **FLAX, representation_size=width)
     path, output, _ = saved_flax(vits, tmp_path / "google", model, vits.before_linen)
-    with pytest.raises(PatchParityError, match="pooler|head"):
+    with pytest.raises(PatchParityError, match=r"pooler|head"):
         port_whole(path, tmp_path / "hf", "hf-vit", prove=False)
     headless = vits.GoogleViT(0, **FLAX, representation_size=WIDTH)
     path, output, tokens = saved_flax(vits, tmp_path / "headless", headless, vits.before_linen)
