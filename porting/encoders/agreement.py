@@ -50,7 +50,6 @@ HELD: dict[str, tuple[str, str, Callable[[Any, Facts], bool]]] = {
     "class_token": ("class token", "class_token", _same("class_token")),
     "num_classes": ("classes", "num_classes", _same("num_classes")),
     "classes": ("names of classes", "num_classes", _counted),
-    "projection": ("width of the projection", "projection", _same("projection")),
     "query_bias": ("biases of queries, keys and values", "query_bias", _same("query_bias")),
     "mlp_bias": ("biases of the MLP", "mlp_bias", _same("mlp_bias")),
     "query_norm": ("norms of queries and keys", "query_norm", _same("query_norm")),
@@ -58,7 +57,9 @@ HELD: dict[str, tuple[str, str, Callable[[Any, Facts], bool]]] = {
     "sequence_norm": ("a norm before the blocks", "sequence_norm", _same("sequence_norm")),
 }
 """Facts that the tensors tell: in words, as which of `facts_of`, and whether what is told is that.
-Sizes of images and patches are held against the tensors where the stage is read."""
+Sizes of images and patches are held against the tensors where the stage is read; of a projection the
+configuration of a tower says another than that of the model around it, which is the one that holds.
+"""
 
 
 def require_agreement(
