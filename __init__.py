@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .porting.files.own_format import load_weights as load_weights
     from .porting.files.own_format import save_weights as save_weights
     from .porting.inspection import inspect_checkpoint as inspect_checkpoint
+    from .porting.model_diagnosis import diagnose_model as diagnose_model
     from .porting.objects.build import to_module as to_module
     from .porting.objects.transfer import from_module as from_module
     from .porting.objects.transfer import transfer as transfer
@@ -109,6 +110,7 @@ _PUBLIC = {
     "load_weights": "patchparity.porting.files.own_format",
     "inspect_checkpoint": "patchparity.porting.inspection",
     "port": "patchparity.porting.port",
+    "diagnose_model": "patchparity.porting.model_diagnosis",
     "port_whole": "patchparity.porting.whole",
     "Sizes": "patchparity.porting.dialects.sizes",
     "verify": "patchparity.porting.verify",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..bench.report.console import printable
+from ..bench.report.console import escape, out, printable
 from ..reference.errors import PatchParityError
 from .choices import DTYPES, PRECISIONS
 from .exit import FAILED, FINE
@@ -33,6 +33,7 @@ from .options import (
     TargetArgument,
     WeightsOption,
 )
+from .semantics_options import ActivationOption, EpsilonOption, HeadsOption, PoolingOption
 
 if TYPE_CHECKING:
     from ..bench.check.results import CheckReport
@@ -97,6 +98,19 @@ def check_command(
         ),
     ] = False,
     python: PythonOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CKPT",
+            help="What the whole model MODULE:ATTRIBUTE (or a checkpoint in its place) should "
+            "compute, from the embedding to the last block, each block by its own bound.",
+        ),
+    ] = None,
+    heads: HeadsOption = None,
+    epsilon: EpsilonOption = None,
+    activation: ActivationOption = None,
+    pooling: PoolingOption = None,
     json: JsonOption = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="A line for each check of MODULE:ATTRIBUTE.")
@@ -120,6 +134,8 @@ def check_command(
             "--negative-controls is about the verdicts themselves, on NumPy alone",
         )
         raise typer.Exit(FINE if _controls_hold(json) else FAILED)
+    if target is not None and checkpoint is not None:
+        raise typer.Exit(_of_model(context, target, checkpoint, json))
     if target is not None:
         refuse_strays(
             typed,
@@ -154,6 +170,18 @@ def check_command(
 
         print_check(report)
     raise typer.Exit(FINE if report.ok else FAILED)
+
+
+def _of_model(context: typer.Context, target: str, checkpoint: Path, json: Path | None) -> int:
+    from ..porting.files.atomic import write_json
+    from .whole_model import of_model
+
+    found = of_model(context, target, checkpoint)
+    if json:
+        write_json(json, found.to_dict())
+    for line in found.lines():
+        out.print(escape(line), soft_wrap=True)
+    return FINE if found.correct else FAILED
 
 
 def _print_answer(report: "CheckReport", every: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..reference.errors import PatchParityError
-from .choices import DIALECTS, PIXEL_BACKENDS, RECIPES, among
+from .choices import DIALECTS, PIXEL_BACKENDS, RECIPES
 from .given import size_of
 
 CheckpointArgument = Annotated[
@@ -78,38 +78,6 @@ PaddingOption = Annotated[
 ]
 
 
-HeadsOption = Annotated[
-    int | None,
-    typer.Option("--heads", metavar="N", help="Attention heads, where no file tells them."),
-]
-
-
-EpsilonOption = Annotated[
-    float | None,
-    typer.Option("--epsilon", metavar="E", help="ε of the norms, where no file tells it."),
-]
-
-
-ActivationOption = Annotated[
-    str | None,
-    typer.Option(
-        "--activation",
-        **among("gelu", "gelu-tanh", "quick-gelu", "silu", "relu"),
-        help="Of the MLPs, where no file tells it; gelu is the exact one.",
-    ),
-]
-
-
-PoolingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--pooling",
-        **among("class", "mean", "attention", "none"),
-        help="What the model makes of its tokens, where no file tells it.",
-    ),
-]
-
-
 IgnoreOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -161,19 +129,6 @@ def sizes_of_options(context: typer.Context) -> dict[str, Any]:
         option, least = f"--{name.replace('_', '-')}", 0 if name == "padding" else 1
         told[name] = size_of(option, context.params[name], least)
     return told
-
-
-def semantics_of(
-    heads: int | None, epsilon: float | None, activation: str | None, pooling: str | None
-) -> dict[str, Any]:
-    """What a user tells that no tensor says, without what is not told."""
-    told = {
-        "num_heads": heads,
-        "norm_epsilon": epsilon,
-        "activation": activation,
-        "pooling": pooling,
-    }
-    return {name: value for name, value in told.items() if value is not None}
 
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -26,8 +26,10 @@ from .options import (
     TargetArgument,
     WeightsOption,
 )
+from .semantics_options import ActivationOption, EpsilonOption, HeadsOption, PoolingOption
 
 if TYPE_CHECKING:
+    from ..porting.model_diagnosis import ModelDiagnosis
     from ..reference.diagnosis.diagnose import Diagnosis
     from ..reference.diagnosis.pixels import PixelDiagnosis
     from ..reference.diagnosis.resize import ResizeDiagnosis
@@ -100,8 +102,10 @@ def diagnose_command(
         typer.Option(
             "--checkpoint",
             metavar="CKPT",
-            help="By which recipe a model of this checkpoint resized its positions, from --images "
-            "of another size and --tokens, the sequence that entered its encoder.",
+            help="What the whole model MODULE:ATTRIBUTE (or a checkpoint in its place) should "
+            "compute: which block is wrong, and how. Alone: by which recipe a model of it resized "
+            "its positions, from --images of another size and --tokens, the sequence that entered "
+            "its encoder.",
         ),
     ] = None,
     resample: Annotated[
@@ -130,19 +134,27 @@ def diagnose_command(
         ),
     ] = None,
     preprocess_backend: PreprocessBackendOption = "torchvision",
+    heads: HeadsOption = None,
+    epsilon: EpsilonOption = None,
+    activation: ActivationOption = None,
+    pooling: PoolingOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; by
-    which recipe positions were resized, or images made of a picture; exit 1 if it is wrong."""
+    """Say which known mistake, or pair of mistakes, explains a wrong output, and how to mend it; in
+    which block of a whole model; by which recipe positions were resized, or images made of a
+    picture; exit 1 if it is wrong."""
     from ..porting.files.atomic import require_writable, write_json
     from .diagnose_sizes import of_pixels, of_positions, of_sequence
+    from .whole_model import of_model
 
     typed = options_typed(context)
     if json:
         given = (images, weights, tokens, positions, resized, image, pixels, preprocess)
         require_writable(json, *given, *source_of(target))
-    diagnosis: Diagnosis | ResizeDiagnosis | PixelDiagnosis
-    if target is not None:
+    diagnosis: Diagnosis | ResizeDiagnosis | PixelDiagnosis | ModelDiagnosis
+    if target is not None and checkpoint is not None:
+        diagnosis = of_model(context, target, checkpoint)
+    elif target is not None:
         diagnosis = _of_object(context, target)
     elif positions or resized:
         diagnosis = of_positions(typed, positions, resized, grid, new_grid, prefix_rows, resample)

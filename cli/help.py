@@ -38,6 +38,7 @@ TIMED = {
     ),
     "Where": ("python", "host"),
 }
+SEMANTICS = ("heads", "epsilon", "activation", "pooling")
 UNTOLD = ("image_size", "patch_size", "in_channels", "stride", "padding", "ignore")
 CHECKPOINT = {
     "Which dialect": ("to", "from_", "prefix", "dialects", "listed"),
@@ -46,6 +47,7 @@ CHECKPOINT = {
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "check": {
         "Somebody's implementation": READING,
+        "A whole model": ("checkpoint", *SEMANTICS),
         "The suite's own implementations": (*SUITE, "controls"),
     },
     "diagnose": {
@@ -62,6 +64,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "resample",
         ),
         "A picture": ("image", "pixels", "preprocess", "preprocess_backend"),
+        "A whole model": SEMANTICS,
     },
     "bench": TIMED,
     "run": {"What is checked": ("image", "remainder"), **TIMED},
@@ -70,7 +73,10 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "A shape of one's own": OWN_SHAPE,
     },
     "inspect": CHECKPOINT,
-    "port": CHECKPOINT,
+    "port": {
+        **CHECKPOINT,
+        "A whole model": ("whole", "shard_size", *SEMANTICS),
+    },
     "verify": CHECKPOINT,
     "embed": {
         "Which dialect": ("from_", "prefix", "dialects"),

@@ -9,30 +9,34 @@ import typer
 from ..bench.report.console import escape, out
 from ..reference.errors import PatchParityError
 from .checkpoint_options import (
-    ActivationOption,
     DialectsOption,
-    EpsilonOption,
     FromOption,
-    HeadsOption,
     IgnoreOption,
     ImageSizeOption,
     InChannelsOption,
     PaddingOption,
     PatchSizeOption,
-    PoolingOption,
     PrefixOption,
     ResampleOption,
     StrideOption,
     bytes_of,
-    semantics_of,
     sizes_of_options,
 )
 from .checkpoints import print_answer
 from .choices import DIALECTS, DTYPES
 from .exit import FINE
+from .semantics_options import (
+    SEMANTICS,
+    ActivationOption,
+    EpsilonOption,
+    HeadsOption,
+    PoolingOption,
+    semantics_of,
+)
 
 if TYPE_CHECKING:
-    from ..reference.answer import Answer
+    from ..porting.port import PortReport
+    from ..porting.whole import WholePortReport
 
 
 def port_command(
@@ -115,10 +119,7 @@ def port_command(
 ) -> None:
     """Move a checkpoint, the whole model or its embedding stage alone, into another library's
     dialect, and prove it by running both."""
-    from ..porting.dialects.sizes import Sizes
     from ..porting.files.atomic import files_read, require_writable, write_json
-    from ..porting.port import port
-    from ..porting.whole import port_whole
 
     if listed:
         _print_dialects(dialects)
@@ -130,71 +131,83 @@ def port_command(
     read = [*files_read(source), *(dialects or ())]
     if report:
         require_writable(report, *read, *files_read(into), target)
-    told = semantics_of(heads, epsilon, activation, pooling)
-    sizes = sizes_of_options(context)
     known: dict[str, Any] = {
         "from_": from_,
         "prefix": prefix,
         "ignore": ignore or (),
         "dialects": dialects or (),
+        "dtype": dtype,
+        "allow_loss": allow_loss,
+        "prove": proof,
+        "into": into,
     }
     if whole is None:
-        whole = _is_whole(source, to, into, resample, sizes, known)
-    done: Answer
-    if whole:
-        if resample:
-            raise PatchParityError("--resample is of an embedding stage: --stage ports that")
-        done = port_whole(
-            source,
-            target,
-            to,
-            **known,
-            sizes=Sizes.of_user(**sizes),
-            semantics=told,
-            dtype=dtype,
-            allow_loss=allow_loss,
-            prove=proof,
-            shard_bytes=None if shard_size is None else bytes_of(shard_size),
-            into=into,
-        )
-    else:
-        for option, value in (("--shard-size", shard_size), *told.items()):
-            if value is not None:
-                name = {"num_heads": "--heads", "norm_epsilon": "--epsilon"}.get(option, option)
-                raise PatchParityError(f"{name} is of a whole model: --whole ports one")
-        require_writable(target, *(dialects or ()), report)
-        done = port(
-            source,
-            target,
-            to,
-            **known,
-            **sizes,
-            into=into,
-            dtype=dtype,
-            allow_loss=allow_loss,
-            prove=proof,
-            resample=resample,
-        )
+        whole = _is_whole(context, source, to)
+    moves = _port_whole if whole else _port_stage
+    done: PortReport | WholePortReport = moves(context, source, target, to, known)
     if report:
         write_json(report, done.to_dict())
     print_answer(done)
 
 
-def _is_whole(
-    source: Path,
-    to: str,
-    into: Path | None,
-    resample: Iterable[str] | None,
-    sizes: dict[str, Any],
-    known: dict[str, Any],
-) -> bool:
+def _port_whole(
+    context: typer.Context, source: Path, target: Path, to: str, known: dict[str, Any]
+) -> "WholePortReport":
+    from ..porting.dialects.sizes import Sizes
+    from ..porting.whole import port_whole
+
+    given = context.params
+    if given["resample"]:
+        raise PatchParityError("--resample is of an embedding stage: --stage ports that")
+    shard = given["shard_size"]
+    return port_whole(
+        source,
+        target,
+        to,
+        **known,
+        sizes=Sizes.of_user(**sizes_of_options(context)),
+        semantics=semantics_of(context),
+        shard_bytes=None if shard is None else bytes_of(shard),
+    )
+
+
+def _port_stage(
+    context: typer.Context, source: Path, target: Path, to: str, known: dict[str, Any]
+) -> "PortReport":
+    from ..porting.files.atomic import require_writable
+    from ..porting.port import port
+
+    given = context.params
+    if strays := [name for name in ("shard_size", *SEMANTICS) if given[name] is not None]:
+        option = strays[0].replace("_", "-")
+        raise PatchParityError(f"--{option} is of a whole model: --whole ports one")
+    require_writable(target, *known["dialects"], given["report"])
+    return port(
+        source,
+        target,
+        to,
+        **known,
+        **sizes_of_options(context),
+        resample=given["resample"],
+    )
+
+
+def _is_whole(context: typer.Context, source: Path, to: str) -> bool:
     """Whether a whole model is moved where nobody says."""
     from ..porting.dialects.sizes import Sizes
     from ..porting.whole import holds_blocks, whole_targets
 
-    if into is not None or resample or to not in whole_targets():
+    given = context.params
+    if given["into"] is not None or given["resample"] or to not in whole_targets():
         return False
-    return holds_blocks(source, **known, sizes=Sizes.of_user(**sizes))
+    return holds_blocks(
+        source,
+        from_=given["from_"],
+        prefix=given["prefix"],
+        ignore=given["ignore"] or (),
+        dialects=given["dialects"] or (),
+        sizes=Sizes.of_user(**sizes_of_options(context)),
+    )
 
 
 def _formats(formats: Iterable[str]) -> str:

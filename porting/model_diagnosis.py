@@ -1,6 +1,7 @@
 """A whole model against the checkpoint, or the model, that it should compute, block by block: each
 block is fed with the reference's own input, so that the first wrong thing is named."""
 
+import collections
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +18,15 @@ from ..reference.diagnosis.encoder import EncoderDiagnosis, MeasuredBlocks, diag
 from ..reference.encoder import encode_block
 from ..reference.encoder_weights import EncoderWeights
 from ..reference.errors import PatchParityError
+from .dialects.fit import cast
 from .dialects.sizes import Sizes
 from .encoders.canonical import block_of, ends_of
-from .files.checkpoint import Checkpoint
+from .encoders.found import Part
+from .files.checkpoint import Checkpoint, dtype_of
 from .files.opening import opened
 from .files.tree import TreeCheckpoint
 from .objects.blocks import BlockRun, run_blocks
+from .objects.frameworks import framework_of
 from .objects.load import load_object
 from .objects.semantics import read_semantics
 from .proof.compare import Check
@@ -66,10 +70,15 @@ class ModelDiagnosis(Answer):
         return [
             f"{self.model} against {self.reference}",
             *(f"told {sentence}" for sentence in self.semantics),
-            self.embedding.line(),
+            *self._of_embedding(),
             *self.encoder.lines(),
             f"blocks 0 to {len(over) - 1}, as shares of their bounds: {shares}",
         ]
+
+    def _of_embedding(self) -> list[str]:
+        hint = "mend: `patchparity diagnose` of the embedding alone names its mistake"
+        wrong = self.embedding.verdict != "pass"
+        return [self.embedding.line(), *([hint] if wrong else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -141,7 +150,17 @@ def diagnose_model(
             dialects=dialects,
         )
         live, name = _live(model)
-        return _diagnosed(live, name, side_of(whole), whole, images, tower)
+        kind, side = _narrow(live), side_of(whole)
+        if kind:
+            side = _rounded(side, kind)
+        found = _diagnosed(live, name, side, whole, images, tower, "float32" if kind else None)
+    if kind:
+        note = (
+            f"weights of the model: {kind}, in which the reference's are rounded too, and both "
+            "are run in float32"
+        )
+        found = dataclasses.replace(found, semantics=(*found.semantics, note))
+    return found
 
 
 def _opened(reference: Any) -> AbstractContextManager[Checkpoint]:
@@ -183,6 +202,33 @@ def _live(model: Any) -> tuple[Any, str]:
     return built.model, f"{model} in {built.name}"
 
 
+NARROW = ("bfloat16", "float16")
+"""Types whose rounding hides which activation or ε a model has: its weights are run in float32."""
+
+
+def _narrow(model: Any) -> str:
+    """The 16-bit type in which a torch model keeps most of its weights; empty for none."""
+    parameters = getattr(model, "parameters", None)
+    if framework_of(model) != "torch" or parameters is None:
+        return ""
+    counts = collections.Counter[str]()
+    for each in parameters():
+        counts[str(each.dtype).removeprefix("torch.")] += each.numel()
+    kind = max(counts, key=counts.__getitem__, default="")
+    return kind if kind in NARROW else ""
+
+
+def _rounded(side: Side, kind: str) -> Side:
+    """The same weights, rounded to a type."""
+
+    def part_of(part: Part) -> Part:
+        return Part(part.shape, kind, lambda: part.read().astype(dtype_of(kind)))
+
+    stage = dataclasses.replace(side.stage, weights=cast(side.stage.weights, kind))
+    parts = {name: part_of(part) for name, part in side.parts.items()}
+    return dataclasses.replace(side, stage=stage, parts=parts)
+
+
 def _diagnosed(
     model: Any,
     name: str,
@@ -190,6 +236,7 @@ def _diagnosed(
     whole: WholeModel,
     images: NDArray[Any] | None,
     tower: str | None,
+    dtype: str | None,
 ) -> ModelDiagnosis:
     given = side.images() if images is None else np.asarray(images, np.float32)
     if images is not None:
@@ -213,7 +260,7 @@ def _diagnosed(
         fed.append(with_small(tokens))
         return fed[-1]
 
-    run = run_blocks(model, given, given=feed, prefix=tower)
+    run = run_blocks(model, given, given=feed, prefix=tower, dtype=dtype)
     if len(run.left) != side.depth:
         raise PatchParityError(
             f"{name} has {len(run.left)} blocks, and {whole.checkpoint.path} {side.depth}"

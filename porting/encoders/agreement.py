@@ -57,9 +57,8 @@ HELD: dict[str, tuple[str, str, Callable[[Any, Facts], bool]]] = {
     "sequence_norm": ("a norm before the blocks", "sequence_norm", _same("sequence_norm")),
 }
 """Facts that the tensors tell: in words, as which of `facts_of`, and whether what is told is that.
-Sizes of images and patches are held against the tensors where the stage is read; of a projection the
-configuration of a tower says another than that of the model around it, which is the one that holds.
-"""
+Sizes of images and patches are held against the tensors where the stage is read; of a projection
+the configuration of a tower may say another than that of the model around it, which holds."""
 
 
 def require_agreement(

@@ -141,6 +141,7 @@ class Judge:
         self.case, self.dtype = case, dtype
         self.given = [np.asarray(each, np.float64) for each in given]
         self.left = [np.asarray(each, np.float64) for each in left]
+        self._samples = [self._worst_sample(number) for number in range(len(left))]
         self.over = [self._over(number, self.right(number)) for number in range(len(left))]
         self.end_over: dict[str, float] = {}
         self._pairs_left = BLOCKS_OF_PAIRS if pairs else 0
@@ -192,14 +193,32 @@ class Judge:
             return math.inf
         return _judged(self.left[number], expected)
 
+    def _worst_sample(self, number: int) -> int:
+        """The sample that is farthest beyond the bound of the right block: the one that shows most
+        of a mistake."""
+        case = self.right(number)
+        try:
+            expected = expect_block(
+                self.given[number], case.block, case.spec, case.places, dtype=self.dtype
+            )
+        except (PatchParityError, ValueError):
+            return 0
+        parts = zip(self.left[number], expected.values, expected.bound, strict=True)
+        shares = [
+            _judged(left[None], BlockExpectation(values[None], bound[None]))
+            for left, values, bound in parts
+        ]
+        return int(np.argmax(shares))
+
     def _residual(self, number: int, case: BlockCase) -> float:
-        """rms of what a wrong block leaves of the first sample."""
+        """rms of what a wrong block leaves of the sample that shows most."""
+        sample = slice(self._samples[number], self._samples[number] + 1)
         try:
             with np.errstate(all="ignore"):
-                made = case.run(self.given[number][:1])
+                made = case.run(self.given[number][sample])
         except (PatchParityError, ValueError):
             return math.inf
-        left = rms(made - self.left[number][:1])
+        left = rms(made - self.left[number][sample])
         return left if math.isfinite(left) else math.inf
 
     def _explain(self, number: int) -> Explained:
