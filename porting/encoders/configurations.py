@@ -46,11 +46,14 @@ def configuration_beside(
 
 
 def _tables(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A configuration, and those of vision towers within."""
-    yield table
-    for key in VISION:
-        if isinstance(inner := table.get(key), dict):
-            yield from _tables(inner)
+    """Those of vision towers within a configuration, or else the configuration itself: what is
+    beside a tower is not about it."""
+    towers = [inner for key in VISION if isinstance(inner := table.get(key), dict)]
+    if not towers:
+        yield table
+    kind = {"model_type": table["model_type"]} if "model_type" in table else {}
+    for inner in towers:
+        yield from _tables({**kind, **inner})
 
 
 def read_configuration(path: Path) -> dict[str, Any] | None:

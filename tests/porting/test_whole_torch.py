@@ -1,6 +1,8 @@
 """Whole models of torch's libraries, each moved and then run by the target's own class, loaded as
 the report says: the same outputs."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -268,3 +270,219 @@ def test_transformers(tmp_path, name, config, sizes, call, arguments, dialects, 
         sizes = {key: value for key, value in sizes.items() if key != "intermediate_size"}
     model = of_transformers(name, config, sizes, call, **arguments)
     moved(model, tmp_path, *dialects, names=names)
+
+
+def test_a_clip_model_is_read_with_its_text_tower_left_out(tmp_path):
+    vision = {**SQUARE, "projection_dim": 10}
+    text = {**SIZES, "vocab_size": 30, "projection_dim": 10, "eos_token_id": 2, "bos_token_id": 1}
+    config = transformers.CLIPConfig(
+        vision_config=vision, text_config={**text, "pad_token_id": 0}, projection_dim=10
+    )
+    model = grown(transformers.CLIPModel(config))
+    place = saved(model, tmp_path / "source")
+    report = port_whole(place, tmp_path / "target", "timm-clip")
+    assert any(name.startswith("text_model") for name in report.left)
+    images = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 3, 32, 32)).astype("f4"))
+    with torch.no_grad():
+        ours = model.get_image_features(images).pooler_output
+    theirs = answers(loaded(report), (32, 32))["output"]
+    assert apart(theirs, ours.numpy()) <= RELATIVE
+
+
+def test_a_siglip_model_is_read_with_its_text_tower_left_out(tmp_path):
+    text = {**SIZES, "vocab_size": 30, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = transformers.SiglipConfig(vision_config=SQUARE, text_config=text)
+    model = grown(transformers.SiglipModel(config))
+    place = saved(model, tmp_path / "source")
+    report = port_whole(place, tmp_path / "target", "timm-vit")
+    assert any(name.startswith("text_model") for name in report.left)
+    images = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 3, 32, 32)).astype("f4"))
+    with torch.no_grad():
+        ours = model.get_image_features(images).pooler_output
+    theirs = answers(loaded(report), (32, 32))["pooled"]
+    assert apart(theirs, ours.numpy()) <= RELATIVE
+
+
+def test_names_of_transformers_4(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    model = of_transformers("CLIPVisionModel", "CLIPVisionConfig", SQUARE)
+    place = saved(model, tmp_path / "source")
+    file = place / "model.safetensors"
+    save_file({f"vision_model.{name}": held for name, held in load_file(file).items()}, file)
+    report = port_whole(place, tmp_path / "target", "timm-clip")
+    require_same(model, loaded(report), (32, 32), ("pooled",))
+
+
+def test_a_state_dict_in_memory_s_names(tmp_path):
+    model = of_transformers("ViTForImageClassification", "ViTConfig", WIDE, num_labels=4, **VIT)
+    place = saved(model, tmp_path / "source")
+    (place / "model.safetensors").unlink()
+    torch.save(model.state_dict(), place / "pytorch_model.bin")
+    report = port_whole(place / "pytorch_model.bin", tmp_path / "target", "timm-vit")
+    require_same(model, loaded(report), (24, 32), ("tokens", "output"))
+
+
+def test_the_encoder_of_mae(tmp_path):
+    sizes = dict(decoder_num_hidden_layers=1, decoder_hidden_size=16, decoder_intermediate_size=20)
+    config = transformers.ViTMAEConfig(
+        **SQUARE, **sizes, decoder_num_attention_heads=2, mask_ratio=0.0, layer_norm_eps=1e-6
+    )
+    model = grown(transformers.ViTMAEForPreTraining(config))
+    place = saved(model, tmp_path / "source")
+    report = port_whole(place, tmp_path / "target", "timm-vit")
+    assert [name.partition(":")[0] for name in report.left] == ["decoder"]
+    images = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 3, 32, 32)).astype("f4"))
+    in_order = torch.arange(16.0).repeat(2, 1)
+    with torch.no_grad():
+        ours = model.vit(images, noise=in_order).last_hidden_state
+        theirs = loaded(report).forward_features(images)
+    assert apart(theirs.numpy(), ours.numpy()) <= RELATIVE
+
+
+def test_heads_of_two_tokens_are_left_and_named(tmp_path):
+    arguments = dict(num_labels=4, mlp_ratio=2)
+    sizes = {key: value for key, value in SQUARE.items() if key != "intermediate_size"}
+    model = of_transformers("Dinov2ForImageClassification", "Dinov2Config", sizes, **arguments)
+    place = saved(model, tmp_path / "source")
+    report = port_whole(place, tmp_path / "target", "timm-vit")
+    assert any("classifier" in name for name in report.left)
+    require_same(model, loaded(report), (32, 32), ("tokens",))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "arguments", "dialect", "words"),
+    [
+        ("ViTModel", "ViTConfig", {}, "timm-vit", "ε of the norms"),
+        ("ViTModel", "ViTConfig", dict(pooler_act="relu", **VIT), "hf-vit", "pooler_act"),
+        ("ViTModel", "ViTConfig", VIT, "timm-vit", "pooler"),
+        ("BeitModel", "BeitConfig", {}, "timm-vit", "blocks"),
+        ("Data2VecVisionModel", "Data2VecVisionConfig", {}, "timm-vit", "blocks|read as"),
+        ("DINOv3ViTModel", "DINOv3ViTConfig", dict(num_register_tokens=1), "hf-dinov2", "rotary"),
+        (
+            *("DINOv3ViTModel", "DINOv3ViTConfig", dict(num_register_tokens=1, key_bias=True)),
+            *("timm-vit", "key.bias"),
+        ),
+        (
+            *("DINOv3ViTModel", "DINOv3ViTConfig"),
+            *(dict(num_register_tokens=1, layer_norm_eps=1e-6), "timm-vit", "ε of the norms"),
+        ),
+        ("DeiTModel", "DeiTConfig", {}, "hf-vit", "distillation"),
+    ],
+)
+def test_what_a_target_cannot_compute_is_refused(tmp_path, name, config, arguments, dialect, words):
+    refused(of_transformers(name, config, SQUARE, **arguments), tmp_path, dialect, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_base_patch16_rpn_224", {}),
+        ("vit_small_patch16_18x2_224", {}),
+        ("vit_base_patch16_xp_224", {}),
+        ("vit_dwee_patch16_reg1_gap_256", {}),
+        ("vit_base_patch16_224", dict(block_fn="ResPostBlock")),
+        ("vit_base_patch16_224", dict(norm_layer="rmsnorm")),
+        ("vit_base_patch16_224", dict(norm_layer="layernorm")),
+        ("vit_base_patch16_224", dict(global_pool="avgmax")),
+        ("vit_base_patch16_224", dict(pool_include_prefix=True)),
+        ("vit_base_patch16_224", dict(scale_attn_norm=True)),
+        ("eva02_tiny_patch14_224", {}),
+        ("beit_base_patch16_224", {}),
+    ],
+)
+def test_models_of_timm_that_compute_otherwise_are_refused(tmp_path, name, arguments):
+    timm = timm_or_skip()
+    arguments = dict(arguments)
+    words = ".*"
+    if "block_fn" in arguments:
+        arguments["block_fn"] = getattr(timm.models.vision_transformer, arguments["block_fn"])
+    model = of_timm(name, **arguments)
+    place = tmp_path / "source"
+    place.mkdir()
+    torch.save(model.state_dict(), place / "model.pth")
+    config = {"architecture": f"{name}.tag", "num_classes": 5}
+    config["model_args"] = {
+        key: held if isinstance(held, int | float | str | bool) else str(held)
+        for key, held in {**TIMM, "img_size": 32, **arguments}.items()
+    }
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PatchParityError, match=words):
+        port_whole(place / "model.pth", tmp_path / "target", "timm-vit")
+
+
+def test_a_tower_s_configuration_without_a_kind_is_one_of_its_model_s(tmp_path):
+    text = {**SIZES, "vocab_size": 30, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = transformers.SiglipConfig(vision_config=SQUARE, text_config=text)
+    place = saved(grown(transformers.SiglipModel(config)), tmp_path / "source")
+    table = json.loads((place / "config.json").read_text())
+    del table["vision_config"]["model_type"]
+    (place / "config.json").write_text(json.dumps(table))
+    report = port_whole(place, tmp_path / "target", "timm-vit")
+    assert f"number of attention heads: {HEADS} " in "\n".join(report.semantics)
+
+
+def test_what_timm_s_names_tell_is_what_timm_builds():
+    timm_or_skip()
+    from ...porting.encoders.load import list_named
+    from .. import timm_models
+
+    names = timm_models.names_of_timm()
+    held = list_named("timm")
+    assert set(held) <= set(names)
+    for name in names[3::17]:
+        model = timm_models.built(name)
+        facts = None if model is None else timm_models.facts_of(model)
+        assert held.get(name) == facts, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_base_patch16_gap_224",
+        "vit_medium_patch16_reg4_gap_256",
+        "vit_base_patch16_siglip_224",
+        "vit_base_patch32_clip_quickgelu_224",
+        "vit_small_patch16_dinov3_qkvb",
+        "eva_giant_patch14_224",
+    ],
+)
+def test_a_file_whose_configuration_says_the_name_alone(tmp_path, name):
+    from safetensors.torch import save_file
+
+    from ...porting.encoders.load import list_named
+
+    heads = list_named("timm")[name]["num_heads"]
+    size = 56 if "patch14" in name else 64
+    arguments = dict(embed_dim=heads * 4, depth=DEPTH, num_classes=5, img_size=size)
+    model = grown(timm_or_skip().create_model(name, **arguments))
+    place = tmp_path / "source"
+    place.mkdir()
+    save_file(model.state_dict(), place / "model.safetensors")
+    (place / "config.json").write_text(
+        json.dumps(
+            {"architecture": f"{name}.tag", "pretrained_cfg": {"input_size": [3, size, size]}}
+        )
+    )
+    dialect = "timm-clip" if "clip" in name else "timm-vit"
+    report = port_whole(place, tmp_path / "target", dialect)
+    require_same(model, loaded(report), (size, size), ("tokens", "output"))
+
+
+def test_norms_that_a_name_does_not_have_are_refused(tmp_path):
+    model = of_timm(global_pool="avg")
+    place = saved(model, tmp_path / "source")
+    (place / "config.json").write_text(json.dumps({"architecture": "vit_base_patch16_224"}))
+    with pytest.raises(PatchParityError, match="norm"):
+        port_whole(place, tmp_path / "target", "timm-vit", sizes=None)
+
+
+def test_what_timm_saved_as_pooled_otherwise_than_its_name_is_refused(tmp_path):
+    model = of_timm(global_pool="avg", fc_norm=False, img_size=32)
+    place = saved(model, tmp_path / "source")
+    told = {"architecture": "vit_base_patch16_224", "global_pool": "avg"}
+    told["pretrained_cfg"] = {"input_size": [3, 32, 32]}
+    (place / "config.json").write_text(json.dumps(told))
+    with pytest.raises(PatchParityError, match="global_pool"):
+        port_whole(place, tmp_path / "target", "timm-vit")

@@ -77,12 +77,12 @@ def grown(model, seed=0):
             module = ("." + name).split(".")[-2].lower()
             scales = "norm" in module or module.startswith("ln")
             if parameter.ndim >= 2:
-                values *= np.prod(shape[1:]) ** -0.5 if parameter.ndim < 4 else 0.1
+                values *= max(np.prod(shape[1:]), 1) ** -0.5 if parameter.ndim < 4 else 0.1
             elif (scales and name.endswith("weight")) or "scale" in name or "lambda" in name:
                 values = 1 + 0.2 * values
             else:
                 values *= 0.2
-            parameter.copy_(torch.from_numpy(values.reshape(shape)))
+            parameter.copy_(torch.from_numpy(np.asarray(values).reshape(shape)))
     return model.eval()
 
 
