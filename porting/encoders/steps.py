@@ -495,7 +495,7 @@ def _with_semantics(state: State, target: Target) -> State:
         ours = values[name]
         if ours == value or (name == "rotary_temperature" and not values["rotary"]):
             continue
-        if name == "pooling" and "none" in (ours, value):
+        if name == "pooling" and (value == "none" or (ours == "none" and not _headed(state))):
             continue
         if name in ("norms", "rotary"):
             raise PatchParityError(
@@ -509,6 +509,11 @@ def _with_semantics(state: State, target: Target) -> State:
         values[name] = value
     semantics = Semantics(values, state.semantics.origins)
     return dataclasses.replace(state, semantics=semantics, losses=tuple(losses))
+
+
+def _headed(state: State) -> bool:
+    """Whether a matrix stands behind the tokens, to which it matters what is pooled."""
+    return not state.held.isdisjoint(("head.weight", "pooler.weight"))
 
 
 def _without_ends(state: State, target: Target) -> State:

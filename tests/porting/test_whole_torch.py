@@ -134,7 +134,7 @@ VIT = dict(layer_norm_eps=1e-6)
         (dict(act_layer="gelu_tanh"), ("tokens", "output")),
         (dict(act_layer="quick_gelu", num_classes=0), ("tokens",)),
         (dict(init_values=0.1), ("tokens", "output")),
-        (dict(global_pool=""), ("tokens",)),
+        (dict(global_pool="", num_classes=0), ("tokens",)),
     ],
 )
 def test_timm_to_transformers_vit_and_back(tmp_path, arguments, names):
@@ -475,7 +475,7 @@ def test_norms_that_a_name_does_not_have_are_refused(tmp_path):
     place = saved(model, tmp_path / "source")
     (place / "config.json").write_text(json.dumps({"architecture": "vit_base_patch16_224"}))
     with pytest.raises(PatchParityError, match="norm"):
-        port_whole(place, tmp_path / "target", "timm-vit", sizes=None)
+        port_whole(place, tmp_path / "target", "timm-vit")
 
 
 def test_what_timm_saved_as_pooled_otherwise_than_its_name_is_refused(tmp_path):
@@ -486,3 +486,70 @@ def test_what_timm_saved_as_pooled_otherwise_than_its_name_is_refused(tmp_path):
     (place / "config.json").write_text(json.dumps(told))
     with pytest.raises(PatchParityError, match="global_pool"):
         port_whole(place, tmp_path / "target", "timm-vit")
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_dinov2_s_own_files_as_timm_reads_them(tmp_path, gated):
+    timm = timm_or_skip()
+    config = transformers.Dinov2WithRegistersConfig(
+        **dict(hidden_size=128, num_attention_heads=2, num_hidden_layers=DEPTH, patch_size=8),
+        **dict(image_size=32, mlp_ratio=2, num_register_tokens=3, use_swiglu_ffn=gated),
+    )
+    model = grown(transformers.Dinov2WithRegistersModel(config))
+    port_whole(saved(model, tmp_path / "source"), tmp_path / "own", "dinov2")
+    held = torch.load(tmp_path / "own" / "model.pth")
+    name = "vit_giant_patch14_reg4_dinov2" if gated else "vit_base_patch14_reg4_dinov2"
+    wide = held["blocks.0.mlp.w12.weight" if gated else "blocks.0.mlp.fc1.weight"].shape[0]
+    arguments = dict(embed_dim=128, depth=DEPTH, num_heads=2, img_size=32, patch_size=8)
+    theirs = timm.create_model(
+        name, **arguments, reg_tokens=3, mlp_ratio=wide / 128, num_classes=0, init_values=1.0
+    ).eval()
+    read = timm.models.vision_transformer.checkpoint_filter_fn(dict(held), theirs)
+    theirs.load_state_dict(read)
+    require_same(model, theirs, (32, 32), ("tokens", "pooled"))
+    report = port_whole(tmp_path / "own" / "model.pth", tmp_path / "back", "hf-dinov2")
+    require_same(model, loaded(report), (32, 32), ("tokens", "pooled"))
+
+
+def test_mae_s_own_files(tmp_path):
+    model = of_timm(img_size=32, num_classes=0)
+    numbers = np.random.default_rng(0)
+    decoder = {
+        "decoder_embed.weight": (16, D),
+        "decoder_embed.bias": (16,),
+        "mask_token": (1, 1, 16),
+        "decoder_pos_embed": (1, 17, 16),
+        "decoder_blocks.0.attn.qkv.weight": (48, 16),
+    }
+    held = model.state_dict() | {
+        name: torch.from_numpy(numbers.normal(size=shape).astype("f4"))
+        for name, shape in decoder.items()
+    }
+    torch.save({"model": held}, tmp_path / "mae.pth")
+    with pytest.raises(PatchParityError, match="--heads"):
+        port_whole(tmp_path / "mae.pth", tmp_path / "0", "hf-vit")
+    semantics = {"num_heads": HEADS}
+    report = port_whole(tmp_path / "mae.pth", tmp_path / "1", "hf-vit", semantics=semantics)
+    require_same(model, loaded(report), (32, 32), ("tokens",))
+
+
+def test_a_head_of_all_tokens_is_none_of_one(tmp_path):
+    model = of_timm(global_pool="")
+    refused(model, tmp_path, "hf-vit", "pooling")
+
+
+def test_what_timm_pools_of_is_not_what_transformers_does(tmp_path):
+    model = of_timm(global_pool="avg", fc_norm=False)
+    refused(model, tmp_path, "hf-vit", "pooling")
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3"])
+def test_timm_s_dinov3_pools_otherwise_until_told(tmp_path, name):
+    arguments = dict(img_size=(24, 32), patch_size=8, embed_dim=D, num_heads=HEADS, depth=DEPTH)
+    model = grown(timm_or_skip().create_model(name, num_classes=0, **arguments))
+    place = saved(model, tmp_path / "source")
+    with pytest.raises(PatchParityError, match="pooling"):
+        port_whole(place, tmp_path / "0", "hf-dinov3")
+    report = port_whole(place, tmp_path / "1", "hf-dinov3", semantics={"pooling": "class"})
+    require_same(model, loaded(report), (24, 32), ("tokens",))
+    moved(model, tmp_path / "2", "timm-vit", names=("tokens", "pooled"))
