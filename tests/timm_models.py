@@ -58,6 +58,10 @@ def facts_of(model):
     kind = type(model).__name__
     if kind == "VisionTransformer":
         return _facts_of_vision_transformer(model)
+    if kind == "VisionTransformerDistilled":
+        facts = _facts_of_vision_transformer(model)
+        # its two heads look at two tokens, and what they say is averaged
+        return facts and {**facts, "of": "timm-deit", "pooling": "none"}
     return _facts_of_eva(model) if kind == "Eva" else None
 
 

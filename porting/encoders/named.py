@@ -79,7 +79,7 @@ def _require_same_pooling(
     table: Mapping[str, Any], arguments: Mapping[str, Any], pooling: str, told: Mapping[str, Any]
 ) -> None:
     """That what timm saved of a model is what it makes of its name again."""
-    if "pooling" in told or "global_pool" in arguments:
+    if "pooling" in told or "global_pool" in arguments or pooling == "none":
         return
     words = {"": "none", "token": "class", "avg": "mean", "map": "attention"}
     inner = table.get("pretrained_cfg") or {}

@@ -496,6 +496,7 @@ def _with_semantics(state: State, target: Target) -> State:
         if ours == value or (name == "rotary_temperature" and not values["rotary"]):
             continue
         if name == "pooling" and (value == "none" or (ours == "none" and not _headed(state))):
+            values[name] = value
             continue
         if name in ("norms", "rotary"):
             raise PatchParityError(

@@ -553,3 +553,27 @@ def test_timm_s_dinov3_pools_otherwise_until_told(tmp_path, name):
     report = port_whole(place, tmp_path / "1", "hf-dinov3", semantics={"pooling": "class"})
     require_same(model, loaded(report), (24, 32), ("tokens",))
     moved(model, tmp_path / "2", "timm-vit", names=("tokens", "pooled"))
+
+
+def test_deit_of_two_tokens_is_moved_without_its_two_heads(tmp_path):
+    model = of_timm("deit_tiny_distilled_patch16_224")
+    place = saved(model, tmp_path / "source")
+    report = port_whole(place, tmp_path / "0", "hf-deit")
+    assert any(name.startswith("head") for name in report.left)
+    require_same(model, loaded(report), (24, 32), ("tokens",))
+    report = port_whole(tmp_path / "0", tmp_path / "1", "timm-deit")
+    require_same(model, loaded(report), (24, 32), ("tokens",))
+
+
+def test_deit_with_a_teacher_is_moved_without_its_heads(tmp_path):
+    name = "DeiTForImageClassificationWithTeacher"
+    model = of_transformers(name, "DeiTConfig", WIDE, num_labels=4, **VIT)
+    place = saved(model, tmp_path / "source")
+    report = port_whole(place, tmp_path / "target", "timm-deit")
+    assert {name.partition(":")[0].split(".")[0] for name in report.left} == {
+        "cls_classifier",
+        "distillation_classifier",
+    }
+    with torch.no_grad():
+        ours = answers(model.deit, (24, 32))["tokens"]
+    assert apart(answers(loaded(report), (24, 32))["tokens"], ours) <= RELATIVE
