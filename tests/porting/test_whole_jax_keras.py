@@ -342,6 +342,25 @@ def test_keras_dinov2_to_transformers_and_back(tmp_path, registers, gated):
     require_same(preset(tmp_path / "back", "images"), of_keras(model, "images"))
 
 
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+def test_keras_dinov3_to_itself(tmp_path, gated, mask):
+    built = keras_models().DINOV3Backbone(
+        **KERAS,
+        intermediate_dim=M,
+        use_gated_mlp=gated,
+        use_mask_token=mask,
+        use_key_bias=mask,
+        hidden_activation="silu" if gated else "gelu",
+        rope_theta=50.0,
+    )
+    model = keras_grown(built)
+    path = saved_keras(model, tmp_path / "keras", "preset")
+    to = "keras-hub-dinov3" if mask else "keras-hub-dinov3-unmasked"
+    port_whole(path, tmp_path / "back", to)
+    require_same(preset(tmp_path / "back", "pixel_values"), of_keras(model, "pixel_values"), 0)
+
+
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_keras_clip_to_transformers(tmp_path, activation):
     built = keras_models().CLIPVisionEncoder(
