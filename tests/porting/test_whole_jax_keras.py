@@ -124,6 +124,16 @@ def test_google_to_transformers_and_back(vits, tmp_path, published, under):
     require_same(vits.run(model, again, IMAGES)[0], output, 0)
 
 
+def test_google_of_the_mean_to_timm_and_back(vits, tmp_path):
+    model = vits.GoogleViT(CLASSES, **FLAX, classifier="gap")
+    path, output, _ = saved_flax(vits, tmp_path / "google", model, vits.before_linen)
+    port_whole(path, tmp_path / "timm", "timm-vit", prove=False)
+    require_same(of_timm(tmp_path / "timm"), output)
+    port_whole(tmp_path / "timm", tmp_path / "back", "google-vit", prove=False)
+    again = vits.of_linen(vits.load_npz(tmp_path / "back" / "model.npz"))
+    require_same(vits.run(model, again, IMAGES)[0], output, 0)
+
+
 def test_google_of_bfloat16(vits, tmp_path):
     import ml_dtypes
 
@@ -201,6 +211,50 @@ def test_big_vision_of_siglip_to_transformers_and_back(vits, tmp_path, scan):
     again = vits.load_npz(tmp_path / "back" / "model.npz")
     loops = vits.BigVisionViT(0, **FLAX, pool_type="map")
     require_same(vits.run(loops, again, IMAGES)[0], output)
+
+
+# ------------------------------------------------------------------------ transformers 4 in Flax
+
+
+@pytest.fixture(scope="module")
+def flax_files(tmp_path_factory):
+    from . import flax_beside
+
+    folder = tmp_path_factory.mktemp("flax")
+    flax_beside.beside("write", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "kind"),
+    [
+        ("vit", "hf-vit", "ViTModel"),
+        ("vit-head", "hf-vit", "ViTForImageClassification"),
+        ("dinov2", "hf-dinov2", "Dinov2Model"),
+        ("clip", "hf-clip", "CLIPVisionModel"),
+    ],
+)
+def test_flax_of_transformers_4_to_torch_and_back(flax_files, tmp_path, name, to, kind):
+    from . import flax_beside
+
+    source = flax_files / name / "flax_model.msgpack"
+    port_whole(source, tmp_path / "torch", to, prove=False)
+    truth = np.load(flax_files / name / "truth.npz")
+    images = np.load(flax_files / name / "images.npy")
+    with torch.no_grad():
+        model = getattr(transformers, kind).from_pretrained(tmp_path / "torch").eval()
+        given = model(torch.from_numpy(images))
+    for key in truth.files:
+        require_same(given[key], truth[key])
+    back = tmp_path / "flax"
+    port_whole(tmp_path / "torch", back, f"{to}-flax", prove=False)
+    (back / "kind").write_text(name)
+    np.save(back / "images.npy", images)
+    flax_beside.beside("run", back)
+    again = np.load(back / "truth.npz")
+    assert set(again.files) == set(truth.files)
+    for key in truth.files:
+        require_same(again[key], truth[key], 0)
 
 
 # ------------------------------------------------------------------------------------- KerasHub
