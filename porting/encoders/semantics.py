@@ -289,6 +289,7 @@ def read_semantics(
             origin = dict.fromkeys(said, where) | dict.fromkeys(
                 set(named) - set(said), f"{where} calls it {table.get('architecture')}"
             )
+            _require_structure(facts, structure or {}, where)
             break
     else:
         said = common(layout, found.held, structure or {})
@@ -391,6 +392,15 @@ def _require_same(found: FoundEncoder, name: str, held: Any, other: Any, where: 
             f"{where} says {SEMANTICS[name]} {other}, and the tensors of this "
             f"{found.layout.title} have {held}"
         )
+
+
+def _require_structure(facts: Mapping[str, Any], structure: Mapping[str, Any], where: str) -> None:
+    for name, held in structure.items():
+        if facts.get(name, held) not in (held, "any"):
+            raise PatchParityError(
+                f"{where} tells of a model with {name.replace('_', ' ')} {facts[name]}, and its "
+                f"tensors have {held}"
+            )
 
 
 def _require_heads(found: FoundEncoder, heads: Any) -> None:

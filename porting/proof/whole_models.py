@@ -146,10 +146,14 @@ def _timm(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> 
     return LibraryModel(f"timm {timm.__version__} {type(model).__name__}", model.eval())
 
 
-def _arguments(module: str, kind: str) -> Callable[..., LibraryModel]:
+def _arguments(modules: Mapping[str, str]) -> Callable[..., LibraryModel]:
+    """The builder of classes that take arguments, by the modules that they are in."""
+
     def build(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> LibraryModel:
         import torch
 
+        kind = table["class_name"]
+        module = modules[kind]
         held = getattr(importlib.import_module(module), kind)
         model = held(**table["arguments"])
         weights = next(path for path in folder.iterdir() if path.suffix not in (".json",))
@@ -183,8 +187,8 @@ def _keras_hub(name: str, folder: Path, table: Mapping[str, Any], complete: bool
 BUILDERS: Mapping[str, Callable[..., LibraryModel]] = {
     "transformers": _transformers,
     "timm": _timm,
-    "torchvision": _arguments("torchvision.models.vision_transformer", "VisionTransformer"),
-    "vit-pytorch": _arguments("vit_pytorch.vit", "ViT"),
+    "torchvision": _arguments({"VisionTransformer": "torchvision.models.vision_transformer"}),
+    "vit-pytorch": _arguments({"ViT": "vit_pytorch.vit", "SimpleViT": "vit_pytorch.simple_vit"}),
     "KerasHub": _keras_hub,
 }
 """How each library builds a model, by the first word of its classes' names."""

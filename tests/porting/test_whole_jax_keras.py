@@ -567,6 +567,17 @@ def test_vit_pytorch_to_itself_and_no_other(tmp_path, settings):
         port_whole(path, tmp_path / "timm", "timm-vit", semantics=told, prove=False)
 
 
+def test_a_configuration_of_another_pooling_than_the_tensors(tmp_path):
+    path = saved_torch(grown(vit_pytorch(heads=4, dim_head=8)), tmp_path / "one")
+    port_whole(path, tmp_path / "two", "lucidrains", semantics=dict(num_heads=4), prove=False)
+    config = tmp_path / "two" / "config.json"
+    told = json.loads(config.read_text())
+    told["arguments"]["pool"] = "mean"
+    config.write_text(json.dumps(told))
+    with pytest.raises(PatchParityError, match="class token False, and its tensors have True"):
+        port_whole(tmp_path / "two", tmp_path / "three", "lucidrains", prove=False)
+
+
 def test_simple_vit_to_itself(tmp_path):
     model = grown(vit_pytorch("SimpleViT", "simple_vit", heads=4, dim_head=8))
     path = saved_torch(model, tmp_path / "one")
