@@ -268,6 +268,7 @@ class EncoderLayout:
             of that alone may do without.
         names: the table of facts by the name that a configuration gives a model.
         undecided: semantics that models of these names differ in, and of which nothing is assumed.
+        together: groups of parts of which a model has all or none.
     """
 
     id: str
@@ -285,6 +286,7 @@ class EncoderLayout:
     stage_requires: tuple[str, ...] = ()
     names: str = ""
     undecided: tuple[str, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
 
     @functools.cached_property
     def fields(self) -> frozenset[str]:

@@ -97,6 +97,7 @@ def _layout(identity: str, table: Mapping[str, Any]) -> EncoderLayout:
         raise wrong(f"unknown {', '.join(sorted(unknown))}")
     for key in _LISTS:
         settings[key] = tuple(settings.get(key, ()))
+    settings["together"] = tuple(map(tuple, settings.get("together", ())))
     return EncoderLayout(identity, entries=entries, models=models, **settings)
 
 

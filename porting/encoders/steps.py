@@ -147,7 +147,8 @@ def _together(target: Target) -> tuple[tuple[str, ...], ...]:
         for name in target.layout.fields
         if name.endswith(".bias") and name not in target.layout.optional
     )
-    return (*inputs, ("out.bias", "up.bias", "gate.bias", "down.bias"), *sorted(pairs))
+    outputs = ("out.bias", "up.bias", "gate.bias", "down.bias")
+    return (*inputs, outputs, *sorted(pairs), *target.layout.together)
 
 
 class _Adds(Change):
@@ -156,18 +157,22 @@ class _Adds(Change):
 
     def applies(self, state: State, target: Target) -> list[str]:
         """Its fields."""
-        lacking = []
-        for names in (*(entry.fields for entry in target.layout.entries), *_together(target)):
-            there = [name for name in names if name in state.held]
-            lacking += [
-                name
-                for name in names
-                if name not in state.held
-                and target.holds(name)
-                and (there or target.lacks(name, state.held))
-                and self._can(state, target, name)
-            ]
-        return list(dict.fromkeys(lacking))
+        lacking: dict[str, None] = {}
+        groups = (*(entry.fields for entry in target.layout.entries), *_together(target))
+        before = -1
+        while before != len(lacking):  # one group may bring another's first
+            before, held = len(lacking), state.held.union(lacking)
+            for names in groups:
+                there = held.intersection(names)
+                lacking |= {
+                    name: None
+                    for name in names
+                    if name not in held
+                    and target.holds(name)
+                    and (there or target.lacks(name, state.held))
+                    and self._can(state, target, name)
+                }
+        return list(lacking)
 
     def _can(self, state: State, target: Target, name: str) -> bool:
         if name.rpartition(".")[2] not in self.words and name not in self.words:
