@@ -335,15 +335,19 @@ def pool(tokens: NDArray[Any], weights: EncoderWeights, spec: EncoderSpec) -> ND
     if spec.pooling == "class":
         pooled = tokens[:, 0]
     elif spec.pooling == "mean":
-        last = tokens.shape[1] - spec.suffix_tokens
-        pooled = tokens[:, spec.prefix_tokens : last].mean(axis=1)
+        pooled = _patches(tokens, spec).mean(axis=1)
     elif weights.pool is None:
         raise PatchParityError("pooling='attention' needs the weights of an attention pool")
     else:
-        pooled = _attention_pooled(tokens, weights.pool, spec)
+        pooled = _attention_pooled(_patches(tokens, spec), weights.pool, spec)
     if weights.pooled_norm is not None:
         pooled = layer_norm(pooled, weights.pooled_norm, spec.norm_epsilon)
     return pooled if weights.pooler is None else np.tanh(weights.pooler(pooled))
+
+
+def _patches(tokens: NDArray[Any], spec: EncoderSpec) -> NDArray[Any]:
+    """Tokens without those before and behind the patches."""
+    return tokens[:, spec.prefix_tokens : tokens.shape[1] - spec.suffix_tokens]
 
 
 def _attention_pooled(

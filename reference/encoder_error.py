@@ -416,13 +416,13 @@ def _pooled(
 ) -> Running:
     if spec.pooling == "class":
         return tokens.map(lambda part: part[:, 0])
+    last = tokens.values.shape[1] - spec.suffix_tokens
+    patches = tokens.map(lambda each: each[:, spec.prefix_tokens : last])
     if spec.pooling == "mean":
-        last = tokens.values.shape[1] - spec.suffix_tokens
-        part = tokens.map(lambda each: each[:, spec.prefix_tokens : last])
-        return _mean(part, arithmetic)
+        return _mean(patches, arithmetic)
     if weights.pool is None:
         raise PatchParityError("pooling='attention' needs the weights of an attention pool")
-    return _attention_pooled(tokens, weights.pool, spec, arithmetic)
+    return _attention_pooled(patches, weights.pool, spec, arithmetic)
 
 
 def _mean(tokens: Running, arithmetic: Arithmetic) -> Running:

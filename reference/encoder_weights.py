@@ -108,7 +108,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class AttentionPool:
-    """Multi-head attention pooling: a learned query looks at all tokens (SigLIP's head,
+    """Multi-head attention pooling: a learned query looks at all patches (SigLIP's head,
     big_vision's `MAPHead`).
 
     Args:
@@ -162,7 +162,8 @@ class EncoderSpec:
         norms: `pre`, x + f(norm(x)) (ViT); `post`, norm(x + f(x)) (BERT); `behind`, x + norm(f(x))
             (Swin V2).
         attention_scale: what q·k is multiplied by; None for 1/√d of a head's width d.
-        pooling: `class`, the first token; `mean`, that of the patches; `attention`; or `none`.
+        pooling: `class`, the first token; `mean`, that of the patches; `attention`, a query that
+            looks at the patches (SigLIP, timm's `map`); or `none`.
         prefix_tokens, suffix_tokens: tokens before and behind the patches, which have no rotary
             positions and no part in the mean.
         pairing: which channels of a head rotary positions turn together: `halves`, i and i + d/2
