@@ -78,9 +78,10 @@ def library_model(
     except (UnprovedError, OtherModelError):
         raise
     except (Exception, SystemExit) as error:  # whatever a library makes of a configuration
-        raise UnprovedError(
-            f"{library} does not build it ({type(error).__name__}: {first_line(error)[:240]})"
-        ) from None
+        told = f"{library} does not build it ({type(error).__name__}: {first_line(error)[:240]})"
+        if complete and not isinstance(error, ImportError):
+            raise OtherModelError(told) from None  # of what is written, that is no way out
+        raise UnprovedError(told) from None
 
 
 @contextlib.contextmanager
