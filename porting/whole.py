@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -283,10 +283,15 @@ def port_whole(
                 )
 
         metadata = {"format": "pt"} if format_of(place) == "safetensors" else None
-        _make_folder(place.parent)
-        write_streamed(
-            place, tensors, metadata, prove_draft, shard_bytes=shard_bytes, companions=companions
-        )
+        with _folder(place.parent):
+            write_streamed(
+                place,
+                tensors,
+                metadata,
+                prove_draft,
+                shard_bytes=shard_bytes,
+                companions=companions,
+            )
     folder = str(place.parent)
     return WholePortReport(
         f"{whole.stage.candidate.label}, {whole.found.layout.title}",
@@ -484,11 +489,21 @@ def holds_blocks(
         return False
 
 
-def _make_folder(folder: Path) -> None:
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """A folder that is there, and is gone again where nothing came into it."""
     try:
+        there = folder.exists()
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise PatchParityError(f"cannot make {folder}: {error.strerror or error}") from None
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _require_finite(checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> None:

@@ -80,5 +80,7 @@ def counted(pairs: Sequence[Pair]) -> str:
 if __name__ == "__main__":
     with families() as (found, missing):
         done = [pair for family in found.values() for pair in family.pairs()]
+        for wrong in (pair for pair in done if pair.failure):
+            print(wrong)
         told = ["", counted(done), *tables(found, done, missing)]
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), told), encoding="utf-8")

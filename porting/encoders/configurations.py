@@ -36,7 +36,9 @@ def configuration_beside(
         for inner in reversed(tables):  # that of a tower before that of all of the model
             if any(is_of(model, inner) for model in layout.models):
                 return inner, f"{folder}/{name}"
-        called = [str(each[key]) for each in tables for key in TELLING[:3] if key in each]
+        called = [
+            each[key] for each in tables for key in TELLING[:3] if isinstance(each.get(key), str)
+        ]
         if called and names:
             raise PatchParityError(
                 f"{folder}/{name} calls it {called[0]!r}, of which it is not known that its blocks "

@@ -24,7 +24,7 @@ ADVICE = {
     "quantized weights: dequantize them first",
 }
 """What tells by its name that leaving it out would change the model, and what to do with it: names
-of peft 0.18, bitsandbytes, GPTQ, AWQ and float8 checkpoints."""
+of peft, bitsandbytes, GPTQ, AWQ and of checkpoints in float8."""
 
 
 @dataclass(frozen=True, eq=False)

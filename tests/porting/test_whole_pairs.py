@@ -1,7 +1,15 @@
 """All ordered pairs of layouts, one tiny model of each kind: the target's library computes what the
 source's does, the way back gives the same bytes, or a sentence says why not."""
 
+import json
+
 import pytest
+
+from patchparity.porting.encoders.agreement import HELD
+from patchparity.porting.encoders.semantics import at, is_of
+from patchparity.porting.files.opening import opened
+from patchparity.porting.whole import read_whole
+from patchparity.reference.errors import PatchParityError
 
 from ..census.stand_in import import_library
 from ..whole_pairs import PAGE, counted, page, tables
@@ -65,6 +73,57 @@ def test_refusals_do_not_depend_on_the_layout_that_a_model_comes_from(made):
             if not ways[source, target]
         ]
     assert not wrong, wrong
+
+
+def _told(layout, table):
+    """Keys of a configuration that the tensors tell too, each the first that tells its fact."""
+    seen = set()
+    for model in layout.models:
+        if is_of(model, table):
+            for key, template in model.config.items():
+                fact = template.removeprefix("$") if isinstance(template, str) else ""
+                if fact in HELD and fact not in seen and at(table, key) is not None:
+                    seen.add(fact)
+                    yield key
+
+
+def _other(table, key):
+    """The same configuration with another value under a key."""
+    changed = json.loads(json.dumps(table))
+    *path, last = key.split(".")
+    place = changed
+    for word in path:
+        place = place[word]
+    value = place[last]
+    if isinstance(value, dict):
+        place[last] = {**value, "more": "MORE"}
+    else:
+        place[last] = not value if isinstance(value, bool) else value + 1
+    return changed
+
+
+def test_each_number_of_a_configuration_is_held_against_the_tensors(made, tmp_path):
+    accepted, seen = [], set()
+    for family in made[0].values():
+        for target, form in family.forms.items():
+            with opened(form.file) as file:
+                layout = read_whole(file, semantics=form.told).found.layout
+            for name, content in form.beside.items():
+                folder = tmp_path / family.kind.id / target
+                folder.mkdir(parents=True, exist_ok=True)
+                copy = folder / form.file.name
+                copy.exists() or copy.symlink_to(form.file)
+                table = json.loads(content)
+                for key in _told(layout, table):
+                    (folder / name).write_text(json.dumps(_other(table, key)))
+                    try:
+                        with opened(copy) as file:
+                            read_whole(file, semantics=form.told)
+                        accepted.append((family.kind.id, target, key))
+                    except PatchParityError:
+                        seen.add((target, key))
+    assert not accepted, accepted
+    assert len(seen) > 40
 
 
 def test_the_page_is_what_comes_out(made):

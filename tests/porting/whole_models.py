@@ -242,14 +242,6 @@ KINDS: dict[str, Kind] = {
             "vit_pytorch.ViT",
         ),
         Kind(
-            "lucidrains-mean",
-            "vit-pytorch ViT, mean",
-            _vit_pytorch(pool="mean"),
-            "lucidrains",
-            "vit_pytorch.ViT",
-            pooling="mean",
-        ),
-        Kind(
             "rotary",
             "DINOv3: rotary positions",
             _transformers(

@@ -64,7 +64,10 @@ def of_keras_hub(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]
 
     keras.backend.clear_session()
     model = eval(f"{loads[:-1]}, dtype='float64')", {"keras_hub": keras_hub})
-    return np.asarray(model(images.transpose(0, 2, 3, 1), training=False))
+    given: Any = images.transpose(0, 2, 3, 1)
+    if isinstance(model.input, dict):
+        given = dict.fromkeys(model.input, given)
+    return np.asarray(model(given, training=False))
 
 
 def of_vit_pytorch(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:

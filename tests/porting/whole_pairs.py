@@ -138,9 +138,14 @@ class Family:
             )
         loads = kind.loads.format(folder=folder / "base")
         self.output, self.failure = self.computed(folder / "base", loads)
+        self.read: dict[Path, WholeModel] = {}
         for target in whole_targets():
             if target != kind.stage and (form := self._ported(base, target, {})) is not None:
                 self.forms[target] = form
+        self.there = {
+            target: [self.forms[target]] if target in self.forms else []
+            for target in whole_targets()
+        }
 
     def _ported(self, source: Path, target: str, told: dict[str, Any]) -> Form | None:
         place = self.folder / target
@@ -191,23 +196,32 @@ class Family:
 
     def pairs(self) -> Iterator[Pair]:
         """From each layout that holds it to all."""
-        for source, form in self.forms.items():
-            with opened(form.file) as file:
-                whole = read_whole(file, semantics=form.told)
+        with contextlib.ExitStack() as files:
+            self.files = files
+            for source, form in self.forms.items():
                 for target in whole_targets():
-                    yield self._pair(source, form, target, whole)
+                    yield self._pair(source, form, target)
 
-    def _pair(self, source: str, form: Form, target: str, whole: WholeModel) -> Pair:
+    def _whole(self, form: Form) -> WholeModel:
+        """A form as a port reads it, once."""
+        if form.file not in self.read:
+            file = self.files.enter_context(opened(form.file))
+            self.read[form.file] = read_whole(file, semantics=form.told)
+        return self.read[form.file]
+
+    def _pair(self, source: str, form: Form, target: str) -> Pair:
         made = functools.partial(Pair, self.kind.id, source, target)
         try:
+            whole = self._whole(form)
             moved = fit_whole(whole, get_dialect(target, list_dialects(())))
         except PatchParityError as error:
             return made("", None, reason_of(error, form.file))
         lazy = tensors_of_whole(whole, moved, None)
         tensors = {name: np.asarray(held.read()) for name, held in lazy.items()}
-        known = self.forms.get(target)
-        if known is None or not same(tensors, known.tensors):
+        known = next((each for each in self.there[target] if same(tensors, each.tensors)), None)
+        if known is None:
             known = self._written(form, target)
+            self.there[target].append(known)
         error = None
         if known.output is not None and form.output is not None:
             error = error_of(known.output, form.output)
@@ -225,14 +239,13 @@ class Family:
 
     def _returned(self, form: Form, source: str, there: Form) -> tuple[str, str]:
         """What the way back gives: a mark, and why there is none."""
-        with opened(there.file) as file:
-            whole = read_whole(file, semantics=there.told)
-            try:
-                moved = fit_whole(whole, get_dialect(source, list_dialects(())))
-            except PatchParityError as error:
-                return "≈", f"the way back is refused: {error}"
-            lazy = tensors_of_whole(whole, moved, None)
-            back = {name: np.asarray(held.read()) for name, held in lazy.items()}
+        whole = self._whole(there)
+        try:
+            moved = fit_whole(whole, get_dialect(source, list_dialects(())))
+        except PatchParityError as error:
+            return "≈", f"the way back is refused: {error}"
+        lazy = tensors_of_whole(whole, moved, None)
+        back = {name: np.asarray(held.read()) for name, held in lazy.items()}
         if same(back, form.tensors):
             return "=", ""
         held = {name: array for name, array in back.items() if name in form.tensors}
