@@ -353,13 +353,13 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
             f"{dialect.id}: of its library the embedding stage is known and not the blocks; "
             f"whole models go to {', '.join(whole_targets())}"
         )
-    refused: list[tuple[int, PatchParityError]] = []
+    refused: list[tuple[tuple[bool, int], PatchParityError]] = []
     fitting: list[MovedModel] = []
     for target in (Target(layout, model) for layout in layouts for model in layout.models):
         try:
             fitting.append(moved_to(whole, target, dialect))
         except PatchParityError as error:
-            refused.append((_apart(whole.found, target), error))
+            refused.append((_apart(whole, target), error))
     if not fitting:
         raise min(refused, key=lambda pair: pair[0])[1]
     best = min(fitting, key=lambda moved: len(moved.losses))
@@ -371,10 +371,13 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
     return best
 
 
-def _apart(found: FoundEncoder, target: Target) -> int:
-    """How many fields of an encoder a class has no place for, or needs beside them."""
+def _apart(whole: WholeModel, target: Target) -> tuple[bool, int]:
+    """Whether a class has positions of another kind; and how many fields of an encoder it has no
+    place for, or needs beside them."""
+    found = whole.found
     homeless = sum(not target.holds(name) for name in found.held)
-    return homeless + sum(target.lacks(name, found.held) for name in target.layout.fields)
+    turned = target.fixed["rotary"] != whole.semantics["rotary"]
+    return turned, homeless + sum(target.lacks(name, found.held) for name in target.layout.fields)
 
 
 def moved_to(

@@ -34,7 +34,14 @@ def _of_swiglu(told: Any, facts: Facts) -> bool:
 
 
 def _counted(told: Any, facts: Facts) -> bool:
-    return not isinstance(told, Mapping) or len(told) == facts["num_classes"]
+    """Whether names of classes are as many as the head has rows; a head of another kind is left,
+    and the names stay."""
+    return not isinstance(told, Mapping) or facts["num_classes"] in (0, len(told))
+
+
+def _classes(told: Any, facts: Facts) -> bool:
+    """Whether there are as many as the head has rows; a head of another kind is left."""
+    return facts["num_classes"] in (0, told)
 
 
 HELD: dict[str, tuple[str, str, Callable[[Any, Facts], bool]]] = {
@@ -48,7 +55,7 @@ HELD: dict[str, tuple[str, str, Callable[[Any, Facts], bool]]] = {
     "head_width": ("width of a head", "head_width", _same("head_width")),
     "registers": ("register tokens", "registers", _same("registers")),
     "class_token": ("class token", "class_token", _same("class_token")),
-    "num_classes": ("classes", "num_classes", _same("num_classes")),
+    "num_classes": ("classes", "num_classes", _classes),
     "classes": ("names of classes", "num_classes", _counted),
     "query_bias": ("biases of queries, keys and values", "query_bias", _same("query_bias")),
     "mlp_bias": ("biases of the MLP", "mlp_bias", _same("mlp_bias")),
