@@ -57,7 +57,8 @@ NUMBER = re.compile(r"-?\d[\d.]*(e[-+]\d+)?")
 
 @pytest.fixture(scope="module")
 def folder_of_the_readme(tmp_path_factory):
-    """What the README says that is there: vit.py, hf/, images.npy, the kept records."""
+    """What the README says that is there: vit.py, hf/, dinov2/, images.npy, the kept
+    records."""
     torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
     import numpy as np
 
@@ -67,6 +68,10 @@ def folder_of_the_readme(tmp_path_factory):
     torch.manual_seed(0)
     config = transformers.ViTConfig(image_size=64, num_hidden_layers=2)
     transformers.ViTModel(config).save_pretrained(folder / "hf")
+    config = transformers.Dinov2WithRegistersConfig(
+        image_size=64, patch_size=16, num_hidden_layers=2, num_register_tokens=4
+    )
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(folder / "dinov2")
     np.save(folder / "images.npy", np.random.default_rng(0).standard_normal((2, 3, 64, 64)))
     (folder / "bench").symlink_to(ROOT / "bench")
     return folder

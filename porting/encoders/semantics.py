@@ -121,12 +121,13 @@ class Semantics:
         )
 
     def lines(self) -> list[str]:
-        """Each in a sentence."""
-        return [
-            f"{SEMANTICS[name]}: {shown(self.values[name])} ({self.origins[name]})"
-            for name in SEMANTICS
-            if name in self.origins
-        ]
+        """In sentences, one for all that was read in one place."""
+        told: dict[str, list[str]] = {}
+        for name in SEMANTICS:
+            if name in self.origins:
+                words = f"{SEMANTICS[name]} {shown(self.values[name])}"
+                told.setdefault(self.origins[name], []).append(words)
+        return [f"{', '.join(words)} ({origin})" for origin, words in told.items()]
 
 
 def shown(value: Any) -> str:
