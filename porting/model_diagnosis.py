@@ -69,7 +69,7 @@ class ModelDiagnosis(Answer):
         shares = ", ".join(f"{share:.2g}" for share in over)
         return [
             f"{self.model} against {self.reference}",
-            *(f"told {sentence}" for sentence in self.semantics),
+            *self.semantics,
             *self._of_embedding(),
             *self.encoder.lines(),
             f"blocks 0 to {len(over) - 1}, as shares of their bounds: {shares}",
@@ -156,8 +156,8 @@ def diagnose_model(
         found = _diagnosed(live, name, side, whole, images, tower, "float32" if kind else None)
     if kind:
         note = (
-            f"weights of the model: {kind}, in which the reference's are rounded too, and both "
-            "are run in float32"
+            f"read weights of the model in {kind}: those of the reference are rounded to it too, "
+            "and both are run in float32"
         )
         found = dataclasses.replace(found, semantics=(*found.semantics, note))
     return found

@@ -3,6 +3,7 @@ tensor by tensor, with the configuration that its library loads."""
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,7 +50,13 @@ from .files.streamed import Lazy, write_streamed
 from .files.writing import format_of
 from .proof.compare import UNITS, Check
 from .proof.moved import named
-from .proof.whole import Side, prove_by_library, prove_read_back, prove_same_function
+from .proof.whole import (
+    Side,
+    change_of,
+    prove_by_library,
+    prove_read_back,
+    prove_same_function,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +73,7 @@ class WholePortReport(Answer):
         checks: the proof.
         files: that were written.
         loads: how the target's library loads them.
+        assumed: what was taken for what it mostly is, for nothing tells it, in sentences.
     """
 
     source: str
@@ -79,13 +87,15 @@ class WholePortReport(Answer):
     checks: list[Check]
     files: list[str]
     loads: str = ""
+    assumed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What was moved, how, its proof, and what was left."""
         return [
             f"{self.source} -> {self.target}: {self.tensors} tensors, {self.blocks} blocks",
-            *(f"told {sentence}" for sentence in self.semantics),
+            *self.semantics,
             *(f"step {step}" for step in self.steps),
+            *(f"assumed {assumption}" for assumption in self.assumed),
             *(f"lost {loss}" for loss in self.losses),
             *(f"left {name}" for name in self.left),
             *(check.line() for check in self.checks),
@@ -272,6 +282,7 @@ def port_whole(
             companions = companions_of(moved.target.model, moved.facts, tensors)
         _require_apart(source, place, companions)
         _require_apart(into, place, companions)
+        _require_no_other(place, moved.target.model, companions)
         checks: list[Check] = []
 
         def prove_draft(draft: Path) -> None:
@@ -292,7 +303,6 @@ def port_whole(
                 shard_bytes=shard_bytes,
                 companions=companions,
             )
-    folder = str(place.parent)
     return WholePortReport(
         f"{whole.stage.candidate.label}, {whole.found.layout.title}",
         f"{to}, {moved.target.model.name}",
@@ -304,7 +314,8 @@ def port_whole(
         _left(whole.found),
         checks,
         [str(place), *(str(place.parent / name) for name in companions)],
-        moved.target.model.call.format(folder=folder) if into is None else f"as {into}",
+        _loads(moved.target.model, place) if into is None else f"as {into}",
+        whole.stage.assumptions,
     )
 
 
@@ -427,6 +438,16 @@ def _require_structure(target: Target, facts: Mapping[str, Any]) -> None:
             )
 
 
+def _require_folder_name(path: Path) -> None:
+    """Raise PatchParityError for what looks like a file of a format that nobody knows."""
+    suffix = path.suffix[1:]
+    if suffix.isalpha() and not path.is_dir():
+        raise PatchParityError(
+            f"{path}: no format has names that end in .{suffix}; expected a folder, or "
+            f"{', '.join(SUFFIXES)}"
+        )
+
+
 def _place(
     target: str | os.PathLike[str], wanted: Target, dialect: Dialect, shard_bytes: int | None
 ) -> Path:
@@ -439,8 +460,14 @@ def _place(
     if not str(target):
         raise PatchParityError("the target has no name: expected a folder, or a file in one")
     if path.suffix not in SUFFIXES or path.is_dir():
+        _require_folder_name(path)
         name = wanted.model.weights
         path = path / (f"{name}.index.json" if shard_bytes else name)
+    if str(path).endswith(".index.json") and not wanted.model.name.startswith("transformers"):
+        raise PatchParityError(
+            f"{wanted.model.name} is loaded from one file, and from no shards: leave --shard-size "
+            "out"
+        )
     kind = format_of(path)
     if KEPT_AS.get(kind, kind) not in dialect.formats:
         raise PatchParityError(
@@ -464,6 +491,16 @@ def _require_apart(
             raise PatchParityError(
                 f"cannot write {path}: it is a file of {source}, which is read; name another folder"
             )
+
+
+def _require_no_other(place: Path, model: EncoderModel, companions: Mapping[str, bytes]) -> None:
+    """Raise PatchParityError where another model's configuration is in the folder."""
+    there = read_configuration(place.parent / model.file) if model.file in companions else None
+    if there is not None and there != json.loads(companions[model.file]):
+        raise PatchParityError(
+            f"{place.parent} holds another model, as its {model.file} says: name another folder, "
+            "or empty that one"
+        )
 
 
 def holds_blocks(
@@ -641,6 +678,15 @@ def _cast(array: NDArray[Any], kind: str, name: str) -> NDArray[Any]:
     return narrow
 
 
+def _loads(model: EncoderModel, place: Path) -> str:
+    """How the library loads what was written."""
+    call = model.call.format(folder=place.parent, file=place)
+    by_folder = "{folder}" in model.call and "{file}" not in model.call
+    if by_folder and place.name not in (model.weights, f"{model.weights}.index.json"):
+        return f"{call}, once it is called {model.weights}"
+    return call
+
+
 def _proof(
     file: Checkpoint,
     whole: WholeModel,
@@ -662,13 +708,17 @@ def _proof(
         checks = [
             _stage_reads_back(cast(moved.weights, dtype), back.stage),
             prove_read_back(moved.state.parts, back.found.parts, prove),
-            _semantics_read_back(semantics, back.semantics, model.lacks),
+            _semantics_read_back(semantics, back.semantics, bool(moved.state.losses)),
         ]
         if not prove or any(check.verdict == "fail" for check in checks):
             return checks
         kinds = [part.dtype for part in back.found.parts.values()]
         source = side_of(whole, semantics.but(pairing=whole.semantics["pairing"]))
         target = side_of(back, semantics)
+        if moved.state.losses:
+            change = change_of(side_of(whole), target)
+            told = f"what leaves the last block changes by {change:.1e} of its size"
+            checks.append(Check("what is lost", "skip", None, told))
         coarsest = max([*kinds, back.stage.dtype], key=UNITS.__getitem__)
         checks.append(prove_same_function(source, target, coarsest))
         for side, held, name, weights, kind, complete in (
@@ -723,7 +773,7 @@ def _stage_reads_back(meant: PatchEmbedWeights, back: Stage) -> Check:
     return Check("stage reads back", "pass", 0.0, "the same bits")
 
 
-def _semantics_read_back(meant: Semantics, back: Semantics, lacks: Sequence[str]) -> Check:
+def _semantics_read_back(meant: Semantics, back: Semantics, lost: bool) -> Check:
     """What no tensor says, as the written configuration says it."""
     name = "semantics read back"
     for key in SEMANTICS:
@@ -736,7 +786,8 @@ def _semantics_read_back(meant: Semantics, back: Semantics, lacks: Sequence[str]
             return Check(
                 name, "fail", math.inf, f"{SEMANTICS[key]} {meant[key]} reads back {back[key]}"
             )
-    return Check(name, "pass", 0.0, "as they were told")
+    told = "as the target computes them, which is not as the source does" if lost else "the same"
+    return Check(name, "pass", 0.0, told)
 
 
 def _steps(whole: WholeModel, moved: MovedModel, dtype: str | None) -> list[str]:
@@ -750,7 +801,7 @@ def _steps(whole: WholeModel, moved: MovedModel, dtype: str | None) -> list[str]
     kinds = {part.dtype for part in moved.state.parts.values()} | {whole.stage.dtype}
     if dtype is not None and kinds != {dtype}:
         steps.append(f"cast: tensors rounded to {dtype}, as --dtype says")
-    return [*steps, *(f"assumed: {assumption}" for assumption in whole.stage.assumptions)]
+    return steps
 
 
 def _left(found: FoundEncoder) -> list[str]:

@@ -124,10 +124,14 @@ class Semantics:
         """In sentences, one for all that was read in one place."""
         told: dict[str, list[str]] = {}
         for name in SEMANTICS:
-            if name in self.origins:
+            usual = name == "norms" and self.values[name] == DEFAULTS[name]
+            if name in self.origins and not usual:
                 words = f"{SEMANTICS[name]} {shown(self.values[name])}"
                 told.setdefault(self.origins[name], []).append(words)
-        return [f"{', '.join(words)} ({origin})" for origin, words in told.items()]
+        return [
+            f"{'told' if origin.startswith(TOLD) else 'read'} {', '.join(words)} ({origin})"
+            for origin, words in told.items()
+        ]
 
 
 def shown(value: Any) -> str:
@@ -312,16 +316,17 @@ def read_semantics(
     for name, value in told.items():
         if name == "num_heads" and "h" in found.sizes:
             _require_same(found, name, found.sizes["h"], value, "what is told")
-        values[name], origins[name] = value, "as told"
+        _require_uncontradicted(name, value, values, origins, where)
+        values[name], origins[name] = value, TOLD if table else f"{TOLD}: no file tests it"
     if "pool.probe" in found.parts:
         values["pooling"], origins["pooling"] = "attention", "the tensors of an attention pool"
     _require_sense(values)
     missing = [name for name in SEMANTICS if name not in values]
     if missing:
-        options = " ".join(OPTIONS.get(name, name) for name in missing)
         raise PatchParityError(
-            f"no tensor says, and nothing else tells, {_listed(missing)} of this {layout.title}: "
-            f"{options} tells it, or a configuration beside the file"
+            f"no tensor says, and nothing else tells, {_listed(missing)} of this {layout.title}: a "
+            f"configuration beside the file would, or you: {_asked(found, missing)}, if that is "
+            "how it is"
         )
     _require_heads(found, values["num_heads"])
     return Semantics(values, origins), facts
@@ -360,6 +365,38 @@ def _require_sense(values: Mapping[str, Any]) -> None:
     number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
     if not number or not 0 <= epsilon < 1:
         raise PatchParityError(f"norm_epsilon={epsilon!r}: expected a number from 0 to 1")
+
+
+TOLD = "as told"
+"""Where it was read what a user told."""
+
+
+def _require_uncontradicted(
+    name: str, value: Any, values: Mapping[str, Any], origins: Mapping[str, str], where: str
+) -> None:
+    """Raise PatchParityError where a configuration says another number or activation than a user;
+    what is pooled is a user's choice."""
+    said = where and origins.get(name, "").startswith(where)
+    if said and name != "pooling" and values.get(name) != value:
+        raise PatchParityError(
+            f"{SEMANTICS[name]} {shown(value)} is told, and {origins[name]} says "
+            f"{shown(values[name])}: leave {OPTIONS.get(name, name)} out, or mend the file"
+        )
+
+
+def _asked(found: FoundEncoder, missing: list[str]) -> str:
+    """The options that would tell, with what is usual: heads of 64 channels, and what the layout's
+    first class has."""
+    models = found.layout.models
+    usual = {
+        "num_heads": max(found.sizes["E"] // 64, 1),
+        "norm_epsilon": models[0].fixed.get("norm_epsilon", 1e-6) if models else 1e-6,
+        "activation": "gelu",
+        "pooling": "class",
+    }
+    return " ".join(
+        f"{OPTIONS[name]} {shown(usual[name])}" if name in usual else name for name in missing
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -473,7 +473,15 @@ def moves_between(state: State, target: Target) -> list[str]:
         for move in MOVES:
             if move.applies(part.entry, kept[field_name]):
                 of.setdefault(move, []).append(field_name)
-    return [f"{move.id}: {', '.join(names)}: {move.sentence}" for move, names in of.items()]
+    return [
+        f"{move.id}: {', '.join(dict.fromkeys(map(_owner, names)))}: {move.sentence}"
+        for move, names in of.items()
+    ]
+
+
+def _owner(name: str) -> str:
+    """A field without its last word: `query` of `query.weight`."""
+    return name.rpartition(".")[0] or name
 
 
 def brought(state: State, target: Target) -> State:
@@ -525,6 +533,12 @@ def _headed(state: State) -> bool:
 def _without_ends(state: State, target: Target) -> State:
     """Without what stands behind the tokens and has no place there."""
     homeless = [name for name in FIELDS if name in state.held and not target.holds(name)]
+    alone = [name for name in homeless if target.holds(f"{name.rpartition('.')[0]}.weight")]
+    if alone:  # the matrix has a place
+        told = (f"{name} is not zero, and {target.model.name} has none" for name in alone)
+        parts = {name: part for name, part in state.parts.items() if field_of(name) not in alone}
+        state = dataclasses.replace(state, parts=parts, losses=(*state.losses, *told))
+        homeless = [name for name in homeless if name not in alone]
     ends = dict.fromkeys(name.split(".")[0] for name in homeless)
     if {"pooler", "pool"} & set(ends) and "head.weight" in state.held:
         ends["head"] = None  # which stands behind it

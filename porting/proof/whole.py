@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...reference.encoder import Places
+from ...reference.encoder import Places, encode_block
 from ...reference.encoder_error import BlockExpectation, expect_block, expect_end, judge_block
 from ...reference.encoder_weights import EncoderSpec
 from ...reference.errors import PatchParityError
@@ -249,6 +249,22 @@ def prove_read_back(meant: Mapping[str, Part], back: Mapping[str, Part], bits: b
             return Check(name, "fail", math.inf, f"{part_name} reads back otherwise")
     told = "the same bits" if bits else "every tensor the same bits"
     return Check(name, "pass", 0.0, f"{len(meant)} parts, {told}")
+
+
+def change_of(source: Side, target: Side) -> float:
+    """By how much what leaves the last block changes from one side to the other, block after block
+    in float64 on one random image: relative rms."""
+    images = source.images()[:1]
+    tokens = [side.stage.sequence(images, side.stage.spec) for side in (source, target)]
+    for number in range(source.depth):
+        tokens = [
+            encode_block(given, block_of(side.parts, number, side.rms), side.spec, side.places)
+            for given, side in zip(tokens, (source, target), strict=True)
+        ]
+    before, after = tokens
+    if before.shape != after.shape:
+        return math.inf
+    return float(np.linalg.norm(after - before) / (np.linalg.norm(before) + 1e-300))
 
 
 def prove_same_function(source: Side, target: Side, dtype: str) -> Check:

@@ -63,7 +63,7 @@ def library_model(
     library = name.split()[0]
     builder = BUILDERS.get(library)
     if builder is None:
-        raise UnprovedError(f"{library} is not a package that installs")
+        raise UnprovedError(f"{name} is not run here: {library} is no package of the tests")
     if "auto_map" in json.dumps(table):
         raise UnprovedError(
             "its configuration names code of its own (auto_map), which is never run"
@@ -79,7 +79,11 @@ def library_model(
         raise
     except (Exception, SystemExit) as error:  # whatever a library makes of a configuration
         told = f"{library} does not build it ({type(error).__name__}: {first_line(error)[:240]})"
-        if complete and not isinstance(error, ImportError):
+        if isinstance(error, ImportError):
+            raise UnprovedError(
+                f"{library} needs {getattr(error, 'name', None) or 'more'}, which is not installed"
+            ) from None
+        if complete:
             raise OtherModelError(told) from None  # of what is written, that is no way out
         raise UnprovedError(told) from None
 
