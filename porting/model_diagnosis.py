@@ -33,7 +33,7 @@ from .proof.compare import Check
 from .proof.own_model import OtherModelError, UnprovedError
 from .proof.whole import Side, entering, with_small
 from .proof.whole_models import library_model
-from .whole import WholeModel, read_whole, side_of, source_model, whole_table
+from .whole import WholeModel, heads_left, read_whole, side_of, source_model, whole_table
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +44,7 @@ class ModelDiagnosis(Answer):
         model, reference: what was held against what.
         semantics: what no tensor of the reference says, and where it was read, in sentences.
         embedding: whether the sequence that enters the first block is right.
+        between: whether each block is given what the one before it made.
         encoder: what the blocks and the end make of the reference's own tokens.
     """
 
@@ -51,12 +52,14 @@ class ModelDiagnosis(Answer):
     reference: str
     semantics: tuple[str, ...]
     embedding: Check
+    between: Check
     encoder: EncoderDiagnosis
 
     @property
     def correct(self) -> bool:
         """Whether all of it is."""
-        return self.embedding.verdict == "pass" and self.encoder.correct
+        passed = self.embedding.verdict == self.between.verdict == "pass"
+        return passed and self.encoder.correct
 
     @property
     def ok(self) -> bool:
@@ -71,6 +74,7 @@ class ModelDiagnosis(Answer):
             f"{self.model} against {self.reference}",
             *self.semantics,
             *self._of_embedding(),
+            *([] if self.between.verdict == "pass" else [self.between.line()]),
             *self.encoder.lines(),
             f"blocks 0 to {len(over) - 1}, as shares of their bounds: {shares}",
         ]
@@ -89,6 +93,7 @@ class ModelDiagnosis(Answer):
             "reference": self.reference,
             "semantics": list(self.semantics),
             "embedding": dataclasses.asdict(self.embedding),
+            "between": dataclasses.asdict(self.between),
             "encoder": self.encoder.to_dict(),
         }
 
@@ -243,8 +248,10 @@ def _diagnosed(
         given = np.concatenate([given, given[:1]])  # once more, to be made small
     blocks = tuple(block_of(side.parts, number, side.rms) for number in range(side.depth))
     fed: list[NDArray[Any]] = []
+    owned: list[NDArray[Any]] = []
 
     def feed(number: int, own: NDArray[Any]) -> NDArray[Any]:
+        owned.append(np.array(own, np.float64))
         if number == 0:
             tokens = side.stage.sequence(given, side.stage.spec)
         elif number < len(blocks):
@@ -268,19 +275,48 @@ def _diagnosed(
     ends = ends_of(side.parts, side.rms)
     weights = dataclasses.replace(ends, blocks=blocks)
     encoder = diagnose_encoder(
-        _measured(run, fed, ends), weights, side.spec, side.places, dtype="float32"
+        _measured(run, fed, ends, not heads_left(whole.found)),
+        weights,
+        side.spec,
+        side.places,
+        dtype="float32",
     )
     return ModelDiagnosis(
         name,
         f"{whole.checkpoint.path} ({whole.found.layout.title})",
         tuple(whole.semantics.lines()),
         entering(side, run, given, name),
+        _between(owned, run.left, name),
         encoder,
     )
 
 
-def _measured(run: BlockRun, fed: list[NDArray[Any]], ends: EncoderWeights) -> MeasuredBlocks:
+def _between(owned: list[NDArray[Any]], left: list[NDArray[Any]], name: str) -> Check:
+    """Hold what each block would be given against what the block before it made."""
+    for number, (own, before) in enumerate(zip(owned[1:], left[:-1], strict=True), 1):
+        wide = before.astype(np.float64)
+        if own.shape != wide.shape or not np.allclose(own, wide, rtol=UNCHANGED, atol=0):
+            apart = float(np.linalg.norm(own - wide) / (np.linalg.norm(wide) + 1e-300))
+            return Check(
+                "between blocks",
+                "fail",
+                apart,
+                f"{name} changes the tokens between blocks {number - 1} and {number}, by "
+                f"{apart:.1e} of their size",
+            )
+    return Check("between blocks", "pass", 0.0, "each is given what the one before it made")
+
+
+UNCHANGED = 2.0**-7
+"""Relative difference of a number that was only rounded on its way, to bfloat16 at most."""
+
+
+def _measured(
+    run: BlockRun, fed: list[NDArray[Any]], ends: EncoderWeights, own_head: bool
+) -> MeasuredBlocks:
     """What was seen, of the end only what the reference has too."""
+    if not own_head:
+        return MeasuredBlocks(tuple(fed), tuple(run.left), run.left[-1], run.tokens)
     return MeasuredBlocks(
         tuple(fed),
         tuple(run.left),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ from .encoders.semantics import (
     is_of,
     read_semantics,
 )
-from .encoders.steps import State, Target, brought, moves_between, start
+from .encoders.steps import ENDS, State, Target, brought, moves_between, start
 from .files.atomic import files_read
 from .files.checkpoint import KEPT_AS, Checkpoint, dtype_of
 from .files.formats import SUFFIXES
@@ -713,23 +714,50 @@ def _proof(
         if not prove or any(check.verdict == "fail" for check in checks):
             return checks
         kinds = [part.dtype for part in back.found.parts.values()]
-        source = side_of(whole, semantics.but(pairing=whole.semantics["pairing"]))
-        target = side_of(back, semantics)
+        source, target = _both_sides(whole, back, semantics)
         if moved.state.losses:
             change = change_of(side_of(whole), target)
-            told = f"what leaves the last block changes by {change:.1e} of its size"
-            checks.append(Check("what is lost", "skip", None, told))
+            words = f"what leaves the last block changes by {change:.1e} of its size"
+            checks.append(Check("what is lost", "skip", None, words))
         coarsest = max([*kinds, back.stage.dtype], key=UNITS.__getitem__)
         checks.append(prove_same_function(source, target, coarsest))
         for side, held, name, weights, kind, complete in (
             ("source", whole, source_model(whole).name, file.path, file.format, False),
             ("target", back, model.name, draft, written.format, True),
         ):
-            proved = prove_by_library(
-                side_of(held), name, weights, kind, whole_table(held), complete
-            )
+            whose = dataclasses.replace(side_of(held), own_head=not heads_left(held.found))
+            proved = prove_by_library(whose, name, weights, kind, whole_table(held), complete)
             checks.append(named(proved, side))
     return checks
+
+
+def _both_sides(whole: WholeModel, back: WholeModel, semantics: Semantics) -> tuple[Side, Side]:
+    """Source and target of what both hold: without ends that the target has no place for."""
+    source = side_of(whole, semantics.but(pairing=whole.semantics["pairing"]))
+    target = side_of(back, semantics)
+    held = back.found.held
+    lost = {name for name in whole.found.held if name.split(".")[0] in ENDS and name not in held}
+    parts = {name: part for name, part in source.parts.items() if name not in lost}
+    source = dataclasses.replace(source, parts=parts)
+    if "pool.probe" in lost:
+        nothing = semantics.but(pooling="none")
+        source = dataclasses.replace(
+            source, semantics=nothing.but(pairing=whole.semantics["pairing"])
+        )
+        target = dataclasses.replace(target, semantics=nothing)
+    return source, target
+
+
+HEADS = re.compile(
+    r"(^|[./])((cls_|distillation_)?classifier|head|head_dist|fc|score|logits)([./]|$)"
+)
+"""Names of heads of classes."""
+
+
+def heads_left(found: FoundEncoder) -> list[str]:
+    """Tensors of a head that is no part of the reading: what the model itself makes of its tokens
+    is another thing then."""
+    return [name for name in found.left if HEADS.search(name)]
 
 
 TOLD = ("num_heads", "norm_epsilon", "activation", "pooling")

@@ -32,6 +32,7 @@ def configuration_beside(
         table = read_configuration(folder / name) if folder is not None else None
         if table is None:
             continue
+        _require_plain(table, f"{folder}/{name}")
         tables = list(_tables(table))
         for inner in reversed(tables):  # that of a tower before that of all of the model
             if any(is_of(model, inner) for model in layout.models):
@@ -39,12 +40,29 @@ def configuration_beside(
         called = [
             each[key] for each in tables for key in TELLING[:3] if isinstance(each.get(key), str)
         ]
-        if called and names:
+        if (called and names) or (name != "config.json" and name in names):
+            what = f"calls it {called[0]!r}" if called else "describes a model"
             raise PatchParityError(
-                f"{folder}/{name} calls it {called[0]!r}, of which it is not known that its blocks "
+                f"{folder}/{name} {what}, of which it is not known that its blocks "
                 f"compute as those of {layout.title}: --stage ports the embedding stage alone"
             )
     return {}, ""
+
+
+def _require_plain(table: Mapping[str, Any], where: str) -> None:
+    """Raise PatchParityError for a configuration that means other code, or that its library reads
+    otherwise than it looks: transformers takes `vision_config_dict` before `vision_config`."""
+    if "auto_map" in table:
+        raise PatchParityError(
+            f"{where} names code of its own (auto_map), and what that computes is not known: take "
+            "the line out where the model is its library's own"
+        )
+    for key, value in table.items():
+        if key.endswith("_config_dict") and isinstance(value, dict) and value:
+            raise PatchParityError(
+                f"{where} holds {key}, which transformers takes before {key.removesuffix('_dict')}: "
+                "leave one of the two"
+            )
 
 
 def _tables(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

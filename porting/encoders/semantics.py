@@ -167,7 +167,7 @@ def is_of(model: EncoderModel, table: Mapping[str, Any]) -> bool:
             if at(table, key) not in wanted["is"]:
                 return False
             told += 1
-        if isinstance(wanted, dict) and "off" in wanted and at(table, key) not in (None, False):
+        if isinstance(wanted, dict) and "off" in wanted and at(table, key) not in (None, False, {}):
             return False
     if not any(isinstance(model.config.get(key), str) for key in TELLING):
         told += any(at(table, key) is not None for key in model.config if "." in key)

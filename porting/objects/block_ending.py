@@ -89,9 +89,13 @@ class Ending:
             final = pooler  # transformers' get_image_features puts the projection there
         last = _field(result, "last_hidden_state")
         last = fields.get("last_hidden_state") if last is None else last
+        if last is None and len(getattr(final, "shape", ())) == 3:
+            last = final  # the model gives its tokens, whatever its norm made
         self.tokens = self.normed if last is None else self.as_tokens(last)
         if self.tokens is None and len(getattr(final, "shape", ())) > 2:
             self.tokens = self.as_tokens(final)
+            if self.tokens is None and len(final.shape) == 3:
+                self.tokens = np.array(self.record.to_array(final))
         self.output = self.two_axes(final)
         self.pooled = self.two_axes(pooler if inner is None else inner)
         entered = [value for value, made in self.heads if made is final and final is not None]

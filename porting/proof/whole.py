@@ -48,6 +48,7 @@ class Side:
         depth: number of blocks.
         semantics: what no tensor says.
         dtype: the coarsest type of its tensors.
+        own_head: whether its library's model has no head beside the reading.
     """
 
     stage: Stage
@@ -56,6 +57,7 @@ class Side:
     depth: int
     semantics: Semantics
     dtype: str = "float32"
+    own_head: bool = True
 
     @property
     def spec(self) -> EncoderSpec:
@@ -218,7 +220,9 @@ def prove_by_library(
         with quiet():
             built = library_model(name, weights, kind, table, complete)
         ends = tuple(
-            each for each in ("tokens", "pooled", "output") if each == "tokens" or not built.lacks
+            each
+            for each in ("tokens", "pooled", "output")
+            if each == "tokens" or (side.own_head and not built.lacks)
         )
         return prove_by_model(side, built.model, built.name, ends, complete)
     except OtherModelError as error:

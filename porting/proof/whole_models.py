@@ -142,7 +142,7 @@ def _transformers(
 def _timm(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> LibraryModel:
     import timm
 
-    if not (folder / "model.safetensors").exists():
+    if not any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
         os.symlink(
             next(path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")),
             folder / "pytorch_model.bin",
