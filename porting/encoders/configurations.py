@@ -60,8 +60,8 @@ def _require_plain(table: Mapping[str, Any], where: str) -> None:
     for key, value in table.items():
         if key.endswith("_config_dict") and isinstance(value, dict) and value:
             raise PatchParityError(
-                f"{where} holds {key}, which transformers takes before {key.removesuffix('_dict')}: "
-                "leave one of the two"
+                f"{where} holds {key}, which transformers takes before "
+                f"{key.removesuffix('_dict')}: leave one of the two"
             )
 
 

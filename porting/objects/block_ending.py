@@ -94,7 +94,7 @@ class Ending:
         self.tokens = self.normed if last is None else self.as_tokens(last)
         if self.tokens is None and len(getattr(final, "shape", ())) > 2:
             self.tokens = self.as_tokens(final)
-            if self.tokens is None and len(final.shape) == 3:
+            if self.tokens is None and final is not None and len(final.shape) == 3:
                 self.tokens = np.array(self.record.to_array(final))
         self.output = self.two_axes(final)
         self.pooled = self.two_axes(pooler if inner is None else inner)
