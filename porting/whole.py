@@ -29,12 +29,14 @@ from .dialects.sizes import Sizes
 from .dialects.stage import Stage, read_stage, require_no_stem
 from .dialects.wrappers import UnwrappedCheckpoint, unwrapped
 from .encoders.agreement import require_agreement
+from .encoders.buffers import with_buffers
 from .encoders.companions import companions_of
 from .encoders.configurations import configuration_beside, read_configuration
 from .encoders.found import FoundEncoder, Part, beside, blocks_of, find_encoder
 from .encoders.layout import EncoderModel, Entry
 from .encoders.load import list_encoders
 from .encoders.semantics import (
+    DEFAULTS,
     SEMANTICS,
     Semantics,
     configuration,
@@ -163,6 +165,8 @@ def read_whole(
     require_no_stem(checkpoint, stage)
     told = dict(semantics or {})
     found = find_encoder(checkpoint, stage, list_encoders(), {}, ignore)
+    heat = told.get("rotary_temperature", DEFAULTS["rotary_temperature"])
+    found = with_buffers(checkpoint, found, stage.candidate.prefix, heat)
     if prefix is None:
         _require_once(checkpoint, stage, found)
     table, where = configuration_beside(file, found.layout)

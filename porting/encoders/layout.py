@@ -269,6 +269,8 @@ class EncoderLayout:
         names: the table of facts by the name that a configuration gives a model.
         undecided: semantics that models of these names differ in, and of which nothing is assumed.
         together: groups of parts of which a model has all or none.
+        periods: tensor of the periods of rotary positions, which tells how wide heads are.
+        key_mask: tensor of a block that takes the bias of keys out.
     """
 
     id: str
@@ -287,6 +289,8 @@ class EncoderLayout:
     names: str = ""
     undecided: tuple[str, ...] = ()
     together: tuple[tuple[str, ...], ...] = ()
+    periods: str = ""
+    key_mask: str = ""
 
     @functools.cached_property
     def fields(self) -> frozenset[str]:
