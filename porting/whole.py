@@ -826,6 +826,7 @@ def _steps(whole: WholeModel, moved: MovedModel, dtype: str | None) -> list[str]
     """What was done, in sentences."""
     steps = [
         *(f"read: {note}" for note in whole.stage.notes),
+        *(f"read: {note}" for note in _read_otherwise(whole)),
         *steps_in_words(moved.plan),
         *moved.state.steps,
         *moves_between(moved.state, moved.target),
@@ -834,6 +835,19 @@ def _steps(whole: WholeModel, moved: MovedModel, dtype: str | None) -> list[str]
     if dtype is not None and kinds != {dtype}:
         steps.append(f"cast: tensors rounded to {dtype}, as --dtype says")
     return steps
+
+
+def _read_otherwise(whole: WholeModel) -> list[str]:
+    """What was done to tensors of the encoder on reading them, in sentences."""
+    told = whole.checkpoint.told
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(part.tensor for part in whole.found.parts.values()):
+        if name in told:
+            groups.setdefault(told[name], []).append(name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {phrase}"
+        for phrase, names in groups.items()
+    ]
 
 
 def _left(found: FoundEncoder) -> list[str]:

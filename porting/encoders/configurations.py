@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ...reference.errors import PatchParityError
 from ..dialects.sizes import LARGEST_CONFIG, VISION
@@ -24,8 +24,11 @@ def configuration_beside(
     Raises:
         PatchParityError: a configuration that says that the model is another.
     """
-    if checkpoint.own_config:
-        return checkpoint.own_config, str(checkpoint.path)
+    if own := checkpoint.own_config:
+        fits = any(is_of(model, own) for model in layout.models)
+        if not fits and isinstance(own.get("model_type"), str):
+            _refuse(str(checkpoint.path), own["model_type"], layout)
+        return own, str(checkpoint.path)
     folder = checkpoint.config_folder
     names = dict.fromkeys(model.file for model in layout.models if model.file)
     for name in (*names, "config.json"):
@@ -41,11 +44,7 @@ def configuration_beside(
             each[key] for each in tables for key in TELLING[:3] if isinstance(each.get(key), str)
         ]
         if (called and names) or (name != "config.json" and name in names):
-            what = f"calls it {called[0]!r}" if called else "describes a model"
-            raise PatchParityError(
-                f"{folder}/{name} {what}, of which it is not known that its blocks "
-                f"compute as those of {layout.title}: --stage ports the embedding stage alone"
-            )
+            _refuse(f"{folder}/{name}", called[0] if called else "", layout)
     return {}, ""
 
 
@@ -63,6 +62,14 @@ def _require_plain(table: Mapping[str, Any], where: str) -> None:
                 f"{where} holds {key}, which transformers takes before "
                 f"{key.removesuffix('_dict')}: leave one of the two"
             )
+
+
+def _refuse(where: str, called: str, layout: EncoderLayout) -> NoReturn:
+    what = f"calls it {called!r}" if called else "describes a model"
+    raise PatchParityError(
+        f"{where} {what}, of which it is not known that its blocks "
+        f"compute as those of {layout.title}: --stage ports the embedding stage alone"
+    )
 
 
 def _tables(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -131,6 +131,7 @@ def find_encoder(
     good = [match for match, wrong in faults if not wrong]
     if good:  # a classifier is a model and more
         most = max(good, key=lambda match: len(match.tensors))
+        _require_one_reading(checkpoint, most, good)
         return _read(checkpoint, stage, most, known)
     match, wrong = min(faults, key=lambda pair: (-len(pair[0].tensors), len(pair[0].spare)))
     if not match.tensors:
@@ -139,6 +140,20 @@ def find_encoder(
             f"of {', '.join(layout.id for layout in fitting)}: --stage ports the stage alone"
         )
     raise PatchParityError(f"{checkpoint.path}, read as {match.layout.title}: {wrong[0]}")
+
+
+def _require_one_reading(checkpoint: Checkpoint, match: _Match, others: Sequence[_Match]) -> None:
+    """Raise PatchParityError where another layout takes the same tensors for other parts."""
+    fields = {name: entry.fields for (entry, _), name in match.tensors.items()}
+    for other in others:
+        if len(other.tensors) < len(fields):
+            continue
+        for (entry, _), name in other.tensors.items():
+            if name in fields and fields[name] != entry.fields:
+                raise PatchParityError(
+                    f"{checkpoint.path}: {name} may be {fields[name][0]} ({match.layout.title}) or "
+                    f"{entry.fields[0]} ({other.layout.title}), and its shape fits both"
+                )
 
 
 def blocks_of(checkpoint: Checkpoint, stage: Stage, layouts: Mapping[str, EncoderLayout]) -> int:

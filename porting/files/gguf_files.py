@@ -96,11 +96,27 @@ CONFIG = {
     "clip.vision.attention.layer_norm_epsilon": "layer_norm_eps",
     "clip.vision.spatial_merge_size": "spatial_merge_size",
     "clip.vision.window_size": "window_size",
+    "clip.vision.attention.head_count": "num_attention_heads",
+    "clip.vision.block_count": "num_hidden_layers",
 }
 """Keys of a file, and of a `config.json` that says the same."""
 
+TANH_GELU = ("siglip_vision_model", "idefics2_vision", "idefics3_vision")
+"""Towers trained with the GELU of tanh, which clip.cpp computes where `clip.use_gelu` is set; a
+CLIP with it was trained with the exact one, and runs there with the other."""
+
 PART = re.compile(r".*-(\d{5})-of-(?!00001\.)(\d{5})\.gguf")
 """Names of one file of several, as llama.cpp's tools split them."""
+
+
+def _activation(values: Mapping[str, Any], model: Any) -> str:
+    """What the keys of a file tell of its activation (`ffn_op` of clip.cpp); empty for nothing."""
+    gelu, silu = values.get("clip.use_gelu"), values.get("clip.use_silu")
+    if gelu is True:
+        return "gelu_pytorch_tanh" if model in TANH_GELU else ""
+    if silu is True:
+        return "silu"
+    return "quick_gelu" if gelu is False else ""
 
 
 class GgufCheckpoint(Checkpoint):
@@ -200,6 +216,9 @@ class GgufCheckpoint(Checkpoint):
         values = self.header.values
         told = {ours: values[key] for key, ours in CONFIG.items() if key in values}
         projector = values.get("clip.vision.projector_type", values.get("clip.projector_type"))
+        wide = values.get("clip.vision.feed_forward_length")
+        if isinstance(wide, int) and wide > 0:  # an older script of Qwen2-VL wrote 0
+            told["intermediate_size"] = wide
         if told.get("image_size") == 0 or projector in DYNAMIC:
             told.pop("image_size", None)
         if projector in MODELS:
@@ -211,6 +230,8 @@ class GgufCheckpoint(Checkpoint):
         elif told and not self.paired:
             model = self._tower_of_tensors("layer_norm_eps" in told)
             told |= {"model_type": model} if model else {}
+        if activation := _activation(values, told.get("model_type")):
+            told["hidden_act"] = activation
         return told
 
     def _tower_of_tensors(self, epsilon: bool) -> str:
