@@ -298,7 +298,8 @@ def port_whole(
                     f"the proof failed, and {target} was not written: {wrong.name}: {wrong.message}"
                 )
 
-        metadata = {"format": "pt"} if format_of(place) == "safetensors" else None
+        written_for = "mlx" if wanted.mlx else "pt"
+        metadata = {"format": written_for} if format_of(place) == "safetensors" else None
         with _folder(place.parent):
             write_streamed(
                 place,
@@ -319,7 +320,7 @@ def port_whole(
         _left(whole.found),
         checks,
         [str(place), *(str(place.parent / name) for name in companions)],
-        _loads(moved.target.model, place) if into is None else f"as {into}",
+        _loads(moved, place) if into is None else f"as {into}",
         whole.stage.assumptions,
     )
 
@@ -683,8 +684,11 @@ def _cast(array: NDArray[Any], kind: str, name: str) -> NDArray[Any]:
     return narrow
 
 
-def _loads(model: EncoderModel, place: Path) -> str:
+def _loads(moved: MovedModel, place: Path) -> str:
     """How the library loads what was written."""
+    model = moved.target.model
+    if moved.dialect.mlx:
+        return f"mlx.core.load('{place}'), of modules with these names"
     call = model.call.format(folder=place.parent, file=place)
     by_folder = "{folder}" in model.call and "{file}" not in model.call
     if by_folder and place.name not in (model.weights, f"{model.weights}.index.json"):

@@ -214,6 +214,8 @@ def prove_by_library(
         table: its configuration.
         complete: whether every parameter must be in the file.
     """
+    if side.stage.dialect.mlx:
+        return _unproved(f"its kernel is laid out for MLX, and {name} is of torch")
     if not table:
         return _unproved("no configuration tells how its model is built")
     try:
