@@ -590,7 +590,9 @@ def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) ->
         elif entry.stacked:
             tensors |= stacked_tensor(moved, entry, dtype)
     for name, axes in model.empty.items():
-        shape = tuple(0 if axis == "0" else moved.state.sizes[axis] for axis in axes.split())
+        shape = tuple(
+            int(axis) if axis.isdigit() else moved.state.sizes[axis] for axis in axes.split()
+        )
         tensors[model.under + name] = held_tensor(
             np.zeros(shape, dtype_of(dtype or whole.stage.dtype))
         )

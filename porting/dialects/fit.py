@@ -81,6 +81,7 @@ def fit(
         if name not in required:
             continue
         owner, _, _ = name.partition(".")
+        owner = "positions" if owner == "position_ids" else owner
         if getattr(weights, owner) is None:
             whose = dialect.id if name in dialect.required else "the existing checkpoint"
             part_name = owner.replace("_", " ")
@@ -400,6 +401,8 @@ def tensors_of(
 
 
 def _field(weights: PatchEmbedWeights, name: str) -> NDArray[Any] | None:
+    if name == "position_ids":  # each token has its own row
+        return None if weights.positions is None else np.arange(len(weights.positions), dtype="i4")
     owner, _, part = name.partition(".")
     value = getattr(weights, owner)
     return getattr(value, part) if isinstance(value, LayerNorm) else value

@@ -416,6 +416,90 @@ def test_keras_dinov3_to_itself(tmp_path, gated, mask):
     require_same(preset(tmp_path / "back", "pixel_values"), of_keras(model, "pixel_values"), 0)
 
 
+@pytest.mark.parametrize("registers", [0, 3])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+def test_keras_dinov3_to_transformers_timm_and_back(tmp_path, registers, gated, mask):
+    built = keras_models().DINOV3Backbone(
+        **KERAS,
+        intermediate_dim=M,
+        num_register_tokens=registers,
+        use_gated_mlp=gated,
+        use_mask_token=mask,
+        use_query_bias=True,
+        use_key_bias=False,
+        hidden_activation="silu" if gated else "gelu",
+        rope_theta=50.0,
+    )
+    model = keras_grown(built)
+    path = saved_keras(model, tmp_path / "keras", "preset")
+    report = port_whole(path, tmp_path / "hf", "hf-dinov3")
+    assert proofs(report) == ["pass", "pass"]
+    given = of_hf(tmp_path / "hf", "DINOv3ViTModel").last_hidden_state
+    require_same(given, of_keras(model, "pixel_values"))
+    told = {"pooling": "class"}
+    report = port_whole(tmp_path / "hf", tmp_path / "timm", "timm-vit", semantics=told)
+    require_same(of_timm(tmp_path / "timm"), of_keras(model, "pixel_values"))
+    to = "keras-hub-dinov3" if registers else "keras-hub-dinov3-plain"
+    report = port_whole(tmp_path / "hf", tmp_path / "back", to)
+    assert proofs(report) == ["pass", "pass"]
+    require_same(preset(tmp_path / "back", "pixel_values"), of_keras(model, "pixel_values"))
+
+
+def proofs(report):
+    return [check.verdict for check in report.checks if "library" in check.name]
+
+
+@pytest.mark.parametrize("form", ["keras", "preset"])
+def test_keras_deit_to_transformers_and_back(tmp_path, form):
+    model = keras_grown(keras_models().DeiTBackbone(**KERAS, intermediate_dim=M))
+    path = saved_keras(model, tmp_path / "keras", form)
+    report = port_whole(path, tmp_path / "hf", "hf-deit")
+    assert proofs(report)[-1] == "pass"
+    given = of_hf(tmp_path / "hf", "DeiTModel", add_pooling_layer=False).last_hidden_state
+    require_same(given, of_keras(model))
+    report = port_whole(tmp_path / "hf", tmp_path / "back", "keras-hub-deit")
+    assert proofs(report) == ["pass", "pass"]
+    require_same(preset(tmp_path / "back"), of_keras(model))
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
+def test_transformers_clip_to_keras_and_back(tmp_path, act):
+    source = hf("CLIPVisionModel", hidden_act=act)
+    source.save_pretrained(tmp_path / "hf")
+    report = port_whole(tmp_path / "hf", tmp_path / "keras", "keras-hub-clip")
+    assert proofs(report) == ["pass", "pass"]
+    given = preset(tmp_path / "keras", "images")[:, 0]
+    require_same(given, run(source).pooler_output)
+    port_whole(tmp_path / "keras", tmp_path / "back", "hf-clip")
+    require_same(of_hf(tmp_path / "back", "CLIPVisionModel").pooler_output, given)
+
+
+def test_transformers_siglip_to_keras_and_back(tmp_path):
+    source = hf("SiglipVisionModel")
+    source.save_pretrained(tmp_path / "hf")
+    report = port_whole(tmp_path / "hf", tmp_path / "keras", "keras-hub-siglip")
+    assert proofs(report) == ["pass", "pass"]
+    require_same(preset(tmp_path / "keras", "images"), run(source).pooler_output)
+    port_whole(tmp_path / "keras", tmp_path / "back", "hf-siglip")
+    given = of_hf(tmp_path / "back", "SiglipVisionModel")
+    require_same(given.pooler_output, run(source).pooler_output, 0)
+
+
+def test_what_keras_s_towers_cannot_compute(tmp_path):
+    for name, to, words, settings in (
+        ("CLIPVisionModel", "keras-hub-clip", "activation", dict(hidden_act="silu")),
+        ("CLIPVisionModel", "keras-hub-clip", "ε", dict(layer_norm_eps=1e-6)),
+        ("CLIPVisionModelWithProjection", "keras-hub-clip", "head", dict(projection_dim=20)),
+        ("SiglipVisionModel", "keras-hub-siglip", "ε", dict(layer_norm_eps=1e-5)),
+        ("SiglipVisionModel", "keras-hub-siglip", "pool", dict(vision_use_head=False)),
+    ):
+        place = tmp_path / f"{name}{to}{words}"
+        hf(name, **settings).save_pretrained(place)
+        with pytest.raises(PatchParityError, match=words):
+            port_whole(place, tmp_path / "keras", to)
+
+
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_keras_clip_to_transformers(tmp_path, activation):
     built = keras_models().CLIPVisionEncoder(
