@@ -136,10 +136,10 @@ def diagnose_model(
         >>> model.save_pretrained("vit")
         >>> patchparity.diagnose_model(model, "vit").correct
         True
-        >>> for layer in model.layers:
-        ...     layer.mlp.activation_fn = transformers.activations.ACT2FN["gelu_pytorch_tanh"]
+        >>> query = model.layers[1].attention.q_proj.weight
+        >>> query.data = query.data.T.contiguous()
         >>> patchparity.diagnose_model(model, "vit").encoder.findings[0].explanation
-        'all blocks: GELU is the tanh one, the exact one was declared'
+        'block 1: q is not transposed'
     """
     told = dict(semantics or {})
     with _opened(reference) as file:
