@@ -47,9 +47,11 @@ from .encoders.semantics import (
 from .encoders.steps import ENDS, State, Target, brought, moves_between, start
 from .files.atomic import files_read
 from .files.checkpoint import KEPT_AS, Checkpoint, dtype_of
+from .files.compared import is_finite
 from .files.formats import SUFFIXES
+from .files.lazy import Lazy, Stored
 from .files.opening import opened
-from .files.streamed import Lazy, write_streamed
+from .files.streamed import write_streamed
 from .files.writing import format_of
 from .proof.compare import UNITS, Check
 from .proof.moved import named
@@ -291,7 +293,6 @@ def port_whole(
         checks: list[Check] = []
 
         def prove_draft(draft: Path) -> None:
-            _require_finite(whole.checkpoint, tensors)
             checks.extend(_proof(file, whole, moved, draft, dtype, prove))
             if wrong := next((check for check in checks if check.verdict == "fail"), None):
                 raise PatchParityError(
@@ -308,6 +309,7 @@ def port_whole(
                 prove_draft,
                 shard_bytes=shard_bytes,
                 companions=companions,
+                finite=True,
             )
     return WholePortReport(
         f"{whole.stage.candidate.label}, {whole.found.layout.title}",
@@ -489,8 +491,6 @@ def _require_apart(
     """Raise PatchParityError where what is written would replace what is read."""
     if source is None:
         return
-    if source is None:
-        return
     read = {path.resolve() for path in files_read(source) if path.exists()}
     for path in (place, *(place.parent / name for name in companions)):
         if path.resolve() in read:
@@ -552,23 +552,6 @@ def _folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def _require_finite(checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> None:
-    """Raise PatchParityError for NaN or infinite values in what was copied and not computed."""
-    for lazy in tensors.values():
-        if lazy.source is None:
-            continue
-        held, name = lazy.source
-        array = held.view(name)
-        rows = array.reshape(-1)
-        for place in range(0, rows.size, PIECE):
-            if not np.isfinite(rows[place : place + PIECE]).all():
-                raise PatchParityError(f"{checkpoint.path}: {name} holds NaN or infinite values")
-
-
-PIECE = 2**20
-"""Numbers that are looked at in one go: some MB, as `write_streamed` takes them."""
-
-
 def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) -> dict[str, Lazy]:
     """The tensors of the target, each made when its turn comes."""
     model, layout = moved.target.model, moved.target.layout
@@ -588,7 +571,7 @@ def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) ->
             parts = [moved.state.parts.get(name) for name in entry.fields]
             tensors |= one_tensor(whole, moved, entry, entry.name, parts, dtype)
         elif entry.stacked:
-            tensors |= stacked_tensor(moved, entry, dtype)
+            tensors |= stacked_tensor(whole, moved, entry, dtype)
     for name, axes in model.empty.items():
         shape = tuple(
             int(axis) if axis.isdigit() else moved.state.sizes[axis] for axis in axes.split()
@@ -644,17 +627,33 @@ def one_tensor(
         and kind == there[0].dtype
     )
     source = _bytes_of(whole.checkpoint, tensor) if same else None
-    return {_named(moved, name): Lazy(entry.shape(sizes), kind, read, source)}
+    ranges = () if same else ranges_of(whole.checkpoint, entry, there, kind)
+    return {_named(moved, name): Lazy(entry.shape(sizes), kind, read, source, ranges)}
 
 
-def _bytes_of(checkpoint: Checkpoint, name: str) -> tuple[Checkpoint, str] | None:
+def ranges_of(
+    checkpoint: Checkpoint, entry: Entry, parts: Sequence[Part], kind: str
+) -> tuple[Stored, ...]:
+    """The bytes of the source that a tensor of these parts is, one behind the other; none where its
+    values, or theirs, lie in another order or are of another type."""
+    ranges = []
+    for part in parts if entry.in_order else ():
+        if part.first is None or part.dtype != kind:
+            return ()
+        ranges.append(Stored(*_bytes_of(checkpoint, part.tensor), part.first, part.nbytes))
+    return tuple(ranges)
+
+
+def _bytes_of(checkpoint: Checkpoint, name: str) -> tuple[Checkpoint, str]:
     """Where the bytes of a tensor lie, through whatever it was unwrapped from."""
     if isinstance(checkpoint, UnwrappedCheckpoint):
         return _bytes_of(checkpoint.wrapped, checkpoint.names[name])
     return checkpoint, name
 
 
-def stacked_tensor(moved: MovedModel, entry: Entry, dtype: str | None) -> dict[str, Lazy]:
+def stacked_tensor(
+    whole: WholeModel, moved: MovedModel, entry: Entry, dtype: str | None
+) -> dict[str, Lazy]:
     """One tensor of the parts of all blocks."""
     state = moved.state
     columns = [
@@ -670,7 +669,9 @@ def stacked_tensor(moved: MovedModel, entry: Entry, dtype: str | None) -> dict[s
         parts = [np.stack([part.read() for part in column if part]) for column in columns]
         return _cast(entry.whole(parts, sizes), kind, entry.name)
 
-    return {_named(moved, entry.name): Lazy(entry.shape(sizes), kind, read)}
+    rows = [part for row in zip(*columns, strict=True) for part in row if part]
+    ranges = ranges_of(whole.checkpoint, entry, rows, kind)
+    return {_named(moved, entry.name): Lazy(entry.shape(sizes), kind, read, None, ranges)}
 
 
 def _cast(array: NDArray[Any], kind: str, name: str) -> NDArray[Any]:
@@ -678,7 +679,7 @@ def _cast(array: NDArray[Any], kind: str, name: str) -> NDArray[Any]:
         return array
     with np.errstate(over="ignore"):
         narrow = array.astype(dtype_of(kind))
-    if not np.isfinite(narrow).all():
+    if not is_finite(narrow):
         raise PatchParityError(
             f"{name} has values up to {float(np.abs(array.astype(np.float64)).max()):.3g}, beyond "
             f"what {kind} reaches to"

@@ -86,7 +86,7 @@ def tensors_into(
                 continue
             tensor, kind = parts[names[0]].tensor, parts[names[0]].dtype
             if entry.stacked:
-                made = stacked_tensor(moved, entry, kind)
+                made = stacked_tensor(whole, moved, entry, kind)
             else:
                 ours = [moved.state.parts[name] for name in names]
                 made = one_tensor(whole, moved, entry, tensor, ours, kind)

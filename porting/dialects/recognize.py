@@ -189,8 +189,10 @@ def prefixes_of(checkpoint: Checkpoint, dialect: Dialect) -> list[str]:
     separators = {dialect.separator, ".", "/"}
     prefixes = []
     for name, info in checkpoint.tensors.items():
+        if not name.endswith(kernel.name):
+            continue
         before = name.removesuffix(kernel.name)
-        fits = name.endswith(kernel.name) and (not before or before[-1] in separators)
+        fits = not before or before[-1] in separators
         if fits and kernel.sizes(info.shape, {}) is not None:
             prefixes.append(before)
     return prefixes

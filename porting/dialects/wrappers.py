@@ -3,6 +3,7 @@ dialect is found."""
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -64,6 +65,10 @@ class UnwrappedCheckpoint(Checkpoint):
         """What the file says."""
         real_names = {role: self.names[name] for role, name in names.items()}
         return self.wrapped.against(real_names, steps, normalizes)
+
+    def place_of(self, name: str) -> tuple[Path, int] | None:
+        """That of the file."""
+        return self.wrapped.place_of(self.names[name]) if name in self.names else None
 
     def _read(self, name: str) -> NDArray[Any]:
         return self.wrapped.read(self.names[name])

@@ -2,12 +2,12 @@
 by block, with every tensor accounted for."""
 
 import fnmatch
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.base import DTYPES
@@ -15,6 +15,7 @@ from ...reference.errors import PatchParityError
 from ..dialects.choosing import QUANTIZED
 from ..dialects.stage import Stage
 from ..files.checkpoint import Checkpoint, TensorInfo
+from ..files.compared import is_finite, not_finite
 from .layout import FIELDS, EncoderLayout, Entry
 
 ADVICE = {
@@ -37,6 +38,8 @@ class Part:
         read: makes it.
         tensor: the tensor of the file that it is in; empty where it was made up.
         entry: how it is kept there, and which of its parts it is.
+        first: byte of the tensor's values where its own begin, where they lie there one behind the
+            other as they are; None where they do not.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +47,12 @@ class Part:
     read: Callable[[], NDArray[Any]]
     tensor: str = ""
     entry: Entry | None = None
+    first: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return TensorInfo(self.shape, self.dtype).nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +73,13 @@ class FoundEncoder:
     parts: Mapping[str, Part]
     left: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def held(self) -> frozenset[str]:
         """Fields that are there, without the number of their block."""
         return frozenset(field_of(name) for name in self.parts)
 
 
+@functools.cache
 def field_of(name: str) -> str:
     """The field of a canonical name."""
     return name.split(".", 2)[2] if name.startswith("blocks.") else name
@@ -339,13 +349,19 @@ def _parts(
 ) -> dict[str, Part]:
     """The canonical parts in one tensor."""
     dtype = checkpoint.tensors[name].dtype
-    shapes = _canonical_shapes(entry, sizes)
+    shape = _canonical_shapes(entry, sizes)
+    nbytes = TensorInfo(shape, dtype).nbytes
+    seen: set[int | None] = set()
 
     def reading(k: int, block: int) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
-            array = checkpoint.view(name)
-            if not _is_finite(array):
-                raise PatchParityError(f"{checkpoint.path}: {name} holds NaN or infinite values")
+            row = block if entry.stacked and entry.letters[0] == "n" else None
+            array = checkpoint.view(name, row)
+            if row not in seen and not is_finite(array):
+                raise not_finite(f"{checkpoint.path}: {name}")
+            seen.add(row)
+            if row is not None:
+                return entry.parts(array, {**sizes, "n": 1})[k][0]
             part = entry.parts(array, sizes)[k]
             return part[block] if entry.stacked else part
 
@@ -353,23 +369,12 @@ def _parts(
 
     parts = {}
     for k, field_name in enumerate(entry.fields):
-        if not entry.of_blocks:
-            parts[field_name] = Part(shapes, dtype, reading(k, 0), name, entry)
-            continue
         for block in range(sizes["n"]) if entry.stacked else (number,):
-            parts[f"blocks.{block}.{field_name}"] = Part(
-                shapes, dtype, reading(k, block), name, entry
-            )
+            place = (block if entry.stacked else 0) * len(entry.fields) + k
+            first = place * nbytes if entry.in_order else None
+            called = f"blocks.{block}.{field_name}" if entry.of_blocks else field_name
+            parts[called] = Part(shape, dtype, reading(k, block), name, entry, first)
     return parts
-
-
-def _is_finite(array: NDArray[Any]) -> bool:
-    """Whether no value is NaN or infinite; the sum of those that are none mostly is neither."""
-    if array.dtype in (np.float32, np.float64):
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(array.sum()):
-                return True
-    return bool(np.isfinite(array).all())
 
 
 def _canonical_shapes(entry: Entry, sizes: Mapping[str, int]) -> tuple[int, ...]:

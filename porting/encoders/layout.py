@@ -124,6 +124,13 @@ class Entry:
         parts = "p " if len(self.fields) > 1 else ""
         return f"{'n ' if self.stacked else ''}{parts}{axes}"
 
+    @functools.cached_property
+    def in_order(self) -> bool:
+        """Whether its values are those of its parts, one behind the other: of all blocks, and of
+        each block all parts."""
+        canonical = re.sub(r"[()]", " ", self.canonical).split()
+        return canonical == [letter for letter in self.letters if letter != "1"]
+
     def named(self, number: int) -> str:
         """Its name in a block."""
         return NUMBER.sub(

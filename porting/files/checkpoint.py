@@ -155,9 +155,10 @@ class Checkpoint(abc.ABC):
         do not."""
         return None
 
-    def view(self, name: str) -> NDArray[Any]:
-        """One tensor, read-only, mapped from the file where its values lie as they are, so that
-        its pages can be let go of at any time; read, as by `read`, where they do not.
+    def view(self, name: str, row: int | None = None) -> NDArray[Any]:
+        """One tensor, or one row along its first axis, `(1, ...)`, read-only, mapped from the file
+        where its values lie as they are, so that its pages can be let go of at any time; read, as
+        by `read`, where they do not.
 
         A file that another process cuts short meanwhile ends this one: what is opened by it is
         never changed by this package, which replaces files and does not write into them.
@@ -167,10 +168,13 @@ class Checkpoint(abc.ABC):
         """
         place = self.place_of(name)
         if place is None or not self.tensors[name].nbytes:
-            array = self.read(name).view()
+            array = self.read(name)[... if row is None else slice(row, row + 1)].view()
             array.flags.writeable = False
             return array
         info, (path, begin) = self.tensors[name], place
+        if row is not None:
+            info = TensorInfo((1, *info.shape[1:]), info.dtype)
+            begin += row * info.nbytes
         before = begin % mmap.ALLOCATIONGRANULARITY
         try:
             with path.open("rb") as file:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,37 @@ COPIED_AT_ONCE = 2**30
 """Bytes that the system is asked to copy in one call; Linux copies 2 GB at most."""
 
 
+class Stored(NamedTuple):
+    """Bytes of a tensor of a checkpoint, in C order.
+
+    Args:
+        checkpoint, name: the tensor.
+        first: where in its values they begin.
+        nbytes: how many there are.
+    """
+
+    checkpoint: Checkpoint
+    name: str
+    first: int
+    nbytes: int
+
+
+class Place(NamedTuple):
+    """Bytes that lie in a file as they are.
+
+    Args:
+        path: the file.
+        begin: where in it they begin.
+        nbytes: how many there are.
+        told: the tensor that they are of, in words.
+    """
+
+    path: Path
+    begin: int
+    nbytes: int
+    told: str
+
+
 @dataclass(frozen=True, eq=False)
 class Lazy:
     """One tensor to be written, made when its turn comes.
@@ -43,6 +74,8 @@ class Lazy:
             called once for writing, and once more for the check where a format needs it.
         source: the checkpoint and the name of the tensor whose very bytes it has, under whatever
             shape: these are copied, and `read` is not called.
+        ranges: bytes of tensors that it is, one behind the other: copied where all of them lie in
+            files as they are, and `read` is then not called either.
 
     Examples:
         >>> import numpy as np
@@ -55,6 +88,7 @@ class Lazy:
     dtype: str
     read: Callable[[], NDArray[Any]]
     source: tuple[Checkpoint, str] | None = None
+    ranges: tuple[Stored, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -69,25 +103,29 @@ class Feed:
 
     Args:
         tensors: by name, in the order in which they are written.
-        checksums: CRC-32 of the values of those that were taken.
+        checksums: CRC-32 of the values of those that were made.
+        finite: whether NaN and infinite values are refused where it is read back.
     """
 
     tensors: Mapping[str, Lazy]
     checksums: dict[str, int] = dataclasses.field(default_factory=dict)
+    finite: bool = False
 
     def of(self, names: Iterable[str]) -> "Feed":
-        """Some of them; the checksums are kept together."""
-        return Feed({name: self.tensors[name] for name in names}, self.checksums)
+        """Some of them; what is noted of them is kept together."""
+        return dataclasses.replace(self, tensors={name: self.tensors[name] for name in names})
 
-    def place_of(self, name: str) -> tuple[Path, int] | None:
-        """The file and the byte where its values lie already, as they are to be written.
+    def places_of(self, name: str) -> list[Place]:
+        """Where its values lie in files already, as they are to be written, one behind the other;
+        none where they do not.
 
         Raises:
             PatchParityError: a source of another type or size.
         """
         lazy = self.tensors[name]
         if lazy.source is None:
-            return None
+            places = [_place_of(stored) for stored in lazy.ranges]
+            return [] if None in places else [place for place in places if place]
         checkpoint, held = lazy.source
         info = checkpoint.tensors.get(held)
         if info is None or info.dtype != lazy.dtype or info.nbytes != lazy.nbytes:
@@ -96,7 +134,14 @@ class Feed:
                 f"{name} is told as {lazy.dtype} of shape {lazy.shape}, and its source {held} in "
                 f"{checkpoint.path} {there}"
             )
-        return checkpoint.place_of(held)
+        place = _place_of(Stored(checkpoint, held, 0, lazy.nbytes))
+        return [place] if place else []
+
+    def told(self, name: str) -> str:
+        """The tensor that it is copied from, or itself, in words."""
+        if (source := self.tensors[name].source) is not None:
+            return f"{source[0].path}: {source[1]}"
+        return name
 
     def made(self, name: str) -> NDArray[Any]:
         """The tensor, of any strides.
@@ -108,7 +153,7 @@ class Feed:
         if lazy.source is None:
             array = np.asarray(lazy.read())
         else:
-            self.place_of(name)
+            self.places_of(name)
             array = lazy.source[0].view(lazy.source[1]).reshape(lazy.shape)
         if array.shape != tuple(lazy.shape) or array.dtype != dtype_of(lazy.dtype):
             raise PatchParityError(
@@ -119,7 +164,11 @@ class Feed:
 
     def pieces(self, name: str) -> Iterator[memoryview]:
         """The bytes of its values in C order, a piece at a time; a piece is overwritten by the
-        next."""
+        next. No checksum is taken of what lies in files: it is held against these."""
+        if places := self.places_of(name):
+            for path, begin, nbytes, _ in places:
+                yield from stored_pieces((path, begin), nbytes)
+            return
         checksum = 0
         for piece in pieces_of(self.made(name)):
             checksum = zlib.crc32(piece, checksum)
@@ -131,6 +180,13 @@ class Feed:
         array = contiguous(self.made(name))
         self.checksums[name] = checksum_of(pieces_of(array))
         return array
+
+
+def _place_of(stored: Stored) -> Place | None:
+    checkpoint, name, first, nbytes = stored
+    if (place := checkpoint.place_of(name)) is None:
+        return None
+    return Place(place[0], place[1] + first, nbytes, f"{checkpoint.path}: {name}")
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -243,9 +244,32 @@ def _streamed_header(feed: Feed, metadata: Mapping[str, Any]) -> tuple[bytes, di
         }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
+    text += b" " * _spaces(8 + len(text), feed, begins)
     text = struct.pack("<Q", len(text)) + text
     return text, {name: begin + len(text) for name, begin in begins.items()}
+
+
+PAGE = 2**12
+"""Bytes of a page of memory (x86-64; a divisor of those of other machines)."""
+
+
+def _spaces(length: int, feed: Feed, begins: Mapping[str, int]) -> int:
+    """How many spaces stand behind a header, so that values begin at a multiple of eight; and where
+    much is copied, at the same byte of a page as there: the system copies page to page in three
+    quarters of the time of page to parts of two."""
+    copied: Counter[int] = Counter()
+    for name, at in begins.items():
+        for _, begin, size, _ in feed.places_of(name):
+            copied[(begin - at) % PAGE] += size
+            at += size
+    best, size = copied.most_common(1)[0] if copied else (0, 0)
+    if best % 8 or size < MUCH:
+        return -length % 8
+    return (best - length) % PAGE
+
+
+MUCH = 2**24
+"""Bytes of which a page more is nothing."""
 
 
 def stream_safetensors(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
@@ -260,15 +284,15 @@ def stream_safetensors(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> 
     runs: list[_Run] = []
     made = []
     for name, at in begins.items():
-        size, place = feed.tensors[name].nbytes, feed.place_of(name)
-        if place is None:
+        places = feed.places_of(name)
+        if not places:
             made.append(name)
-            continue
-        path, begin = place
-        if runs and runs[-1].ends_before(path, begin, at):
-            runs[-1] = dataclasses.replace(runs[-1], size=runs[-1].size + size)
-        else:
-            runs.append(_Run(path, begin, at, size))
+        for path, begin, size, _ in places:
+            if runs and runs[-1].ends_before(path, begin, at):
+                runs[-1] = dataclasses.replace(runs[-1], size=runs[-1].size + size)
+            else:
+                runs.append(_Run(path, begin, at, size))
+            at += size
     with draft.open("wb", buffering=0) as out, ThreadPoolExecutor(1) as beside:
         write_at(out, 0, [memoryview(text)])
         copies: list[Future[None]] = [

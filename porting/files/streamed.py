@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +25,10 @@ import safetensors
 
 from ...reference.errors import PatchParityError
 from .atomic import usual_mode
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, dtype_of
+from .compared import compared_pieces, is_finite, not_finite, same_as_stored
 from .formats import KEEPS_METADATA, STREAMED_BY, imported
-from .lazy import Feed, Lazy, checksum_of, pieces_of, stored_pieces
+from .lazy import Feed, Lazy, checksum_of, pieces_of
 from .opening import open_checkpoint
 from .safetensors_files import stream_safetensors
 from .shards import INDEX_SUFFIX
@@ -49,6 +51,7 @@ def write_streamed(
     *,
     shard_bytes: int | None = None,
     companions: Mapping[str, bytes] = NONE,
+    finite: bool = False,
 ) -> None:
     """Write a whole checkpoint, one tensor in memory at a time, of the format that its name tells.
 
@@ -71,14 +74,16 @@ def write_streamed(
         companions: small files of the same folder by name, `config.json`, written in the same step.
             One that is there with other content is replaced only together with the weights that
             it tells of, where these are there under the same name.
+        finite: whether NaN and infinite values are refused, as the new file has them.
 
     Raises:
         PatchParityError: a name that tells no format or one that is not streamed, a companion that
             tells another model, shards that would replace others, a tensor that is not what it was
-            told, a file that cannot be written or reads back otherwise.
+            told or holds what is refused, a file that cannot be written or reads back otherwise.
 
     Examples:
         >>> import numpy as np, tempfile
+        >>> from patchparity.porting.files.opening import open_checkpoint
         >>> rows = np.arange(6, dtype=np.float32).reshape(2, 3)
         >>> turned = Lazy((3, 2), "float32", lambda: rows.T)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +93,7 @@ def write_streamed(
         ...         print(written.read("rows").tolist())
         [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
     """
-    target, feed = Path(path), Feed(dict(tensors))
+    target, feed = Path(path), Feed(dict(tensors), finite=finite)
     kind = _streamed_format(target, shard_bytes)
     names = _split(target, feed, shard_bytes or SHARD_BYTES) if is_index(target) else {}
     _require_free(target, kind, list(names), companions)
@@ -249,7 +254,7 @@ def _put(folder: Path, target: Path, beside: list[str]) -> None:
 
 def _require_same(draft: Path, target: Path, feed: Feed) -> None:
     """Raise PatchParityError unless each tensor reads back to its last bit: by the checksum that
-    was taken when it was written, or against the file that it was copied from."""
+    was taken when it was written, or against the files that it was copied from."""
     with open_checkpoint(draft) as written, ThreadPoolExecutor(2) as readers:
         if len(written.tensors) != len(feed.tensors):
             raise PatchParityError(
@@ -261,9 +266,9 @@ def _require_same(draft: Path, target: Path, feed: Feed) -> None:
             info = written.tensors.get(name)
             if info is None or info.shape != tuple(lazy.shape) or info.dtype != lazy.dtype:
                 raise _other(name, target)
+            here = written.place_of(name)
             # a library that reads a file for us may not be asked by two at once, nor a user
-            alone = name in feed.checksums or feed.place_of(name) is not None
-            if alone and written.place_of(name) is not None:
+            if here is not None and (name in feed.checksums or feed.places_of(name)):
                 stored[name] = readers.submit(_reads_back, written, name, feed)
             elif not _reads_back(written, name, feed):
                 raise _other(name, target)
@@ -277,22 +282,18 @@ def _other(name: str, target: Path) -> PatchParityError:
 
 
 def _reads_back(written: Checkpoint, name: str, feed: Feed) -> bool:
-    here, there = written.place_of(name), feed.place_of(name)
-    size = feed.tensors[name].nbytes
-    if name not in feed.checksums and here is not None and there is not None:
-        return _same_bytes(here, there, size)
+    here, lazy = written.place_of(name), feed.tensors[name]
+    if name not in feed.checksums and here is not None and feed.places_of(name):
+        return same_as_stored(*here, name, feed)
     wanted = feed.checksums.get(name)
     if wanted is None:
         wanted = checksum_of(pieces_of(feed.made(name)))
-    back = pieces_of(written.read(name)) if here is None else stored_pieces(here, size)
-    return checksum_of(back) == wanted
-
-
-def _same_bytes(one: tuple[Path, int], other: tuple[Path, int], size: int) -> bool:
-    for here, there in zip(stored_pieces(one, size), stored_pieces(other, size), strict=True):
-        if len(here) != len(there):  # a read that was cut short
-            return checksum_of(stored_pieces(one, size)) == checksum_of(stored_pieces(other, size))
-        words = np.uint64 if len(here) % 8 == 0 else np.uint8
-        if not np.array_equal(np.frombuffer(here, words), np.frombuffer(there, words)):
-            return False
-    return True
+    back: Iterator[Any] = (
+        pieces_of(written.read(name)) if here is None else compared_pieces(*here, lazy.nbytes)
+    )
+    dtype, checksum = dtype_of(lazy.dtype), 0
+    for piece in back:
+        checksum = zlib.crc32(piece, checksum)
+        if feed.finite and not is_finite(np.frombuffer(piece, dtype)):
+            raise not_finite(feed.told(name))
+    return checksum == wanted
