@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...reference.errors import PatchParityError
 from .checkpoint import dtype_of
-from .lazy import Feed, Place
+from .lazy import Feed, contiguous
 
 COMPARED_BYTES = 2**18
 """Bytes of each of two files that are compared at a time: both lie in a processor's second cache,
@@ -51,13 +51,11 @@ def _all_finite(array: NDArray[Any]) -> bool:
     return bool(without_sign.max(initial=0) < exponent << 1)
 
 
-def same_as_stored(draft: Path, at: int, name: str, feed: Feed) -> bool:
-    """Whether the bytes of a file from a place on are those of the files that a tensor is copied
-    from.
+def same_as_stored(written: tuple[Path, int] | NDArray[Any], name: str, feed: Feed) -> bool:
+    """Whether what was written has the bytes of the files that a tensor is copied from.
 
     Args:
-        draft: the file.
-        at: the byte where the tensor begins.
+        written: the file and the byte where the tensor begins, or what a library read of it.
         name: of the tensor.
         feed: what it is copied from.
 
@@ -65,24 +63,28 @@ def same_as_stored(draft: Path, at: int, name: str, feed: Feed) -> bool:
         PatchParityError: NaN or infinite values, where `feed` refuses them; a file that ends
             before.
     """
-    dtype = dtype_of(feed.tensors[name].dtype) if feed.finite else None
+    dtype, at = dtype_of(feed.tensors[name].dtype), 0
     for place in feed.places_of(name):
-        if not _same_bytes(draft, at, place, dtype):
-            return False
+        back: Iterator[Any]
+        if isinstance(written, tuple):
+            back = compared_pieces(written[0], written[1] + at, place.nbytes)
+        else:
+            back = _slices(contiguous(written), at, place.nbytes)
+        for here, there in zip(
+            back, compared_pieces(place.path, place.begin, place.nbytes), strict=True
+        ):
+            if there != here:
+                return False
+            if feed.finite and not is_finite(np.frombuffer(there, dtype)):
+                raise not_finite(place.told)
         at += place.nbytes
     return True
 
 
-def _same_bytes(draft: Path, at: int, place: Place, dtype: np.dtype[Any] | None) -> bool:
-    written = compared_pieces(draft, at, place.nbytes)
-    for here, there in zip(
-        written, compared_pieces(place.path, place.begin, place.nbytes), strict=True
-    ):
-        if here != there:
-            return False
-        if dtype is not None and not is_finite(np.frombuffer(here, dtype)):
-            raise not_finite(place.told)
-    return True
+def _slices(array: NDArray[Any], begin: int, size: int) -> Iterator[memoryview]:
+    values = array.reshape(-1).view(np.uint8).data[begin : begin + size]
+    for first in range(0, size, COMPARED_BYTES):
+        yield values[first : first + COMPARED_BYTES]
 
 
 def compared_pieces(path: Path, begin: int, size: int) -> Iterator[bytearray]:

@@ -283,8 +283,8 @@ def _other(name: str, target: Path) -> PatchParityError:
 
 def _reads_back(written: Checkpoint, name: str, feed: Feed) -> bool:
     here, lazy = written.place_of(name), feed.tensors[name]
-    if name not in feed.checksums and here is not None and feed.places_of(name):
-        return same_as_stored(*here, name, feed)
+    if name not in feed.checksums and feed.places_of(name):
+        return same_as_stored(here or written.read(name), name, feed)
     wanted = feed.checksums.get(name)
     if wanted is None:
         wanted = checksum_of(pieces_of(feed.made(name)))
