@@ -70,6 +70,10 @@ class UnwrappedCheckpoint(Checkpoint):
         """That of the file."""
         return self.wrapped.place_of(self.names[name]) if name in self.names else None
 
+    def read_row(self, name: str, row: int) -> NDArray[Any]:
+        """That of the file."""
+        return self.wrapped.read_row(self.names[name], row)
+
     def _read(self, name: str) -> NDArray[Any]:
         return self.wrapped.read(self.names[name])
 

@@ -79,7 +79,6 @@ class FoundEncoder:
         return frozenset(field_of(name) for name in self.parts)
 
 
-@functools.cache
 def field_of(name: str) -> str:
     """The field of a canonical name."""
     return name.split(".", 2)[2] if name.startswith("blocks.") else name

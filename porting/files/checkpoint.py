@@ -149,6 +149,14 @@ class Checkpoint(abc.ABC):
             raise self.damaged(f"{name} cannot be read ({type(error).__name__}: {error})") from None
         return array
 
+    def read_row(self, name: str, row: int) -> NDArray[Any]:
+        """Read one row of a tensor along its first axis, `(1, ...)`.
+
+        Raises:
+            PatchParityError: as `read`.
+        """
+        return self.read(name)[row : row + 1]
+
     def place_of(self, name: str) -> tuple[Path, int] | None:
         """The file in which the values of a tensor lie as they are (in C order, little-endian,
         unpacked, without a checksum of their own), and the byte where they begin; None where they
@@ -168,7 +176,7 @@ class Checkpoint(abc.ABC):
         """
         place = self.place_of(name)
         if place is None or not self.tensors[name].nbytes:
-            array = self.read(name)[... if row is None else slice(row, row + 1)].view()
+            array = (self.read(name) if row is None else self.read_row(name, row)).view()
             array.flags.writeable = False
             return array
         info, (path, begin) = self.tensors[name], place

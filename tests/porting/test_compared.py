@@ -132,13 +132,31 @@ def test_values_lie_in_their_pages_as_in_those_that_they_are_copied_from(tmp_pat
     assert same(back["b"], held["b"].reshape(64, rows))
 
 
-def test_one_row_of_a_stack_is_seen_alone(tmp_path):
-    held = {"stack": drawn((4, 3, 5))}
-    for name in ("m.safetensors", "m.npz"):
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", ["m.safetensors", "m.npz", "packed.npz"])
+def test_one_row_of_a_stack_is_seen_alone(tmp_path, name, dtype):
+    held = {"stack": drawn((4, 3, 5)).astype(dtype_of(dtype))}
+    if name == "packed.npz":
+        kept = {
+            called: array.view("V2" if dtype == "bfloat16" else dtype)
+            for called, array in held.items()
+        }
+        np.savez_compressed(tmp_path / name, **kept)
+    else:
         write_streamed(tmp_path / name, lazies(held))
-        with opened(tmp_path / name) as file:
-            for row in range(4):
-                assert same(file.view("stack", row), held["stack"][row : row + 1])
+    with opened(tmp_path / name) as file:
+        for row in range(4):
+            assert same(file.view("stack", row), held["stack"][row : row + 1])
+
+
+def test_a_row_of_an_archive_that_is_damaged_is_refused(tmp_path):
+    held = {"stack": drawn((4, 300, 50))}
+    write_streamed(tmp_path / "m.npz", lazies(held))
+    content = (tmp_path / "m.npz").read_bytes()
+    at = content.index(held["stack"].tobytes()) + 7
+    (tmp_path / "m.npz").write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+    with pytest.raises(PatchParityError, match="damaged"), opened(tmp_path / "m.npz") as file:
+        file.view("stack", 3)  # which the damage is not in
 
 
 def test_entries_in_order_are_their_parts_one_behind_the_other():
