@@ -27,6 +27,7 @@ from .files.opening import opened
 from .files.tree import TreeCheckpoint
 from .objects.blocks import BlockRun, run_blocks
 from .objects.frameworks import framework_of
+from .objects.layer_sizes import image_size_of
 from .objects.load import load_object
 from .objects.semantics import read_semantics
 from .proof.compare import Check
@@ -145,6 +146,7 @@ def diagnose_model(
     with _opened(reference) as file:
         if isinstance(file, TreeCheckpoint):
             told = {**_of_live(reference, tower), **told}
+            sizes = sizes or _sizes_of(reference)
         whole = read_whole(
             file,
             from_=from_,
@@ -184,6 +186,13 @@ def _of_live(model: Any, tower: str | None) -> dict[str, Any]:
     said = read_semantics(model, tower)
     names = ("num_heads", "norm_epsilon", "activation", "pooling")
     return {name: said[name] for name in names if said.get(name) is not None}
+
+
+def _sizes_of(model: Any) -> Sizes | None:
+    """The size of the images that a live torch model takes, which no tensor of it says unless the
+    grid is square; None where it does not say so either."""
+    size = image_size_of(model, "torch")
+    return None if size is None else Sizes.told(image_size=size)
 
 
 def _live(model: Any) -> tuple[Any, str]:

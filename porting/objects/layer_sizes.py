@@ -54,14 +54,14 @@ def own_sizes(subject: Any, kind: str, owner: Any, name: str, kernel_axes: int) 
             if isinstance(padding, int)
             else tuple(tuple(p) if isinstance(p, (tuple, list)) else p for p in padding)
         )
-    if (size := _image_size(subject, kind)) is not None:
+    if (size := image_size_of(subject, kind)) is not None:
         height_and_width = (size, size) if isinstance(size, int) else size
         of_video = kernel_axes == 5
         sizes["image_size"] = (_frames(subject, kind), *height_and_width) if of_video else size
     return sizes
 
 
-def _image_size(subject: Any, kind: str) -> int | tuple[int, ...] | None:
+def image_size_of(subject: Any, kind: str) -> int | tuple[int, ...] | None:
     """What an object, or the first part of it that does, calls its image's size."""
     for part in _parts(subject, kind):
         size = getattr(part, "image_size", getattr(part, "img_size", None))

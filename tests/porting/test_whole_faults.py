@@ -398,11 +398,11 @@ def test_targets_that_are_there(tmp_path):
 def test_a_source_is_never_replaced(tmp_path):
     source = saved(tmp_path / "source")
     for target in (source, _file(source), source / ".." / "source"):
-        assert "would replace what is ported: name another folder" in refused(source, target)
-    assert "would replace what is ported" in refused(_file(source), source, "hf-vit")
+        assert "which is read; name another folder" in refused(source, target)
+    assert f"it is a file of {_file(source)}" in refused(_file(source), source, "hf-vit")
     link = tmp_path / "link"
     link.symlink_to(source)
-    assert "would replace what is ported" in refused(source, link)
+    assert "which is read; name another folder" in refused(source, link)
     assert port_whole(source, source / "inside", "timm-vit", prove=False).blocks == DEPTH
 
 
@@ -473,14 +473,14 @@ def test_shards(tmp_path):
 
 
 def test_a_proof_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    from patchparity.porting.proof import whole
+    from patchparity.porting import whole
     from patchparity.porting.proof.compare import Check
 
     source, target = saved(tmp_path / "source"), tmp_path / "out"
     port_whole(source, target, "timm-vit", prove=False)
     there = files_in(tmp_path)
     wrong = Check("blocks", "fail", 3.0, "block 1 differs")
-    monkeypatch.setattr(whole, "prove_whole", lambda *_: [wrong])
+    monkeypatch.setattr(whole, "prove_read_back", lambda *_: wrong)
     words = refused(saved(tmp_path / "other", vit(1)), target)
     assert words.endswith("was not written: blocks: block 1 differs")
     assert {path: held for path, held in files_in(tmp_path).items() if path in there} == there
