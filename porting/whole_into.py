@@ -1,5 +1,6 @@
 """A whole model put into a copy of an existing checkpoint of its layout."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from .whole import (
 
 
 def fit_into(whole: WholeModel, held: WholeModel, allow_loss: bool = False) -> MovedModel:
-    """A whole model as an existing checkpoint holds one.
+    """A whole model as an existing checkpoint holds one, its embedding stage in the types that are
+    there.
 
     Args:
         whole: the source.
@@ -56,7 +58,7 @@ def fit_into(whole: WholeModel, held: WholeModel, allow_loss: bool = False) -> M
                 f"{shown(held.semantics[name])}, and the source with "
                 f"{shown(moved.state.semantics[name])}"
             )
-    return moved
+    return dataclasses.replace(moved, weights=cast_as(moved.weights, held.stage.weights))
 
 
 INTO = ("safetensors", "npz")
@@ -99,10 +101,9 @@ def tensors_into(
 
 
 def _stage_into(moved: MovedModel, held: WholeModel) -> dict[str, Lazy]:
-    """The embedding stage under the names and in the types of an existing checkpoint."""
+    """The embedding stage under the names of an existing checkpoint."""
     candidate = held.stage.candidate
-    weights = cast_as(moved.weights, held.stage.weights)
-    arrays = tensors_of(weights, moved.spec, moved.dialect, candidate.prefix)
+    arrays = tensors_of(moved.weights, moved.spec, moved.dialect, candidate.prefix)
     for name in candidate.names.values():
         shape = held.checkpoint.tensors[name].shape
         if name not in arrays or arrays[name].shape != shape:
