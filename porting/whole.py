@@ -576,9 +576,7 @@ def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) ->
         shape = tuple(
             int(axis) if axis.isdigit() else moved.state.sizes[axis] for axis in axes.split()
         )
-        tensors[model.under + name] = held_tensor(
-            np.zeros(shape, dtype_of(dtype or whole.stage.dtype))
-        )
+        tensors[model.under + name] = held_tensor(np.zeros(shape, weights.kernel.dtype))
     return tensors
 
 

@@ -51,7 +51,7 @@ def explained(found):
 def test_a_right_model_is_right(right):
     model, folder = right
     found = diagnose_model(model, folder)
-    assert found.correct and found.ok, found
+    assert found.ok, found
     assert not found.encoder.findings
     assert len(found.encoder.evidence["over"]) == SIZES["num_hidden_layers"]
     assert max(found.encoder.evidence["over"]) <= 1
@@ -100,7 +100,8 @@ def test_blocks_in_the_order_of_their_names(tmp_path):
     order = sorted(range(12), key=str)
     model.layers = torch.nn.ModuleList([model.layers[number] for number in order])
     words = explained(diagnose_model(model, tmp_path / "vit"))
-    assert "order" in words and "10" in words
+    assert "order" in words
+    assert "10" in words
 
 
 def test_wrong_positions_are_of_the_embedding(right):
@@ -169,10 +170,10 @@ def test_a_checkpoint_as_its_own_library_builds_it(right):
 def test_another_number_of_blocks_is_refused(right):
     model, folder = right
     model.layers = model.layers[:6]
-    with pytest.raises(PatchParityError, match="ViTModel has 6 blocks, and .* 8"):
+    with pytest.raises(PatchParityError, match=r"ViTModel has 6 blocks, and .* 8"):
         diagnose_model(model, folder)
     more = vit(num_hidden_layers=9)
-    with pytest.raises(PatchParityError, match="ViTModel has 9 blocks, and .* 8"):
+    with pytest.raises(PatchParityError, match=r"ViTModel has 9 blocks, and .* 8"):
         diagnose_model(more, folder)
 
 

@@ -92,10 +92,9 @@ def test_a_tower_of_clip_into_a_model_of_two(folders, tmp_path):
     assert all(after[name].tobytes() == array.tobytes() for name, array in own.items())
     assert all(after[name].dtype == before[name].dtype for name in before)
     assert (tmp_path / "out" / "config.json").read_bytes() == (there / "config.json").read_bytes()
-    model, told = transformers.CLIPModel.from_pretrained(
-        tmp_path / "out", output_loading_info=True
-    )
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    model, told = transformers.CLIPModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
     pictures, words = features(model.eval())
     with torch.no_grad():
         wanted = tower(1)(IMAGES).image_embeds.numpy()
@@ -143,8 +142,8 @@ def test_types_are_those_that_are_there(folders, tmp_path):
         (dict(projection_dim=10), "no model of the same sizes"),
         (dict(image_size=40), "of shape"),
         (dict(patch_size=16), "of shape"),
-        (dict(num_attention_heads=4), "computes with number of attention heads 3, and the source with 4"),
-        (dict(hidden_act="gelu"), "computes with activation of the MLP quick-gelu, and the source with gelu"),
+        (dict(num_attention_heads=4), "number of attention heads 3, and the source with 4"),
+        (dict(hidden_act="gelu"), "activation of the MLP quick-gelu, and the source with gelu"),
         (dict(layer_norm_eps=1e-6), "the target normalizes with ε = 1e-05, the source with 1e-06"),
     ],
     ids=str,

@@ -1,6 +1,9 @@
 """What whole models compute, by code that knows nothing of layouts: the library's own model in
-float64, or else torch's functions over names that are written here by hand."""
+float64, or else torch's functions over names that are written here by hand. Where no library of
+today builds the model (transformers 4's Flax) it is our own reading, which the way back is held
+against too."""
 
+import dataclasses
 import importlib
 import json
 from collections.abc import Callable
@@ -9,6 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from patchparity.porting.encoders.canonical import block_of, ends_of
+from patchparity.porting.files.opening import opened
+from patchparity.porting.whole import read_whole, side_of
+from patchparity.reference.encoder import encode
 
 from ..census.stand_in import import_library
 from .whole_models import Kind
@@ -71,14 +79,28 @@ def of_keras_hub(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]
 
 
 def of_vit_pytorch(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
-    """vit-pytorch's."""
+    """vit-pytorch's, of the class that the configuration tells."""
     import torch
 
     table = json.loads((folder / "config.json").read_text())
-    model = import_library("vit_pytorch").ViT(**table["arguments"])
+    kind = getattr(import_library("vit_pytorch"), table["class_name"])
+    model = kind(**table["arguments"])
     model.load_state_dict(torch.load(folder / "model.pt"))
     with torch.no_grad():
         return np.asarray(model.double().eval()(_torch_images(images)))
+
+
+def of_reading(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
+    """The NumPy encoder of what is read of the file, where no library of today builds its model."""
+    (file,) = (path for path in folder.iterdir() if path.name.endswith((".msgpack", ".h5")))
+    with opened(file) as checkpoint:
+        side = side_of(read_whole(checkpoint))
+        blocks = tuple(block_of(side.parts, number, side.rms) for number in range(side.depth))
+        weights = dataclasses.replace(ends_of(side.parts, side.rms), blocks=blocks)
+        tokens = side.stage.sequence(images, side.stage.spec)
+        encoded = encode(tokens, weights, side.spec, side.places)
+    given = (encoded.output, encoded.pooled, encoded.tokens)
+    return np.asarray(next(each for each in given if each is not None))
 
 
 def of_torchvision(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
@@ -361,6 +383,8 @@ def _encoded(
 Oracle = Callable[[Path, str, NDArray[Any]], NDArray[Any]]
 
 BY_LINE: tuple[tuple[str, Oracle], ...] = (
+    ("transformers.Flax", of_reading),
+    ("task = keras.saving", of_reading),
     ("transformers.", of_transformers),
     ("timm.", of_timm),
     ("keras_hub.", of_keras_hub),
