@@ -164,7 +164,8 @@ def is_of(model: EncoderModel, table: Mapping[str, Any]) -> bool:
         told += 1
     for key, wanted in model.config.items():
         if isinstance(wanted, dict) and "is" in wanted:
-            if at(table, key) not in wanted["is"]:
+            held = at(table, key)
+            if (wanted.get("default") if held is None else held) not in wanted["is"]:
                 return False
             told += 1
         if isinstance(wanted, dict) and "off" in wanted and at(table, key) not in (None, False, {}):

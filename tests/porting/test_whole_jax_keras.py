@@ -663,6 +663,19 @@ def test_a_configuration_of_another_pooling_than_the_tensors(tmp_path):
         port_whole(tmp_path / "two" / "model.pt", tmp_path / "three", "lucidrains", prove=False)
 
 
+def test_a_configuration_without_what_its_library_takes_by_itself(tmp_path):
+    """Without `pool` vit-pytorch takes the class token."""
+    path = saved_torch(grown(vit_pytorch(heads=4, dim_head=8)), tmp_path / "one")
+    port_whole(path, tmp_path / "two", "lucidrains", semantics=dict(num_heads=4), prove=False)
+    config = tmp_path / "two" / "config.json"
+    told = json.loads(config.read_text())
+    del told["arguments"]["pool"]
+    config.write_text(json.dumps(told))
+    port_whole(tmp_path / "two" / "model.pt", tmp_path / "three", "lucidrains", prove=False)
+    written = json.loads((tmp_path / "three" / "config.json").read_text())
+    assert written["arguments"]["pool"] == "cls"
+
+
 def test_simple_vit_to_itself(tmp_path):
     model = grown(vit_pytorch("SimpleViT", "simple_vit", heads=4, dim_head=8))
     path = saved_torch(model, tmp_path / "one")
