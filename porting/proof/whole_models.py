@@ -184,10 +184,42 @@ def _keras_hub(name: str, folder: Path, table: Mapping[str, Any], complete: bool
     import keras_hub
 
     keras.backend.clear_session()
-    model = keras_hub.models.Backbone.from_preset(str(folder))
+    if "ImageClassifier" in name:
+        model = _keras_classifier(keras_hub.models, table, folder)
+    else:
+        model = keras_hub.models.Backbone.from_preset(str(folder))
     version = importlib.metadata.version("keras-hub")
     return LibraryModel(f"KerasHub {version} {type(model).__name__}", model)
 
+
+def _keras_classifier(models: Any, table: Mapping[str, Any], folder: Path) -> Any:
+    """A ViTImageClassifier of the arguments in its configuration; no class that this names is
+    built."""
+    told = table["config"]
+    inner = told["backbone"]["config"]
+    arguments = {key: inner[key] for key in KERAS_VIT if key in inner}
+    backbone = models.ViTBackbone(**arguments)
+    ends = {key: told[key] for key in ("num_classes", "pooling", "intermediate_dim") if key in told}
+    model = models.ViTImageClassifier(backbone, **ends)
+    model.optimizer = None  # made when it is built, and of no state in the file
+    model.load_weights(folder / WEIGHTS["h5"])
+    return model
+
+
+KERAS_VIT = (
+    "image_shape",
+    "patch_size",
+    "num_layers",
+    "num_heads",
+    "hidden_dim",
+    "mlp_dim",
+    "layer_norm_epsilon",
+    "use_mha_bias",
+    "use_mlp_bias",
+    "use_class_token",
+    "use_patch_bias",
+)
+"""Arguments of KerasHub's ViTBackbone that decide what it computes when it does not train."""
 
 BUILDERS: Mapping[str, Callable[..., LibraryModel]] = {
     "transformers": _transformers,

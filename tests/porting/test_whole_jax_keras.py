@@ -350,10 +350,12 @@ def test_keras_classifier_to_timm_and_back(tmp_path, form, pooling, class_token)
         with pytest.raises(PatchParityError, match="gap"):
             port_whole(path, tmp_path / "timm", "timm-vit", prove=False)
         return
-    port_whole(path, tmp_path / "timm", "timm-vit", prove=False)
+    report = port_whole(path, tmp_path / "timm", "timm-vit")
+    assert proofs(report)[0] == ("skip" if form == "keras" else "pass")
     require_same(of_timm(tmp_path / "timm"), of_keras(model))
     to = "keras-hub-vit" if class_token else "keras-hub-patches"
-    port_whole(tmp_path / "timm", tmp_path / "back", to, prove=False)
+    report = port_whole(tmp_path / "timm", tmp_path / "back", to)
+    assert proofs(report)[1] == "pass"
     import keras
 
     told = json.loads((tmp_path / "back" / "task.json").read_text())
@@ -371,9 +373,12 @@ def test_keras_classifier_with_representation_to_google(tmp_path, width):
     path = saved_keras(keras_grown(built), tmp_path / "keras", "preset")
     with pytest.raises(PatchParityError, match="computes with gelu-tanh"):
         port_whole(path, tmp_path / "google", "google-vit", prove=False)
-    report = port_whole(path, tmp_path / "tv", "torchvision-vit", prove=False)
+    report = port_whole(path, tmp_path / "tv", "torchvision-vit")
     assert "representation_size" in report.target
     assert not report.losses
+    assert proofs(report)[0] == "pass"
+    report = port_whole(tmp_path / "tv" / "model.pth", tmp_path / "back", "keras-hub-vit")
+    assert proofs(report)[1] == "pass"
 
 
 @pytest.mark.parametrize("registers", [0, 3])
