@@ -44,6 +44,7 @@ from .encoders.semantics import (
     is_of,
     read_semantics,
 )
+from .encoders.semantics import TOLD as TOLD_BY_USER
 from .encoders.steps import ENDS, State, Target, brought, moves_between, start
 from .files.atomic import files_read
 from .files.checkpoint import KEPT_AS, Checkpoint, dtype_of
@@ -576,7 +577,8 @@ def tensors_of_whole(whole: WholeModel, moved: MovedModel, dtype: str | None) ->
         shape = tuple(
             int(axis) if axis.isdigit() else moved.state.sizes[axis] for axis in axes.split()
         )
-        tensors[model.under + name] = held_tensor(np.zeros(shape, weights.kernel.dtype))
+        empty = held_tensor(np.zeros(shape, weights.kernel.dtype))
+        tensors.setdefault(model.under + name, empty)
     return tensors
 
 
@@ -734,7 +736,9 @@ def _proof(
             ("source", whole, source_model(whole).name, file.path, file.format, False),
             ("target", back, model.name, draft, written.format, True),
         ):
-            whose = dataclasses.replace(side_of(held), own_head=not heads_left(held.found))
+            pooled = not held.semantics.origins.get("pooling", "").startswith(TOLD_BY_USER)
+            own = pooled and not heads_left(held.found)
+            whose = dataclasses.replace(side_of(held), own_head=own)
             proved = prove_by_library(whose, name, weights, kind, whole_table(held), complete)
             checks.append(named(proved, side))
     return checks

@@ -317,6 +317,7 @@ def read_semantics(
     for name, value in told.items():
         if name == "num_heads" and "h" in found.sizes:
             _require_same(found, name, found.sizes["h"], value, "what is told")
+        _require_sense({name: value})
         _require_uncontradicted(name, value, values, origins, where)
         values[name], origins[name] = value, TOLD if table else f"{TOLD}: no file tests it"
     if "pool.probe" in found.parts:

@@ -120,12 +120,12 @@ def test_what_no_file_tells_is_told(tmp_path):
 
 
 def test_shards(source, tmp_path):
-    sharded = ("--to", "timm-vit", "--no-proof", "--shard-size", "20kB")
-    told("port", source, tmp_path / "timm", *sharded)
-    files = {path.name for path in (tmp_path / "timm").iterdir()}
+    sharded = ("--to", "hf-vit", "--no-proof", "--shard-size", "20kB")
+    told("port", source, tmp_path / "hf", *sharded)
+    files = {path.name for path in (tmp_path / "hf").iterdir()}
     assert "model.safetensors.index.json" in files
     assert len([name for name in files if name.startswith("model-0000")]) > 1
-    told("port", tmp_path / "timm", tmp_path / "back", "--to", "hf-vit", "--no-proof")
+    told("port", tmp_path / "hf", tmp_path / "back", "--to", "hf-vit", "--no-proof")
     held = load_file(tmp_path / "back" / "model.safetensors")
     assert held.keys() == VIT.keys()
     assert all(np.array_equal(held[name], array) for name, array in VIT.items())

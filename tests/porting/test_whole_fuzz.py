@@ -2,6 +2,7 @@
 by those that they say."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def written(target, encoder, semantics, seed):
         weights, spec = random_stage(dialect, seed)
     weights, plan = fit(weights, spec, dialect)
     moved = MovedModel(target, dialect, start(encoder, semantics), weights, spec, plan, {})
-    lazy = tensors_of_whole(None, moved, None)
+    lazy = tensors_of_whole(SimpleNamespace(checkpoint=None), moved, None)
     arrays = {each: np.asarray(held.read()) for each, held in lazy.items()}
     return name, File(arrays, dialect.formats[0])
 

@@ -94,7 +94,7 @@ def test_a_tower_in_transformers(tmp_path, case, swapped):
     assert apart(answers(loaded(report), SIDE)[what], answers(model, SIDE)[what]) <= RELATIVE
     assert report.left == ["mm: 2 tensors, mm.0.weight the first"]
     told = " ".join(report.semantics)
-    assert "number of attention heads: 4 " in told
+    assert "number of attention heads 4," in told
     assert f"activation of the MLP: {'quick-gelu' if make is clip else 'gelu-tanh'} " in told
 
 
