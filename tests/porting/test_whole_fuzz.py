@@ -44,8 +44,8 @@ class File(Held):
     def _read(self, name):
         return self.arrays[name]
 
-    def view(self, name):
-        return self.arrays[name]
+    def view(self, name, row=None):
+        return self.arrays[name] if row is None else self.arrays[name][row : row + 1]
 
 
 class Made(tuple):
