@@ -95,7 +95,7 @@ def test_a_tower_in_transformers(tmp_path, case, swapped):
     assert report.left == ["mm: 2 tensors, mm.0.weight the first"]
     told = " ".join(report.semantics)
     assert "number of attention heads 4," in told
-    assert f"activation of the MLP: {'quick-gelu' if make is clip else 'gelu-tanh'} " in told
+    assert f"activation of the MLP {'quick-gelu' if make is clip else 'gelu-tanh'} " in told
 
 
 def test_another_epsilon_and_timm(tmp_path):
