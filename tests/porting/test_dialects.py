@@ -559,7 +559,7 @@ def test_every_dialect_is_sound():
 def test_what_lies_beside_a_stage_is_not_left_out_unseen(tmp_path):
     """A kernel under a library's name, with tokens and positions that fit none of its readings, is
     refused and not read as a bare kernel."""
-    weights, spec = random_stage(DIALECTS["timm-vit"], grid=(2, 3))
+    weights, spec = random_stage(DIALECTS["timm-vit"], grid=(2, 3), positioned=("class_token",))
     path = tmp_path / "a.safetensors"
     write_checkpoint(
         path,
