@@ -168,8 +168,6 @@ def random_stage(dialect, seed=0, grid=None, registers=2, positioned=None):
         )
         if f"{norm}.scale" in dialect.entries
     }
-    if positioned is None and dialect.positioned_together:
-        positioned = max(dialect.positioned, key=len)
     positioned = dialect.positioned[0] if positioned is None else positioned
     rows = sum(len(np.atleast_2d(arrays[name])) for name in positioned if name in arrays)
     if "positions" in dialect.entries:
@@ -216,7 +214,8 @@ def test_a_dialect_is_found_and_gives_back_every_bit(name, tmp_path):
     dialect = DIALECTS[name]
     if "h5" in dialect.formats:
         pytest.skip("Keras writes these: see the tests with KerasHub")
-    path, weights, spec = written(dialect, tmp_path)
+    positioned = max(dialect.positioned, key=len) if dialect.positioned_together else None
+    path, weights, spec = written(dialect, tmp_path, positioned=positioned)
     with opened(path) as checkpoint:
         try:
             stage = read_stage(checkpoint)
@@ -575,10 +574,11 @@ def test_what_lies_beside_a_stage_is_not_left_out_unseen(tmp_path):
 
 
 def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_path):
-    weights, spec = random_stage(DIALECTS["timm-vit"], 1)
+    both = ("class_token", "register_tokens")
+    weights, spec = random_stage(DIALECTS["timm-vit"], 1, positioned=both)
     bare = dataclasses.replace(weights, bias=None)
     write_checkpoint(tmp_path / "bare.safetensors", tensors_of(bare, spec, DIALECTS["timm-vit"]))
-    old = dataclasses.replace(random_stage(DIALECTS["timm-vit"], 2)[0])
+    old = random_stage(DIALECTS["timm-vit"], 2, positioned=both)[0]
     write_checkpoint(tmp_path / "old.safetensors", tensors_of(old, spec, DIALECTS["timm-vit"]))
     done = port(
         tmp_path / "bare.safetensors",
@@ -591,7 +591,7 @@ def test_an_existing_checkpoint_s_fields_are_filled_or_the_port_is_refused(tmp_p
     assert any(step.startswith("zero-bias") for step in done.steps)
     with opened(tmp_path / "new.safetensors") as checkpoint:
         assert not checkpoint.read("patch_embed.proj.bias").any()
-    fewer, _ = random_stage(DIALECTS["timm-vit"], 1, positioned=("class_token",))
+    fewer, _ = random_stage(DIALECTS["timm-vit"], 1)
     fewer = dataclasses.replace(fewer, register_tokens=None)
     write_checkpoint(tmp_path / "fewer.safetensors", tensors_of(fewer, spec, DIALECTS["timm-vit"]))
     with pytest.raises(

@@ -33,7 +33,7 @@ def saved(
 ):
     """A checkpoint in a folder of its own, with a config.json that tells the image size."""
     folder.mkdir(exist_ok=True)
-    weights, spec = random_stage(dialect, seed, grid=grid, positioned=dialect.positioned[0])
+    weights, spec = random_stage(dialect, seed, grid=grid)
     path = folder / "model.safetensors"
     write_checkpoint(path, tensors(tensors_of(change(weights), spec, dialect)))
     if size:
