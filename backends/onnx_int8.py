@@ -1,6 +1,7 @@
 """An ONNX model of the projection as ONNX Runtime's own tools quantize it, and the steps that they
 chose."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,19 @@ def quantize_dynamic(source: Path, target: Path) -> None:
 
     with silenced():
         quantize_dynamic(source, target, weight_type=QuantType.QUInt8, per_channel=True)
+
+
+DOT_PRODUCTS = ("vnni", "amx_int8", "asimddp")
+"""What instruction sets are called that add up products of bytes in 32 bits."""
+
+
+def sums_saturate() -> bool:
+    """Whether this CPU adds up pairs of products of bytes in 16 bits, which saturate: x86 without
+    VNNI, where ONNX Runtime's manual asks for kernels of seven bits (`reduce_range`)."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return "avx2" in text and not any(name in text for name in DOT_PRODUCTS)
+    return False
 
 
 def quantize_static(source: Path, target: Path, images: NDArray[np.float32]) -> None:
@@ -47,6 +61,7 @@ def quantize_static(source: Path, target: Path, images: NDArray[np.float32]) -> 
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
+            reduce_range=sums_saturate(),
         )
 
 
