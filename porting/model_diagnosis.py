@@ -130,9 +130,8 @@ def diagnose_model(
 
     Examples:
         >>> import transformers, patchparity
-        >>> sizes = dict(image_size=16, patch_size=8, hidden_size=24, num_attention_heads=3,
-        ...     num_hidden_layers=2, intermediate_size=40)
-        >>> config = transformers.ViTConfig(**sizes)
+        >>> sizes = dict(image_size=16, patch_size=8, hidden_size=24, num_attention_heads=3)
+        >>> config = transformers.ViTConfig(num_hidden_layers=2, intermediate_size=40, **sizes)
         >>> model = transformers.ViTModel(config)
         >>> model.save_pretrained("vit")
         >>> patchparity.diagnose_model(model, "vit").correct
