@@ -98,9 +98,9 @@ def square(depth: int = DEPTH) -> Program:
     each = WIDTH // HEADS
 
     def change(block: Block) -> Block:
-        norms = {name: numbers.norm(each) for name in ("query_norm", "key_norm")}
+        norms: dict[str, Any] = {name: numbers.norm(each) for name in ("query_norm", "key_norm")}
         attention = dataclasses.replace(block.attention, **norms)
-        scales = {name: numbers.scale() for name in ("first_scale", "second_scale")}
+        scales: dict[str, Any] = {name: numbers.scale() for name in ("first_scale", "second_scale")}
         mlp = dataclasses.replace(block.mlp, gate=numbers.linear(WIDTH, WIDTH))
         return dataclasses.replace(block, attention=attention, mlp=mlp, **scales)
 
@@ -122,7 +122,7 @@ def gated(depth: int = DEPTH) -> Program:
     def change(block: Block) -> Block:
         key = Linear(block.attention.key.weight)
         mlp = dataclasses.replace(block.mlp, gate=numbers.linear(MLP_WIDTH, WIDTH))
-        scales = {name: numbers.scale() for name in ("first_scale", "second_scale")}
+        scales: dict[str, Any] = {name: numbers.scale() for name in ("first_scale", "second_scale")}
         attention = dataclasses.replace(block.attention, key=key)
         return dataclasses.replace(block, attention=attention, mlp=mlp, **scales)
 
@@ -138,7 +138,7 @@ def windowed(depth: int = DEPTH) -> Program:
     numbers = Numbers(9)
 
     def change(block: Block) -> Block:
-        norms = {
+        norms: dict[str, Any] = {
             name: numbers.norm(WIDTH, shift=False, centered=False)
             for name in ("first_norm", "second_norm")
         }
@@ -169,7 +169,7 @@ def post(depth: int = DEPTH) -> Program:
     numbers = Numbers(15)
 
     def change(block: Block) -> Block:
-        norms = {name: numbers.norm(WIDTH) for name in ("query_norm", "key_norm")}
+        norms: dict[str, Any] = {name: numbers.norm(WIDTH) for name in ("query_norm", "key_norm")}
         bias = numbers.drawn(HEADS, 13, 13, deviation=1.0)
         attention = dataclasses.replace(block.attention, **norms, scores_bias=bias)
         mlp = dataclasses.replace(

@@ -2,6 +2,7 @@
 `python -m tests.timm_models` from the models that timm builds, empty of values."""
 
 from pathlib import Path
+from typing import Any
 
 from .census.stand_in import import_library
 
@@ -29,7 +30,7 @@ HEAD = """\
 """
 
 
-def names_of_timm():
+def names_of_timm() -> Any:
     """All architectures that may be such a model."""
     timm = import_library("timm")
     entries = timm.models._registry._model_entrypoints
@@ -40,7 +41,7 @@ def names_of_timm():
     ]
 
 
-def built(name, **arguments):
+def built(name: str, **arguments: Any) -> Any:
     """A model of an architecture, of one block and empty."""
     import torch
 
@@ -53,7 +54,7 @@ def built(name, **arguments):
             return None
 
 
-def facts_of(model):
+def facts_of(model: Any) -> Any:
     """What a table says of a model; None where no layout computes it."""
     kind = type(model).__name__
     if kind == "VisionTransformer":
@@ -65,7 +66,7 @@ def facts_of(model):
     return _facts_of_eva(model) if kind == "Eva" else None
 
 
-def _classes(model):
+def _classes(model: Any) -> Any:
     return {type(each).__name__ for each in model.modules()} - {
         type(model).__name__,
         *("Sequential", "ModuleList", "Linear", "Dropout", "Identity", "DropPath", "Conv2d"),
@@ -73,7 +74,7 @@ def _classes(model):
     }
 
 
-def _shared(model, attention):
+def _shared(model: Any, attention: Any) -> Any:
     epsilons = {each.eps for each in model.modules() if hasattr(each, "eps")}
     activations = {type(each.mlp.act).__name__ for each in model.blocks if hasattr(each, "mlp")}
     if model.attn_pool is not None:
@@ -92,7 +93,7 @@ def _shared(model, attention):
     }
 
 
-def _facts_of_vision_transformer(model):
+def _facts_of_vision_transformer(model: Any) -> Any:
     kinds = _classes(model)
     gated = "GluMlp" in kinds
     if kinds - {"Block", "Attention", "Mlp", "GluMlp"} or model.pool_include_prefix:
@@ -104,7 +105,7 @@ def _facts_of_vision_transformer(model):
     return facts and {"of": layout, **facts}
 
 
-def _facts_of_eva(model):
+def _facts_of_eva(model: Any) -> Any:
     block = model.blocks[0]
     gated = type(block.mlp).__name__ == "SwiGLU"
     kinds = _classes(model) - {"RotaryEmbeddingDinoV3"}
@@ -120,7 +121,7 @@ def _facts_of_eva(model):
     return {"of": "timm-eva-swiglu" if gated else "timm-eva", "norms": "pre", **facts, **rotary}
 
 
-def _rotary(model):
+def _rotary(model: Any) -> Any:
     """How a model turns queries and keys; None where no layout says that."""
     rope = model.rope
     if rope is None:
@@ -134,7 +135,7 @@ def _rotary(model):
     return {"rotary": "unit", "rotary_temperature": rope.temperature} if plain else None
 
 
-def table():
+def table() -> Any:
     """The facts of all architectures."""
     held = {}
     for name in names_of_timm():
@@ -144,13 +145,13 @@ def table():
     return held
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def text():
+def text() -> str:
     """The file."""
     lines = [
         f"{name} = {{ {', '.join(f'{key} = {_shown(value)}' for key, value in facts.items())} }}"
