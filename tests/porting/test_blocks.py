@@ -5,6 +5,7 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -818,10 +819,17 @@ def test_keras_hub(backend, count):
     """On each backend in a process of its own: Keras chooses one as it is imported."""
     for library in ("keras_hub", backend):
         pytest.importorskip(library)
-    module = "patchparity.tests.porting.keras_blocks_beside"
+    folder = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(folder), *(path for path in sys.path if path)])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, str(count)],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        [sys.executable, "-W", "ignore", "-m", "tests.porting.keras_blocks_beside", str(count)],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONPATH": paths,
+        },
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
@@ -831,7 +839,7 @@ def test_keras_hub(backend, count):
 
 
 def test_torchvision():
-    out = run_beside_torchvision("patchparity.tests.porting.torchvision_blocks")
+    out = run_beside_torchvision("tests.porting.torchvision_blocks")
     assert out.split()[-3:] == ["ok", "class", "1"]
 
 
