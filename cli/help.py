@@ -5,6 +5,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from .given import READING, SUITE
+from .semantics_options import SEMANTICS
 
 EXAMPLES = {
     "backends": "patchparity backends",
@@ -38,7 +39,6 @@ TIMED = {
     ),
     "Where": ("python", "host"),
 }
-SEMANTICS = ("heads", "epsilon", "activation", "pooling")
 UNTOLD = ("image_size", "patch_size", "in_channels", "stride", "padding", "ignore")
 CHECKPOINT = {
     "Which dialect": ("to", "from_", "prefix", "dialects", "listed"),
