@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from .npz_arrays import arrays_of
+
 
 class MlpBlock(nn.Module):
     """Dense, tanh GELU, dense."""
@@ -246,10 +248,9 @@ def save_npz(path: Path, params: dict[str, np.ndarray], under: str = "", dtype: 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
     """The other way."""
-    with np.load(path) as file:
-        return {
-            name: file[name].view(ml_dtypes.bfloat16).astype(np.float32)
-            if file[name].dtype == np.dtype("V2")
-            else file[name]
-            for name in file.files
-        }
+    return {
+        name: array.view(ml_dtypes.bfloat16).astype(np.float32)
+        if array.dtype == np.dtype("V2")
+        else array
+        for name, array in arrays_of(path).items()
+    }

@@ -12,6 +12,7 @@ from patchparity.porting.dialects.stage import read_stage
 from patchparity.porting.files.opening import open_checkpoint
 from patchparity.porting.inspection import inspect_checkpoint
 
+from .npz_arrays import arrays_of
 from .transformers4_beside import written_beside
 
 GENERATOR = np.random.default_rng(41)
@@ -33,7 +34,7 @@ def test_what_it_wrote_itself_is_read(tmp_path):
     folders = written_beside(tmp_path)
     assert len(folders) == 3 * (6 + 13)
     for folder in folders:
-        truth = np.load(folder / "truth.npz")
+        truth = arrays_of(folder / "truth.npz")
         assert apart(embed(folder, truth["images"]), truth["tokens"]) < NEAR, folder.name
         with open_checkpoint(folder) as checkpoint:
             dialect = read_stage(checkpoint).dialect.id

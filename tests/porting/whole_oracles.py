@@ -19,6 +19,7 @@ from patchparity.porting.whole import read_whole, side_of
 from patchparity.reference.encoder import encode
 
 from ..census.stand_in import import_library
+from .npz_arrays import arrays_of
 from .whole_models import Kind
 
 Tensors = dict[str, Any]
@@ -202,7 +203,7 @@ def _of_jax(
     import torch
 
     (file,) = folder.glob("*.npz")
-    raw = {name: torch.from_numpy(array).double() for name, array in np.load(file).items()}
+    raw = {name: torch.from_numpy(array).double() for name, array in arrays_of(file).items()}
     raw = {name.removeprefix("params/"): array for name, array in raw.items()}
     width, heads = raw[f"Transformer/encoderblock_0/{attention}/query/kernel"].shape[:2]
 
