@@ -1,7 +1,6 @@
 """Tensors that are made when their turn to be written comes, and their bytes in pieces: what is
 held in memory at a time is one of them, and a few buffers."""
 
-import contextlib
 import dataclasses
 import os
 import zlib
@@ -27,9 +26,6 @@ does not fall on the same few places of it."""
 READ_BYTES = 2**19
 """Bytes that are transposed, or read back, at a time where rows allow it: what is done to them next
 finds them in a processor's second cache, of 512 KB or more."""
-
-COPIED_AT_ONCE = 2**30
-"""Bytes that the system is asked to copy in one call; Linux copies 2 GB at most."""
 
 
 class Stored(NamedTuple):
@@ -105,11 +101,13 @@ class Feed:
         tensors: by name, in the order in which they are written.
         checksums: CRC-32 of the values of those that were made.
         finite: whether NaN and infinite values are refused where it is read back.
+        compared: the file and the byte where a tensor that was copied was compared already.
     """
 
     tensors: Mapping[str, Lazy]
     checksums: dict[str, int] = dataclasses.field(default_factory=dict)
     finite: bool = False
+    compared: dict[str, tuple[Path, int]] = dataclasses.field(default_factory=dict)
 
     def of(self, names: Iterable[str]) -> "Feed":
         """Some of them; what is noted of them is kept together."""
@@ -288,26 +286,6 @@ def _merged(array: NDArray[Any]) -> tuple[int, ...]:
             sizes.append(size)
         outer = step
     return tuple(sizes) or (1,)
-
-
-def copy_range(source: Path, begin: int, size: int, target: BinaryIO, at: int) -> None:
-    """Copy bytes of one file to a place in another that is open without a buffer: by the system
-    itself where it can.
-
-    Raises:
-        PatchParityError: a source that ends before.
-        OSError: what cannot be read or written.
-    """
-    with source.open("rb", buffering=0) as file, contextlib.suppress(OSError, AttributeError):
-        while size:  # an error: not on this system, or not between these files
-            count = os.copy_file_range(
-                file.fileno(), target.fileno(), min(size, COPIED_AT_ONCE), begin, at
-            )
-            if not count:
-                break
-            begin, at, size = begin + count, at + count, size - count
-    if size:  # a disk that is full is told here again
-        write_at(target, at, stored_pieces((source, begin), size))
 
 
 def write_at(target: BinaryIO, at: int, pieces: Iterable[memoryview]) -> None:

@@ -1,12 +1,9 @@
 """safetensors: one file, or shards with an index (https://github.com/huggingface/safetensors)."""
 
-import dataclasses
+import itertools
 import json
 import struct
-from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,8 @@ from .checkpoint import (
     first_line,
     first_twin,
 )
-from .lazy import Feed, copy_range, write_at
+from .copied import copies_of, copying, reserve
+from .lazy import Feed, write_at
 
 LARGEST_HEADER = 100 * 2**20
 """Bytes of a header; safetensors' own limit."""
@@ -208,20 +206,6 @@ def replace_in_safetensors(source: SafetensorsCheckpoint, draft: Path, changes: 
                 copy_bytes(file, out, last - first)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Bytes of a file that are copied in one go, and the place where they go to."""
-
-    path: Path
-    begin: int
-    at: int
-    size: int
-
-    def ends_before(self, path: Path, begin: int, at: int) -> bool:
-        """Whether what is at these places follows here and there."""
-        return (path, begin, at) == (self.path, self.begin + self.size, self.at + self.size)
-
-
 def _streamed_header(feed: Feed, metadata: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
     """A file's header, and the byte of the file where each tensor begins."""
     if not all(isinstance(value, str) for value in metadata.values()):
@@ -244,66 +228,30 @@ def _streamed_header(feed: Feed, metadata: Mapping[str, Any]) -> tuple[bytes, di
         }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * _spaces(8 + len(text), feed, begins)
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
     text = struct.pack("<Q", len(text)) + text
     return text, {name: begin + len(text) for name, begin in begins.items()}
-
-
-PAGE = 2**12
-"""Bytes of a page of memory (x86-64; a divisor of those of other machines)."""
-
-
-def _spaces(length: int, feed: Feed, begins: Mapping[str, int]) -> int:
-    """How many spaces stand behind a header, so that values begin at a multiple of eight; and where
-    much is copied, at the same byte of a page as there: the system copies page to page in three
-    quarters of the time of page to parts of two."""
-    copied: Counter[int] = Counter()
-    for name, at in begins.items():
-        for _, begin, size, _ in feed.places_of(name):
-            copied[(begin - at) % PAGE] += size
-            at += size
-    best, size = copied.most_common(1)[0] if copied else (0, 0)
-    if best % 8 or size < MUCH:
-        return -length % 8
-    return (best - length) % PAGE
-
-
-MUCH = 2**24
-"""Bytes of which a page more is nothing."""
 
 
 def stream_safetensors(draft: Path, feed: Feed, metadata: Mapping[str, Any]) -> None:
     """Write a file anew, a tensor at a time; those of wide types first, as safetensors' own writer
     does, so that each begins at a multiple of its type's size. Bytes that lie in files already are
-    copied by the system, ranges that follow each other in one call, while others are made.
+    copied, read back and compared while others are made; `feed` is told which are the same.
 
     Raises:
-        PatchParityError: a type that safetensors has not, metadata that are no texts.
+        PatchParityError: a type that safetensors has not, metadata that are no texts, values that
+            `feed` refuses.
     """
     text, begins = _streamed_header(feed, metadata)
-    runs: list[_Run] = []
-    made = []
-    for name, at in begins.items():
-        places = feed.places_of(name)
-        if not places:
-            made.append(name)
-        for path, begin, size, _ in places:
-            if runs and runs[-1].ends_before(path, begin, at):
-                runs[-1] = dataclasses.replace(runs[-1], size=runs[-1].size + size)
-            else:
-                runs.append(_Run(path, begin, at, size))
-            at += size
-    with draft.open("wb", buffering=0) as out, ThreadPoolExecutor(1) as beside:
+    copies = {name: copies_of(feed, name, begin) for name, begin in begins.items()}
+    with draft.open("w+b", buffering=0) as out:
+        reserve(out, len(text) + sum(lazy.nbytes for lazy in feed.tensors.values()))
         write_at(out, 0, [memoryview(text)])
-        copies: list[Future[None]] = [
-            beside.submit(copy_range, run.path, run.begin, run.size, out, run.at) for run in runs
-        ]
-        try:
-            for name in made:
-                write_at(out, begins[name], feed.pieces(name))
-            for copy in copies:
-                copy.result()
-        except BaseException:
-            for copy in copies:
-                copy.cancel()
-            raise
+        with copying(out, itertools.chain(*copies.values()), feed) as ended:
+            for name, begin in begins.items():
+                if not copies[name]:
+                    write_at(out, begin, feed.pieces(name))
+            others = ended()
+    feed.compared.update({name: (draft, begin) for name, begin in begins.items() if copies[name]})
+    for name in others:
+        del feed.compared[name]

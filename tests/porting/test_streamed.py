@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from patchparity import PatchParityError
 from patchparity.porting.files import lazy as lazy_module
-from patchparity.porting.files import streamed
 from patchparity.porting.files.checkpoint import COPIED_BYTES
 from patchparity.porting.files.lazy import contiguous, pieces_of
 from patchparity.porting.files.opening import opened
@@ -212,56 +211,6 @@ def test_transformers_loads_shards_with_their_config(tmp_path):
         assert (loaded[name] == tensor).all(), name
 
 
-def test_ranges_that_follow_each_other_are_copied_at_once(tmp_path, monkeypatch):
-    held = {f"t{number}": drawn((number + 3, 5)) for number in range(6)}
-    write_streamed(tmp_path / "source.safetensors", lazies(held))
-    calls = []
-    real = lazy_module.copy_range
-    monkeypatch.setattr(
-        "patchparity.porting.files.safetensors_files.copy_range",
-        lambda *given: (calls.append(given[2]), real(*given)),
-    )
-    with opened(tmp_path / "source.safetensors") as source:
-        tensors = {
-            name: Lazy(info.shape, info.dtype, lambda: pytest.fail("read"), (source, name))
-            for name, info in source.tensors.items()
-        }
-        tensors["t2"] = Lazy((5, 5), "float32", lambda: source.view("t2").T)
-        tensors["t5"] = Lazy((40,), "float32", tensors["t5"].read, tensors["t5"].source)
-        write_streamed(tmp_path / "copy.safetensors", tensors)
-    assert calls == [held["t0"].nbytes + held["t1"].nbytes, 4 * (30 + 35 + 40)]
-    with opened(tmp_path / "copy.safetensors") as copy:
-        assert same(copy.read("t2"), held["t2"].T)
-        assert same(copy.read("t5"), held["t5"].reshape(40))
-        assert all(same(copy.read(f"t{number}"), held[f"t{number}"]) for number in (0, 1, 3, 4))
-
-
-@pytest.mark.parametrize("call", ["gone", "refused", "short"])
-def test_where_the_system_copies_nothing_bytes_are_read_and_written(tmp_path, monkeypatch, call):
-    held = {"a": drawn((300, 5000)), "b": drawn((7, 3))}
-    write_streamed(tmp_path / "source.safetensors", lazies(held))
-    if call == "gone":
-        monkeypatch.delattr(os, "copy_file_range")
-    else:
-        real = os.copy_file_range
-
-        def copied(source, target, count, *places):
-            if call == "refused":
-                raise OSError(18, "Invalid cross-device link")
-            return real(source, target, min(count, 12345), *places)
-
-        monkeypatch.setattr(os, "copy_file_range", copied)
-    with opened(tmp_path / "source.safetensors") as source:
-        tensors = {
-            name: Lazy(info.shape, info.dtype, lambda: pytest.fail("read"), (source, name))
-            for name, info in source.tensors.items()
-        }
-        write_streamed(tmp_path / "copy.safetensors", tensors)
-    assert (tmp_path / "copy.safetensors").read_bytes() == (
-        tmp_path / "source.safetensors"
-    ).read_bytes()
-
-
 @pytest.mark.parametrize("source_name", ["s.npz", "s.pt", "s.safetensors"])
 @pytest.mark.parametrize("name", ["t.npz", "t.pt", "t.safetensors", "t.weights.h5"])
 def test_a_source_of_any_format_is_copied_to_any(tmp_path, source_name, name):
@@ -380,34 +329,6 @@ def test_a_failure_leaves_what_was_there(tmp_path, name, fault, monkeypatch):
         write_streamed(tmp_path / name, tensors, check=check, companions=beside)
     assert everything(tmp_path) == before
     assert not list(tmp_path.glob(".*"))
-
-
-def test_a_byte_that_changed_on_its_way_is_found(tmp_path, monkeypatch):
-    """One bit, in a tensor that was made and in one that was copied."""
-    held = {"a": drawn((40, 30)), "b": drawn((30, 40))}
-    write_streamed(tmp_path / "source.safetensors", lazies(held))
-    real = streamed.open_checkpoint
-    for place in ("a", "b"):
-
-        def damaging(draft, place=place):
-            with real(draft) as checkpoint:
-                path, begin = checkpoint.place_of(place)
-            with path.open("r+b") as file:
-                file.seek(begin + 1001)
-                byte = file.read(1)[0]
-                file.seek(begin + 1001)
-                file.write(bytes([byte ^ 16]))
-            return real(draft)
-
-        monkeypatch.setattr(streamed, "open_checkpoint", damaging)
-        with opened(tmp_path / "source.safetensors") as source:
-            tensors = {
-                "a": Lazy((40, 30), "float32", lambda: pytest.fail("read"), (source, "a")),
-                "b": Lazy((40, 30), "float32", lambda source=source: source.view("b").T),
-            }
-            with pytest.raises(PatchParityError, match=f"{place} reads back differently"):
-                write_streamed(tmp_path / "copy.safetensors", tensors)
-        assert not (tmp_path / "copy.safetensors").exists()
 
 
 def test_a_companion_of_another_model_is_refused(tmp_path):
