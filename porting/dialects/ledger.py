@@ -2,6 +2,7 @@
 unexplained. What is unexplained may change the sequence."""
 
 import fnmatch
+import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,10 +106,12 @@ def ledger_of(
     return entries
 
 
-def _modules_of(name: str) -> list[str]:
-    """The modules that a tensor is in, by their paths, the innermost first."""
+@functools.lru_cache(2**14)
+def _modules_of(name: str) -> tuple[str, ...]:
+    """The modules that a tensor is in, by their paths, the innermost first. Kept, for each dialect
+    that may be read asks for those of all names."""
     ends = [place.start() for place in re.finditer(r"[./]", name)]
-    return [name[:end] for end in reversed(ends)]
+    return tuple(name[:end] for end in reversed(ends))
 
 
 def _modules_elsewhere(

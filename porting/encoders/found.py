@@ -213,6 +213,8 @@ def _match(
 
 def _numbered(entries: Sequence[Entry], name: str) -> tuple[Entry | None, int]:
     for entry in entries:
+        if not name.endswith(entry.ending):
+            continue
         # 007 and 7 would be one block: a number has one name
         if (found := entry.pattern.fullmatch(name)) and name == entry.named(int(found[1] or 0)):
             return entry, int(found[1] or 0)

@@ -138,6 +138,11 @@ class Entry:
         )
 
     @functools.cached_property
+    def ending(self) -> str:
+        """What its name ends with, behind the number."""
+        return NUMBER.split(self.name)[-1]
+
+    @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
         """What its name matches, with the number as its group."""
         pieces = NUMBER.split(self.name)

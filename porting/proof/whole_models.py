@@ -221,12 +221,56 @@ KERAS_VIT = (
 )
 """Arguments of KerasHub's ViTBackbone that decide what it computes when it does not train."""
 
+
+def _nnx(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> LibraryModel:
+    """vitax's class, which is that of Flax's documentation, with what Orbax restores."""
+    import orbax.checkpoint
+    from flax import nnx
+
+    kind = importlib.import_module("vitax.models.vit").VisionTransformer
+    model = kind(**table["arguments"], fsdp=False, rngs=nnx.Rngs(0))
+    told = f"vitax {importlib.metadata.version('vitax')} {kind.__name__}"
+    if "without its classifier" in name:
+        model.classifier = _same
+    (weights,) = (path for path in folder.iterdir() if path.is_dir())
+    held = _parameters(orbax.checkpoint.PyTreeCheckpointer().restore(weights.resolve()))
+    wanted = {
+        "/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    found = {"/".join(path) for path in nnx.traversals.flatten_mapping(held)}
+    if spare := sorted(found - wanted):
+        raise OtherModelError(f"{told} has no place for {spare[0]}")
+    missing = tuple(sorted(wanted - found))
+    if complete and missing:
+        raise OtherModelError(f"{told} has {missing[0]}, which is not in the file")
+    nnx.update(model, nnx.restore_int_paths(held))
+    return LibraryModel(told, model, missing)
+
+
+def _same(tokens: Any) -> Any:
+    return tokens
+
+
+def _parameters(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree as Orbax restores it, without nnx.State's further key and the seeds of dropout."""
+    held: dict[str, Any] = {}
+    for key, inner in tree.items():
+        if key == "rngs":
+            continue
+        if isinstance(inner, Mapping):
+            inner = inner["value"] if set(inner) == {"value"} else _parameters(inner)
+        if not isinstance(inner, Mapping) or inner:
+            held[key] = inner
+    return held
+
+
 BUILDERS: Mapping[str, Callable[..., LibraryModel]] = {
     "transformers": _transformers,
     "timm": _timm,
     "torchvision": _arguments({"VisionTransformer": "torchvision.models.vision_transformer"}),
     "vit-pytorch": _arguments({"ViT": "vit_pytorch.vit", "SimpleViT": "vit_pytorch.simple_vit"}),
     "KerasHub": _keras_hub,
+    "Flax": _nnx,
 }
 """How each library builds a model, by the first word of its classes' names."""
 
@@ -236,5 +280,6 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "torchvision": ("torch", "torchvision"),
     "vit-pytorch": ("torch", "vit_pytorch"),
     "KerasHub": ("keras", "keras_hub"),
+    "Flax": ("flax", "orbax", "vitax"),
 }
 """What must be installed for that."""
