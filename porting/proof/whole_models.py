@@ -79,10 +79,12 @@ def library_model(
         raise
     except (Exception, SystemExit) as error:  # whatever a library makes of a configuration
         told = f"{library} does not build it ({type(error).__name__}: {first_line(error)[:240]})"
-        if isinstance(error, ImportError):
+        if isinstance(error, ModuleNotFoundError):
             raise UnprovedError(
-                f"{library} needs {getattr(error, 'name', None) or 'more'}, which is not installed"
+                f"{library} needs {error.name or 'more'}, which is not installed"
             ) from None
+        if isinstance(error, ImportError):
+            raise UnprovedError(f"{library} is not imported: {first_line(error)[:240]}") from None
         if complete:
             raise OtherModelError(told) from None  # of what is written, that is no way out
         raise UnprovedError(told) from None
@@ -227,7 +229,7 @@ def _nnx(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> L
     import orbax.checkpoint
     from flax import nnx
 
-    kind = importlib.import_module("vitax.models.vit").VisionTransformer
+    kind = _file_of("vitax", "models/vit.py").VisionTransformer
     model = kind(**table["arguments"], fsdp=False, rngs=nnx.Rngs(0))
     told = f"vitax {importlib.metadata.version('vitax')} {kind.__name__}"
     if "without its classifier" in name:
@@ -245,6 +247,21 @@ def _nnx(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> L
         raise OtherModelError(f"{told} has {missing[0]}, which is not in the file")
     nnx.update(model, nnx.restore_int_paths(held))
     return LibraryModel(told, model, missing)
+
+
+def _file_of(package: str, name: str) -> Any:
+    """One file of a package as a module, without what the package imports beside it: vitax's needs
+    transformers 4."""
+    found = importlib.util.find_spec(package)
+    assert found is not None
+    assert found.submodule_search_locations
+    path = Path(next(iter(found.submodule_search_locations)), name)
+    spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _same(tokens: Any) -> Any:

@@ -65,8 +65,8 @@ def test_without_a_kernel_nothing_has_its_width():
 
 
 def test_modules_are_told_from_the_innermost_outwards():
-    assert ledger._modules_of("a.bc/d.weight") == ["a.bc/d", "a.bc", "a"]
-    assert ledger._modules_of("weight") == []
+    assert ledger._modules_of("a.bc/d.weight") == ("a.bc/d", "a.bc", "a")
+    assert ledger._modules_of("weight") == ()
 
 
 def test_a_module_is_elsewhere_where_a_tensor_of_its_own_is():

@@ -19,6 +19,7 @@ from patchparity.porting.whole import read_whole, side_of
 from patchparity.reference.encoder import encode
 
 from ..census.stand_in import import_library
+from . import vitax_beside
 from .npz_arrays import arrays_of
 from .whole_models import Kind
 
@@ -102,6 +103,22 @@ def of_reading(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
         encoded = encode(tokens, weights, side.spec, side.places)
     given = (encoded.output, encoded.pooled, encoded.tokens)
     return np.asarray(next(each for each in given if each is not None))
+
+
+def of_nnx(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
+    """vitax's, loaded as the line says."""
+    import flax.nnx
+    import orbax.checkpoint
+
+    kind = vitax_beside.vision_transformer()
+    arguments = json.loads((folder / "config.json").read_text())["arguments"]
+    model = kind(**arguments, fsdp=False)
+    if "its classifier" in loads:
+        model.classifier = lambda tokens: tokens
+    known = {"flax": flax, "orbax": orbax, "model": model}
+    eval(loads.partition(", where model is")[0], known)
+    model.eval()
+    return vitax_beside.run(model, images.transpose(0, 2, 3, 1))
 
 
 def of_torchvision(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
@@ -385,6 +402,7 @@ Oracle = Callable[[Path, str, NDArray[Any]], NDArray[Any]]
 
 BY_LINE: tuple[tuple[str, Oracle], ...] = (
     ("transformers.Flax", of_reading),
+    ("flax.nnx.", of_nnx),
     ("task = keras.saving", of_reading),
     ("transformers.", of_transformers),
     ("timm.", of_timm),
