@@ -25,6 +25,7 @@ from .checkpoint_options import (
 )
 from .choices import DIALECTS, OUTPUTS
 from .exit import FAILED, FINE
+from .given import options_typed, require_preprocess
 from .options import JsonOption
 
 if TYPE_CHECKING:
@@ -317,6 +318,7 @@ def embed_command(
                 f"{target} is the {what} itself: give the {to} a file of its own"
             )
     require_writable(target, *files_read(checkpoint), *(dialects or ()), images)
+    require_preprocess(options_typed(context))
     sizes = Sizes.of_user(**sizes_of_options(context))
     require_choice("to", to, ("tokens", "sequence"))
     made = images_of(images, checkpoint, preprocess, preprocess_backend, rotate)

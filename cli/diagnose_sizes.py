@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ..reference.errors import PatchParityError
-from .given import refuse_strays, size_of
+from .given import refuse_strays, require_preprocess, size_of
 
 if TYPE_CHECKING:
     from ..reference.diagnosis.pixels import PixelDiagnosis
@@ -125,6 +125,7 @@ def of_pixels(
 
     allowed = ("image", "pixels", "preprocess", "preprocess_backend", "json")
     refuse_strays(typed, allowed, "it is about a picture and images made of it")
+    require_preprocess(typed)
     if image is None or pixels is None:
         raise PatchParityError("diagnose needs both --image and --pixels")
     expected = None if preprocess is None else recipe_of(preprocess, backend)

@@ -120,6 +120,15 @@ def refuse_strays(typed: list[str], allowed: tuple[str, ...], why: str) -> None:
         raise PatchParityError(f"{', '.join(strays)} has no part here: {why}")
 
 
+def require_preprocess(typed: list[str]) -> None:
+    """Raise PatchParityError where --preprocess-backend was typed, and no steps that it is of."""
+    if "preprocess_backend" in typed and "preprocess" not in typed:
+        raise PatchParityError(
+            "--preprocess-backend has no part here: it says with what the steps that --preprocess "
+            "names resize; give that too (embed takes auto for the file beside the checkpoint)"
+        )
+
+
 def fraction(text: str, option: str) -> float:
     """Read `5%` or `0.05`."""
     with suppress(ValueError):

@@ -392,3 +392,34 @@ def test_a_layer_that_could_be_read_alone_is_named(tmp_path):
     assert "dialect: oihw under 'net.0.'" in told(
         "inspect", tmp_path / "a.safetensors", "--from", "oihw", "--prefix", "net.0."
     )
+
+
+def test_a_backend_of_preprocessing_without_its_steps_is_refused(google, tmp_path):
+    """It would say nothing: a picture is then only scaled, or taken as it is."""
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 32, 32), np.float32))
+    why = "--preprocess-backend has no part here: it says with what"
+    with pytest.raises(PatchParityError, match=why):
+        raise (
+            CliRunner()
+            .invoke(
+                app,
+                [
+                    *("embed", str(google), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")),
+                    *("--preprocess-backend", "pillow"),
+                ],
+            )
+            .exception
+        )
+    picture = tmp_path / "x.png"
+    with pytest.raises(PatchParityError, match=why):
+        raise (
+            CliRunner()
+            .invoke(
+                app,
+                [
+                    *("diagnose", "--image", str(picture), "--pixels", str(tmp_path / "x.npy")),
+                    *("--preprocess-backend", "pillow"),
+                ],
+            )
+            .exception
+        )
