@@ -4,13 +4,13 @@ reproduces fails."""
 import dataclasses
 import os
 import platform
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import tomli
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
@@ -98,7 +98,7 @@ def load_known_issues(path: Path = KNOWN_ISSUES) -> list[KnownIssue]:
             one, or a range that is none.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("issue", [])
+        entries = tomli.loads(path.read_text(encoding="utf-8")).get("issue", [])
     except (OSError, ValueError) as error:
         raise PatchParityError(f"cannot read known issues from {path}: {error}") from None
     issues = []

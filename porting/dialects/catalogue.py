@@ -9,10 +9,11 @@ import importlib.resources
 import itertools
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
+
+import tomli
 
 from ...reference.errors import PatchParityError
 from ...reference.recipes import RECIPES
@@ -361,7 +362,7 @@ def read_dialects(path: Path) -> dict[str, Dialect]:
             raise PatchParityError(
                 f"cannot read dialects from {path}: expected a file of at most {LARGEST_FILE} bytes"
             )
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomli.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PatchParityError(f"cannot read dialects from {path}: {error}") from None
     sets = dict(_own_sets().items())
@@ -377,7 +378,7 @@ def _own_sets() -> dict[str, list[str]]:
     content = (importlib.resources.files(__package__) / "elsewhere.toml").read_text(
         encoding="utf-8"
     )
-    return tomllib.loads(content)["elsewhere"]
+    return tomli.loads(content)["elsewhere"]
 
 
 @functools.cache
@@ -397,7 +398,7 @@ def _own_dialects() -> dict[str, Dialect]:
         "plain.toml",
         "graphs.toml",
     ):
-        content = tomllib.loads((folder / name).read_text(encoding="utf-8"))
+        content = tomli.loads((folder / name).read_text(encoding="utf-8"))
         dialects.update(
             {
                 identity: _dialect(identity, table, name, _own_sets())

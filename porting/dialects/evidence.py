@@ -6,9 +6,10 @@ import functools
 import importlib.resources
 import json
 import re
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
+
+import tomli
 
 from ..files.checkpoint import Checkpoint
 from .arguments import against_arguments, patch_of_stages
@@ -31,7 +32,7 @@ def known_of(checkpoint: Checkpoint, sizes: Sizes | None) -> Sizes:
 
 @functools.cache
 def _known() -> dict[str, Any]:
-    return tomllib.loads(
+    return tomli.loads(
         (importlib.resources.files(__package__) / "known.toml").read_text(encoding="utf-8")
     )
 

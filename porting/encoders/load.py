@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import importlib.resources
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any
+
+import tomli
 
 from ...reference.errors import PatchParityError
 from .layout import AXES, FIELDS, EncoderLayout, EncoderModel, Entry
@@ -30,14 +31,14 @@ def list_encoders() -> Mapping[str, EncoderLayout]:
     ]
     whole: dict[str, dict[str, Any]] = {}
     for file in sorted(files, key=lambda file: (file.name != FIRST, file.name)):
-        for identity, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
+        for identity, table in tomli.loads(file.read_text(encoding="utf-8")).items():
             whole[identity] = _inherited(table, whole)
     return {identity: _layout(identity, table) for identity, table in whole.items()}
 
 
 def _read(name: str) -> dict[str, Any]:
     file = importlib.resources.files(__package__) / name
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    return tomli.loads(file.read_text(encoding="utf-8"))
 
 
 @functools.cache
