@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .porting.port import port as port
     from .porting.preprocess import preprocess as preprocess
     from .porting.verify import verify as verify
-    from .porting.whole import port_whole as port_whole
+    from .porting.whole.port import port_whole as port_whole
     from .reference.controls import negative_controls as negative_controls
     from .reference.diagnosis.diagnose import diagnose as diagnose
     from .reference.diagnosis.pixels import diagnose_pixels as diagnose_pixels
@@ -111,7 +111,7 @@ _PUBLIC = {
     "inspect_checkpoint": "patchparity.porting.inspection",
     "port": "patchparity.porting.port",
     "diagnose_model": "patchparity.porting.model_diagnosis",
-    "port_whole": "patchparity.porting.whole",
+    "port_whole": "patchparity.porting.whole.port",
     "Sizes": "patchparity.porting.dialects.sizes",
     "verify": "patchparity.porting.verify",
     "embed": "patchparity.porting.embed",

@@ -36,7 +36,7 @@ from .semantics_options import (
 
 if TYPE_CHECKING:
     from ..porting.port import PortReport
-    from ..porting.whole import WholePortReport
+    from ..porting.whole.report import WholePortReport
 
 
 def port_command(
@@ -154,7 +154,7 @@ def _port_whole(
     context: typer.Context, source: Path, target: Path, to: str, known: dict[str, Any]
 ) -> "WholePortReport":
     from ..porting.dialects.sizes import Sizes
-    from ..porting.whole import port_whole
+    from ..porting.whole.port import port_whole
 
     given = context.params
     if given["resample"]:
@@ -195,7 +195,8 @@ def _port_stage(
 def _is_whole(context: typer.Context, source: Path, to: str) -> bool:
     """Whether a whole model is moved where nobody says."""
     from ..porting.dialects.sizes import Sizes
-    from ..porting.whole import holds_blocks, whole_targets
+    from ..porting.whole.fit import whole_targets
+    from ..porting.whole.read import holds_blocks
 
     given = context.params
     if given["into"] is not None or given["resample"] or to not in whole_targets():

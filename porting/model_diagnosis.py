@@ -34,7 +34,7 @@ from .proof.compare import Check
 from .proof.own_model import OtherModelError, UnprovedError
 from .proof.whole import Side, entering, with_small
 from .proof.whole_models import library_model
-from .whole import WholeModel, heads_left, read_whole, side_of, source_model, whole_table
+from .whole.read import WholeModel, heads_left, read_whole, side_of, source_model, whole_table
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from patchparity import diagnose_model
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 from patchparity.reference.errors import PatchParityError
 
 from ..census.stand_in import import_library

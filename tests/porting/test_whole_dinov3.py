@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from patchparity.porting.dialects.sizes import Sizes
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 from patchparity.reference.errors import PatchParityError
 
 torch = pytest.importorskip("torch")

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from patchparity import PatchParityError
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 
 WIDTH, HEADS, DEPTH, MLP, GRID, PATCH, CLASSES = 24, 3, 3, 40, 4, 8, 5
 CONFIG = {
@@ -429,7 +429,7 @@ def test_targets_that_cannot_be(tmp_path):
 FULL = """
 import resource, signal, sys
 from patchparity import PatchParityError
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
@@ -474,14 +474,14 @@ def test_shards(tmp_path):
 
 
 def test_a_proof_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    from patchparity.porting import whole
     from patchparity.porting.proof.compare import Check
+    from patchparity.porting.whole import prove
 
     source, target = saved(tmp_path / "source"), tmp_path / "out"
     port_whole(source, target, "timm-vit", prove=False)
     there = files_in(tmp_path)
     wrong = Check("blocks", "fail", 3.0, "block 1 differs")
-    monkeypatch.setattr(whole, "prove_read_back", lambda *_: wrong)
+    monkeypatch.setattr(prove, "prove_read_back", lambda *_: wrong)
     words = refused(saved(tmp_path / "other", vit(1)), target)
     assert words.endswith("was not written: blocks: block 1 differs")
     assert {path: held for path, held in files_in(tmp_path).items() if path in there} == there

@@ -17,7 +17,8 @@ from patchparity.porting.encoders.layout import BLOCK_FIELDS, FIELDS, Entry
 from patchparity.porting.encoders.load import list_encoders
 from patchparity.porting.encoders.semantics import DEFAULTS, Semantics
 from patchparity.porting.encoders.steps import CHANGES, Target, start
-from patchparity.porting.whole import MovedModel, tensors_of_whole
+from patchparity.porting.whole.fit import MovedModel
+from patchparity.porting.whole.tensors import tensors_of_whole
 from patchparity.reference.errors import PatchParityError
 
 from .made_up import Held

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from patchparity.porting.whole import port_whole, read_whole
+from patchparity.porting.whole.port import port_whole
+from patchparity.porting.whole.read import read_whole
 from patchparity.reference.errors import PatchParityError
 
 gguf = pytest.importorskip("gguf")

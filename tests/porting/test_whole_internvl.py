@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 from patchparity.reference.errors import PatchParityError
 
 torch = pytest.importorskip("torch")

@@ -7,7 +7,7 @@ import pytest
 
 from patchparity.porting.files.opening import opened
 from patchparity.porting.files.writing import write_checkpoint
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 from patchparity.reference.errors import PatchParityError
 
 torch = pytest.importorskip("torch")

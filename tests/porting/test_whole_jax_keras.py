@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from patchparity.porting.dialects.sizes import Sizes
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 from patchparity.reference.errors import PatchParityError
 
 from ..census.stand_in import import_library

@@ -8,7 +8,7 @@ import pytest
 
 from patchparity import PatchParityError, diagnose_model, inspect_checkpoint, port_whole
 from patchparity.porting.files.opening import opened
-from patchparity.porting.whole import read_whole
+from patchparity.porting.whole.read import read_whole
 
 from . import vitax_beside
 

@@ -8,7 +8,7 @@ import pytest
 from patchparity.porting.encoders.agreement import HELD
 from patchparity.porting.encoders.semantics import at, is_of
 from patchparity.porting.files.opening import opened
-from patchparity.porting.whole import read_whole
+from patchparity.porting.whole.read import read_whole
 from patchparity.reference.errors import PatchParityError
 
 from ..census.stand_in import import_library

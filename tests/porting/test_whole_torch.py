@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from patchparity.porting.whole import port_whole
+from patchparity.porting.whole.port import port_whole
 from patchparity.reference.errors import PatchParityError
 
 from ..census.stand_in import import_library

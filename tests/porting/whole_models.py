@@ -65,7 +65,9 @@ def trained(model: Any, seed: int) -> Any:
     return model.eval()
 
 
-def _transformers(name: str, config: str, **options: Any) -> Callable[[Path], None]:
+def _transformers(
+    name: str, config: str, arguments: dict[str, Any] | None = None, **options: Any
+) -> Callable[[Path], None]:
     def save(folder: Path) -> None:
         import transformers
 
@@ -77,7 +79,7 @@ def _transformers(name: str, config: str, **options: Any) -> Callable[[Path], No
             "num_hidden_layers": DEPTH,
         }
         made = getattr(transformers, config)(**{**sizes, **options})
-        model = getattr(transformers, name)(made)
+        model = getattr(transformers, name)(made, **arguments or {})
         trained(model, 1).save_pretrained(folder)
 
     return save
@@ -102,13 +104,15 @@ def _timm(architecture: str, **options: Any) -> Callable[[Path], None]:
     return save
 
 
-def _vit_pytorch(**options: Any) -> Callable[[Path], None]:
+def vit_pytorch(kind: str = "ViT", **options: Any) -> Callable[[Path], None]:
+    """What writes a model of vit-pytorch to a folder."""
+
     def save(folder: Path) -> None:
         import json
 
         import torch
 
-        vit_pytorch = import_library("vit_pytorch")
+        library = import_library("vit_pytorch")
         arguments = {
             "image_size": SIDE,
             "patch_size": PATCH,
@@ -120,9 +124,9 @@ def _vit_pytorch(**options: Any) -> Callable[[Path], None]:
             **options,
         }
         folder.mkdir()
-        model = trained(vit_pytorch.ViT(**arguments), 3)
+        model = trained(getattr(library, kind)(**arguments), 3)
         torch.save(model.state_dict(), folder / "model.pt")
-        table = {"library": "vit_pytorch", "class_name": "ViT", "arguments": arguments}
+        table = {"library": "vit_pytorch", "class_name": kind, "arguments": arguments}
         (folder / "config.json").write_text(json.dumps(table), encoding="utf-8")
 
     return save
@@ -237,7 +241,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "lucidrains",
             "vit-pytorch ViT, class token",
-            _vit_pytorch(),
+            vit_pytorch(),
             "lucidrains",
             "vit_pytorch.ViT",
         ),
@@ -266,6 +270,43 @@ KINDS: dict[str, Kind] = {
             ),
             "hf-dinov3",
             _IN_TRANSFORMERS.format("DINOv3ViTModel"),
+        ),
+        Kind(
+            "rotary-plain",
+            "DINOv3 without registers",
+            _transformers(
+                "DINOv3ViTModel", "DINOv3ViTConfig", intermediate_size=MLP, num_register_tokens=0
+            ),
+            "hf-dinov3",
+            _IN_TRANSFORMERS.format("DINOv3ViTModel"),
+        ),
+        Kind(
+            "clip-tower",
+            "CLIP's tower, without its projection",
+            _transformers("CLIPVisionModel", "CLIPVisionConfig", intermediate_size=MLP),
+            "hf-clip",
+            _IN_TRANSFORMERS.format("CLIPVisionModel"),
+        ),
+        Kind(
+            "distilled",
+            "DeiT, with a distillation token",
+            _transformers(
+                "DeiTModel",
+                "DeiTConfig",
+                {"add_pooling_layer": False},
+                intermediate_size=MLP,
+                layer_norm_eps=1e-6,
+            ),
+            "hf-deit",
+            "transformers.DeiTModel.from_pretrained('{folder}', add_pooling_layer=False)",
+        ),
+        Kind(
+            "ijepa",
+            "I-JEPA: no class token",
+            _transformers("IJepaModel", "IJepaConfig", intermediate_size=MLP, layer_norm_eps=1e-6),
+            "hf-ijepa",
+            _IN_TRANSFORMERS.format("IJepaModel"),
+            pooling="mean",
         ),
     )
 }

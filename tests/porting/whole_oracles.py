@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from patchparity.porting.encoders.canonical import block_of, ends_of
 from patchparity.porting.files.opening import opened
-from patchparity.porting.whole import read_whole, side_of
+from patchparity.porting.whole.read import read_whole, side_of
 from patchparity.reference.encoder import encode
 
 from ..census.stand_in import import_library
@@ -62,9 +62,11 @@ def of_timm(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
     """The same of timm's."""
     import torch
 
-    model = eval(loads, {"timm": import_library("timm")})
+    model = eval(loads, {"timm": import_library("timm")}).double().eval()
+    # of a distilled one without heads timm gives the mean of two tokens, others the first
+    run = model.forward_features if hasattr(model, "head_dist") else model
     with torch.no_grad():
-        return np.asarray(model.double().eval()(_torch_images(images)))
+        return np.asarray(run(_torch_images(images)))
 
 
 def of_keras_hub(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:

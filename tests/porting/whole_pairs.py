@@ -15,14 +15,10 @@ from numpy.typing import NDArray
 
 from patchparity.porting.dialects.catalogue import get_dialect, list_dialects
 from patchparity.porting.files.opening import opened
-from patchparity.porting.whole import (
-    WholeModel,
-    fit_whole,
-    port_whole,
-    read_whole,
-    tensors_of_whole,
-    whole_targets,
-)
+from patchparity.porting.whole.fit import fit_whole, whole_targets
+from patchparity.porting.whole.port import port_whole
+from patchparity.porting.whole.read import WholeModel, read_whole
+from patchparity.porting.whole.tensors import tensors_of_whole
 from patchparity.reference.errors import PatchParityError
 
 from .whole_models import KINDS, Kind, images

@@ -4,21 +4,15 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from ..reference.errors import PatchParityError
-from .dialects.fit import cast_as, tensors_of
-from .encoders.semantics import SEMANTICS, shown
-from .encoders.steps import Target
-from .files.checkpoint import Checkpoint
-from .files.streamed import Lazy
-from .whole import (
-    MovedModel,
-    WholeModel,
-    held_tensor,
-    moved_to,
-    one_tensor,
-    source_model,
-    stacked_tensor,
-)
+from ...reference.errors import PatchParityError
+from ..dialects.fit import cast_as, tensors_of
+from ..encoders.semantics import SEMANTICS, shown
+from ..encoders.steps import Target
+from ..files.checkpoint import Checkpoint
+from ..files.streamed import Lazy
+from .fit import MovedModel, moved_to
+from .read import WholeModel, source_model
+from .tensors import held_tensor, one_tensor, stacked_tensor
 
 
 def fit_into(whole: WholeModel, held: WholeModel, allow_loss: bool = False) -> MovedModel:

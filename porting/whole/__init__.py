@@ -1,0 +1,1 @@
+"""Whole models: read, fitted to another layout, written, proved."""

@@ -1,0 +1,135 @@
+"""A whole model as another layout holds it: the class of its library that loses least."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...reference.errors import PatchParityError
+from ...reference.spec import PatchEmbedSpec
+from ...reference.weights import PatchEmbedWeights
+from ..dialects.dialect import Dialect
+from ..dialects.fit import fit, losses_in_words
+from ..dialects.plan import Plan
+from ..encoders.load import list_encoders
+from ..encoders.semantics import SEMANTICS, configuration, facts_of
+from ..encoders.steps import State, Target, brought, start
+from .read import WholeModel
+
+
+@dataclass(frozen=True, eq=False)
+class MovedModel:
+    """A whole model as its target holds it.
+
+    Args:
+        target: the layout and the class of its encoder.
+        dialect: of its embedding stage.
+        state: its encoder.
+        weights: its stage, as the dialect holds it.
+        spec: the sizes of that.
+        plan: what was done to the stage.
+        facts: all that a configuration may be told.
+    """
+
+    target: Target
+    dialect: Dialect
+    state: State
+    weights: PatchEmbedWeights
+    spec: PatchEmbedSpec
+    plan: Plan
+    facts: Mapping[str, Any]
+
+    @property
+    def losses(self) -> list[str]:
+        """What the target cannot hold or compute, in sentences."""
+        return [*losses_in_words(self.plan), *self.state.losses]
+
+
+def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> MovedModel:
+    """A whole model as another layout holds it: the class of its library that loses nothing, or
+    with `allow_loss` the one that loses least.
+
+    Raises:
+        PatchParityError: no class can hold it, with the reason of the one that comes nearest.
+    """
+    layouts = [
+        layout
+        for layout in list_encoders().values()
+        if dialect.id.removesuffix("-mlx") in layout.stages and not layout.read_only
+    ]
+    if not layouts:
+        raise PatchParityError(
+            f"{dialect.id}: of its library the embedding stage is known and not the blocks; "
+            f"whole models go to {', '.join(whole_targets())}"
+        )
+    refused: list[tuple[tuple[bool, int], PatchParityError]] = []
+    fitting: list[MovedModel] = []
+    for target in (Target(layout, model) for layout in layouts for model in layout.models):
+        try:
+            fitting.append(moved_to(whole, target, dialect))
+        except PatchParityError as error:
+            refused.append((_apart(whole, target), error))
+    if not fitting:
+        raise min(refused, key=lambda pair: pair[0])[1]
+    best = min(fitting, key=lambda moved: len(moved.losses))
+    if best.losses and not allow_loss:
+        raise PatchParityError(
+            f"{best.target.model.name} cannot hold or compute all of {whole.found.layout.title}: "
+            f"{'; '.join(best.losses)} (--allow-loss accepts that)"
+        )
+    return best
+
+
+def _apart(whole: WholeModel, target: Target) -> tuple[bool, int]:
+    """Whether a class has positions of another kind; and how many fields of an encoder it has no
+    place for, or needs beside them."""
+    found = whole.found
+    homeless = sum(not target.holds(name) for name in found.held)
+    turned = target.fixed["rotary"] != whole.semantics["rotary"]
+    return turned, homeless + sum(target.lacks(name, found.held) for name in target.layout.fields)
+
+
+def moved_to(
+    whole: WholeModel, target: Target, dialect: Dialect, there: tuple[str, ...] = ()
+) -> MovedModel:
+    """A whole model as a class of another library holds it, with what is lost; `there` are fields
+    of the stage that an existing checkpoint has.
+
+    Raises:
+        PatchParityError: something that it cannot do without, or that its configuration cannot say.
+    """
+    stage = whole.stage
+    requires = tuple(name for name in target.layout.stage_requires if name in dialect.entries)
+    weights, plan = fit(
+        stage.weights,
+        stage.spec,
+        dialect,
+        (*requires, *there),
+        stage.size_known,
+        stage.dialect.computed,
+    )
+    state = brought(start(whole.found, whole.semantics), target)
+    facts = facts_of(state, state.semantics, weights, stage.spec, stage.size_known)
+    _require_structure(target, facts)
+    configuration(target.model, facts)
+    return MovedModel(target, dialect, state, weights, stage.spec, plan, facts)
+
+
+def whole_targets() -> list[str]:
+    """Dialects that whole models can be moved to."""
+    return list(
+        dict.fromkeys(
+            stage
+            for layout in list_encoders().values()
+            if not layout.read_only
+            for stage in layout.stages
+        )
+    )
+
+
+def _require_structure(target: Target, facts: Mapping[str, Any]) -> None:
+    for name, value in target.fixed.items():
+        if name not in SEMANTICS and name in facts and value not in (facts[name], "any"):
+            raise PatchParityError(
+                f"{target.model.name} has {name.replace('_', ' ')} {value}, and the source "
+                f"{facts[name]}"
+            )
