@@ -12,7 +12,8 @@ import numpy as np
 
 from ..encoder_case import BlockCase, EncoderCase, EndCase
 from ..encoder_error import BlockExpectation, expect_block, expect_end, judge_block
-from ..encoder_mistakes import ENCODER_CATALOGUE, short
+from ..encoder_mistakes import ENCODER_CATALOGUE
+from ..encoder_mistakes.norms import short
 from ..encoder_weights import Block, Linear
 from ..errors import PatchParityError
 from ..pipeline import Array

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..encoder_mistakes import ENCODER_CATALOGUE, by_name
+from ..encoder_mistakes import ENCODER_CATALOGUE
+from ..encoder_mistakes.order import by_name
 from .block_search import LIKELIER, Cause, Explained, Judge
 
 AT_END = -1

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from patchparity import EncoderSpec, EncoderWeights, Places, initialize_encoder, rotary_angles
 from patchparity.reference.encoder_case import EncoderCase, alike
-from patchparity.reference.encoder_mistakes import ENCODER_CATALOGUE, by_name, short
+from patchparity.reference.encoder_mistakes import ENCODER_CATALOGUE
+from patchparity.reference.encoder_mistakes.norms import short
+from patchparity.reference.encoder_mistakes.order import by_name
 from patchparity.reference.encoder_weights import Linear
 
 from ..encoder_programs import PROGRAMS, program
