@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.checkpoint import first_line
+from ..files.orbax_folders import items_of
 from ..files.shards import INDEX_SUFFIX
 from .own_model import OtherModelError, UnprovedError, require_modest
 
@@ -234,8 +235,11 @@ def _nnx(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> L
     told = f"vitax {importlib.metadata.version('vitax')} {kind.__name__}"
     if "without its classifier" in name:
         model.classifier = _same
-    (weights,) = (path for path in folder.iterdir() if path.is_dir())
-    held = _parameters(orbax.checkpoint.PyTreeCheckpointer().restore(weights.resolve()))
+    items, _ = items_of(next(path for path in folder.iterdir() if path.is_dir()))
+    if len(items) != 1:
+        raise UnprovedError(f"it holds several trees, {', '.join(items)}")
+    (place,) = items.values()
+    held = _parameters(orbax.checkpoint.PyTreeCheckpointer().restore(place.resolve()))
     wanted = {
         "/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))
     }

@@ -38,6 +38,11 @@ def place_of(
             "out"
         )
     kind = format_of(path)
+    if wanted.model.weights.endswith(".orbax") and kind != "orbax":
+        raise PatchParityError(
+            f"{path}: {wanted.model.name} is restored from a folder of Orbax: name one that ends "
+            "in .orbax, or the folder that it is to lie in"
+        )
     if KEPT_AS.get(kind, kind) not in dialect.formats:
         raise PatchParityError(
             f"{path}: {dialect.id} is kept in {', '.join(dialect.formats)}, and this name is of "

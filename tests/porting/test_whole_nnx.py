@@ -126,6 +126,19 @@ def test_what_it_cannot_compute_is_refused(tmp_path):
     assert not (tmp_path / "nnx").exists()
 
 
+def test_the_folder_that_it_lies_in_is_read_and_built(tmp_path, saved):
+    """As the README's commands name it."""
+    port_whole(saved[1], tmp_path / "hf", "hf-vit")
+    port_whole(tmp_path / "hf", tmp_path / "in-nnx", "nnx-vit")
+    report = port_whole(tmp_path / "in-nnx", tmp_path / "again", "hf-vit")
+    proved = [check for check in report.checks if check.name.startswith("source")]
+    assert [check.verdict for check in proved] == ["pass"], proved
+    assert diagnose_model(tmp_path / "in-nnx", tmp_path / "hf").correct
+    for name in ("model.safetensors", "model.npz", "model.msgpack"):
+        with pytest.raises(PatchParityError, match=r"restored from a folder of Orbax|is kept in"):
+            port_whole(tmp_path / "hf", tmp_path / name, "nnx-vit")
+
+
 def test_inspect_names_it(saved):
     told = json.dumps(inspect_checkpoint(saved[1]), default=str)
     assert '"nnx-vit"' in told
