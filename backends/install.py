@@ -31,6 +31,7 @@ REQUIREMENTS = (
     "typer",
     "rich",
     "execnet",
+    "tomli",
 )
 """What the package itself needs; a test compares this with `pyproject.toml`."""
 

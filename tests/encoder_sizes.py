@@ -118,7 +118,7 @@ TOLD = "semantics=dict(num_heads=16)"
 """What a file of big_vision cannot say."""
 
 OTHERS = {
-    "shards of 200 MB": ("model", "timm-vit", "{target}/new", "shard_bytes=2 * 10**8"),
+    "shards of 200 MB": ("model", "hf-vit", "{target}/new", "shard_bytes=2 * 10**8"),
     "bfloat16": ("model", "timm-vit", "{target}/new", "dtype='bfloat16'"),
     ".pth": ("model", "timm-vit", "{target}/new.pth", ""),
     "npz": ("model", "google-vit", "{target}/new.npz", "allow_loss=True"),

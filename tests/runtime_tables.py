@@ -1,5 +1,6 @@
-"""`python -m tests.runtime_tables [check.json]`: docs/runtimes.md made anew from the kept record of
-a check of everything, or from a new one, which is kept. A test holds the page to the record."""
+"""`python -m tests.runtime_tables [check.json [NAME.tar.xz]]`: docs/runtimes.md made anew from the
+kept records, of a check of everything and of runtimes that came later, or from a new one, which is
+kept. A test holds the page to the records."""
 
 import io
 import json
@@ -54,15 +55,20 @@ Each is one question to every implementation, and was found by it, by nobody's n
 """  # noqa: E501
 
 
-def kept() -> CheckReport:
-    """The record."""
-    with tarfile.open(RECORD) as archive, tempfile.TemporaryDirectory() as folder:
+def kept() -> list[CheckReport]:
+    """The records: that of everything, and those of runtimes that came later."""
+    others = sorted(path for path in RECORD.parent.glob("*.tar.xz") if path != RECORD)
+    return [_read(path) for path in (RECORD, *others)]
+
+
+def _read(path: Path) -> CheckReport:
+    with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as folder:
         archive.extract("check.json", folder, filter="data")
         return load_check(Path(folder) / "check.json")
 
 
-def keep(path: Path) -> None:
-    """Keep a new one."""
+def keep(path: Path, name: str = RECORD.name) -> None:
+    """Keep a new one, of everything, or under a name of its own."""
     content = json.dumps(json.loads(path.read_text()), separators=(",", ":")).encode()
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
@@ -70,7 +76,7 @@ def keep(path: Path) -> None:
         entry = tarfile.TarInfo("check.json")
         entry.size = len(content)
         archive.addfile(entry, io.BytesIO(content))
-    RECORD.write_bytes(lzma.compress(packed.getvalue(), preset=9))
+    (RECORD.parent / name).write_bytes(lzma.compress(packed.getvalue(), preset=9))
 
 
 def arithmetic(results: list[CheckResult]) -> list[str]:
@@ -124,24 +130,29 @@ def behaviors(results: list[CheckResult]) -> list[str]:
     return lines
 
 
-def page(report: CheckReport) -> str:
+def page(reports: list[CheckReport]) -> str:
     """The whole page."""
-    environment = report.environment
-    machine = f"{environment['cores']} cores of {environment['processor']}"
-    counts = ", ".join(f"{count:,} {verdict}" for verdict, count in report.summary.items())
-    of_runtimes = [row for row in report.results if _is_runtime(row.backend)]
-    others = [row for row in report.results if _is_shown(row)]
-    names = sorted({row.backend for row in report.results if row.verdict != "skip"})
-    versions = environment["versions"]
-    packages = {
-        package: versions[package]
-        for name in names
-        for package in get_backend(name).packages
-        if versions.get(package, "unavailable") != "unavailable"
-    }
+    machine, counts = machine_of(reports[0]), counts_of(reports[0])
+    results = [row for report in reports for row in report.results]
+    of_runtimes = [row for row in results if _is_runtime(row.backend)]
+    others = [row for row in results if _is_shown(row)]
+    packages: dict[str, str] = {}
+    for report in reports:
+        versions = report.environment["versions"]
+        packages |= {
+            package: versions[package]
+            for name in _names_in(report)
+            for package in get_backend(name).packages
+            if versions.get(package, "unavailable") != "unavailable"
+        }
     told = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+    later = [
+        f"`{', '.join(_names_in(report))}` in a check of its own, on {machine_of(report)}: "
+        f"{counts_of(report)}."
+        for report in reports[1:]
+    ]
     lines = [
-        HEAD.format(machine=machine, counts=counts) + f"Versions: {told}.",
+        HEAD.format(machine=machine, counts=counts) + " ".join([f"Versions: {told}.", *later]),
         "",
         DELIVERED + "### Runtimes",
         "",
@@ -155,9 +166,23 @@ def page(report: CheckReport) -> str:
         "",
         BEHAVIOR.rstrip("\n"),
         "",
-        *behaviors(report.results),
+        *behaviors(results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def machine_of(report: CheckReport) -> str:
+    """Where a check was run."""
+    return f"{report.environment['cores']} cores of {report.environment['processor']}"
+
+
+def counts_of(report: CheckReport) -> str:
+    """How many rows have each verdict."""
+    return ", ".join(f"{count:,} {verdict}" for verdict, count in report.summary.items())
+
+
+def _names_in(report: CheckReport) -> list[str]:
+    return sorted({row.backend for row in report.results if row.verdict != "skip"})
 
 
 def _is_shown(row: CheckResult) -> bool:
@@ -175,5 +200,5 @@ def _is_runtime(name: str) -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        keep(Path(sys.argv[1]))
+        keep(Path(sys.argv[1]), *sys.argv[2:])
     PAGE.write_text(page(kept()))

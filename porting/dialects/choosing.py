@@ -14,7 +14,14 @@ from .evidence import known_of, known_reason
 from .grids import channels_of, known_grid
 from .lacking import find_lacking, nearest_told, nearness
 from .ledger import unexplained
-from .recognize import MOST_CHANNELS, OPTIMIZERS, Candidate, find_candidates, prefixes_of
+from .recognize import (
+    MOST_CHANNELS,
+    OPTIMIZERS,
+    Candidate,
+    find_candidates,
+    joined_names,
+    prefixes_of,
+)
 from .sizes import Sizes, config_of
 from .unreadable import in_parts, of_arrays, of_old_keras, of_shards
 
@@ -78,10 +85,11 @@ def plain_ones(checkpoint: Checkpoint) -> str:
         if dialect.plain and dialect.may_be_in(checkpoint.kept_as)
     ]
     flat = {dialect.id for dialect in plain if "(" in dialect.entries["kernel"].layout}
+    names = joined_names(checkpoint)
     readings = [
         (dialect.id, prefix)
         for dialect in plain
-        for prefix in prefixes_of(checkpoint, dialect)
+        for prefix in prefixes_of(checkpoint, dialect, names)
         if not OPTIMIZERS.search(prefix)
         and find_candidates(checkpoint, {dialect.id: dialect}, prefix, gridless=True)
     ]
@@ -196,13 +204,14 @@ def if_patch_told(checkpoint: Checkpoint) -> str:
     """Dialects whose tensors are there, but for the sides of a patch that lies flattened in a
     matrix, as a hint; empty where there are none."""
     near: dict[str, str] = {}
+    names = joined_names(checkpoint)
     for dialect in list_dialects().values():
         kernel = dialect.entries["kernel"]
         if dialect.plain or dialect.mlx or "(" not in kernel.layout:
             continue
         if not dialect.may_be_in(checkpoint.kept_as):
             continue
-        for prefix in prefixes_of(checkpoint, dialect):
+        for prefix in prefixes_of(checkpoint, dialect, names):
             required = [prefix + dialect.entries[name].name for name in dialect.required]
             if all(name in checkpoint.tensors for name in required):
                 shape = checkpoint.tensors[prefix + kernel.name].shape
@@ -305,11 +314,12 @@ def require_no_other_stage(
 ) -> None:
     """Raise PatchParityError where a checkpoint holds a second stage, as likely as the one that is
     read, whose positions fit no grid."""
+    names = joined_names(checkpoint)
     places = {
         prefix
         for dialect in dialects.values()
         if not dialect.plain
-        for prefix in prefixes_of(checkpoint, dialect)
+        for prefix in prefixes_of(checkpoint, dialect, names)
     }
     if chosen.dialect.plain or places <= {chosen.prefix}:
         return

@@ -97,7 +97,7 @@ class Entry:
     name: str
     axes: str
 
-    @property
+    @functools.cached_property
     def letters(self) -> tuple[str, ...]:
         """Its axes without groups."""
         return tuple(re.sub(r"[()]", " ", self.axes).split())

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ COMPARED_BYTES = 2**18
 """Bytes of each of two files that are compared at a time: both lie in a processor's second cache,
 of 512 KB or more."""
 
-EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
+EXPONENTS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
 """Bits of the exponent, all of which are ones in NaN and infinite values (IEEE 754-2019, 3.4):
 NumPy looks at values of ml_dtypes one by one, and at whole numbers eight or more at a time."""
 
@@ -35,7 +36,7 @@ def is_finite(array: NDArray[Any]) -> bool:
         >>> is_finite(np.float16([1, 65504])), is_finite(np.float16([1, -np.inf]))
         (True, False)
     """
-    if not array.flags.c_contiguous:
+    if array.size <= LOOKED_AT or not array.flags.c_contiguous:
         return _all_finite(array)
     values = array.reshape(-1)
     return all(
@@ -44,8 +45,8 @@ def is_finite(array: NDArray[Any]) -> bool:
 
 
 def _all_finite(array: NDArray[Any]) -> bool:
-    exponent = EXPONENTS.get(array.dtype.name)
-    if exponent is None or not array.dtype.isnative:
+    exponent = EXPONENTS.get(array.dtype)
+    if exponent is None:
         return bool(np.isfinite(array).all())
     without_sign = np.left_shift(array.view(np.uint16), 1)
     return bool(without_sign.max(initial=0) < exponent << 1)
