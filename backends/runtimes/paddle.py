@@ -2,6 +2,7 @@
 by Paddle Inference."""
 
 import importlib.util
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...reference.errors import PatchParityError
 from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..base import Implementation
@@ -18,7 +20,16 @@ from ..runtime import RuntimeBackend, RuntimeModel, number_of_threads
 
 
 def imported() -> Any:
-    """Paddle, which warns on import where no ccache is installed, and is to use the CPU."""
+    """Paddle, which warns on import where no ccache is installed, and is to use the CPU.
+
+    Raises:
+        PatchParityError: TensorFlow is there, behind which paddlepaddle 3.3 crashes a process.
+    """
+    if "tensorflow" in sys.modules and "paddle" not in sys.modules:
+        raise PatchParityError(
+            "Paddle crashes where TensorFlow was imported before it: give it a process of its own, "
+            "as check and bench do"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         import paddle

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...reference.errors import PatchParityError
 from .layout import EncoderLayout
-from .semantics import facts_of_config, is_of
+from .templates import facts_of_config, is_of
 
 Facts = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files.streamed import Lazy
 from .layout import EncoderModel
-from .semantics import configuration
+from .templates import configuration
 
 
 def companions_of(

@@ -9,7 +9,7 @@ from ...reference.errors import PatchParityError
 from ..dialects.sizes import LARGEST_CONFIG, VISION
 from ..files.checkpoint import Checkpoint
 from .layout import EncoderLayout
-from .semantics import is_of
+from .templates import is_of
 
 TELLING = ("model_type", "architecture", "class_name", "model_cfg")
 """Keys by which a configuration says what it is of."""

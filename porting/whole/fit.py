@@ -10,9 +10,12 @@ from ...reference.weights import PatchEmbedWeights
 from ..dialects.dialect import Dialect
 from ..dialects.fit import fit, losses_in_words
 from ..dialects.plan import Plan
+from ..encoders.bringing import brought
+from ..encoders.facts import facts_of
 from ..encoders.load import list_encoders
-from ..encoders.semantics import SEMANTICS, configuration, facts_of
-from ..encoders.steps import State, Target, brought, start
+from ..encoders.semantics import SEMANTICS
+from ..encoders.state import State, Target, start
+from ..encoders.templates import configuration
 from .read import WholeModel
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...reference.errors import PatchParityError
 from ..dialects.fit import cast_as, tensors_of
 from ..encoders.semantics import SEMANTICS, shown
-from ..encoders.steps import Target
+from ..encoders.state import Target
 from ..files.checkpoint import Checkpoint
 from ..files.streamed import Lazy
 from .fit import MovedModel, moved_to

@@ -10,7 +10,7 @@ from ...reference.errors import PatchParityError
 from ..dialects.dialect import Dialect
 from ..encoders.configurations import read_configuration
 from ..encoders.layout import EncoderModel
-from ..encoders.steps import Target
+from ..encoders.state import Target
 from ..files.atomic import files_read
 from ..files.checkpoint import KEPT_AS
 from ..files.formats import SUFFIXES

@@ -9,7 +9,7 @@ from ..dialects.fit import cast, same_bits
 from ..dialects.stage import Stage
 from ..encoders.semantics import SEMANTICS, Semantics
 from ..encoders.semantics import TOLD as TOLD_BY_USER
-from ..encoders.steps import ENDS
+from ..encoders.state import ENDS
 from ..files.checkpoint import Checkpoint
 from ..files.opening import opened
 from ..proof.compare import UNITS, Check

@@ -16,16 +16,13 @@ from ..dialects.wrappers import unwrapped
 from ..encoders.agreement import require_agreement
 from ..encoders.buffers import with_buffers
 from ..encoders.configurations import configuration_beside, read_configuration
+from ..encoders.facts import facts_of
 from ..encoders.found import FoundEncoder, blocks_of, find_encoder
 from ..encoders.layout import EncoderModel
 from ..encoders.load import list_encoders
-from ..encoders.semantics import (
-    DEFAULTS,
-    Semantics,
-    facts_of,
-    is_of,
-    read_semantics,
-)
+from ..encoders.reading import read_semantics
+from ..encoders.semantics import DEFAULTS, Semantics
+from ..encoders.templates import is_of
 from ..files.checkpoint import Checkpoint
 from ..files.opening import opened
 from ..proof.whole import Side

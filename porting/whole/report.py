@@ -8,7 +8,7 @@ from typing import Any
 from ...reference.answer import Answer
 from ..dialects.fit import steps_in_words
 from ..encoders.found import FoundEncoder
-from ..encoders.steps import moves_between
+from ..encoders.moves import moves_between
 from ..proof.compare import Check
 from .fit import MovedModel
 from .read import WholeModel

@@ -159,3 +159,12 @@ def test_an_interpreter_of_its_own_checks_a_runtime(cache):
         check=True,
     )
     assert not [path for path in json.loads(beside.stdout) if path == str(install.ROOT.parent)]
+
+
+def test_paddle_is_not_imported_where_it_would_crash(monkeypatch):
+    from patchparity.backends.runtimes import paddle
+
+    monkeypatch.delitem(sys.modules, "paddle", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow", object())
+    with pytest.raises(PatchParityError, match="give it a process of its own"):
+        paddle.imported()

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from patchparity.porting.dialects.catalogue import list_dialects
 from patchparity.porting.dialects.fit import fit
 from patchparity.porting.dialects.stage import read_stage
+from patchparity.porting.encoders.changes import CHANGES
 from patchparity.porting.encoders.found import FoundEncoder, Part, field_of, find_encoder
 from patchparity.porting.encoders.layout import BLOCK_FIELDS, FIELDS, Entry
 from patchparity.porting.encoders.load import list_encoders
 from patchparity.porting.encoders.semantics import DEFAULTS, Semantics
-from patchparity.porting.encoders.steps import CHANGES, Target, start
+from patchparity.porting.encoders.state import Target, start
 from patchparity.porting.whole.fit import MovedModel
 from patchparity.porting.whole.tensors import tensors_of_whole
 from patchparity.reference.errors import PatchParityError

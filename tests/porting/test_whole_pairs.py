@@ -6,7 +6,7 @@ import json
 import pytest
 
 from patchparity.porting.encoders.agreement import HELD
-from patchparity.porting.encoders.semantics import at, is_of
+from patchparity.porting.encoders.templates import at, is_of
 from patchparity.porting.files.opening import opened
 from patchparity.porting.whole.read import read_whole
 from patchparity.reference.errors import PatchParityError
