@@ -174,7 +174,7 @@ def _port_whole(
 def _port_stage(
     context: typer.Context, source: Path, target: Path, to: str, known: dict[str, Any]
 ) -> "PortReport":
-    from ..porting.files.atomic import require_writable
+    from ..porting.files.atomic import require_outside, require_writable
     from ..porting.port import port
 
     given = context.params
@@ -182,6 +182,7 @@ def _port_stage(
         option = strays[0].replace("_", "-")
         raise PatchParityError(f"--{option} is of a whole model: --whole ports one")
     require_writable(target, *known["dialects"], given["report"])
+    require_outside(target, source, given["into"])
     return port(
         source,
         target,

@@ -268,6 +268,8 @@ def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
     these."""
     if keras_table(settings)[0]:
         return _of_keras_hub(settings)
+    if isinstance(settings.get("library"), str) and isinstance(settings.get("arguments"), dict):
+        return _of_arguments(settings["arguments"])
     if isinstance(settings.get("class_name"), str) and isinstance(settings.get("config"), dict):
         in_front = tuple(layers_in_front(settings, KERAS_HUB))
         shape = () if in_front else input_shape(settings)
@@ -300,6 +302,17 @@ def sizes_of_config(settings: Mapping[str, Any]) -> Sizes:
         registers=count_of(inner.get("num_register_tokens")),
         source=CONFIG_JSON,
         table={**inner, "whole_model_type": settings.get("model_type")},
+    )
+
+
+def _of_arguments(arguments: Mapping[str, Any]) -> Sizes:
+    """What the arguments of a class tell, as a port of a whole model writes them beside it where
+    its library keeps no configuration (vit-pytorch, torchvision, Flax NNX)."""
+    return Sizes(
+        image_size=_pair(arguments.get("image_size", arguments.get("img_size"))),
+        patch_size=_pair(arguments.get("patch_size")),
+        channels=whole_number(arguments.get("in_channels", arguments.get("channels"))),
+        source=CONFIG_JSON,
     )
 
 

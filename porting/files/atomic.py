@@ -126,6 +126,27 @@ def files_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
     return files
 
 
+def folders_read(*checkpoints: str | os.PathLike[str] | None) -> list[Path]:
+    """The folders that are checkpoints' own, as those of Orbax and torch.distributed are."""
+    from .opening import opened
+
+    folders: list[Path] = []
+    for path in (file for file in checkpoints if file is not None and str(file)):
+        with contextlib.suppress(PatchParityError), opened(path) as checkpoint:
+            folders += checkpoint.folders
+    return folders
+
+
+def require_outside(path: Path, *checkpoints: str | os.PathLike[str] | None) -> None:
+    """Raise PatchParityError for a new file in a folder that is a checkpoint's own."""
+    target = path.resolve()
+    for folder in folders_read(*checkpoints):
+        if folder.resolve() in target.parents:
+            raise PatchParityError(
+                f"cannot write {path}: {folder} is a checkpoint, which is read; name another folder"
+            )
+
+
 def usual_mode() -> int:
     """Permissions that a new file of this user gets; temporary files are private, and what replaces
     them must not be."""

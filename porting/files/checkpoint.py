@@ -225,6 +225,11 @@ class Checkpoint(abc.ABC):
         """All files that it is read from."""
         return (self.path,)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders that are its own, in which nothing else may be put."""
+        return ()
+
     def require_room(self, name: str, nbytes: int) -> None:
         """Raise PatchParityError where a packed tensor claims far more than its file can hold."""
         size = self.path.stat().st_size

@@ -176,6 +176,11 @@ class DcpCheckpoint(Checkpoint):
         return self.path if inside else self.path.absolute().parent
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folder itself."""
+        return (self.path,)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """What tells of the tensors, and the files with their chunks."""
         parts = dict.fromkeys(place.file for place in self.places.values())

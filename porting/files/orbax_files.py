@@ -121,6 +121,11 @@ class OrbaxCheckpoint(Checkpoint):
             file for item in self.items.values() for file in item.rglob("*") if file.is_file()
         )
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those of its items."""
+        return tuple(self.items.values())
+
     def _ask(self, item: Path, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
         try:
             return _SERVER.ask(item, {"nbytes": 0, **request}, [])

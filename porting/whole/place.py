@@ -11,7 +11,7 @@ from ..dialects.dialect import Dialect
 from ..encoders.configurations import read_configuration
 from ..encoders.layout import EncoderModel
 from ..encoders.state import Target
-from ..files.atomic import files_read
+from ..files.atomic import files_read, require_outside
 from ..files.checkpoint import KEPT_AS
 from ..files.formats import SUFFIXES
 from ..files.writing import format_of
@@ -67,6 +67,7 @@ def require_apart(
     """Raise PatchParityError where what is written would replace what is read."""
     if source is None:
         return
+    require_outside(place, source)
     read = {path.resolve() for path in files_read(source) if path.exists()}
     for path in (place, *(place.parent / name for name in companions)):
         if path.resolve() in read:

@@ -127,21 +127,20 @@ def holds_blocks(
     ignore: Sequence[str] = (),
     dialects: Iterable[str | os.PathLike[str]] = (),
 ) -> bool:
-    """Whether a checkpoint has blocks of a known layout behind its embedding stage; no where it has
-    no stage that can be read.
+    """Whether a checkpoint has blocks of a known layout behind its embedding stage.
 
     Args:
         source: a checkpoint.
         from_, prefix, sizes, ignore, dialects: as in `port_whole`.
+
+    Raises:
+        PatchParityError: what has no stage that can be read, and can be ported in no way.
     """
-    try:
-        with opened(source) as file:
-            checkpoint = unwrapped(dequantized(file))
-            known = list_dialects(dialects)
-            stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
-            return bool(blocks_of(checkpoint, stage, list_encoders()))
-    except PatchParityError:
-        return False
+    with opened(source) as file:
+        checkpoint = unwrapped(dequantized(file))
+        known = list_dialects(dialects)
+        stage = read_stage(checkpoint, from_, prefix, known, sizes, ignore)
+        return bool(blocks_of(checkpoint, stage, list_encoders()))
 
 
 HEADS = re.compile(

@@ -2,6 +2,7 @@
 to other libraries and back, and is diagnosed live."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -81,7 +82,12 @@ def test_it_comes_back_as_it_was(tmp_path, saved):
             assert (one.read(name) == other.read(name)).all(), name
 
 
-def test_what_is_written_is_loaded_as_the_report_says(tmp_path):
+def code_of(loads):
+    """The code in the line that the report gives."""
+    return loads.partition(", where model is")[0]
+
+
+def test_what_is_written_is_loaded_as_the_report_says(tmp_path, monkeypatch):
     """Of a transformers ViT with what NNX computes: tanh GELU, ε 1e-6."""
     config = transformers.ViTConfig(
         hidden_size=WIDTH,
@@ -103,12 +109,13 @@ def test_what_is_written_is_loaded_as_the_report_says(tmp_path):
     import flax.nnx
     import orbax.checkpoint
 
+    monkeypatch.chdir(tmp_path)  # orbax takes no relative path
+    code = code_of(report.loads.replace(str(tmp_path), "."))
+
     arguments = json.loads((tmp_path / "nnx" / "config.json").read_text())["arguments"]
     kind = vitax_beside.vision_transformer()
     model = kind(**arguments, fsdp=False)
-    code = report.loads.partition(", where model is")[0]
-    eval(code, {"flax": flax, "orbax": orbax, "model": model})
-    model.eval()
+    eval(code, {"flax": flax, "orbax": orbax, "os": os, "model": model})
     images = np.random.default_rng(4).standard_normal((2, SIDE, SIDE, 4))
     with torch.no_grad():
         wanted = source.double()(torch.from_numpy(images.transpose(0, 3, 1, 2))).logits.numpy()
@@ -155,3 +162,46 @@ def test_a_live_one_is_held_against_its_file(saved):
     assert not report.correct
     assert "block 1" in "\n".join(report.lines())
     assert "norms are exchanged" in "\n".join(report.lines())
+
+
+def test_images_that_are_not_square_are_refused(tmp_path):
+    """Its class has one number for both sides."""
+    config = transformers.ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        intermediate_size=HIDDEN,
+        image_size=(24, 36),
+        patch_size=PATCH,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=1e-6,
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "hf")
+    with pytest.raises(PatchParityError, match="square image size"):
+        port_whole(tmp_path / "hf", tmp_path / "nnx", "nnx-vit", prove=False)
+    assert not (tmp_path / "nnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("img_size", 64), ("in_channels", 1), ("patch_size", 12), ("num_heads", 2), ("num_layers", 2)],
+)
+def test_its_configuration_is_held_against_its_tensors(tmp_path, saved, key, value):
+    port_whole(saved[1], tmp_path / "moved", "nnx-vit", prove=False)
+    table = json.loads((tmp_path / "moved" / "config.json").read_text())
+    table["arguments"][key] = value
+    (tmp_path / "moved" / "config.json").write_text(json.dumps(table))
+    with pytest.raises(PatchParityError):
+        port_whole(tmp_path / "moved", tmp_path / "hf", "hf-vit", prove=False)
+
+
+def test_nothing_is_written_into_a_folder_of_orbax_that_is_read(tmp_path, saved):
+    port_whole(saved[1], tmp_path / "moved", "nnx-vit", prove=False)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    place = tmp_path / "moved" / "model.orbax"
+    inside = ((place, "nnx-vit"), (place / "d", "hf-vit"), (place / "deep" / "x", "hf-vit"))
+    for source in (tmp_path / "moved", place):
+        for target, to in inside:
+            with pytest.raises(PatchParityError, match="is a checkpoint, which is read"):
+                port_whole(source, target, to, prove=False)
+    assert sorted(path for path in tmp_path.rglob("*")) == before

@@ -6,6 +6,7 @@ against too."""
 import dataclasses
 import importlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,8 @@ def of_nnx(folder: Path, loads: str, images: NDArray[Any]) -> NDArray[Any]:
     model = kind(**arguments, fsdp=False)
     if "its classifier" in loads:
         model.classifier = lambda tokens: tokens
-    known = {"flax": flax, "orbax": orbax, "model": model}
+    known = {"flax": flax, "orbax": orbax, "os": os, "model": model}
     eval(loads.partition(", where model is")[0], known)
-    model.eval()
     return vitax_beside.run(model, images.transpose(0, 2, 3, 1))
 
 
