@@ -31,8 +31,9 @@ for each number of a matrix."""
 WEIGHTS = (".safetensors", ".pt")
 """How the files of weights of the libraries' own models end."""
 
-LOSSY = ("fold-", "drop-mask-token", "drop-key-bias")
-"""How steps begin that say that something is rounded, or left out."""
+LOSSY = ("fold-", "drop-mask-token", "drop-key-bias", "norm-before-pooling")
+"""How steps begin that say that something is rounded, left out, or, of a norm that other tokens
+come out with, kept under another name on the way back too."""
 
 Tensors = dict[str, NDArray[Any]]
 
