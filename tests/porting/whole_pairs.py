@@ -31,9 +31,12 @@ for each number of a matrix."""
 WEIGHTS = (".safetensors", ".pt")
 """How the files of weights of the libraries' own models end."""
 
-LOSSY = ("fold-", "drop-mask-token", "drop-key-bias", "norm-before-pooling")
-"""How steps begin that say that something is rounded, left out, or, of a norm that other tokens
-come out with, kept under another name on the way back too."""
+LOSSY = ("fold-", "drop-mask-token", "drop-key-bias")
+"""How steps begin that say that something is rounded, or left out."""
+
+NOT_BACK = {("clip-tower", "timm-clip", "keras-hub-clip")}
+"""The pair, kind first, whose way back gives other bytes although each of its steps has an inverse:
+the norm of the class token comes back as one of all tokens. A fault of ours, and no more of them."""
 
 Tensors = dict[str, NDArray[Any]]
 
