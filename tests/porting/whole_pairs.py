@@ -35,8 +35,8 @@ LOSSY = ("fold-", "drop-mask-token", "drop-key-bias")
 """How steps begin that say that something is rounded, or left out."""
 
 NOT_BACK = {("clip-tower", "timm-clip", "keras-hub-clip")}
-"""The pair, kind first, whose way back gives other bytes although each step has an inverse: the norm
-of the class token comes back as one of all tokens. A fault of ours, and the only one."""
+"""The pair, kind first, whose way back gives other bytes although each step has an inverse: the
+norm of the class token comes back as one of all tokens. A fault of ours, and the only one."""
 
 Tensors = dict[str, NDArray[Any]]
 
