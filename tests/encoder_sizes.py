@@ -30,12 +30,11 @@ WIDTH, BLOCKS, HIDDEN = 1024, 24, 4096
 TARGETS = {
     "of_cp": 2.0,
     "process_of_transformers": 0.25,
-    "work_of_transformers": 0.25,
     "peak_of_transformers": 0.15,
     "peak_mb": 300.0,
 }
-"""Time of the work against `cp`; time of the process, time of the work and peak against
-transformers; and MB beyond the largest tensor."""
+"""Time of the work against `cp`; time of the process and peak against transformers; and MB beyond
+the largest tensor. The work without imports is told beside `cp`, below which no port can come."""
 
 MEASURED = """
 import glob, resource, time
@@ -218,12 +217,12 @@ def ratios_of(found: dict[str, dict[str, float]], largest: float) -> dict[str, f
 
 ROWS = {
     "of_cp": "time of the work, of that of `cp`",
-    "work_of_transformers": "time of the work, of that of transformers",
     "process_of_transformers": "time of the process with its imports, of that of transformers",
     "peak_of_transformers": "memory at the peak, of that of transformers",
     "peak_mb": "MB at the peak beyond the largest tensor",
     "processor_of_cp": "time of processors for the work, of that of `cp`",
     "processor_of_transformers": "time of processors for the work, of that of transformers",
+    "work_of_transformers": "time of the work, of that of transformers",
     "cp_of_transformers": "time of `cp`, of that of transformers",
 }
 

@@ -229,7 +229,9 @@ class NormBeforePooling(Change):
         moved = state.semantics["pooling"] == "class"
         there = f"{self.OLD}.scale" in state.held and f"{self.NEW}.scale" not in state.held
         place = target.holds(f"{self.NEW}.scale") and not target.holds(f"{self.OLD}.scale")
-        return [self.OLD] if moved and there and place else []
+        # the way back knows which of the two it was where the source has a place for one alone
+        undone = f"{self.NEW}.scale" not in state.origin.fields
+        return [self.OLD] if moved and there and place and undone != self.lossy else []
 
     def apply(self, state: State, fields: list[str]) -> State:
         """Done."""
@@ -248,6 +250,20 @@ class NormBehindPooling(NormBeforePooling):
         "the other tokens come out without it"
     )
     OLD, NEW = "final_norm", "pooled_norm"
+
+
+class PooledNormForAll(NormBeforePooling):
+    """The norm of what is pooled, as one of all tokens, out of a layout with places for both."""
+
+    id, inverse = "pooled-norm-for-all", ""
+    sentence = f"{NormBeforePooling.sentence}, and do so after a way back"
+
+
+class NormForPooledAlone(NormBehindPooling):
+    """The norm of all tokens, as one of what is pooled, out of a layout with places for both."""
+
+    id, inverse = "norm-for-pooled-alone", ""
+    sentence = f"{NormBehindPooling.sentence}, and do so after a way back"
 
 
 class PermuteRotary(Change):
@@ -290,6 +306,8 @@ def _permuted(part: Part, heads: int, after: str) -> Part:
 CHANGES: tuple[Change, ...] = (
     NormBeforePooling(),
     NormBehindPooling(),
+    PooledNormForAll(),
+    NormForPooledAlone(),
     DropZeroBias(),
     DropUnitScale(),
     DropKeyBias(),

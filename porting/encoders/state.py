@@ -57,8 +57,9 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """An encoder on its way."""
+    """An encoder on its way, out of the layout `origin`."""
 
+    origin: EncoderLayout
     depth: int
     sizes: Mapping[str, int]
     parts: Mapping[str, Part]
@@ -123,4 +124,4 @@ class Change(abc.ABC):
 
 def start(found: FoundEncoder, semantics: Semantics) -> State:
     """An encoder as it was found."""
-    return State(found.depth, found.sizes, found.parts, semantics)
+    return State(found.layout, found.depth, found.sizes, found.parts, semantics)

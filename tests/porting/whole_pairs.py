@@ -31,12 +31,14 @@ for each number of a matrix."""
 WEIGHTS = (".safetensors", ".pt")
 """How the files of weights of the libraries' own models end."""
 
-LOSSY = ("fold-", "drop-mask-token", "drop-key-bias")
-"""How steps begin that say that something is rounded, or left out."""
-
-NOT_BACK = {("clip-tower", "timm-clip", "keras-hub-clip")}
-"""The pair, kind first, whose way back gives other bytes although each step has an inverse: the
-norm of the class token comes back as one of all tokens. A fault of ours, and the only one."""
+LOSSY = (
+    "fold-",
+    "drop-mask-token",
+    "drop-key-bias",
+    "pooled-norm-for-all",
+    "norm-for-pooled-alone",
+)
+"""How steps begin that say that something is rounded, left out, or another after the way back."""
 
 Tensors = dict[str, NDArray[Any]]
 
