@@ -41,7 +41,10 @@ def configuration_beside(
             if any(is_of(model, inner) for model in layout.models):
                 return inner, f"{folder}/{name}"
         called = [
-            each[key] for each in tables for key in TELLING[:3] if isinstance(each.get(key), str)
+            _called(each, key)
+            for each in tables
+            for key in TELLING[:3]
+            if isinstance(each.get(key), str)
         ]
         if (called and names) or (name != "config.json" and name in names):
             _refuse(f"{folder}/{name}", called[0] if called else "", layout)
@@ -62,6 +65,12 @@ def _require_plain(table: Mapping[str, Any], where: str) -> None:
                 f"{where} holds {key}, which transformers takes before "
                 f"{key.removesuffix('_dict')}: leave one of the two"
             )
+
+
+def _called(table: Mapping[str, Any], key: str) -> str:
+    """What a configuration calls its model, its library first where that is told beside it."""
+    library = table.get("library")
+    return f"{library}.{table[key]}" if isinstance(library, str) else str(table[key])
 
 
 def _refuse(where: str, called: str, layout: EncoderLayout) -> NoReturn:

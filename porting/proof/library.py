@@ -83,6 +83,11 @@ def _build(checkpoint: Checkpoint, stage: Stage, folder: Path | None) -> OwnMode
         isinstance(value, dict) and "auto_map" in value for value in table.values()
     ):
         raise UnprovedError("config.json names code of its own (auto_map), which is never run")
+    if isinstance(whose := table.get("library"), str) and not config.model_type:
+        raise UnprovedError(
+            f"config.json is of a class of {whose}, which is run as a whole model (port --whole) "
+            "and not for its stage alone"
+        )
     keras = config.architecture.startswith(KERAS_HUB)
     library = "keras_hub" if keras else "timm" if config.architecture else "transformers"
     if library == "transformers" and config.model_type not in stage.dialect.model_types:

@@ -163,7 +163,7 @@ def _arguments(modules: Mapping[str, str]) -> Callable[..., LibraryModel]:
         kind = table["class_name"]
         module = modules[kind]
         held = getattr(importlib.import_module(module), kind)
-        model = held(**table["arguments"])
+        model = held(**_arguments_in(table))
         weights = next(path for path in folder.iterdir() if path.suffix not in (".json",))
         if weights.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -180,6 +180,14 @@ def _arguments(modules: Mapping[str, str]) -> Callable[..., LibraryModel]:
         return LibraryModel(told, model.eval(), tuple(missing))
 
     return build
+
+
+def _arguments_in(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a class, as a configuration of ours has them."""
+    given = table.get("arguments")
+    if not isinstance(given, dict):
+        raise UnprovedError(f"config.json has no arguments for {table['class_name']}")
+    return given
 
 
 def _keras_hub(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> LibraryModel:
@@ -231,7 +239,7 @@ def _nnx(name: str, folder: Path, table: Mapping[str, Any], complete: bool) -> L
     from flax import nnx
 
     kind = _file_of("vitax", "models/vit.py").VisionTransformer
-    model = kind(**table["arguments"], fsdp=False, rngs=nnx.Rngs(0))
+    model = kind(**_arguments_in(table), fsdp=False, rngs=nnx.Rngs(0))
     told = f"vitax {importlib.metadata.version('vitax')} {kind.__name__}"
     if "without its classifier" in name:
         model.classifier = _same

@@ -195,6 +195,31 @@ def test_its_configuration_is_held_against_its_tensors(tmp_path, saved, key, val
         port_whole(tmp_path / "moved", tmp_path / "hf", "hf-vit", prove=False)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"library": "haiku"}, "calls it 'haiku.VisionTransformer', of which it is not known"),
+        ({"arguments": [8]}, "config.json has no arguments for VisionTransformer"),
+    ],
+)
+def test_a_configuration_of_something_else_is_told_in_words(tmp_path, saved, changed, said):
+    port_whole(saved[1], tmp_path / "moved", "nnx-vit", prove=False)
+    config = tmp_path / "moved" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changed}))
+    try:
+        report = port_whole(tmp_path / "moved", tmp_path / "hf", "hf-vit")
+    except PatchParityError as error:
+        assert said in str(error)
+    else:
+        assert said in str(report)
+
+
+def test_inspect_says_how_its_library_is_asked(tmp_path, saved):
+    port_whole(saved[1], tmp_path / "moved", "nnx-vit", prove=False)
+    told = inspect_checkpoint(tmp_path / "moved", prove=True)["proof"]["message"]
+    assert "is of a class of flax.nnx, which is run as a whole model (port --whole)" in told
+
+
 def test_nothing_is_written_into_a_folder_of_orbax_that_is_read(tmp_path, saved):
     port_whole(saved[1], tmp_path / "moved", "nnx-vit", prove=False)
     before = sorted(path for path in tmp_path.rglob("*"))
