@@ -18,7 +18,7 @@ from .dialects.recognize import find_candidates
 from .dialects.sizes import Sizes
 from .dialects.stage import read_stage
 from .dialects.wrappers import require_no_adapter, unwrapped
-from .files.opening import opened
+from .files.opening import opened, prepare
 from .proof.library import prove_by_library
 
 
@@ -69,6 +69,7 @@ def inspect_checkpoint(
         'hf-vit'
     """
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
+    prepare(path)
     known = list_dialects(dialects)
     with opened(path) as raw:
         file = dequantized(raw)

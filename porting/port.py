@@ -33,7 +33,7 @@ from .dialects.sizes import Sizes
 from .dialects.stage import NORMS, Stage, read_stage, require_no_stem
 from .files.checkpoint import KEPT_AS, Checkpoint
 from .files.gguf_files import tower_values
-from .files.opening import opened
+from .files.opening import opened, prepare
 from .files.writing import format_of, replace_tensors, write_checkpoint
 from .proof.compare import Check
 from .proof.library import prove_by_library
@@ -145,6 +145,7 @@ def port(
         'patch_embed.proj.weight'
     """
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
+    prepare(source)
     known = list_dialects(dialects)
     wanted = get_dialect(to, known)
     if dtype is not None:

@@ -27,7 +27,7 @@ from .dialects.quantized import dequantized
 from .dialects.recognize import behind_layers
 from .dialects.sizes import Sizes
 from .dialects.stage import NORMS, Stage, read_stage
-from .files.opening import opened
+from .files.opening import opened, prepare
 from .proof.compare import Check, compare_fields, compare_rows, not_square, prefix_and_positions
 from .proof.library import prove_by_library
 from .resized import as_recipes, resized, sizes_of_source
@@ -120,6 +120,8 @@ def verify(
         prefix = prefixes
     sizes = Sizes.of_user(image_size, patch_size, in_channels, stride, padding, sizes)
     recipes = as_recipes(resample)
+    prepare(first)
+    prepare(second)
     stages, proofs = _read_both(
         (first, second), from_, prefix, sizes, prove, ignore, list_dialects(dialects), recipes
     )

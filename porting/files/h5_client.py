@@ -13,7 +13,7 @@ from .native_client import NativeServer
 
 __all__ = ["H5Error", "h5_add", "h5_config", "h5_create", "h5_names", "h5_read", "h5_write"]
 
-_SERVER = NativeServer(
+SERVER = NativeServer(
     Path(__file__).with_name("h5_server.py"), "h5py", "porting", "HDF5's own library"
 )
 
@@ -28,19 +28,19 @@ def h5_names(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         OSError: a file that cannot be opened.
         MemoryError: more memory than there is.
     """
-    datasets = _SERVER.ask(path, {"do": "walk", "nbytes": 0}, [])[0]["found"]
+    datasets = SERVER.ask(path, {"do": "walk", "nbytes": 0}, [])[0]["found"]
     return {name: (tuple(shape), dtype) for name, (shape, dtype) in datasets.items()}
 
 
 def h5_config(path: Path) -> str:
     """What a whole model of Keras before 3 keeps of how it is built, as JSON; empty without one;
     raises as `h5_names`."""
-    return str(_SERVER.ask(path, {"do": "config", "nbytes": 0}, [])[0]["config"])
+    return str(SERVER.ask(path, {"do": "config", "nbytes": 0}, [])[0]["config"])
 
 
 def h5_read(path: Path, name: str, nbytes: int) -> NDArray[Any]:
     """One dataset that takes so many bytes; raises as `h5_names`."""
-    answer, content = _SERVER.ask(path, {"do": "read", "name": name, "nbytes": nbytes}, [])
+    answer, content = SERVER.ask(path, {"do": "read", "name": name, "nbytes": nbytes}, [])
     return np.frombuffer(content, answer["dtype"]).reshape(answer["shape"])
 
 
@@ -48,7 +48,7 @@ def h5_write(path: Path, changes: dict[str, NDArray[Any]]) -> None:
     """Overwrite datasets of a file; raises as `h5_names`."""
     change_headers = [_header(name, array) for name, array in changes.items()]
     nbytes = sum(array.nbytes for array in changes.values())
-    _SERVER.ask(
+    SERVER.ask(
         path, {"do": "write", "changes": change_headers, "nbytes": nbytes}, list(changes.values())
     )
 
@@ -56,12 +56,12 @@ def h5_write(path: Path, changes: dict[str, NDArray[Any]]) -> None:
 def h5_create(path: Path) -> None:
     """Make a file with nothing in it; raises as `h5_names`."""
     path.touch()
-    _SERVER.ask(path, {"do": "create", "nbytes": 0}, [])
+    SERVER.ask(path, {"do": "create", "nbytes": 0}, [])
 
 
 def h5_add(path: Path, name: str, array: NDArray[Any]) -> None:
     """Add a dataset to a file, and the groups that its path names; raises as `h5_names`."""
-    _SERVER.ask(path, {"do": "add", "new": _header(name, array), "nbytes": array.nbytes}, [array])
+    SERVER.ask(path, {"do": "add", "new": _header(name, array), "nbytes": array.nbytes}, [array])
 
 
 def _header(name: str, array: NDArray[Any]) -> tuple[str, tuple[int, ...], str]:

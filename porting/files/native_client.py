@@ -63,6 +63,15 @@ class NativeServer:
             self.owner = os.getpid()
         return self.process
 
+    def start(self) -> None:
+        """Let the process start, which imports its library while something else is done.
+
+        Raises:
+            PatchParityError: the library is not installed.
+        """
+        with self.turn:
+            self._running()
+
     def ask(
         self, path: Path, request: dict[str, Any], sent: list[NDArray[Any]]
     ) -> tuple[dict[str, Any], bytearray]:

@@ -43,7 +43,7 @@ from .orbax_folders import (
     tree_of,
 )
 
-_SERVER = NativeServer(
+SERVER = NativeServer(
     Path(__file__).with_name("orbax_server.py"), "tensorstore", "orbax", "tensorstore"
 )
 
@@ -128,7 +128,7 @@ class OrbaxCheckpoint(Checkpoint):
 
     def _ask(self, item: Path, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
         try:
-            return _SERVER.ask(item, {"nbytes": 0, **request}, [])
+            return SERVER.ask(item, {"nbytes": 0, **request}, [])
         except NativeError as error:
             raise self.damaged(first_line(error)[:500]) from None
 

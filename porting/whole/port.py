@@ -12,7 +12,7 @@ from ...reference.errors import PatchParityError, require_choice
 from ..dialects.catalogue import get_dialect, list_dialects
 from ..dialects.sizes import Sizes
 from ..encoders.companions import companions_of
-from ..files.opening import opened
+from ..files.opening import opened, prepare
 from ..files.streamed import write_streamed
 from ..files.writing import format_of
 from ..proof.compare import Check
@@ -74,6 +74,7 @@ def port_whole(
         >>> patchparity.port_whole("dinov2", "in-timm", "timm-vit").blocks
         2
     """
+    prepare(source)
     wanted = get_dialect(to, list_dialects(dialects))
     if dtype is not None:
         require_choice("dtype", dtype, DTYPES)

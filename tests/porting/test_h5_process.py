@@ -30,7 +30,7 @@ def test_a_process_that_is_lost_costs_one_file(file, monkeypatch, tmp_path):
     stand_in.write_text("import sys\nsys.stdin.readline()\n")
     with monkeypatch.context() as changed:
         changed.setattr(native_client, "SERVER", stand_in)
-        h5_client._SERVER.end()
+        h5_client.SERVER.end()
         with pytest.raises(
             PatchParityError,
             match=r"a\.weights\.h5 is damaged or hostile: HDF5's own library hung, crashed",
@@ -43,8 +43,8 @@ def test_a_process_that_is_lost_costs_one_file(file, monkeypatch, tmp_path):
 
 def test_a_process_that_ended_in_between_is_started_again(file):
     with opened(file) as checkpoint:
-        h5_client._SERVER.process.kill()
-        h5_client._SERVER.process.wait()
+        h5_client.SERVER.process.kill()
+        h5_client.SERVER.process.wait()
         assert checkpoint.read("layers/a/vars/0").sum() == 15
 
 
@@ -53,8 +53,8 @@ def test_one_process_reads_all_files_and_nothing_of_hdf5_is_loaded_here(file):
         "import sys, patchparity\nfrom patchparity.porting.files import h5_client\nfrom "
         "patchparity.porting.files.opening import opened\n"
         "for i in range(2):\n    with opened(sys.argv[1]) as c: c.read('layers/a/vars/0')\n"
-        "    pid = h5_client._SERVER.process.pid if i == 0 else pid\n"
-        "print('h5py' in sys.modules, pid == h5_client._SERVER.process.pid, pid)"
+        "    pid = h5_client.SERVER.process.pid if i == 0 else pid\n"
+        "print('h5py' in sys.modules, pid == h5_client.SERVER.process.pid, pid)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True

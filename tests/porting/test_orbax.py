@@ -402,6 +402,6 @@ def test_without_tensorstore_it_says_what_to_install(saved, monkeypatch):
 
     from patchparity.porting.files import orbax_files
 
-    orbax_files._SERVER.end()
+    orbax_files.SERVER.end()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'patchparity[orbax]'" in refused(saved / "pytree")
