@@ -1,5 +1,5 @@
-"""`python -m tests.fuzz --mutants 1000000 --record FILE`: mutate, judge, keep a record; `--only
-NUMBER` judges one mutant again."""
+"""`python -m tests.fuzz --mutants 1000000 --record FILE`: mutate, judge, keep a record; `--kind
+WORD` mutates the files of that kind alone, `--only NUMBER` judges one mutant again."""
 
 import argparse
 import json
@@ -16,8 +16,10 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--only", type=int, help="judge this one again, in this process")
+    parser.add_argument("--kind", default="", help="files whose kind begins so, alone: onnx")
     given = parser.parse_args()
-    record = run(1, given.only) if given.only is not None else run(given.mutants, given.start)
+    mutants, start = (1, given.only) if given.only is not None else (given.mutants, given.start)
+    record = run(mutants, start, given.kind)
     if given.record:
         given.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({**record, "bad": record["bad"][:20]}, indent=1))

@@ -77,8 +77,8 @@ def judge(number: int, made: list[Seed], truths: list[Stage | None], folder: Pat
     return found if grown <= most else f"memory: {grown >> 20} MiB"
 
 
-def _work(start: int, stop: int, answers: Any) -> None:
-    made, truths = _prepared()
+def _work(start: int, stop: int, kind: str, answers: Any) -> None:
+    made, truths = _prepared(kind)
     answers.send([seed.name for seed in made])
     with tempfile.TemporaryDirectory(
         dir="/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -87,10 +87,10 @@ def _work(start: int, stop: int, answers: Any) -> None:
             answers.send((number, judge(number, made, truths, Path(folder))))
 
 
-def _prepared() -> tuple[list[Seed], list[Stage | None]]:
-    """The seeds, and how each is read; None of one that asks for something."""
+def _prepared(kind: str) -> tuple[list[Seed], list[Stage | None]]:
+    """The seeds of a kind, and how each is read; None of one that asks for something."""
     with tempfile.TemporaryDirectory() as folder:
-        made = seeds(Path(folder))
+        made = [seed for seed in seeds(Path(folder)) if seed.name.startswith(kind)]
         truths: list[Stage | None] = []
         for seed in made:
             place = Path(folder) / str(len(truths))
@@ -111,8 +111,8 @@ def _prepared() -> tuple[list[Seed], list[Stage | None]]:
     return made, truths
 
 
-def run(mutants: int, start: int = 0) -> dict[str, Any]:
-    """Judge mutants `start` to `start + mutants`, and return the record."""
+def run(mutants: int, start: int = 0, kind: str = "") -> dict[str, Any]:
+    """Judge mutants `start` to `start + mutants` of the seeds of a kind, and return the record."""
     context = multiprocessing.get_context("spawn")
     kinds: list[str] = []
     counts: collections.Counter[str] = collections.Counter()
@@ -127,7 +127,7 @@ def run(mutants: int, start: int = 0) -> dict[str, Any]:
     while at < end:
         stop = min(at + BATCH, end)
         answers, theirs = context.Pipe(False)
-        child = context.Process(target=_work, args=(at, stop, theirs))
+        child = context.Process(target=_work, args=(at, stop, kind, theirs))
         child.start()
         theirs.close()
         kinds = answers.recv()
