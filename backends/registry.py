@@ -42,7 +42,7 @@ def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
                 (backend.name for backend in brought if backend.name in backends), None
             ):
                 raise ValueError(f"a backend named {clashing!r} exists already")
-        except Exception as error:  # whatever a stranger's module raises must not stop ours
+        except (Exception, SystemExit) as error:  # a stranger's module must not stop ours
             broken.append(
                 BrokenBackend(
                     entry.name, f"entry point {entry.name} = {entry.value} failed: {error}"
@@ -51,6 +51,14 @@ def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
         else:
             backends.update({backend.name: backend for backend in brought})
     return backends, tuple(broken)
+
+
+def missing_of(backend: Backend) -> str | None:
+    """Why a backend cannot run here; that it cannot tell, where it raises an error instead."""
+    try:
+        return backend.missing()
+    except (Exception, SystemExit) as error:  # a stranger's, which costs only itself
+        return f"{backend.name} cannot tell what it needs ({type(error).__name__}: {error})"
 
 
 def _backends_of(loaded: Any, name: str) -> list[Backend]:

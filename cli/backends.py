@@ -28,7 +28,7 @@ def backends_command(
     from rich.table import Table
 
     from ..backends.install import installed_versions
-    from ..backends.registry import list_backends, list_broken_backends
+    from ..backends.registry import list_backends, list_broken_backends, missing_of
 
     table = Table("backend", "version", "implementations", "status")
     for backend in list_backends():
@@ -40,7 +40,7 @@ def backends_command(
             f"{formulation} ({' '.join(modes)}){where}"
             for (formulation, where), modes in names.items()
         )
-        missing = backend.missing()
+        missing = missing_of(backend)
         elsewhere = installed_versions(backend) if missing else {}
         versions = "\n".join(
             f"{name} {version}" for name, version in (elsewhere or backend.versions()).items()

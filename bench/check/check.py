@@ -112,7 +112,8 @@ def check(
     _require_own({**of_suite, **changed}, "somebody's implementation", tuple(reading))
     settings = Settings()
     told: dict[str, Any] = reading
-    report = check_object(read_live(implementation, **told), seed=seed)
+    read = read_live(implementation, loaded=settings.include_loaded, **told)
+    report = check_object(read, seed=seed)
     report.results.append(settings.result_like(report.results[0]))
     return report
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...backends.base import Backend, Implementation, Precision
 from ...backends.computation import LoadedEmbedding
-from ...backends.registry import get_backend
+from ...backends.registry import get_backend, missing_of
 from ...porting.files.checkpoint import first_line
 from ...reference.error import ArithmeticModel
 from ...reference.expectation import Direction
@@ -98,7 +98,7 @@ class BackendCheck:
     def run(self) -> Iterator[Event]:
         """Do it, and tell of every step."""
         backend = get_backend(self.backend)
-        if reason := backend.missing():  # of an interpreter that the caller knows too little of
+        if reason := missing_of(backend):  # of an interpreter that the caller knows too little of
             chosen_names = map(backend.implementation, self.implementations)
             yield Planned(0, (), backend.versions())
             yield Found([result_row(each, verdict="skip", message=reason) for each in chosen_names])
@@ -409,7 +409,7 @@ def result_row(implementation: Implementation, **fields: Any) -> CheckResult:
     )
 
 
-def error_text(error: Exception) -> str:
+def error_text(error: BaseException) -> str:
     """An exception in one line: its type and the first line of what it says."""
     return f"{type(error).__name__}: {first_line(error)}"
 

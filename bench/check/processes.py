@@ -11,6 +11,7 @@ import os
 import pickle
 import queue
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,11 @@ class _Child:
         if end.done or end.message:
             self.end()
             return end.message or None
-        code = self.process.popen.wait()
+        try:
+            code = self.process.popen.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:  # it has closed what it tells by, and goes on
+            self.end()
+            return f"the process of {self.check.backend} stopped telling and was ended"
         self.process.forget()
         if self.silent:
             return (
@@ -186,7 +191,7 @@ def serve(channel: Any) -> None:
             tell(event)
     except OSError:
         return  # nobody listens any more
-    except Exception as error:
+    except BaseException as error:  # SystemExit ends the telling, not the process
         tell(_End(False, error_text(error)))
     else:
         tell(_End(True))

@@ -99,6 +99,10 @@ class Settings:
     def __init__(self) -> None:
         self._held = {name: tell() for name, (tell, _) in _settings().items()}
 
+    def include_loaded(self) -> None:
+        """Take those of frameworks that were loaded meanwhile too, as they are now."""
+        self._held = {name: tell() for name, (tell, _) in _settings().items()} | self._held
+
     def result_like(self, other: CheckResult) -> CheckResult:
         """Whether they are still the same, after an object was read and called, told as another of
         its results is; they are put back."""

@@ -23,6 +23,7 @@ from ...backends.registry import (
     list_backends,
     list_broken_backends,
     list_implementations,
+    missing_of,
     require_installed,
 )
 from ...reference.controls import CONTROL_DTYPES, CONTROL_SPECS, negative_controls
@@ -112,7 +113,7 @@ def check_suite(
     }
     work = []
     for backend, chosen in selection.items():
-        reason = None if backend.name in interpreters else backend.missing()
+        reason = None if backend.name in interpreters else missing_of(backend)
         results[backend.name] = [
             result_row(implementation, verdict="skip", message=reason)
             for implementation in chosen
@@ -189,10 +190,9 @@ def _no_picture(row: CheckResult, why: str) -> CheckResult:
 
 
 def _runs_here(work: list[BackendCheck]) -> bool:
-    """Whether the work is that of one backend alone, and of one that needs neither switches nor a
-    framework, whose state a caller may have changed."""
-    backends = [get_backend(check.backend) for check in work]
-    return len(backends) == 1 and backends[0].packages == ("numpy",) and not backends[0].switches
+    """Whether the work is that of our NumPy backend alone: no framework, whose state a caller may
+    have changed, and nobody else's code, which may end the process that it runs in."""
+    return [check.backend for check in work] == ["numpy"]
 
 
 def run_here(check: BackendCheck) -> Iterator[tuple[BackendCheck, Event | Lost]]:

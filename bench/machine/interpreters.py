@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ... import __version__
 from ...backends.install import own_interpreter
-from ...backends.registry import get_backend, list_backends
+from ...backends.registry import get_backend, list_backends, missing_of
 from ...reference.errors import PatchParityError
 
 START_SECONDS = 300.0
@@ -20,7 +20,7 @@ def own_interpreters(names: Iterable[str] = ()) -> dict[str, str]:
     """
     backends = [get_backend(name) for name in names] or list_backends()
     found = {
-        backend.name: own_interpreter(backend.name) for backend in backends if backend.missing()
+        backend.name: own_interpreter(backend.name) for backend in backends if missing_of(backend)
     }
     return {name: path for name, path in found.items() if path}
 

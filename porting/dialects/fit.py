@@ -35,7 +35,8 @@ def fit(
         dialect: the target.
         size_known: whether something tells the image size, and so how many positions there are.
         computed: what positions the source computes, if it does.
-        epsilon: that of an existing checkpoint's norms, where it is not the dialect's own.
+        epsilon: that of the norms of an existing checkpoint or a whole model, where it is not the
+            dialect's own.
         held: fields that an existing checkpoint has, and that must therefore be filled too.
 
     Returns:

@@ -159,7 +159,7 @@ def known_patches(
     kernel: Entry, shape: tuple[int, ...], config: Sizes
 ) -> list[tuple[dict[str, int], list[str]]]:
     """What is known of a patch that lies flattened in a matrix: from config.json, or, assumed,
-    square and of three channels (or one)."""
+    square and of three channels, or else of one or four where the other does not fit."""
     if "(" not in kernel.layout:
         return [({}, [])]
     if config.patch_size:
@@ -186,4 +186,4 @@ def known_patches(
             patches.append(({"Ph": side, "Pw": side, "C": channels}, [told_of]))
             if channels == 3:
                 break  # no other fits: 3·s² is no square
-    return patches
+    return patches if len(patches) == 1 else []  # of an even side, one channel may be four

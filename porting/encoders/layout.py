@@ -277,7 +277,8 @@ class EncoderLayout:
         pairing: of rotary positions.
         read_only: whether nothing is written to it.
         stage_requires: fields of the embedding stage that its models always have, although a file
-            of that alone may do without.
+            of that alone may do without; `bias unless sequence_norm` is one that they have where
+            they have not the other.
         names: the table of facts by the name that a configuration gives a model.
         undecided: semantics that models of these names differ in, and of which nothing is assumed.
         together: groups of parts of which a model has all or none.

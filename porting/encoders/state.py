@@ -122,6 +122,6 @@ class Change(abc.ABC):
         """What it makes of them."""
 
 
-def start(found: FoundEncoder, semantics: Semantics) -> State:
-    """An encoder as it was found."""
-    return State(found.layout, found.depth, found.sizes, found.parts, semantics)
+def start(found: FoundEncoder, semantics: Semantics, losses: tuple[str, ...] = ()) -> State:
+    """An encoder as it was found, and what of its model was not."""
+    return State(found.layout, found.depth, found.sizes, found.parts, semantics, losses=losses)

@@ -11,7 +11,7 @@ import functools
 import inspect
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
@@ -110,6 +110,7 @@ def read_live(
     *,
     module: str | None = None,
     init: Mapping[str, Any] | None = None,
+    loaded: Callable[[], None] | None = None,
     **options: Unpack[_OfObject],
 ) -> LiveEmbedding:
     """Read a patch embedding out of an object, or out of what `module:attribute` names; of a whole
@@ -120,6 +121,7 @@ def read_live(
             a plain function, or a string: `module:attribute`, or `file.py:attribute`.
         module: the part of it that is meant, a dotted path such as `vit.embeddings`.
         init: arguments of a class that is built.
+        loaded: called when the object is there and has not been called yet.
         options: for what cannot be read out of the object, or to overrule what was read:
             `weights`: canonical weights, a file, or a mapping with `kernel` and maybe `bias`; None
             reads them out of the object. `kernel_layout`: a name of `KERNEL_LAYOUTS`, for weights
@@ -134,6 +136,8 @@ def read_live(
     """
     told = _Told(**options)
     subject, name = _subject(target, init)
+    if loaded is not None:
+        loaded()
     if module is not None:
         subject, name = part_of(subject, module, name), f"{name}.{module}"
     read = functools.partial(_read, told=told)

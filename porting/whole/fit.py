@@ -1,5 +1,6 @@
 """A whole model as another layout holds it: the class of its library that loses least."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from ...reference.spec import PatchEmbedSpec
 from ...reference.weights import PatchEmbedWeights
 from ..dialects.dialect import Dialect
 from ..dialects.fit import fit, losses_in_words
-from ..dialects.plan import Plan
+from ..dialects.plan import Loss, Plan
 from ..encoders.bringing import brought
 from ..encoders.facts import facts_of
 from ..encoders.load import list_encoders
@@ -101,7 +102,7 @@ def moved_to(
         PatchParityError: something that it cannot do without, or that its configuration cannot say.
     """
     stage = whole.stage
-    requires = tuple(name for name in target.layout.stage_requires if name in dialect.entries)
+    requires, excluded = _of_stage(stage.weights, target, dialect)
     weights, plan = fit(
         stage.weights,
         stage.spec,
@@ -109,12 +110,43 @@ def moved_to(
         (*requires, *there),
         stage.size_known,
         stage.dialect.computed,
+        target.fixed.get("norm_epsilon", whole.semantics["norm_epsilon"]),
     )
-    state = brought(start(whole.found, whole.semantics), target)
+    weights = _without_bias(weights, plan, target) if "bias" in excluded else weights
+    state = brought(start(whole.found, whole.semantics, whole.apart), target)
     facts = facts_of(state, state.semantics, weights, stage.spec, stage.size_known)
     _require_structure(target, facts)
     configuration(target.model, facts)
     return MovedModel(target, dialect, state, weights, stage.spec, plan, facts)
+
+
+def _of_stage(
+    weights: PatchEmbedWeights, target: Target, dialect: Dialect
+) -> tuple[tuple[str, ...], set[str]]:
+    """Fields of the embedding stage that a target's models always have, and those that they never
+    have beside what these weights have."""
+    requires, excluded = [], set()
+    for entry in target.layout.stage_requires:
+        name, _, other = entry.partition(" unless ")
+        beside = other and getattr(weights, other) is not None
+        if beside and f"{other}.scale" in dialect.entries:
+            excluded.add(name)
+        elif name in dialect.entries:
+            requires.append(name)
+    return tuple(requires), excluded
+
+
+def _without_bias(weights: PatchEmbedWeights, plan: Plan, target: Target) -> PatchEmbedWeights:
+    """Weights without the bias of the projection, of which it is told whether it changes them."""
+    if weights.bias is None:
+        return weights
+    if weights.bias.any():
+        name = target.model.name
+        why = f"{name} has none where a norm stands before its blocks"
+        plan.losses.append(Loss("bias", why))
+    else:
+        plan.steps.append("drop-zero-bias")
+    return dataclasses.replace(weights, bias=None)
 
 
 def whole_targets() -> list[str]:

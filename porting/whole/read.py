@@ -38,6 +38,7 @@ class WholeModel:
         found: its encoder.
         semantics: what no tensor says.
         table: its configuration; empty for none.
+        apart: what of the model lies in files that are not read, in sentences.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +46,7 @@ class WholeModel:
     found: FoundEncoder
     semantics: Semantics
     table: Mapping[str, Any]
+    apart: tuple[str, ...] = ()
 
 
 def read_whole(
@@ -91,7 +93,34 @@ def read_whole(
         found = dataclasses.replace(found, sizes=sizes_with_heads)
     facts = facts_of(found, read, stage.weights, stage.spec, stage.size_known)
     require_agreement(found.layout, table, facts, where)
-    return WholeModel(checkpoint, stage, found, read, table)
+    return WholeModel(checkpoint, stage, found, read, table, _apart(file))
+
+
+TASK, TASK_WEIGHTS = "task.json", "task.weights.h5"
+"""What KerasHub's `save_to_preset` keeps of a task (a classifier) beside its backbone."""
+
+ADAPTER = "adapter_config.json"
+"""What peft keeps beside a model that it changes."""
+
+
+def _apart(file: Checkpoint) -> tuple[str, ...]:
+    """What of a model lies in other files beside its own, in sentences.
+
+    Raises:
+        PatchParityError: what changes all that its library computes of it.
+    """
+    folder = file.config_folder
+    if folder is None:
+        return ()
+    if (folder / ADAPTER).is_file():
+        raise PatchParityError(
+            f"{folder} holds {ADAPTER}, of an adapter (LoRA) that transformers adds to these "
+            "weights where peft is installed: merge it (merge_and_unload), or move it away"
+        )
+    if file.format == "h5" and (folder / TASK_WEIGHTS).is_file():
+        kind = (read_configuration(folder / TASK) or {}).get("class_name", "a task")
+        return (f"head: that of {kind} lies in {TASK_WEIGHTS}, which is not read",)
+    return ()
 
 
 def _require_once(checkpoint: Checkpoint, stage: Stage, found: FoundEncoder) -> None:
