@@ -50,7 +50,8 @@ class FragileBackend(_Fake):
 
     name = "fragile"
     implementations = tuple(
-        Implementation("fragile", what, "eager") for what in ("fine", "raises", "dies", "hangs")
+        Implementation("fragile", what, "eager")
+        for what in ("fine", "raises", "dies", "hangs", "ends", "leaves")
     )
 
     def spoil(self, loaded: Any, formulation: str) -> Any:
@@ -65,10 +66,24 @@ class FragileBackend(_Fake):
                 os._exit(3)
             if formulation == "hangs" and len(calls) > 4:
                 time.sleep(3600)
+            if formulation == "ends" and len(calls) > 4:
+                os._exit(0)
+            if formulation == "leaves" and len(calls) > 4:
+                raise SystemExit(0)
             return call(inputs)
 
         loaded.call = broken
         return loaded
+
+
+class PuzzledBackend(_Fake):
+    """Raises an error when it is asked whether it is here."""
+
+    name = "puzzled"
+    implementations = (Implementation("puzzled", "linear", "eager"),)
+
+    def missing(self) -> str | None:
+        raise RuntimeError("cannot look")
 
 
 class AbsentBackend(_Fake):
@@ -243,6 +258,7 @@ STUBBORN = StubbornBackend()
 SWITCHED = SwitchedBackend()
 WRONG = WrongBackend()
 FRAGILE = FragileBackend()
+PUZZLED = PuzzledBackend()
 
 
 BACKENDS = (WRONG, FRAGILE)

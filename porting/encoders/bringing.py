@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from ...reference.errors import PatchParityError
 from .changes import CHANGES
 from .found import field_of
@@ -33,6 +35,9 @@ def _with_semantics(state: State, target: Target) -> State:
             continue
         ours = values[name]
         if ours == value or (name == "rotary_temperature" and not values["rotary"]):
+            continue
+        if isinstance(ours, float) and np.float32(ours) == np.float32(value or 0):
+            values[name] = value  # as a library computes with them, the same
             continue
         if name == "pooling" and (value == "none" or (ours == "none" and not _headed(state))):
             values[name] = value

@@ -125,7 +125,23 @@ def configuration(model: EncoderModel, facts: Mapping[str, Any]) -> dict[str, An
     return table
 
 
+LIMITED = {
+    "whole_mlp_ratio": ("mlp_width", "an MLP that is a whole number of times as wide as it"),
+    "square_image_size": ("image_size", "a square image size alone"),
+    "square_image_shape": ("image_size", "a square image size alone"),
+    "square_patch_size": ("patch_size", "a square patch size alone"),
+}
+"""Facts that there are of some sizes alone: the fact that is told of all, and what is taken."""
+
+
 def _fact(model: EncoderModel, facts: Mapping[str, Any], name: str) -> Any:
+    if facts.get(name) is None and name in LIMITED:
+        whole, words = LIMITED[name]
+        if (there := facts.get(whole)) is not None:
+            sides = "×".join(map(str, there)) if isinstance(there, (list, tuple)) else there
+            raise PatchParityError(
+                f"{model.name} takes {words}, and the source has {whole.replace('_', ' ')} {sides}"
+            )
     if facts.get(name) is None:
         raise PatchParityError(
             f"{model.name} is told its {name.replace('_', ' ')}, and nothing tells that of the "

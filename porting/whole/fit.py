@@ -65,13 +65,14 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
             f"{dialect.id}: of its library the embedding stage is known and not the blocks; "
             f"whole models go to {', '.join(whole_targets())}"
         )
-    refused: list[tuple[tuple[bool, int], PatchParityError]] = []
+    refused: list[tuple[tuple[bool, int, bool], PatchParityError]] = []
     fitting: list[MovedModel] = []
     for target in (Target(layout, model) for layout in layouts for model in layout.models):
         try:
             fitting.append(moved_to(whole, target, dialect))
         except PatchParityError as error:
-            refused.append((_apart(whole, target), error))
+            other = isinstance(error, _OtherStructureError)
+            refused.append(((*_apart(whole, target), other), error))
     if not fitting:
         raise min(refused, key=lambda pair: pair[0])[1]
     best = min(fitting, key=lambda moved: len(moved.losses))
@@ -81,6 +82,10 @@ def fit_whole(whole: WholeModel, dialect: Dialect, allow_loss: bool = False) -> 
             f"{'; '.join(best.losses)} (--allow-loss accepts that)"
         )
     return best
+
+
+class _OtherStructureError(PatchParityError):
+    """A class that is made for another structure, so that its reason says less than another's."""
 
 
 def _apart(whole: WholeModel, target: Target) -> tuple[bool, int]:
@@ -164,7 +169,7 @@ def whole_targets() -> list[str]:
 def _require_structure(target: Target, facts: Mapping[str, Any]) -> None:
     for name, value in target.fixed.items():
         if name not in SEMANTICS and name in facts and value not in (facts[name], "any"):
-            raise PatchParityError(
+            raise _OtherStructureError(
                 f"{target.model.name} has {name.replace('_', ' ')} {value}, and the source "
                 f"{facts[name]}"
             )

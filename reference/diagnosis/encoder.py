@@ -181,11 +181,30 @@ quick in OpenAI's CLIP
     }
     findings = grouped(judge, causes, end)
     if not findings:
-        behind = ", and the end" if measured.at_end() else ""
+        behind = ", and the end," if measured.at_end() else ""
         words = f"all {len(measured.left)} blocks{behind} are correct in {dtype}"
+        if unseen := _unseen(measured, weights):
+            words += f"; not measured: {', '.join(unseen)}"
         return EncoderDiagnosis(True, "correct", explanation=words, evidence=evidence)
     first = findings[0]
     return EncoderDiagnosis(False, first.status, findings, first.explanation, first.mend, evidence)
+
+
+def _unseen(measured: MeasuredBlocks, weights: EncoderWeights) -> list[str]:
+    """What the weights have behind the last block, and no output was given of."""
+    tokens, pooled, output = measured.tokens, measured.pooled, measured.output
+    behind = (
+        ("the final norm", weights.final_norm, (tokens, pooled, output)),
+        ("attention pooling", weights.pool, (pooled, output)),
+        ("the norm of what is pooled", weights.pooled_norm, (pooled, output)),
+        ("the pooler", weights.pooler, (pooled, output)),
+        ("the head", weights.head, (output,)),
+    )
+    return [
+        words
+        for words, part, seen in behind
+        if part is not None and all(array is None for array in seen)
+    ]
 
 
 def _end(judge: Judge, measured: MeasuredBlocks) -> Explained | None:

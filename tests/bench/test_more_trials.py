@@ -1,6 +1,9 @@
 """What is wrong only for images that are parts of others, for many at a time, beside a NaN, at
 sizes other than those of its positions, or for the process around it; and causes that are none."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -150,6 +153,25 @@ def test_settings_of_the_process_are_watched(change, told):
     report = check(torch_module(forward, proj=projection()))
     assert told in str(report)
     assert check(torch_module(tokens, proj=projection())).ok  # they were put back
+
+
+def test_settings_of_a_framework_that_a_file_loads_are_watched(tmp_path):
+    """As a command does it: nothing is loaded before the file is."""
+    file = tmp_path / "embed.py"
+    file.write_text(
+        "import torch\n"
+        "class Embed(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.proj = torch.nn.Conv2d(3, 20, 8, 8)\n"
+        "    def forward(self, x):\n"
+        "        torch.set_num_threads(3)\n"
+        "        return self.proj(x).flatten(2).transpose(1, 2)\n"
+    )
+    command = [sys.executable, "-m", "patchparity", "check", f"{file}:Embed"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "changes torch's number of threads" in done.stdout
 
 
 def test_a_factor_of_float64_is_no_float32():

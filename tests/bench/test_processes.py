@@ -70,6 +70,31 @@ def test_a_process_that_dies_costs_the_rest_of_its_own_rows(installed):
     assert not report.ok
 
 
+@pytest.mark.parametrize(
+    ("formulation", "told"),
+    [
+        ("ends", "the process of fragile died (exit status 0)"),
+        ("dies", "the process of fragile died (exit status 3)"),
+        ("leaves", "SystemExit: 0"),
+    ],
+)
+def test_what_ends_its_process_is_told_where_it_is_checked_alone_too(installed, formulation, told):
+    """A backend that needs NumPy alone is somebody's code all the same."""
+    installed("fragile")
+    report = checked(f"fragile:{formulation}")
+    (lost,) = [result for result in report.results if result.verdict == "error"]
+    assert lost.message.startswith(told)
+    assert not report.ok
+
+
+def test_a_backend_that_cannot_tell_whether_it_is_here_costs_itself(installed):
+    installed("puzzled", "steady")
+    report = checked("numpy:linear", "puzzled", "steady")
+    (row,) = [result for result in report.results if result.backend == "puzzled"]
+    assert row.message.startswith("puzzled cannot tell what it needs (RuntimeError: cannot look")
+    assert verdicts(report, "steady") == {"pass"}
+
+
 def test_a_process_that_hangs_is_ended(installed, monkeypatch):
     installed("fragile")
     monkeypatch.setattr(processes, "SILENCE_SECONDS", 12.0)

@@ -128,6 +128,17 @@ def test_a_bfloat16_copy_is_right(right):
     assert "tanh GELU" in explained(diagnose_model(narrow, folder))
 
 
+def test_a_head_that_a_model_has_not_is_not_called_correct(tmp_path):
+    timm = import_library("timm")
+    config = transformers.ViTConfig(**WIDE, layer_norm_eps=1e-6, num_labels=5)
+    grown(transformers.ViTForImageClassification(config)).save_pretrained(tmp_path / "vit")
+    port_whole(tmp_path / "vit", tmp_path / "timm", "timm-vit", prove=False)
+    moved = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    assert "not measured" not in str(diagnose_model(moved, tmp_path / "vit"))
+    moved.reset_classifier(0)
+    assert "not measured: the head" in str(diagnose_model(moved, tmp_path / "vit"))
+
+
 def test_timm_s_model_against_its_ported_file(tmp_path):
     timm = import_library("timm")
     config = transformers.ViTConfig(**WIDE, layer_norm_eps=1e-6)

@@ -96,6 +96,32 @@ def without(*starts):
     return {name: array for name, array in VIT.items() if not name.startswith(starts)}
 
 
+def test_an_adapter_beside_the_weights_is_named(tmp_path):
+    source = saved(tmp_path / "vit")
+    (source / "adapter_config.json").write_text("{}")
+    assert "adapter_config.json, of an adapter (LoRA)" in refused(source, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("config", "to", "said"),
+    [
+        ({}, "hf-dinov2", "takes an MLP that is a whole number of times as wide as it, and the "),
+        ({"image_size": [32, 16]}, "nnx-vit", "takes a square image size alone, and the source"),
+    ],
+)
+def test_a_size_that_a_class_cannot_take_is_told_as_it_is(tmp_path, config, to, said):
+    tensors = dict(VIT)
+    if "image_size" in config:
+        tensors["embeddings.position_embeddings"] = VIT["embeddings.position_embeddings"][:, :9]
+    source = saved(tmp_path / "vit", tensors, {**config, "hidden_act": "gelu_pytorch_tanh"})
+    assert said in refused(source, tmp_path / "new", to)
+
+
+def test_an_epsilon_that_is_the_same_in_float32_is_the_same(tmp_path):
+    source = saved(tmp_path / "vit", config={"layer_norm_eps": float(np.float32(1e-6))})
+    assert port_whole(source, tmp_path / "new", "timm-vit", prove=False).losses == []
+
+
 def numbered(numbers):
     """The tensors with other numbers of blocks."""
     return {

@@ -330,6 +330,32 @@ def test_keras_vit_to_transformers_and_back(tmp_path, form, bias):
     require_same(preset(tmp_path / "back"), of_keras(model), 1e-6)
 
 
+def test_the_head_of_a_preset_that_lies_apart_is_no_loss_without_a_word(tmp_path):
+    models = keras_models()
+    backbone = models.ViTBackbone(**KERAS, mlp_dim=M)
+    model = keras_grown(models.ViTImageClassifier(backbone, CLASSES))
+    model.save_to_preset(str(tmp_path / "keras"))
+    with pytest.raises(PatchParityError, match=r"ViTImageClassifier lies in task\.weights\.h5"):
+        port_whole(tmp_path / "keras", tmp_path / "timm", "timm-vit", prove=False)
+    report = port_whole(
+        tmp_path / "keras", tmp_path / "timm", "timm-vit", prove=False, allow_loss=True
+    )
+    assert "task.weights.h5" in report.losses[0]
+    require_same(of_timm(tmp_path / "timm"), of_keras(model.backbone))
+
+
+@pytest.mark.parametrize("to", ["timm-vit", "hf-vit", "hf-dinov2"])
+def test_a_patch_bias_that_a_class_always_has_is_made_of_zeros(tmp_path, to):
+    built = keras_models().ViTBackbone(**KERAS, mlp_dim=2 * WIDTH, use_patch_bias=False)
+    model = keras_grown(built)
+    path = saved_keras(model, tmp_path / "keras", "preset")
+    report = port_whole(path, tmp_path / "new", to)
+    assert proofs(report)[1] == "pass"
+    assert report.steps[0].startswith("zero-bias")
+    if to == "timm-vit":
+        require_same(of_timm(tmp_path / "new"), of_keras(model))
+
+
 def test_keras_vit_without_class_token_to_timm(tmp_path):
     built = keras_models().ViTBackbone(**KERAS, mlp_dim=M, use_class_token=False)
     model = keras_grown(built)

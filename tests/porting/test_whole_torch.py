@@ -196,6 +196,10 @@ def test_timm_s_swiglu(tmp_path):
             *(["timm-vit", "hf-vit"], ("tokens", "output")),
         ),
         ("ViTMSNModel", "ViTMSNConfig", WIDE, {}, {}, ["timm-vit"], ("tokens",)),
+        (
+            *("ViTMSNForImageClassification", "ViTMSNConfig", WIDE, {}, dict(num_labels=4, **VIT)),
+            *(["timm-vit", "hf-vit"], ("tokens", "output")),
+        ),
         ("DeiTModel", "DeiTConfig", WIDE, {}, {}, ["hf-deit"], ("tokens", "pooled")),
         (
             *("DeiTForImageClassification", "DeiTConfig", WIDE, {}, dict(num_labels=4)),
@@ -246,6 +250,10 @@ def test_timm_s_swiglu(tmp_path):
                 dict(key_bias=True, mlp_bias=False, num_register_tokens=1),
             ),
             *(["hf-dinov3"], ("tokens", "pooled")),
+        ),
+        (
+            *("CLIPVisionModel", "CLIPVisionConfig", SQUARE, {}, dict(layer_norm_eps=1e-6)),
+            *(["timm-clip", "hf-clip"], ("pooled",)),
         ),
         (
             *("CLIPVisionModel", "CLIPVisionConfig", SQUARE, {}, {}),
