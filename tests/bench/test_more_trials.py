@@ -67,6 +67,10 @@ def clears_nan(self, x):
     return found
 
 
+def swallows_a_nan_alone(self, x):
+    return tokens(self, x.nan_to_num() if len(x) == 1 else x)
+
+
 WRONG = {
     each.__name__: (each, names)
     for each, names in (
@@ -77,6 +81,7 @@ WRONG = {
         (of_sixteen_usual_ones, "16-of-224x224"),
         (with_a_buffer_for_much, "8-of-224x224"),
         (clears_nan, "nan-of-each-channel"),
+        (swallows_a_nan_alone, "nan-in-batch-of-one"),
     )
 }
 

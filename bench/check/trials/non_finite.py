@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ....reference.errors import PatchParityError
 from .tried import Outcome, Trial, Tried
 
 MOST_CHANNELS = 32
@@ -14,9 +15,10 @@ MOST_CHANNELS = 32
 
 
 def non_finite(tried: Tried) -> Iterator[Trial]:
-    """An infinity, a NaN in each channel, and an image of nothing else."""
+    """An infinity, a NaN in each channel, in a batch of one, and an image of nothing else."""
     yield "infinity", functools.partial(_infinity, tried)
     yield "nan-of-each-channel", functools.partial(_nan_of_each_channel, tried)
+    yield "nan-in-batch-of-one", functools.partial(_nan_in_batch_of_one, tried)
     yield "nan-alone", functools.partial(_nothing_but_nan, tried)
 
 
@@ -64,6 +66,22 @@ def _nan_of_each_channel(tried: Tried) -> Outcome | None:
                     "message": f"a NaN in image {image} makes values of image {1 - image} NaN",
                 }
     return {"verdict": "pass"}
+
+
+def _nan_in_batch_of_one(tried: Tried) -> Outcome | None:
+    """An image that is given by itself, as models are served; one that takes no batch of one says
+    so elsewhere."""
+    if not _seen(tried):
+        return None
+    alone = _poisoned(tried, np.nan, 1, 0)[1:]
+    try:
+        with np.errstate(invalid="ignore"):
+            output = tried.live.call(alone)
+    except PatchParityError:
+        return None
+    if np.isnan(output.astype(np.float64)).any():
+        return {"verdict": "pass"}
+    return {"verdict": "fail", "message": "a NaN in an image that is given alone is swallowed"}
 
 
 def _nothing_but_nan(tried: Tried) -> Outcome | None:
