@@ -24,6 +24,9 @@ from .sharding import SHARDED_BEHAVIORS, SHARDED_RESULT
 FINGERPRINT = "random-zero-bias"
 """The probe whose `delivered` an entry about arithmetic names."""
 
+FINGERPRINTS = {FINGERPRINT: FINGERPRINT, "random-bytes-zero-bias": FINGERPRINT}
+"""The same of images of bytes, by the name of its probe."""
+
 KNOWN_ISSUES = Path(__file__).with_name("known_issues.toml")
 
 
@@ -159,12 +162,13 @@ def apply_known_issues(
     explained: dict[tuple[str | None, ...], KnownIssue] = {}
     judged_results = []
     for result in results:
-        finding = result.delivered if result.probe == FINGERPRINT else result.behavior
+        probe = FINGERPRINTS.get(result.probe or "", result.probe)
+        finding = result.delivered if probe == FINGERPRINT else result.behavior
         place = result.implementation, result.device, result.dtype
         current = [
             issue
             for issue in issues
-            if issue.probe == result.probe
+            if issue.probe == probe
             and issue.covers(*place)
             and issue.applies({**versions, **elsewhere.get(result.backend, {})})
             and issue.precision in ("", result.precision)

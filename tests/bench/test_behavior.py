@@ -374,6 +374,8 @@ def test_an_entry_about_delivered_arithmetic_explains_every_failure_of_its_cause
         row(probe="subnormals", behavior="flushed"),
     )
     assert verdicts(row(), row(verdict="pass"), fingerprint) == ["known", "pass", "known"]
+    of_bytes = row(probe="random-bytes-zero-bias", delivered="float32")
+    assert verdicts(row(probe="random-bytes"), of_bytes) == ["known", "known"]
     assert verdicts(fingerprint, *others) == ["known", "fail", "fail", "fail"]
     assert verdicts(row(), row(probe="random-zero-bias", delivered="bfloat16 inputs")) == [
         "fail",
