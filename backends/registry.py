@@ -6,14 +6,13 @@ itself.
 
 import functools
 import importlib
-import importlib.metadata
 import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..reference.errors import PatchParityError, require_choice
+from ..reference.errors import PatchParityError, nearest, require_choice
 from .base import Backend, Implementation
 
 ENTRY_POINT_GROUP = "patchparity.backends"
@@ -31,6 +30,8 @@ class BrokenBackend:
 def _discovered() -> tuple[dict[str, Backend], tuple[BrokenBackend, ...]]:
     """Backends of this folder (`BACKENDS` of each file, of a folder, or of the files in it), then
     those of the entry-point group; a broken or clashing entry point costs only itself."""
+    import importlib.metadata  # loads email and sockets
+
     backends: dict[str, Backend] = {}
     broken = []
     for loaded in _modules(importlib.import_module(__package__)):
@@ -168,9 +169,10 @@ def list_implementations(
             row for row in rows if row[1].name == wanted or row[1].name.startswith(wanted + ":")
         ]
         if not matches:
+            names = [row[1].name for row in rows if row[0] is owner]
             raise PatchParityError(
-                f"implementation {wanted!r} is unknown; expected one of "
-                f"{', '.join(row[1].name for row in rows)}"
+                f"implementation {wanted!r} is unknown{nearest(wanted, names)}; expected one of "
+                f"{', '.join(names)}"
             )
         picked.update({row[1].name: row for row in matches})
     return list(picked.values())

@@ -30,7 +30,9 @@ def backends_command(
     from ..backends.install import installed_versions
     from ..backends.registry import list_backends, list_broken_backends, missing_of
 
-    table = Table("backend", "version", "implementations", "status")
+    table = Table()
+    for title in ("backend", "version", "implementations", "status"):
+        table.add_column(title, overflow="fold")  # names and commands are copied from here
     for backend in list_backends():
         names = defaultdict(list)
         for implementation in backend.implementations:

@@ -37,6 +37,9 @@ A runtime whose packages are installed beside this one is used as it is (`pip in
 
 """  # noqa: E501
 
+NO_ARITHMETIC = "another result"
+"""What is delivered where the result is wrong as a whole, so that no arithmetic can be told."""
+
 DELIVERED = """\
 ## Arithmetic
 
@@ -105,7 +108,7 @@ def arithmetic(results: list[CheckResult]) -> list[str]:
             "pass",
         )
         says = rows[0].declared or ""
-        shown = f"**{delivered}**" if verdict != "pass" else delivered
+        shown = f"**{delivered or NO_ARITHMETIC}**" if verdict != "pass" else delivered
         place = f"{dtype}, default" if precision == "default" else dtype
         few = f"{min(bits):.1f}" if bits else ""
         error = f"{max(ratios):.2f}" if ratios and verdict == "pass" else ""

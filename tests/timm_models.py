@@ -98,10 +98,13 @@ def _facts_of_vision_transformer(model: Any) -> Any:
     gated = "GluMlp" in kinds
     if kinds - {"Block", "Attention", "Mlp", "GluMlp"} or model.pool_include_prefix:
         return None
-    if gated and ("Mlp" in kinds or model.blocks[0].mlp.gate_last):
+    block = model.blocks[0]
+    if any(type(each).__name__ != "Identity" for each in (block.attn.norm, block.mlp.norm)):
+        return None
+    if gated and ("Mlp" in kinds or block.mlp.gate_last):
         return None
     layout = "timm-vit-swiglu" if gated else "timm-vit"
-    facts = _shared(model, model.blocks[0].attn)
+    facts = _shared(model, block.attn)
     return facts and {"of": layout, **facts}
 
 

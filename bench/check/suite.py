@@ -109,7 +109,9 @@ def check_suite(
         else (picture_case(*found_picture, remainder), found_picture[0])
     )
     results: dict[str, list[CheckResult]] = {
-        broken.name: [_broken(broken)] for broken in list_broken_backends() if not backends
+        broken.name: [_broken(broken)]
+        for broken in list_broken_backends()
+        if not backends and not implementations
     }
     work = []
     for backend, chosen in selection.items():

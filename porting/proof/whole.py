@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,12 @@ from ..dialects.stage import Stage
 from ..encoders.canonical import Parts, block_of, ends_of, places_of
 from ..encoders.found import Part
 from ..encoders.semantics import Semantics
-from ..objects.blocks import BlockRun, run_blocks
 from .compare import Check
 from .library import ALLOWED, quiet
 from .own_model import OtherModelError, UnprovedError
-from .whole_models import library_model
+
+if TYPE_CHECKING:
+    from ..objects.blocks import BlockRun
 
 BY_LIBRARY = "blocks by the library"
 """What the check of a library's own model is called."""
@@ -130,6 +131,8 @@ def prove_by_model(
     Raises:
         UnprovedError: a model that cannot be run block by block.
     """
+    from ..objects.blocks import run_blocks  # a port without the proof runs none
+
     spec, places, worst = side.spec, side.places, Worst()
     images = side.images()
     expected: list[BlockExpectation] = []
@@ -172,7 +175,7 @@ def prove_by_model(
 
 
 def _see_end(
-    side: Side, run: BlockRun, ends: tuple[str, ...], worst: Worst, complete: bool
+    side: Side, run: "BlockRun", ends: tuple[str, ...], worst: Worst, complete: bool
 ) -> None:
     end = expect_end(run.left[-1], ends_of(side.parts, side.rms), side.spec)
     for name in ends:
@@ -183,7 +186,7 @@ def _see_end(
             worst.see(measured, end[name], f"its {name}")
 
 
-def entering(side: Side, run: BlockRun, images: NDArray[Any], name: str) -> Check:
+def entering(side: Side, run: "BlockRun", images: NDArray[Any], name: str) -> Check:
     """Hold what enters a model's first block against the sequence of the embedding stage."""
     apart = _apart(side.stage.sequence(images, side.stage.spec), run.entered)
     if apart <= 1:
@@ -218,6 +221,8 @@ def prove_by_library(
         return _unproved(f"its kernel is laid out for MLX, and {name} is of torch")
     if not table:
         return _unproved("no configuration tells how its model is built")
+    from .whole_models import library_model
+
     try:
         with quiet():
             built = library_model(name, weights, kind, table, complete)
