@@ -444,6 +444,18 @@ def test_what_timm_s_names_tell_is_what_timm_builds():
         assert held.get(name) == facts, name
 
 
+def test_a_layout_has_a_place_for_each_tensor_of_the_blocks_that_timm_s_names_build():
+    timm_or_skip()
+    from ...porting.encoders.load import list_encoders, list_named
+    from .. import timm_models
+
+    for name, facts in list_named("timm").items():
+        entries = list_encoders()[facts["of"]].entries
+        places = {entry.name.replace("{n}", "0") for entry in entries}
+        block = [each for each in timm_models.built(name).state_dict() if "blocks.0." in each]
+        assert set(block) <= places, (name, sorted(set(block) - places))
+
+
 @pytest.mark.parametrize(
     "name",
     [
