@@ -144,7 +144,10 @@ def test_types_are_those_that_are_there(folders, tmp_path):
         (dict(patch_size=16), "of shape"),
         (dict(num_attention_heads=4), "number of attention heads 3, and the source with 4"),
         (dict(hidden_act="gelu"), "activation of the MLP quick-gelu, and the source with gelu"),
-        (dict(layer_norm_eps=1e-6), "computes with ε of the norms 1e-05, and the source with 1e-06"),
+        (
+            dict(layer_norm_eps=1e-6),
+            "computes with ε of the norms 1e-05, and the source with 1e-06",
+        ),
     ],
     ids=str,
 )
