@@ -181,5 +181,5 @@ def list_implementations(
 def require_installed(backends: Iterable[str]) -> None:
     """Raise PatchParityError for a backend that was asked for by name and is not installed."""
     for name in backends:
-        if reason := get_backend(name).missing():
+        if reason := missing_of(get_backend(name)):
             raise PatchParityError(f"backend {name!r} was asked for, but {reason}")

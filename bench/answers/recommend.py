@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...backends.registry import get_backend, list_backends
+from ...backends.registry import get_backend, list_backends, missing_of
 from ...reference.errors import PatchParityError
 from ..record.comparisons import (
     best_against_today,
@@ -88,7 +88,7 @@ def recommend(
         names = [
             implementation.name
             for backend in list_backends()
-            if (backend.yardstick in frameworks or not frameworks) and not backend.missing()
+            if (backend.yardstick in frameworks or not frameworks) and not missing_of(backend)
             for implementation in backend.implementations
             if device in implementation.devices
             and implementation.pixels == "float"
@@ -99,7 +99,7 @@ def recommend(
         if not names:
             raise PatchParityError(
                 "; ".join(
-                    get_backend(name).missing() or f"{name} does not run on {device}"
+                    missing_of(get_backend(name)) or f"{name} does not run on {device}"
                     for name in backends
                 )
             )

@@ -20,7 +20,12 @@ from ...backends.base import (
     check_place,
     check_precision,
 )
-from ...backends.registry import get_backend, list_implementations, require_installed
+from ...backends.registry import (
+    get_backend,
+    list_implementations,
+    missing_of,
+    require_installed,
+)
 from ...porting.objects.implementation import ObjectFacts, read_facts
 from ...reference.errors import PatchParityError, require_choice
 from ..cases import named_case
@@ -275,7 +280,7 @@ def _selection(
         selection = [
             (backend, implementation)
             for backend, implementation in selection
-            if not implementation.peer or (part.every_formulation and not backend.missing())
+            if not implementation.peer or (part.every_formulation and not missing_of(backend))
         ]
     references = [REFERENCE_IMPLEMENTATION]
     if of_bytes or any(implementation.pixels == "uint8" for _, implementation in selection):
@@ -360,7 +365,7 @@ def _twin_on(
             or implementation.costly_compile
             or backend.name == "numpy"
         )
-        and (backend.name in elsewhere or not backend.missing())
+        and (backend.name in elsewhere or not missing_of(backend))
     ]
     return [selection[min(candidates)[1]][1]] if candidates and device != "cpu" else []
 
@@ -384,7 +389,7 @@ def _implementation_rows(
             return []
         place = {**place, "device": "cpu", "precision": "ieee"}
     device, precision = place["device"], place["precision"]
-    skip = ("" if elsewhere else backend.missing()) or (
+    skip = ("" if elsewhere else missing_of(backend)) or (
         "" if dtype in implementation.dtypes else f"{name} has no {dtype}"
     )
     skip = skip or ("" if device in implementation.devices else f"{name} does not run on {device}")
@@ -475,7 +480,7 @@ def _ceiling_rows(backend: Backend, place: dict[str, Any], elsewhere: bool) -> l
     if type(backend).copy is not Backend.copy and precision == "ieee":
         operations.append("copy")
     about: dict[str, Any] = dict(
-        role="ceiling", skip=("" if elsewhere else backend.missing()) or "", **place
+        role="ceiling", skip=("" if elsewhere else missing_of(backend)) or "", **place
     )
     return [
         Row(implementation=f"{backend.name}:{name}", operation=name, **about) for name in operations

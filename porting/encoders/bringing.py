@@ -36,7 +36,8 @@ def _with_semantics(state: State, target: Target) -> State:
         ours = values[name]
         if ours == value or (name == "rotary_temperature" and not values["rotary"]):
             continue
-        if isinstance(ours, float) and np.float32(ours) == np.float32(value or 0):
+        floats = isinstance(ours, float) and isinstance(value, float)
+        if floats and np.float32(ours) == np.float32(value):
             values[name] = value  # as a library computes with them, the same
             continue
         if name == "pooling" and (value == "none" or (ours == "none" and not _headed(state))):

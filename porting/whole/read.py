@@ -75,6 +75,7 @@ def read_whole(
         PatchParityError: what `read_stage` refuses; an encoder that is in no layout, or of which
             something is not told.
     """
+    _require_no_adapter_beside(file)
     checkpoint = unwrapped(dequantized(file))
     stage = read_stage(checkpoint, from_, prefix, list_dialects(dialects), sizes, ignore)
     require_no_stem(checkpoint, stage)
@@ -93,7 +94,7 @@ def read_whole(
         found = dataclasses.replace(found, sizes=sizes_with_heads)
     facts = facts_of(found, read, stage.weights, stage.spec, stage.size_known)
     require_agreement(found.layout, table, facts, where)
-    return WholeModel(checkpoint, stage, found, read, table, _apart(file))
+    return WholeModel(checkpoint, stage, found, read, table, _elsewhere(file))
 
 
 TASK, TASK_WEIGHTS = "task.json", "task.weights.h5"
@@ -103,21 +104,21 @@ ADAPTER = "adapter_config.json"
 """What peft keeps beside a model that it changes."""
 
 
-def _apart(file: Checkpoint) -> tuple[str, ...]:
-    """What of a model lies in other files beside its own, in sentences.
-
-    Raises:
-        PatchParityError: what changes all that its library computes of it.
-    """
+def _require_no_adapter_beside(file: Checkpoint) -> None:
+    """Raise PatchParityError for an adapter in a file of its own, which its library adds to the
+    weights."""
     folder = file.config_folder
-    if folder is None:
-        return ()
-    if (folder / ADAPTER).is_file():
+    if folder is not None and (folder / ADAPTER).is_file():
         raise PatchParityError(
             f"{folder} holds {ADAPTER}, of an adapter (LoRA) that transformers adds to these "
             "weights where peft is installed: merge it (merge_and_unload), or move it away"
         )
-    if file.format == "h5" and (folder / TASK_WEIGHTS).is_file():
+
+
+def _elsewhere(file: Checkpoint) -> tuple[str, ...]:
+    """What of a model lies in other files beside its own, in sentences."""
+    folder = file.config_folder
+    if folder is not None and file.format == "h5" and (folder / TASK_WEIGHTS).is_file():
         kind = (read_configuration(folder / TASK) or {}).get("class_name", "a task")
         return (f"head: that of {kind} lies in {TASK_WEIGHTS}, which is not read",)
     return ()

@@ -170,6 +170,35 @@ def test_what_is_written_reads_back_to_the_last_bit(place):
 BY_ID = {step.id: step for step in CHANGES}
 
 
+@pytest.mark.parametrize(
+    ("origin", "norm", "place", "told"),
+    [
+        ("timm-vit", "pooled_norm", "keras-hub-clip", "pooled-norm-for-all"),
+        ("timm-vit", "final_norm", "hf-clip", "norm-for-pooled-alone"),
+        ("hf-clip", "pooled_norm", "keras-hub-clip", "norm-before-pooling"),
+        ("keras-hub-clip", "final_norm", "hf-clip", "norm-behind-pooling"),
+    ],
+)
+def test_a_norm_is_kept_as_another_for_good_where_its_source_could_hold_both(
+    origin, norm, place, told
+):
+    layouts = list_encoders()
+    sizes = {"D": WIDTH, "h": 2, "d": 12, "E": 24}
+    parts = _parts([f"{norm}.scale", f"{norm}.shift"], 1, sizes, 0, "none")
+    found = FoundEncoder(layouts[origin], 1, sizes, parts)
+    state = start(found, Semantics({**DEFAULTS, "pooling": "class"}, {}))
+    target = Target(layouts[place], layouts[place].models[0])
+    (step,) = [each for each in CHANGES if "norm" in each.id and each.applies(state, target)]
+    assert step.id == told
+    changed = step.apply(state, step.applies(state, target))
+    assert changed.lossy == (origin == "timm-vit")
+    other = {"pooled_norm": "final_norm", "final_norm": "pooled_norm"}[norm]
+    assert changed.held == {f"{other}.scale", f"{other}.shift"}
+    for word in ("scale", "shift"):
+        kept, was = changed.parts[f"{other}.{word}"].read(), parts[f"{norm}.{word}"].read()
+        np.testing.assert_array_equal(kept, was)
+
+
 def test_steps_are_undone_by_those_that_they_say():
     seen = set()
 
